@@ -1,0 +1,36 @@
+"""Random flips and shifts of a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["augment"]
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture flipped left to right or not (p = 1/2) and shifted by up to 5% of its size.
+
+    Shifts are whole pixels, uniform in each direction, at most ``size // 20`` (1 pixel at 32); the
+    edge is repeated into the gap. The whole batch is one gather on its own device.
+
+    Args:
+        images: (B, C, H, W), any type.
+        generator: on the CPU, so that a run resumed from its state draws the same on any device.
+
+    Returns:
+        A new contiguous tensor like ``images``.
+    """
+    count, channels, height, width = images.shape
+    flip = torch.randint(0, 2, (count,), generator=generator)
+    down = torch.randint(-(height // 20), height // 20 + 1, (count,), generator=generator)
+    right = torch.randint(-(width // 20), width // 20 + 1, (count,), generator=generator)
+    # One copy to the device instead of three.
+    flip, down, right = torch.stack([flip, down, right])[:, :, None].to(images.device)
+
+    rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)  # (B, H)
+    columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)  # (B, W)
+    columns = torch.where(flip.bool(), width - 1 - columns, columns)
+    batch = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
+    return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]].contiguous()

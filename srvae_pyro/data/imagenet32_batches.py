@@ -1,0 +1,157 @@
+"""ImageNet32 as the batches of Chrabaszcz et al."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from srvae_pyro.data.imagenet32_layout import (
+    HELD_OUT,
+    TEST_BATCH,
+    TRAIN_BATCHES,
+    find_batches,
+    find_png_folder,
+)
+from srvae_pyro.data.splits import DataSplits, hold_out, only_size, to_channels
+from srvae_pyro.data.unpickle import read_arrays
+from srvae_pyro.errors import UserError
+
+__all__ = ["load_imagenet32_batches"]
+
+PICTURE = 3 * 32 * 32  # bytes, red plane first
+
+
+def load_imagenet32_batches(
+    root: Path,
+    *,
+    image_size: int | None = None,
+    channels: int = 3,
+    seed: int = 0,
+    limit: int | None = None,
+) -> DataSplits:
+    """Downsampled ImageNet, 3x32x32, from ``train_data_batch_1`` to ``_10`` and ``val_data``.
+
+    Not the pictures of :func:`load_imagenet32`: they were downsampled otherwise, and likelihoods on
+    the two are not to be compared. ``val_data`` is the test split; 20,000 training pictures drawn
+    at random are held out for validation.
+
+    References:
+        Chrabaszcz, Loshchilov and Hutter, A downsampled variant of ImageNet as an alternative to
+        the CIFAR datasets, 2017, arXiv:1707.08819.
+
+    Args:
+        root: folder of the files, or of ``Imagenet32_train`` and ``Imagenet32_val``.
+        image_size: 32 or nothing.
+        channels: 3, or 1 for luma.
+        seed: of the pictures held out.
+        limit: keep the first so many of each split.
+
+    Raises:
+        UserError: not there, not whole, or a pickle that holds more than arrays.
+    """
+    only_size("imagenet32-batches", image_size, 32)
+    found = find_batches(root)
+    if not found and find_png_folder(root):
+        raise UserError(
+            f"{root} has ImageNet32 as PNGs, not as pickled batches: take --data imagenet32"
+        )
+    missing = [name for name in (*TRAIN_BATCHES, TEST_BATCH) if name not in found]
+    if missing:
+        raise UserError(
+            f"no {', '.join(missing[:3])}{' ...' if missing[3:] else ''} of ImageNet32 in {root}: "
+            "unpack its archives there, or name their folder with --data-root"
+        )
+    images = _read_all([found[name] for name in TRAIN_BATCHES], channels)
+    if len(images) <= HELD_OUT:
+        raise UserError(
+            f"the batches in {root} have {len(images)} training pictures, too few for ImageNet32: "
+            "unpack its archives again"
+        )
+    _, (held,) = hold_out(len(images), [HELD_OUT], seed)
+    val = images[torch.from_numpy(held)]
+    train = _without(images, held)
+    test = _read(found[TEST_BATCH], channels)
+    if limit is not None:
+        # Copies, so that the memory of the rest is given back.
+        train, val, test = (part[:limit].clone() for part in (train, val, test))
+    return DataSplits(
+        "imagenet32-batches",
+        train,
+        val,
+        test,
+        {
+            "source": str(found[TRAIN_BATCHES[0]].parent),
+            "split": f"{HELD_OUT} random training pictures for validation; val_data is the test",
+            "seed": seed,
+            "held_out_indices": {"val": held.tolist()},
+        },
+    )
+
+
+@contextmanager
+def _broken(path: Path) -> Iterator[None]:
+    """Turn what a damaged .npz file raises into an error that names it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is no batch of ImageNet32: download it again") from error
+
+
+def _read(path: Path, channels: int) -> Tensor:
+    """One batch, uint8 (N, C, 32, 32)."""
+    if path.suffix == ".npz":
+        with _broken(path), np.load(path, allow_pickle=False) as arrays:
+            levels = arrays["data"]
+    else:
+        batch = read_arrays(path)
+        levels = batch.get("data") if isinstance(batch, dict) else None
+    if (
+        not isinstance(levels, np.ndarray)
+        or levels.dtype != np.uint8
+        or levels.ndim != 2
+        or levels.shape[1] != PICTURE
+        or not len(levels)
+    ):
+        raise UserError(
+            f"{path} is no batch of ImageNet32 ('data', uint8 of N x 3072): download it again"
+        )
+    return to_channels(torch.from_numpy(levels.reshape(-1, 3, 32, 32)), channels)
+
+
+def _bytes(path: Path) -> int:
+    """The bytes in a batch file, unpacked."""
+    if path.suffix != ".npz":
+        return path.stat().st_size
+    with _broken(path), zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def _read_all(paths: list[Path], channels: int) -> Tensor:
+    """All batches in one tensor, without a moment at which they are there twice (4 GB)."""
+    # How many pictures there are shows only on reading. Their files' bytes bound it, and of the
+    # memory asked for the system hands out only what is written to.
+    room = sum(_bytes(path) for path in paths) // PICTURE
+    images = torch.empty(room, channels, 32, 32, dtype=torch.uint8)
+    filled = 0
+    for path in tqdm(paths, desc="reading ImageNet32", unit="batch", leave=False, disable=None):
+        batch = _read(path, channels)
+        images[filled : filled + len(batch)] = batch
+        filled += len(batch)
+    return images[:filled]
+
+
+def _without(images: Tensor, held: np.ndarray) -> Tensor:
+    """``images`` less those at ``held``, in place: pictures from the end fill the gaps."""
+    count = len(images) - len(held)
+    gaps = held[held < count]
+    tail = np.setdiff1d(np.arange(count, len(images)), held)
+    images[torch.from_numpy(gaps)] = images[torch.from_numpy(tail)]
+    return images[:count]

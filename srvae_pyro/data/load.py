@@ -1,0 +1,85 @@
+"""A data set by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from srvae_pyro.data.cifar10 import load_cifar10
+from srvae_pyro.data.folder import load_folder
+from srvae_pyro.data.imagenet32 import load_imagenet32
+from srvae_pyro.data.imagenet32_batches import load_imagenet32_batches
+from srvae_pyro.data.photos import load_photos
+from srvae_pyro.data.splits import DataSplits
+from srvae_pyro.errors import UserError
+
+__all__ = ["DATA_SETS", "load_data"]
+
+DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")
+
+
+def load_data(
+    name: str,
+    root: Path,
+    *,
+    image_size: int | None = None,
+    channels: int = 3,
+    seed: int = 0,
+    download: bool = True,
+    limit: int | None = None,
+) -> DataSplits:
+    """The data set called ``name``, or the folder of pictures of that path, in memory.
+
+    Args:
+        name: one of :data:`DATA_SETS` or a folder (``./photos`` for a folder of that name).
+        root: where the named data sets are, or are downloaded to.
+        image_size: height and width in pixels, where the data set leaves a choice.
+        channels: 3 for RGB, 1 for luma (Pillow's "L").
+        seed: of what is drawn at random: pictures held out, crops.
+        download: fetch what is missing, where that can be done.
+        limit: keep the first so many pictures of each split.
+
+    Raises:
+        UserError: says in one line what is wrong and what to do.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"images have 1 or 3 channels, not {channels}")
+    for option, value in (("--image-size", image_size), ("--limit", limit)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} is at least 1, not {value}")
+    root = Path(root).expanduser()
+
+    if name == "cifar10":
+        data = load_cifar10(
+            root, image_size=image_size, channels=channels, download=download, limit=limit
+        )
+    elif name == "imagenet32":
+        data = load_imagenet32(
+            root, image_size=image_size, channels=channels, seed=seed, limit=limit
+        )
+    elif name == "imagenet32-batches":
+        data = load_imagenet32_batches(
+            root, image_size=image_size, channels=channels, seed=seed, limit=limit
+        )
+    elif name == "photos":
+        data = load_photos(image_size=image_size, channels=channels, seed=seed, limit=limit)
+    else:
+        data = load_folder(
+            _folder(name), image_size=image_size, channels=channels, seed=seed, limit=limit
+        )
+    return data.described(limit=limit)
+
+
+def _folder(name: str) -> Path:
+    """The folder called ``name``, or the error that helps to find what was meant."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise UserError(f"{name} is a file: --data takes a folder of pictures")
+    close = get_close_matches(name.lower(), DATA_SETS, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(
+        f"no data set and no folder is called {name!r}: {hint}Take {', '.join(DATA_SETS)}, or the "
+        "path of a folder of pictures"
+    )

@@ -1,0 +1,154 @@
+"""Picture files, read in parallel into one tensor."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from srvae_pyro.errors import UserError
+
+__all__ = ["EXTENSIONS", "find_pictures", "read_picture", "read_pictures"]
+
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
+T = TypeVar("T")
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Every picture file in ``folder`` and below, by extension, in the order of their paths.
+
+    Links to folders are followed; hidden files and folders are left out.
+    """
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
+                found.append(Path(place, name))
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def read_picture(path: Path, channels: int, image_size: int | None = None) -> Image.Image:
+    """One picture file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
+
+    EXIF orientation is applied, transparency composed on white, 16-bit grey scaled to 8 bits; of
+    an animation the first frame is read.
+
+    Args:
+        path: the file.
+        channels: 3 or 1.
+        image_size: make it a square of so many pixels, the picture's centre (Lanczos).
+
+    Raises:
+        UserError: the file cannot be read as a picture; names it.
+    """
+    try:
+        with Image.open(path) as file:
+            image = _eight_bits(ImageOps.exif_transpose(file))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB" if channels == 3 else "L")
+        if image_size is not None and image.size != (image_size, image_size):
+            side = min(image.size)
+            left, top = (image.width - side) / 2, (image.height - side) / 2
+            box = (left, top, left + side, top + side)
+            image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box)
+        return image
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"cannot read the picture {path} ({reason}): repair or remove it"
+        ) from error
+
+
+def read_pictures(
+    paths: Sequence[Path], channels: int, image_size: int | None = None, what: str = "pictures"
+) -> Tensor:
+    """Picture files as uint8 levels (N, C, H, W), read by as many threads as there are cores.
+
+    Args:
+        paths: the files, at least one.
+        channels: 3 or 1.
+        image_size: see :func:`read_picture`; without it all must have one size.
+        what: what the progress bar calls them.
+
+    Raises:
+        UserError: a file cannot be read, or sizes differ.
+    """
+    width, height = read_picture(paths[0], channels, image_size).size
+    images = torch.empty(len(paths), channels, height, width, dtype=torch.uint8)
+    target = images.numpy()
+
+    def read(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            image = read_picture(paths[i], channels, image_size)
+            if image.size != (width, height):
+                raise _SizesDifferError
+            levels = np.asarray(image).reshape(height, width, channels)
+            target[i] = levels.transpose(2, 0, 1)
+
+    try:
+        for _ in _in_parts(read, len(paths), what):
+            pass
+    except _SizesDifferError:
+        raise _sizes_error(paths, channels) from None
+    return images
+
+
+class _SizesDifferError(Exception):
+    pass
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits in 8; other modes as they are."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    levels = np.asarray(image)
+    if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 65535:
+        raise ValueError(f"its pixels are not of 8 or 16 bits but of mode {image.mode}")
+    return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T]:
+    """``work(start, stop)`` over parts of 0..count-1 in threads, with a progress bar."""
+    workers = min(32, os.cpu_count() or 1)
+    # Parts of some hundred files: one future a file would cost as much as a small file's decoding.
+    size = max(1, min(256, count // (4 * workers)))
+    starts = range(0, count, size)
+    stops = [min(start + size, count) for start in starts]
+    bar = tqdm(total=count, desc=f"reading {what}", unit="file", leave=False, disable=None)
+    with ThreadPoolExecutor(workers) as pool, bar:
+        results = pool.map(work, starts, stops)  # after an error it cancels what has not begun
+        for start, stop, result in zip(starts, stops, results, strict=True):
+            bar.update(stop - start)
+            yield result
+
+
+def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
+    """The error that tells how many sizes the files have, which takes reading all of them."""
+
+    def sizes(start: int, stop: int) -> Counter[tuple[int, int]]:
+        return Counter(read_picture(path, channels).size for path in paths[start:stop])
+
+    found: Counter[tuple[int, int]] = Counter()
+    for part in _in_parts(sizes, len(paths), "sizes"):
+        found.update(part)
+    common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in found.most_common(3))
+    return UserError(
+        f"the {len(paths)} pictures have {len(found)} different sizes, most often {common}: pass "
+        "--image-size N to make each a square of N pixels"
+    )

@@ -1,0 +1,82 @@
+"""Training, validation and test pictures, and how pictures are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srvae_pyro.data.transforms import luma
+from srvae_pyro.errors import UserError
+
+__all__ = ["DataSplits", "hold_out", "only_size", "to_channels"]
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """A data set in memory.
+
+    Attributes:
+        name: what ``--data`` called it.
+        train, val, test: uint8 levels (N, C, H, W), contiguous, on the CPU.
+        info: what a run records of it, fit for JSON: source, split, seed, counts; for pictures
+            held out at random ``held_out_indices``, a list per split into the order of reading.
+    """
+
+    name: str
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for images in (self.train, self.val, self.test):
+            if images.dtype != torch.uint8 or images.shape[1:] != self.train.shape[1:]:
+                raise ValueError("splits are uint8 tensors (N, C, H, W) of one picture shape")
+            if not len(images):
+                raise ValueError("a split has at least one picture")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every picture."""
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
+
+    def described(self, **info: Any) -> DataSplits:
+        """The same pictures with counts, shape and ``info`` added to what is recorded."""
+        counts = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
+        facts = {"name": self.name, "shape": list(self.shape), "counts": counts}
+        return replace(self, info={**facts, **self.info, **info})
+
+
+def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Indices 0..count-1 parted at random: those kept, and as many held out as each of ``sizes``.
+
+    Each part is in ascending order.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    *held, kept = np.split(order, np.cumsum(sizes))
+    return np.sort(kept), [np.sort(part) for part in held]
+
+
+def only_size(name: str, image_size: int | None, size: int) -> None:
+    """Refuse an ``--image-size`` that a data set of one size does not have."""
+    if image_size not in (None, size):
+        raise UserError(
+            f"{name} has images of {size}x{size}, not {image_size}x{image_size}: leave out "
+            "--image-size, or choose --data photos or --data DIR"
+        )
+
+
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """uint8 colour pictures (N, 3, H, W) themselves, or their luma (N, 1, H, W)."""
+    if channels == 3:
+        return images.contiguous()
+    gray = torch.empty_like(images[:, :1], memory_format=torch.contiguous_format)
+    for part, target in zip(images.split(4096), gray.split(4096), strict=True):
+        target.copy_(luma(part))  # in parts: int32 takes four times the memory
+    return gray

@@ -1,0 +1,60 @@
+"""Flips and shifts, against the same done picture by picture."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from srvae_pyro.data import augment, to_levels, to_unit
+
+
+def candidates(image: Tensor) -> list[np.ndarray]:
+    """Every flip and shift of at most 5% of one picture (C, H, W), with its edge repeated."""
+    down, right = image.shape[1] // 20, image.shape[2] // 20
+    results = []
+    for flipped in (image.numpy(), image.numpy()[:, :, ::-1]):
+        padded = np.pad(flipped, ((0, 0), (down, down), (right, right)), mode="edge")
+        for i, j in np.ndindex(2 * down + 1, 2 * right + 1):
+            results.append(padded[:, i : i + image.shape[1], j : j + image.shape[2]])
+    return results
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 40, 44), (3, 16, 16)])
+def test_every_result_is_a_flip_and_shift(shape: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (1000, *shape), generator=generator).byte()
+    results = augment(images, generator)
+    assert results.shape == images.shape
+    assert results.dtype == torch.uint8
+    assert results.is_contiguous()
+    seen: dict[int, int] = {}
+    for image, result in zip(images, results, strict=True):
+        (which,) = (i for i, other in enumerate(candidates(image)) if np.array_equal(other, result))
+        seen[which] = seen.get(which, 0) + 1
+    # Each of them turns up, and as often as chance has it.
+    kinds = 2 * (2 * (shape[1] // 20) + 1) * (2 * (shape[2] // 20) + 1)
+    assert len(seen) == kinds
+    expected = 1000 / kinds
+    assert all(abs(n - expected) < 5 * expected**0.5 + 1 for n in seen.values())
+
+
+def test_resumes_from_the_generators_state() -> None:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (64, 3, 32, 32), generator=generator).byte()
+    before = images.clone()
+    augment(images, generator)
+    state = generator.get_state()
+    first, second = augment(images, generator), augment(images, generator)
+    generator.set_state(state)
+    assert torch.equal(augment(images, generator), first)
+    assert torch.equal(augment(images, generator), second)
+    assert not torch.equal(first, second)
+    assert torch.equal(images, before)
+
+
+def test_levels_and_floats() -> None:
+    levels = torch.arange(256).byte()
+    unit = to_unit(levels)
+    assert torch.equal(unit, levels.float() / 255)
+    assert torch.equal(to_levels(unit), levels.int())
+    assert torch.equal(to_levels(to_unit(levels, torch.float64)), levels.int())

@@ -1,0 +1,201 @@
+"""Folders of pictures: layouts, kinds of files, and what goes wrong."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srvae_pyro.data import DataSplits, load_data
+from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.errors import UserError
+
+
+def fill(folder: Path, count: int, size: int = 8, first: int = 0) -> None:
+    """``count`` pictures, picture i of the one colour (i, 2i, 3i) mod 256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + count):
+        colour = (i % 256, 2 * i % 256, 3 * i % 256)
+        Image.new("RGB", (size, size), colour).save(folder / f"{i:04}.png")
+
+
+def reds(images: torch.Tensor) -> list[int]:
+    return images[:, 0, 0, 0].tolist()
+
+
+def load(folder: Path, **options: int | None) -> DataSplits:
+    return load_data(str(folder), Path("nowhere"), **options)  # type: ignore[arg-type]
+
+
+def test_splits_of_its_own(tmp_path: Path) -> None:
+    fill(tmp_path / "train" / "dogs", 3, first=10)
+    fill(tmp_path / "train" / "cats", 2)
+    fill(tmp_path / "valid", 2, first=20)
+    fill(tmp_path / "test", 1, first=30)
+    data = load(tmp_path)
+    assert (reds(data.train), reds(data.val), reds(data.test)) == (
+        [0, 1, 10, 11, 12],
+        [20, 21],
+        [30],
+    )
+    assert data.shape == (3, 8, 8)
+    assert all(part.is_contiguous() for part in (data.train, data.val, data.test))
+    assert data.train[3, :, 4, 4].tolist() == [11, 22, 33]
+    assert data.info["counts"] == {"train": 5, "val": 2, "test": 1}
+    assert "held_out_indices" not in data.info
+
+
+@pytest.mark.parametrize("sub", ["", "train", "class_a"])
+def test_all_pictures_are_split(tmp_path: Path, sub: str) -> None:
+    fill(tmp_path / sub, 50)
+    data = load(tmp_path, seed=1)
+    assert data.info["counts"] == {"train": 40, "val": 5, "test": 5}
+    assert sorted(reds(torch.cat([data.train, data.val, data.test]))) == list(range(50))
+    held = data.info["held_out_indices"]
+    assert (reds(data.val), reds(data.test)) == (held["val"], held["test"])
+    again, other = load(tmp_path, seed=1), load(tmp_path, seed=2)
+    assert torch.equal(data.train, again.train)
+    assert not torch.equal(data.train, other.train)
+
+
+@pytest.mark.parametrize("missing", ["val", "test"])
+def test_one_split_missing(tmp_path: Path, missing: str) -> None:
+    fill(tmp_path / "train", 20)
+    fill(tmp_path / {"val": "test", "test": "val"}[missing], 3, first=100)
+    data = load(tmp_path)
+    assert reds(getattr(data, missing)) == data.info["held_out_indices"][missing]
+    assert len(data.train) == 18
+    assert reds({"val": data.test, "test": data.val}[missing]) == [100, 101, 102]
+
+
+def test_limit_takes_the_first(tmp_path: Path) -> None:
+    fill(tmp_path, 50)
+    data, few = load(tmp_path), load(tmp_path, limit=3)
+    for name in ("train", "val", "test"):
+        assert torch.equal(getattr(few, name), getattr(data, name)[:3])
+    assert few.info["counts"] == {"train": 3, "val": 3, "test": 3}
+
+
+def test_gray(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    data = load(tmp_path, channels=1)
+    assert data.shape == (1, 8, 8)
+    expected = Image.new("RGB", (1, 1), (9, 18, 27)).convert("L").getpixel((0, 0))
+    assert expected in reds(torch.cat([data.train, data.val, data.test]))
+
+
+def test_many_parts_keep_their_order(tmp_path: Path) -> None:
+    fill(tmp_path / "train", 255, size=2)
+    fill(tmp_path / "val", 1, size=2)
+    fill(tmp_path / "test", 1, size=2)
+    assert reds(load(tmp_path).train) == list(range(255))
+
+
+def test_mixed_sizes(tmp_path: Path) -> None:
+    fill(tmp_path, 8)
+    fill(tmp_path, 3, size=16, first=8)
+    with pytest.raises(UserError, match=r"2 different sizes, most often 8x8 \(8\).*--image-size"):
+        load(tmp_path)
+    assert load(tmp_path, image_size=8).shape == (3, 8, 8)
+
+
+def test_image_size_takes_the_centre(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (20, 60, 3), np.uint8)
+    for turned in (False, True):
+        image = Image.fromarray(levels.transpose(1, 0, 2) if turned else levels)
+        image.save(tmp_path / "long.png")
+        result = read_picture(tmp_path / "long.png", 3, image_size=10)
+        whole = image.resize((10, 30) if turned else (30, 10), Image.Resampling.LANCZOS)
+        expected = whole.crop((0, 10, 10, 20) if turned else (10, 0, 20, 10))
+        assert np.array_equal(result, expected)
+
+
+def test_kinds_of_files(tmp_path: Path) -> None:
+    def pixel(image: Image.Image, name: str, channels: int = 3, **options: object) -> list[int]:
+        image.save(tmp_path / name, **options)
+        return np.asarray(read_picture(tmp_path / name, channels))[0, 0].tolist()
+
+    # Half transparent red on white; fully transparent is white.
+    assert pixel(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), "alpha.png") == [255, 127, 127]
+    assert pixel(Image.new("LA", (4, 4), (0, 0)), "la.png", channels=1) == 255
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    assert pixel(palette, "palette.png") == [10, 20, 30]
+    assert pixel(palette, "clear.png", transparency=1) == [255, 255, 255]
+    assert pixel(Image.new("CMYK", (4, 4), (0, 0, 0, 255)), "cmyk.tif") == [0, 0, 0]
+    assert pixel(Image.new("1", (4, 4), 1), "bits.png") == [255, 255, 255]
+    deep = np.array([[200 * 257, 100 * 257 + 128], [100 * 257 + 129, 65535]], np.uint16)
+    for name in ("deep.png", "deep.tif"):
+        Image.fromarray(deep).save(tmp_path / name)
+        levels = np.asarray(read_picture(tmp_path / name, 1))
+        assert levels.tolist() == [[200, 100], [101, 255]]
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 4), "black")
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = read_picture(tmp_path / "turned.png", 3)
+    assert upright.size == (4, 8)
+    assert upright.getpixel((3, 0)) == (255, 255, 255)
+
+
+def test_finds_in_order_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b/2.PNG", "b/10.jpeg", "a.webp", ".hidden.png", ".git/x.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.gif").touch()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "b" / "link")
+    names = [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)]
+    assert names == ["a.webp", "b/10.jpeg", "b/2.PNG", "b/link/x.gif", "elsewhere/x.gif"]
+
+
+@pytest.mark.parametrize("kind", ["text", "truncated", "float"])
+def test_unreadable_file(tmp_path: Path, kind: str) -> None:
+    fill(tmp_path, 20, size=64)
+    bad = tmp_path / "0007.png"
+    if kind == "text":
+        bad.write_text("not a picture")
+    elif kind == "truncated":
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(bad)
+        bad.write_bytes(bad.read_bytes()[:3000])
+    else:
+        Image.fromarray(np.zeros((64, 64), np.float32)).save(bad, format="TIFF")
+    with pytest.raises(UserError, match=r"cannot read the picture .*0007\.png") as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no pictures in"):
+        load(tmp_path)
+    fill(tmp_path / "few", 2)
+    with pytest.raises(UserError, match="too few to hold out val and test"):
+        load(tmp_path / "few")
+    fill(tmp_path / "odd" / "test", 2)
+    with pytest.raises(UserError, match="no train/"):
+        load(tmp_path / "odd")
+    fill(tmp_path / "gap" / "train", 5)
+    (tmp_path / "gap" / "val").mkdir()
+    with pytest.raises(UserError, match=r"no pictures in .*val"):
+        load(tmp_path / "gap")
+
+
+def test_no_such_data(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"did you mean cifar10.*imagenet32-batches, photos"):
+        load_data("cifra10", tmp_path)
+    with pytest.raises(UserError, match=r"'/no/such/folder': Take"):
+        load_data("/no/such/folder", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        load(tmp_path / "file")
+    with pytest.raises(UserError, match="1 or 3 channels"):
+        load_data("photos", tmp_path, channels=2)
+    with pytest.raises(UserError, match="--limit"):
+        load_data("photos", tmp_path, limit=0)

@@ -1,0 +1,83 @@
+"""The bundled photographs: separate regions, no chance, no network."""
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from srvae_pyro.data import load_data
+from srvae_pyro.data.photos import COUNTS, PHOTOGRAPHS, regions
+from srvae_pyro.errors import UserError
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("size", [(512, 512), (451, 300), (33, 7)])
+def test_regions_share_no_pixel(size: tuple[int, int], number: int) -> None:
+    claims = np.zeros((size[1], size[0]), int)
+    for region in regions(*size, number).values():
+        claims[region.top : region.bottom, region.left : region.right] += 1
+    assert (claims == 1).all()
+
+
+def test_crops_stay_in_their_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Photographs that are painted in one level per split: whatever reached over would show.
+    from PIL import Image
+
+    from srvae_pyro.data import photos
+
+    levels = {"train": 10, "val": 100, "test": 200}
+    numbers = iter(range(len(PHOTOGRAPHS)))
+
+    def painted(path: Path, channels: int) -> Image.Image:
+        image = Image.new("RGB", (451, 300))
+        for split, region in regions(451, 300, next(numbers)).items():
+            image.paste((levels[split],) * 3, region)
+        return image
+
+    monkeypatch.setattr(photos, "read_picture", painted)
+    data = photos.load_photos(limit=300)
+    for split, level in levels.items():
+        assert (getattr(data, split) == level).all()
+
+
+def test_whole_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("photos tried to reach the network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    data = load_data("photos", tmp_path / "absent")
+    assert data.shape == (3, 32, 32)
+    assert data.info["counts"] == COUNTS
+    assert len(data.info["source"]) == len(PHOTOGRAPHS)
+    json.dumps(data.info)
+    for images in (data.train, data.val, data.test):
+        assert images.dtype == torch.uint8
+        assert images.is_contiguous()
+        assert images.float().std() > 40
+        # Hardly a crop twice, and not all flat.
+        assert len(torch.unique(images.flatten(1), dim=0)) > 0.95 * len(images)
+        assert (images.float().std(dim=(2, 3)).mean(dim=1) > 5).float().mean() > 0.6
+    assert not (tmp_path / "absent").exists()
+
+
+def test_seeded(tmp_path: Path) -> None:
+    first, again = (load_data("photos", tmp_path, limit=20) for _ in range(2))
+    other = load_data("photos", tmp_path, limit=20, seed=1)
+    assert torch.equal(first.train, again.train)
+    assert torch.equal(first.test, again.test)
+    assert not torch.equal(first.train, other.train)
+    assert torch.equal(load_data("photos", tmp_path, limit=7).val, first.val[:7])
+
+
+def test_sizes_and_gray(tmp_path: Path) -> None:
+    assert load_data("photos", tmp_path, limit=5, image_size=64).shape == (3, 64, 64)
+    large = load_data("photos", tmp_path, limit=5, image_size=150)
+    assert large.shape == (3, 150, 150)
+    assert len(large.info["source"]) < len(PHOTOGRAPHS)  # those with regions large enough
+    assert load_data("photos", tmp_path, limit=5, channels=1).shape == (1, 32, 32)
+    with pytest.raises(UserError, match="at most 185"):
+        load_data("photos", tmp_path, image_size=186)

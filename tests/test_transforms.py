@@ -1,0 +1,170 @@
+"""d(x): against Pillow, on the grid, and independent of how it is computed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro.data import Downscale, Grayscale, Sketch, load_data, make_transform, to_unit
+from srvae_pyro.errors import UserError
+
+NAMES = ("downscale2", "downscale4", "grayscale", "sketch")
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Random levels, uint8."""
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)).byte()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    return load_data("photos", tmp_path_factory.mktemp("none"), limit=100).train
+
+
+def pillow(levels: Tensor, factor: int) -> Tensor:
+    results = []
+    for image in levels:
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        small = picture.resize(
+            (picture.width // factor, picture.height // factor), Image.Resampling.BILINEAR
+        )
+        results.append(torch.from_numpy(np.array(small)).permute(2, 0, 1))
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 5), (16, 16)])
+def test_downscale_is_pillows(factor: int, size: tuple[int, int]) -> None:
+    levels = noise(20, 3, size[0] * factor, size[1] * factor)
+    assert torch.equal(Downscale(factor)(to_unit(levels)), to_unit(pillow(levels, factor)))
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_downscale_of_photographs_is_pillows(factor: int, photos: Tensor) -> None:
+    assert torch.equal(Downscale(factor)(to_unit(photos)), to_unit(pillow(photos, factor)))
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 254, 255])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_downscale_keeps_a_constant(factor: int, level: int) -> None:
+    levels = torch.full((3, 24, 24), level, dtype=torch.uint8)
+    expected = to_unit(levels)[:, : 24 // factor, : 24 // factor]
+    assert torch.equal(Downscale(factor)(to_unit(levels)), expected)
+
+
+def test_downscale_of_one_channel() -> None:
+    levels = noise(2, 3, 32, 32)
+    whole = Downscale(2)(to_unit(levels))
+    assert torch.equal(Downscale(2)(to_unit(levels[:, :1])), whole[:, :1])
+
+
+def test_grayscale_is_pillows(photos: Tensor) -> None:
+    for levels in (noise(50, 3, 32, 32), photos):
+        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in levels]
+        expected = torch.stack([torch.from_numpy(np.array(p.convert("L"))) for p in pictures])
+        assert torch.equal(Grayscale()(to_unit(levels))[:, 0], to_unit(expected))
+
+
+def test_sketch_draws_edges() -> None:
+    flat = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+    assert torch.equal(Sketch()(to_unit(flat)), torch.ones(1, 8, 8))
+    edge = flat.clone()
+    edge[:, :, 4:] = 130  # drawn with twice its height on both sides
+    expected = torch.full((1, 8, 8), 255)
+    expected[:, :, 3:5] = 255 - 60
+    assert torch.equal(Sketch()(to_unit(edge)), to_unit(expected))
+    assert torch.equal(Sketch()(to_unit(edge.mT)), to_unit(expected.mT))
+    assert torch.equal(Sketch()(to_unit(255 - edge[:1])), Sketch()(to_unit(edge)))
+
+
+def test_sketch_matches_a_plain_sobel() -> None:
+    gray = noise(1, 9, 7)
+    padded = np.pad(gray[0].numpy().astype(float), 1, mode="edge")
+    kernel = np.outer([1, 2, 1], [-1, 0, 1])
+    expected = np.empty((9, 7))
+    for i, j in np.ndindex(9, 7):
+        window = padded[i : i + 3, j : j + 3]
+        strength = np.hypot((window * kernel).sum(), (window * kernel.T).sum()) / 2
+        expected[i, j] = max(0, 255 - np.floor(strength + 0.5))
+    assert torch.equal(Sketch()(to_unit(gray))[0], to_unit(torch.from_numpy(expected)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_the_grid(name: str, photos: Tensor) -> None:
+    grid = torch.arange(256).byte().float() / 255
+    transform = make_transform(name)
+    y = transform(to_unit(photos))
+    assert torch.isin(y, grid).all()
+    assert y.dtype == torch.float32
+    assert y.is_contiguous()
+    assert y.shape[1:] == transform.output_shape((3, 32, 32))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_independent_of_how(name: str) -> None:
+    transform = make_transform(name)
+    x = to_unit(noise(6, 3, 32, 32))
+    y = transform(x)
+    assert torch.equal(transform(x[2]), y[2])
+    assert torch.equal(transform(x.reshape(3, 2, 1, 3, 32, 32)).reshape(y.shape), y)
+    assert torch.equal(transform(x.contiguous(memory_format=torch.channels_last)), y)
+    assert torch.equal(transform(x.flip(-1).flip(-1)), y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(transform(x), y)
+    assert transform(x[:0]).shape == (0, *y.shape[1:])
+    double = transform(x.double() + 1e-9)
+    assert double.dtype == torch.float64
+    assert torch.equal((double * 255).round(), (y.double() * 255).round())
+    assert not transform(x.requires_grad_()).requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_same_bits_on_the_gpu(name: str) -> None:
+    levels = noise(64, 3, 32, 32)
+    transform = make_transform(name)
+    assert torch.equal(transform(to_unit(levels.cuda())).cpu(), transform(to_unit(levels)))
+
+
+def test_lift() -> None:
+    y = to_unit(noise(2, 5, 3, 16, 16))
+    lifted = Downscale(2).lift(y, (3, 32, 32))
+    assert lifted.shape == (2, 5, 3, 32, 32)
+    # A quarter of the way between two pixels, in both directions.
+    a, b, c, d = (y[1, 2, 0, i, j] for i, j in ((3, 4), (3, 5), (4, 4), (4, 5)))
+    expected = (9 * a + 3 * b + 3 * c + d) / 16
+    assert torch.allclose(lifted[1, 2, 0, 7, 9], expected)
+    assert Downscale(4).lift(y, (32, 64)).shape == (2, 5, 3, 32, 64)
+    for transform in (Grayscale(), Sketch()):
+        assert transform.lift(y, y.shape) is y
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "would_do"),
+    [
+        ("downscale2", (3, 33, 32), "32x32"),
+        ("downscale4", (3, 30, 7), "32x8"),
+        ("downscale4", (3, 1, 32), "4x32"),
+        ("grayscale", (1, 32, 32), "downscale2"),
+        ("sketch", (2, 32, 32), "1 or 3"),
+    ],
+)
+def test_wrong_shapes(name: str, shape: tuple[int, int, int], would_do: str) -> None:
+    transform = make_transform(name)
+    with pytest.raises(UserError, match=would_do):
+        transform.output_shape(shape)
+    with pytest.raises(UserError, match=would_do):
+        transform(torch.zeros(2, *shape))
+
+
+def test_names() -> None:
+    for name in NAMES:
+        assert make_transform(name).name == name
+        assert name in repr(make_transform(name))
+        assert not make_transform(name).state_dict()
+    with pytest.raises(UserError, match="did you mean downscale2"):
+        make_transform("downscale_2")
+    with pytest.raises(UserError, match="at least 2"):
+        Downscale(1)
