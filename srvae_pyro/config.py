@@ -1,0 +1,146 @@
+"""What a model is made of, what it is trained on and how. All of it is saved with every run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from srvae_pyro.errors import UserError
+
+__all__ = ["DataConfig", "Dense", "ModelConfig", "RunConfig", "TrainingConfig"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Growth, steps and blocks of a network of dense blocks."""
+
+    growth: int  # channels each dense step adds, in the first block
+    steps: int  # dense steps a block
+    blocks: int = 1  # blocks at constant resolution (plain networks only)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The graphical model and its networks. The defaults are the published srVAE."""
+
+    model: Literal["srvae", "vae"] = "srvae"
+    image_shape: tuple[int, int, int] = (3, 32, 32)  # channels, height, width
+    latent_channels: int = 16  # of u and of z
+    stages: int = 2  # how often an image's resolution is halved towards z
+    components: int = 10  # logistics in each likelihood
+    transform: Literal["downscale2", "downscale4", "grayscale", "sketch"] = "downscale2"
+    guide_z_sees_y: bool = False  # q(z|x,y) instead of q(z|x), property B of the paper
+
+    prior: Literal["realnvp", "mixture", "standard"] = "realnvp"
+    prior_network: Dense = Dense(64, 5)  # of each coupling
+    prior_components: int = 100  # of the mixture
+
+    q_u: Dense = Dense(64, 3)  # q(u|y)
+    p_y: Dense = Dense(128, 4)  # p(y|u)
+    q_z: Dense = Dense(16, 4)  # q(z|x)
+    p_z_from_y: Dense = Dense(32, 5)  # p(z|y,u), its branch of y
+    p_z_from_u: Dense = Dense(64, 3, 3)  # p(z|y,u), its branch of u
+    p_z: Dense = Dense(64, 3, 3)  # p(z|y,u), both joined
+    p_x_from_z: Dense = Dense(64, 8)  # p(x|y,z), its branch of z; the VAE's p(x|z)
+    p_x_z_channels: int = 0  # of that branch's output; 0: as many as the likelihood's parameters
+    p_x: Dense = Dense(64, 5, 3)  # p(x|y,z), joined with y
+
+    # What data-dependent initialisation aims at: standard deviations and means of outputs.
+    init_scale: float = 0.01  # of hidden layers
+    head_scale: float = 0.01  # of the heads of latents and of the flow
+    likelihood_scale: float = 0.01  # of the likelihoods' parameters
+    likelihood_start: Literal["published", "pictures"] = "published"  # their means
+    posterior_scale: float = 0.0  # of the posteriors' means; 0: head_scale
+    posterior_log_variance: float = 0.0  # the posteriors' mean log-variance
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The pictures. ``info`` is what the loaded data says of itself."""
+
+    data: str = "cifar10"
+    image_size: int | None = None
+    channels: int = 3
+    seed: int = 0
+    limit: int | None = None
+    augment: bool = True
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation. The defaults are the published run's."""
+
+    epochs: int | None = 2000
+    steps: int | None = None
+    max_minutes: float | None = None
+    batch_size: int = 32
+    lr: float = 2e-3
+    lr_decay: float = 0.999999  # factor on the learning rate, a step
+    lr_min: float = 1e-4
+    warmup_steps: int = 200  # the learning rate rises linearly over them
+    anneal: float = 0.0  # last part of the run over which the rate falls to lr_min, a half cosine
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-7
+    clip_factor: float = 10.0  # gradients above this times the running median norm are scaled
+    ema_half_life: float = 50_000.0  # of the averaged weights, in images
+    analytic_kl: bool = False  # KL of two normals in closed form
+    kl_start: float = 1.0  # weight of KL_z at the start
+    kl_warmup: float = 0.0  # part of the run over which that weight rises to 1
+    free_nats: float = 0.0  # nats an image of KL_z that cost nothing, shared by its channels
+    validation_images: int | None = None  # how many validate an epoch; all
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that a run's ``config.json`` holds."""
+
+    preset: str = "paper"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = TrainingConfig()
+    version: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """What :meth:`to_dict` gave ``values`` for.
+
+        Raises:
+            UserError: a setting is unknown or missing.
+        """
+        parts: dict[str, type] = {
+            "model": ModelConfig,
+            "data": DataConfig,
+            "training": TrainingConfig,
+        }
+        values = {k: _build(parts[k], v) if k in parts else v for k, v in values.items()}
+        return _build(cls, values)
+
+
+def _build(kind: type[T], values: dict[str, Any]) -> T:
+    """The dataclass from its :func:`dataclasses.asdict`, after a trip through JSON."""
+    if not isinstance(values, dict):
+        raise UserError(f"config.json: {kind.__name__} is not an object of settings")
+    names = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise UserError(
+            f"config.json: unknown settings {', '.join(unknown)}; written by another version?"
+        )
+    built = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, dict) and isinstance(names[name].default, Dense):
+            value = _build(Dense, value)
+        built[name] = value
+    return kind(**built)

@@ -1,0 +1,23 @@
+"""Neural networks: weight-normalised convolutions, dense blocks, encoders and decoders."""
+
+from srvae_pyro.networks.coders import Decoder, Encoder, PlainNetwork
+from srvae_pyro.networks.convolution import (
+    WeightNormalized,
+    WeightNormConv2d,
+    WeightNormConvTranspose2d,
+    initializing,
+)
+from srvae_pyro.networks.dense import ChannelAttention, DenseBlock, DenseStep
+
+__all__ = [
+    "ChannelAttention",
+    "Decoder",
+    "DenseBlock",
+    "DenseStep",
+    "Encoder",
+    "PlainNetwork",
+    "WeightNormConv2d",
+    "WeightNormConvTranspose2d",
+    "WeightNormalized",
+    "initializing",
+]
