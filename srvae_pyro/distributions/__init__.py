@@ -1,0 +1,17 @@
+"""Distributions: the discretised logistic mixture, RealNVP transforms and the priors."""
+
+from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
+from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
+from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNVP, Squeeze
+
+__all__ = [
+    "AffineCoupling",
+    "DiscretizedLogisticMixture",
+    "MixturePrior",
+    "OnFirstHalf",
+    "Prior",
+    "RealNVP",
+    "RealNVPPrior",
+    "Squeeze",
+    "StandardPrior",
+]

@@ -1,0 +1,35 @@
+"""Constraints that the package's distributions declare."""
+
+from torch import Tensor
+from torch.distributions import constraints
+
+__all__ = ["image_grid"]
+
+
+class _ImageGrid(constraints.Constraint):
+    """Images whose every value is one of the `levels` equally spaced values k / (levels - 1).
+
+    Arguments:
+        levels: The number of values, 256 for 8-bit images.
+        tolerance: How far a value may lie from the grid, in steps of the grid.
+    """
+
+    is_discrete = True
+    event_dim = 3
+
+    def __init__(self, levels: int = 256, tolerance: float = 1e-3) -> None:
+        self.levels = levels
+        self.tolerance = tolerance
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Says for each image (..., C, H, W) whether all of its values are on the grid."""
+        step = value * (self.levels - 1)
+        nearest = step.round().clamp(0, self.levels - 1)
+        return ((step - nearest).abs() <= self.tolerance).flatten(-3).all(-1)
+
+    def __repr__(self) -> str:
+        return f"image_grid(levels={self.levels})"
+
+
+image_grid = _ImageGrid()

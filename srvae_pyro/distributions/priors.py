@@ -1,0 +1,104 @@
+"""Priors of a latent: modules that, called, return a Pyro distribution on events (C, H, W)."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from srvae_pyro.distributions.realnvp import RealNVP
+
+__all__ = ["MixturePrior", "Prior", "RealNVPPrior", "StandardPrior"]
+
+
+class Prior(nn.Module):
+    """A distribution p(u) on events of shape (channels, height, width).
+
+    Args:
+        shape: the event's shape.
+    """
+
+    anchor: Tensor
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+        # Tells the device and precision, also where there is no parameter.
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+
+    def standard_normal(self, size: tuple[int, int] | None) -> dist.TorchDistribution:
+        shape = self.shape if size is None else (self.shape[0], *size)
+        return dist.Normal(self.anchor, torch.ones_like(self.anchor)).expand(shape).to_event(3)
+
+    def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
+        """The distribution, of another height and width if ``size`` is given."""
+        raise NotImplementedError
+
+
+class StandardPrior(Prior):
+    """p(u) = N(0, 1)."""
+
+    def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
+        return self.standard_normal(size)
+
+
+class RealNVPPrior(Prior):
+    r"""p(u) as a standard normal carried through RealNVP.
+
+    .. math:: p(u) = p(v) \, \prod_i |\det \partial f_i / \partial v_{i-1}|^{-1}
+
+    References:
+        The srVAE paper, equations 2 and 3; Dinh et al. 2016, arXiv:1605.08803.
+
+    Args:
+        shape: the event's shape (C, H, W), H and W even.
+        growth: growth of the couplings' dense blocks.
+        steps: dense steps of each.
+        init_scale: standard deviation of hidden layers' outputs after initialisation.
+        head_scale: the same for the last layer of each coupling.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        growth: int = 64,
+        steps: int = 5,
+        *,
+        init_scale: float = 0.01,
+        head_scale: float = 0.01,
+    ) -> None:
+        super().__init__(shape)
+        if shape[1] % 2 or shape[2] % 2:
+            raise ValueError(f"RealNVP needs an even height and width, not {shape[1]}x{shape[2]}")
+        self.flow = RealNVP(shape[0], growth, steps, init_scale=init_scale, head_scale=head_scale)
+
+    def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
+        return dist.TransformedDistribution(self.standard_normal(size), self.flow())
+
+
+class MixturePrior(Prior):
+    r"""p(u) as a mixture of normals with diagonal covariances over the whole event.
+
+    .. math:: p(u) = \sum_k \pi_k \, \mathcal N(u \mid \mu_k, \operatorname{diag} \sigma_k^2)
+
+    Args:
+        shape: the event's shape (C, H, W).
+        components: how many normals.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], components: int = 100) -> None:
+        super().__init__(shape)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(0.5 * torch.randn(components, *shape))
+        self.log_scales = nn.Parameter(torch.zeros(components, *shape))
+
+    def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
+        if size is not None and size != self.shape[1:]:
+            raise ValueError(
+                f"the mixture prior is tied to {self.shape[1]}x{self.shape[2]}, not "
+                f"{size[0]}x{size[1]}; the realnvp and standard priors take any size"
+            )
+        scales = self.log_scales.clamp(-5.0, 5.0).exp()
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=self.logits), dist.Normal(self.means, scales).to_event(3)
+        )

@@ -1,0 +1,539 @@
+"""The discretised logistic mixture against its definition, and its samples against its density."""
+
+import copy
+import doctest
+import itertools
+import math
+import pickle
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from scipy import special, stats
+from torch import Tensor
+
+from srvae_pyro.distributions import logistic_mixture
+from srvae_pyro.distributions.constraints import image_grid
+from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
+
+LEVELS = torch.arange(256).double() / 255
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    pyro.set_rng_seed(0)
+    with pyro.validation_enabled():
+        yield
+
+
+def random_mixture(
+    channels: int,
+    batch: tuple[int, ...] = (),
+    components: int = 3,
+    size: tuple[int, int] = (1, 1),
+    log_scale: float = -2.5,
+    dtype: torch.dtype = torch.float64,
+) -> DiscretizedLogisticMixture:
+    shape = (*batch, components, channels, *size)
+    return DiscretizedLogisticMixture(
+        torch.randn(*batch, components, *size, dtype=dtype),
+        torch.rand(shape, dtype=dtype),
+        log_scale + 0.5 * torch.randn(shape, dtype=dtype),
+        torch.rand(shape, dtype=dtype) - 0.5 if channels == 3 else None,
+    )
+
+
+def random_images(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Images on the grid in which black and white are frequent."""
+    levels = torch.randint(-40, 296, shape).clamp(0, 255)
+    return levels.to(dtype) / 255
+
+
+def reference_log_mass(
+    mixture: DiscretizedLogisticMixture, value: Tensor, colours: int | None = None
+) -> np.ndarray:
+    """Each pixel's log-probability (..., H, W), of its first colours, from the definition."""
+    logits, means, log_scales = (
+        parameter.detach().double().numpy()
+        for parameter in (mixture.logits, mixture.means, mixture.log_scales)
+    )
+    x = value.detach().double().numpy()[..., None, :, :, :]
+    total = logits - special.logsumexp(logits, axis=-3, keepdims=True)
+    for c in range(means.shape[-3] if colours is None else colours):
+        mean = means[..., c, :, :]
+        if c > 0:
+            a = mixture.coefficients.detach().double().numpy()
+            mean = mean + (
+                a[..., 0, :, :] * x[..., 0, :, :]
+                if c == 1
+                else a[..., 1, :, :] * x[..., 0, :, :] + a[..., 2, :, :] * x[..., 1, :, :]
+            )
+        scale = np.exp(log_scales[..., c, :, :])
+        level = np.rint(255 * x[..., c, :, :])
+        above = (np.where(level == 255, np.inf, (level + 0.5) / 255) - mean) / scale
+        below = (np.where(level == 0, -np.inf, (level - 0.5) / 255) - mean) / scale
+        # By symmetry either tail gives the mass: take the one that does not saturate.
+        mass = np.where(
+            above + below > 0,
+            special.expit(-below) - special.expit(-above),
+            special.expit(above) - special.expit(below),
+        )
+        total = total + np.log(mass)
+    return special.logsumexp(total, axis=-3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_log_prob_is_the_definition(channels, dtype, tolerance):
+    mixture = random_mixture(channels, (4,), size=(3, 2), dtype=dtype)
+    x = random_images(4, channels, 3, 2, dtype=dtype)
+    log_prob = mixture.log_prob(x)
+    assert log_prob.shape == (4,)
+    assert log_prob.dtype == dtype
+    expected = reference_log_mass(mixture, x).sum((-2, -1))
+    np.testing.assert_allclose(log_prob.numpy(), expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("seed", "spread", "published"),
+    [
+        (5, 1.5, [-1492.9230847704955, -1470.1274535884256]),
+        (7, 6.0, [-2808.116555644153, -2838.118555133439]),
+    ],
+)
+def test_log_prob_is_the_published_one(seed, spread, published):
+    def generator(seed):
+        return torch.Generator().manual_seed(seed)
+
+    parameters = torch.randn(2, 100, 8, 8, generator=generator(seed), dtype=torch.float64)
+    levels = torch.randint(0, 256, (2, 3, 8, 8), generator=generator(6))
+    mixture = DiscretizedLogisticMixture.from_channels(spread * parameters)
+    # The published formula approximates the mass of improbable bins: not equal, but close.
+    log_prob = mixture.log_prob(levels.double() / 255)
+    np.testing.assert_allclose(log_prob.numpy(), published, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("log_scale", [-7.0, -4.0, -1.0, 3.0])
+def test_grey_levels_sum_to_one(log_scale, dtype, tolerance):
+    mixture = random_mixture(1, log_scale=log_scale, dtype=dtype)
+    total = mixture.log_prob(LEVELS.to(dtype).view(256, 1, 1, 1)).exp().sum()
+    assert abs(total.item() - 1) < tolerance
+
+
+@pytest.mark.parametrize("log_scale", [-5.0, -2.5, 0.0])
+def test_colours_sum_to_one_given_those_before(log_scale):
+    mixture = random_mixture(3, log_scale=log_scale)
+    all_reds = torch.zeros(256, 3, 1, 1).double()
+    all_reds[:, 0, 0, 0] = LEVELS
+    p_red = np.exp(reference_log_mass(mixture, all_reds, colours=1)).squeeze()
+    assert abs(p_red.sum() - 1) < 1e-9
+    for red in (0, 100, 255):
+        x = torch.stack(
+            torch.broadcast_tensors(LEVELS[red], LEVELS.view(-1, 1), LEVELS), -1
+        )  # (green, blue, 3)
+        p = mixture.log_prob(x[..., None, None]).exp().numpy()
+        p_red_green = np.exp(reference_log_mass(mixture, x[:, 0, :, None, None], colours=2))
+        np.testing.assert_allclose(p.sum(1), p_red_green.squeeze(), rtol=1e-8, atol=1e-14)
+        np.testing.assert_allclose(p.sum(), p_red[red], rtol=1e-8)
+
+
+def extreme_cases(channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Means and log-scales (N, 2, C, 1, 1) and images (N, C, 1, 1), in all combinations."""
+    cases = torch.tensor(
+        list(
+            itertools.product(
+                (-100.0, 0.0, 0.5 / 255, 0.5, 1.0, 100.0),
+                (-30.0, -7.0, 0.0, 10.0),
+                (0.0, LEVELS[1].item(), LEVELS[128].item(), LEVELS[254].item(), 1.0),
+            )
+        )
+    )
+    mean, log_scale, x = (case.view(-1, 1, 1, 1) for case in cases.unbind(-1))
+    ones = torch.ones(2, channels, 1, 1)
+    return mean[..., None] * ones, log_scale[..., None] * ones, x.expand(-1, channels, 1, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("spread", [0.0, 200.0])
+def test_extremes_are_finite_with_finite_gradients(channels, spread):
+    means, log_scales, x = (case.clone() for case in extreme_cases(channels))
+    coefficients = torch.ones_like(means) if channels == 3 else None
+    logits = torch.tensor([spread, -spread]).view(2, 1, 1).repeat(len(means), 1, 1, 1)
+    parameters = [p for p in (logits, means, log_scales, coefficients) if p is not None]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    log_prob = DiscretizedLogisticMixture(*parameters).log_prob(x)
+    assert log_prob.isfinite().all()
+    assert (log_prob <= 1e-6).all()
+    for gradient in torch.autograd.grad(log_prob.sum(), parameters):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_extreme_channels_are_finite_with_finite_gradients(channels):
+    means, log_scales, x = extreme_cases(channels)
+    parts = [torch.zeros(len(x), 2, 1, 1), means.flatten(1, 2), log_scales.flatten(1, 2)]
+    if channels == 3:
+        parts.append(means.flatten(1, 2))
+    parameters = torch.cat(parts, 1).requires_grad_()
+    mixture = DiscretizedLogisticMixture.from_channels(parameters, channels)
+    log_prob = mixture.log_prob(x)
+    assert log_prob.isfinite().all()
+    (gradient,) = torch.autograd.grad(log_prob.sum(), parameters)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradients_against_finite_differences(channels):
+    mixture = random_mixture(channels, (2,), components=2, size=(2, 2))
+    x = random_images(2, channels, 2, 2)
+    x[0, :, 0] = torch.tensor([0.0, 1.0])
+    parameters = [mixture.logits, mixture.means, mixture.log_scales]
+    if channels == 3:
+        parameters.append(mixture.coefficients)
+    parameters = [parameter.clone().requires_grad_() for parameter in parameters]
+    assert torch.autograd.gradcheck(
+        lambda *p: DiscretizedLogisticMixture(*p).log_prob(x), parameters
+    )
+
+
+def test_order_of_channels():
+    parameters = torch.randn(2, 40, 4, 5)
+    mixture = DiscretizedLogisticMixture.from_channels(parameters)
+    assert mixture.batch_shape == (2,)
+    assert mixture.event_shape == (3, 4, 5)
+    assert torch.equal(mixture.logits, parameters[:, :4])
+    for k, c in itertools.product(range(4), range(3)):
+        assert torch.equal(mixture.means[:, k, c], parameters[:, 4 + 3 * k + c])
+        assert torch.equal(mixture.log_scales[:, k, c], parameters[:, 16 + 3 * k + c])
+        assert torch.equal(mixture.coefficients[:, k, c], parameters[:, 28 + 3 * k + c].tanh())
+    grey = DiscretizedLogisticMixture.from_channels(parameters[:, :12] - 6, channels=1)
+    assert grey.event_shape == (1, 4, 5)
+    assert grey.coefficients is None
+    assert torch.equal(grey.means[:, 1, 0], parameters[:, 5] - 6)
+    assert torch.equal(grey.log_scales[:, 1, 0], (parameters[:, 9] - 6).clamp(min=-7))
+    assert (grey.log_scales == -7).any()
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, 30), (3, 100)])
+def test_parameter_channels(channels, expected):
+    count = DiscretizedLogisticMixture.parameter_channels(10, channels)
+    assert count == expected
+    mixture = DiscretizedLogisticMixture.from_channels(torch.randn(count, 4, 4), channels)
+    assert mixture.logits.shape == (10, 4, 4)
+
+
+def test_wrong_shapes_are_explained():
+    build = DiscretizedLogisticMixture
+    with pytest.raises(ValueError, match="99 parameter channels are not a multiple of 10"):
+        build.from_channels(torch.zeros(1, 99, 4, 4))
+    with pytest.raises(ValueError, match="100 parameter channels are not a multiple of 3"):
+        build.from_channels(torch.zeros(1, 100, 4, 4), channels=1)
+    with pytest.raises(ValueError, match="1 or 3 colour channels, not 2"):
+        build.from_channels(torch.zeros(1, 100, 4, 4), channels=2)
+    with pytest.raises(ValueError, match=r"expected parameters \(\.\.\., channels, H, W\)"):
+        build.from_channels(torch.zeros(4, 4))
+    two, three = torch.zeros(5, 2, 4, 4), torch.zeros(5, 3, 4, 4)
+    logits, grey = torch.zeros(5, 4, 4), torch.zeros(5, 1, 4, 4)
+    with pytest.raises(ValueError, match="2 colour channels"):
+        build(logits, two, two)
+    with pytest.raises(ValueError, match="needs coefficients, but none were given"):
+        build(logits, three, three)
+    with pytest.raises(ValueError, match="needs no coefficients, but they were given"):
+        build(logits, grey, grey, grey)
+    with pytest.raises(ValueError, match="log_scales have shape"):
+        build(logits, three, grey, three)
+    with pytest.raises(ValueError, match="logits have shape"):
+        build(logits[:4], three, three, three)
+    with pytest.raises(ValueError, match="expected logits"):
+        build(logits, logits, logits)
+
+
+def goodness_of_fit(observed: np.ndarray, expected: np.ndarray) -> float:
+    """The p-value of counts (..., cells), with cells too rare for the test put together."""
+    rare = expected < 10
+    chi = ((observed - expected) ** 2 / np.where(rare, 1, expected))[~rare].sum()
+    cells = (~rare).sum()
+    if rare.any() and expected[rare].sum() >= 10:
+        chi += (observed[rare].sum() - expected[rare].sum()) ** 2 / expected[rare].sum()
+        cells += 1
+    return float(stats.chi2.sf(chi, cells - 1))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.9), (-0.3, 1.3)], ids=["inside", "edges"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_fit_log_prob(channels, low, high):
+    mixture = random_mixture(channels)
+    mixture.means.mul_(high - low).add_(low)
+    x = mixture.sample((20_000,))
+    levels = (x * 255).round().long().view(-1, channels).numpy()
+
+    # The first colour, over its 256 levels.
+    every = torch.zeros(256, channels, 1, 1).double()
+    every[:, 0, 0, 0] = LEVELS
+    p = np.exp(reference_log_mass(mixture, every, colours=1)).squeeze()
+    count = np.bincount(levels[:, 0], minlength=256)
+    assert goodness_of_fit(count, len(x) * p) > 1e-3
+
+    # Each further colour given those drawn before it: in each group of earlier colours, its counts
+    # against the sum of the group's conditional probabilities.
+    for c in range(1, channels):
+        subset = levels[:4000]
+        every = x[:4000, None].repeat(1, 256, 1, 1, 1)
+        every[:, :, c, 0, 0] = LEVELS
+        if c + 1 == channels:
+            log_p = mixture.log_prob(every).numpy()
+        else:
+            log_p = reference_log_mass(mixture, every, colours=c + 1).squeeze()
+        p = special.softmax(log_p, axis=-1)
+        group = 4 * (subset[:, c - 1] // 64) + (subset[:, 0] // 64)
+        observed, expected = np.zeros((16, 32)), np.zeros((16, 32))
+        np.add.at(observed, (group, subset[:, c] // 8), 1)
+        np.add.at(expected, group, p.reshape(-1, 32, 8).sum(-1))
+        assert goodness_of_fit(observed, expected) > 1e-3
+
+
+def test_samples_fill_the_tails():
+    """Locations far outside leave the logistic's tail to the nearest level, and little else."""
+    means = torch.tensor([-1.0, 2.0]).view(1, 1, 1, 2)
+    mixture = DiscretizedLogisticMixture(
+        torch.zeros(1, 1, 2), means, torch.full((1, 1, 1, 2), math.log(0.3))
+    )
+    x = mixture.sample((50_000,)).squeeze()
+    expected = special.expit((1 + 0.5 / 255) / 0.3)
+    assert abs((x[:, 0] == 0).float().mean().item() - expected) < 0.005
+    assert abs((x[:, 1] == 1).float().mean().item() - expected) < 0.005
+
+
+def test_samples_are_on_the_grid_to_the_bit():
+    mixture = DiscretizedLogisticMixture.from_channels(torch.randn(2, 100, 8, 8))
+    for x in (mixture.sample(), mixture.sample((3,)), mixture.mode):
+        assert x.dtype == torch.float32
+        assert x.shape[-4:] == (2, 3, 8, 8)
+        assert torch.isin(x, torch.arange(256).float() / 255).all()
+        assert image_grid.check(x).all()
+        assert mixture.log_prob(x).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [((100.4, 0.3, 0.3), (100, 100, 200)), ((400.0, -100.0, -200.0), (255, 155, 210))],
+    ids=["rounded", "clamped"],
+)
+def test_each_colour_is_put_on_the_grid_before_the_next(steps, expected):
+    means = torch.tensor(steps).view(1, 3, 1, 1) / 255
+    sharp = DiscretizedLogisticMixture(
+        torch.zeros(1, 1, 1), means, torch.full_like(means, -20.0), torch.ones_like(means)
+    )
+    assert (255 * sharp.sample()).round().flatten().tolist() == list(expected)
+    assert (255 * sharp.mode).round().flatten().tolist() == list(expected)
+
+
+def test_samples_follow_the_seed():
+    mixture = random_mixture(3, (2,), size=(4, 4))
+    draws = []
+    for seed in (1, 1, 2):
+        pyro.set_rng_seed(seed)
+        draws.append(mixture.sample())
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_a_sample_has_no_gradient():
+    mixture = DiscretizedLogisticMixture.from_channels(torch.randn(100, 2, 2, requires_grad=True))
+    assert not mixture.sample().requires_grad
+    with pytest.raises(NotImplementedError):
+        mixture.enumerate_support()
+
+
+def test_mode_of_one_component_is_its_likeliest_image():
+    mixture = random_mixture(3, (6,), components=1, log_scale=-4.0)
+    # Near an edge the edge's bin, which takes the whole tail, would be likelier.
+    mixture.means.mul_(0.2).add_(0.4)
+    mixture.coefficients.mul_(0.3)
+    mode = mixture.mode
+    for c in range(3):
+        every = mode.expand(256, 6, 3, 1, 1).clone()
+        every[:, :, c] = LEVELS.view(-1, 1, 1, 1)
+        log_p = reference_log_mass(mixture, every, colours=c + 1).squeeze()
+        torch.testing.assert_close(mode[:, c, 0, 0], LEVELS[log_p.argmax(0)])
+
+
+def test_mode_is_the_usual_sample_of_a_sharp_mixture():
+    mixture = random_mixture(3, (2,), size=(2, 2), log_scale=-9.0)
+    likeliest = 50.0 * torch.nn.functional.one_hot(mixture.logits.argmax(-3), 3).movedim(-1, -3)
+    sharp = DiscretizedLogisticMixture(
+        likeliest, mixture.means, mixture.log_scales, mixture.coefficients
+    )
+    assert torch.equal(sharp.sample((101,)).median(0).values.double(), sharp.mode)
+
+
+def test_mean_is_the_average_sample():
+    mixture = random_mixture(3, size=(2, 2), log_scale=-3.5)
+    mixture.means.mul_(0.2).add_(0.4)
+    mixture.coefficients.mul_(0.5)
+    x = mixture.sample((20_000,))
+    error = x.std(0) / math.sqrt(len(x))
+    assert ((mixture.mean - x.mean(0)).abs() < 5 * error).all()
+
+
+def test_mean_of_the_first_colour_accounts_for_clipping():
+    mixture = random_mixture(1, size=(3, 3), log_scale=-0.5)
+    x = mixture.sample((20_000,))
+    error = x.std(0) / math.sqrt(len(x))
+    assert ((mixture.mean - x.mean(0)).abs() < 5 * error).all()
+    wide = DiscretizedLogisticMixture(
+        torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 10.0)
+    )
+    assert abs(wide.mean.item() - 0.5) < 1e-4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_temperature(channels):
+    mixture = random_mixture(channels, (2,), size=(4, 4))
+    x = random_images(2, channels, 4, 4)
+    assert torch.equal(mixture.with_temperature(1).log_prob(x), mixture.log_prob(x))
+    cold = mixture.with_temperature(0.25)
+    torch.testing.assert_close(cold.logits, 4 * mixture.logits)
+    torch.testing.assert_close(cold.log_scales.exp(), 0.25 * mixture.log_scales.exp())
+    assert torch.equal(cold.mode, mixture.mode)
+    assert cold.sample((200,)).std(0).mean() < 0.7 * mixture.sample((200,)).std(0).mean()
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            mixture.with_temperature(temperature)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_expand_makes_views(channels):
+    mixture = random_mixture(channels, (2,), size=(3, 3))
+    larger = mixture.expand((5, 2))
+    assert type(larger) is DiscretizedLogisticMixture
+    assert larger.batch_shape == (5, 2)
+    assert larger.event_shape == mixture.event_shape
+    assert larger.means.data_ptr() == mixture.means.data_ptr()
+    x = larger.sample()
+    assert x.shape == (5, 2, channels, 3, 3)
+    assert not torch.equal(x[0], x[1])
+    torch.testing.assert_close(larger.log_prob(x), mixture.log_prob(x))
+    assert larger.mode.shape == larger.mean.shape == x.shape
+    assert larger.with_temperature(2.0).batch_shape == (5, 2)
+    with pytest.raises(RuntimeError):
+        mixture.expand((3,))
+
+
+def test_parameters_broadcast():
+    mixture = random_mixture(3, (2,), size=(2, 2))
+    shared = DiscretizedLogisticMixture(
+        mixture.logits[0], mixture.means, mixture.log_scales[0], mixture.coefficients[:1]
+    )
+    assert shared.batch_shape == (2,)
+    assert shared.log_scales.shape == mixture.means.shape
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_particles_broadcast(channels):
+    images, particles = 3, 4
+    one = random_mixture(channels, (images,), size=(2, 2))
+    many = random_mixture(channels, (particles, images), size=(2, 2))
+    x = random_images(images, channels, 2, 2)
+    xs = random_images(particles, images, channels, 2, 2)
+    for mixture, value in ((one, xs), (many, x), (many, xs), (one, xs[:, :1])):
+        expected = reference_log_mass(mixture, value).sum((-2, -1))
+        assert expected.shape == (particles, images)
+        np.testing.assert_allclose(mixture.log_prob(value).numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_is_scored_in_float32(dtype):
+    parameters = torch.randn(2, 100, 4, 4).to(dtype)
+    x = random_images(2, 3, 4, 4, dtype=torch.float32)
+    exact = DiscretizedLogisticMixture.from_channels(parameters.float()).log_prob(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixture = DiscretizedLogisticMixture.from_channels(parameters)
+        log_prob = mixture.log_prob(x)
+        assert mixture.sample().dtype == torch.float32
+    assert log_prob.dtype == torch.float32
+    assert torch.equal(log_prob, exact)
+
+
+def test_memory_format_does_not_matter():
+    parameters = torch.randn(2, 100, 4, 4)
+    x = random_images(2, 3, 4, 4, dtype=torch.float32)
+    scattered = parameters.to(memory_format=torch.channels_last)
+    mixture = DiscretizedLogisticMixture.from_channels(scattered)
+    expected = DiscretizedLogisticMixture.from_channels(parameters).log_prob(x)
+    assert torch.equal(mixture.log_prob(x), expected)
+
+
+def test_support():
+    x = random_images(5, 3, 4, 4, dtype=torch.float32)
+    assert DiscretizedLogisticMixture.support.is_discrete
+    assert DiscretizedLogisticMixture.support.event_dim == 3
+    assert image_grid.check(x).tolist() == [True] * 5
+    x[1, 0, 0, 0] = 0.5
+    x[2, 0, 0, 0] = -1 / 255
+    x[3, 0, 0, 0] = 256 / 255
+    x[4, 0, 0, 0] = math.nan
+    assert image_grid.check(x).tolist() == [True, False, False, False, False]
+
+
+def test_validation():
+    parameters = torch.randn(2, 100, 4, 4)
+    x = random_images(2, 3, 4, 4, dtype=torch.float32)
+    off_grid = (x + 0.3 / 255).clamp(max=0.999)
+    checked = DiscretizedLogisticMixture.from_channels(parameters)
+    checked.log_prob(x)
+    for distribution in (checked, checked.expand((3, 2)), checked.with_temperature(2.0)):
+        with pytest.raises(ValueError, match="within the support"):
+            distribution.log_prob(off_grid)
+    with pytest.raises(ValueError, match="event_shape"):
+        checked.log_prob(x[..., :2])
+    unchecked = DiscretizedLogisticMixture.from_channels(parameters, validate_args=False)
+    unchecked.log_prob(off_grid)
+    unchecked.expand((3, 2)).log_prob(off_grid)
+
+    three = torch.zeros(2, 3, 1, 1)
+    with pytest.raises(ValueError, match="coefficients"):
+        DiscretizedLogisticMixture(torch.zeros(2, 1, 1), three, three, three + 2)
+    with pytest.raises(ValueError, match="means"):
+        DiscretizedLogisticMixture(torch.zeros(2, 1, 1), three * math.nan, three, three)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_copies(channels):
+    mixture = random_mixture(channels, (2,), size=(3, 3))
+    x = random_images(2, channels, 3, 3)
+    for twin in (copy.deepcopy(mixture), pickle.loads(pickle.dumps(mixture))):
+        assert twin.batch_shape == mixture.batch_shape
+        assert torch.equal(twin.log_prob(x), mixture.log_prob(x))
+        assert repr(twin) == repr(mixture)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_in_a_pyro_model(channels):
+    mixture = random_mixture(channels, (4,), size=(2, 2))
+    x = random_images(4, channels, 2, 2)
+
+    def model(x: Tensor | None) -> Tensor:
+        with pyro.plate("images", 4, dim=-1):
+            return pyro.sample("x", mixture, obs=x)
+
+    trace = pyro.poutine.trace(model).get_trace(x)
+    torch.testing.assert_close(trace.log_prob_sum(), mixture.log_prob(x).sum())
+    drawn = pyro.poutine.trace(model).get_trace(None)
+    assert drawn.nodes["x"]["value"].shape == x.shape
+    with pytest.raises(ValueError, match="within the support"):
+        pyro.poutine.trace(model).get_trace(0.5 * x + 0.1).log_prob_sum()
+
+    particles = pyro.plate("particles", 3, dim=-2)(model)
+    trace = pyro.poutine.trace(particles).get_trace(None)
+    trace.compute_log_prob()
+    assert trace.nodes["x"]["log_prob"].shape == (3, 4)
+
+
+def test_example_of_the_documentation():
+    result = doctest.testmod(logistic_mixture)
+    assert result.attempted > 0
+    assert result.failed == 0
