@@ -1,0 +1,227 @@
+r"""The super-resolution VAE: a VAE of y = d(x) with latent u, and x given y on top with latent z.
+
+::
+
+    model:  u ~ p(u)                guide:  y = d(x)
+            y ~ p(y|u)                      u ~ q(u|y)
+            z ~ p(z|y,u)                    z ~ q(z|x)  or  q(z|x,y)
+            x ~ p(x|y,z), observed
+
+The level below is any program with the VAE's methods ``joint`` and ``infer``, an srVAE too: levels
+stack.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.data.transforms import Transform
+from srvae_pyro.errors import UserError
+from srvae_pyro.models.base import ImageModel, images_plate, joined, make_prior, sizes_of
+from srvae_pyro.models.conditionals import (
+    ImageGivenLatent,
+    ImageGivenLower,
+    LatentGivenImages,
+    LatentGivenLower,
+)
+from srvae_pyro.models.decoding import Decoding
+from srvae_pyro.models.vae import VAEGuide, VAEModel
+
+__all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
+
+
+class SRVAEModel(nn.Module):
+    """p(x, y, z, u) = p(x|y,z) p(z|y,u) p(y|u) p(u), a Pyro program.
+
+    Args:
+        lower: p(y, u), a program with the method ``joint``.
+        prior: p(z|y,u), a module that returns a distribution.
+        likelihood: p(x|y,z), a module that returns a distribution.
+        latent: name of the latent's site.
+        image: name of the image's site.
+    """
+
+    def __init__(
+        self,
+        lower: VAEModel | SRVAEModel,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        latent: str = "z",
+        image: str = "x",
+    ) -> None:
+        super().__init__()
+        self.lower = lower
+        self.prior = prior
+        self.likelihood = likelihood
+        self.latent = latent
+        self.image = image
+
+    def joint(
+        self, observed: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sample all levels, within a plate of the images; returns the top's image and latent."""
+        y, u = self.lower.joint(size=size)
+        z = pyro.sample(self.latent, self.prior(y, u))
+        x = pyro.sample(self.image, self.likelihood(y, z), obs=observed)
+        return x, z
+
+    def forward(
+        self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Images x (B, C, H, W): observed if given, else ``count`` of them.
+
+        Args:
+            x: observed images.
+            count: how many images, where none are observed.
+            size: height and width of the latents, where not the model's own.
+        """
+        with images_plate(x, count):
+            return self.joint(x, size)[0]
+
+
+class SRVAEGuide(nn.Module):
+    """q(y, z, u|x) = q(z|x) q(u|y) delta(y = d(x)), a Pyro program.
+
+    Args:
+        lower: q(u|y), a program with the method ``infer``.
+        transform: the deterministic y = d(x).
+        posterior: q(z|x), or q(z|x,y) if ``sees_lower``.
+        sees_lower: whether the posterior is given y beside x.
+        latent: name of the latent's site.
+        lower_image: name of y's site.
+    """
+
+    def __init__(
+        self,
+        lower: VAEGuide | SRVAEGuide,
+        transform: Transform,
+        posterior: nn.Module,
+        sees_lower: bool = False,
+        latent: str = "z",
+        lower_image: str = "y",
+    ) -> None:
+        super().__init__()
+        self.lower = lower
+        self.transform = transform
+        self.posterior = posterior
+        self.sees_lower = sees_lower
+        self.latent = latent
+        self.lower_image = lower_image
+
+    def infer(self, x: Tensor) -> Tensor:
+        """Sample y and all latents given x, within a plate of the images."""
+        y = pyro.sample(self.lower_image, dist.Delta(self.transform(x), event_dim=3))
+        self.lower.infer(y)
+        if self.sees_lower:
+            q_z = self.posterior(x, self.transform.lift(y, x.shape[-2:]))
+        else:
+            q_z = self.posterior(x)
+        return pyro.sample(self.latent, q_z)
+
+    def forward(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
+        """Sample y, u, z of the images x (B, C, H, W); the rest is the model's signature."""
+        with images_plate(x, count):
+            self.infer(x)
+
+
+class SRVAE(ImageModel):
+    """The super-resolution VAE, a model and guide pair.
+
+    Args:
+        config: what it is made of; ``config.model`` is ``srvae``.
+    """
+
+    model: SRVAEModel
+    guide: SRVAEGuide
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        sizes = sizes_of(config)
+        channels, lower_channels = config.image_shape[0], sizes.lower[0]
+        self.lower_channels, self.lower_stages = lower_channels, sizes.lower_stages
+        lower = VAEModel(
+            make_prior(config, sizes.latent),
+            ImageGivenLatent(config, lower_channels, config.p_y, sizes.lower_stages),
+            latent="u",
+            image="y",
+        )
+        self.model = SRVAEModel(
+            lower,
+            LatentGivenLower(config, lower_channels, sizes.lower_stages),
+            ImageGivenLower(config, sizes.transform, channels, lower_channels),
+        )
+        posterior_channels = channels + (lower_channels if config.guide_z_sees_y else 0)
+        self.guide = SRVAEGuide(
+            VAEGuide(
+                LatentGivenImages(config, lower_channels, config.q_u, sizes.lower_stages),
+                latent="u",
+            ),
+            sizes.transform,
+            LatentGivenImages(config, posterior_channels, config.q_z, config.stages),
+            sees_lower=config.guide_z_sees_y,
+        )
+
+    @torch.no_grad()
+    def super_resolve(
+        self,
+        y: Tensor,
+        samples: int = 1,
+        *,
+        decode: Decoding = "sample",
+        temperature: float = 1.0,
+        image_temperature: float = 1.0,
+        batch_size: int = 64,
+    ) -> dict[str, Tensor]:
+        """Images x that y may be d(x) of: y -> u ~ q(u|y) -> z ~ p(z|y,u) -> x ~ p(x|y,z).
+
+        Args:
+            y: images (B, c, h, w) on the grid k/255, such as the transform gives.
+            samples: how many answers for each, S.
+            decode: draw the pixels (``sample``) or take the likeliest component's (``mode``).
+            temperature: factor on the standard deviations of the latents.
+            image_temperature: the same of the likelihood, if sampled from.
+            batch_size: images times samples at a time.
+
+        Returns:
+            By site: x (S, B, C, H, W), and y, z, u likewise.
+        """
+        self.check_lower(y)
+        chunks = []
+        for images in y.split(max(batch_size // samples, 1)):
+
+            def guide(images: Tensor = images) -> None:
+                with images_plate(images, 0):
+                    pyro.sample("y", dist.Delta(images, event_dim=3))
+                    self.guide.lower.infer(images)
+
+            factor = 2**self.lower_stages
+            size = (images.shape[-2] // factor, images.shape[-1] // factor)
+            chunks.append(
+                self._predict(
+                    guide, len(images), size, decode, samples, temperature, image_temperature
+                )
+            )
+        return joined(chunks, dim=1)
+
+    def check_lower(self, y: Tensor) -> None:
+        """Refuse a y that the networks cannot take.
+
+        Raises:
+            UserError: its shape or values do not suit; says what would.
+        """
+        multiple = 2**self.lower_stages
+        if y.dim() != 4 or y.shape[1] != self.lower_channels:
+            raise UserError(
+                f"y has shape {tuple(y.shape)}: give images (B, {self.lower_channels}, h, w)"
+            )
+        if y.shape[-2] % multiple or y.shape[-1] % multiple:
+            raise UserError(
+                f"y of {y.shape[-2]}x{y.shape[-1]}: its height and width must be multiples of "
+                f"{multiple}"
+            )
+        if not y.is_floating_point() or y.min() < 0 or y.max() > 1:
+            raise UserError("y must be floating point within [0, 1]; divide uint8 levels by 255")

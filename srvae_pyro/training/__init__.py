@@ -1,0 +1,1 @@
+"""Training: the loop, its schedule, averaged weights, checkpoints and metrics."""
