@@ -1,0 +1,8 @@
+"""``python -m srvae_pyro``: which commands there are."""
+
+print(
+    """The super-resolution VAE in Pyro. Commands, each with --help:
+
+  python -m srvae_pyro.train     train an srVAE or VAE, and go on with a run
+  python -m srvae_pyro.generate  draw new pictures from a trained model"""
+)

@@ -1,0 +1,41 @@
+"""What the commands have in common: parsing, and mistakes told in one line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+from srvae_pyro.errors import UserError
+
+__all__ = ["run_command"]
+
+T = TypeVar("T")
+
+
+def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> None:
+    """Parse the command line into a ``kind``, run ``main`` on it and exit.
+
+    A user's mistake becomes one line on standard error and exit code 2; Ctrl-C exit code 130.
+    """
+    import tyro
+
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    arguments = tyro.cli(
+        kind, prog=f"python -m srvae_pyro.{prog}", config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    try:
+        sys.exit(main(arguments) or 0)
+    except UserError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *args: object) -> None:
+    """Our own warnings in one line; other libraries' not at all."""
+    if category is UserWarning and args and "srvae_pyro" in str(args[0]):
+        print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Evaluation: pictures of what a model does."""

@@ -1,0 +1,86 @@
+"""Draw new pictures from a trained model: ``python -m srvae_pyro.generate --help``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from srvae_pyro.commands import run_command
+from srvae_pyro.errors import UserError
+
+__all__ = ["GenerateArguments", "main"]
+
+
+@dataclass
+class GenerateArguments:
+    """Draw new pictures from a trained model: one grid (each y beside its x) and single PNGs."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """a run's name under runs/, its folder, or a Hub id"""
+    count: int = 64
+    """how many pictures"""
+    decode: Literal["sample", "mode"] = "sample"
+    """draw each pixel from its distribution, or take the likeliest component's mean"""
+    temperature: float = 1.0
+    """factor on the standard deviations of the latents; below 1: more typical, less varied"""
+    image_temperature: float = 1.0
+    """the same for the pixels that are sampled"""
+    seed: int = 0
+    """of all noise"""
+    out: Path | None = None
+    """folder for the pictures (default: the run's figures/generated)"""
+    batch_size: int = 64
+    """pictures at a time"""
+    scale: int = 2
+    """pixels a pixel in the grid; the single pictures keep their size"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one"""
+
+
+def main(arguments: GenerateArguments) -> int:
+    """Generate as asked; the exit code."""
+    for name in ("count", "batch_size", "scale"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+
+    import torch
+    from tqdm import tqdm
+
+    from srvae_pyro.evaluation.pictures import grid, save_picture, side_by_side
+    from srvae_pyro.models.loading import find_run, load
+    from srvae_pyro.runtime import choose_device
+
+    folder = find_run(arguments.run)
+    model = load(folder, choose_device(arguments.device))
+    out = arguments.out or folder / "figures" / "generated"
+    torch.manual_seed(arguments.seed)
+    chunks = []
+    with tqdm(total=arguments.count, unit="picture") as bar:
+        for start in range(0, arguments.count, arguments.batch_size):
+            number = min(arguments.batch_size, arguments.count - start)
+            chunk = model.generate(
+                number,
+                decode=arguments.decode,
+                temperature=arguments.temperature,
+                image_temperature=arguments.image_temperature,
+                batch_size=number,
+            )
+            chunks.append({k: v.cpu() for k, v in chunk.items() if k in ("x", "y")})
+            bar.update(number)
+    x = torch.cat([chunk["x"] for chunk in chunks])
+    pictures, columns = x, 8
+    if "y" in chunks[0]:
+        y = torch.cat([chunk["y"] for chunk in chunks])
+        pictures, columns = side_by_side(y, x), 16
+    save_picture(grid(pictures, columns, arguments.scale), out / "grid.png")
+    for number, picture in enumerate(x):
+        save_picture(picture, out / f"{number:05d}.png")
+    print(f"{len(x)} pictures in {out}, all of them in {out / 'grid.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(GenerateArguments, main, "generate")

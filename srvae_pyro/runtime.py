@@ -1,0 +1,70 @@
+"""The machine: device, precision and memory allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import warnings
+from typing import Literal
+
+import torch
+
+from srvae_pyro.errors import UserError
+
+__all__ = ["choose_device", "choose_precision", "tune_allocator"]
+
+
+def choose_device(name: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
+    """The device called ``name``; ``auto`` takes a GPU if there is one.
+
+    Raises:
+        UserError: ``cuda`` is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_precision(
+    name: Literal["auto", "fp32", "bf16"], device: torch.device
+) -> Literal["fp32", "bf16"]:
+    """``fp32`` or ``bf16``; ``auto`` takes bf16 where the device computes in it natively.
+
+    bf16 holds for the networks alone: every log-probability is computed in float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if name == "auto":
+        return "bf16" if native else "fp32"
+    if name == "bf16" and not native:
+        warnings.warn(
+            f"this {device.type} has no bfloat16 instructions: bf16 will be many times slower "
+            "than --precision fp32",
+            stacklevel=2,
+        )
+    return name
+
+
+def tune_allocator() -> bool:
+    """Make glibc keep large blocks instead of returning them to the system at once.
+
+    By default every tensor over 32 MiB at most is mapped anew and unmapped when freed, so that its
+    pages are zeroed again by the system at each training step. On Linux with glibc only; holds
+    for the whole process, whose memory then does not shrink. Call it before the first large tensor.
+
+    Returns:
+        Whether it was done.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+    settings = ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 64 << 20))
+    return all([mallopt(name, value) == 1 for name, value in settings])

@@ -1,0 +1,291 @@
+"""Train an srVAE or VAE: ``python -m srvae_pyro.train --help``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from srvae_pyro.commands import run_command
+from srvae_pyro.errors import UserError
+
+if TYPE_CHECKING:
+    from srvae_pyro.config import RunConfig
+    from srvae_pyro.data import DataSplits
+    from srvae_pyro.training.trainer import Trainer
+
+__all__ = ["TrainArguments", "main"]
+
+
+@dataclass
+class TrainArguments:
+    """Train a super-resolution VAE, or the one-level VAE, and write a run's folder.
+
+    With no flags it is the paper's run: srVAE, CIFAR-10, preset paper. Ctrl-C saves and stops;
+    --resume goes on from there.
+    """
+
+    preset: Literal["paper", "small", "quickstart"] = "paper"
+    """size of the networks and how they are trained: paper needs a GPU for days, small a
+    workstation or hours on a CPU, quickstart minutes on a CPU"""
+    model: Literal["srvae", "vae"] = "srvae"
+    """two levels, or the one-level baseline"""
+    data: str = "cifar10"
+    """cifar10, imagenet32 (PNGs of van den Oord et al.), imagenet32-batches (pickles of Chrabaszcz
+    et al.), photos (bundled, no network needed), or a folder of pictures"""
+    data_root: Path = Path("data")
+    """where the named data sets are, or are downloaded to"""
+    run: str | None = None
+    """name of the run under runs/, or a folder (default: MODEL-PRESET-DATA)"""
+    resume: bool = False
+    """go on from the run's last checkpoint, with its settings; its length can be changed"""
+
+    epochs: int | None = None
+    """passes over the training pictures (default: the preset's)"""
+    steps: int | None = None
+    """updates (default: no limit)"""
+    max_minutes: float | None = None
+    """minutes of training (default: the preset's); the first limit reached ends the run"""
+
+    batch_size: int | None = None
+    """images an update (default: the preset's)"""
+    lr: float | None = None
+    """highest learning rate of Adamax (default: the preset's)"""
+    seed: int = 0
+    """of the weights, the order of the pictures and all noise"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """of the networks; auto is bf16 where the device computes in it, else fp32.
+    Log-probabilities are float32 always"""
+    threads: int | None = None
+    """CPU threads (default: one a core)"""
+    keep_allocator: bool = False
+    """leave glibc's memory allocator as it is (Linux, CPU): slower, but frees memory sooner"""
+
+    image_size: int | None = None
+    """height and width in pixels, for photos (default: 32) and folders (default: as they are)"""
+    channels: Literal[1, 3] = 3
+    """3: RGB, 1: gray"""
+    limit: int | None = None
+    """use only the first so many pictures of each split (default: all)"""
+    augment: bool = True
+    """flip and shift training pictures"""
+
+    transform: Literal["downscale2", "downscale4", "grayscale", "sketch"] | None = None
+    """y = d(x) of the srVAE (default: downscale2)"""
+    prior: Literal["realnvp", "mixture", "standard"] | None = None
+    """prior of the lowest latent (default: realnvp)"""
+    guide_z_sees_y: bool = False
+    """q(z|x,y) instead of q(z|x)"""
+
+
+# Settings that make a run what it is: not to be changed by --resume.
+_IDENTITY = [
+    *("preset", "model", "transform", "prior", "guide_z_sees_y"),
+    *("data", "image_size", "channels", "limit", "augment"),
+    *("batch_size", "lr", "seed"),
+]
+
+
+def make_config(arguments: TrainArguments) -> RunConfig:
+    """The run's settings from the command line, before the data is known."""
+    from srvae_pyro import __version__
+    from srvae_pyro.config import DataConfig, RunConfig
+    from srvae_pyro.presets import preset
+
+    model, training = preset(arguments.preset, arguments.model)
+    changes = {name: getattr(arguments, name) for name in ("transform", "prior")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if arguments.model == "vae" and (arguments.transform or arguments.guide_z_sees_y):
+        raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
+    model = dataclasses.replace(model, guide_z_sees_y=arguments.guide_z_sees_y, **changes)
+    data = DataConfig(
+        data=arguments.data,
+        image_size=arguments.image_size,
+        channels=arguments.channels,
+        seed=arguments.seed,
+        limit=arguments.limit,
+        augment=arguments.augment,
+    )
+    training = dataclasses.replace(training, seed=arguments.seed, **_length(arguments))
+    for name in ("batch_size", "lr"):
+        value = getattr(arguments, name)
+        if value is not None:
+            if value <= 0:
+                raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+            training = dataclasses.replace(training, **{name: value})
+    return RunConfig(arguments.preset, model, data, training, __version__)
+
+
+def _length(arguments: TrainArguments) -> dict[str, Any]:
+    """Limits of the run that the user set; setting one lifts the preset's others."""
+    names = ("epochs", "steps", "max_minutes")
+    limits = {name: getattr(arguments, name) for name in names}
+    for name, value in limits.items():
+        if value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    return limits if any(value is not None for value in limits.values()) else {}
+
+
+def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
+    """The settings of the run to go on with, its length changed if so asked."""
+    from srvae_pyro.models.loading import read_config
+
+    config = read_config(folder)
+    defaults = TrainArguments()
+    given = [n for n in _IDENTITY if getattr(arguments, n) != getattr(defaults, n)]
+    wanted = make_config(arguments)
+    for name in given:
+        same = {
+            "preset": wanted.preset == config.preset,
+            "model": wanted.model.model == config.model.model,
+            "transform": wanted.model.transform == config.model.transform,
+            "prior": wanted.model.prior == config.model.prior,
+            "guide_z_sees_y": wanted.model.guide_z_sees_y == config.model.guide_z_sees_y,
+            "batch_size": wanted.training.batch_size == config.training.batch_size,
+            "lr": wanted.training.lr == config.training.lr,
+            "seed": wanted.training.seed == config.training.seed,
+        }.get(name, getattr(wanted.data, name, None) == getattr(config.data, name, None))
+        if not same:
+            raise UserError(
+                f"{folder} was trained with another --{name.replace('_', '-')}: leave it out to "
+                "resume, or choose another --run"
+            )
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, **_length(arguments))
+    )
+
+
+def run_folder(arguments: TrainArguments) -> Path:
+    """Where the run is or will be.
+
+    Raises:
+        UserError: the folder holds a run already, or to resume there is none.
+    """
+    from srvae_pyro.models.loading import CONFIG, RUNS
+
+    data = arguments.data if "/" not in arguments.data else Path(arguments.data).resolve().name
+    name = arguments.run or f"{arguments.model}-{arguments.preset}-{data.strip('.') or 'folder'}"
+    path = Path(name)
+    folder = path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
+    if arguments.resume:
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder}: no run to resume; leave out --resume to start one")
+    elif (folder / CONFIG).exists():
+        raise UserError(
+            f"{folder} holds a run already: add --resume to go on with it, or choose another "
+            "name with --run"
+        )
+    return folder
+
+
+def load_pictures(config: RunConfig, root: Path) -> DataSplits:
+    """The pictures that a run trains on."""
+    from srvae_pyro.data import load_data
+
+    data = config.data
+    return load_data(
+        data.data,
+        root,
+        image_size=data.image_size,
+        channels=data.channels,
+        seed=data.seed,
+        limit=data.limit,
+    )
+
+
+def main(arguments: TrainArguments) -> int:
+    """Train as asked; the exit code."""
+    from srvae_pyro.runtime import choose_device, choose_precision, tune_allocator
+
+    folder = run_folder(arguments)
+    config = resumed_config(arguments, folder) if arguments.resume else make_config(arguments)
+    device = choose_device(arguments.device)
+    if device.type == "cpu" and not arguments.keep_allocator:
+        tune_allocator()
+
+    import pyro
+    import torch
+
+    from srvae_pyro.files import write_json
+    from srvae_pyro.models.loading import CONFIG
+    from srvae_pyro.training.trainer import Trainer
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    # Checking every site's values at every step would cost time; the tests do.
+    pyro.enable_validation(False)
+    pictures = load_pictures(config, arguments.data_root)
+    if arguments.resume:
+        if arguments.precision != "auto":
+            precision = choose_precision(arguments.precision, device)
+        else:
+            precision = config.training.precision
+    else:
+        precision = choose_precision(arguments.precision, device)
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, image_shape=pictures.shape),
+        data=dataclasses.replace(config.data, info=pictures.info),
+        training=dataclasses.replace(config.training, precision=precision),
+    )
+    trainer = Trainer(config, pictures, folder, device)
+    if arguments.resume:
+        trainer.resume()
+        if trainer.fraction_done() >= 1:
+            raise UserError(
+                f"{folder} has reached its end: give --epochs, --steps or --max-minutes more"
+            )
+    write_json(folder / CONFIG, config.to_dict())
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    print(
+        f"{config.model.model} {config.preset}: {parameters:,} parameters, {len(pictures.train):,} "
+        f"pictures of {'x'.join(map(str, pictures.shape))}, {device}, {precision}, to {folder}"
+    )
+    progress = trainer.run()
+    if trainer.fraction_done() < 1:
+        print(
+            f"stopped in epoch {progress.epoch}, after {progress.step} steps; go on with: "
+            f"python -m srvae_pyro.train --run {arguments.run or folder.name} --resume"
+        )
+        return 130
+    return report(trainer)
+
+
+def report(trainer: Trainer) -> int:
+    """Score the best weights on test pictures, write ``evaluation.json``, say what came out."""
+    from srvae_pyro.evaluation.baselines import histogram_nats
+    from srvae_pyro.files import write_json
+    from srvae_pyro.models.loading import load
+    from srvae_pyro.training.metrics import bits_per_dim
+
+    shape, images = trainer.data.shape, trainer.test_images()
+    model = load(trainer.folder, trainer.device)
+    elbo = trainer.evaluate(model, images)
+    histogram = bits_per_dim(histogram_nats(trainer.data.train, images), shape)
+    results = {
+        "split": "test",
+        "images": len(images),
+        "elbo": elbo,
+        "untrained_bits_per_dim": trainer.progress.untrained,
+        "histogram_bits_per_dim": histogram,
+        "steps": trainer.progress.step,
+        "seconds": trainer.progress.seconds,
+        "skipped": trainer.progress.skipped,
+    }
+    write_json(trainer.folder / "evaluation.json", results)
+    terms = ", ".join(f"{n.upper()} {v:.0f}" for n, v in elbo.items() if n[:2] in ("re", "kl"))
+    print(f"test, {len(images):,} pictures: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
+    print(f"  nats an image: {terms}")
+    print(
+        f"  for comparison: {trainer.progress.untrained:.3f} untrained, {histogram:.3f} by a "
+        "histogram of each dimension"
+    )
+    print(f"see {trainer.folder / 'figures'}, or: python -m srvae_pyro.generate {trainer.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(TrainArguments, main, "train")

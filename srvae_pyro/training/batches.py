@@ -1,0 +1,52 @@
+"""Batches of pictures in a reproducible order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """Shuffled batches of pictures that stay uint8 until they are on the device.
+
+    The order of an epoch depends on the seed and the epoch alone, so a run can go on from the
+    middle of one. Pictures that fit into a quarter of a GPU's free memory are kept there.
+
+    Args:
+        images: uint8 (N, C, H, W) on the CPU.
+        batch_size: images a batch; a last batch that is smaller is left out.
+        device: where the batches go.
+        seed: of the orders.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, device: torch.device, seed: int) -> None:
+        self.batch_size = min(batch_size, len(images))
+        self.device = device
+        self.seed = seed
+        if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 4:
+            images = images.to(device)
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def order(self, epoch: int) -> Tensor:
+        """The pictures' indices in the order of ``epoch``."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.images), generator=generator)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """The batches (B, C, H, W) of ``epoch``, uint8 on the device, from number ``start`` on."""
+        order = self.order(epoch)
+        for number in range(start, len(self)):
+            index = order[number * self.batch_size : (number + 1) * self.batch_size]
+            if self.images.is_cuda:
+                yield self.images[index.pin_memory().to(self.device, non_blocking=True)]
+            elif self.device.type == "cuda":
+                yield self.images[index].pin_memory().to(self.device, non_blocking=True)
+            else:
+                yield self.images[index]

@@ -1,0 +1,55 @@
+"""What changes as training goes on: the learning rate and the weight of KL_z."""
+
+from __future__ import annotations
+
+import math
+
+from srvae_pyro.config import TrainingConfig
+
+__all__ = ["GradientClip", "kl_weight", "learning_rate"]
+
+
+def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
+    """The learning rate of ``step`` (from 0), with ``progress`` from 0 to 1 of the run done.
+
+    A linear warm-up, the published decay by a factor a step, and where ``anneal`` is set a half
+    cosine down to ``lr_min`` over the last part of the run.
+    """
+    rate = max(config.lr * config.lr_decay**step, config.lr_min)
+    if config.anneal > 0 and progress > 1 - config.anneal:
+        phase = min((progress - (1 - config.anneal)) / config.anneal, 1.0)
+        floor = min(config.lr_min, rate)
+        rate = floor + (rate - floor) * 0.5 * (1 + math.cos(math.pi * phase))
+    return rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+
+
+def kl_weight(config: TrainingConfig, progress: float) -> float:
+    """The weight of KL_z: from ``kl_start`` linearly to 1 over ``kl_warmup`` of the run."""
+    if progress >= config.kl_warmup:
+        return 1.0
+    return config.kl_start + (1 - config.kl_start) * progress / config.kl_warmup
+
+
+class GradientClip:
+    """A bound on the gradient's norm relative to what is normal here.
+
+    The bound is ``factor`` times the median of the last norms. Larger gradients are scaled down to
+    it, and their own norms count in the median: where gradients have grown for good the bound
+    follows, so it cannot lock.
+
+    Args:
+        factor: times the median.
+        window: how many norms are remembered.
+    """
+
+    def __init__(self, factor: float, window: int = 100) -> None:
+        self.factor = factor
+        self.window = window
+        self.norms: list[float] = []
+
+    def scale(self, norm: float) -> float:
+        """What to multiply a gradient of this finite norm by; remembers it."""
+        recent = sorted(self.norms)
+        bound = self.factor * recent[len(recent) // 2] if recent else math.inf
+        self.norms = [*self.norms, norm][-self.window :]
+        return min(1.0, bound / norm) if norm > 0 else 1.0

@@ -1,0 +1,349 @@
+"""The training loop: updates, validation, checkpoints and pictures of one run."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from srvae_pyro.config import RunConfig
+from srvae_pyro.data import DataSplits, augment, to_unit
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.pictures import progress_pictures, save_picture
+from srvae_pyro.models import ImageModel, make_model
+from srvae_pyro.models.loading import save_weights
+from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.checkpoint import (
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from srvae_pyro.training.elbo import TermsELBO
+from srvae_pyro.training.ema import ExponentialAverage
+from srvae_pyro.training.interrupt import Interrupt
+from srvae_pyro.training.metrics import MetricsLog, RunningMean, bits_per_dim
+from srvae_pyro.training.objective import weighted_loss
+from srvae_pyro.training.schedule import GradientClip, kl_weight, learning_rate
+
+__all__ = ["Progress", "Trainer"]
+
+LOG_EVERY = 50  # steps
+SAVE_EVERY = 600.0  # seconds
+INITIALIZATION_IMAGES = 64
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved with it."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    images: int = 0
+    seconds: float = 0.0  # of training, pauses left out
+    skipped: int = 0  # updates left out because something was not finite
+    best: float = math.inf  # validation nats an image
+    untrained: float = math.nan  # test bits/dim before the first update
+    val: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains the model of a run's config on pictures and keeps the run's folder.
+
+    Args:
+        config: the run's.
+        data: the pictures.
+        folder: the run's folder.
+        device: where to train.
+        quiet: no progress bar.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: DataSplits,
+        folder: Path,
+        device: torch.device,
+        quiet: bool = False,
+    ) -> None:
+        self.config = config
+        self.settings = config.training
+        self.data = data
+        self.folder = folder
+        self.device = device
+        self.quiet = quiet
+        self.progress = Progress()
+        torch.manual_seed(self.settings.seed)
+        self.model: ImageModel = make_model(config.model).to(device)
+        self.optimizer = torch.optim.Adamax(
+            self.model.parameters(),
+            lr=self.settings.lr,
+            betas=self.settings.betas,
+            eps=self.settings.eps,
+        )
+        self.elbo = TermsELBO(analytic_kl=self.settings.analytic_kl)
+        self.clip = GradientClip(self.settings.clip_factor)
+        self.augmentation = torch.Generator().manual_seed(self.settings.seed)
+        self.batches = Batches(
+            data.train, self.settings.batch_size, device, seed=self.settings.seed
+        )
+        self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
+        self.means = RunningMean()
+        self._skipped_in_a_row = 0
+        self._saved_at = 0.0
+
+    # What a checkpoint holds.
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on as if nothing had happened."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": dict(vars(self.progress)),
+            "norms": self.clip.norms,
+            "augmentation": self.augmentation.get_state(),
+            "random": random_state(self.device),
+            "means": {"sums": self.means.sums, "counts": self.means.counts},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.model.load_state_dict(state["model"])
+        self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.clip.norms = list(state["norms"])
+        self.augmentation.set_state(state["augmentation"])
+        means = state["means"]
+        self.means.sums = {name: total.to(self.device) for name, total in means["sums"].items()}
+        self.means.counts = dict(means["counts"])
+        restore_random_state(state["random"], self.device)
+
+    def resume(self) -> None:
+        """Go on from the run's ``last.ckpt``."""
+        self.restore(load_checkpoint(self.folder / "last.ckpt"))
+
+    def save(self) -> None:
+        """Write ``last.ckpt``."""
+        save_checkpoint(self.folder / "last.ckpt", self.state())
+        self._saved_at = time.monotonic()
+
+    # One update.
+
+    def autocast(self) -> torch.autocast:
+        """Networks in the run's precision; log-probabilities stay in float32 by themselves."""
+        enabled = self.settings.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def initialize(self) -> None:
+        """Data-dependent initialisation on the first pictures of the first epoch."""
+        first = self.batches.images[self.batches.order(0)[:INITIALIZATION_IMAGES]]
+        self.model.initialize(to_unit(first.to(self.device)))
+        self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
+
+    def update(self, images: Tensor) -> None:
+        """Learn from a batch of uint8 images on the device."""
+        progress, settings = self.progress, self.settings
+        if self.config.data.augment:
+            images = augment(images, self.augmentation)
+        done = self.fraction_done()
+        rate = learning_rate(settings, progress.step, done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self.autocast():
+            terms = self.elbo.terms(self.model.model, self.model.guide, to_unit(images))
+        weight = kl_weight(settings, done)
+        loss = weighted_loss(terms, {"z": weight}, {"z": settings.free_nats})
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        values = norm.item()  # the step's one synchronisation: whether to take it at all
+        if math.isfinite(values) and math.isfinite(loss.item()):
+            self._skipped_in_a_row = 0
+            scale = self.clip.scale(values)
+            if scale < 1:
+                torch._foreach_mul_(gradients, scale)
+            self.optimizer.step()
+            self.average.update(progress.images + len(images), len(images))
+            total = terms.total
+            self.means.add(
+                {
+                    "loss": loss,
+                    **terms.named(),
+                    "bits_per_dim": bits_per_dim(1.0, self.data.shape) * total,
+                    "gradient_norm": norm,
+                }
+            )
+        else:
+            self.skip(terms.named())
+        progress.step += 1
+        progress.images += len(images)
+
+    def skip(self, terms: dict[str, Tensor]) -> None:
+        """Count an update left out, say what was not finite, and stop if that goes on."""
+        self.progress.skipped += 1
+        self._skipped_in_a_row += 1
+        culprits = [name for name, term in terms.items() if not bool(term.isfinite().all())]
+        if culprits:
+            where = f"site {', '.join(name.split('_')[1] for name in culprits)}"
+        else:
+            named = self.model.named_parameters()
+            bad = (n for n, p in named if p.grad is not None and not bool(p.grad.isfinite().all()))
+            where = f"gradient of {next(bad, 'all together')}"
+        message = f"step {self.progress.step}: not finite at {where}; update skipped"
+        tqdm.write(f"{message} ({self.progress.skipped} so far)")
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, last at {where}: "
+                f"try a lower --lr or --precision fp32; {self.folder / 'last.ckpt'} is untouched"
+            )
+
+    # How long.
+
+    def fraction_done(self) -> float:
+        """From 0 to 1, by whichever of epochs, steps and minutes ends first."""
+        settings, progress = self.settings, self.progress
+        fractions = [0.0]
+        if settings.epochs is not None:
+            fractions.append(progress.step / max(settings.epochs * len(self.batches), 1))
+        if settings.steps is not None:
+            fractions.append(progress.step / max(settings.steps, 1))
+        if settings.max_minutes is not None:
+            fractions.append(progress.seconds / 60 / settings.max_minutes)
+        return min(max(fractions), 1.0)
+
+    def run(self) -> Progress:
+        """Train to the end, or to an interrupt; the run's folder is complete either way."""
+        if self.progress.step == 0:
+            self.initialize()
+            untrained = self.evaluate(self.average.module, self.test_images())
+            self.progress.untrained = untrained["bits_per_dim"]
+        log = MetricsLog(self.folder, self.progress.step)
+        self._saved_at = time.monotonic()
+        clock = time.monotonic()
+        images_at_log, seconds_at_log = self.progress.images, self.progress.seconds
+        with Interrupt() as interrupt, self.bar() as bar:
+            while self.fraction_done() < 1 and not interrupt:
+                epoch = self.batches.epoch(self.progress.epoch, self.progress.step_in_epoch)
+                for batch in epoch:
+                    self.update(batch)
+                    progress = self.progress
+                    progress.step_in_epoch += 1
+                    progress.seconds += time.monotonic() - clock
+                    clock = time.monotonic()
+                    if progress.step % LOG_EVERY == 0 or progress.step == 1:
+                        speed = (progress.images - images_at_log) / max(
+                            progress.seconds - seconds_at_log, 1e-9
+                        )
+                        images_at_log, seconds_at_log = progress.images, progress.seconds
+                        self.log_training(log, speed, bar)
+                    self.show(bar)
+                    if self.fraction_done() >= 1 or interrupt:
+                        break
+                    if time.monotonic() - self._saved_at > SAVE_EVERY:
+                        self.save()
+                if self.progress.step_in_epoch >= len(self.batches):
+                    self.progress.epoch += 1
+                    self.progress.step_in_epoch = 0
+                    self.finish_epoch(log, bar)
+                    clock = time.monotonic()
+            if not interrupt and self.progress.step_in_epoch:
+                self.finish_epoch(log, bar)  # the run ends within an epoch
+            self.save()
+        log.close()
+        return self.progress
+
+    def bar(self) -> tqdm:
+        """A progress bar over the run, in thousandths of it."""
+        return tqdm(
+            total=1000,
+            initial=int(1000 * self.fraction_done()),
+            disable=self.quiet,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+
+    def show(self, bar: tqdm) -> None:
+        bar.n = min(int(1000 * self.fraction_done()), 1000)
+        bar.update(0)
+
+    # Reports.
+
+    def log_training(self, log: MetricsLog, images_per_second: float, bar: tqdm) -> None:
+        """Write the means since the last time."""
+        progress = self.progress
+        values = self.means.read()
+        values["lr"] = self.optimizer.param_groups[0]["lr"]
+        values["images_per_second"] = images_per_second
+        values["epoch"] = progress.epoch
+        values["seconds"] = progress.seconds
+        values["skipped"] = progress.skipped
+        log.write("train", progress.step, values)
+        postfix = {
+            "epoch": progress.epoch,
+            "bits/dim": f"{values.get('bits_per_dim', math.nan):.3f}",
+        }
+        if progress.val:
+            postfix["val"] = f"{progress.val['bits_per_dim']:.3f}"
+        postfix["images/s"] = f"{images_per_second:.0f}"
+        bar.set_postfix(postfix, refresh=False)
+
+    def test_images(self) -> Tensor:
+        """The test pictures that a run is reported on, as many as validate it."""
+        return self.data.test[: self.settings.validation_images]
+
+    def evaluate(self, model: ImageModel, images: Tensor) -> dict[str, float]:
+        """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
+        return evaluate_elbo(model, images, self.device, self.elbo)
+
+    def finish_epoch(self, log: MetricsLog, bar: tqdm) -> None:
+        """Validate, draw pictures, and save the last and perhaps the best weights."""
+        progress = self.progress
+        bar.set_postfix_str("validating")
+        images = self.data.val[: self.settings.validation_images]
+        progress.val = self.evaluate(self.average.module, images)
+        log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
+        if progress.val["nats"] < progress.best or not math.isfinite(progress.best):
+            progress.best = progress.val["nats"]
+            save_weights(self.average.module, self.folder)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.settings.seed)
+            pictures = progress_pictures(self.average.module, to_unit(self.data.val[:16]))
+        for name, picture in pictures.items():
+            save_picture(picture, self.folder / "figures" / f"{name}-{progress.step:07d}.png")
+            log.picture(name, progress.step, picture)
+        self.save()
+
+
+@torch.no_grad()
+def evaluate_elbo(
+    model: ImageModel,
+    images: Tensor,
+    device: torch.device,
+    elbo: TermsELBO,
+    batch_size: int = 100,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The ELBO's terms on uint8 images (N, C, H, W): mean nats an image, total, and bits/dim.
+
+    In float32, with noise of its own seed, so that it is repeatable and disturbs nothing.
+    """
+    means = RunningMean()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for chunk in images.split(batch_size):
+            x = to_unit(chunk.to(device, non_blocking=True))
+            terms = elbo.terms(model.model, model.guide, x)
+            means.add({**terms.named(), "nats": terms.total})
+    values = means.read()
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    return {**values, "bits_per_dim": bits_per_dim(values["nats"], shape)}
