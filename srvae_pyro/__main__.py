@@ -4,5 +4,6 @@ print(
     """The super-resolution VAE in Pyro. Commands, each with --help:
 
   python -m srvae_pyro.train     train an srVAE or VAE, and go on with a run
-  python -m srvae_pyro.generate  draw new pictures from a trained model"""
+  python -m srvae_pyro.generate  draw new pictures from a trained model
+  python -m srvae_pyro.evaluate  measure a trained model"""
 )

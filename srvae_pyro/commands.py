@@ -5,13 +5,20 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import tyro
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["run_command"]
+__all__ = ["option", "run_command"]
 
 T = TypeVar("T")
+
+
+def option(metavar: str, default: str) -> Any:
+    """For ``Annotated``: an option that may be left out, and what then happens, for the help."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> None:
@@ -19,8 +26,6 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
 
     A user's mistake becomes one line on standard error and exit code 2; Ctrl-C exit code 130.
     """
-    import tyro
-
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     arguments = tyro.cli(
         kind, prog=f"python -m srvae_pyro.{prog}", config=(tyro.conf.FlagCreatePairsOff,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         write(partial)
+        os.chmod(partial, 0o666 & ~_umask())  # some writers make private files
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -26,8 +28,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write ``values`` as indented JSON."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    """Write ``values`` as indented JSON, lists of numbers in one line each."""
+    text = json.dumps(values, indent=2)
+    text = re.sub(r"\[[-+.eE\d,\s]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
+    write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,3 +41,9 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
     write_whole(path, write)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import run_command
+from srvae_pyro.commands import option, run_command
 from srvae_pyro.errors import UserError
 
 __all__ = ["GenerateArguments", "main"]
@@ -18,7 +18,7 @@ __all__ = ["GenerateArguments", "main"]
 class GenerateArguments:
     """Draw new pictures from a trained model: one grid (each y beside its x) and single PNGs."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """a run's name under runs/, its folder, or a Hub id"""
     count: int = 64
     """how many pictures"""
@@ -30,8 +30,8 @@ class GenerateArguments:
     """the same for the pixels that are sampled"""
     seed: int = 0
     """of all noise"""
-    out: Path | None = None
-    """folder for the pictures (default: the run's figures/generated)"""
+    out: Annotated[Path | None, option("DIR", "the run's figures/generated")] = None
+    """folder for the pictures"""
     batch_size: int = 64
     """pictures at a time"""
     scale: int = 2

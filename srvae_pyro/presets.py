@@ -80,7 +80,7 @@ _TRAINING: dict[Preset, TrainingConfig] = {
         analytic_kl=True,
         kl_start=0.02,
         kl_warmup=0.5,
-        validation_images=1000,
+        validation_images=2000,
     ),
     "quickstart": TrainingConfig(
         epochs=None,

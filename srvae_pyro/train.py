@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from srvae_pyro.commands import run_command
+import tyro
+
+from srvae_pyro.commands import option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,56 +29,59 @@ class TrainArguments:
     """
 
     preset: Literal["paper", "small", "quickstart"] = "paper"
-    """size of the networks and how they are trained: paper needs a GPU for days, small a
-    workstation or hours on a CPU, quickstart minutes on a CPU"""
+    """networks and training: days on a GPU, hours on a CPU, or minutes on a CPU"""
     model: Literal["srvae", "vae"] = "srvae"
     """two levels, or the one-level baseline"""
-    data: str = "cifar10"
-    """cifar10, imagenet32 (PNGs of van den Oord et al.), imagenet32-batches (pickles of Chrabaszcz
-    et al.), photos (bundled, no network needed), or a folder of pictures"""
+    data: Annotated[str, tyro.conf.arg(metavar="NAME|DIR")] = "cifar10"
+    """cifar10, imagenet32 (PNGs), imagenet32-batches, photos (no network needed) or a folder"""
     data_root: Path = Path("data")
     """where the named data sets are, or are downloaded to"""
-    run: str | None = None
-    """name of the run under runs/, or a folder (default: MODEL-PRESET-DATA)"""
+    run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA")] = None
+    """name of the run under runs/, or a folder"""
     resume: bool = False
     """go on from the run's last checkpoint, with its settings; its length can be changed"""
 
-    epochs: int | None = None
-    """passes over the training pictures (default: the preset's)"""
-    steps: int | None = None
-    """updates (default: no limit)"""
-    max_minutes: float | None = None
-    """minutes of training (default: the preset's); the first limit reached ends the run"""
+    epochs: Annotated[int | None, option("N", "the preset's")] = None
+    """passes over the training pictures"""
+    steps: Annotated[int | None, option("N", "no limit")] = None
+    """updates"""
+    max_minutes: Annotated[float | None, option("MINUTES", "the preset's")] = None
+    """minutes of training; the first limit reached ends the run"""
 
-    batch_size: int | None = None
-    """images an update (default: the preset's)"""
-    lr: float | None = None
-    """highest learning rate of Adamax (default: the preset's)"""
+    batch_size: Annotated[int | None, option("N", "the preset's")] = None
+    """images an update"""
+    lr: Annotated[float | None, option("RATE", "the preset's")] = None
+    """highest learning rate of Adamax"""
     seed: int = 0
     """of the weights, the order of the pictures and all noise"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """of the networks; auto is bf16 where the device computes in it, else fp32.
-    Log-probabilities are float32 always"""
-    threads: int | None = None
-    """CPU threads (default: one a core)"""
+    """of the networks, not of log-probabilities; auto: bf16 where the device has it"""
+    threads: Annotated[int | None, option("N", "one a core")] = None
+    """CPU threads"""
     keep_allocator: bool = False
     """leave glibc's memory allocator as it is (Linux, CPU): slower, but frees memory sooner"""
 
-    image_size: int | None = None
-    """height and width in pixels, for photos (default: 32) and folders (default: as they are)"""
+    image_size: Annotated[int | None, option("PIXELS", "32; for a folder its pictures'")] = None
+    """height and width, for photos and folders"""
     channels: Literal[1, 3] = 3
     """3: RGB, 1: gray"""
-    limit: int | None = None
-    """use only the first so many pictures of each split (default: all)"""
-    augment: bool = True
-    """flip and shift training pictures"""
+    limit: Annotated[int | None, option("N", "all")] = None
+    """use only the first so many pictures of each split"""
+    no_augment: bool = False
+    """neither flip nor shift training pictures"""
 
-    transform: Literal["downscale2", "downscale4", "grayscale", "sketch"] | None = None
-    """y = d(x) of the srVAE (default: downscale2)"""
-    prior: Literal["realnvp", "mixture", "standard"] | None = None
-    """prior of the lowest latent (default: realnvp)"""
+    transform: Annotated[
+        Literal["downscale2", "downscale4", "grayscale", "sketch"] | None,
+        option("{downscale2,downscale4,grayscale,sketch}", "downscale2"),
+    ] = None
+    """y = d(x) of the srVAE"""
+    prior: Annotated[
+        Literal["realnvp", "mixture", "standard"] | None,
+        option("{realnvp,mixture,standard}", "realnvp"),
+    ] = None
+    """prior of the lowest latent"""
     guide_z_sees_y: bool = False
     """q(z|x,y) instead of q(z|x)"""
 
@@ -84,7 +89,7 @@ class TrainArguments:
 # Settings that make a run what it is: not to be changed by --resume.
 _IDENTITY = [
     *("preset", "model", "transform", "prior", "guide_z_sees_y"),
-    *("data", "image_size", "channels", "limit", "augment"),
+    *("data", "image_size", "channels", "limit", "no_augment"),
     *("batch_size", "lr", "seed"),
 ]
 
@@ -102,12 +107,12 @@ def make_config(arguments: TrainArguments) -> RunConfig:
         raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
     model = dataclasses.replace(model, guide_z_sees_y=arguments.guide_z_sees_y, **changes)
     data = DataConfig(
-        data=arguments.data,
+        data=data_name(arguments.data),
         image_size=arguments.image_size,
         channels=arguments.channels,
         seed=arguments.seed,
         limit=arguments.limit,
-        augment=arguments.augment,
+        augment=not arguments.no_augment,
     )
     training = dataclasses.replace(training, seed=arguments.seed, **_length(arguments))
     for name in ("batch_size", "lr"):
@@ -117,6 +122,13 @@ def make_config(arguments: TrainArguments) -> RunConfig:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
             training = dataclasses.replace(training, **{name: value})
     return RunConfig(arguments.preset, model, data, training, __version__)
+
+
+def data_name(data: str) -> str:
+    """A data set's name as it is, a folder's path made absolute: a run may be resumed elsewhere."""
+    from srvae_pyro.data import DATA_SETS
+
+    return data if data in DATA_SETS else str(Path(data).expanduser().resolve())
 
 
 def _length(arguments: TrainArguments) -> dict[str, Any]:
@@ -147,6 +159,7 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
             "batch_size": wanted.training.batch_size == config.training.batch_size,
             "lr": wanted.training.lr == config.training.lr,
             "seed": wanted.training.seed == config.training.seed,
+            "no_augment": wanted.data.augment == config.data.augment,
         }.get(name, getattr(wanted.data, name, None) == getattr(config.data, name, None))
         if not same:
             raise UserError(
@@ -166,8 +179,8 @@ def run_folder(arguments: TrainArguments) -> Path:
     """
     from srvae_pyro.models.loading import CONFIG, RUNS
 
-    data = arguments.data if "/" not in arguments.data else Path(arguments.data).resolve().name
-    name = arguments.run or f"{arguments.model}-{arguments.preset}-{data.strip('.') or 'folder'}"
+    data = Path(data_name(arguments.data)).name
+    name = arguments.run or f"{arguments.model}-{arguments.preset}-{data}"
     path = Path(name)
     folder = path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
     if arguments.resume:
@@ -257,9 +270,9 @@ def main(arguments: TrainArguments) -> int:
 def report(trainer: Trainer) -> int:
     """Score the best weights on test pictures, write ``evaluation.json``, say what came out."""
     from srvae_pyro.evaluation.baselines import histogram_nats
+    from srvae_pyro.evaluation.terms import bits_per_dim
     from srvae_pyro.files import write_json
     from srvae_pyro.models.loading import load
-    from srvae_pyro.training.metrics import bits_per_dim
 
     shape, images = trainer.data.shape, trainer.test_images()
     model = load(trainer.folder, trainer.device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from srvae_pyro.distributions.realnvp import RealNVP
+from srvae_pyro.errors import UserError
 
 __all__ = ["MixturePrior", "Prior", "RealNVPPrior", "StandardPrior"]
 
@@ -94,7 +95,7 @@ class MixturePrior(Prior):
 
     def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
         if size is not None and size != self.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"the mixture prior is tied to {self.shape[1]}x{self.shape[2]}, not "
                 f"{size[0]}x{size[1]}; the realnvp and standard priors take any size"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,10 @@ class EventTransform(Transform):
     def __init__(self) -> None:
         super().__init__(cache_size=0)
         self._answer: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles start without an answer, whose tensors have a graph.
+        return {**super().__getstate__(), "_answer": None}
 
     def to_base(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of ``y`` and log |dx / dy|, of the batch shape."""

@@ -1,1 +1,1 @@
-"""Evaluation: pictures of what a model does."""
+"""Evaluation: the ELBO and its terms, baselines, pictures of what a model does."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from srvae_pyro.files import write_whole
 from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models.decoding import Decoding
 
 __all__ = ["grid", "progress_pictures", "save_picture", "side_by_side"]
 
@@ -40,23 +41,28 @@ def side_by_side(y: Tensor, x: Tensor) -> Tensor:
 def progress_pictures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
     """What a model can do with a few pictures x (B, C, H, W), as pictures by name.
 
-    ``samples``: new pictures (the srVAE's y beside each x). ``reconstructions``: x above its
-    reconstruction. ``super-resolution`` (srVAE): y, bicubic, two samples, mode, x in rows.
+    ``samples``: new pictures (the srVAE's y beside each x); ``modes``: the same with the likeliest
+    pixels. ``reconstructions``: x above its reconstruction. ``super-resolution`` (srVAE): y,
+    bicubic, two samples, mode, x in rows.
     """
     count = len(x)
     x = x.to(model.device)
-    sites = model.generate(4 * count)
     rebuilt = model.reconstruct(x)["x"]
     pictures = {"reconstructions": grid(torch.cat([x, rebuilt]), columns=count)}
+    hows: dict[str, Decoding] = {"samples": "sample", "modes": "mode"}
+    for name, how in hows.items():
+        sites = model.generate(4 * count, decode=how)
+        pairs = side_by_side(sites["y"], sites["x"]) if "y" in sites else sites["x"]
+        pictures[name] = grid(pairs, columns=16)
     if not isinstance(model, SRVAE):
-        return {"samples": grid(sites["x"], columns=count), **pictures}
-    pictures["samples"] = grid(side_by_side(sites["y"], sites["x"])[: 8 * count], columns=16)
+        return pictures
     y = model.guide.transform(x)
     answers = model.super_resolve(y, samples=2)["x"]
     likeliest = model.super_resolve(y, decode="mode")["x"]
-    rows = [side_by_side(y, x)[::2]]
+    rows = [F.interpolate(y, size=x.shape[-2:], mode="nearest").expand_as(x)]
     if y.shape[-1] < x.shape[-1]:
-        rows.append(F.interpolate(y, size=x.shape[-2:], mode="bicubic").clamp(0, 1))
+        bicubic = F.interpolate(y, size=x.shape[-2:], mode="bicubic", antialias=False)
+        rows.append(bicubic.clamp(0, 1))
     rows += [*answers, *likeliest, x]
     pictures["super-resolution"] = grid(torch.cat(rows), columns=count)
     return pictures

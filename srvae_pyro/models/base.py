@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, Standard
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.networks import WeightNormalized, initializing
+
+_PROGRAMS = itertools.count()  # numbers for the names under which programs register
 
 __all__ = ["ImageModel", "Sizes", "images_plate", "joined", "make_prior", "sizes_of"]
 
@@ -133,11 +136,15 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
             svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
         """
 
+        # Under names of their own: Pyro's store would else hand SVI the parameters that another
+        # model registered first, and leave this one untrained.
+        number = next(_PROGRAMS)
+
         def model(*args: Any, **kwargs: Any) -> Any:
-            return pyro.module("model", self.model)(*args, **kwargs)
+            return pyro.module(f"model{number}", self.model)(*args, **kwargs)
 
         def guide(*args: Any, **kwargs: Any) -> Any:
-            return pyro.module("guide", self.guide)(*args, **kwargs)
+            return pyro.module(f"guide{number}", self.guide)(*args, **kwargs)
 
         return model, guide
 

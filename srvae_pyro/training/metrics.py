@@ -1,44 +1,16 @@
-"""Metrics of a run: averaged over steps, in ``metrics.jsonl`` and TensorBoard."""
+"""Metrics of a run, in ``metrics.jsonl`` and TensorBoard."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from srvae_pyro.files import write_text
 
-__all__ = ["MetricsLog", "RunningMean", "bits_per_dim"]
-
-
-def bits_per_dim(nats: float, shape: tuple[int, int, int]) -> float:
-    """Nats an image of ``shape`` (C, H, W) as bits a dimension (paper, section 4.1)."""
-    return nats / (math.prod(shape) * math.log(2))
-
-
-class RunningMean:
-    """Means of named values over steps, summed on the device and read once."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Take in tensors: a scalar, or one value an image."""
-        for name, value in values.items():
-            value = value.detach().double()
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value.sum())) + value.sum()
-            self.counts[name] = self.counts.get(name, 0) + value.numel()
-
-    def read(self) -> dict[str, float]:
-        """The means, and start anew."""
-        means = {name: (total / self.counts[name]).item() for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
-        return means
+__all__ = ["MetricsLog"]
 
 
 class MetricsLog:

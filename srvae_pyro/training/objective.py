@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srvae_pyro.training.elbo import ElboTerms
+from srvae_pyro.evaluation.elbo import ElboTerms
 
 __all__ = ["weighted_loss"]
 

@@ -15,9 +15,11 @@ from tqdm import tqdm
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits, augment, to_unit
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.pictures import progress_pictures, save_picture
+from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, evaluate_elbo, spread
 from srvae_pyro.models import ImageModel, make_model
-from srvae_pyro.models.loading import save_weights
+from srvae_pyro.models.loading import WEIGHTS, save_weights
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import (
     load_checkpoint,
@@ -25,10 +27,9 @@ from srvae_pyro.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from srvae_pyro.training.elbo import TermsELBO
 from srvae_pyro.training.ema import ExponentialAverage
 from srvae_pyro.training.interrupt import Interrupt
-from srvae_pyro.training.metrics import MetricsLog, RunningMean, bits_per_dim
+from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.objective import weighted_loss
 from srvae_pyro.training.schedule import GradientClip, kl_weight, learning_rate
 
@@ -166,11 +167,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        values = norm.item()  # the step's one synchronisation: whether to take it at all
-        if math.isfinite(values) and math.isfinite(loss.item()):
+        total_norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        # The step's one synchronisation: whether to take it at all, and how far.
+        norm, value = torch.stack([total_norm, loss.detach()]).tolist()
+        if math.isfinite(norm) and math.isfinite(value):
             self._skipped_in_a_row = 0
-            scale = self.clip.scale(values)
+            scale = self.clip.scale(norm)
             if scale < 1:
                 torch._foreach_mul_(gradients, scale)
             self.optimizer.step()
@@ -181,7 +183,7 @@ class Trainer:
                     "loss": loss,
                     **terms.named(),
                     "bits_per_dim": bits_per_dim(1.0, self.data.shape) * total,
-                    "gradient_norm": norm,
+                    "gradient_norm": total_norm,
                 }
             )
         else:
@@ -260,6 +262,8 @@ class Trainer:
             if not interrupt and self.progress.step_in_epoch:
                 self.finish_epoch(log, bar)  # the run ends within an epoch
             self.save()
+            if not (self.folder / WEIGHTS).exists():  # stopped before the first validation
+                save_weights(self.average.module, self.folder)
         log.close()
         return self.progress
 
@@ -299,7 +303,7 @@ class Trainer:
 
     def test_images(self) -> Tensor:
         """The test pictures that a run is reported on, as many as validate it."""
-        return self.data.test[: self.settings.validation_images]
+        return spread(self.data.test, self.settings.validation_images)
 
     def evaluate(self, model: ImageModel, images: Tensor) -> dict[str, float]:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
@@ -309,7 +313,7 @@ class Trainer:
         """Validate, draw pictures, and save the last and perhaps the best weights."""
         progress = self.progress
         bar.set_postfix_str("validating")
-        images = self.data.val[: self.settings.validation_images]
+        images = spread(self.data.val, self.settings.validation_images)
         progress.val = self.evaluate(self.average.module, images)
         log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
         if progress.val["nats"] < progress.best or not math.isfinite(progress.best):
@@ -317,33 +321,8 @@ class Trainer:
             save_weights(self.average.module, self.folder)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
-            pictures = progress_pictures(self.average.module, to_unit(self.data.val[:16]))
+            pictures = progress_pictures(self.average.module, to_unit(spread(self.data.val, 16)))
         for name, picture in pictures.items():
             save_picture(picture, self.folder / "figures" / f"{name}-{progress.step:07d}.png")
             log.picture(name, progress.step, picture)
         self.save()
-
-
-@torch.no_grad()
-def evaluate_elbo(
-    model: ImageModel,
-    images: Tensor,
-    device: torch.device,
-    elbo: TermsELBO,
-    batch_size: int = 100,
-    seed: int = 0,
-) -> dict[str, float]:
-    """The ELBO's terms on uint8 images (N, C, H, W): mean nats an image, total, and bits/dim.
-
-    In float32, with noise of its own seed, so that it is repeatable and disturbs nothing.
-    """
-    means = RunningMean()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for chunk in images.split(batch_size):
-            x = to_unit(chunk.to(device, non_blocking=True))
-            terms = elbo.terms(model.model, model.guide, x)
-            means.add({**terms.named(), "nats": terms.total})
-    values = means.read()
-    shape = (images.shape[1], images.shape[2], images.shape[3])
-    return {**values, "bits_per_dim": bits_per_dim(values["nats"], shape)}

@@ -62,7 +62,9 @@ class TermsELBO(Trace_ELBO):
                 if q is None or isinstance(_unwrapped(q["fn"]), dist.Delta):
                     terms.reconstruction[name] = -site["log_prob"]
                     continue
-                elements = _elementwise_kl(q["fn"], site["fn"])
+                elements = None
+                if q["mask"] is site["mask"] is None and q["scale"] == site["scale"]:
+                    elements = _elementwise_kl(q["fn"], site["fn"], site["scale"])
                 if elements is not None:
                     terms.detailed_kl[name] = elements
                 if elements is not None and self.analytic_kl:
@@ -76,17 +78,29 @@ class TermsELBO(Trace_ELBO):
         """The negative ELBO summed over the images, nats."""
         return self.terms(model, guide, *args, **kwargs).total.sum()
 
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The same as a number."""
+        return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The same as a number, its gradients added to the parameters'; what ``SVI`` calls."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
 
 def _unwrapped(fn: Any) -> Any:
-    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
+    while isinstance(fn, dist.Independent):
         fn = fn.base_dist
     return fn
 
 
-def _elementwise_kl(q: Any, p: Any) -> Tensor | None:
+def _elementwise_kl(q: Any, p: Any, scale: float) -> Tensor | None:
     q, p = _unwrapped(q), _unwrapped(p)
     if isinstance(q, dist.Normal) and isinstance(p, dist.Normal):
-        return kl_divergence(q, p)
+        return kl_divergence(q, p) * scale if scale != 1 else kl_divergence(q, p)
     return None
 
 

@@ -1,0 +1,53 @@
+"""What the tests share: a clean start, tiny models and random pictures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from srvae_pyro.config import Dense, ModelConfig
+
+
+@pytest.fixture(autouse=True)
+def _clean_start() -> None:
+    """No parameters of earlier tests in Pyro's store, a fixed seed, Pyro's validation on."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    pyro.enable_validation(True)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., ModelConfig]:
+    """Makes the config of a tiny model of 3x16x16 images, with any settings changed."""
+
+    def make(**changes: Any) -> ModelConfig:
+        dense, plain = Dense(4, 2), Dense(4, 2, 2)
+        settings: dict[str, Any] = {
+            "image_shape": (3, 16, 16),
+            "latent_channels": 4,
+            "components": 2,
+            "prior_network": Dense(4, 1),
+            "prior_components": 3,
+            **dict.fromkeys(("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z"), dense),
+            **dict.fromkeys(("p_z_from_u", "p_z", "p_x"), plain),
+            "init_scale": 0.1,
+            "head_scale": 0.1,
+            "likelihood_scale": 0.1,
+        }
+        return ModelConfig(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def pictures() -> Callable[..., Tensor]:
+    """Makes random pictures (B, C, H, W) on the grid k/255."""
+
+    def make(count: int = 4, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(0, 256, (count, *shape), generator=generator) / 255
+
+    return make

@@ -1,0 +1,532 @@
+"""The models as Pyro programs: sites, shapes, initialisation, and Pyro's own tools on them."""
+
+import copy
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Importance, Predictive, Trace_ELBO
+from pyro.poutine import Trace
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.data import make_transform
+from srvae_pyro.distributions import StandardPrior
+from srvae_pyro.errors import UserError
+from srvae_pyro.models import (
+    SRVAE,
+    VAE,
+    ImageModel,
+    SRVAEGuide,
+    SRVAEModel,
+    VAEGuide,
+    VAEModel,
+)
+from srvae_pyro.models.conditionals import (
+    ImageGivenLatent,
+    ImageGivenLower,
+    LatentGivenImages,
+    LatentGivenLower,
+)
+from srvae_pyro.networks import WeightNormalized
+
+MakeConfig = Callable[..., ModelConfig]
+Pictures = Callable[..., Tensor]
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "z sees y": {"guide_z_sees_y": True},
+    "downscale4": {"transform": "downscale4"},
+    "downscale4, z sees y": {"transform": "downscale4", "guide_z_sees_y": True},
+    "grayscale": {"transform": "grayscale"},
+    "grayscale, z sees y": {"transform": "grayscale", "guide_z_sees_y": True},
+    "sketch": {"transform": "sketch"},
+    "mixture": {"prior": "mixture"},
+    "standard": {"prior": "standard"},
+    "one channel": {"image_shape": (1, 16, 16)},
+    "sketch of one channel": {"image_shape": (1, 16, 16), "transform": "sketch"},
+    "wide": {"image_shape": (3, 16, 32)},
+    "tall, z sees y": {"image_shape": (3, 24, 8), "guide_z_sees_y": True},
+    "one stage": {"stages": 1, "image_shape": (3, 8, 8)},
+    "narrow branch of z": {"p_x_z_channels": 5},
+    "plausible pictures": {"likelihood_start": "pictures", "posterior_log_variance": -2.0},
+    "vae": {"model": "vae"},
+    "vae, mixture": {"model": "vae", "prior": "mixture"},
+    "vae, standard": {"model": "vae", "prior": "standard"},
+    "vae, one channel": {"model": "vae", "image_shape": (1, 16, 16)},
+    "vae, wide": {"model": "vae", "image_shape": (3, 16, 32)},
+    "vae, three stages": {"model": "vae", "stages": 3},
+}
+BOTH = ["default", "vae"]
+
+
+def build(config: ModelConfig) -> ImageModel:
+    return VAE(config) if config.model == "vae" else SRVAE(config)
+
+
+def traces(m: ImageModel, x: Tensor) -> tuple[Trace, Trace]:
+    guide = poutine.trace(m.guide).get_trace(x)
+    model = poutine.trace(poutine.replay(m.model, trace=guide)).get_trace(x)
+    for trace in (guide, model):
+        trace.compute_log_prob()
+    return model, guide
+
+
+def sites(trace: Trace) -> set[str]:
+    return {*trace.stochastic_nodes, *trace.observation_nodes} - {"images"}
+
+
+def loss_of(m: ImageModel, x: Tensor) -> Tensor:
+    """With the same noise each time."""
+    pyro.set_rng_seed(3)
+    return Trace_ELBO()(m.model, m.guide)(x)
+
+
+def train_one_step(m: ImageModel, x: Tensor) -> None:
+    optimizer = torch.optim.Adamax(m.parameters(), lr=0.01)
+    loss_of(m, x).backward()
+    optimizer.step()
+
+
+# The programs
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_pyro_finds_both_programs_valid(option: str, tiny: MakeConfig, pictures: Pictures) -> None:
+    config = tiny(**OPTIONS[option])
+    m = build(config)
+    x = pictures(3, config.image_shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        m.initialize(x)
+        loss = Trace_ELBO(max_plate_nesting=1).differentiable_loss(m.model, m.guide, x)
+        loss.backward()
+    assert loss.isfinite()
+    for name, parameter in m.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_sites_and_their_shapes(option: str, tiny: MakeConfig, pictures: Pictures) -> None:
+    config = tiny(**OPTIONS[option])
+    m = build(config)
+    x = pictures(3, config.image_shape)
+    model, guide = traces(m, x)
+    channels, height, width = config.image_shape
+    small = 2**config.stages
+    latent = (config.latent_channels, height // small, width // small)
+    events: dict[str, tuple[int, ...]] = {"x": config.image_shape, "z": latent}
+    if config.model == "srvae":
+        y = {
+            "downscale2": (channels, height // 2, width // 2),
+            "downscale4": (channels, height // 4, width // 4),
+        }
+        events |= {"y": y.get(config.transform, (1, height, width)), "u": latent}
+    assert sites(model) == set(events)
+    assert sites(guide) == set(events) - {"x"}
+    assert model.observation_nodes == ["x"]
+    for trace in (model, guide):
+        for name in sites(trace):
+            node = trace.nodes[name]
+            assert node["fn"].event_shape == events[name]
+            assert node["fn"].batch_shape == node["log_prob"].shape == (3,)
+            assert node["value"].shape == (3, *events[name])
+            assert node["log_prob"].dtype == torch.float32
+        table = trace.format_shapes()
+        assert all(re.search(rf"^\s*{name} (dist|value)", table, re.M) for name in sites(trace))
+
+
+@pytest.mark.parametrize("transform", ["downscale2", "downscale4", "grayscale", "sketch"])
+def test_guide_holds_y_as_a_delta_at_its_transform(
+    transform: str, tiny: MakeConfig, pictures: Pictures
+) -> None:
+    m, x = SRVAE(tiny(transform=transform)), pictures()
+    model, guide = traces(m, x)
+    y = guide.nodes["y"]
+    assert isinstance(y["fn"], dist.Delta)
+    assert torch.equal(y["value"], make_transform(transform)(x))
+    assert y["log_prob"].eq(0).all()
+    assert model.nodes["y"]["value"] is y["value"]
+
+
+def test_guide_z_sees_y_only_where_asked(tiny: MakeConfig, pictures: Pictures) -> None:
+    """Two pictures x, x' and the y of x held: the posterior of z tells whether y counts."""
+    x = pictures(2)
+    other_y = make_transform("downscale2")(pictures(2, seed=1))
+    for sees in (False, True):
+        m = SRVAE(tiny(guide_z_sees_y=sees))
+        own = traces(m, x)[1].nodes["z"]["fn"].base_dist.loc
+        held = poutine.condition(m.guide, {"y": other_y})
+        loc = poutine.trace(held).get_trace(x).nodes["z"]["fn"].base_dist.loc
+        assert torch.equal(own, loc) != sees
+
+
+@pytest.mark.parametrize("option", BOTH)
+def test_samples_pictures_on_the_grid_of_any_size(option: str, tiny: MakeConfig) -> None:
+    m = build(tiny(**OPTIONS[option]))
+    x = m.model(count=3)
+    assert x.shape == (3, 3, 16, 16)
+    torch.testing.assert_close(x * 255, (x * 255).round(), atol=1e-3, rtol=0)
+    assert len(x.unique()) > 10
+    assert m.model(count=2, size=(2, 6)).shape == (2, 3, 8, 24)
+
+
+def test_conditioned_on_y_the_model_super_resolves(tiny: MakeConfig, pictures: Pictures) -> None:
+    m = SRVAE(tiny())
+    m.initialize(pictures(4))
+    u = torch.randn(2, 4, 4, 4)
+    z = []
+    for seed in (0, 1):
+        y = pictures(2, (3, 8, 8), seed=seed)
+        trace = poutine.trace(poutine.condition(m.model, {"y": y, "u": u})).get_trace(count=2)
+        assert torch.equal(trace.nodes["y"]["value"], y)
+        assert trace.nodes["y"]["is_observed"]
+        assert trace.nodes["x"]["value"].shape == (2, 3, 16, 16)
+        assert not trace.nodes["x"]["is_observed"]
+        z.append(trace.nodes["z"]["fn"].base_dist)
+    assert not torch.equal(z[0].loc, z[1].loc)
+    assert not torch.equal(z[0].scale, z[1].scale)
+    trace = poutine.trace(poutine.condition(m.model, {"y": y})).get_trace(count=2)
+    assert not torch.equal(trace.nodes["u"]["value"], u)
+    assert torch.equal(trace.nodes["y"]["value"], y)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_shape": (3, 18, 16)},
+        {"image_shape": (3, 16, 20)},
+        {"image_shape": (3, 4, 4)},
+        {"image_shape": (3, 28, 28), "transform": "grayscale"},
+        {"image_shape": (3, 100, 100), "stages": 3},
+        {"image_shape": (3, 30, 30), "prior": "standard"},
+        {"image_shape": (3, 28, 28), "model": "vae"},
+        {"image_shape": (1, 7, 7), "model": "vae", "prior": "mixture"},
+    ],
+)
+def test_unsuitable_size_is_refused_with_sizes_that_suit(
+    changes: dict[str, Any], tiny: MakeConfig
+) -> None:
+    config = tiny(**changes)
+    channels, height, width = config.image_shape
+    with pytest.raises(UserError) as caught:
+        build(config)
+    message = str(caught.value)
+    assert f"{height}x{width}" in message
+    assert "\n" not in message
+    suggested = [int(number) for number in re.findall(r"\d+", message.split("such as")[1])]
+    assert suggested
+    for size in suggested:
+        m = build(tiny(**(changes | {"image_shape": (channels, size, size)})))
+        assert m.model(count=2).shape == (2, channels, size, size)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_shape": (2, 16, 16)}, "1 or 3 channels, not 2"),
+        ({"image_shape": (1, 16, 16), "transform": "grayscale"}, "3 channels"),
+        ({"transform": "downscale4", "stages": 1}, "at least 2 stages"),
+        ({"transform": "downscale3"}, "downscale2"),
+    ],
+)
+def test_unsuitable_options_are_refused(
+    changes: dict[str, Any], message: str, tiny: MakeConfig
+) -> None:
+    with pytest.raises(UserError, match=message):
+        build(tiny(**changes))
+
+
+# Initialisation
+
+
+@pytest.mark.parametrize("option", ["default", "grayscale, z sees y", "vae", "vae, standard"])
+def test_initialize_reaches_every_layer_once(
+    option: str, tiny: MakeConfig, pictures: Pictures
+) -> None:
+    config = tiny(**OPTIONS[option])
+    m = build(config)
+    assert not m.initialized
+    with poutine.trace() as outside:
+        m.initialize(pictures(4))
+    assert m.initialized
+    assert not outside.trace.nodes, "initialising shows no sites to a program around it"
+    before = copy.deepcopy(m.state_dict())
+    m.initialize(pictures(4, seed=1))
+    assert all(torch.equal(before[k], v) for k, v in m.state_dict().items())
+    loaded = build(config)
+    loaded.load_state_dict(before)
+    assert loaded.initialized
+    loaded.initialize(pictures(4, seed=1))
+    x = pictures(2)
+    assert torch.equal(loss_of(loaded, x), loss_of(m, x))
+
+
+def test_initialize_refuses_one_picture(tiny: MakeConfig, pictures: Pictures) -> None:
+    m = SRVAE(tiny())
+    with pytest.raises(ValueError, match="at least 2 images"):
+        m.initialize(pictures(1))
+    assert not any(
+        layer.initialized for layer in m.modules() if isinstance(layer, WeightNormalized)
+    )
+
+
+def test_initialize_completes_a_partly_initialized_model(
+    tiny: MakeConfig, pictures: Pictures
+) -> None:
+    m = SRVAE(tiny())
+    m.initialize(pictures(4))
+    head = m.guide.posterior.encoder[-1]
+    kept = copy.deepcopy(m.model.state_dict())
+    head.initialized.fill_(False)
+    with torch.no_grad():
+        head.gain.fill_(5.0)
+    assert not m.initialized
+    m.initialize(pictures(4))
+    assert m.initialized
+    assert head.gain.abs().max() < 5
+    assert all(torch.equal(kept[k], v) for k, v in m.model.state_dict().items())
+
+
+def test_posteriors_and_likelihoods_start_where_the_config_says(
+    tiny: MakeConfig, pictures: Pictures
+) -> None:
+    m = SRVAE(
+        tiny(
+            components=5,
+            likelihood_start="pictures",
+            likelihood_scale=0.05,
+            posterior_scale=0.5,
+            posterior_log_variance=-3.0,
+            head_scale=0.02,
+        )
+    )
+    x = pictures(8)
+    with torch.no_grad():
+        m.initialize(x)
+        mean, log_variance = m.guide.posterior.parameters_of(x).chunk(2, dim=1)
+    for values, average, deviation in ((mean, 0.0, 0.5), (log_variance, -3.0, 0.02)):
+        std, centre = torch.std_mean(values, dim=(0, 2, 3))
+        torch.testing.assert_close(std, torch.full((4,), deviation), rtol=1e-3, atol=0)
+        torch.testing.assert_close(centre, torch.full((4,), average), rtol=0, atol=1e-3)
+    pyro.set_rng_seed(0)
+    with torch.no_grad():
+        likelihood = traces(m, x)[0].nodes["x"]["fn"]
+    spread = torch.linspace(0.1, 0.9, 5)[:, None].expand(5, 3)
+    torch.testing.assert_close(likelihood.means.mean(dim=(0, 3, 4)), spread, rtol=0, atol=0.03)
+    torch.testing.assert_close(
+        likelihood.log_scales.mean(dim=(0, 3, 4)), torch.full((5, 3), -2.0), rtol=0, atol=0.03
+    )
+    torch.testing.assert_close(
+        likelihood.logits.mean(dim=(0, 2, 3)), torch.zeros(5), rtol=0, atol=0.03
+    )
+
+
+# Pyro's and PyTorch's own tools
+
+
+@pytest.mark.parametrize("option", BOTH)
+def test_elbo_is_a_module_with_all_parameters(
+    option: str, tiny: MakeConfig, pictures: Pictures
+) -> None:
+    m = build(tiny(**OPTIONS[option]))
+    elbo = Trace_ELBO()(m.model, m.guide)
+    assert {id(p) for p in elbo.parameters()} == {id(p) for p in m.parameters()}
+    assert not pyro.get_param_store()
+    elbo(pictures()).backward()
+    assert all(p.grad is not None for p in m.parameters())
+
+
+@pytest.mark.parametrize("option", BOTH)
+def test_stock_svi_learns(option: str, tiny: MakeConfig, pictures: Pictures) -> None:
+    x = (pictures(4) > 0.5) * 128 / 255  # two levels only, so that there is much to learn
+    start = {"likelihood_start": "pictures", "likelihood_scale": 0.02, "head_scale": 0.02}
+    m = build(tiny(**start, **OPTIONS[option]))
+    m.initialize(x)
+    before = [p.detach().clone() for p in m.parameters()]
+    svi = SVI(*m.programs(), pyro.optim.Adam({"lr": 3e-3}), Trace_ELBO())
+    first = svi.evaluate_loss(x)
+    for _ in range(20):
+        svi.step(x)
+    assert svi.evaluate_loss(x) < 0.93 * first
+    # ... and it is the model itself that has learnt.
+    assert loss_of(m, x).item() < 0.93 * first
+    fixed = sum(torch.equal(p, old) for p, old in zip(m.parameters(), before, strict=True))
+    gains = sum(name.endswith("scale.direction") for name, _ in m.named_parameters())
+    assert fixed == gains
+
+
+def test_stock_svi_trains_a_second_model_of_the_process(
+    tiny: MakeConfig, pictures: Pictures
+) -> None:
+    x = pictures(4)
+    for _ in range(2):
+        m = VAE(tiny(model="vae", prior="standard"))
+        before = [p.detach().clone() for p in m.parameters()]
+        svi = SVI(*m.programs(), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        svi.step(x)
+        assert not any(torch.equal(p, old) for p, old in zip(m.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("option", BOTH)
+def test_importance_sampling_and_predictive(
+    option: str, tiny: MakeConfig, pictures: Pictures
+) -> None:
+    m, x = build(tiny(**OPTIONS[option])), pictures(2)
+    with torch.no_grad():
+        posterior = Importance(m.model, m.guide, num_samples=3).run(x)
+        assert len(posterior.log_weights) == 3
+        assert all(weight.isfinite() for weight in posterior.log_weights)
+        for parallel in (False, True):
+            predictive = Predictive(m.model, num_samples=3, parallel=parallel)
+            samples = predictive(None, 2)
+            assert samples["x"].shape == (3, 2, 3, 16, 16)
+            assert samples["z"].shape == (3, 2, 4, 4, 4)
+        reconstruct = Predictive(m.model, guide=m.guide, num_samples=3)
+        assert reconstruct(x)["x"].shape[-4:] == x.shape
+
+
+EDGES = {
+    "default": {("u", "y"), ("u", "z"), ("y", "z"), ("y", "x"), ("z", "x")},
+    "vae": {("z", "x")},
+}
+
+
+@pytest.mark.parametrize("option", BOTH)
+def test_render_model_draws_model_and_guide(
+    option: str, tiny: MakeConfig, pictures: Pictures
+) -> None:
+    m, x = build(tiny(**OPTIONS[option])), pictures(2)
+    model = pyro.render_model(m.model, model_args=(x,)).source
+    names = {name for edge in EDGES[option] for name in edge}
+    assert set(re.findall(r"^\s*(\w+) \[.*shape=", model, re.M)) - {"x"} == names - {"x"}
+    assert re.search(r"^\s*x \[.*fillcolor=gray", model, re.M)
+    assert set(re.findall(r"(\w+) -> (\w+)", model)) == EDGES[option]
+    assert "label=images" in model
+    guide = pyro.render_model(m.guide, model_args=(x,), render_deterministic=True).source
+    assert set(re.findall(r"(\w+) -> (\w+)", guide)) == ({("y", "u")} if option != "vae" else set())
+    assert re.search(r"^\s*z \[", guide, re.M)
+
+
+@pytest.mark.parametrize("option", BOTH)
+def test_autocast_keeps_the_loss_in_float32(
+    option: str, tiny: MakeConfig, pictures: Pictures
+) -> None:
+    m, x = build(tiny(image_shape=(3, 8, 8), **OPTIONS[option])), pictures(2, (3, 8, 8))
+    m.initialize(pictures(4, (3, 8, 8)))
+    full = loss_of(m, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = loss_of(m, x)
+    assert half.dtype == torch.float32
+    assert half.item() != full.item()
+    assert half.item() == pytest.approx(full.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "average", "pickle"])
+@pytest.mark.parametrize("option", ["z sees y", "mixture", "vae"])
+def test_copies_after_a_training_step(
+    option: str, way: str, tiny: MakeConfig, pictures: Pictures
+) -> None:
+    m, x = build(tiny(**OPTIONS[option])), pictures()
+    m.initialize(x)
+    train_one_step(m, x)
+    other: ImageModel
+    if way == "deepcopy":
+        other = copy.deepcopy(m)
+    elif way == "average":
+        average = AveragedModel(m)
+        average.update_parameters(m)
+        other = average.module
+    else:
+        other = pickle.loads(pickle.dumps(m))
+    loss = loss_of(m, x)
+    assert torch.equal(loss_of(other, x), loss)
+    assert other.initialized
+    assert other.config == m.config
+    train_one_step(m, x)
+    assert torch.equal(loss_of(other, x), loss), "the copy is of its own"
+    assert loss_of(m, x) != loss
+
+
+@pytest.mark.parametrize("option", ["z sees y", "vae"])
+def test_hub_files_give_the_model_back(
+    option: str, tiny: MakeConfig, pictures: Pictures, tmp_path: Path
+) -> None:
+    m, x = build(tiny(**OPTIONS[option])), pictures()
+    m.initialize(x)
+    m.save_pretrained(tmp_path)
+    other = type(m).from_pretrained(tmp_path)
+    assert other.config == m.config
+    assert other.initialized
+    assert torch.equal(loss_of(other, x), loss_of(m, x))
+
+
+# Levels stack
+
+
+class ThreeLevels(nn.Module):
+    """4x4 (y, u), 8x8 (x1, z1), 16x16 (x2, z2), from the package's parts."""
+
+    def __init__(self, config: ModelConfig, below: ModelConfig) -> None:
+        super().__init__()
+        transform = make_transform("downscale2")
+        self.model = SRVAEModel(
+            SRVAEModel(
+                VAEModel(
+                    StandardPrior((4, 4, 4)),
+                    ImageGivenLatent(below, 3, below.p_y, 0),
+                    latent="u",
+                    image="y",
+                ),
+                LatentGivenLower(below, 3, 0),
+                ImageGivenLower(below, transform, 3, 3),
+                latent="z1",
+                image="x1",
+            ),
+            LatentGivenLower(config, 3, 1),
+            ImageGivenLower(config, transform, 3, 3),
+            latent="z2",
+            image="x2",
+        )
+        self.guide = SRVAEGuide(
+            SRVAEGuide(
+                VAEGuide(LatentGivenImages(below, 3, below.q_u, 0), latent="u"),
+                transform,
+                LatentGivenImages(below, 3, below.q_z, 1),
+                latent="z1",
+                lower_image="y",
+            ),
+            transform,
+            LatentGivenImages(config, 3, config.q_z, 2),
+            latent="z2",
+            lower_image="x1",
+        )
+
+
+def test_three_levels(tiny: MakeConfig, pictures: Pictures) -> None:
+    m = ThreeLevels(tiny(), tiny(stages=1, image_shape=(3, 8, 8)))
+    x = pictures(3)
+    model, guide = traces(m, x)  # type: ignore[arg-type]
+    assert sites(model) == {"x2", "z2", "x1", "z1", "y", "u"}
+    assert sites(guide) == {"z2", "x1", "z1", "y", "u"}
+    half = make_transform("downscale2")(x)
+    assert torch.equal(guide.nodes["x1"]["value"], half)
+    assert torch.equal(guide.nodes["y"]["value"], make_transform("downscale2")(half))
+    loss = Trace_ELBO(max_plate_nesting=1)(m.model, m.guide)(x)
+    assert loss.isfinite()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters())
+    assert m.model(count=2).shape == (2, 3, 16, 16)

@@ -1,0 +1,327 @@
+"""Convolutions, dense blocks, encoders and decoders."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from srvae_pyro.networks import (
+    ChannelAttention,
+    Decoder,
+    DenseBlock,
+    DenseStep,
+    Encoder,
+    PlainNetwork,
+    WeightNormalized,
+    WeightNormConv2d,
+    WeightNormConvTranspose2d,
+    initializing,
+)
+
+LAYERS: dict[str, Callable[[], WeightNormalized]] = {
+    "1x1": lambda: WeightNormConv2d(3, 5, 1),
+    "3x3": lambda: WeightNormConv2d(3, 5, 3),
+    "stride 2": lambda: WeightNormConv2d(3, 5, 3, stride=2),
+    "transposed": lambda: WeightNormConvTranspose2d(3, 5),
+}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "encoder": lambda: Encoder(3, 6, 4, 2, 1, init_scale=0.3, head_scale=0.2),
+    "decoder": lambda: Decoder(3, 6, 8, 2, 1, init_scale=0.3, head_scale=0.2),
+    "plain": lambda: PlainNetwork(3, 6, 4, 2, 2, init_scale=0.3, head_scale=0.2),
+}
+
+
+def normalized_layers(network: nn.Module) -> list[WeightNormalized]:
+    return [m for m in network.modules() if isinstance(m, WeightNormalized)]
+
+
+def randomize(network: nn.Module) -> None:
+    """Gains and biases away from where they start."""
+    with torch.no_grad():
+        for layer in normalized_layers(network):
+            layer.gain.uniform_(-1.5, 1.5)
+            layer.bias.normal_()
+
+
+def never_merge(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, DenseStep):
+            module.merge = False
+
+
+# Weight normalisation
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weight_has_the_gains_norm_and_the_directions_direction(kind: str) -> None:
+    layer = LAYERS[kind]().double()
+    randomize(layer)
+    dim = 1 if kind == "transposed" else 0
+    rows, directions = (t.transpose(0, dim).flatten(1) for t in (layer.weight, layer.direction))
+    gain = layer.gain.flatten()
+    torch.testing.assert_close(rows.norm(dim=1), gain.abs())
+    torch.testing.assert_close(F.cosine_similarity(rows, directions), gain.sign())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_output_does_not_depend_on_the_directions_length(kind: str) -> None:
+    layer = LAYERS[kind]().double()
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
+    before = layer(x)
+    with torch.no_grad():
+        layer.direction.mul_(7.0)
+    torch.testing.assert_close(layer(x), before)
+
+
+# Data-dependent initialisation
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_initialization_sets_mean_and_deviation_per_channel(kind: str, per_channel: bool) -> None:
+    layer = LAYERS[kind]()
+    mean, scale = torch.zeros(5), torch.full((5,), 0.01)
+    if per_channel:
+        mean, scale = torch.linspace(-2, 2, 5), torch.linspace(0.1, 0.5, 5)
+        layer.init_mean, layer.init_scale = mean, scale
+    x = 3 + 2 * torch.randn(6, 3, 8, 8)
+    with initializing(layer):
+        inside = layer(x)
+    outside = layer(x)
+    assert torch.equal(inside, outside)
+    std, average = torch.std_mean(outside, dim=(0, 2, 3))
+    torch.testing.assert_close(average, mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(std, scale, atol=0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_initialization_of_every_layer_of_a_network(name: str) -> None:
+    network = NETWORKS[name]().double()
+    x = torch.rand(8, 3, 8, 8, dtype=torch.float64)
+    with initializing(network):
+        network(x)
+    outputs: dict[nn.Module, Tensor] = {}
+    layers = normalized_layers(network)
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, _, out: outputs.__setitem__(layer, out))
+    never_merge(network)
+    network(x)
+    assert set(outputs) == set(layers)
+    for layer in layers:
+        std, mean = torch.std_mean(outputs[layer], dim=(0, 2, 3))
+        expected = 0.2 if layer is layers[-1] else 0.3
+        torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-8, rtol=0)
+        torch.testing.assert_close(std, torch.full_like(std, expected), atol=0, rtol=1e-6)
+
+
+def test_initialization_of_a_constant_channel_is_finite_and_centred() -> None:
+    layer = WeightNormConv2d(3, 5, 1)
+    layer.init_mean = 0.5
+    x = torch.full((4, 3, 2, 2), 0.7)
+    with initializing(layer):
+        out = layer(x)
+    torch.testing.assert_close(out, torch.full_like(out, 0.5), atol=1e-4, rtol=0)
+    assert all(p.isfinite().all() for p in layer.parameters())
+
+
+def test_only_a_pass_within_initializing_initializes_and_only_once() -> None:
+    network = NETWORKS["encoder"]()
+    x = torch.rand(4, 3, 8, 8)
+    network(x)
+    assert not any(layer.initialized for layer in normalized_layers(network))
+    with initializing(network):
+        network(x)
+    assert all(layer.initialized for layer in normalized_layers(network))
+    before = copy.deepcopy(network.state_dict())
+    with initializing(network):
+        network(5 * x + 1)
+    network(5 * x + 1)
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_initializing_ends_with_an_error_inside() -> None:
+    layer = LAYERS["3x3"]()
+    with pytest.raises(RuntimeError, match="inside"), initializing(layer):
+        raise RuntimeError("inside")
+    layer(torch.rand(4, 3, 8, 8))
+    assert not layer.initialized
+
+
+def test_loaded_network_is_not_initialized_again() -> None:
+    first, second = NETWORKS["decoder"](), NETWORKS["decoder"]()
+    x = torch.rand(4, 3, 8, 8)
+    with initializing(first):
+        first(x)
+    second.load_state_dict(first.state_dict())
+    assert all(layer.initialized for layer in normalized_layers(second))
+    with initializing(second):
+        second(3 * x - 1)
+    assert all(torch.equal(first.state_dict()[k], v) for k, v in second.state_dict().items())
+    assert torch.equal(first(x), second(x))
+
+
+def test_initialization_refuses_a_single_image() -> None:
+    layer = LAYERS["3x3"]()
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(ValueError, match="at least 2 images"), initializing(layer):
+        layer(torch.rand(1, 3, 8, 8))
+    assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
+
+
+def test_initialization_is_in_full_precision_under_autocast() -> None:
+    layer = LAYERS["3x3"]()
+    other = copy.deepcopy(layer)
+    x = torch.rand(4, 3, 4, 4)
+    with initializing(layer):
+        layer(x)
+    with initializing(other), torch.autocast("cpu", torch.bfloat16):
+        other(x)
+    assert torch.equal(layer.gain, other.gain)
+    assert torch.equal(layer.bias, other.bias)
+
+
+# Dense steps
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (5, 3)])
+@pytest.mark.parametrize(("channels", "growth"), [(3, 4), (9, 2)])
+def test_merged_convolution_equals_the_two(
+    channels: int, growth: int, size: tuple[int, int]
+) -> None:
+    step = DenseStep(channels, growth).double()
+    randomize(step)
+    x = torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
+    apart, merged = step.grow(step.reduce(x)), step.merged(x)
+    torch.testing.assert_close(merged, apart, atol=1e-12, rtol=1e-12)
+    weight = torch.randn_like(apart)
+    inputs = [x, *step.parameters()]
+    expected = torch.autograd.grad((apart * weight).sum(), inputs)
+    gradients = torch.autograd.grad((merged * weight).sum(), inputs)
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-12, rtol=1e-12)
+
+
+def operations(function: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        function(x)
+    return counter.get_total_flops()
+
+
+# For growth 4 the border between the two is at c = 7.2 * 4 = 28.8, lower where positions are few.
+@pytest.mark.parametrize(
+    ("channels", "growth", "batch", "pays"),
+    [
+        (3, 4, 8, True),
+        (28, 4, 256, True),
+        (30, 4, 256, False),
+        (20, 4, 8, True),
+        (20, 4, 1, False),
+        (1, 1, 64, True),
+        (100, 2, 64, False),
+    ],
+)
+def test_merging_is_chosen_where_it_costs_fewer_operations(
+    channels: int, growth: int, batch: int, pays: bool
+) -> None:
+    step = DenseStep(channels, growth)
+    x = torch.randn(batch, channels, 4, 4)
+    merged = operations(step.merged, x)
+    apart = operations(lambda x: step.grow(step.reduce(x)), x)
+    assert (merged < apart) == pays
+    assert step.pays_to_merge(batch * 16) == pays
+    assert operations(step, x) == min(merged, apart)
+
+
+def test_merging_can_be_turned_off_and_waits_for_the_initialization() -> None:
+    step = DenseStep(3, 4)
+    x = torch.rand(4, 3, 4, 4)
+    merged, apart = operations(step, x), operations(lambda x: step.grow(step.reduce(x)), x)
+    step.merge = False
+    assert operations(step, x) == apart > merged
+    step.merge = True
+    with initializing(step):
+        step(x)
+    assert step.reduce.initialized
+    assert step.grow.initialized
+
+
+def test_dense_step_is_elu_of_input_and_new_channels_and_keeps_its_input() -> None:
+    step = DenseStep(3, 4)
+    x = torch.randn(2, 3, 4, 4)
+    before = x.clone()
+    out = step(x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(out[:, :3], F.elu(x))
+    torch.testing.assert_close(out[:, 3:], F.elu(step.grow(step.reduce(x))), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [3, 24])
+def test_channel_attention_weights_each_channel_by_all_channels_averages(channels: int) -> None:
+    attention = ChannelAttention(channels).double()
+    randomize(attention)
+    x = torch.randn(2, channels, 3, 5, dtype=torch.float64)
+    w1, w2 = (layer.weight.flatten(1) for layer in (attention.reduce, attention.restore))
+    assert w1.shape == (max(channels // 8, 1), channels)
+    hidden = x.mean(dim=(2, 3)) @ w1.T + attention.reduce.bias
+    weights = torch.sigmoid(hidden @ w2.T + attention.restore.bias)
+    torch.testing.assert_close(attention(x), x * weights[:, :, None, None])
+
+
+# Networks
+
+
+def test_dense_block_says_its_channels() -> None:
+    block = DenseBlock(3, 4, 5)
+    assert block.out_channels == 23
+    assert block(torch.rand(2, 3, 4, 6)).shape == (2, 23, 4, 6)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 12)])
+@pytest.mark.parametrize("stages", [0, 1, 2])
+def test_encoder_halves_and_decoder_doubles(stages: int, size: tuple[int, int]) -> None:
+    height, width = size
+    small = (height // 2**stages, width // 2**stages)
+    assert Encoder(3, 7, 2, 1, stages)(torch.rand(2, 3, *size)).shape == (2, 7, *small)
+    assert Decoder(3, 7, 8, 1, stages)(torch.rand(2, 3, *small)).shape == (2, 7, *size)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_plain_network_keeps_the_size(blocks: int) -> None:
+    assert PlainNetwork(3, 7, 2, 2, blocks)(torch.rand(2, 3, 5, 3)).shape == (2, 7, 5, 3)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_memory_format_and_merging_do_not_change_a_network(name: str) -> None:
+    network = NETWORKS[name]().double()
+    x = torch.randn(2, 3, 4, 8, dtype=torch.float64)
+    expected = network(x)
+    torch.testing.assert_close(network(x.contiguous(memory_format=torch.channels_last)), expected)
+    never_merge(network)
+    torch.testing.assert_close(network(x), expected)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_of_a_network_gets_a_gradient(name: str) -> None:
+    network = NETWORKS[name]()
+    network(torch.randn(3, 3, 4, 4)).square().sum().backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.any(), parameter_name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_head_computes_in_float32_under_autocast(name: str) -> None:
+    network = NETWORKS[name]()
+    seen: list[Tensor] = []
+    network[-1].register_forward_hook(lambda _, inputs, out: seen.extend((inputs[0], out)))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.rand(2, 3, 2, 2))
+        hidden = WeightNormConv2d(3, 2, 1)(torch.rand(2, 3, 2, 2))
+    assert hidden.dtype == torch.bfloat16
+    assert seen[1].dtype == torch.float32
+    torch.testing.assert_close(seen[1], network[-1].linear(seen[0].float()))
