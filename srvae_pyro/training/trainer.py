@@ -273,6 +273,7 @@ class Trainer:
             total=1000,
             initial=int(1000 * self.fraction_done()),
             disable=self.quiet,
+            mininterval=1.0,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
 
