@@ -15,6 +15,13 @@ __all__ = ["Decode", "Decoding"]
 
 Decoding = Literal["sample", "mode"]
 
+_LATENTS = (
+    dist.Independent,
+    dist.Normal,
+    dist.TransformedDistribution,
+    dist.MixtureSameFamily,
+)
+
 
 class Decode(Messenger):
     """A Pyro effect handler that changes how unobserved sites are drawn.
@@ -52,7 +59,7 @@ class Decode(Messenger):
                 msg["done"] = True
             elif self.image_temperature != 1:
                 msg["fn"] = fn.with_temperature(self.image_temperature)
-        elif self.temperature != 1 and not isinstance(fn, dist.Delta):
+        elif self.temperature != 1 and isinstance(fn, _LATENTS):
             msg["value"] = _cooled(fn, self.temperature)
             msg["done"] = True
 

@@ -207,7 +207,7 @@ class Trainer:
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise UserError(
                 f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, last at {where}: "
-                f"try a lower --lr or --precision fp32; {self.folder / 'last.ckpt'} is untouched"
+                f"try a lower --lr or --precision fp32; the last checkpoint is untouched"
             )
 
     # How long.
