@@ -33,7 +33,8 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
     try:
         sys.exit(main(arguments) or 0)
     except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        # One raised within a Pyro program comes with the shapes of the trace on further lines.
+        print(f"{prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from srvae_pyro.errors import UserError
 
@@ -72,7 +73,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The optimisation. The defaults are the published run's."""
+    """The optimisation. The defaults are the published run's.
+
+    But for the warm-up, the clipping and the averaged weights, which that run did not have.
+    """
 
     epochs: int | None = 2000
     steps: int | None = None
@@ -137,10 +141,36 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
             f"config.json: unknown settings {', '.join(unknown)}; written by another version?"
         )
     built = {}
+    hints = get_type_hints(kind)
     for name, value in values.items():
         if isinstance(value, list):
             value = tuple(value)
-        elif isinstance(value, dict) and isinstance(names[name].default, Dense):
+        elif hints[name] is Dense:
             value = _build(Dense, value)
+        if not _fits(value, hints[name]):
+            raise UserError(f"config.json: {name} cannot be {value!r}")
         built[name] = value
-    return kind(**built)
+    try:
+        return kind(**built)
+    except TypeError as error:
+        raise UserError(f"config.json: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the annotated type."""
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if isinstance(hint, UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if get_origin(hint) is tuple:
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(arguments)
+            and all(_fits(v, h) for v, h in zip(value, arguments, strict=True))
+        )
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, get_origin(hint) or hint)

@@ -41,6 +41,13 @@ class EvaluateArguments:
     """also write the numbers to this file"""
 
 
+def size_for(data: str | None, height: int, width: int) -> int | None:
+    """The size to bring another data set's pictures to, where that can be done."""
+    from srvae_pyro.data import DATA_SETS
+
+    return height if height == width and (data == "photos" or data not in DATA_SETS) else None
+
+
 def main(arguments: EvaluateArguments) -> int:
     """Evaluate as asked; the exit code."""
     for name in ("limit", "batch_size"):
@@ -67,7 +74,7 @@ def main(arguments: EvaluateArguments) -> int:
     data = load_data(
         config.data.data if arguments.data is None else arguments.data,
         arguments.data_root,
-        image_size=config.data.image_size if own else None,
+        image_size=config.data.image_size if own else size_for(arguments.data, height, width),
         channels=channels,
         seed=config.data.seed,
         limit=config.data.limit if own else None,

@@ -20,7 +20,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(partial)
         os.chmod(partial, 0o666 & ~_umask())  # some writers make private files
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["choose_device", "choose_precision", "tune_allocator"]
+__all__ = ["choose_device", "choose_precision", "exact_float32", "tune_allocator"]
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
@@ -32,12 +34,15 @@ def choose_precision(
 ) -> Literal["fp32", "bf16"]:
     """``fp32`` or ``bf16``; ``auto`` takes bf16 where the device computes in it natively.
 
-    bf16 holds for the networks alone: every log-probability is computed in float32.
+    bf16 holds for the networks alone: every log-probability is computed in float32. fp32 lets CUDA
+    use TF32 in convolutions, as PyTorch does by default.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # AVX-512 without bfloat16 instructions would emulate them.
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, check, bool)() for check in checks)
     if name == "auto":
         return "bf16" if native else "fp32"
     if name == "bf16" and not native:
@@ -47,6 +52,17 @@ def choose_precision(
             stacklevel=2,
         )
     return name
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within it, float32 convolutions on CUDA do not round their inputs to TF32's 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def tune_allocator() -> bool:

@@ -52,6 +52,12 @@ class TrainArguments:
     """images an update"""
     lr: Annotated[float | None, option("RATE", "the preset's")] = None
     """highest learning rate of Adamax"""
+    kl_start: Annotated[float | None, option("WEIGHT", "the preset's")] = None
+    """weight of KL_z at the start, 0 to 1"""
+    kl_warmup: Annotated[float | None, option("SHARE", "the preset's")] = None
+    """share of the run, 0 to 1, over which that weight rises to 1"""
+    free_nats: Annotated[float | None, option("NATS", "0")] = None
+    """nats an image of the srVAE's KL_z that cost nothing"""
     seed: int = 0
     """of the weights, the order of the pictures and all noise"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -90,7 +96,7 @@ class TrainArguments:
 _IDENTITY = [
     *("preset", "model", "transform", "prior", "guide_z_sees_y"),
     *("data", "image_size", "channels", "limit", "no_augment"),
-    *("batch_size", "lr", "seed"),
+    *("batch_size", "lr", "seed", "kl_start", "kl_warmup", "free_nats"),
 ]
 
 
@@ -103,6 +109,8 @@ def make_config(arguments: TrainArguments) -> RunConfig:
     model, training = preset(arguments.preset, arguments.model)
     changes = {name: getattr(arguments, name) for name in ("transform", "prior")}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if arguments.model == "vae" and arguments.free_nats:
+        raise UserError("--free-nats is the srVAE's: the VAE's KL_z has no closed form")
     if arguments.model == "vae" and (arguments.transform or arguments.guide_z_sees_y):
         raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
     model = dataclasses.replace(model, guide_z_sees_y=arguments.guide_z_sees_y, **changes)
@@ -114,13 +122,19 @@ def make_config(arguments: TrainArguments) -> RunConfig:
         limit=arguments.limit,
         augment=not arguments.no_augment,
     )
+    if arguments.seed < 0:
+        raise UserError(f"--seed must be at least 0, not {arguments.seed}")
     training = dataclasses.replace(training, seed=arguments.seed, **_length(arguments))
-    for name in ("batch_size", "lr"):
+    for name in ("batch_size", "lr", "kl_start", "kl_warmup", "free_nats"):
         value = getattr(arguments, name)
-        if value is not None:
-            if value <= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
-            training = dataclasses.replace(training, **{name: value})
+        if value is None:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("batch_size", "lr") and not value > 0:
+            raise UserError(f"{flag} must be above 0, not {value}")
+        if not value >= 0 or (name.startswith("kl_") and value > 1):
+            raise UserError(f"{flag} is a share from 0 to 1, or nats from 0 on, not {value}")
+        training = dataclasses.replace(training, **{name: value})
     return RunConfig(arguments.preset, model, data, training, __version__)
 
 
@@ -128,7 +142,8 @@ def data_name(data: str) -> str:
     """A data set's name as it is, a folder's path made absolute: a run may be resumed elsewhere."""
     from srvae_pyro.data import DATA_SETS
 
-    return data if data in DATA_SETS else str(Path(data).expanduser().resolve())
+    folder = Path(data).expanduser()
+    return data if data in DATA_SETS or not folder.is_dir() else str(folder.resolve())
 
 
 def _length(arguments: TrainArguments) -> dict[str, Any]:
@@ -136,7 +151,7 @@ def _length(arguments: TrainArguments) -> dict[str, Any]:
     names = ("epochs", "steps", "max_minutes")
     limits = {name: getattr(arguments, name) for name in names}
     for name, value in limits.items():
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
     return limits if any(value is not None for value in limits.values()) else {}
 
@@ -159,6 +174,9 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
             "batch_size": wanted.training.batch_size == config.training.batch_size,
             "lr": wanted.training.lr == config.training.lr,
             "seed": wanted.training.seed == config.training.seed,
+            "kl_start": wanted.training.kl_start == config.training.kl_start,
+            "kl_warmup": wanted.training.kl_warmup == config.training.kl_warmup,
+            "free_nats": wanted.training.free_nats == config.training.free_nats,
             "no_augment": wanted.data.augment == config.data.augment,
         }.get(name, getattr(wanted.data, name, None) == getattr(config.data, name, None))
         if not same:
@@ -177,16 +195,18 @@ def run_folder(arguments: TrainArguments) -> Path:
     Raises:
         UserError: the folder holds a run already, or to resume there is none.
     """
-    from srvae_pyro.models.loading import CONFIG, RUNS
+    from srvae_pyro.models.loading import CONFIG, RUNS, WEIGHTS
+    from srvae_pyro.training.checkpoint import LAST
 
     data = Path(data_name(arguments.data)).name
     name = arguments.run or f"{arguments.model}-{arguments.preset}-{data}"
     path = Path(name)
     folder = path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
+    # A run that died before its first checkpoint left settings only, and is started anew.
     if arguments.resume:
-        if not (folder / CONFIG).is_file():
+        if not ((folder / CONFIG).is_file() and (folder / LAST).is_file()):
             raise UserError(f"{folder}: no run to resume; leave out --resume to start one")
-    elif (folder / CONFIG).exists():
+    elif (folder / LAST).exists() or (folder / WEIGHTS).exists():
         raise UserError(
             f"{folder} holds a run already: add --resume to go on with it, or choose another "
             "name with --run"
@@ -213,6 +233,8 @@ def main(arguments: TrainArguments) -> int:
     """Train as asked; the exit code."""
     from srvae_pyro.runtime import choose_device, choose_precision, tune_allocator
 
+    if arguments.threads is not None and arguments.threads < 1:
+        raise UserError(f"--threads must be at least 1, not {arguments.threads}")
     folder = run_folder(arguments)
     config = resumed_config(arguments, folder) if arguments.resume else make_config(arguments)
     device = choose_device(arguments.device)
@@ -232,12 +254,14 @@ def main(arguments: TrainArguments) -> int:
     pyro.enable_validation(False)
     pictures = load_pictures(config, arguments.data_root)
     if arguments.resume:
-        if arguments.precision != "auto":
-            precision = choose_precision(arguments.precision, device)
-        else:
-            precision = config.training.precision
-    else:
-        precision = choose_precision(arguments.precision, device)
+        if config.model.image_shape != pictures.shape:
+            was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, pictures.shape))
+            raise UserError(f"{folder} was trained on pictures of {was}, its data now has {now}")
+        counts = config.data.info.get("counts", pictures.info["counts"])
+        if counts != pictures.info["counts"]:
+            raise UserError(f"{folder} was trained on {counts} pictures, its data now has others")
+    keep = arguments.resume and arguments.precision == "auto"
+    precision = choose_precision(config.training.precision if keep else arguments.precision, device)
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, image_shape=pictures.shape),
@@ -262,6 +286,7 @@ def main(arguments: TrainArguments) -> int:
         print(
             f"stopped in epoch {progress.epoch}, after {progress.step} steps; go on with: "
             f"python -m srvae_pyro.train --run {arguments.run or folder.name} --resume"
+            + (f" --data-root {arguments.data_root}" if arguments.data_root != Path("data") else "")
         )
         return 130
     return report(trainer)

@@ -68,9 +68,16 @@ def test_the_same_twice_and_for_any_split(folder: Path, run: Path, tmp_path: Pat
     assert results[0] == results[1] != results[2]
 
 
-def test_pictures_of_another_size_are_refused(folder: Path, run: Path) -> None:
-    with pytest.raises(UserError, match=r"pictures of 32x32, the model is for 16x16"):
-        main(EvaluateArguments(str(run), data="photos"))
+def test_photos_come_in_the_models_size(run: Path, tmp_path: Path) -> None:
+    assert main(EvaluateArguments(str(run), data="photos", limit=2)) == 0
+
+
+def test_pictures_of_another_shape_are_refused(
+    folder: Path, tmp_path: Path, tiny: Callable[..., ModelConfig]
+) -> None:
+    save_pretrained(make_model(tiny(image_shape=(3, 16, 32))), tmp_path / "wide")
+    with pytest.raises(UserError, match=r"pictures of 16x16, the model is for 16x32"):
+        main(EvaluateArguments(str(tmp_path / "wide"), data=str(folder)))
 
 
 def test_spread_covers_the_whole() -> None:

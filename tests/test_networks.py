@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.evaluation.elbo import TermsELBO
+from srvae_pyro.models import make_model
 from srvae_pyro.networks import (
     ChannelAttention,
     Decoder,
@@ -325,3 +328,22 @@ def test_head_computes_in_float32_under_autocast(name: str) -> None:
     assert hidden.dtype == torch.bfloat16
     assert seen[1].dtype == torch.float32
     torch.testing.assert_close(seen[1], network[-1].linear(seen[0].float()))
+
+
+@pytest.mark.parametrize("kind", ["srvae", "vae"])
+def test_autocast_reaches_every_dense_step(
+    kind: str, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    model = make_model(tiny(model=kind, image_shape=(3, 8, 8)))
+    seen: dict[str, torch.dtype] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, DenseStep):
+            module.register_forward_hook(
+                lambda _m, _i, out, name=name: seen.__setitem__(name, out.dtype)
+            )
+    x = pictures(1, (3, 8, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = TermsELBO().terms(model.model, model.guide, x)
+    assert len(seen) == sum(isinstance(m, DenseStep) for m in model.modules())
+    assert set(seen.values()) == {torch.bfloat16}
+    assert {term.dtype for term in terms.named().values()} == {torch.float32}

@@ -21,8 +21,10 @@ def histogram_nats(train: Tensor, test: Tensor, prior_weight: float = 100.0) -> 
         prior_weight: see above.
     """
     channels, dims = train.shape[1], train[0].numel()
-    flat = train.reshape(len(train), dims).T.long()  # (D, N)
-    counts = torch.zeros(dims, 256).scatter_add_(1, flat, torch.ones(1).expand_as(flat))
+    counts = torch.zeros(dims, 256)
+    for part in train.split(10_000):  # int64 takes eight times the memory
+        flat = part.reshape(len(part), dims).T.long()  # (D, N)
+        counts.scatter_add_(1, flat, torch.ones(1).expand_as(flat))
     pooled = counts.reshape(channels, -1, 256).sum(dim=1) + 1
     pooled = (pooled / pooled.sum(dim=1, keepdim=True)).repeat_interleave(dims // channels, dim=0)
     smoothed = (counts + prior_weight * pooled) / (len(train) + prior_weight)

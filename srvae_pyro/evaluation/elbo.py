@@ -56,7 +56,7 @@ class TermsELBO(Trace_ELBO):
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
             terms = ElboTerms({}, {}, {})
             for name, site in model_trace.nodes.items():
-                if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
+                if site["type"] != "sample":
                     continue
                 q = None if site["is_observed"] else guide_trace.nodes[name]
                 if q is None or isinstance(_unwrapped(q["fn"]), dist.Delta):

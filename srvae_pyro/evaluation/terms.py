@@ -11,6 +11,7 @@ from tqdm import tqdm
 from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.models import ImageModel
+from srvae_pyro.runtime import exact_float32
 
 __all__ = ["RunningMean", "bits_per_dim", "evaluate_elbo", "spread"]
 
@@ -30,13 +31,14 @@ class RunningMean:
     def add(self, values: dict[str, Tensor]) -> None:
         """Take in tensors: a scalar, or one value an image."""
         for name, value in values.items():
-            value = value.detach().double()
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value.sum())) + value.sum()
+            total = value.detach().sum(dtype=torch.float64)
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
             self.counts[name] = self.counts.get(name, 0) + value.numel()
 
     def read(self) -> dict[str, float]:
         """The means, and start anew."""
-        means = {name: (total / self.counts[name]).item() for name, total in self.sums.items()}
+        totals = torch.stack(list(self.sums.values())).tolist() if self.sums else []
+        means = {n: t / self.counts[n] for n, t in zip(self.sums, totals, strict=True)}
         self.sums, self.counts = {}, {}
         return means
 
@@ -66,11 +68,11 @@ def evaluate_elbo(
     In float32, with noise of its own seed, so that it is repeatable and disturbs nothing.
     """
     means = RunningMean()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with exact_float32(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         chunks = tqdm(images.split(batch_size), unit="batch", disable=not progress)
         for chunk in chunks:
-            x = to_unit(chunk.to(device, non_blocking=True))
+            x = to_unit(chunk.to(device))
             terms = elbo.terms(model.model, model.guide, x)
             means.add({**terms.named(), "nats": terms.total})
     values = means.read()

@@ -15,7 +15,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from pyro.infer import Predictive
 from torch import Tensor, nn
 
-from srvae_pyro.config import ModelConfig
+from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data.transforms import Transform, make_transform
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.errors import UserError
@@ -103,6 +103,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 
     model: nn.Module
     guide: nn.Module
+    run_config: RunConfig | None = None  # of the run that it was loaded from
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -159,7 +160,11 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> ImageModel:
         from srvae_pyro.models.loading import load_pretrained
 
-        return load_pretrained(model_id, **options)
+        model = load_pretrained(model_id, **options)
+        if not isinstance(model, cls):
+            kind = type(model).__name__
+            raise UserError(f"{model_id} is a {kind}: load it with {kind}.from_pretrained")
+        return model
 
     # What people do with it, by Pyro's Predictive.
 
@@ -190,6 +195,8 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         Returns:
             By site: x (n, C, H, W) on the grid k/255, and the others, (n, ...) each.
         """
+        if count < 1 or batch_size < 1:
+            raise UserError("count and batch_size must be at least 1")
         chunks = []
         for start in range(0, count, batch_size):
             number = min(batch_size, count - start)
@@ -214,7 +221,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
             By site: x (B, C, H, W) and the others.
         """
         chunks = []
-        for images in x.split(batch_size):
+        for images in x.to(self.device).split(batch_size):
             guide = partial(self.guide, images)
             chunks.append(self._predict(guide, images.shape[0], _latent_size(self, images), decode))
         return joined([{k: v.squeeze(0) for k, v in c.items()} for c in chunks], dim=0)

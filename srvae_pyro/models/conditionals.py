@@ -95,12 +95,35 @@ class LatentGivenLower(nn.Module):
         super().__init__()
         latent = config.latent_channels
         y, u, joint = config.p_z_from_y, config.p_z_from_u, config.p_z
-        scales = {"init_scale": config.init_scale, "head_scale": config.init_scale}
-        self.from_y = Encoder(channels, latent, y.growth, y.steps, stages, **scales)
-        self.from_u = PlainNetwork(latent, latent, u.growth, u.steps, u.blocks, **scales)
-        scales["head_scale"] = config.head_scale
+        scale = config.init_scale
+        self.from_y = Encoder(
+            channels,
+            latent,
+            y.growth,
+            y.steps,
+            stages,
+            init_scale=scale,
+            head_scale=scale,
+            full_precision=False,
+        )
+        self.from_u = PlainNetwork(
+            latent,
+            latent,
+            u.growth,
+            u.steps,
+            u.blocks,
+            init_scale=scale,
+            head_scale=scale,
+            full_precision=False,
+        )
         self.joint = PlainNetwork(
-            2 * latent, 2 * latent, joint.growth, joint.steps, joint.blocks, **scales
+            2 * latent,
+            2 * latent,
+            joint.growth,
+            joint.steps,
+            joint.blocks,
+            init_scale=scale,
+            head_scale=config.head_scale,
         )
 
     def network(self, y: Tensor, u: Tensor) -> Tensor:
@@ -186,6 +209,7 @@ class ImageGivenLower(nn.Module):
             config.stages,
             init_scale=scale,
             head_scale=scale,
+            full_precision=False,
         )
         self.joint = PlainNetwork(
             lower_channels + (config.p_x_z_channels or out),

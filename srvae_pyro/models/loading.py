@@ -97,7 +97,8 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 def save_pretrained(model: ImageModel, folder: Path) -> None:
     """Write the two files that make a model: settings and weights."""
-    write_json(folder / CONFIG, RunConfig(preset="", model=model.config).to_dict())
+    config = model.run_config or RunConfig(preset="", model=model.config)
+    write_json(folder / CONFIG, config.to_dict())
     save_weights(model, folder)
 
 
@@ -155,6 +156,7 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
     try:
         state: dict[str, Any] = load_file(path)
         model = make_model(config.model)
+        model.run_config = config
         model.load_state_dict(state)
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -189,7 +189,10 @@ class SRVAE(ImageModel):
         Returns:
             By site: x (S, B, C, H, W), and y, z, u likewise.
         """
+        if samples < 1 or batch_size < 1:
+            raise UserError("samples and batch_size must be at least 1")
         self.check_lower(y)
+        y = y.to(self.device)
         chunks = []
         for images in y.split(max(batch_size // samples, 1)):
 
@@ -213,7 +216,7 @@ class SRVAE(ImageModel):
         Raises:
             UserError: its shape or values do not suit; says what would.
         """
-        multiple = 2**self.lower_stages
+        multiple = 2**self.lower_stages * (2 if self.config.prior == "realnvp" else 1)
         if y.dim() != 4 or y.shape[1] != self.lower_channels:
             raise UserError(
                 f"y has shape {tuple(y.shape)}: give images (B, {self.lower_channels}, h, w)"
@@ -223,5 +226,10 @@ class SRVAE(ImageModel):
                 f"y of {y.shape[-2]}x{y.shape[-1]}: its height and width must be multiples of "
                 f"{multiple}"
             )
-        if not y.is_floating_point() or y.min() < 0 or y.max() > 1:
+        own = sizes_of(self.config).lower[1:]
+        if self.config.prior == "mixture" and y.shape[-2:] != own:
+            raise UserError(
+                f"y of {y.shape[-2]}x{y.shape[-1]}: the mixture prior takes {own[0]}x{own[1]} only"
+            )
+        if not y.is_floating_point() or not bool(((y >= 0) & (y <= 1)).all()):
             raise UserError("y must be floating point within [0, 1]; divide uint8 levels by 255")

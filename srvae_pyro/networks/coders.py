@@ -24,6 +24,8 @@ class Encoder(nn.Sequential):
         stages: how often the resolution is halved.
         init_scale: standard deviation of the hidden layers' outputs after initialisation.
         head_scale: the same for the last layer.
+        full_precision: the last layer computes in the parameters' precision even under autocast, as
+            befits the parameters of a distribution.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Encoder(nn.Sequential):
         *,
         init_scale: float = 0.01,
         head_scale: float = 0.01,
+        full_precision: bool = True,
     ) -> None:
         layers: list[nn.Module] = []
         channels = in_channels
@@ -49,7 +52,11 @@ class Encoder(nn.Sequential):
             growth *= 2
         block = DenseBlock(channels, growth, steps, init_scale=init_scale)
         head = WeightNormConv2d(
-            block.out_channels, out_channels, 1, init_scale=head_scale, full_precision=True
+            block.out_channels,
+            out_channels,
+            1,
+            init_scale=head_scale,
+            full_precision=full_precision,
         )
         super().__init__(*layers, block, head)
 
@@ -73,6 +80,7 @@ class Decoder(nn.Sequential):
         *,
         init_scale: float = 0.01,
         head_scale: float = 0.01,
+        full_precision: bool = True,
     ) -> None:
         layers: list[nn.Module] = []
         channels = in_channels
@@ -86,7 +94,7 @@ class Decoder(nn.Sequential):
                 channels //= 2
                 growth //= 2
         head = WeightNormConv2d(
-            channels, out_channels, 3, init_scale=head_scale, full_precision=True
+            channels, out_channels, 3, init_scale=head_scale, full_precision=full_precision
         )
         super().__init__(*layers, head)
 
@@ -107,6 +115,7 @@ class PlainNetwork(nn.Sequential):
         *,
         init_scale: float = 0.01,
         head_scale: float = 0.01,
+        full_precision: bool = True,
     ) -> None:
         layers: list[nn.Module] = []
         channels = in_channels
@@ -115,6 +124,6 @@ class PlainNetwork(nn.Sequential):
             channels = block.out_channels
             layers.append(block)
         head = WeightNormConv2d(
-            channels, out_channels, 1, init_scale=head_scale, full_precision=True
+            channels, out_channels, 1, init_scale=head_scale, full_precision=full_precision
         )
         super().__init__(*layers, head)

@@ -100,3 +100,11 @@ class DenseBlock(nn.Sequential):
         ]
         self.out_channels = channels + steps * growth
         super().__init__(*layers, ChannelAttention(self.out_channels, init_scale=init_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Autocast touches convolutions only: a float32 input would be concatenated with their
+        # outputs to float32, and all that follows would be float32 too.
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        return super().forward(x)

@@ -41,12 +41,10 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """The batches (B, C, H, W) of ``epoch``, uint8 on the device, from number ``start`` on."""
-        order = self.order(epoch)
+        order = self.order(epoch).to(self.images.device)
         for number in range(start, len(self)):
             index = order[number * self.batch_size : (number + 1) * self.batch_size]
-            if self.images.is_cuda:
-                yield self.images[index.pin_memory().to(self.device, non_blocking=True)]
-            elif self.device.type == "cuda":
-                yield self.images[index].pin_memory().to(self.device, non_blocking=True)
-            else:
-                yield self.images[index]
+            batch = self.images[index]
+            if batch.device.type != self.device.type:
+                batch = batch.pin_memory().to(self.device, non_blocking=True)
+            yield batch

@@ -11,7 +11,9 @@ import torch
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_whole
 
-__all__ = ["load_checkpoint", "random_state", "restore_random_state", "save_checkpoint"]
+__all__ = ["LAST", "load_checkpoint", "random_state", "restore_random_state", "save_checkpoint"]
+
+LAST = "last.ckpt"
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).strip().splitlines() or ["it is empty"])[0]
         raise UserError(
             f"{path} is damaged or not a checkpoint of this program: {reason}"
         ) from None

@@ -15,7 +15,7 @@ def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
     A linear warm-up, the published decay by a factor a step, and where ``anneal`` is set a half
     cosine down to ``lr_min`` over the last part of the run.
     """
-    rate = max(config.lr * config.lr_decay**step, config.lr_min)
+    rate = max(config.lr * config.lr_decay**step, min(config.lr, config.lr_min))
     if config.anneal > 0 and progress > 1 - config.anneal:
         phase = min((progress - (1 - config.anneal)) / config.anneal, 1.0)
         floor = min(config.lr_min, rate)

@@ -22,6 +22,7 @@ from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.models.loading import WEIGHTS, save_weights
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import (
+    LAST,
     load_checkpoint,
     random_state,
     restore_random_state,
@@ -37,7 +38,8 @@ __all__ = ["Progress", "Trainer"]
 
 LOG_EVERY = 50  # steps
 SAVE_EVERY = 600.0  # seconds
-INITIALIZATION_IMAGES = 64
+SHOW_EVERY = 60.0  # seconds, pictures at most so often
+UNTRAINED_IMAGES = 1000  # test pictures that the untrained model is scored on, at most
 MAX_SKIPPED_IN_A_ROW = 20
 
 
@@ -75,6 +77,8 @@ class Trainer:
         device: torch.device,
         quiet: bool = False,
     ) -> None:
+        if len(data.train) < 2:
+            raise UserError("training needs at least 2 pictures: there is 1")
         self.config = config
         self.settings = config.training
         self.data = data
@@ -100,6 +104,7 @@ class Trainer:
         self.means = RunningMean()
         self._skipped_in_a_row = 0
         self._saved_at = 0.0
+        self._shown_at = -math.inf
 
     # What a checkpoint holds.
 
@@ -130,12 +135,22 @@ class Trainer:
         restore_random_state(state["random"], self.device)
 
     def resume(self) -> None:
-        """Go on from the run's ``last.ckpt``."""
-        self.restore(load_checkpoint(self.folder / "last.ckpt"))
+        """Go on from the run's ``last.ckpt``.
+
+        Raises:
+            UserError: it is missing, damaged or of another model.
+        """
+        path = self.folder / LAST
+        state = load_checkpoint(path)
+        try:
+            self.restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{path} does not suit this run's settings: {reason}") from None
 
     def save(self) -> None:
         """Write ``last.ckpt``."""
-        save_checkpoint(self.folder / "last.ckpt", self.state())
+        save_checkpoint(self.folder / LAST, self.state())
         self._saved_at = time.monotonic()
 
     # One update.
@@ -146,8 +161,9 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def initialize(self) -> None:
-        """Data-dependent initialisation on the first pictures of the first epoch."""
-        first = self.batches.images[self.batches.order(0)[:INITIALIZATION_IMAGES]]
+        """Data-dependent initialisation on the first batch, of two pictures at least."""
+        count = max(self.settings.batch_size, 2)
+        first = self.batches.images[self.batches.order(0)[:count]]
         self.model.initialize(to_unit(first.to(self.device)))
         self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
 
@@ -182,7 +198,7 @@ class Trainer:
                 {
                     "loss": loss,
                     **terms.named(),
-                    "bits_per_dim": bits_per_dim(1.0, self.data.shape) * total,
+                    "bits_per_dim": total * bits_per_dim(1.0, self.data.shape),
                     "gradient_norm": total_norm,
                 }
             )
@@ -197,7 +213,7 @@ class Trainer:
         self._skipped_in_a_row += 1
         culprits = [name for name, term in terms.items() if not bool(term.isfinite().all())]
         if culprits:
-            where = f"site {', '.join(name.split('_')[1] for name in culprits)}"
+            where = f"site {', '.join(name.split('_', 1)[1] for name in culprits)}"
         else:
             named = self.model.named_parameters()
             bad = (n for n, p in named if p.grad is not None and not bool(p.grad.isfinite().all()))
@@ -226,10 +242,12 @@ class Trainer:
 
     def run(self) -> Progress:
         """Train to the end, or to an interrupt; the run's folder is complete either way."""
-        if self.progress.step == 0:
+        if not self.model.initialized:
             self.initialize()
-            untrained = self.evaluate(self.average.module, self.test_images())
+            images = spread(self.data.test, min(len(self.test_images()), UNTRAINED_IMAGES))
+            untrained = self.evaluate(self.average.module, images)
             self.progress.untrained = untrained["bits_per_dim"]
+            self.save()
         log = MetricsLog(self.folder, self.progress.step)
         self._saved_at = time.monotonic()
         clock = time.monotonic()
@@ -259,9 +277,10 @@ class Trainer:
                     self.progress.step_in_epoch = 0
                     self.finish_epoch(log, bar)
                     clock = time.monotonic()
-            if not interrupt and self.progress.step_in_epoch:
+            if self.fraction_done() >= 1 and self.progress.step_in_epoch:
                 self.finish_epoch(log, bar)  # the run ends within an epoch
-            self.save()
+            else:
+                self.save()
             if not (self.folder / WEIGHTS).exists():  # stopped before the first validation
                 save_weights(self.average.module, self.folder)
         log.close()
@@ -271,14 +290,15 @@ class Trainer:
         """A progress bar over the run, in thousandths of it."""
         return tqdm(
             total=1000,
-            initial=int(1000 * self.fraction_done()),
+            initial=1000 * self.fraction_done(),
             disable=self.quiet,
             mininterval=1.0,
+            miniters=0,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
 
     def show(self, bar: tqdm) -> None:
-        bar.n = min(int(1000 * self.fraction_done()), 1000)
+        bar.n = 1000 * self.fraction_done()
         bar.update(0)
 
     # Reports.
@@ -308,7 +328,7 @@ class Trainer:
 
     def evaluate(self, model: ImageModel, images: Tensor) -> dict[str, float]:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
-        return evaluate_elbo(model, images, self.device, self.elbo)
+        return evaluate_elbo(model, images, self.device, TermsELBO(analytic_kl=True))
 
     def finish_epoch(self, log: MetricsLog, bar: tqdm) -> None:
         """Validate, draw pictures, and save the last and perhaps the best weights."""
@@ -320,10 +340,17 @@ class Trainer:
         if progress.val["nats"] < progress.best or not math.isfinite(progress.best):
             progress.best = progress.val["nats"]
             save_weights(self.average.module, self.folder)
+        if self.fraction_done() >= 1 or time.monotonic() - self._shown_at > SHOW_EVERY:
+            self.draw(log)
+        self.save()
+
+    def draw(self, log: MetricsLog) -> None:
+        """Write what the averaged weights can do as pictures."""
+        self._shown_at = time.monotonic()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
             pictures = progress_pictures(self.average.module, to_unit(spread(self.data.val, 16)))
         for name, picture in pictures.items():
-            save_picture(picture, self.folder / "figures" / f"{name}-{progress.step:07d}.png")
-            log.picture(name, progress.step, picture)
-        self.save()
+            step = self.progress.step
+            save_picture(picture, self.folder / "figures" / f"{name}-{step:07d}.png")
+            log.picture(name, step, picture)

@@ -1,0 +1,94 @@
+"""Settings: presets, and their trip through a run's config.json."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
+from srvae_pyro.errors import UserError
+from srvae_pyro.models.base import sizes_of
+from srvae_pyro.presets import PRESETS, preset
+
+
+def through_json(config: RunConfig) -> RunConfig:
+    return RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+
+
+@pytest.mark.parametrize("model", ["srvae", "vae"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: Any, model: Any) -> None:
+    settings, training = preset(name, model)
+    assert settings.model == model
+    config = RunConfig(name, settings, DataConfig(data="photos"), training, "1.0")
+    again = through_json(config)
+    assert again == config
+    assert type(again.model.q_u) is Dense
+    assert hash(again.model) == hash(config.model)  # tuples are tuples again
+
+
+@pytest.mark.parametrize("model", ["srvae", "vae"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_suit_their_images_and_end(name: Any, model: Any) -> None:
+    settings, training = preset(name, model)
+    sizes_of(settings)
+    limits = (training.epochs, training.steps, training.max_minutes)
+    assert any(limit is not None for limit in limits)
+    assert 0 < training.lr_min <= training.lr
+    assert 0 <= training.kl_start <= 1
+    assert 0 <= training.kl_warmup < 1
+    assert 0 <= training.anneal < 1
+
+
+def test_preset_paper_is_the_published_training() -> None:
+    _, training = preset("paper")
+    assert (training.lr, training.betas, training.eps) == (2e-3, (0.9, 0.999), 1e-7)
+    assert (training.batch_size, training.epochs) == (32, 2000)
+    assert (training.lr_decay, training.lr_min) == (0.999999, 1e-4)
+    assert (training.kl_start, training.kl_warmup, training.free_nats) == (1.0, 0.0, 0.0)
+
+
+def test_every_setting_survives_json() -> None:
+    config = RunConfig(
+        "small",
+        ModelConfig(image_shape=(1, 8, 24), prior="mixture", p_z=Dense(3, 4, 5), init_scale=0.5),
+        DataConfig("here", 16, 1, 3, 99, False, {"counts": {"train": 5}, "indices": [1, 2]}),
+        TrainingConfig(epochs=None, steps=7, betas=(0.5, 0.6), precision="bf16"),
+        "0.0",
+    )
+    assert through_json(config) == config
+
+
+def test_settings_left_out_have_their_defaults() -> None:
+    config = RunConfig.from_dict({"model": {"model": "vae"}})
+    assert config.model == ModelConfig(model="vae")
+    assert config.training == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"modle": {}}, "modle"),
+        ({"model": {"latents": 3}}, "latents"),
+        ({"model": {"q_u": {"growth": 1, "steps": 1, "width": 1}}}, "width"),
+        ({"training": {"learning_rate": 1}}, "learning_rate"),
+        ({"model": {"q_u": {"growth": 1}}}, "steps"),
+        ({"model": 3}, "ModelConfig"),
+        ({"model": {"q_u": 3}}, "Dense"),
+        ({"model": {"image_shape": "3x32x32"}}, "image_shape"),
+        ({"model": {"latent_channels": None}}, "latent_channels"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named) as error:
+        RunConfig.from_dict(values)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_cannot_be_changed_in_place() -> None:
+    config = RunConfig()
+    for part in (config, config.model, config.data, config.training, config.model.q_u):
+        field = dataclasses.fields(part)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, field, None)

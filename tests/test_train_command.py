@@ -1,0 +1,434 @@
+"""The commands train and generate from end to end, on a folder of a few small pictures."""
+
+import contextlib
+import io
+import json
+import math
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import pytest
+import torch
+from PIL import Image
+
+import srvae_pyro
+from srvae_pyro import generate, train
+from srvae_pyro.commands import run_command
+from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
+from srvae_pyro.data import to_unit
+from srvae_pyro.data.grid import to_levels
+from srvae_pyro.evaluation.baselines import histogram_nats
+from srvae_pyro.generate import GenerateArguments
+from srvae_pyro.models import SRVAE
+from srvae_pyro.models.loading import read_config
+from srvae_pyro.train import TrainArguments, make_config
+from srvae_pyro.training import trainer as trainer_module
+from srvae_pyro.training.trainer import Trainer
+
+BATCH, STEPS = 4, 7  # of 16 training pictures: one epoch of 4 steps, and 3 more
+
+
+def tiny_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, TrainingConfig]:
+    networks = [f.name for f in fields(ModelConfig) if isinstance(f.default, Dense)]
+    settings = ModelConfig(
+        model=model,
+        latent_channels=2,
+        components=2,
+        init_scale=0.1,
+        head_scale=0.1,
+        likelihood_scale=0.1,
+        likelihood_start="pictures",
+        **dict.fromkeys(networks, Dense(2, 1)),
+    )
+    training = TrainingConfig(epochs=None, max_minutes=3.0, batch_size=BATCH, warmup_steps=2)
+    return settings, training
+
+
+def make_pictures(folder: Path, count: int = 20) -> None:
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(count):
+        levels = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
+        picture = Image.fromarray(levels.numpy()).resize((16, 16), Image.Resampling.BILINEAR)
+        picture.save(folder / f"{number:02d}.png")
+
+
+@contextlib.contextmanager
+def tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("srvae_pyro.presets.preset", tiny_preset)
+        patch.setattr(trainer_module, "LOG_EVERY", 2)
+        yield
+
+
+def arguments(place: Path, **changes: Any) -> TrainArguments:
+    settings: dict[str, Any] = {
+        "data": str(place / "pictures"),
+        "run": str(place / "runs" / "mine"),
+        "steps": STEPS,
+        "device": "cpu",
+        "precision": "fp32",
+        "keep_allocator": True,
+    }
+    return TrainArguments(**(settings | changes))
+
+
+class Done(NamedTuple):
+    """A finished run."""
+
+    model: str
+    folder: Path
+    arguments: TrainArguments
+    code: int
+    output: str
+
+
+@pytest.fixture(scope="module", params=["srvae", "vae"])
+def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    place = tmp_path_factory.mktemp(request.param)
+    make_pictures(place / "pictures")
+    given = arguments(place, model=request.param)
+    output = io.StringIO()
+    with tiny(), contextlib.redirect_stdout(output):
+        code = train.main(given)
+    return Done(request.param, place / "runs" / "mine", given, code, output.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def _validation_again() -> Iterator[None]:
+    yield
+    pyro.enable_validation(True)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# A whole run
+
+
+def test_a_run_leaves_a_complete_folder(done: Done) -> None:
+    assert done.code == 0
+    names = {path.name for path in done.folder.iterdir()}
+    files = {"config.json", "model.safetensors", "last.ckpt", "metrics.jsonl", "evaluation.json"}
+    assert names == files | {"tensorboard", "figures"}
+    assert list((done.folder / "tensorboard").glob("events*"))
+    kinds = {"samples", "reconstructions"}
+    if done.model == "srvae":
+        kinds.add("super-resolution")
+    figures = {path.name for path in (done.folder / "figures").iterdir()}
+    assert figures >= {f"{kind}-{step:07d}.png" for kind in kinds for step in (4, STEPS)}
+    for name in figures:
+        with Image.open(done.folder / "figures" / name) as picture:
+            assert picture.mode == "RGB"
+            assert min(picture.size) >= 32
+
+
+def test_a_run_records_its_settings(done: Done) -> None:
+    config = read_config(done.folder)
+    with tiny():
+        asked = make_config(done.arguments)
+    assert config.preset == "paper"
+    assert config.model == replace(asked.model, image_shape=(3, 16, 16))
+    assert config.training == replace(asked.training, precision="fp32")
+    assert (config.training.steps, config.training.max_minutes) == (STEPS, None)
+    assert replace(config.data, info={}) == asked.data
+    assert config.data.info["counts"] == {"train": 16, "val": 2, "test": 2}
+    assert config.version == srvae_pyro.__version__
+
+
+def test_a_run_records_its_metrics(done: Done) -> None:
+    lines = lines_of(done.folder)
+    train_lines = [line for line in lines if line["split"] == "train"]
+    terms = {"re_x", "kl_z"} | ({"re_y", "kl_u"} if done.model == "srvae" else set())
+    further = {"loss", "bits_per_dim", "gradient_norm", "lr", "images_per_second", "epoch"}
+    assert [line["step"] for line in train_lines] == [1, 2, 4, 6]
+    for line in train_lines:
+        assert terms | further | {"seconds", "skipped"} <= line.keys()
+        assert all(math.isfinite(line[name]) for name in terms | further)
+        total = sum(line[name] for name in terms)
+        assert line["bits_per_dim"] == pytest.approx(total / (768 * math.log(2)), rel=1e-4)
+        assert line["loss"] == pytest.approx(total, rel=1e-4)  # the plain ELBO
+        assert line["images_per_second"] > 0
+    assert train_lines[0]["lr"] == pytest.approx(1e-3)
+    val = [line for line in lines if line["split"] == "val"]
+    assert [line["step"] for line in val] == [4, STEPS]
+    assert all(terms | {"nats", "bits_per_dim"} <= line.keys() for line in val)
+
+
+def test_a_run_reports_its_test_score(done: Done) -> None:
+    results = json.loads((done.folder / "evaluation.json").read_text())
+    assert (results["split"], results["images"], results["steps"]) == ("test", 2, STEPS)
+    score = results["elbo"]["bits_per_dim"]
+    for name in ("untrained_bits_per_dim", "histogram_bits_per_dim"):
+        assert 0 < results[name] < 20
+    assert 0 < score < results["untrained_bits_per_dim"]
+    assert f"{score:.3f} bits/dim" in done.output
+    assert "python -m srvae_pyro.generate" in done.output
+
+
+def test_a_runs_model_does_all_it_should(done: Done) -> None:
+    model = srvae_pyro.load(done.folder)
+    x = model.generate(3)["x"]
+    assert x.shape == (3, 3, 16, 16)
+    assert torch.equal(to_unit(to_levels(x)), x)
+    assert model.reconstruct(x)["x"].shape == x.shape
+    if isinstance(model, SRVAE):
+        assert done.model == "srvae"
+        y = model.guide.transform(x)
+        sites = model.super_resolve(y, 2)
+        assert sites["x"].shape == (2, 3, 3, 16, 16)
+        assert torch.equal(sites["y"], y.expand(2, *y.shape))
+
+
+def test_generate_writes_pictures(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen: dict[str, Any] = {"count": 3, "batch_size": 2, "device": "cpu", "decode": "mode"}
+    assert generate.main(GenerateArguments(str(done.folder), out=tmp_path / "a", **chosen)) == 0
+    names = ["00000.png", "00001.png", "00002.png", "grid.png"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    assert str(tmp_path / "a" / "grid.png") in capsys.readouterr().out
+    with Image.open(tmp_path / "a" / "00002.png") as picture:
+        assert picture.size == (16, 16)
+    generate.main(GenerateArguments(str(done.folder), out=tmp_path / "b", **chosen))
+    generate.main(GenerateArguments(str(done.folder), out=tmp_path / "c", seed=1, **chosen))
+    one, same, other = ((tmp_path / place / "grid.png").read_bytes() for place in "abc")
+    assert one == same
+    assert one != other
+
+
+def test_a_finished_run_is_not_started_again(
+    done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = str(done.arguments.data), str(done.folder)
+    before = {path: path.stat().st_mtime_ns for path in done.folder.iterdir()}
+    assert "--resume" in mistake(monkeypatch, capsys, "--data", data, "--run", run)
+    resume = ("--run", run, "--resume", "--keep-allocator", "--device", "cpu")
+    assert "reached its end" in mistake(monkeypatch, capsys, *resume)
+    other = {"srvae": "vae", "vae": "srvae"}[done.model]
+    for flags in (("--preset", "small"), ("--batch-size", "5"), ("--channels", "1")):
+        assert flags[0] in mistake(monkeypatch, capsys, *resume, *flags)
+    if other == "vae":  # the default cannot be told from no flag
+        assert "--model" in mistake(monkeypatch, capsys, *resume, "--model", other)
+    assert {path: path.stat().st_mtime_ns for path in done.folder.iterdir()} == before
+
+
+# Stopping and going on
+
+
+def test_ctrl_c_and_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    update = Trainer.update
+
+    def interrupted(self: Trainer, images: torch.Tensor) -> None:
+        update(self, images)
+        if self.progress.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with tiny():
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "update", interrupted)
+            code = train.main(arguments(tmp_path, run="mine", steps=3))
+        assert code == 130
+        command = "python -m srvae_pyro.train --run mine --resume"
+        assert command in capsys.readouterr().out
+        folder = tmp_path / "runs" / "mine"
+        config = read_config(folder)
+        # Its length is the run's, or a new one.
+        given = TrainArguments(run="mine", resume=True, device="cpu", keep_allocator=True)
+        assert train.main(given) == 0
+        assert read_config(folder) == config
+        assert train.main(replace(given, steps=5)) == 0
+        assert read_config(folder) == replace(config, training=replace(config.training, steps=5))
+    steps = [line["step"] for line in lines_of(folder) if line["split"] == "train"]
+    assert steps == [1, 2, 4]
+    assert json.loads((folder / "evaluation.json").read_text())["steps"] == 5
+
+
+def test_a_run_that_died_before_its_first_step_is_no_dead_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path / "pictures")
+
+    def die(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    with tiny():
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "initialize", die)
+            with pytest.raises(KeyboardInterrupt):
+                train.main(arguments(tmp_path, steps=1))
+        assert train.main(arguments(tmp_path, steps=1)) == 0
+
+
+def test_resuming_with_pictures_of_another_size_is_refused(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srvae_pyro.data import DataSplits
+
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    monkeypatch.setattr(train, "load_pictures", lambda *_: DataSplits("", images, images, images))
+    given = TrainArguments(run=str(done.folder), resume=True, steps=9, keep_allocator=True)
+    with pytest.raises(srvae_pyro.UserError, match="32"):
+        train.main(given)
+    assert read_config(done.folder).model.image_shape == (3, 16, 16)
+
+
+# Mistakes
+
+
+def mistake(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *flags: str,
+    command: Any = (TrainArguments, train.main, "train"),
+) -> str:
+    """The one line that a command says of a mistake in its flags."""
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        patch.setattr(sys, "argv", [command[2], *flags])
+        with pytest.raises(SystemExit) as stop:
+            run_command(*command)
+    assert stop.value.code == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"{command[2]}: ")
+    assert output.err.count("\n") == 1
+    assert "Traceback" not in output.out + output.err
+    return output.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [
+        ("--lr -1", "--lr must be above 0"),
+        ("--lr 0", "--lr must be above 0"),
+        ("--lr nan", "--lr must be above 0"),
+        ("--steps -5", "--steps must be above 0"),
+        ("--epochs 0", "--epochs must be above 0"),
+        ("--max-minutes -1", "--max-minutes must be above 0"),
+        ("--batch-size 0", "--batch-size must be above 0"),
+        ("--threads 0", "--threads"),
+        ("--limit 0", "--limit"),
+        ("--limit 1", "at least 2"),
+        ("--resume", "leave out --resume"),
+        ("--model vae --transform sketch", "--transform"),
+        ("--model vae --guide-z-sees-y", "--guide-z-sees-y"),
+        ("--data nowhere", "nowhere"),
+        ("--data cifar", "did you mean cifar10?"),
+        ("--image-size 18", "multiples of"),
+        ("--channels 1 --transform grayscale", "3 channels"),
+    ],
+)
+def test_mistakes_of_train(
+    flags: str,
+    advice: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_pictures(Path("pictures"), 6)
+    fixed = ["--keep-allocator", "--device", "cpu", "--run", "mine"]
+    data = [] if "--data" in flags else ["--data", "pictures"]
+    with tiny():
+        assert advice in mistake(monkeypatch, capsys, *fixed, *data, *flags.split())
+    assert not Path("runs").exists()  # nothing is left that would be in the way
+
+
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [
+        ("mien", "did you mean mine?"),
+        ("mine --count 0", "--count must be at least 1"),
+        ("mine --batch-size 0", "--batch-size must be at least 1"),
+        ("mine", "model.safetensors"),
+    ],
+)
+def test_mistakes_of_generate(
+    flags: str,
+    advice: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/mine")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model": {}}')
+    command = (GenerateArguments, generate.main, "generate")
+    assert advice in mistake(monkeypatch, capsys, *flags.split(), command=command)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"image_temperature": 0.0}], ids=["latents", "pixels"]
+)
+def test_generate_refuses_temperatures_before_it_draws(
+    done: Done, wrong: dict[str, float], tmp_path: Path
+) -> None:
+    given = GenerateArguments(str(done.folder), out=tmp_path / "out", device="cpu", **wrong)
+    with pytest.raises(srvae_pyro.UserError, match="temperature"):
+        generate.main(given)
+    assert not (tmp_path / "out").exists()
+
+
+# The flags
+
+
+def test_flags_reach_the_settings() -> None:
+    given = TrainArguments(
+        lr=0.5, batch_size=7, seed=3, epochs=2, transform="sketch", prior="mixture", no_augment=True
+    )
+    config = make_config(replace(given, guide_z_sees_y=True, limit=9, channels=1, image_size=64))
+    training = config.training
+    assert (training.lr, training.batch_size, training.seed) == (0.5, 7, 3)
+    assert (training.epochs, training.steps, training.max_minutes) == (2, None, None)
+    model = config.model
+    assert (model.transform, model.prior, model.guide_z_sees_y) == ("sketch", "mixture", True)
+    data = config.data
+    assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
+    assert data.seed == 3
+
+
+def test_no_flags_are_the_published_run() -> None:
+    config = make_config(TrainArguments())
+    assert config.model == ModelConfig()
+    assert (config.training, config.data.data) == (TrainingConfig(), "cifar10")
+
+
+# What the report compares with
+
+
+def test_histogram_by_hand() -> None:
+    train_images = torch.tensor([0, 0, 0, 255], dtype=torch.uint8).reshape(4, 1, 1, 1)
+    test_images = torch.tensor([0, 255, 7], dtype=torch.uint8).reshape(3, 1, 1, 1)
+    total = 4 + 256
+    pooled = {0: 4 / total, 255: 2 / total, 7: 1 / total}
+    expected = 0.0
+    for level, count in ((0, 3), (255, 1), (7, 0)):
+        expected -= math.log((count + 2.0 * pooled[level]) / (4 + 2.0))
+    found = histogram_nats(train_images, test_images, prior_weight=2.0)
+    assert found == pytest.approx(expected / 3, rel=1e-5)
+
+
+def test_histogram_is_of_each_dimension() -> None:
+    """Dimensions that never change cost little, each with its own level; others 8 bits."""
+    generator = torch.Generator().manual_seed(0)
+    fixed = torch.randint(0, 256, (1, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    constant = fixed.expand(2000, 3, 4, 4)
+    uniform = 48 * math.log(256)
+    assert histogram_nats(constant, constant[:5]) < 0.05 * uniform
+    noise = torch.randint(0, 256, (2000, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    assert histogram_nats(noise, noise[:50]) == pytest.approx(uniform, rel=0.1)
+    smooth = (noise.float() * 0.25 + 100).to(torch.uint8)
+    assert histogram_nats(smooth[:1000], smooth[1000:]) < 0.85 * uniform

@@ -1,0 +1,618 @@
+"""The training loop: resuming, checkpoints, validation, and updates that are not finite."""
+
+import copy
+import itertools
+import json
+import os
+import pickle
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
+from srvae_pyro.data import DataSplits
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.pictures import progress_pictures
+from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
+from srvae_pyro.models import ImageModel
+from srvae_pyro.training import trainer as trainer_module
+from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
+from srvae_pyro.training.interrupt import Interrupt
+from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+BATCH, EPOCH = 4, 5  # images a batch, batches an epoch of the 22 training pictures
+
+
+def tiny_config(model: Any = "srvae", prior: Any = "standard", **training: Any) -> RunConfig:
+    one = Dense(2, 1)
+    networks = [f.name for f in fields(ModelConfig) if isinstance(f.default, Dense)]
+    settings = ModelConfig(
+        model=model,
+        prior=prior,
+        image_shape=(3, 16, 16),
+        latent_channels=2,
+        components=2,
+        init_scale=0.1,
+        head_scale=0.1,
+        likelihood_scale=0.1,
+        likelihood_start="pictures",
+        **dict.fromkeys(networks, one),
+    )
+    defaults = {"epochs": None, "steps": 6, "batch_size": BATCH, "warmup_steps": 3}
+    return RunConfig(
+        "tiny", settings, DataConfig(), TrainingConfig(**{**defaults, **training}), "test"
+    )
+
+
+def some_pictures(train: int = 22) -> DataSplits:
+    generator = torch.Generator().manual_seed(0)
+
+    def pictures(count: int) -> Tensor:
+        coarse = torch.rand(count, 3, 4, 4, generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
+        return (255 * smooth).round().to(torch.uint8)
+
+    return DataSplits("smooth", pictures(train), pictures(3), pictures(3))
+
+
+def make_trainer(
+    folder: Path, config: RunConfig | None = None, kind: type[Trainer] = Trainer
+) -> Any:
+    return kind(config or tiny_config(), some_pictures(), folder, CPU, quiet=True)
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(dict(sorted(model.state_dict().items())))
+
+
+def best_of(folder: Path) -> dict[str, Tensor]:
+    return dict(sorted(load_file(folder / "model.safetensors").items()))
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal bit for bit, whatever is nested in whatever; clocks left out."""
+    if isinstance(a, Tensor):
+        assert isinstance(b, Tensor), where
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            if key not in ("seconds", "images_per_second"):
+                assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (one, other) in enumerate(zip(a, b, strict=True)):
+            assert_same(one, other, f"{where}/{number}")
+    else:
+        assert a == b or (a != a and b != b), where
+
+
+def draw_nothing(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
+    torch.rand(7)  # as drawing would use random numbers
+    return {"nothing": torch.zeros(3, 8, 8)}
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pyro's checks off, as the command has them; metrics every second step; little drawing."""
+    monkeypatch.setattr(trainer_module, "LOG_EVERY", 2)
+    monkeypatch.setattr(trainer_module, "progress_pictures", draw_nothing)
+    pyro.enable_validation(False)
+    yield
+    pyro.enable_validation(True)
+
+
+class Interrupted(Trainer):
+    """Gets a signal in the middle of an update."""
+
+    at = 0
+    number = signal.SIGINT
+
+    def update(self, images: Tensor) -> None:
+        super().update(images)
+        if self.progress.step == self.at:
+            signal.raise_signal(self.number)
+
+
+def interrupted_at(step: int, number: int = signal.SIGINT) -> type[Trainer]:
+    return type("Interrupted", (Interrupted,), {"at": step, "number": number})
+
+
+# Resuming
+
+
+@pytest.mark.parametrize(
+    ("model", "prior", "at", "steps"),
+    [
+        ("srvae", "realnvp", 3, EPOCH + 2),  # in the first epoch, metrics half averaged
+        ("srvae", "standard", EPOCH, EPOCH + 3),  # an epoch's end
+        ("vae", "standard", 2 * EPOCH + 1, 2 * EPOCH + 3),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    model: str, prior: str, at: int, steps: int, tmp_path: Path
+) -> None:
+    config = tiny_config(model, prior, steps=steps, anneal=0.5, kl_warmup=0.5)
+    whole = make_trainer(tmp_path / "whole", config)
+    whole.run()
+
+    folder = tmp_path / "parts"
+    assert make_trainer(folder, config, interrupted_at(at)).run().step == at
+    torch.manual_seed(99)  # what happens in between does not matter
+    resumed = make_trainer(folder, config)
+    resumed.resume()
+    assert resumed.progress.step == at
+    resumed.run()
+
+    assert_same(resumed.state(), whole.state())
+    assert_same(load_checkpoint(folder / "last.ckpt"), whole.state())
+    assert_same(lines_of(folder), lines_of(tmp_path / "whole"))
+    logged = [line["step"] for line in lines_of(folder) if line["split"] == "train"]
+    assert logged == [1, *range(2, steps + 1, 2)]
+    assert_same(best_of(folder), best_of(tmp_path / "whole"))
+
+
+def test_every_step_draws_augmentation_and_noise(tmp_path: Path) -> None:
+    """What resuming restores is there to be restored."""
+    trainer = make_trainer(tmp_path)
+    trainer.initialize()
+    before = trainer.state()
+    trainer.update(trainer.data.train[:BATCH])
+    after = trainer.state()
+    assert not torch.equal(before["augmentation"], after["augmentation"])
+    assert not torch.equal(before["random"]["cpu"], after["random"]["cpu"])
+
+
+def test_a_signal_in_the_last_step_leaves_a_finished_run(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, tiny_config(steps=3), interrupted_at(3))
+    trainer.run()
+    assert trainer.fraction_done() == 1
+    assert (tmp_path / "model.safetensors").is_file()
+    assert lines_of(tmp_path)[-1]["split"] == "val"
+
+
+def test_sigterm_saves_as_ctrl_c_does(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, kind=interrupted_at(2, signal.SIGTERM))
+    assert trainer.run().step == 2
+    assert load_checkpoint(tmp_path / "last.ckpt")["progress"]["step"] == 2
+
+
+def test_a_second_signal_stops_at_once_and_handlers_come_back() -> None:
+    # Tests that run in the background of a shell inherit that SIGINT is ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:  # noqa: PT012
+        assert not interrupt
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    signal.signal(signal.SIGINT, inherited)
+
+
+class Killed(Trainer):
+    """Dies in its first update."""
+
+    def update(self, images: Tensor) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path / "killed", kind=Killed).run()
+    resumed = make_trainer(tmp_path / "killed")
+    resumed.resume()
+    resumed.run()
+    whole = make_trainer(tmp_path / "whole")
+    whole.run()
+    assert_same(resumed.state(), whole.state())
+
+
+def test_one_training_picture_is_too_few(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 2"):
+        Trainer(tiny_config(), some_pictures(train=1), tmp_path, CPU, quiet=True).run()
+
+
+# The order of the pictures
+
+
+def numbers(batches: Batches, epoch: int, start: int = 0) -> list[int]:
+    return torch.cat(list(batches.epoch(epoch, start))).flatten().tolist()
+
+
+def test_an_epoch_meets_every_picture_at_most_once() -> None:
+    images = torch.arange(22, dtype=torch.uint8).reshape(22, 1, 1, 1)
+    batches = Batches(images, 4, CPU, seed=3)
+    epochs = [numbers(batches, epoch) for epoch in range(3)]
+    assert all(len(set(epoch)) == len(epoch) == 20 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert numbers(batches, 1) == epochs[1]
+    assert numbers(batches, 1, start=3) == epochs[1][12:]
+    assert numbers(Batches(images, 4, CPU, seed=4), 0) != epochs[0]
+
+
+def test_fewer_pictures_than_a_batch_make_one_batch() -> None:
+    batches = Batches(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), 32, CPU, seed=0)
+    assert [len(batch) for batch in batches.epoch(0)] == [3]
+    assert len(batches) == 1
+
+
+# Checkpoints
+
+
+def test_a_truncated_checkpoint_is_a_users_error(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.save()
+    path = tmp_path / "last.ckpt"
+    content = path.read_bytes()
+    for length in (0, 1, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"last\.ckpt") as error:
+            trainer.resume()
+        assert "\n" not in str(error.value)
+    path.write_bytes(content)
+    trainer.resume()
+
+
+@pytest.mark.parametrize(
+    "content", [["a", "list"], {"model": {}}, 3], ids=["list", "incomplete", "number"]
+)
+def test_a_checkpoint_of_something_else_is_a_users_error(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last\.ckpt") as error:
+        make_trainer(tmp_path).resume()
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_model_is_a_users_error(tmp_path: Path) -> None:
+    make_trainer(tmp_path, tiny_config("vae")).save()
+    with pytest.raises(UserError, match=r"last\.ckpt") as error:
+        make_trainer(tmp_path, tiny_config("srvae")).resume()
+    assert "\n" not in str(error.value)
+
+
+def test_no_checkpoint_is_a_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        make_trainer(tmp_path).resume()
+
+
+class Malicious:
+    """Makes a folder when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("by", ["torch", "pickle"])
+def test_code_in_a_checkpoint_is_not_run(by: str, tmp_path: Path) -> None:
+    path, trace = tmp_path / "last.ckpt", tmp_path / "trace"
+    state = {"model": Malicious(trace)}
+    if by == "torch":
+        torch.save(state, path)
+    else:
+        path.write_bytes(pickle.dumps(state, protocol=2))
+    with pytest.raises(UserError, match=r"last\.ckpt") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert not trace.exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, {"step": 1})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_checkpoint(path, {"step": lambda: None})
+    assert load_checkpoint(path) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+# Metrics
+
+
+def test_metrics_are_repaired_and_cut_to_the_checkpoint(tmp_path: Path) -> None:
+    lines = [{"split": "train", "step": step, "loss": 1.0} for step in (1, 50, 100, 150)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"split": "train", "step": 10')
+    log = MetricsLog(tmp_path, step=100)
+    log.write("val", 100, {"nats": 2.0})
+    log.close()
+    assert lines_of(tmp_path) == [*lines[:3], {"split": "val", "step": 100, "nats": 2.0}]
+
+
+def test_means_weigh_every_image_alike() -> None:
+    means = RunningMean()
+    means.add({"nats": torch.tensor([1.0, 2.0, 3.0]), "norm": torch.tensor(1.0)})
+    means.add({"nats": torch.tensor([10.0]), "norm": torch.tensor(3.0)})
+    assert means.read() == {"nats": 4.0, "norm": 2.0}
+    assert means.read() == {}
+
+
+def test_bits_per_dim_of_a_uniform_image_are_8() -> None:
+    nats = 3 * 16 * 16 * torch.tensor(256.0).log().item()
+    assert bits_per_dim(nats, (3, 16, 16)) == pytest.approx(8.0, rel=1e-6)
+
+
+def test_pictures_to_validate_on_are_spread_evenly() -> None:
+    images = torch.arange(10)
+    assert spread(images, 4).tolist() == [0, 3, 6, 9]
+    assert spread(images, 10).tolist() == spread(images, 99).tolist() == list(range(10))
+    assert spread(images, None) is images
+
+
+# Learning and validation
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, tiny_config(steps=30, lr=1e-2))
+    progress = trainer.run()
+    assert progress.skipped == 0
+    assert progress.val["bits_per_dim"] < progress.untrained - 0.2
+
+
+def test_validation_disturbs_nothing_and_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "progress_pictures", progress_pictures)
+    trainer = make_trainer(tmp_path)
+    trainer.initialize()
+    before = copy.deepcopy(trainer.state())
+    log = MetricsLog(tmp_path, 0)
+    with trainer.bar() as bar:
+        trainer.finish_epoch(log, bar)
+        first, after = dict(trainer.progress.val), copy.deepcopy(trainer.state())
+        torch.rand(5)
+        trainer.finish_epoch(log, bar)
+    log.close()
+    assert trainer.progress.val == first
+    for name in set(before) - {"progress"}:
+        assert_same(after[name], before[name], name)
+
+
+def test_validation_is_of_the_averaged_weights(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.initialize()
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.fill_(float("nan"))
+    log = MetricsLog(tmp_path, 0)
+    with trainer.bar() as bar:
+        trainer.finish_epoch(log, bar)
+    log.close()
+    assert torch.tensor(trainer.progress.val["nats"]).isfinite()
+    assert_same(best_of(tmp_path), weights_of(trainer.average.module))
+
+
+class Scored(Trainer):
+    """Its validation finds the given scores, and keeps what was scored."""
+
+    scores: tuple[float, ...]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[dict[str, Tensor]] = []
+
+    def evaluate(self, model: ImageModel, images: Tensor) -> dict[str, float]:
+        score = self.scores[len(self.seen)]
+        self.seen.append(weights_of(model))
+        return {"nats": score, "bits_per_dim": score}
+
+
+def scored(*scores: float) -> type[Trainer]:
+    return type("Scored", (Scored,), {"scores": scores})
+
+
+def test_the_best_weights_are_kept_when_validation_gets_worse(tmp_path: Path) -> None:
+    untrained = 99.0
+    kind = scored(untrained, 10.0, 5.0, 7.0, float("nan"))
+    trainer = make_trainer(tmp_path, tiny_config("vae", steps=4 * EPOCH), kind)
+    trainer.run()
+    assert len(trainer.seen) == 5
+    assert trainer.progress.best == 5.0
+    assert_same(best_of(tmp_path), trainer.seen[2])
+    # A run resumed from there remembers.
+    again = make_trainer(tmp_path, tiny_config("vae", steps=5 * EPOCH), scored(6.0))
+    again.resume()
+    again.run()
+    assert_same(best_of(tmp_path), trainer.seen[2])
+
+
+def test_a_validation_that_is_not_finite_is_beaten_by_any_that_is(tmp_path: Path) -> None:
+    kind = scored(99.0, float("nan"), 8.0)
+    trainer = make_trainer(tmp_path, tiny_config("vae", steps=2 * EPOCH), kind)
+    trainer.run()
+    assert_same(best_of(tmp_path), trainer.seen[2])
+
+
+def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, tiny_config(epochs=4, steps=100, max_minutes=10.0))
+    assert trainer.fraction_done() == 0
+    trainer.progress.step = 10
+    assert trainer.fraction_done() == 0.5  # of 4 epochs of 5 steps
+    trainer.progress.seconds = 9 * 60
+    assert trainer.fraction_done() == pytest.approx(0.9)
+    trainer.progress.seconds = 1e9
+    assert trainer.fraction_done() == 1
+
+
+# Updates that are not finite
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Trainer:
+    """A trainer after one good step."""
+    trainer: Trainer = make_trainer(tmp_path)
+    trainer.initialize()
+    trainer.update(trainer.data.train[:BATCH])
+    return trainer
+
+
+def learnt(trainer: Trainer) -> dict[str, Any]:
+    state = trainer.state()
+    parts = {name: state[name] for name in ("model", "average", "norms")}
+    return copy.deepcopy({**parts, "optimizer": state["optimizer"]["state"]})
+
+
+def spoil_x(trainer: Trainer, spoilt: Iterable[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """x's log-probability is NaN where ``spoilt`` is true, call by call of the ELBO."""
+    terms = trainer.elbo.terms
+    calls = iter(spoilt)
+
+    def spoilt_terms(*args: Any, **kwargs: Any) -> Any:
+        found = terms(*args, **kwargs)
+        if next(calls):
+            found.reconstruction["x"] = found.reconstruction["x"] * float("nan")
+        return found
+
+    monkeypatch.setattr(trainer.elbo, "terms", spoilt_terms)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    output = capsys.readouterr()
+    return output.out + output.err
+
+
+def test_a_poisoned_parameter_spreads_no_further(
+    started: Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = list(started.model.model.get_submodule("likelihood").parameters())[-1]
+    good = head.detach().clone()
+    with torch.no_grad():
+        head.view(-1)[0] = float("nan")
+    before = learnt(started)
+    started.update(started.data.train[:BATCH])
+    assert started.progress.skipped == 1
+    assert started.progress.step == 2
+    after = learnt(started)
+    for name, value in after["model"].items():
+        assert torch.equal(value.nan_to_num(7), before["model"][name].nan_to_num(7)), name
+    assert_same(after["average"], before["average"])
+    assert all(value.isfinite().all() for value in after["average"].values())
+    assert_same(after["optimizer"], before["optimizer"])
+    assert "step 1: not finite at site x" in said(capsys)
+    with torch.no_grad():
+        head.copy_(good)
+    started.update(started.data.train[:BATCH])
+    assert started.progress.skipped == 1
+    assert not torch.equal(head, good)
+
+
+def test_an_update_that_is_not_finite_is_left_out(
+    started: Trainer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = learnt(started)
+    spoil_x(started, [True, False], monkeypatch)
+    started.update(started.data.train[:BATCH])
+    assert_same(learnt(started), before)
+    assert "not finite at site x; update skipped (1 so far)" in said(capsys)
+    started.update(started.data.train[:BATCH])
+    assert started.progress.skipped == 1
+    means = started.means.read()
+    assert all(torch.tensor(value).isfinite() for value in means.values())
+    assert means["loss"] > 0
+
+
+def test_an_infinite_gradient_is_named(
+    started: Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, parameter = list(started.model.named_parameters())[-1]
+    before = learnt(started)
+    handle = parameter.register_hook(lambda gradient: gradient + float("inf"))
+    started.update(started.data.train[:BATCH])
+    handle.remove()
+    assert_same(learnt(started), before)
+    assert f"gradient of {name}" in said(capsys)
+
+
+def test_too_many_in_a_row_stop_the_run(started: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "MAX_SKIPPED_IN_A_ROW", 3)
+    spoil_x(started, [True, True, False, True, True, True], monkeypatch)
+    images = started.data.train[:BATCH]
+    for _ in range(5):
+        started.update(images)
+    with pytest.raises(UserError, match=r"3 updates in a row .* site x") as error:
+        started.update(images)
+    assert "\n" not in str(error.value)
+    assert started.progress.skipped == 5
+
+
+def test_a_run_that_goes_bad_leaves_a_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr(trainer_module, "SAVE_EVERY", 0.0)
+    make_trainer(tmp_path, tiny_config(steps=4)).run()
+    bad = make_trainer(tmp_path, tiny_config(steps=30))
+    bad.resume()
+    with monkeypatch.context() as patch:
+        spoil_x(bad, itertools.repeat(True), patch)
+        with pytest.raises(UserError, match="checkpoint is untouched"):
+            bad.run()
+    healed = make_trainer(tmp_path, tiny_config(steps=8))
+    healed.resume()
+    assert all(value.isfinite().all() for value in healed.model.state_dict().values())
+    assert healed.run().step == 8
+    assert lines_of(tmp_path)[-1]["step"] == 8
+
+
+def test_skipped_updates_are_in_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path, tiny_config(steps=4))
+    spoil_x(trainer, [False, True, False, False], monkeypatch)
+    trainer.run()
+    train = [line for line in lines_of(tmp_path) if line["split"] == "train"]
+    assert [line["skipped"] for line in train] == [0, 1, 1]
+    assert all(torch.tensor(line["loss"]).isfinite() for line in train if "loss" in line)
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@CUDA
+def test_a_step_in_bf16_on_a_gpu(tmp_path: Path) -> None:
+    config = tiny_config(prior="realnvp", precision="bf16")
+    trainer = Trainer(config, some_pictures(), tmp_path, torch.device("cuda"), quiet=True)
+    trainer.initialize()
+    trainer.update(next(trainer.batches.epoch(0)))
+    assert trainer.progress.skipped == 0
+    assert torch.tensor(trainer.means.read()["loss"]).isfinite()
+    assert all(p.is_cuda and p.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+@pytest.mark.gpu
+@CUDA
+def test_resuming_on_a_gpu_restores_its_state(tmp_path: Path) -> None:
+    device, config = torch.device("cuda"), tiny_config(steps=2 * EPOCH)
+    interrupted_at(7)(config, some_pictures(), tmp_path, device, quiet=True).run()
+    saved = load_checkpoint(tmp_path / "last.ckpt")
+    trainer = Trainer(config, some_pictures(), tmp_path, device, quiet=True)
+    trainer.resume()
+    state = trainer.state()
+    assert "cuda" in saved["random"]
+    assert_same(state["random"], saved["random"])
+    for name, value in state["model"].items():
+        assert value.is_cuda
+        assert torch.equal(value.cpu(), saved["model"][name]), name
+    assert trainer.run().step == 2 * EPOCH
+    assert trainer.progress.skipped == 0
