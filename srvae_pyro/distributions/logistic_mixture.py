@@ -234,18 +234,24 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
         All random numbers come from PyTorch's global generator.
         """
+        channels, height, width = self.event_shape
         shape = torch.Size(sample_shape) + self.batch_shape
-        height, width = self.event_shape[-2:]
+        return self.draw(self.means.new_empty((*shape, 1 + channels, height, width)).uniform_())
+
+    @torch.no_grad()
+    def draw(self, uniform: Tensor) -> Tensor:
+        """The sample that given noise makes: (..., 1 + C, H, W) in [0, 1) to (..., C, H, W).
+
+        The first channel of the noise chooses each pixel's component, the others its colours.
+        """
+        choice, *rest = uniform.split(1, dim=-3)
         cumulative = self.logits.softmax(-3).cumsum(-3)[..., :-1, :, :]
-        uniform = cumulative.new_empty((*shape, 1, height, width)).uniform_()
-        component = (uniform >= cumulative).sum(-3)
-        means, log_scales, coefficients = self._of_component(component)
+        means, log_scales, coefficients = self._of_component((choice >= cumulative).sum(-3))
+        # Away from 0 and 1, whose logits are infinite, and evenly so.
+        tail = torch.finfo(uniform.dtype).eps / 4
         x: list[Tensor] = []
-        for mean, log_scale in zip(means, log_scales, strict=True):
-            uniform = torch.rand_like(mean)
-            # Away from 0 and 1, whose logits are infinite, and evenly so.
-            tail = torch.finfo(uniform.dtype).eps / 4
-            noise = uniform.clamp(tail, 1 - 2 * tail).logit()
+        for mean, log_scale, part in zip(means, log_scales, rest, strict=True):
+            noise = part.squeeze(-3).clamp(tail, 1 - 2 * tail).logit()
             x.append(_to_grid(_location(mean, coefficients, x) + log_scale.exp() * noise))
         return torch.stack(x, -3)
 

@@ -21,10 +21,11 @@ from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, Standard
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.networks import WeightNormalized, initializing
+from srvae_pyro.noise import ImageNoise, Noise
 
 _PROGRAMS = itertools.count()  # numbers for the names under which programs register
 
-__all__ = ["ImageModel", "Sizes", "images_plate", "joined", "make_prior", "sizes_of"]
+__all__ = ["ImageModel", "Sizes", "image_noise", "images_plate", "joined", "make_prior", "sizes_of"]
 
 
 def images_plate(x: Tensor | None, count: int) -> Any:
@@ -181,6 +182,8 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         decode: Decoding = "sample",
         temperature: float = 1.0,
         image_temperature: float = 1.0,
+        seed: int | None = None,
+        first: int = 0,
         batch_size: int = 64,
     ) -> dict[str, Tensor]:
         """New images: the model's sites, drawn from the top of the graph to x.
@@ -190,6 +193,8 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
             decode: draw the pixels (``sample``) or take the likeliest component's (``mode``).
             temperature: factor on the standard deviations of the latents.
             image_temperature: the same of the likelihoods that are sampled from.
+            seed: image i of a seed is the same in every call; without one, PyTorch's generator.
+            first: number of the first image, where a seed is given.
             batch_size: images at a time.
 
         Returns:
@@ -202,50 +207,50 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
             number = min(batch_size, count - start)
             # One image a sample: Predictive's trial runs then cost one image each.
             predictive = Predictive(self.model, num_samples=number, parallel=True)
-            with Decode(decode, temperature, image_temperature):
+            noise = image_noise(seed, first + start, number, dim=-5)
+            with Decode(decode, temperature, image_temperature, noise):
                 chunks.append(predictive())
         return joined([{k: v.squeeze(1) for k, v in chunk.items()} for chunk in chunks], dim=0)
 
     @torch.no_grad()
     def reconstruct(
-        self, x: Tensor, *, decode: Decoding = "sample", batch_size: int = 64
+        self,
+        x: Tensor,
+        *,
+        decode: Decoding = "sample",
+        seed: int | None = None,
+        batch_size: int = 64,
     ) -> dict[str, Tensor]:
         """x decoded from its own latents: x -> q(..|x) -> p(x|..), y = d(x) unchanged.
 
         Args:
             x: images (B, C, H, W) on the grid k/255.
             decode: see :meth:`generate`.
+            seed: see :meth:`generate`.
             batch_size: images at a time.
 
         Returns:
             By site: x (B, C, H, W) and the others.
         """
         chunks = []
-        for images in x.to(self.device).split(batch_size):
+        for start in range(0, len(x), batch_size):
+            images = x[start : start + batch_size].to(self.device)
             guide = partial(self.guide, images)
-            chunks.append(self._predict(guide, images.shape[0], _latent_size(self, images), decode))
+            with Decode(decode, noise=image_noise(seed, start, len(images))):
+                chunks.append(self._predict(guide, len(images), _latent_size(self, images)))
         return joined([{k: v.squeeze(0) for k, v in c.items()} for c in chunks], dim=0)
 
     def _predict(
-        self,
-        guide: Callable[[], Any],
-        count: int,
-        size: tuple[int, int],
-        decode: Decoding,
-        samples: int = 1,
-        temperature: float = 1.0,
-        image_temperature: float = 1.0,
+        self, guide: Callable[[], Any], count: int, size: tuple[int, int], samples: int = 1
     ) -> dict[str, Tensor]:
         """All sites (samples, count, ...) of the model, ``guide``'s samples where it has any."""
-        predictive = Predictive(
+        return Predictive(
             lambda: self.model(None, count, size),
             guide=guide,
             num_samples=samples,
             parallel=True,
             return_sites=_sites(self.model),
-        )
-        with Decode(decode, temperature, image_temperature):
-            return predictive()
+        )()
 
 
 def _latent_size(model: ImageModel, x: Tensor) -> tuple[int, int]:
@@ -259,6 +264,11 @@ def _sites(model: nn.Module) -> tuple[str, ...]:
     lower = getattr(model, "lower", None)
     own = (str(model.image), str(model.latent))
     return own if lower is None else own + _sites(lower)
+
+
+def image_noise(seed: int | None, first: int, count: int, dim: int = -4) -> Noise | None:
+    """The noise of images ``first`` and on of a seed; without a seed, PyTorch's generator."""
+    return None if seed is None else ImageNoise(seed, range(first, first + count), dim)
 
 
 def joined(chunks: list[dict[str, Tensor]], dim: int) -> dict[str, Tensor]:

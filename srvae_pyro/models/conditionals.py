@@ -28,12 +28,22 @@ LOG_VARIANCE_RANGE = (-7.0, 7.0)
 def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Apply ``network`` to inputs of any leading shape: (..., C, H, W) to (..., C', H', W').
 
-    The leading shapes are broadcast against each other, flattened to one and restored.
+    The leading shapes are broadcast against each other, flattened to one and restored. Where all
+    inputs are repeated along a dimension the network runs once, and the dimension has size 1.
     """
+    inputs = tuple(_without_copies(x) for x in inputs)
     batch = torch.broadcast_shapes(*(x.shape[:-3] for x in inputs))
     flat = (x.expand(*batch, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in inputs)
     out = network(*(x.contiguous(memory_format=torch.channels_last) for x in flat))
     return out.reshape(*batch, *out.shape[1:])
+
+
+def _without_copies(x: Tensor) -> Tensor:
+    """``x`` with leading dimensions that only repeat it (``expand``) narrowed to one."""
+    for dim in range(x.dim() - 3):
+        if x.stride(dim) == 0:
+            x = x.narrow(dim, 0, 1)
+    return x
 
 
 def diagonal_normal(parameters: Tensor) -> dist.TorchDistribution:
@@ -126,12 +136,12 @@ class LatentGivenLower(nn.Module):
             head_scale=config.head_scale,
         )
 
-    def network(self, y: Tensor, u: Tensor) -> Tensor:
-        return self.joint(torch.cat([F.elu(self.from_y(y)), self.from_u(u)], dim=1))
-
     def parameters_of(self, y: Tensor, u: Tensor) -> Tensor:
         """(..., 2 * latent channels, h, w): means, then log-variances before their clamp."""
-        return over_images(self.network, y, u)
+        # One after the other, so that y is encoded once where many u are drawn for it.
+        of_y = over_images(lambda y: F.elu(self.from_y(y)), y)
+        of_u = over_images(self.from_u, u)
+        return over_images(lambda *parts: self.joint(torch.cat(parts, dim=1)), of_y, of_u)
 
     def forward(self, y: Tensor, u: Tensor) -> dist.TorchDistribution:
         return diagonal_normal(self.parameters_of(y, u))

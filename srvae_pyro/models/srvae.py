@@ -21,14 +21,21 @@ from torch import Tensor, nn
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data.transforms import Transform
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.base import ImageModel, images_plate, joined, make_prior, sizes_of
+from srvae_pyro.models.base import (
+    ImageModel,
+    image_noise,
+    images_plate,
+    joined,
+    make_prior,
+    sizes_of,
+)
 from srvae_pyro.models.conditionals import (
     ImageGivenLatent,
     ImageGivenLower,
     LatentGivenImages,
     LatentGivenLower,
 )
-from srvae_pyro.models.decoding import Decoding
+from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.models.vae import VAEGuide, VAEModel
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
@@ -174,6 +181,7 @@ class SRVAE(ImageModel):
         decode: Decoding = "sample",
         temperature: float = 1.0,
         image_temperature: float = 1.0,
+        seed: int | None = None,
         batch_size: int = 64,
     ) -> dict[str, Tensor]:
         """Images x that y may be d(x) of: y -> u ~ q(u|y) -> z ~ p(z|y,u) -> x ~ p(x|y,z).
@@ -184,7 +192,9 @@ class SRVAE(ImageModel):
             decode: draw the pixels (``sample``) or take the likeliest component's (``mode``).
             temperature: factor on the standard deviations of the latents.
             image_temperature: the same of the likelihood, if sampled from.
-            batch_size: images times samples at a time.
+            seed: the answers for the i-th y are the same whatever the batch; without one, PyTorch's
+                generator.
+            batch_size: images times samples at a time, but one image's samples at least.
 
         Returns:
             By site: x (S, B, C, H, W), and y, z, u likewise.
@@ -194,7 +204,9 @@ class SRVAE(ImageModel):
         self.check_lower(y)
         y = y.to(self.device)
         chunks = []
-        for images in y.split(max(batch_size // samples, 1)):
+        step = max(batch_size // samples, 1)
+        for start in range(0, len(y), step):
+            images = y[start : start + step]
 
             def guide(images: Tensor = images) -> None:
                 with images_plate(images, 0):
@@ -203,11 +215,9 @@ class SRVAE(ImageModel):
 
             factor = 2**self.lower_stages
             size = (images.shape[-2] // factor, images.shape[-1] // factor)
-            chunks.append(
-                self._predict(
-                    guide, len(images), size, decode, samples, temperature, image_temperature
-                )
-            )
+            noise = image_noise(seed, start, len(images))
+            with Decode(decode, temperature, image_temperature, noise):
+                chunks.append(self._predict(guide, len(images), size, samples))
         return joined(chunks, dim=1)
 
     def check_lower(self, y: Tensor) -> None:

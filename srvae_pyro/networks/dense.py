@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,9 +50,10 @@ class DenseStep(nn.Module):
         w1, w3 = self.reduce.weight, self.grow.weight
         flat = w3.permute(0, 2, 3, 1).reshape(-1, w3.shape[1])  # (growth * 9, 4 * growth)
         kernel = (flat @ w1.reshape(w1.shape[:2])).reshape(w3.shape[0], 3, 3, w1.shape[1])
-        inner = (flat @ self.reduce.bias).reshape(w3.shape[0], 1, 3, 3)
-        ones = torch.ones_like(x[:1, :1])
-        bias = F.conv2d(ones, inner, self.grow.bias, padding=1)  # (1, growth, H, W)
+        inner = (flat @ self.reduce.bias).reshape(w3.shape[0], 9)
+        inside = _inside(x.shape[2], x.shape[3], inner.dtype, inner.device)
+        bias = torch.addmm(self.grow.bias, inside, inner.T)  # (H * W, growth)
+        bias = bias.reshape(1, x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
         return F.conv2d(x, kernel.permute(0, 3, 1, 2), padding=1) + bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,6 +63,14 @@ class DenseStep(nn.Module):
         else:
             new = self.grow(self.reduce(x))
         return F.elu(torch.cat([x, new], dim=1), inplace=True)
+
+
+@lru_cache(maxsize=64)
+def _inside(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(H * W, 9): whether each of a pixel's 3x3 neighbours lies within the image, 1 or 0."""
+    with torch.inference_mode(False):  # what is kept serves training too
+        ones = torch.ones(1, 1, height, width, device=device)
+        return F.unfold(ones, 3, padding=1)[0].T.to(dtype)
 
 
 class ChannelAttention(nn.Module):
