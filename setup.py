@@ -26,6 +26,7 @@ setup(
         "huggingface-hub>=0.25",  # save, load and share models the way the field does
         "tensorboard>=2.17",  # curves and pictures of a training run
         "scikit-image>=0.24",  # bundled photographs, PSNR and SSIM
+        "arviz-stats>=0.6",  # Pareto k of importance weights (needs scipy, as scikit-image does)
         "pillow>=10.3",  # reading and writing pictures; torchvision needs it too
     ],
     extras_require={

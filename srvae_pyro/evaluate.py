@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from srvae_pyro.commands import option, run_command
 from srvae_pyro.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from srvae_pyro.data import DataSplits
+    from srvae_pyro.models import ImageModel
+
 __all__ = ["EvaluateArguments", "main"]
+
+FID_IMAGES = {"test": 10_000, "train": 50_000}  # as in the paper, section 4.1
 
 
 @dataclass
 class EvaluateArguments:
-    """Measure a trained model: the evidence lower bound and its terms on a data set's pictures.
+    """Measure a trained model as the paper's Table 1 does.
 
-    Terms in nats an image as in the paper's Table 1, their sum in bits/dim. Computed in float32.
+    The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
+    if asked for, FID and KID of generated pictures, and the quality of super-resolution. Prints a
+    table and writes all numbers, with what is needed to repeat them, to the run's evaluation.json.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -27,93 +39,291 @@ class EvaluateArguments:
     """a data set's name or a folder of pictures"""
     data_root: Path = Path("data")
     """where the named data sets are, or are downloaded to"""
-    split: Literal["train", "val", "test"] = "test"
+    split: Literal["train", "val", "test", "all"] = "test"
     """which pictures"""
     limit: Annotated[int | None, option("N", "all")] = None
     """only so many, evenly spaced over the split, the same ones always"""
-    batch_size: int = 100
-    """pictures at a time"""
     seed: int = 0
-    """of the latents' noise"""
+    """of all noise; each picture has noise of its own, whatever the batch"""
+
+    importance_samples: int = 500
+    """samples an image of the likelihood, S; the time grows with it"""
+    estimator: Literal["product", "paired"] = "product"
+    """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
+    elbo_samples: int = 1
+    """samples an image of the evidence lower bound"""
+    elbo_only: bool = False
+    """leave out importance sampling, which takes most of the time"""
+
+    fid: bool = False
+    """also FID and KID: 10,000 generated pictures against test, 50,000 against train pictures"""
+    fid_weights: Annotated[Path | None, option("FILE", "torch-fidelity's cache, else download")] = (
+        None
+    )
+    """weights of torch-fidelity's Inception network"""
+    fid_images: Annotated[int | None, option("N", "10000 and 50000")] = None
+    """fewer pictures for both: faster, but biased upwards and not comparable"""
+    decode: Literal["sample", "mode"] = "sample"
+    """of the generated pictures: draw each pixel, or the likeliest component's mean"""
+    temperature: float = 1.0
+    """of the generated pictures' latents"""
+
+    super_resolution: bool = False
+    """also PSNR and SSIM of super-resolution against bicubic and others (srVAE)"""
+
+    batch_size: int = 100
+    """pictures at a time, where --memory-gb does not decide"""
+    memory_gb: float = 4.0
+    """gigabytes for the tensors of importance sampling"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the networks; what is reported should be fp32"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one"""
-    json: Annotated[Path | None, option("FILE", "the terminal only")] = None
+    json: Annotated[Path | None, option("FILE", "only the run's evaluation.json")] = None
     """also write the numbers to this file"""
 
 
-def size_for(data: str | None, height: int, width: int) -> int | None:
-    """The size to bring another data set's pictures to, where that can be done."""
-    from srvae_pyro.data import DATA_SETS
-
-    return height if height == width and (data == "photos" or data not in DATA_SETS) else None
+def check(arguments: EvaluateArguments) -> None:
+    """Refuse numbers that make no sense."""
+    at_least_one = ("limit", "batch_size", "importance_samples", "elbo_samples", "fid_images")
+    for name in at_least_one:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if not arguments.memory_gb > 0 or not math.isfinite(arguments.memory_gb):
+        raise UserError(f"--memory-gb must be above 0, not {arguments.memory_gb}")
+    if arguments.seed < 0:
+        raise UserError(f"--seed must be at least 0, not {arguments.seed}")
+    if arguments.temperature < 0:
+        raise UserError(f"--temperature must be at least 0, not {arguments.temperature}")
+    if arguments.fid_images == 1:
+        raise UserError("--fid-images must be at least 2: FID compares covariances")
+    if arguments.json is not None and arguments.json.is_dir():
+        raise UserError(f"--json {arguments.json} is a folder: name a file")
 
 
 def main(arguments: EvaluateArguments) -> int:
     """Evaluate as asked; the exit code."""
-    for name in ("limit", "batch_size"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-
+    check(arguments)
     import pyro
 
-    from srvae_pyro import __version__
-    from srvae_pyro.data import load_data
-    from srvae_pyro.evaluation.elbo import TermsELBO
-    from srvae_pyro.evaluation.terms import evaluate_elbo, spread
+    from srvae_pyro.evaluation.report import record
+    from srvae_pyro.evaluation.terms import spread_numbers
     from srvae_pyro.files import write_json
-    from srvae_pyro.models.loading import find_run, load, read_config
-    from srvae_pyro.runtime import choose_device
+    from srvae_pyro.models.loading import find_run, from_hub, load, read_config
+    from srvae_pyro.runtime import choose_device, choose_precision, tune_allocator
 
     folder = find_run(arguments.run)
     config = read_config(folder)
     device = choose_device(arguments.device)
+    choose_precision(arguments.precision, device)  # warns where it would be slow
+    if device.type == "cpu":
+        tune_allocator()
     model = load(folder, device)
+    if arguments.super_resolution and config.model.model != "srvae":
+        raise UserError(f"{folder} is a VAE, which has no y: --super-resolution is the srVAE's")
+    if arguments.fid:
+        from srvae_pyro.evaluation.fid import find_weights
+
+        find_weights(arguments.fid_weights)  # before anything that takes long
     pyro.enable_validation(False)
-    channels, height, width = config.model.image_shape
-    own = arguments.data is None
-    data = load_data(
-        config.data.data if arguments.data is None else arguments.data,
-        arguments.data_root,
-        image_size=config.data.image_size if own else size_for(arguments.data, height, width),
-        channels=channels,
-        seed=config.data.seed,
-        limit=config.data.limit if own else None,
+    data = load_pictures(arguments, config)
+    split = pictures_of(data, arguments.split, own=arguments.data is None)
+    numbers = spread_numbers(len(split), arguments.limit)
+    images = split[numbers]
+    print(f"{folder} on {data.name}, {arguments.split}, {len(images):,} of {len(split):,} pictures")
+    result = settings(arguments, folder, data, numbers) | likelihood(
+        arguments, model, images, numbers, device
     )
-    if data.shape != (channels, height, width):
-        raise UserError(
-            f"{data.name} has pictures of {data.shape[1]}x{data.shape[2]}, the model is for "
-            f"{height}x{width}: give --data of that size"
+    if arguments.fid:
+        result["fid"] = fid(arguments, model, data, device)
+    if arguments.super_resolution:
+        from srvae_pyro.evaluation import super_resolution
+
+        quality = super_resolution.measure(
+            model, images, seed=arguments.seed, batch_size=arguments.batch_size, progress=True
         )
-    images = spread(getattr(data, arguments.split), arguments.limit)
-    values = evaluate_elbo(
+        result["super_resolution"] = quality
+    print_results(result, config.data.data)
+    if not from_hub(folder):
+        record(folder, f"{data.name}/{arguments.split}", result)
+    if arguments.json:
+        write_json(arguments.json, result)
+    return 0
+
+
+def load_pictures(arguments: EvaluateArguments, config: Any) -> DataSplits:
+    """The pictures to evaluate on, of the size and channels that the model takes."""
+    from srvae_pyro.evaluation.run_data import load_for
+
+    return load_for(config, arguments.data, arguments.data_root)
+
+
+def pictures_of(data: DataSplits, split: str, own: bool) -> Tensor:
+    """The split's pictures, or those of all three.
+
+    Raises:
+        UserError: it is a tenth of somebody else's folder, drawn at random.
+    """
+    import torch
+
+    from srvae_pyro.data import DATA_SETS
+
+    if split == "all":
+        return torch.cat([data.train, data.val, data.test])
+    if not own and split in data.info.get("held_out_indices", {}) and data.name not in DATA_SETS:
+        raise UserError(
+            f"{data.name} has no folder {split}/: give --split all to measure on all its pictures"
+        )
+    images: Tensor = getattr(data, split)
+    return images
+
+
+def settings(
+    arguments: EvaluateArguments, folder: Path, data: DataSplits, numbers: Tensor
+) -> dict[str, Any]:
+    """What is needed to repeat an evaluation."""
+    import platform
+
+    import torch
+
+    from srvae_pyro import __version__
+
+    limited = arguments.limit is not None
+    return {
+        "run": str(folder),
+        "data": data.info,
+        "split": arguments.split,
+        "images": len(numbers),
+        "indices": numbers.tolist() if limited else f"0 to {len(numbers) - 1}",
+        "seed": arguments.seed,
+        "precision": arguments.precision,
+        "versions": {
+            "srvae_pyro": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def likelihood(
+    arguments: EvaluateArguments,
+    model: ImageModel,
+    images: Tensor,
+    numbers: Tensor,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The evidence lower bound's terms, and the importance-sampled likelihood if asked for."""
+    from srvae_pyro.evaluation.measure import evaluate_likelihood
+    from srvae_pyro.evaluation.terms import evaluate_elbo
+
+    elbo = evaluate_elbo(
         model,
         images,
         device,
-        TermsELBO(analytic_kl=True),
+        samples=arguments.elbo_samples,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
+        numbers=numbers,
+        precision=arguments.precision,
         progress=True,
     )
-    print(f"{folder} on {data.name}, {arguments.split}, {len(images):,} pictures")
-    for name, value in values.items():
-        if name != "bits_per_dim":
-            title = "negative ELBO" if name == "nats" else name.upper()
-            print(f"  {title:14} {value:10.2f} nats an image")
-    print(f"  {'':14} {values['bits_per_dim']:10.4f} bits/dim")
-    if arguments.json:
-        write_json(
-            arguments.json,
-            {
-                "run": str(folder),
-                "data": data.name,
-                "split": arguments.split,
-                "images": len(images),
-                "seed": arguments.seed,
-                "version": __version__,
-                "elbo": values,
-            },
+    result: dict[str, Any] = {"elbo": {**elbo, "samples": arguments.elbo_samples}}
+    if not arguments.elbo_only:
+        result["likelihood"] = evaluate_likelihood(
+            model,
+            images,
+            device,
+            arguments.importance_samples,
+            estimator=arguments.estimator,
+            seed=arguments.seed,
+            numbers=numbers,
+            memory_gb=arguments.memory_gb,
+            precision=arguments.precision,
+            progress=True,
         )
-    return 0
+    return result
+
+
+def fid(
+    arguments: EvaluateArguments, model: ImageModel, data: DataSplits, device: torch.device
+) -> dict[str, Any]:
+    """FID and KID against the test and the train split."""
+    from srvae_pyro.evaluation.fid import drawer, fid_and_kid, find_weights
+
+    draw = drawer(
+        model,
+        decode=arguments.decode,
+        temperature=arguments.temperature,
+        image_temperature=1.0,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+    )
+    out: dict[str, Any] = {"decode": arguments.decode, "temperature": arguments.temperature}
+    for split, count in FID_IMAGES.items():
+        out[split] = fid_and_kid(
+            draw,
+            getattr(data, split),
+            samples=arguments.fid_images or count,
+            weights=find_weights(arguments.fid_weights),
+            cache_key=f"{Path(data.name).name}-{split}",
+            batch_size=arguments.batch_size,
+            device=device,
+        )
+    return out
+
+
+def print_results(result: dict[str, Any], trained_on: str) -> None:
+    """The table, and beside it what does not fit into a table."""
+    from srvae_pyro.evaluation.report import PUBLISHED, Row, table
+
+    elbo, nll, fid = result["elbo"], result.get("likelihood"), result.get("fid", {})
+    name = result["data"]["name"]
+    best = nll or elbo
+    row = Row(
+        Path(name).name,
+        "srVAE" if "re_y" in elbo else "VAE",
+        best["bits_per_dim"],
+        re_x=elbo["re_x"],
+        re_y=elbo.get("re_y"),
+        kl_z=elbo["kl_z"],
+        kl_u=elbo.get("kl_u"),
+        error=best["standard_error"],
+        fid_test=fid.get("test", {}).get("fid"),
+        fid_train=fid.get("train", {}).get("fid"),
+    )
+    same = result["split"] == "test" and result["images"] == result["data"]["counts"]["test"]
+    print(table([row, *(PUBLISHED.get((name, trained_on), []) if same else [])]))
+    print(f"nll: {how(result)}; the terms in nats an image")
+    print(f"ELBO {elbo['bits_per_dim']:.4f} ± {elbo['standard_error']:.4f} bits/dim", end="")
+    if "y_bits_per_dim" in elbo:
+        print(f"; of y alone, (RE_y + KL_u) a dimension of y: {elbo['y_bits_per_dim']:.4f}", end="")
+    print()
+    if nll and nll["pareto_k"] is not None:
+        print(
+            f"importance weights: {nll['effective_samples']:.1f} effective of {nll['samples']} "
+            f"samples, Pareto k {nll['pareto_k']:.2f} on average, above 0.7 for "
+            f"{100 * nll['pareto_k_above_0.7']:.0f}% of the images: the nll is an upper bound that "
+            "more samples would lower"
+        )
+    for split in FID_IMAGES:
+        if split in fid:
+            values = fid[split]
+            print(f"against {split}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+    if "super_resolution" in result:
+        from srvae_pyro.evaluation import super_resolution
+
+        print(super_resolution.table(result["super_resolution"]))
+
+
+def how(result: dict[str, Any]) -> str:
+    """By what the headline number was found."""
+    nll = result.get("likelihood")
+    if not nll:
+        return "the negative ELBO"
+    return (
+        f"importance sampling, {nll['samples']} samples, {nll['estimator']}, {nll['seconds']:.0f} s"
+    )
 
 
 if __name__ == "__main__":

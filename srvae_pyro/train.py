@@ -39,7 +39,8 @@ class TrainArguments:
     run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA")] = None
     """name of the run under runs/, or a folder"""
     resume: bool = False
-    """go on from the run's last checkpoint, with its settings; its length can be changed"""
+    """go on from the run's last checkpoint, with its settings; its length can be changed, and then
+    what is a share of it moves too: the learning rate's fall, KL_z's weight"""
 
     epochs: Annotated[int | None, option("N", "the preset's")] = None
     """passes over the training pictures"""
@@ -98,6 +99,16 @@ _IDENTITY = [
     *("data", "image_size", "channels", "limit", "no_augment"),
     *("batch_size", "lr", "seed", "kl_start", "kl_warmup", "free_nats"),
 ]
+
+
+def _setting(config: RunConfig, name: str) -> Any:
+    """The setting that the flag ``name`` is about."""
+    if name == "preset":
+        return config.preset
+    if name == "no_augment":
+        return not config.data.augment
+    parts = (config.model, config.training, config.data)
+    return next(getattr(part, name) for part in parts if hasattr(part, name))
 
 
 def make_config(arguments: TrainArguments) -> RunConfig:
@@ -165,20 +176,7 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
     given = [n for n in _IDENTITY if getattr(arguments, n) != getattr(defaults, n)]
     wanted = make_config(arguments)
     for name in given:
-        same = {
-            "preset": wanted.preset == config.preset,
-            "model": wanted.model.model == config.model.model,
-            "transform": wanted.model.transform == config.model.transform,
-            "prior": wanted.model.prior == config.model.prior,
-            "guide_z_sees_y": wanted.model.guide_z_sees_y == config.model.guide_z_sees_y,
-            "batch_size": wanted.training.batch_size == config.training.batch_size,
-            "lr": wanted.training.lr == config.training.lr,
-            "seed": wanted.training.seed == config.training.seed,
-            "kl_start": wanted.training.kl_start == config.training.kl_start,
-            "kl_warmup": wanted.training.kl_warmup == config.training.kl_warmup,
-            "free_nats": wanted.training.free_nats == config.training.free_nats,
-            "no_augment": wanted.data.augment == config.data.augment,
-        }.get(name, getattr(wanted.data, name, None) == getattr(config.data, name, None))
+        same = _setting(wanted, name) == _setting(config, name)
         if not same:
             raise UserError(
                 f"{folder} was trained with another --{name.replace('_', '-')}: leave it out to "
@@ -253,19 +251,23 @@ def main(arguments: TrainArguments) -> int:
     # Checking every site's values at every step would cost time; the tests do.
     pyro.enable_validation(False)
     pictures = load_pictures(config, arguments.data_root)
+    fingerprint = pictures.fingerprint()
     if arguments.resume:
         if config.model.image_shape != pictures.shape:
             was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, pictures.shape))
             raise UserError(f"{folder} was trained on pictures of {was}, its data now has {now}")
-        counts = config.data.info.get("counts", pictures.info["counts"])
-        if counts != pictures.info["counts"]:
-            raise UserError(f"{folder} was trained on {counts} pictures, its data now has others")
+        if config.data.info.get("fingerprint", fingerprint) != fingerprint:
+            raise UserError(
+                f"{folder}: the pictures of {pictures.name} are not those that it was trained on; "
+                "bring them back to resume, or start another --run"
+            )
+    info = {**pictures.info, "fingerprint": fingerprint}
     keep = arguments.resume and arguments.precision == "auto"
     precision = choose_precision(config.training.precision if keep else arguments.precision, device)
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, image_shape=pictures.shape),
-        data=dataclasses.replace(config.data, info=pictures.info),
+        data=dataclasses.replace(config.data, info=info),
         training=dataclasses.replace(config.training, precision=precision),
     )
     trainer = Trainer(config, pictures, folder, device)
@@ -295,8 +297,8 @@ def main(arguments: TrainArguments) -> int:
 def report(trainer: Trainer) -> int:
     """Score the best weights on test pictures, write ``evaluation.json``, say what came out."""
     from srvae_pyro.evaluation.baselines import histogram_nats
+    from srvae_pyro.evaluation.report import record
     from srvae_pyro.evaluation.terms import bits_per_dim
-    from srvae_pyro.files import write_json
     from srvae_pyro.models.loading import load
 
     shape, images = trainer.data.shape, trainer.test_images()
@@ -313,7 +315,7 @@ def report(trainer: Trainer) -> int:
         "seconds": trainer.progress.seconds,
         "skipped": trainer.progress.skipped,
     }
-    write_json(trainer.folder / "evaluation.json", results)
+    record(trainer.folder, "training", results)
     terms = ", ".join(f"{n.upper()} {v:.0f}" for n, v in elbo.items() if n[:2] in ("re", "kl"))
     print(f"test, {len(images):,} pictures: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
     print(f"  nats an image: {terms}")

@@ -109,7 +109,9 @@ def test_loss_and_gradients_are_pyros(
 def test_vectorized_particles_are_the_same_estimate(tiny: MakeConfig, pictures: Pictures) -> None:
     x = pictures(2)
     m = build(tiny(), x)
-    four = TermsELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
+    four = TermsELBO(
+        num_particles=4, vectorize_particles=True, max_plate_nesting=1, detailed_kl=True
+    )
     terms = four.terms(m.model, m.guide, x)
     assert {name: tuple(term.shape) for name, term in terms.named().items()} == dict.fromkeys(
         ("re_x", "re_y", "kl_z", "kl_u"), (2,)
@@ -139,6 +141,7 @@ def test_closed_form_kl_is_the_sampled_ones_expectation(
         "num_particles": 256,
         "vectorize_particles": True,
         "max_plate_nesting": 1,
+        "detailed_kl": True,
     }
     exact = seeded(TermsELBO(analytic_kl=True, **settings).terms, m.model, m.guide, x)
     sampled = seeded(TermsELBO(**settings).terms, m.model, m.guide, x)
@@ -161,7 +164,8 @@ def test_closed_form_kl_is_left_to_sampling_where_there_is_none(
 ) -> None:
     x = pictures(2)
     m = build(tiny(), x)  # u's prior is a flow, z's a normal
-    closed = seeded(TermsELBO(analytic_kl=True).terms, m.model, m.guide, x)
+    elbo = TermsELBO(analytic_kl=True, detailed_kl=True)
+    closed = seeded(elbo.terms, m.model, m.guide, x)
     sampled = seeded(TermsELBO().terms, m.model, m.guide, x)
     assert closed.detailed_kl.keys() == {"z"}
     assert torch.equal(closed.kl["u"], sampled.kl["u"])

@@ -1,6 +1,7 @@
 """``python -m srvae_pyro.evaluate``: the ELBO's terms of a run on a data set."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from torchvision.utils import save_image
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import load_data, to_unit
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluate import EvaluateArguments, main
+from srvae_pyro.evaluate import EvaluateArguments, main, print_results
 from srvae_pyro.evaluation.elbo import TermsELBO
-from srvae_pyro.evaluation.terms import spread
+from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
+from srvae_pyro.evaluation.terms import evaluate_elbo, spread, spread_numbers
 from srvae_pyro.models import make_model
+from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.loading import load, save_pretrained
+from srvae_pyro.noise import ImageNoise
 
 
 @pytest.fixture
@@ -43,33 +47,147 @@ def test_terms_are_those_of_the_elbo(
     folder: Path, run: Path, limit: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    arguments = EvaluateArguments(str(run), data=str(folder), limit=limit, batch_size=50, json=out)
+    arguments = EvaluateArguments(
+        str(run), data=str(folder), limit=limit, batch_size=4, elbo_only=True, json=out
+    )
     assert main(arguments) == 0
     values = json.loads(out.read_text())
-    images = spread(load_data(str(folder), folder).test, limit)
+    test = load_data(str(folder), folder).test
+    images, numbers = spread(test, limit), spread_numbers(len(test), limit)
     model = load(run)
-    torch.manual_seed(0)
-    elbo = TermsELBO(analytic_kl=True)
-    terms = elbo.terms(model.model, model.guide, to_unit(images))
+    with Decode(noise=ImageNoise(0, numbers.tolist())):
+        terms = TermsELBO(analytic_kl=True).terms(model.model, model.guide, to_unit(images))
     for name, term in terms.named().items():
         assert values["elbo"][name] == pytest.approx(term.mean().item(), rel=1e-5)
     total = sum(values["elbo"][name] for name in terms.named())
     assert values["elbo"]["nats"] == pytest.approx(total, rel=1e-6)
     assert values["images"] == len(images)
-    assert f"{values['elbo']['bits_per_dim']:.4f} bits/dim" in capsys.readouterr().out
+    assert f"ELBO {values['elbo']['bits_per_dim']:.4f}" in capsys.readouterr().out
+
+
+def test_likelihood_and_what_is_recorded(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "out.json"
+    options = {"limit": 3, "importance_samples": 30, "seed": 4}
+    assert main(EvaluateArguments(str(run), data=str(folder), json=out, **options)) == 0
+    main(EvaluateArguments(str(run), data=str(folder), split="train", elbo_only=True))
+    values = json.loads(out.read_text())
+    recorded = json.loads((run / "evaluation.json").read_text())
+    assert recorded[f"{folder}/test"] == values
+    assert "likelihood" not in recorded[f"{folder}/train"]
+    assert values["indices"] == [0, 7, 14]
+    assert values["data"]["counts"]["test"] == 15
+    test = load_data(str(folder), folder).test
+    x = to_unit(test[[0, 7, 14]])
+    estimate = estimate_log_likelihood(load(run), x, 30, seed=4, images=[0, 7, 14])
+    expected = -estimate.log_likelihood.mean().item()
+    assert values["likelihood"]["nats"] == pytest.approx(expected, rel=1e-6)
+    assert values["likelihood"]["bits_per_dim"] < values["elbo"]["bits_per_dim"]
+    text = capsys.readouterr().out
+    assert f"{values['likelihood']['bits_per_dim']:.3f} ± " in text
+    assert "importance sampling, 30 samples, product" in text
+    assert "effective of 30" in text
+    assert "paper" not in text
+
+
+def test_more_elbo_samples_are_averaged(folder: Path, run: Path, tmp_path: Path) -> None:
+    model, images = load(run), load_data(str(folder), folder).test
+    cpu = torch.device("cpu")
+    single = evaluate_elbo(model, images, cpu)
+    many = evaluate_elbo(model, images, cpu, samples=3, batch_size=7)
+    again = evaluate_elbo(model, images, cpu, samples=3, batch_size=100)
+    assert many["re_x"] != single["re_x"]
+    for name, value in many.items():
+        assert again[name] == pytest.approx(value, rel=1e-5)
+        assert value == pytest.approx(single[name], rel=0.3)
+    lower = (many["re_y"] + many["kl_u"]) / (3 * 8 * 8 * math.log(2))
+    assert many["y_bits_per_dim"] == pytest.approx(lower)
+
+
+def test_a_vae_is_measured_too(
+    folder: Path, tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    model = make_model(tiny(model="vae"))
+    model.initialize(pictures(8))
+    save_pretrained(model, tmp_path / "vae")
+    run = str(tmp_path / "vae")
+    assert main(EvaluateArguments(run, data=str(folder), limit=2, importance_samples=3)) == 0
+    values = json.loads((tmp_path / "vae" / "evaluation.json").read_text())[f"{folder}/test"]
+    assert values["likelihood"]["estimator"] == "paired"
+    assert "re_y" not in values["elbo"]
+    with pytest.raises(UserError, match="is a VAE, which has no y"):
+        main(EvaluateArguments(run, data=str(folder), super_resolution=True))
+
+
+def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFixture[str]) -> None:
+    elbo = {"re_x": 1.0, "re_y": 2.0, "kl_z": 3.0, "kl_u": 4.0}
+    elbo |= {"bits_per_dim": 3.0, "standard_error": 0.1, "y_bits_per_dim": 5.0}
+
+    def text(name: str, trained_on: str, images: int = 10, split: str = "test") -> str:
+        info = {"name": name, "counts": {"test": 10}}
+        result = {"elbo": elbo, "data": info, "images": images, "split": split}
+        print_results(result, trained_on)
+        return capsys.readouterr().out
+
+    assert "3.65  5107  1241   619   819" in text("cifar10", "cifar10").replace("3.650", "3.65")
+    assert "4.000" in text("imagenet32-batches", "cifar10")
+    assert "paper" not in text("imagenet32-batches", "imagenet32-batches")
+    assert "paper" not in text("imagenet32", "cifar10")
+    assert "paper" not in text("cifar10", "cifar10", images=9)
+    assert "paper" not in text("cifar10", "cifar10", split="train")
+
+
+def test_a_folder_without_the_split(folder: Path, run: Path, tmp_path: Path) -> None:
+    (folder / "test").rename(folder / "train" / "more")
+    with pytest.raises(UserError, match=r"has no folder test/: give --split all"):
+        main(EvaluateArguments(str(run), data=str(folder)))
+    assert main(EvaluateArguments(str(run), data=str(folder), split="all", elbo_only=True)) == 0
+    values = json.loads((run / "evaluation.json").read_text())[f"{folder}/all"]
+    assert values["images"] == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"importance_samples": 0}, "--importance-samples must be at least 1, not 0"),
+        ({"elbo_samples": 0}, "--elbo-samples must be at least 1"),
+        ({"limit": 0}, "--limit must be at least 1"),
+        ({"batch_size": -1}, "--batch-size must be at least 1"),
+        ({"memory_gb": 0.0}, "--memory-gb must be above 0"),
+        ({"memory_gb": float("nan")}, "--memory-gb must be above 0"),
+        ({"memory_gb": 1e-9}, "--memory-gb 1e-09 is too little: it needs"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"fid_images": 1}, "--fid-images must be at least 2"),
+        ({"run": "nowhere"}, "no run called nowhere"),
+        ({"data": "nowhere"}, "no data set and no folder is called 'nowhere'"),
+    ],
+)
+def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> None:
+    arguments = EvaluateArguments(**{"run": str(run), "data": str(folder), "limit": 1, **options})
+    with pytest.raises(UserError) as error:
+        main(arguments)
+    assert message in str(error.value)
+
+
+def test_a_damaged_file_is_named(folder: Path, run: Path) -> None:
+    weights = run / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.safetensors does not hold the weights"):
+        main(EvaluateArguments(str(run), data=str(folder)))
 
 
 def test_the_same_twice_and_for_any_split(folder: Path, run: Path, tmp_path: Path) -> None:
     results = []
     for split in ("test", "test", "train"):
         out = tmp_path / "out.json"
-        main(EvaluateArguments(str(run), data=str(folder), split=split, json=out))  # type: ignore[arg-type]
+        main(EvaluateArguments(str(run), data=str(folder), split=split, elbo_only=True, json=out))  # type: ignore[arg-type]
         results.append(json.loads(out.read_text())["elbo"])
     assert results[0] == results[1] != results[2]
 
 
 def test_photos_come_in_the_models_size(run: Path, tmp_path: Path) -> None:
-    assert main(EvaluateArguments(str(run), data="photos", limit=2)) == 0
+    assert main(EvaluateArguments(str(run), data="photos", limit=2, elbo_only=True)) == 0
 
 
 def test_pictures_of_another_shape_are_refused(

@@ -1,7 +1,7 @@
 """Convolutions, dense blocks, encoders and decoders."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -209,7 +209,7 @@ def test_merged_convolution_equals_the_two(
 
 
 def operations(function: Callable[[Tensor], Tensor], x: Tensor) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         function(x)
     return counter.get_total_flops()
 
@@ -237,6 +237,63 @@ def test_merging_is_chosen_where_it_costs_fewer_operations(
     assert (merged < apart) == pays
     assert step.pays_to_merge(batch * 16) == pays
     assert operations(step, x) == min(merged, apart)
+
+
+def changes_in_place(step: DenseStep) -> Iterator[None]:
+    """Ways in which parameters come to be others."""
+    with torch.no_grad():
+        step.reduce.direction.add_(0.1)
+        yield
+        step.grow.gain.mul_(2.0)
+        yield
+        step.reduce.bias.fill_(0.7)
+        yield
+        torch._foreach_lerp_([step.reduce.gain], [torch.zeros_like(step.reduce.gain)], 0.5)
+    yield
+    step.load_state_dict(
+        {
+            k: v.clone() + (v.dtype.is_floating_point)
+            for k, v in DenseStep(3, 4).state_dict().items()
+        }
+    )
+    yield
+    step.double()
+    yield
+    step.float()
+    yield
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_weights_kept_without_gradients_are_never_stale(merge: bool) -> None:
+    step, x = DenseStep(3, 4), torch.rand(4, 3, 4, 4)
+    step.merge = merge
+    for _ in changes_in_place(step):
+        y = x.to(step.reduce.gain.dtype)
+        expected = step(y).detach()  # with gradients nothing is kept
+        for _ in range(2):
+            with torch.no_grad():
+                torch.testing.assert_close(step(y), expected, rtol=0, atol=0)
+            with torch.inference_mode():
+                torch.testing.assert_close(step(y), expected, rtol=0, atol=0)
+            if y.dtype == torch.float64:  # autocast leaves it alone
+                continue
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                low = step(y.bfloat16())
+            torch.testing.assert_close(low.to(y.dtype), expected, rtol=0.05, atol=0.05)
+
+
+def test_what_is_kept_is_computed_once_and_not_copied() -> None:
+    step, x = DenseStep(3, 4), torch.rand(4, 3, 4, 4)
+    with torch.inference_mode():
+        first, again = operations(step, x), operations(step, x)
+    assert again < first
+    copied = copy.deepcopy(step)
+    assert copied.kept_kernel.value is None
+    with torch.no_grad():
+        copied.grow.gain.mul_(3)
+        assert not torch.equal(copied(x), step(x))
+    step(x).sum().backward()  # what was kept does not get in the way of learning
+    assert step.grow.gain.grad is not None
 
 
 def test_merging_can_be_turned_off_and_waits_for_the_initialization() -> None:

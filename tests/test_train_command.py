@@ -163,7 +163,7 @@ def test_a_run_records_its_metrics(done: Done) -> None:
 
 
 def test_a_run_reports_its_test_score(done: Done) -> None:
-    results = json.loads((done.folder / "evaluation.json").read_text())
+    results = json.loads((done.folder / "evaluation.json").read_text())["training"]
     assert (results["split"], results["images"], results["steps"]) == ("test", 2, STEPS)
     score = results["elbo"]["bits_per_dim"]
     for name in ("untrained_bits_per_dim", "histogram_bits_per_dim"):
@@ -252,7 +252,7 @@ def test_ctrl_c_and_resume(
         assert read_config(folder) == replace(config, training=replace(config.training, steps=5))
     steps = [line["step"] for line in lines_of(folder) if line["split"] == "train"]
     assert steps == [1, 2, 4]
-    assert json.loads((folder / "evaluation.json").read_text())["steps"] == 5
+    assert json.loads((folder / "evaluation.json").read_text())["training"]["steps"] == 5
 
 
 def test_a_run_that_died_before_its_first_step_is_no_dead_end(
@@ -269,6 +269,23 @@ def test_a_run_that_died_before_its_first_step_is_no_dead_end(
             with pytest.raises(KeyboardInterrupt):
                 train.main(arguments(tmp_path, steps=1))
         assert train.main(arguments(tmp_path, steps=1)) == 0
+
+
+def test_resuming_with_other_pictures_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    with tiny():
+        train.main(arguments(tmp_path, run="mine", steps=1))
+        given = TrainArguments(run="mine", resume=True, steps=2, keep_allocator=True)
+        picture = next((tmp_path / "pictures").rglob("*.png"))
+        before = picture.read_bytes()
+        Image.new("RGB", Image.open(picture).size, "red").save(picture)
+        with pytest.raises(srvae_pyro.UserError, match="are not those that it was trained on"):
+            train.main(given)
+        picture.write_bytes(before)
+        assert train.main(given) == 0
 
 
 def test_resuming_with_pictures_of_another_size_is_refused(

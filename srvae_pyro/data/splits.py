@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,6 +46,13 @@ class DataSplits:
         """(C, H, W) of every picture."""
         channels, height, width = self.train.shape[1:]
         return channels, height, width
+
+    def fingerprint(self) -> str:
+        """A hash of the training and validation pictures, to know them again."""
+        digest = hashlib.blake2b(digest_size=16)
+        for images in (self.train, self.val):
+            digest.update(images.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def described(self, **info: Any) -> DataSplits:
         """The same pictures with counts, shape and ``info`` added to what is recorded."""

@@ -19,7 +19,8 @@ class ElboTerms:
     """The negative ELBO's terms by site, each of the batch shape, in nats an image.
 
     ``reconstruction["x"]`` is RE_x = -log p(x|..), ``kl["z"]`` is KL_z and so on (Table 1 of the
-    paper); ``detailed_kl`` has the closed-form KL of each latent element where there is one.
+    paper); ``detailed_kl`` has the closed-form KL of each latent element, where there is one and it
+    was asked for.
     """
 
     reconstruction: dict[str, Tensor]
@@ -43,12 +44,16 @@ class TermsELBO(Trace_ELBO):
     Args:
         analytic_kl: take the KL of two normals in closed form: the same expectation with less
             variance.
+        detailed_kl: hand back that KL element by element, whether or not it is the loss.
         kwargs: as for ``Trace_ELBO``.
     """
 
-    def __init__(self, *, analytic_kl: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *, analytic_kl: bool = False, detailed_kl: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.analytic_kl = analytic_kl
+        self.detailed_kl = detailed_kl
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> ElboTerms:
         """The terms, differentiable, one entry an image, averaged over particles."""
@@ -63,9 +68,10 @@ class TermsELBO(Trace_ELBO):
                     terms.reconstruction[name] = -site["log_prob"]
                     continue
                 elements = None
-                if q["mask"] is site["mask"] is None and q["scale"] == site["scale"]:
+                plain = q["mask"] is site["mask"] is None and q["scale"] == site["scale"]
+                if plain and (self.analytic_kl or self.detailed_kl):
                     elements = _elementwise_kl(q["fn"], site["fn"], site["scale"])
-                if elements is not None:
+                if elements is not None and self.detailed_kl:
                     terms.detailed_kl[name] = elements
                 if elements is not None and self.analytic_kl:
                     terms.kl[name] = elements.sum(dim=(-3, -2, -1))

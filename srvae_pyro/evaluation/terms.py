@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +12,12 @@ from tqdm import tqdm
 from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.models import ImageModel
+from srvae_pyro.models.base import sizes_of
+from srvae_pyro.models.decoding import Decode
+from srvae_pyro.noise import ImageNoise
 from srvae_pyro.runtime import exact_float32
 
-__all__ = ["RunningMean", "bits_per_dim", "evaluate_elbo", "spread"]
+__all__ = ["RunningMean", "bits_per_dim", "evaluate_elbo", "spread", "spread_numbers"]
 
 
 def bits_per_dim(nats: float, shape: tuple[int, int, int]) -> float:
@@ -43,14 +47,19 @@ class RunningMean:
         return means
 
 
-def spread(images: Tensor, count: int | None) -> Tensor:
-    """``count`` of the images, evenly spaced, the same ones always; all where ``count`` is None.
+def spread_numbers(total: int, count: int | None) -> Tensor:
+    """``count`` of the numbers below ``total``, evenly spaced, the same ones always; None: all.
 
     Pictures are often sorted by class, so the first ones would be of one kind.
     """
-    if count is None or count >= len(images):
-        return images
-    return images[torch.linspace(0, len(images) - 1, count, dtype=torch.float64).round().long()]
+    if count is None or count >= total:
+        return torch.arange(total)
+    return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()
+
+
+def spread(images: Tensor, count: int | None) -> Tensor:
+    """As many of the images, see :func:`spread_numbers`."""
+    return images if count is None else images[spread_numbers(len(images), count)]
 
 
 @torch.no_grad()
@@ -58,23 +67,59 @@ def evaluate_elbo(
     model: ImageModel,
     images: Tensor,
     device: torch.device,
-    elbo: TermsELBO,
+    *,
+    samples: int = 1,
     batch_size: int = 100,
     seed: int = 0,
+    numbers: Tensor | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
     progress: bool = False,
 ) -> dict[str, float]:
     """The ELBO's terms on uint8 images (N, C, H, W): mean nats an image, total, and bits/dim.
 
-    In float32, with noise of its own seed, so that it is repeatable and disturbs nothing.
+    KL divergences of two normals in closed form. Every image has its own noise, so the result does
+    not depend on the batch size.
+
+    Args:
+        model: the model.
+        images: the images.
+        device: where the model is.
+        samples: draws of the latents for each image, which are averaged over.
+        batch_size: images times samples at a time.
+        seed: of the noise.
+        numbers: the images' numbers, to which their noise is tied; 0 and on if not given.
+        precision: of the networks.
+        progress: whether to show a bar.
+
+    Returns:
+        ``re_x``, ``kl_z`` and so on and ``nats``, their sum; ``bits_per_dim`` and its
+        ``standard_error`` over the images; for the srVAE ``y_bits_per_dim``, the bound on y's own
+        likelihood a dimension of y.
     """
-    means = RunningMean()
-    with exact_float32(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        chunks = tqdm(images.split(batch_size), unit="batch", disable=not progress)
-        for chunk in chunks:
+    elbo = TermsELBO(
+        analytic_kl=True,
+        num_particles=samples,
+        vectorize_particles=samples > 1,
+        max_plate_nesting=1,
+    )
+    numbers = torch.arange(len(images)) if numbers is None else numbers
+    means, squares = RunningMean(), RunningMean()
+    step = max(batch_size // samples, 1)
+    with exact_float32(), tqdm(total=len(images), unit="image", disable=not progress) as bar:
+        for chunk, own in zip(images.split(step), numbers.split(step), strict=True):
             x = to_unit(chunk.to(device))
-            terms = elbo.terms(model.model, model.guide, x)
+            noise = Decode(noise=ImageNoise(seed, own.tolist()))
+            with noise, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                terms = elbo.terms(model.model, model.guide, x)
             means.add({**terms.named(), "nats": terms.total})
-    values = means.read()
+            squares.add({"nats": terms.total.double() ** 2})
+            bar.update(len(x))
+    values, square = means.read(), squares.read()["nats"]
+    variance = max(square - values["nats"] ** 2, 0.0) / max(len(images) - 1, 1)
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    return {**values, "bits_per_dim": bits_per_dim(values["nats"], shape)}
+    values["bits_per_dim"] = bits_per_dim(values["nats"], shape)
+    values["standard_error"] = bits_per_dim(math.sqrt(variance), shape)
+    if "re_y" in values:
+        lower = bits_per_dim(values["re_y"] + values["kl_u"], sizes_of(model.config).lower)
+        values["y_bits_per_dim"] = lower
+    return values

@@ -136,15 +136,25 @@ class LatentGivenLower(nn.Module):
             head_scale=config.head_scale,
         )
 
+    def encode(self, y: Tensor) -> Tensor:
+        """What of y the rest needs, (..., latent channels, h, w)."""
+        return over_images(lambda y: F.elu(self.from_y(y)), y)
+
+    def from_encoded(self, encoded: Tensor, u: Tensor) -> Tensor:
+        of_u = over_images(self.from_u, u)
+        return over_images(lambda *parts: self.joint(torch.cat(parts, dim=1)), encoded, of_u)
+
     def parameters_of(self, y: Tensor, u: Tensor) -> Tensor:
         """(..., 2 * latent channels, h, w): means, then log-variances before their clamp."""
-        # One after the other, so that y is encoded once where many u are drawn for it.
-        of_y = over_images(lambda y: F.elu(self.from_y(y)), y)
-        of_u = over_images(self.from_u, u)
-        return over_images(lambda *parts: self.joint(torch.cat(parts, dim=1)), of_y, of_u)
+        return self.from_encoded(self.encode(y), u)
+
+    def given(self, y: Tensor) -> Callable[[Tensor], dist.TorchDistribution]:
+        """p(z|y, .) as a function of u, with y encoded once for many u."""
+        encoded = self.encode(y)
+        return lambda u: diagonal_normal(self.from_encoded(encoded, u))
 
     def forward(self, y: Tensor, u: Tensor) -> dist.TorchDistribution:
-        return diagonal_normal(self.parameters_of(y, u))
+        return self.given(y)(u)
 
 
 def start_likelihood(head: nn.Module, config: ModelConfig, channels: int) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "RUNS",
     "WEIGHTS",
     "find_run",
+    "from_hub",
     "load",
     "load_pretrained",
     "read_config",
@@ -56,6 +57,11 @@ def find_run(run: str | Path) -> Path:
     else:
         hint = "train one first: python -m srvae_pyro.train --preset quickstart --data photos"
     raise UserError(f"no run called {name}: {hint}")
+
+
+def from_hub(folder: Path) -> bool:
+    """Whether a run's folder is a copy in the Hub's cache, in which nothing should be written."""
+    return folder.resolve().parent.name == "snapshots"
 
 
 def _from_hub(name: str) -> Path:

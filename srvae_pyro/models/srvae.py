@@ -123,11 +123,13 @@ class SRVAEGuide(nn.Module):
         """Sample y and all latents given x, within a plate of the images."""
         y = pyro.sample(self.lower_image, dist.Delta(self.transform(x), event_dim=3))
         self.lower.infer(y)
+        return pyro.sample(self.latent, self.posterior_of(x, y))
+
+    def posterior_of(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
+        """q(z|x), or q(z|x,y)."""
         if self.sees_lower:
-            q_z = self.posterior(x, self.transform.lift(y, x.shape[-2:]))
-        else:
-            q_z = self.posterior(x)
-        return pyro.sample(self.latent, q_z)
+            return self.posterior(x, self.transform.lift(y, x.shape[-2:]))
+        return self.posterior(x)
 
     def forward(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
         """Sample y, u, z of the images x (B, C, H, W); the rest is the model's signature."""

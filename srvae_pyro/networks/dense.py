@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srvae_pyro.networks.convolution import WeightNormConv2d
+from srvae_pyro.networks.convolution import Kept, WeightNormConv2d
 
 __all__ = ["ChannelAttention", "DenseBlock", "DenseStep"]
 
@@ -33,6 +33,8 @@ class DenseStep(nn.Module):
         self.channels = channels
         self.growth = growth
         self.merge = True
+        self.kept_kernel = Kept()
+        self.kept_inner = Kept()
 
     def pays_to_merge(self, positions: int) -> bool:
         """Whether merging costs fewer operations over ``positions`` = B * H * W output pixels."""
@@ -47,14 +49,29 @@ class DenseStep(nn.Module):
         bias b3 plus sum_m w3[:, m] b1[m] convolved with ones: next to a border, where the 3x3
         kernel meets padding, the inner bias is missing.
         """
+        reduce, grow = self.reduce, self.grow
+        inner_parameters = (reduce.bias, grow.direction, grow.gain)
+        kernel = self.kept_kernel.get(
+            self.merged_kernel, reduce.direction, reduce.gain, grow.direction, grow.gain
+        )
+        inner = self.kept_inner.get(self.inner_bias, *inner_parameters)
+        inside = _inside(x.shape[2], x.shape[3], inner.dtype, inner.device)
+        bias = torch.addmm(grow.bias, inside, inner.T)  # (H * W, growth)
+        bias = bias.reshape(1, x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
+        return F.conv2d(x, kernel, padding=1) + bias
+
+    def merged_kernel(self) -> Tensor:
+        """(growth, c, 3, 3)."""
         w1, w3 = self.reduce.weight, self.grow.weight
         flat = w3.permute(0, 2, 3, 1).reshape(-1, w3.shape[1])  # (growth * 9, 4 * growth)
         kernel = (flat @ w1.reshape(w1.shape[:2])).reshape(w3.shape[0], 3, 3, w1.shape[1])
-        inner = (flat @ self.reduce.bias).reshape(w3.shape[0], 9)
-        inside = _inside(x.shape[2], x.shape[3], inner.dtype, inner.device)
-        bias = torch.addmm(self.grow.bias, inside, inner.T)  # (H * W, growth)
-        bias = bias.reshape(1, x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
-        return F.conv2d(x, kernel.permute(0, 3, 1, 2), padding=1) + bias
+        return kernel.permute(0, 3, 1, 2)
+
+    def inner_bias(self) -> Tensor:
+        """(growth, 9): what the inner bias adds for each neighbour."""
+        w3 = self.grow.weight
+        flat = w3.permute(0, 2, 3, 1).reshape(-1, w3.shape[1])
+        return (flat @ self.reduce.bias).reshape(w3.shape[0], 9)
 
     def forward(self, x: Tensor) -> Tensor:
         positions = x.shape[0] * x.shape[2] * x.shape[3]

@@ -94,7 +94,9 @@ class Trainer:
             betas=self.settings.betas,
             eps=self.settings.eps,
         )
-        self.elbo = TermsELBO(analytic_kl=self.settings.analytic_kl)
+        self.elbo = TermsELBO(
+            analytic_kl=self.settings.analytic_kl, detailed_kl=self.settings.free_nats > 0
+        )
         self.clip = GradientClip(self.settings.clip_factor)
         self.augmentation = torch.Generator().manual_seed(self.settings.seed)
         self.batches = Batches(
@@ -328,7 +330,7 @@ class Trainer:
 
     def evaluate(self, model: ImageModel, images: Tensor) -> dict[str, float]:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
-        return evaluate_elbo(model, images, self.device, TermsELBO(analytic_kl=True))
+        return evaluate_elbo(model, images, self.device)
 
     def finish_epoch(self, log: MetricsLog, bar: tqdm) -> None:
         """Validate, draw pictures, and save the last and perhaps the best weights."""

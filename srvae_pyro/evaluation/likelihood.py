@@ -1,0 +1,223 @@
+r"""The log-likelihood by importance sampling, image by image.
+
+For an image x with y = d(x) and samples :math:`u_s \sim q(u|y)`, :math:`z_s \sim q(z|x)` the
+weights are
+
+.. math:: w_{ij} = \frac{p(x|y,z_j)\,p(z_j|y,u_i)\,p(y|u_i)\,p(u_i)}{q(z_j|x)\,q(u_i|y)}
+
+and both averages are unbiased estimates of p(x, y = d(x)), so their logarithms are lower bounds of
+log p(x) in expectation, tighter with more samples:
+
+- ``paired``: :math:`\log \frac1S \sum_s w_{ss}` (Burda et al. 2015, arXiv:1509.00519);
+- ``product``: :math:`\log \frac1{S^2} \sum_{ij} w_{ij}`. Under the guide u and z are independent
+  given x, so all pairs are valid samples. The networks still run S times each.
+
+y is a function of x, so the sum over other y is left out: the srVAE's figure bounds log p(x) from
+below (paper, equation 12). The one-level VAE has no pairs: both are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.memory import peak_bytes
+from srvae_pyro.evaluation.weights import effective_samples, log_mean, pareto_k
+from srvae_pyro.models.srvae import SRVAEModel
+from srvae_pyro.noise import ImageNoise
+
+__all__ = ["Estimator", "LikelihoodEstimate", "estimate_log_likelihood", "evaluations_at_once"]
+
+Estimator = Literal["product", "paired"]
+
+
+@dataclass(frozen=True)
+class LikelihoodEstimate:
+    """Estimates for B images, float64 on the CPU, each of shape (B,).
+
+    Attributes:
+        log_likelihood: nats.
+        elbo: the evidence lower bound from the same samples, nats.
+        effective_samples: :math:`(\\sum w)^2 / \\sum w^2`, from 1 to S. For ``product`` of the
+            u's or of the z's, whichever is fewer, each weighted by the sum over the others.
+        pareto_k: shape of the weights' tail, larger is worse, above 0.7 unreliable; of u's or z's
+            as above, whichever is worse; nan below 25 samples.
+    """
+
+    log_likelihood: Tensor
+    elbo: Tensor
+    effective_samples: Tensor
+    pareto_k: Tensor
+
+
+@torch.no_grad()
+def estimate_log_likelihood(
+    model: Any,
+    x: Tensor,
+    samples: int,
+    *,
+    estimator: Estimator = "product",
+    seed: int = 0,
+    images: Sequence[int] | None = None,
+    at_once: int = 64,
+) -> LikelihoodEstimate:
+    """Estimate log p(x) for each image.
+
+    Args:
+        model: an ``SRVAE`` or ``VAE``, or anything whose ``model`` and ``guide`` are such programs.
+        x: images (B, C, H, W) on the grid k/255.
+        samples: S, importance samples an image.
+        estimator: see the module.
+        seed: of the noise.
+        images: the images' numbers, to which their noise is tied; 0 to B - 1 if not given.
+        at_once: evaluations (images times samples) of the networks at a time: a matter of memory
+            only.
+
+    Raises:
+        UserError: there are no samples, or no such estimator.
+    """
+    if samples < 1 or at_once < 1:
+        raise UserError(f"importance samples must be at least 1, not {min(samples, at_once)}")
+    if estimator not in get_args(Estimator):
+        raise UserError(f"--estimator is product or paired, not {estimator!r}")
+    numbers = list(range(len(x))) if images is None else list(images)
+    weigh = _Weighing(samples, max(at_once // len(x), 1), ImageNoise(seed, numbers))
+    if estimator == "paired" or not isinstance(model.model, SRVAEModel):
+        weights = weigh.paired(model.model, model.guide, x)[1]
+        values = log_mean(weights), weights.mean(0), effective_samples(weights), pareto_k(weights)
+    else:
+        pairs = weigh.pairs(model.model, model.guide, x)
+        ess = torch.minimum(effective_samples(pairs.rows), effective_samples(pairs.columns))
+        k = torch.maximum(pareto_k(pairs.rows), pareto_k(pairs.columns))
+        values = log_mean(pairs.rows), pairs.diagonal.mean(0), ess, k
+    return LikelihoodEstimate(*(value.cpu() for value in values))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Log weights of pairs, (S, B) each: means over the partners, and of equal numbers."""
+
+    rows: Tensor  # of each u, over the z's
+    columns: Tensor  # of each z, over the u's
+    diagonal: Tensor
+
+
+class _Weighing:
+    """Draws latents and weighs them, a few samples at a time.
+
+    Args:
+        samples: S.
+        step: samples at a time.
+        noise: of the images.
+    """
+
+    def __init__(self, samples: int, step: int, noise: ImageNoise) -> None:
+        self.samples = samples
+        self.step = step
+        self.noise = noise
+
+    def parts(self) -> Iterator[slice]:
+        for start in range(0, self.samples, self.step):
+            yield slice(start, min(start + self.step, self.samples))
+
+    def over_parts(self, score: Callable[[slice], Tensor]) -> Tensor:
+        """``score`` of each part of the samples, in float64: (S, B)."""
+        return torch.cat([score(part).double() for part in self.parts()])
+
+    def draw(self, site: str, q: Any) -> Tensor:
+        """S samples (S, B, C, h, w) of a normal q, drawn at once whatever the step."""
+        like = q.mean.new_empty(()).expand(self.samples, *q.mean.shape)
+        return q.mean + q.stddev * self.noise.normal(site, like)
+
+    def own(self, x: Tensor, z: Tensor, q: Any, likelihood: Any) -> Tensor:
+        """log p(x|.., z) - log q(z|x), (S, B)."""
+        return self.over_parts(lambda s: likelihood(z[s]).log_prob(x) - q.log_prob(z[s]))
+
+    def paired(self, model: Any, guide: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent (S, B, C, h, w) of the program's level and the log weights (S, B)."""
+        if not isinstance(model, SRVAEModel):
+            q = guide.posterior(x)
+            z = self.draw(model.latent, q)
+            prior = model.prior(tuple(z.shape[-2:]))
+            own = self.own(x, z, q, model.likelihood)
+            return z, own + self.over_parts(lambda s: prior.log_prob(z[s]))
+        y, q, given = self.given(model, guide, x)
+        z = self.draw(model.latent, q)
+        below, weights = self.paired(model.lower, guide.lower, y)
+        own = self.own(x, z, q, partial(model.likelihood, y))
+        return z, weights + own + self.over_parts(lambda s: given(below[s]).log_prob(z[s]))
+
+    def pairs(self, model: SRVAEModel, guide: Any, x: Tensor) -> _Pairs:
+        """All pairs of the top latent's samples with samples of what is below."""
+        y, q, given = self.given(model, guide, x)
+        z = self.draw(model.latent, q)
+        own = self.own(x, z, q, partial(model.likelihood, y))
+        below, weights = self.paired(model.lower, guide.lower, y)
+        centred = (z - q.mean).flatten(2).double().transpose(0, 1)  # (B, S, D)
+        rows, diagonal = [], []
+        columns = torch.full_like(own, -torch.inf)
+        for part in self.parts():
+            p = given(below[part])
+            between = _normal_log_prob(centred, p.mean - q.mean, p.stddev)  # (s, S, B)
+            between = between + weights[part].unsqueeze(1) + own
+            rows.append(log_mean(between, dim=1))
+            columns = torch.logaddexp(columns, between.logsumexp(0))
+            diagonal.append(between[:, part].diagonal(dim1=0, dim2=1).T)
+        columns = columns - math.log(self.samples)
+        return _Pairs(torch.cat(rows), columns, torch.cat(diagonal))
+
+    def given(
+        self, model: Any, guide: Any, x: Tensor
+    ) -> tuple[Tensor, Any, Callable[[Tensor], Any]]:
+        """y = d(x), q(z|x) and p(z|y, .): what is encoded once an image."""
+        y = guide.transform(x)
+        return y, guide.posterior_of(x, y), model.prior.given(y)
+
+
+def _normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
+    """log N(z_j; mean_i, stddev_i) of all pairs by matrix products, in float64.
+
+    Args:
+        z: (B, S, D) float64, near 0: centred, since squares are subtracted.
+        mean: (s, B, C, h, w), centred alike.
+        stddev: of the same shape.
+
+    Returns:
+        (s, S, B), nats.
+    """
+    mean = mean.flatten(2).double().transpose(0, 1)  # (B, s, D)
+    stddev = stddev.flatten(2).double().transpose(0, 1).expand_as(mean)
+    precision = stddev**-2
+    quadratic = torch.bmm(precision, (z**2).transpose(1, 2))  # (B, s, S)
+    quadratic = quadratic - 2 * torch.bmm(mean * precision, z.transpose(1, 2))
+    own = (mean**2 * precision + 2 * stddev.log()).sum(-1, keepdim=True)
+    constant = z.shape[-1] * math.log(2 * math.pi)
+    return -0.5 * (quadratic + own + constant).permute(1, 2, 0)
+
+
+def evaluations_at_once(model: Any, x: Tensor, memory_gb: float, most: int = 256) -> int:
+    """How many evaluations (images times samples) at a time keep within a memory budget.
+
+    Measured on one evaluation, with as much again allowed for what operations use inside.
+
+    Args:
+        model: as for :func:`estimate_log_likelihood`.
+        x: at least one image (B, C, H, W).
+        memory_gb: gigabytes (1e9 bytes).
+        most: not more than that, where larger batches gain nothing.
+
+    Raises:
+        UserError: not even one evaluation fits.
+    """
+    one = peak_bytes(lambda: estimate_log_likelihood(model, x[:1], 2, at_once=1))
+    fit = int(memory_gb * 1e9 / (2 * one))
+    if fit < 1:
+        raise UserError(f"--memory-gb {memory_gb:g} is too little: it needs {2e-9 * one:.2g}")
+    return min(fit, most)

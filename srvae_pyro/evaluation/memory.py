@@ -1,0 +1,46 @@
+"""How much memory a computation takes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["peak_bytes"]
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Adds up the tensors that operations return, for as long as they are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                key = storage._cdata
+                if key not in self.live:
+                    self.live[key] = storage.nbytes()
+                    weakref.finalize(storage, self.live.pop, key, None)
+        self.peak = max(self.peak, sum(self.live.values()))
+        return out
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """The most that tensors made within ``run()`` take at once, in bytes.
+
+    Without what libraries use inside an operation.
+    """
+    with _LiveBytes() as counter:
+        run()
+    return counter.peak

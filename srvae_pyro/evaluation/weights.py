@@ -1,0 +1,40 @@
+"""Importance weights: their average and how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["effective_samples", "log_mean", "pareto_k"]
+
+MIN_SAMPLES_FOR_TAIL = 25  # below, fewer than five weights are in the tail
+
+
+def log_mean(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """The logarithm of the weights' average over ``dim``."""
+    return log_weights.logsumexp(dim) - math.log(log_weights.shape[dim])
+
+
+def effective_samples(log_weights: Tensor) -> Tensor:
+    """Kish's effective sample size of weights (S, B): (B,), from 1 to S."""
+    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def pareto_k(log_weights: Tensor) -> Tensor:
+    """The shape of a generalised Pareto distribution fitted to the tail of weights (S, B): (B,).
+
+    nan for fewer than 25 samples.
+
+    References:
+        Vehtari et al., Pareto Smoothed Importance Sampling, 2015, arXiv:1507.02646; the fit is
+        Zhang and Stephens 2009, Technometrics 51(3), both as in the library arviz-stats.
+    """
+    if len(log_weights) < MIN_SAMPLES_FOR_TAIL:
+        return torch.full_like(log_weights[0], torch.nan)
+    from arviz_stats.base import array_stats
+
+    # Made for leave-one-out: it takes log-likelihoods, whose negatives are the log weights.
+    _, k = array_stats.psislw(-log_weights.T.cpu().numpy(), axis=-1)
+    return torch.as_tensor(k, dtype=log_weights.dtype)

@@ -1,0 +1,362 @@
+"""The importance-sampled likelihood against closed forms and against Pyro's own traces."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from srvae_pyro import SRVAE, VAE, ModelConfig, UserError
+from srvae_pyro.config import Dense
+from srvae_pyro.evaluation.likelihood import (
+    _normal_log_prob,
+    estimate_log_likelihood,
+    evaluations_at_once,
+)
+from srvae_pyro.evaluation.measure import evaluate_likelihood
+from srvae_pyro.evaluation.memory import peak_bytes
+from srvae_pyro.evaluation.weights import effective_samples, log_mean, pareto_k
+from srvae_pyro.models.decoding import Decode
+from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel
+from srvae_pyro.models.vae import VAEGuide, VAEModel
+from srvae_pyro.noise import ImageNoise
+
+TINY = dict(
+    latent_channels=4,
+    components=2,
+    prior_network=Dense(2, 1),
+    q_u=Dense(2, 1),
+    p_y=Dense(4, 1),
+    q_z=Dense(2, 1),
+    p_z_from_y=Dense(2, 1),
+    p_z_from_u=Dense(2, 1, 1),
+    p_z=Dense(2, 1, 1),
+    p_x_from_z=Dense(4, 1),
+    p_x=Dense(2, 1, 1),
+    image_shape=(3, 16, 16),
+    posterior_log_variance=-1.0,
+    head_scale=0.3,
+)
+
+
+# A linear-Gaussian srVAE, whose likelihood is known: every image is one row of numbers.
+
+
+class Linear(nn.Module):
+    """N(sum_i W_i a_i, s) of its arguments, events (1, 1, D)."""
+
+    def __init__(self, scale: float, *weights: Tensor) -> None:
+        super().__init__()
+        self.weights = weights
+        self.scale = torch.tensor(scale, dtype=torch.float64)
+
+    def forward(self, *arguments: Tensor) -> dist.TorchDistribution:
+        mean = sum((a @ w.T for a, w in zip(arguments, self.weights, strict=True)), torch.zeros(()))
+        return dist.Normal(mean, self.scale.expand(mean.shape)).to_event(3)
+
+    def given(self, y: Tensor):
+        return lambda u: self(y, u)
+
+
+class Standard(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, size=None) -> dist.TorchDistribution:
+        zeros = torch.zeros(1, 1, self.width, dtype=torch.float64)
+        return dist.Normal(zeros, 1.0).to_event(3)
+
+
+class FirstHalf(nn.Module):
+    """The deterministic y = d(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., : x.shape[-1] // 2]
+
+
+def matrix(rows: int, columns: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 0.7 * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def linear() -> SimpleNamespace:
+    """The model, a guide that is near its posterior but not it, images, and log p(x, d(x))."""
+    width, latent, half = 4, 2, 2
+    a, b, c = matrix(half, latent, 1), matrix(latent, half, 2), matrix(latent, latent, 3)
+    d, e = matrix(width, half, 4), matrix(width, latent, 5)
+    model = SRVAEModel(
+        VAEModel(Standard(latent), Linear(0.8, a), latent="u", image="y"),
+        Linear(0.9, b, c),
+        Linear(0.7, d, e),
+    )
+    # Covariance of (u, y, z, x), built up as the model is.
+    cov = torch.eye(latent, dtype=torch.float64)
+    no_u = torch.zeros(width, latent, dtype=torch.float64)
+    for weights, scale in (
+        (a, 0.8),
+        (torch.cat([c, b], 1), 0.9),
+        (torch.cat([no_u, d, e], 1), 0.7),
+    ):
+        cross = weights @ cov
+        own = cross @ weights.T + scale**2 * torch.eye(len(weights), dtype=torch.float64)
+        cov = torch.cat([torch.cat([cov, cross.T], 1), torch.cat([cross, own], 1)])
+    u, y = slice(0, latent), slice(latent, latent + half)
+    z = slice(latent + half, 2 * latent + half)
+    seen = torch.cat([torch.arange(2, 4), torch.arange(6, 10)])  # y and x
+    # The guide: u given y, and z given x and so y, which is its first half; widened a little.
+    gain_u = cov[u, y] @ torch.linalg.inv(cov[y, y])
+    gain = cov[z, seen] @ torch.linalg.inv(cov[seen][:, seen])
+    gain_z = gain[:, half:].clone()
+    gain_z[:, :half] += gain[:, :half]
+    guide = SRVAEGuide(VAEGuide(Linear(0.9, gain_u), latent="u"), FirstHalf(), Linear(0.8, gain_z))
+    images = 0.7 * torch.randn(
+        3, 1, 1, width, generator=torch.Generator().manual_seed(7), dtype=torch.float64
+    )
+    values = torch.cat([images[..., :half], images], -1).reshape(3, -1)
+    marginal = dist.MultivariateNormal(
+        torch.zeros(len(seen), dtype=torch.float64), cov[seen][:, seen]
+    )
+    return SimpleNamespace(
+        net=SimpleNamespace(model=model, guide=guide), x=images, truth=marginal.log_prob(values)
+    )
+
+
+@pytest.mark.parametrize("estimator", ["paired", "product"])
+def test_converges_to_the_truth_of_a_linear_gaussian_model(linear, estimator: str) -> None:
+    samples = 60_000 if estimator == "paired" else 3000
+    estimate = estimate_log_likelihood(
+        linear.net, linear.x, samples, estimator=estimator, at_once=10**6
+    )
+    torch.testing.assert_close(estimate.log_likelihood, linear.truth, atol=0.05, rtol=0)
+    assert (estimate.elbo < linear.truth - 0.02).all()
+    assert (estimate.pareto_k < 0.7).all()
+
+
+def repeated(linear, samples: int, estimator: str, times: int) -> Tensor:
+    """Independent estimates of each image: (times, images)."""
+    x = linear.x.repeat_interleave(times, 0)
+    estimate = estimate_log_likelihood(linear.net, x, samples, estimator=estimator, at_once=10**6)
+    return estimate.log_likelihood.reshape(len(linear.x), times).T
+
+
+def test_one_sample_is_the_elbo_in_expectation(linear) -> None:
+    elbo = estimate_log_likelihood(linear.net, linear.x, 40_000, estimator="paired", at_once=10**6)
+    for estimator in ("paired", "product"):
+        single = repeated(linear, 1, estimator, 4000)
+        error = single.std(0) / 4000**0.5
+        assert ((single.mean(0) - elbo.elbo).abs() < 5 * error + 0.02).all()
+
+
+def test_product_is_tighter_and_varies_less_than_paired(linear) -> None:
+    paired = repeated(linear, 8, "paired", 600)
+    product = repeated(linear, 8, "product", 600)
+    assert (product.var(0) < 0.8 * paired.var(0)).all()
+    assert (product.mean(0) > paired.mean(0)).all()
+    assert (product.mean(0) < linear.truth + 0.05).all()
+
+
+# Real models.
+
+
+def make(kind: type, **changes) -> SRVAE | VAE:
+    torch.manual_seed(0)
+    name = "vae" if kind is VAE else "srvae"
+    net = kind(ModelConfig(model=name, **{**TINY, **changes}))
+    net.initialize(pictures(8))
+    return net.eval()
+
+
+def pictures(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, 16, 16), generator=generator) / 255
+
+
+MODELS = {
+    "srvae": (SRVAE, {}),
+    "srvae, z sees y": (SRVAE, {"guide_z_sees_y": True}),
+    "srvae, mixture": (SRVAE, {"prior": "mixture", "prior_components": 3}),
+    "srvae, standard": (SRVAE, {"prior": "standard"}),
+    "srvae, sketch": (SRVAE, {"transform": "sketch"}),
+    "vae": (VAE, {}),
+    "vae, mixture": (VAE, {"prior": "mixture", "prior_components": 3}),
+}
+
+
+@pytest.fixture(params=MODELS, scope="module")
+def net(request) -> SRVAE | VAE:
+    kind, changes = MODELS[request.param]
+    return make(kind, **changes)
+
+
+def log_weights(net, x: Tensor, samples: int) -> Tensor:
+    """By Pyro's traces of guide and model, with the same noise: (S, B)."""
+    with Decode(noise=ImageNoise(0, range(len(x)))), pyro.plate("samples", samples, dim=-2):
+        guide = pyro.poutine.trace(net.guide).get_trace(x)
+        model = pyro.poutine.trace(pyro.poutine.replay(net.model, trace=guide)).get_trace(x)
+    model.compute_log_prob()
+    guide.compute_log_prob()
+    total = torch.zeros(samples, len(x), dtype=torch.float64)
+    for trace, sign in ((model, 1), (guide, -1)):
+        for name, site in trace.nodes.items():
+            # y is deterministic: its point mass in the guide has no density to divide by.
+            if site["type"] == "sample" and name in ("x", "y", "z", "u"):
+                total += sign * (0 if name == "y" and sign < 0 else site["log_prob"].double())
+    return total
+
+
+@torch.no_grad()
+def test_paired_is_what_pyros_traces_give(net) -> None:
+    x = pictures(2)
+    expected = log_weights(net, x, 5)
+    estimate = estimate_log_likelihood(net, x, 5, estimator="paired")
+    torch.testing.assert_close(estimate.log_likelihood, log_mean(expected), atol=5e-3, rtol=1e-6)
+    torch.testing.assert_close(estimate.elbo, expected.mean(0), atol=5e-3, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_product_is_the_mean_over_all_pairs(net) -> None:
+    if isinstance(net, VAE):
+        pytest.skip("no pairs")
+    x, samples = pictures(1), 4
+    noise = ImageNoise(0, [0])
+    y = net.guide.transform(x)
+    q_u, q_z = net.guide.lower.posterior(y), net.guide.posterior_of(x, y)
+    like = torch.zeros(samples, *q_u.mean.shape)
+    u = q_u.mean + q_u.stddev * noise.normal("u", like)
+    z = q_z.mean + q_z.stddev * noise.normal("z", like)
+    weights = []
+    for i in range(samples):
+        lower = net.model.lower
+        below = lower.prior().log_prob(u[i]) + lower.likelihood(u[i]).log_prob(y)
+        below = below - q_u.log_prob(u[i])
+        for j in range(samples):
+            own = net.model.likelihood(y, z[j]).log_prob(x) - q_z.log_prob(z[j])
+            weights.append((below + own + net.model.prior(y, u[i]).log_prob(z[j])).double())
+    estimate = estimate_log_likelihood(net, x, samples)
+    expected = log_mean(torch.stack(weights))
+    torch.testing.assert_close(estimate.log_likelihood, expected, atol=5e-3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["paired", "product"])
+def test_neither_chunks_nor_batches_nor_order_matter(net, estimator: str) -> None:
+    x = pictures(3)
+    whole = estimate_log_likelihood(net, x, 9, estimator=estimator, at_once=1000)
+    parts = estimate_log_likelihood(net, x, 9, estimator=estimator, at_once=6)
+    alone = estimate_log_likelihood(net, x[[2, 0]], 9, estimator=estimator, images=[2, 0])
+    other = estimate_log_likelihood(net, x, 9, estimator=estimator, seed=1)
+    for name in ("log_likelihood", "elbo", "effective_samples"):
+        expected = getattr(whole, name)
+        torch.testing.assert_close(getattr(parts, name), expected, atol=5e-3, rtol=1e-5)
+        torch.testing.assert_close(getattr(alone, name), expected[[2, 0]], atol=5e-3, rtol=1e-5)
+    assert ((other.log_likelihood - whole.log_likelihood).abs() > 1e-2).all()
+
+
+def test_bounds_are_in_order(net) -> None:
+    x = pictures(4)
+    paired = estimate_log_likelihood(net, x, 20, estimator="paired")
+    product = estimate_log_likelihood(net, x, 20)
+    assert (paired.elbo < paired.log_likelihood).all()
+    torch.testing.assert_close(paired.elbo, product.elbo, atol=5e-3, rtol=1e-6)
+    if isinstance(net, VAE):
+        torch.testing.assert_close(paired.log_likelihood, product.log_likelihood)
+    else:
+        assert (product.log_likelihood > product.elbo).all()
+
+
+def test_encoders_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, calls = make(SRVAE), {"q_u": 0, "q_z": 0, "p_z_from_y": 0, "p_z": 0}
+
+    def count(name: str, module: nn.Module) -> None:
+        def hook(*_: object) -> None:
+            calls[name] += 1
+
+        module.register_forward_hook(hook)
+
+    count("q_u", net.guide.lower.posterior.encoder)
+    count("q_z", net.guide.posterior.encoder)
+    count("p_z_from_y", net.model.prior.from_y)
+    count("p_z", net.model.prior.joint)
+    estimate_log_likelihood(net, pictures(1), 12, at_once=3)
+    assert calls == {"q_u": 1, "q_z": 1, "p_z_from_y": 1, "p_z": 4}
+
+
+# Parts.
+
+
+def test_pairs_by_matrix_products_equal_the_density() -> None:
+    torch.manual_seed(0)
+    z = torch.randn(2, 5, 12, dtype=torch.float64)
+    mean, stddev = torch.randn(3, 2, 3, 2, 2), torch.rand(3, 2, 3, 2, 2) + 0.03
+    found = _normal_log_prob(z, mean, stddev)
+    for i in range(3):
+        for j in range(5):
+            p = dist.Normal(mean[i].double(), stddev[i].double()).to_event(3)
+            expected = p.log_prob(z[:, j].reshape(2, 3, 2, 2))
+            torch.testing.assert_close(found[i, j], expected, rtol=1e-9, atol=1e-7)
+
+
+def test_weights() -> None:
+    equal = torch.full((40, 1), -1e5, dtype=torch.float64)
+    one = equal.clone()
+    one[3] += 100
+    assert effective_samples(equal).item() == pytest.approx(40)
+    assert effective_samples(one).item() == pytest.approx(1)
+    assert log_mean(equal).item() == pytest.approx(-1e5)
+    assert math.isnan(pareto_k(equal[:10]).item())
+
+
+def test_pareto_k_finds_the_tail() -> None:
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(4000, 20, generator=generator, dtype=torch.float64)
+    for k in (0.3, 1.0):
+        # Weights (1 - v)^-k have a Pareto tail of that shape.
+        assert pareto_k(-k * uniform.log()).mean().item() == pytest.approx(k, abs=0.12)
+
+
+def test_peak_bytes_counts_what_lives_at_once() -> None:
+    def one_after_the_other() -> None:
+        for _ in range(4):
+            torch.zeros(1000, 1000)
+
+    def together() -> list[Tensor]:
+        return [torch.zeros(1000, 1000) for _ in range(4)]
+
+    assert peak_bytes(one_after_the_other) < 9_000_000
+    assert peak_bytes(together) == 16_000_000
+
+
+def test_memory_bounds_what_is_done_at_once() -> None:
+    net = make(SRVAE)
+    small, large = (evaluations_at_once(net, pictures(1), gb) for gb in (0.001, 0.01))
+    assert 1 <= small < large
+    with pytest.raises(UserError, match=r"--memory-gb 1e-09 is too little"):
+        evaluations_at_once(net, pictures(1), 1e-9)
+
+
+def test_over_a_set_of_pictures() -> None:
+    net = make(SRVAE)
+    images = (pictures(5) * 255).round().to(torch.uint8)
+    result = evaluate_likelihood(net, images, torch.device("cpu"), 6)
+    each = estimate_log_likelihood(net, pictures(5), 6).log_likelihood
+    unit = 3 * 16 * 16 * math.log(2)
+    assert result["bits_per_dim"] == pytest.approx(-each.mean().item() / unit, rel=1e-6)
+    assert result["standard_error"] == pytest.approx(each.std().item() / 5**0.5 / unit, rel=1e-3)
+    assert result["elbo_bits_per_dim"] > result["bits_per_dim"]
+    assert result["pareto_k"] is None  # too few samples to tell
+    half = evaluate_likelihood(net, images[2:], torch.device("cpu"), 6, numbers=torch.arange(2, 5))
+    assert half["nats"] == pytest.approx(-each[2:].mean().item(), rel=1e-6)
+
+
+def test_bad_requests() -> None:
+    net = make(VAE)
+    with pytest.raises(UserError, match="at least 1, not 0"):
+        estimate_log_likelihood(net, pictures(1), 0)
+    with pytest.raises(UserError, match="product or paired, not 'all'"):
+        estimate_log_likelihood(net, pictures(1), 2, estimator="all")  # type: ignore[arg-type]
