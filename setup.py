@@ -30,9 +30,10 @@ setup(
         "pillow>=10.3",  # reading and writing pictures; torchvision needs it too
     ],
     extras_require={
-        "fid": ["torch-fidelity>=0.3"],  # the field's Inception features for FID and KID
+        "fid": ["torch-fidelity>=0.4"],  # the field's Inception features for FID and KID
         "test": [
             "pytest>=8",
+            "torch-fidelity>=0.4",
             "graphviz>=0.20",  # pyro.render_model, which a test calls, builds its drawing with it
             "scipy>=1.13",  # distribution functions to test against
             "ruff>=0.8",

@@ -248,7 +248,9 @@ def likelihood(
 def fid(
     arguments: EvaluateArguments, model: ImageModel, data: DataSplits, device: torch.device
 ) -> dict[str, Any]:
-    """FID and KID against the test and the train split."""
+    """FID and KID against the test pictures, and against those for training and validation."""
+    import torch
+
     from srvae_pyro.evaluation.fid import drawer, fid_and_kid, find_weights
 
     draw = drawer(
@@ -260,10 +262,12 @@ def fid(
         batch_size=arguments.batch_size,
     )
     out: dict[str, Any] = {"decode": arguments.decode, "temperature": arguments.temperature}
+    # The paper's training pictures are all that are not test pictures.
+    pictures = {"test": data.test, "train": torch.cat([data.train, data.val])}
     for split, count in FID_IMAGES.items():
         out[split] = fid_and_kid(
             draw,
-            getattr(data, split),
+            pictures[split],
             samples=arguments.fid_images or count,
             weights=find_weights(arguments.fid_weights),
             cache_key=f"{Path(data.name).name}-{split}",
@@ -309,7 +313,10 @@ def print_results(result: dict[str, Any], trained_on: str) -> None:
     for split in FID_IMAGES:
         if split in fid:
             values = fid[split]
-            print(f"against {split}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            print(
+                f"FID {values['fid']:.2f}, KID {values['kid_mean']:.5f} ± {values['kid_std']:.5f}: "
+                f"{values['generated']:,} generated against {values['real']:,} {split} pictures"
+            )
     if "super_resolution" in result:
         from srvae_pyro.evaluation import super_resolution
 

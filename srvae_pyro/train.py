@@ -67,6 +67,10 @@ class TrainArguments:
     """of the networks, not of log-probabilities; auto: bf16 where the device has it"""
     threads: Annotated[int | None, option("N", "one a core")] = None
     """CPU threads"""
+    checkpoint_activations: bool = False
+    """compute the insides of dense blocks again for the gradient: less memory, more time"""
+    compile: bool = False
+    """compile the networks with torch.compile: minutes at the start; on a CPU it gains little"""
     keep_allocator: bool = False
     """leave glibc's memory allocator as it is (Linux, CPU): slower, but frees memory sooner"""
 
@@ -244,6 +248,7 @@ def main(arguments: TrainArguments) -> int:
 
     from srvae_pyro.files import write_json
     from srvae_pyro.models.loading import CONFIG
+    from srvae_pyro.networks import checkpoint_blocks, compile_networks
     from srvae_pyro.training.trainer import Trainer
 
     if arguments.threads is not None:
@@ -271,6 +276,10 @@ def main(arguments: TrainArguments) -> int:
         training=dataclasses.replace(config.training, precision=precision),
     )
     trainer = Trainer(config, pictures, folder, device)
+    if arguments.checkpoint_activations:
+        checkpoint_blocks(trainer.model)
+    if arguments.compile:
+        compile_networks(trainer.model)
     if arguments.resume:
         trainer.resume()
         if trainer.fraction_done() >= 1:

@@ -22,6 +22,8 @@ from srvae_pyro.networks import (
     WeightNormalized,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
+    checkpoint_blocks,
+    compile_networks,
     initializing,
 )
 
@@ -404,3 +406,48 @@ def test_autocast_reaches_every_dense_step(
     assert len(seen) == sum(isinstance(m, DenseStep) for m in model.modules())
     assert set(seen.values()) == {torch.bfloat16}
     assert {term.dtype for term in terms.named().values()} == {torch.float32}
+
+
+def test_checkpointing_changes_no_gradient_and_no_state(tiny: Callable[..., ModelConfig]) -> None:
+    config = tiny()
+    size = config.image_shape[-1]
+    plain = make_model(config)
+    x = torch.randint(0, 256, (4, 3, size, size)) / 255
+    plain.initialize(x)
+    lean = copy.deepcopy(plain)
+    checkpoint_blocks(lean)
+    assert lean.state_dict().keys() == plain.state_dict().keys()
+    losses, kept = [], []
+    for model in (plain, lean):
+        torch.manual_seed(0)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: (saved.append(t.numel()), t)[1], lambda t: t
+        ):
+            loss = TermsELBO().differentiable_loss(model.model, model.guide, x)
+        loss.backward()
+        losses.append(loss.item())
+        kept.append(sum(saved))
+    assert losses[0] == losses[1]
+    assert kept[1] < kept[0]
+    for ours, theirs in zip(plain.parameters(), lean.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.slow
+def test_compiled_networks_compute_the_same(tiny: Callable[..., ModelConfig]) -> None:
+    config = tiny()
+    size = config.image_shape[-1]
+    plain = make_model(config)
+    x = torch.randint(0, 256, (4, 3, size, size)) / 255
+    plain.initialize(x)
+    fast = copy.deepcopy(plain)
+    compile_networks(fast)
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    for model in (plain, fast):
+        torch.manual_seed(0)
+        TermsELBO().differentiable_loss(model.model, model.guide, x).backward()
+    for ours, theirs in zip(plain.parameters(), fast.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
+    average = copy.deepcopy(fast)  # as the averaged weights are made
+    assert torch.isfinite(TermsELBO().differentiable_loss(average.model, average.guide, x))

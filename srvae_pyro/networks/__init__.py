@@ -8,6 +8,7 @@ from srvae_pyro.networks.convolution import (
     initializing,
 )
 from srvae_pyro.networks.dense import ChannelAttention, DenseBlock, DenseStep
+from srvae_pyro.networks.options import checkpoint_blocks, compile_networks
 
 __all__ = [
     "ChannelAttention",
@@ -19,5 +20,7 @@ __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormalized",
+    "checkpoint_blocks",
+    "compile_networks",
     "initializing",
 ]

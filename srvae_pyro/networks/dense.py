@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from srvae_pyro.networks.convolution import Kept, WeightNormConv2d
 
@@ -128,6 +129,7 @@ class DenseBlock(nn.Sequential):
         ]
         self.out_channels = channels + steps * growth
         super().__init__(*layers, ChannelAttention(self.out_channels, init_scale=init_scale))
+        self.checkpoint = False  # see checkpoint_blocks
 
     def forward(self, x: Tensor) -> Tensor:
         # Autocast touches convolutions only: a float32 input would be concatenated with their
@@ -135,4 +137,6 @@ class DenseBlock(nn.Sequential):
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
+        if self.checkpoint and torch.is_grad_enabled():
+            return checkpoint(super().forward, x, use_reentrant=False)
         return super().forward(x)

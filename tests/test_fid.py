@@ -1,0 +1,433 @@
+"""FID and KID: torch-fidelity's numbers, through a network whose features are known."""
+
+import hashlib
+import pickle
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+
+from srvae_pyro.data import to_levels
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation import fid as module
+from srvae_pyro.evaluation.fid import drawer, fid_and_kid, find_weights
+from srvae_pyro.evaluation.pictures import save_picture
+from srvae_pyro.models import make_model
+
+NAME = "mean-colours"
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[type]:
+    """A network registered with torch-fidelity: three features, the picture's mean colours."""
+    fidelity = pytest.importorskip("torch_fidelity")
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    class MeanColours(fidelity.FeatureExtractorBase):
+        seen: list[Tensor] = []  # noqa: RUF012
+
+        def __init__(self, name: str, features: list[str], **_: Any) -> None:
+            super().__init__(name, features)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("colours",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "colours"
+
+        def forward(self, images: Tensor) -> tuple[Tensor]:
+            assert images.dtype == torch.uint8
+            assert images.shape[1] == 3
+            self.seen.append(images.clone())
+            return (images.float().mean(dim=(2, 3)),)
+
+    fidelity.register_feature_extractor(NAME, MeanColours)
+    yield MeanColours
+    del FEATURE_EXTRACTORS_REGISTRY[NAME]
+
+
+@pytest.fixture
+def seen(network: Any) -> list[Tensor]:
+    """The batches that the network is given in a test."""
+    network.seen.clear()
+    batches: list[Tensor] = network.seen
+    return batches
+
+
+def levels(count: int, low: int, high: int, seed: int, channels: int = 3) -> Tensor:
+    """Pictures (count, channels, 4, 4) of random levels."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, channels, 4, 4)
+    return torch.randint(low, high, shape, generator=generator, dtype=torch.uint8)
+
+
+def measure(fake: Tensor, real: Tensor, cache: Path, **options: Any) -> dict[str, float]:
+    """FID and KID with the mean colours, of ``fake`` drawn on demand."""
+    settings = {"samples": len(fake), "batch_size": 7, "extractor": NAME, "progress": False}
+    return fid_and_kid(
+        lambda first, count: fake[first : first + count],
+        real,
+        cache=cache,
+        **(settings | options),
+    )
+
+
+def colours(images: Tensor) -> np.ndarray:
+    """The features that the network should give, (N, 3)."""
+    return images.numpy().astype(np.float64).mean(axis=(2, 3))
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """The Fréchet distance of the normals fitted to two sets of features, by its definition."""
+    first, second = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(first)
+    middle = scipy.linalg.sqrtm(root @ second @ root).real
+    return float(
+        np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(first) + np.trace(second - 2 * middle)
+    )
+
+
+def mmd(a: np.ndarray, b: np.ndarray) -> float:
+    """KID of two whole sets: the unbiased squared distance with the kernel (a.b / D + 1)^3."""
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    within = [
+        (kernel(x, x).sum() - np.trace(kernel(x, x))) / (len(x) * (len(x) - 1)) for x in (a, b)
+    ]
+    return float(sum(within) - 2 * kernel(a, b).mean())
+
+
+def test_fid_is_the_frechet_distance_of_the_features(network: Any, tmp_path: Path) -> None:
+    fake, real = levels(60, 0, 200, seed=1), levels(80, 40, 256, seed=2)
+    found = measure(fake, real, tmp_path, samples=60)
+    used = real[torch.linspace(0, 79, 60, dtype=torch.float64).round().long()]
+    assert found["fid"] == pytest.approx(frechet(colours(fake), colours(used)), rel=1e-4)
+    assert (found["generated"], found["real"]) == (60, 60)
+
+
+def test_kid_averages_over_subsets_of_the_squared_distance(network: Any, tmp_path: Path) -> None:
+    fake, real = levels(60, 0, 200, seed=1), levels(60, 20, 220, seed=2)
+    found = measure(fake, real, tmp_path)
+    assert found["kid_subset_size"] == 30
+    whole = mmd(colours(fake), colours(real))
+    assert abs(found["kid_mean"] - whole) < 3 * found["kid_std"] / 100**0.5 + 1e-3 * whole
+    assert found["kid_std"] > 0
+    other = measure(fake, real, tmp_path, seed=1)
+    assert other["kid_mean"] != found["kid_mean"]
+    assert other["fid"] == found["fid"]
+
+
+def test_kid_takes_the_usual_subsets_where_there_are_enough(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch_fidelity.defaults import DEFAULTS
+
+    usual = DEFAULTS["kid_subset_size"], DEFAULTS["rng_seed"]
+    assert usual == (module.KID_SUBSET_SIZE, module.KID_SEED)
+    monkeypatch.setattr(module, "KID_SUBSET_SIZE", 40)  # 1000 would take seconds
+    fake, real = levels(40, 0, 200, seed=1), levels(40, 20, 220, seed=2)
+    found = measure(fake, real, tmp_path)
+    assert found["kid_subset_size"] == 40
+    assert found["kid_mean"] == pytest.approx(mmd(colours(fake), colours(real)), rel=1e-3)
+    assert measure(fake[1:], real, tmp_path)["kid_subset_size"] == 19
+
+
+def test_a_set_is_at_distance_0_from_itself(network: Any, tmp_path: Path) -> None:
+    real = levels(50, 0, 256, seed=3)
+    assert abs(measure(real, real, tmp_path)["fid"]) < 1e-3  # colours vary by thousands
+
+
+def test_numbers_are_those_of_torch_fidelity_on_png_files(network: Any, tmp_path: Path) -> None:
+    from torch_fidelity import calculate_metrics
+
+    fake, real = levels(40, 0, 200, seed=1), levels(40, 40, 256, seed=2)
+    for name, images in (("fake", fake), ("real", real)):
+        for number, image in enumerate(images):
+            save_picture(image / 255, tmp_path / name / f"{number:03}.png")
+    theirs = calculate_metrics(
+        input1=str(tmp_path / "fake"),
+        input2=str(tmp_path / "real"),
+        feature_extractor=NAME,
+        fid=True,
+        kid=True,
+        kid_subset_size=20,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    ours = measure(fake, real, tmp_path)
+    assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+    assert ours["kid_mean"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert ours["kid_std"] == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
+
+
+def test_real_features_are_computed_once(seen: list[Tensor], tmp_path: Path) -> None:
+    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
+    first = measure(fake, real, tmp_path, cache_key="cifar10-test")
+    assert torch.equal(torch.cat(seen), torch.cat([real, fake]))
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("cifar10-test-20-mean-colours-")
+    seen.clear()
+    assert measure(fake, real, tmp_path, cache_key="cifar10-test") == first
+    assert torch.equal(torch.cat(seen), fake)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_other_pictures_get_features_of_their_own(seen: list[Tensor], tmp_path: Path) -> None:
+    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
+    measure(fake, real, tmp_path)
+    changed = real.clone()
+    changed[7, 1, 2, 3] ^= 255
+    for other in (changed, real.flip(0), real[:19]):
+        seen.clear()
+        measure(fake, other, tmp_path)
+        assert torch.equal(torch.cat(seen)[: len(other)], other)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_other_weights_get_features_of_their_own(seen: list[Tensor], tmp_path: Path) -> None:
+    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
+    for content in (b"one", b"two"):
+        weights = tmp_path / "weights"
+        weights.write_bytes(content)
+        measure(fake, real, tmp_path / "cache", weights=weights)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"no safetensors", pickle.dumps({"features": 1})])
+def test_a_damaged_cache_is_made_anew(network: Any, tmp_path: Path, damage: bytes) -> None:
+    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
+    first = measure(fake, real, tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage)
+    assert measure(fake, real, tmp_path) == first
+    assert file.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(network: Any, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        found = measure(fake, real, tmp_path / "cache")
+    assert found == measure(fake, real, tmp_path)
+
+
+def test_pictures_are_drawn_in_order_each_once(network: Any, tmp_path: Path) -> None:
+    fake, real = levels(20, 0, 200, seed=1), levels(9, 40, 256, seed=2)
+    asked = []
+
+    def draw(first: int, count: int) -> Tensor:
+        asked.append((first, count))
+        return fake[first : first + count]
+
+    found = fid_and_kid(
+        draw, real, samples=20, batch_size=8, cache=tmp_path, extractor=NAME, progress=False
+    )
+    assert asked == [(0, 8), (8, 8), (16, 4)]
+    assert (found["generated"], found["real"], found["kid_subset_size"]) == (20, 9, 4)
+    assert found["fid"] == pytest.approx(frechet(colours(fake), colours(real)), rel=1e-4)
+
+
+def test_grey_pictures_are_repeated_to_colour(seen: list[Tensor], tmp_path: Path) -> None:
+    fake, real = levels(20, 0, 200, seed=1, channels=1), levels(20, 40, 256, seed=2, channels=1)
+    found = measure(fake, real, tmp_path)
+    assert torch.equal(torch.cat(seen), torch.cat([real, fake]).repeat(1, 3, 1, 1))
+    # All covariance lies along grey: the distance of two normals on a line, three times.
+    a, b = colours(fake), colours(real)
+    on_line = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert found["fid"] == pytest.approx(3 * on_line, rel=1e-4)
+
+
+def test_too_few_pictures_are_said_to_be(network: Any, tmp_path: Path) -> None:
+    real = levels(3, 0, 256, seed=1)
+    with pytest.warns(UserWarning, match="FID of 3 pictures .* more than 3"):
+        measure(real, real, tmp_path)
+    for samples, count in ((1, 3), (3, 1)):
+        with pytest.raises(UserError, match="at least 2 pictures"):
+            measure(real, real[:count], tmp_path, samples=samples)
+
+
+@pytest.mark.parametrize(
+    "drawn", [torch.zeros(5, 3, 4, 4), torch.zeros(4, 3, 4, 4, dtype=torch.uint8)]
+)
+def test_what_is_drawn_must_be_as_asked_for(network: Any, tmp_path: Path, drawn: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"draw\(0, 5\) made 4|uint8 pictures"):
+        fid_and_kid(
+            lambda first, count: drawn,
+            levels(5, 0, 256, seed=1),
+            samples=5,
+            cache=tmp_path,
+            extractor=NAME,
+            progress=False,
+        )
+
+
+def test_drawer_makes_the_levels_of_the_models_pictures(tiny: Any, pictures: Any) -> None:
+    model = make_model(tiny()).eval()
+    model.initialize(pictures())
+    draw = drawer(model, decode="mode", temperature=0.7, seed=5, batch_size=2)
+    expected = model.generate(5, decode="mode", temperature=0.7, seed=5)["x"]
+    whole, parts = draw(0, 5), torch.cat([draw(0, 3), draw(3, 2)])
+    assert whole.dtype == torch.uint8
+    assert torch.equal(whole.int(), to_levels(expected))
+    assert (whole.int() - parts.int()).abs().max() <= 1  # another batch rounds otherwise
+    assert not torch.equal(whole[0], whole[1])
+
+
+# Weights.
+
+
+@pytest.fixture
+def hub(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which torch-fidelity keeps its weights."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def url(network: Any) -> str:
+    """Where torch-fidelity has its weights from."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return str(URL_INCEPTION_V3)
+
+
+def write_weights(path: Path, classes: int = 1008) -> None:
+    """A file that passes for an Inception's weights at first sight."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"fc.weight": torch.zeros(classes, 2048)}, path)
+
+
+def test_weights_are_found_where_torch_fidelity_keeps_them(
+    hub: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **_: loaded.append(a))
+    own = hub / Path(url).name
+    write_weights(own)
+    with pytest.warns(UserWarning, match="cannot be compared with published ones"):
+        assert find_weights() == own
+    assert not loaded
+
+
+def test_the_published_weights_are_taken_without_a_word(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights.pth"
+    write_weights(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr(module, "INCEPTION_SHA256", digest)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_weights(file) == file
+
+
+def test_weights_are_downloaded_to_where_torch_fidelity_looks(
+    hub: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(source: str, target: str, hash_prefix: str) -> None:
+        assert source == url
+        assert hash_prefix.startswith(Path(url).stem.rsplit("-", 1)[1])
+        write_weights(Path(target))
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with pytest.warns(UserWarning, match="cannot be compared"):
+        path = find_weights(None)
+    assert path == hub / Path(url).name
+    monkeypatch.delattr(torch.hub, "download_url_to_file")
+    assert list(torch.hub.load_state_dict_from_url(url)) == ["fc.weight"]  # as torch-fidelity does
+
+
+def test_without_network_the_message_names_file_and_place(
+    hub: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise URLError("no\nnetwork")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(UserError) as caught:
+        find_weights(None)
+    message = str(caught.value)
+    for part in (url, str(hub / Path(url).name), "--fid-weights FILE", "no network"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_given_file_that_is_missing_is_named(network: Any, url: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no file .*absent\.pth") as caught:
+        find_weights(tmp_path / "absent.pth")
+    assert url in str(caught.value)
+    with pytest.raises(UserError, match="there is no file"):
+        find_weights(tmp_path)
+
+
+class _Harmful:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_weights_cannot_run_code(network: Any, tmp_path: Path) -> None:
+    file, mark = tmp_path / "weights.pth", tmp_path / "mark"
+    torch.save({"fc.weight": torch.zeros(1008, 2048), "other": _Harmful(mark)}, file)
+    with pytest.raises(UserError, match="cannot be read as weights alone"):
+        find_weights(file)
+    with pytest.raises(UserError, match="cannot be read as weights alone"):
+        fid_and_kid(
+            lambda first, count: torch.empty(0), levels(4, 0, 9, 1), samples=4, weights=file
+        )
+    assert not mark.exists()
+
+
+def test_other_files_are_refused(network: Any, tmp_path: Path) -> None:
+    damaged, torchvisions = tmp_path / "damaged.pth", tmp_path / "inception_v3_google.pth"
+    damaged.write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError, match=r"damaged\.pth cannot be read"):
+        find_weights(damaged)
+    write_weights(torchvisions, classes=1000)
+    with pytest.raises(UserError, match="does not hold the weights of torch-fidelity's Inception"):
+        find_weights(torchvisions)
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be compared")
+def test_weights_that_do_not_fit_are_told_in_one_line(network: Any, tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"weights\.pth does not hold the weights of") as caught:
+        fid_and_kid(
+            lambda first, count: torch.empty(0),
+            levels(4, 0, 9, seed=1),
+            samples=4,
+            weights=tmp_path / "weights.pth",
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [*sys.modules, "torch_fidelity"]:
+        if name.partition(".")[0] == "torch_fidelity":
+            monkeypatch.setitem(sys.modules, name, None)
+    real = levels(4, 0, 256, seed=1)
+    for call in (find_weights, lambda: measure(real, real, tmp_path)):
+        with pytest.raises(UserError, match=r"pip install 'srvae-pyro\[fid\]'"):
+            call()
