@@ -87,12 +87,15 @@ def make_step(setting: dict[str, Any], job: dict[str, Any], device: Any) -> Call
     import pyro
     import torch
 
+    from srvae_pyro import runtime
     from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
     from srvae_pyro.models import make_model
     from srvae_pyro.presets import preset
 
     if job["what"] == "ceiling":
         return ceiling_step(setting["precision"], device)
+    if setting["plain"]:
+        runtime.wake_vector_math = lambda: None
     pyro.enable_validation(False)
     torch.manual_seed(0)
     net = make_model(preset(job["preset"], job["model"])[0]).to(device)

@@ -141,7 +141,12 @@ def main(arguments: EvaluateArguments) -> int:
         from srvae_pyro.evaluation import super_resolution
 
         quality = super_resolution.measure(
-            model, images, seed=arguments.seed, batch_size=arguments.batch_size, progress=True
+            model,
+            images,
+            seed=arguments.seed,
+            numbers=numbers,
+            batch_size=arguments.batch_size,
+            progress=True,
         )
         result["super_resolution"] = quality
     print_results(result, config.data.data)

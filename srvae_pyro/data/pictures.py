@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["EXTENSIONS", "find_pictures", "read_picture", "read_pictures"]
+__all__ = ["EXTENSIONS", "eight_bits", "find_pictures", "read_picture", "read_pictures"]
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -55,7 +55,7 @@ def read_picture(path: Path, channels: int, image_size: int | None = None) -> Im
     """
     try:
         with Image.open(path) as file:
-            image = _eight_bits(ImageOps.exif_transpose(file))
+            image = eight_bits(ImageOps.exif_transpose(file))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -113,7 +113,7 @@ class _SizesDifferError(Exception):
     pass
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits in 8; other modes as they are."""
     if not image.mode.startswith(("I", "F")):
         return image

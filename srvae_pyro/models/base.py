@@ -15,6 +15,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from pyro.infer import Predictive
 from torch import Tensor, nn
 
+from srvae_pyro import runtime
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data.transforms import Transform, make_transform
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
@@ -108,6 +109,7 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        runtime.wake_vector_math()
         self.config = config
 
     @property

@@ -83,7 +83,7 @@ class DenseStep(nn.Module):
         return F.elu(torch.cat([x, new], dim=1), inplace=True)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # few: a picture of any size has one
 def _inside(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(H * W, 9): whether each of a pixel's 3x3 neighbours lies within the image, 1 or 0."""
     with torch.inference_mode(False):  # what is kept serves training too

@@ -1,0 +1,491 @@
+"""``python -m srvae_pyro.upscale``: any photograph, whole or in tiles."""
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.data import to_unit
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.enlarge import Enlarger, lr_psnr, psnr, shrunk
+from srvae_pyro.evaluation.photographs import FORMATS, names_for, read_photograph
+from srvae_pyro.evaluation.tiles import spans
+from srvae_pyro.models import SRVAE, make_model
+from srvae_pyro.models.loading import load, save_pretrained
+from srvae_pyro.networks.dense import ChannelAttention
+from srvae_pyro.noise import TileNoise
+from srvae_pyro.upscale import UpscaleArguments, main
+
+
+def smooth(height: int, width: int, channels: int = 3, seed: int = 0) -> Tensor:
+    """A picture with structure of all sizes, uint8 (C, H, W)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 5 + 2, width // 5 + 2, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    levels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    return torch.from_numpy(levels.reshape(height, width, channels).transpose(2, 0, 1).copy())
+
+
+def image_of(levels: Tensor) -> Image.Image:
+    return Image.fromarray(levels.permute(1, 2, 0).numpy().squeeze())
+
+
+RUNS: dict[str, Path] = {}  # each is made once
+
+
+@pytest.fixture
+def run(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., ModelConfig]
+) -> Callable[..., Path]:
+    """Makes the folder of a model that was initialised on pictures but not trained."""
+
+    def make(**changes: Any) -> Path:
+        if str(changes) in RUNS:
+            return RUNS[str(changes)]
+        settings = {"likelihood_scale": 0.3, "likelihood_start": "pictures", "head_scale": 0.3}
+        model = make_model(tiny(**(settings | changes)))
+        channels, size, _ = model.config.image_shape
+        x = torch.stack([smooth(size, size, channels, seed) for seed in range(8)])
+        model.initialize(to_unit(x))
+        folder = tmp_path_factory.mktemp("run")
+        save_pretrained(model, folder)
+        RUNS[str(changes)] = folder
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def model(run: Callable[..., Path]) -> SRVAE:
+    model = load(run())
+    assert isinstance(model, SRVAE)
+    return model
+
+
+def upscale(run: Path, *images: Path, **options: Any) -> int:
+    return main(UpscaleArguments(str(run), images, **options))
+
+
+# Kinds of files
+
+
+def palette(transparent: bool) -> Image.Image:
+    image = image_of(smooth(10, 12)).quantize(16)
+    if transparent:
+        image.info["transparency"] = 3
+    return image
+
+
+def sixteen_bits() -> Image.Image:
+    return Image.fromarray(smooth(10, 12, 1)[0].numpy().astype(np.uint16) * 257)
+
+
+def with_alpha(mode: str) -> Image.Image:
+    image = image_of(smooth(10, 12, 3 if mode == "RGBA" else 1))
+    image.putalpha(image_of(smooth(10, 12, 1, seed=5)))
+    assert image.mode == mode
+    return image
+
+
+KINDS: dict[str, tuple[Callable[[], Image.Image], str]] = {
+    "rgb.png": (lambda: image_of(smooth(10, 12)), "RGB"),
+    "gray.png": (lambda: image_of(smooth(10, 12, 1)), "RGB"),
+    "gray-alpha.png": (lambda: with_alpha("LA"), "RGBA"),
+    "alpha.png": (lambda: with_alpha("RGBA"), "RGBA"),
+    "palette.png": (lambda: palette(False), "RGB"),
+    "transparent-palette.png": (lambda: palette(True), "RGBA"),
+    "one-bit.png": (lambda: image_of(smooth(10, 12, 1)).convert("1"), "RGB"),
+    "16-bit.png": (sixteen_bits, "RGB"),
+    "16-bit.tif": (sixteen_bits, "RGB"),
+    "cmyk.jpg": (lambda: image_of(smooth(10, 12)).convert("CMYK"), "RGB"),
+    "cmyk.tif": (lambda: image_of(smooth(10, 12)).convert("CMYK"), "RGB"),
+    "photo.jpeg": (lambda: image_of(smooth(10, 12)), "RGB"),
+    "photo.bmp": (lambda: image_of(smooth(10, 12)), "RGB"),
+    "photo.webp": (lambda: image_of(smooth(10, 12)), "RGB"),
+    "photo.ppm": (lambda: image_of(smooth(10, 12)), "RGB"),
+    "photo.gif": (lambda: image_of(smooth(10, 12)), "RGB"),
+    "one pixel.png": (lambda: Image.new("RGB", (1, 1), (200, 100, 50)), "RGB"),
+    "tiny.png": (lambda: image_of(smooth(3, 5)), "RGB"),
+    "odd.png": (lambda: image_of(smooth(33, 47)), "RGB"),
+    "näme.with.dots.png": (lambda: image_of(smooth(10, 12)), "RGB"),
+}
+
+
+def test_every_kind_of_picture(run: Callable[..., Path], tmp_path: Path) -> None:
+    files = []
+    for name, (make, _) in KINDS.items():
+        folder = tmp_path / "in"
+        folder.mkdir(exist_ok=True)
+        files.append(folder / name)
+        make().save(files[-1])
+    assert upscale(run(), *files, out=tmp_path / "out") == 0
+    names = names_for(files)
+    assert len(list((tmp_path / "out").iterdir())) == len(files)
+    for file, name in zip(files, names, strict=True):
+        with Image.open(file) as before, Image.open(tmp_path / "out" / f"{name}-x2.png") as after:
+            assert after.size == (2 * before.width, 2 * before.height), name
+            assert after.mode == KINDS[file.name][1], name
+
+
+def test_alpha_is_bicubic(run: Callable[..., Path], tmp_path: Path) -> None:
+    image = with_alpha("RGBA")
+    image.save(tmp_path / "a.png")
+    image.convert("RGB").save(tmp_path / "b.png")
+    upscale(run(), tmp_path / "a.png", tmp_path / "b.png", out=tmp_path / "out")
+    with Image.open(tmp_path / "out" / "a-x2.png") as file:
+        expected = image.getchannel("A").resize((24, 20), Image.Resampling.BICUBIC)
+        assert np.array_equal(file.getchannel("A"), expected)
+        with Image.open(tmp_path / "out" / "b-x2.png") as opaque:
+            assert np.array_equal(file.convert("RGB"), opaque)
+
+
+def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+    image = image_of(smooth(6, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    levels = read_photograph(tmp_path / "turned.png", 3).levels
+    assert torch.equal(levels, torch.rot90(smooth(6, 10), -1, (1, 2)))
+
+
+def test_16_bits_become_8(tmp_path: Path) -> None:
+    sixteen_bits().save(tmp_path / "deep.png")
+    assert torch.equal(read_photograph(tmp_path / "deep.png", 1).levels, smooth(10, 12, 1))
+
+
+def test_16_bit_colours(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    pixels = b"\0" + struct.pack(">6H", *(k * 257 for k in (1, 2, 3, 250, 251, 252)))
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    levels = read_photograph(tmp_path / "deep.png", 3).levels
+    assert levels[:, 0].T.tolist() == [[1, 2, 3], [250, 251, 252]]
+
+
+def test_of_an_animation_the_first_picture(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    photograph = read_photograph(tmp_path / "moving.gif", 3)
+    assert photograph.levels[:, 4, 4].tolist() == [255, 0, 0]
+    upscale(run(), tmp_path / "moving.gif", out=tmp_path / "out")
+    assert "the first of its 3 pictures" in capsys.readouterr().out
+
+
+def test_colour_profile_is_kept_with_its_colours(tmp_path: Path, run: Callable[..., Path]) -> None:
+    image_of(smooth(8, 8)).save(tmp_path / "wide.png", icc_profile=b"a profile")
+    upscale(run(), tmp_path / "wide.png", out=tmp_path / "out")
+    with Image.open(tmp_path / "out" / "wide-x2.png") as file:
+        assert file.info["icc_profile"] == b"a profile"
+    assert read_photograph(tmp_path / "wide.png", 1).profile is None
+
+
+# Files that are none
+
+
+def bomb(width: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, width, 8, 2, 0, 0, 0)
+    checked = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + checked
+
+
+def truncated() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    image_of(smooth(64, 64)).save(buffer, "JPEG")
+    return buffer.getvalue()[:700]
+
+
+BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
+    "empty.png": (lambda: b"", "it is empty"),
+    "text.png": (lambda: b"no picture at all", "its format is not known"),
+    "drawing.png": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format is not"),
+    "cut.jpg": (truncated, "cut.jpg"),
+    "bomb.png": (lambda: bomb(10**5), "bomb"),
+    "missing.png": (None, "there is no file"),
+    "two\nlines.png": (None, "there is no file"),
+    os.fsdecode(b"\xff\xfe.png"): (None, "there is no file"),
+    ".": (None, "is a folder"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_refused_before_any_work(
+    run: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    content, message = BAD[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content())
+    image_of(smooth(8, 8)).save(tmp_path / "good.png")
+    with pytest.raises(UserError, match=message) as error:
+        upscale(run(), tmp_path / "good.png", tmp_path / name, out=tmp_path / "out")
+    text = str(error.value)
+    assert len(text.splitlines()) == 1
+    text.encode()  # can be printed
+    if name.isascii() and name.isprintable() and name != ".":
+        assert name in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_formats_that_no_other_program_reads() -> None:
+    assert not {"EPS", "WMF", "FITS"} & set(FORMATS)
+
+
+# Tiles
+
+
+@pytest.mark.parametrize(("length", "side", "multiple"), [(64, 32, 4), (100, 32, 4), (33, 16, 1)])
+def test_weights_of_tiles_add_up(length: int, side: int, multiple: int) -> None:
+    parts = spans(length, side, multiple)
+    assert len(parts) > 1
+    total = torch.zeros(2 * length)
+    for part in parts:
+        weights = part.weights(2)
+        assert weights.min() >= 0
+        assert part.start % multiple == 0
+        assert part.stop - part.start == side
+        total[part.enlarged(2)] += weights
+        inner = weights[[0] * (part.start > 0) + [-1] * (part.stop < length)]
+        assert not inner.any()  # what lies at a tile's border counts nothing
+    torch.testing.assert_close(total, torch.ones(2 * length))
+
+
+def test_one_tile_where_it_fits() -> None:
+    (part,) = spans(16, 16, 4)
+    assert part.weights(2).eq(1).all()
+
+
+def test_noise_of_tiles_agrees_where_they_overlap() -> None:
+    # Sites at half the picture's resolution and at twice it; across blocks of 64.
+    whole = TileNoise((1, 2), 0, 0, 200)
+    for scale in (0.5, 2):
+        full = whole.normal("z", torch.empty(1, 3, int(200 * scale), int(160 * scale)))
+        tile = TileNoise((1, 2), 60, 100, 40)
+        part = tile.normal("z", torch.empty(1, 3, int(40 * scale), int(60 * scale)))
+        rows = slice(int(60 * scale), int(100 * scale))
+        assert torch.equal(part, full[..., rows, int(100 * scale) : int(160 * scale)])
+    uniform = whole.uniform("x", torch.empty(1, 4, 200, 200))
+    assert 0 <= uniform.min() < 0.01 < 0.99 < uniform.max() < 1
+    assert uniform.unique().numel() > 0.9 * uniform.numel()  # no block is another's copy
+    assert abs(full.mean()) < 0.02
+    assert abs(full.std() - 1) < 0.02
+    for other in (TileNoise((1, 3), 0, 0, 200), TileNoise((2, 2), 0, 0, 200)):
+        assert not torch.equal(other.uniform("x", torch.empty(1, 4, 200, 200)), uniform)
+    assert not torch.equal(whole.uniform("u", torch.empty(1, 4, 200, 200)), uniform)
+
+
+@pytest.mark.parametrize("decode", ["mean", "sample"])
+def test_tiles_are_the_whole_where_attention_is_constant(
+    model: SRVAE, monkeypatch: pytest.MonkeyPatch, decode: Any
+) -> None:
+    monkeypatch.setattr(ChannelAttention, "forward", lambda self, x: 0.7 * x)
+    picture = smooth(100, 72)
+    enlarger = Enlarger(model, decode, 1.0, tile=64, seed=3)
+    difference = (enlarger(picture).int() - replace(enlarger, tile=0)(picture).int()).abs()
+    # Not all of the receptive field is within the margin, but what is beyond weighs little.
+    assert difference.float().mean() < 0.05
+    assert (difference > 1).float().mean() < 0.01
+
+
+def test_no_seams(model: SRVAE) -> None:
+    picture = smooth(104, 64)
+    enlarger = Enlarger(model, "mean", tile=64)
+    tiled, whole = enlarger(picture).float(), replace(enlarger, tile=0)(picture).float()
+    assert psnr(tiled, whole) > 30
+    # Where the weights of two tiles cross, the step from row to row is like anywhere.
+    (first, _) = spans(104, 64, 4)
+    assert first.fall is not None
+    crossing = int(2 * first.fall)
+    step = (tiled - whole).diff(dim=1).abs().mean(dim=(0, 2))
+    near = step[crossing - 20 : crossing + 20]
+    rest = torch.cat([step[: crossing - 20], step[crossing + 20 :]])
+    assert near.max() <= rest.max() + 0.5
+
+
+def test_tiles_follow_the_memory(model: SRVAE) -> None:
+    pixel = Enlarger(model).bytes_per_pixel
+    assert Enlarger(model, memory_gb=pixel * 100**2 / 1e9).tile_for(100, 100) == 0
+    assert Enlarger(model, memory_gb=pixel * 100**2 / 1e9).tile_for(100, 104) == 100
+    assert Enlarger(model, tile=0, memory_gb=1e-6).tile_for(4000, 4000) == 0
+    with pytest.raises(UserError, match="memory-gb"):
+        Enlarger(model, memory_gb=pixel / 1e9).tile_for(100, 100)
+
+
+# Answers
+
+
+def test_a_seed_has_one_answer(model: SRVAE) -> None:
+    picture = smooth(20, 24)
+    enlarger = Enlarger(model, "sample", 1.0, seed=1)
+    first = enlarger(picture, sample=2)
+    assert torch.equal(enlarger(picture, sample=2), first)
+    assert not torch.equal(enlarger(picture, sample=1), first)
+    assert not torch.equal(replace(enlarger, seed=2)(picture, sample=2), first)
+
+
+def test_the_default_is_super_resolves_mode(model: SRVAE) -> None:
+    picture = smooth(16, 24)
+    expected = model.super_resolve(to_unit(picture[None]), decode="mode", temperature=0)["x"]
+    assert torch.equal(to_unit(Enlarger(model)(picture)), expected[0, 0])
+
+
+def test_four_times_is_twice_twice(model: SRVAE) -> None:
+    picture = smooth(9, 11)
+    enlarger = Enlarger(model)
+    assert torch.equal(enlarger(picture, passes=2), enlarger(enlarger(picture)))
+    x = enlarger(picture, passes=2)
+    assert lr_psnr(model, x, picture, 2) == psnr(shrunk(model, shrunk(model, x)), picture).item()
+
+
+def test_samples_mean_deviation_and_animation(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_alpha("RGBA").save(tmp_path / "a.png")
+    folder = run()
+    assert upscale(folder, tmp_path / "a.png", samples=3, gif=True) == 0
+    out = folder / "figures" / "upscaled"
+    names = [f"a-x2{e}" for e in ("-01.png", "-02.png", "-03.png", "-mean.png", "-std.png", ".gif")]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    pictures = []
+    for name in names[:3]:
+        with Image.open(out / name) as file:
+            pictures.append(np.asarray(file.convert("RGB"), float))
+    with Image.open(out / "a-x2-mean.png") as file:
+        assert file.mode == "RGBA"
+        assert np.array_equal(file.convert("RGB"), np.rint(np.mean(pictures, axis=0)))
+    with Image.open(out / "a-x2-std.png") as file:
+        assert file.mode == "L"
+        deviation = np.sqrt(np.var(pictures, axis=0, ddof=1).mean(axis=-1))
+        assert np.abs(np.asarray(file) - deviation * 255 / deviation.max()).max() <= 0.51
+        assert f"{deviation.max():.2f} levels" in file.info["Comment"]
+    with Image.open(out / "a-x2.gif") as file:
+        assert file.n_frames == 3
+        assert file.size == (24, 20)
+    assert capsys.readouterr().out.count("LR-PSNR") == 4
+    # One sample of more is the same picture.
+    upscale(folder, tmp_path / "a.png", decode="sample", out=tmp_path / "out")
+    one = (tmp_path / "out" / "a-x2.png").read_bytes()
+    assert one == (out / "a-x2-01.png").read_bytes()
+
+
+def test_a_model_of_one_channel_takes_luma(run: Callable[..., Path], tmp_path: Path) -> None:
+    with_alpha("RGBA").save(tmp_path / "a.png")
+    folder = run(image_shape=(1, 16, 16), prior="mixture")
+    assert upscale(folder, tmp_path / "a.png", out=tmp_path / "out") == 0
+    with Image.open(tmp_path / "out" / "a-x2.png") as file:
+        assert (file.mode, file.size) == ("LA", (24, 20))
+
+
+def test_a_factor_of_four_in_one(run: Callable[..., Path], tmp_path: Path) -> None:
+    image_of(smooth(6, 7)).save(tmp_path / "a.png")
+    folder = run(transform="downscale4")
+    assert upscale(folder, tmp_path / "a.png", out=tmp_path / "out") == 0
+    with Image.open(tmp_path / "out" / "a-x4.png") as file:
+        assert file.size == (28, 24)
+    with pytest.raises(UserError, match="4, 16, 64"):
+        upscale(folder, tmp_path / "a.png", factor=2)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "vae"}, "one-level VAE"),
+        ({"transform": "grayscale"}, "grayscale"),
+        ({"transform": "sketch"}, "sketch"),
+    ],
+)
+def test_models_that_do_not_enlarge(
+    run: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        upscale(run(**changes), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"factor": 3}, "one of 2, 4, 8"),
+        ({"factor": 1}, "one of 2, 4, 8"),
+        ({"samples": 0}, "--samples"),
+        ({"gif": True}, "--samples 2"),
+        ({"tile": -1}, "--tile"),
+        ({"tile": 30}, "such as 32"),
+        ({"tile": 4}, "such as 32"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"image_temperature": 0.0}, "temperature"),
+        ({"seed": -1}, "--seed"),
+        ({"memory_gb": 0.0}, "--memory-gb"),
+        ({"samples": 2, "decode": "mode", "temperature": 0.0}, "one answer"),
+    ],
+)
+def test_settings_that_make_no_sense(
+    run: Callable[..., Path], tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    image_of(smooth(8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=message):
+        upscale(run(), tmp_path / "a.png", out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_would_clash(run: Callable[..., Path], tmp_path: Path) -> None:
+    assert names_for([Path("a.png"), Path("a.jpg"), Path("b.png")]) == ["a-png", "a-jpg", "b"]
+    with pytest.raises(UserError, match="one name"):
+        names_for([Path("a.png"), Path("other/a.png")])
+    # An answer never takes the place of a question.
+    for name in ("a.png", "a-x2.png"):
+        image_of(smooth(8, 8)).save(tmp_path / name)
+    before = (tmp_path / "a-x2.png").read_bytes()
+    with pytest.raises(UserError, match="written over"):
+        upscale(run(), tmp_path / "a.png", tmp_path / "a-x2.png", out=tmp_path)
+    assert (tmp_path / "a-x2.png").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made(run: Callable[..., Path], tmp_path: Path) -> None:
+    image_of(smooth(8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        upscale(run(), tmp_path / "a.png", out=tmp_path / "a.png" / "out")
+
+
+def test_others_go_on_after_one_fails(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        image_of(smooth(8, 8)).save(tmp_path / name)
+    (tmp_path / "out" / "a-x2.png").mkdir(parents=True)  # in the way
+    assert upscale(run(), tmp_path / "a.png", tmp_path / "b.png", out=tmp_path / "out") == 2
+    assert (tmp_path / "out" / "b-x2.png").is_file()
+    printed = capsys.readouterr()
+    assert "a-x2" in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert "1 of 2 pictures" in printed.out
+
+
+def test_as_a_command(run: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    command = [sys.executable, "-m", "srvae_pyro.upscale", str(run()), str(tmp_path / "empty.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("upscale: cannot read the picture")
+    assert len(done.stderr.splitlines()) == 1
