@@ -147,6 +147,38 @@ def test_a_folder_without_the_split(folder: Path, run: Path, tmp_path: Path) -> 
     assert values["images"] == 30
 
 
+def test_fid_is_asked_for_as_in_the_paper(
+    folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from srvae_pyro.evaluation import fid
+
+    asked = []
+
+    def stand_in(draw, real, **options):
+        drawn = draw(0, 3)
+        asked.append((len(real), options["samples"], drawn.dtype, options["weights"].name))
+        return {
+            "fid": 12.345,
+            "kid_mean": 0.01,
+            "kid_std": 0.001,
+            "generated": options["samples"],
+            "real": len(real),
+        }
+
+    monkeypatch.setattr(fid, "fid_and_kid", stand_in)
+    monkeypatch.setattr(fid, "find_weights", lambda path: path)
+    arguments = EvaluateArguments(
+        str(run), data=str(folder), elbo_only=True, fid=True, fid_weights=Path("weights.pth")
+    )
+    assert main(arguments) == 0
+    # Test pictures, and all others: 13 or 14 to train on and the one that is held out.
+    byte = torch.uint8
+    assert asked == [(15, 10_000, byte, "weights.pth"), (15, 50_000, byte, "weights.pth")]
+    values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
+    assert values["fid"]["train"]["fid"] == 12.345
+    assert "12.35 (12.35)" in capsys.readouterr().out.replace("12.34", "12.35")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
