@@ -22,15 +22,17 @@ class GenerateArguments:
     """a run's name under runs/, its folder, or a Hub id"""
     count: int = 64
     """how many pictures"""
-    decode: Literal["sample", "mode"] = "sample"
-    """draw each pixel from its distribution, or take the likeliest component's mean"""
+    decode: Literal["sample", "mode", "mean"] = "sample"
+    """draw each pixel, take the likeliest component's mean, or the expectation"""
     temperature: float = 1.0
     """factor on the standard deviations of the latents; below 1: more typical, less varied"""
     image_temperature: float = 1.0
     """the same for the pixels that are sampled"""
     seed: int = 0
-    """of all noise"""
-    out: Annotated[Path | None, option("DIR", "the run's figures/generated")] = None
+    """of all noise; picture i of a seed is the same whatever the batch size"""
+    out: Annotated[
+        Path | None, option("DIR", "the run's figures/generated; ./generated for a Hub id")
+    ] = None
     """folder for the pictures"""
     batch_size: int = 64
     """pictures at a time"""
@@ -45,18 +47,21 @@ def main(arguments: GenerateArguments) -> int:
     for name in ("count", "batch_size", "scale"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    if arguments.seed < 0:
+        raise UserError(f"--seed must be at least 0, not {arguments.seed}")
 
     import torch
     from tqdm import tqdm
 
     from srvae_pyro.evaluation.pictures import grid, save_picture, side_by_side
-    from srvae_pyro.models.loading import find_run, load
+    from srvae_pyro.models.loading import find_run, from_hub, load
     from srvae_pyro.runtime import choose_device
 
     folder = find_run(arguments.run)
     model = load(folder, choose_device(arguments.device))
-    out = arguments.out or folder / "figures" / "generated"
-    torch.manual_seed(arguments.seed)
+    out = arguments.out
+    if out is None:
+        out = Path("generated") if from_hub(folder) else folder / "figures" / "generated"
     chunks = []
     with tqdm(total=arguments.count, unit="picture") as bar:
         for start in range(0, arguments.count, arguments.batch_size):
@@ -66,6 +71,8 @@ def main(arguments: GenerateArguments) -> int:
                 decode=arguments.decode,
                 temperature=arguments.temperature,
                 image_temperature=arguments.image_temperature,
+                seed=arguments.seed,
+                first=start,
                 batch_size=number,
             )
             chunks.append({k: v.cpu() for k, v in chunk.items() if k in ("x", "y")})

@@ -13,8 +13,10 @@ from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.data import to_unit
 from srvae_pyro.data.grid import to_levels
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.models.decoding import Decode
+from srvae_pyro.models.operations import slerp
 
 LATENT = (2, 4, 4)
 
@@ -157,7 +159,7 @@ def test_cold_pixels_are_nearer_to_their_mode() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"decode": "mean"}, {"temperature": -0.1}, {"image_temperature": 0.0}],
+    [{"decode": "median"}, {"temperature": -0.1}, {"image_temperature": 0.0}],
     ids=["decode", "temperature", "image_temperature"],
 )
 def test_decoding_that_makes_no_sense_is_refused(srvae: SRVAE, wrong: dict[str, Any]) -> None:
@@ -293,5 +295,128 @@ def test_the_mixture_prior_says_which_size_it_takes() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_vae_has_no_super_resolution() -> None:
-    assert not hasattr(make("vae"), "super_resolve")
+def test_the_vae_says_what_it_cannot_do() -> None:
+    vae = make("vae")
+    with pytest.raises(UserError, match="a VAE has no y to start from"):
+        vae.super_resolve(pictures(1, 8))
+    with pytest.raises(UserError, match="a VAE has no y to generate from"):
+        vae.generative_reconstruct(pictures(1))
+
+
+# Generative reconstruction
+
+
+def test_generative_reconstruction_goes_by_u_alone(srvae: SRVAE) -> None:
+    x = pictures(3)
+    sites = srvae.generative_reconstruct(x, decode="mode", temperature=0.0, batch_size=2)
+    u = srvae.guide.lower.posterior(srvae.guide.transform(x)).mean
+    torch.testing.assert_close(sites["u"], u, atol=1e-5, rtol=1e-5)
+    y = srvae.model.lower.likelihood(u).mode
+    assert (sites["y"] - y).abs().mean() < 1e-3
+    assert not torch.equal(sites["y"], srvae.guide.transform(x))
+    z = srvae.model.prior(sites["y"], sites["u"]).mean
+    torch.testing.assert_close(sites["z"], z, atol=1e-5, rtol=1e-5)
+    assert sites["x"].shape == x.shape
+    assert is_on_grid(sites["x"])
+
+
+# Interpolation
+
+
+def sharp(model: str = "srvae", **changes: Any) -> ImageModel:
+    """One whose posteriors are narrow and different for each picture."""
+    return make(model, posterior_log_variance=-6.0, posterior_scale=1.0, **changes)
+
+
+@pytest.mark.parametrize("prior", ["standard", "realnvp", "mixture"])
+@pytest.mark.parametrize("model", ["srvae", "vae"])
+def test_interpolation_starts_and_ends_at_the_latents(model: str, prior: str) -> None:
+    net, a, b = sharp(model, prior=prior), pictures(2), pictures(2, seed=1)
+    sites = net.interpolate(a, b, 4, decode="mode", temperature=0.0, seed=3, batch_size=3)
+    lowest = "z" if model == "vae" else "u"
+    for end, x in ((0, a), (-1, b)):
+        y = x if model == "vae" else net.guide.transform(x)
+        posterior = net.guide.posterior if model == "vae" else net.guide.lower.posterior
+        torch.testing.assert_close(sites[lowest][end], posterior(y).mean, atol=1e-3, rtol=1e-3)
+    assert {name: value.shape[:2] for name, value in sites.items()} == dict.fromkeys(
+        net.generate(1), (4, 2)
+    )
+    assert is_on_grid(sites["x"])
+    steps = (sites[lowest][1:] - sites[lowest][:-1]).flatten(2).norm(dim=-1)
+    assert (steps > 0).all()
+
+
+def test_details_are_interpolated_as_the_noise_of_their_prior() -> None:
+    net, a, b = sharp(), pictures(1), pictures(1, seed=1)
+    sites = net.interpolate(a, b, 3, decode="mode", temperature=0.0)
+    noise = []
+    for step in range(3):
+        p = net.model.prior(sites["y"][step], sites["u"][step])
+        noise.append((sites["z"][step] - p.mean) / p.stddev)
+    torch.testing.assert_close(noise[1], slerp(noise[0], noise[2], 0.5), atol=1e-3, rtol=1e-3)
+
+
+def test_the_way_on_the_sphere_keeps_its_distance() -> None:
+    a, b = torch.randn(2, 5, 16, 8, 8)
+    middle = slerp(a, b, 0.5)
+    assert ((middle.flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1) - 1).abs() < 0.1).all()
+    torch.testing.assert_close(slerp(a, b, 0.0), a, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(slerp(a, b, 1.0), b, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(slerp(a, 2 * a, 0.5), 1.5 * a)
+
+
+def test_interpolation_that_makes_no_sense_is_refused(srvae: SRVAE) -> None:
+    with pytest.raises(UserError, match="at least 2 steps, not 1"):
+        srvae.interpolate(pictures(1), pictures(1), 1)
+    with pytest.raises(UserError, match="do not pair up"):
+        srvae.interpolate(pictures(1), pictures(2), 3)
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("model", ["srvae", "vae"])
+@pytest.mark.parametrize("prior", ["realnvp", "mixture"])
+def test_image_i_of_a_seed_is_the_same_in_any_batch(model: str, prior: str) -> None:
+    net = make(model, prior=prior)
+    whole = net.generate(64, seed=5, batch_size=64)
+    for batch_size in (1, 7):
+        same = net.generate(64, seed=5, batch_size=batch_size)
+        lowest = "z" if model == "vae" else "u"
+        torch.testing.assert_close(same[lowest], whole[lowest], atol=1e-4, rtol=1e-4)
+        # A level differs where a value lay on the border between two.
+        assert (same["x"] != whole["x"]).float().mean() < 1e-3
+    later = net.generate(4, seed=5, first=60)
+    assert (later["x"] != whole["x"][60:]).float().mean() < 1e-3
+    assert not torch.equal(net.generate(2, seed=6)["x"], whole["x"][:2])
+    assert len(whole["x"].unique(dim=0)) == 64
+
+
+def test_answers_and_reconstructions_keep_their_noise_too(srvae: SRVAE) -> None:
+    x = pictures(5)
+    y = srvae.guide.transform(x)
+    for operation in (
+        lambda size: srvae.reconstruct(x, seed=1, batch_size=size),
+        lambda size: srvae.generative_reconstruct(x, seed=1, batch_size=size),
+        lambda size: srvae.super_resolve(y, 3, seed=1, batch_size=size),
+    ):
+        one, all_ = operation(1)["x"], operation(64)["x"]
+        assert (one != all_).float().mean() < 1e-3
+
+
+# The mean
+
+
+def test_mean_is_the_expectation_of_x_and_the_mode_of_y(srvae: SRVAE) -> None:
+    sites = srvae.generate(3, decode="mean", seed=0)
+    assert is_on_grid(sites["y"])
+    assert not is_on_grid(sites["x"])
+    expected = srvae.model.likelihood(sites["y"], sites["z"]).mean
+    torch.testing.assert_close(sites["x"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_log_likelihood_is_the_estimate(srvae: SRVAE) -> None:
+    x = pictures(3)
+    found = srvae.log_likelihood(x, 6, seed=2)
+    expected = estimate_log_likelihood(srvae, x, 6, seed=2).log_likelihood
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-6)

@@ -5,28 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from pyro.infer import Predictive
-from torch import Tensor, nn
+from torch import Tensor
 
 from srvae_pyro import runtime
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data.transforms import Transform, make_transform
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.decoding import Decode, Decoding
+from srvae_pyro.models.operations import Operations
 from srvae_pyro.networks import WeightNormalized, initializing
-from srvae_pyro.noise import ImageNoise, Noise
 
 _PROGRAMS = itertools.count()  # numbers for the names under which programs register
 
-__all__ = ["ImageModel", "Sizes", "image_noise", "images_plate", "joined", "make_prior", "sizes_of"]
+__all__ = ["ImageModel", "Sizes", "images_plate", "make_prior", "sizes_of"]
 
 
 def images_plate(x: Tensor | None, count: int) -> Any:
@@ -91,7 +88,7 @@ def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
     )
 
 
-class ImageModel(nn.Module, PyTorchModelHubMixin):
+class ImageModel(Operations, PyTorchModelHubMixin):
     """A model and guide pair of plain modules, each a Pyro program on images (B, C, H, W).
 
     Images are on the grid k/255 of [0, 1].
@@ -103,8 +100,6 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
         config: what the model is made of.
     """
 
-    model: nn.Module
-    guide: nn.Module
     run_config: RunConfig | None = None  # of the run that it was loaded from
 
     def __init__(self, config: ModelConfig) -> None:
@@ -168,111 +163,3 @@ class ImageModel(nn.Module, PyTorchModelHubMixin):
             kind = type(model).__name__
             raise UserError(f"{model_id} is a {kind}: load it with {kind}.from_pretrained")
         return model
-
-    # What people do with it, by Pyro's Predictive.
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
-    @torch.no_grad()
-    def generate(
-        self,
-        count: int,
-        *,
-        decode: Decoding = "sample",
-        temperature: float = 1.0,
-        image_temperature: float = 1.0,
-        seed: int | None = None,
-        first: int = 0,
-        batch_size: int = 64,
-    ) -> dict[str, Tensor]:
-        """New images: the model's sites, drawn from the top of the graph to x.
-
-        Args:
-            count: how many, n.
-            decode: draw the pixels (``sample``) or take the likeliest component's (``mode``).
-            temperature: factor on the standard deviations of the latents.
-            image_temperature: the same of the likelihoods that are sampled from.
-            seed: image i of a seed is the same in every call; without one, PyTorch's generator.
-            first: number of the first image, where a seed is given.
-            batch_size: images at a time.
-
-        Returns:
-            By site: x (n, C, H, W) on the grid k/255, and the others, (n, ...) each.
-        """
-        if count < 1 or batch_size < 1:
-            raise UserError("count and batch_size must be at least 1")
-        chunks = []
-        for start in range(0, count, batch_size):
-            number = min(batch_size, count - start)
-            # One image a sample: Predictive's trial runs then cost one image each.
-            predictive = Predictive(self.model, num_samples=number, parallel=True)
-            noise = image_noise(seed, first + start, number, dim=-5)
-            with Decode(decode, temperature, image_temperature, noise):
-                chunks.append(predictive())
-        return joined([{k: v.squeeze(1) for k, v in chunk.items()} for chunk in chunks], dim=0)
-
-    @torch.no_grad()
-    def reconstruct(
-        self,
-        x: Tensor,
-        *,
-        decode: Decoding = "sample",
-        seed: int | None = None,
-        batch_size: int = 64,
-    ) -> dict[str, Tensor]:
-        """x decoded from its own latents: x -> q(..|x) -> p(x|..), y = d(x) unchanged.
-
-        Args:
-            x: images (B, C, H, W) on the grid k/255.
-            decode: see :meth:`generate`.
-            seed: see :meth:`generate`.
-            batch_size: images at a time.
-
-        Returns:
-            By site: x (B, C, H, W) and the others.
-        """
-        chunks = []
-        for start in range(0, len(x), batch_size):
-            images = x[start : start + batch_size].to(self.device)
-            guide = partial(self.guide, images)
-            with Decode(decode, noise=image_noise(seed, start, len(images))):
-                chunks.append(self._predict(guide, len(images), _latent_size(self, images)))
-        return joined([{k: v.squeeze(0) for k, v in c.items()} for c in chunks], dim=0)
-
-    def _predict(
-        self, guide: Callable[[], Any], count: int, size: tuple[int, int], samples: int = 1
-    ) -> dict[str, Tensor]:
-        """All sites (samples, count, ...) of the model, ``guide``'s samples where it has any."""
-        return Predictive(
-            lambda: self.model(None, count, size),
-            guide=guide,
-            num_samples=samples,
-            parallel=True,
-            return_sites=_sites(self.model),
-        )()
-
-
-def _latent_size(model: ImageModel, x: Tensor) -> tuple[int, int]:
-    """Height and width of the latents of images x."""
-    factor = 2**model.config.stages
-    return x.shape[-2] // factor, x.shape[-1] // factor
-
-
-def _sites(model: nn.Module) -> tuple[str, ...]:
-    """The names of a program's sites, from the top image down."""
-    lower = getattr(model, "lower", None)
-    own = (str(model.image), str(model.latent))
-    return own if lower is None else own + _sites(lower)
-
-
-def image_noise(seed: int | None, first: int, count: int, dim: int = -4) -> Noise | None:
-    """The noise of images ``first`` and on of a seed; without a seed, PyTorch's generator."""
-    return None if seed is None else ImageNoise(seed, range(first, first + count), dim)
-
-
-def joined(chunks: list[dict[str, Tensor]], dim: int) -> dict[str, Tensor]:
-    """The chunks' values, site by site, in one tensor each."""
-    return {name: torch.cat([chunk[name] for chunk in chunks], dim=dim) for name in chunks[0]}

@@ -12,7 +12,7 @@ from srvae_pyro.distributions import DiscretizedLogisticMixture
 from srvae_pyro.errors import UserError
 from srvae_pyro.noise import GlobalNoise, Noise
 
-__all__ = ["Decode", "Decoding"]
+__all__ = ["Decode", "Decoding", "base_of"]
 
 Decoding = Literal["sample", "mode", "mean"]
 
@@ -30,11 +30,14 @@ class Decode(Messenger):
     Args:
         how: ``sample`` draws an image's pixels from the likelihood; ``mode`` takes the likeliest
             component's mean, colour by colour (what the published pictures show); ``mean`` takes
-            the expectation, which is not on the grid.
+            the expectation, which is not on the grid, for the image ``top``, and the mode for the
+            images below it: the networks above them have learnt from images on the grid only, and
+            an expectation over many y is blurred as no y is.
         temperature: of the latents: standard deviations of the normals, and of the flow's base, are
             multiplied by it.
         image_temperature: of the likelihoods that are sampled from.
         noise: where the draws come from; PyTorch's global generator if not given.
+        top: name of the image that is asked for.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Decode(Messenger):
         temperature: float = 1.0,
         image_temperature: float = 1.0,
         noise: Noise | None = None,
+        top: str = "x",
     ) -> None:
         super().__init__()
         if how not in get_args(Decoding):
@@ -53,6 +57,7 @@ class Decode(Messenger):
         self.temperature = temperature
         self.image_temperature = image_temperature
         self.noise = noise or GlobalNoise()
+        self.top = top
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"] or msg["value"] is not None:
@@ -66,10 +71,8 @@ class Decode(Messenger):
             msg["done"] = True
 
     def _image(self, name: str, fn: DiscretizedLogisticMixture) -> Tensor:
-        if self.how == "mode":
-            return fn.mode
-        if self.how == "mean":
-            return fn.mean
+        if self.how != "sample":
+            return fn.mean if self.how == "mean" and name == self.top else fn.mode
         if self.image_temperature != 1:
             fn = fn.with_temperature(self.image_temperature)
         channels, height, width = fn.event_shape
@@ -101,3 +104,26 @@ class Decode(Messenger):
         mean = mean.gather(-4, index).squeeze(-4)
         scale = scale.gather(-4, index).squeeze(-4)
         return mean + self.temperature * scale * self.noise.normal(name, mean)
+
+
+def base_of(fn: Any, value: Tensor) -> Tensor | None:
+    """The standard normal noise that makes ``value`` a draw of a latent's distribution.
+
+    The inverse of what :class:`Decode` does at temperature 1.
+
+    Args:
+        fn: the distribution, on events (C, H, W).
+        value: (..., C, H, W).
+
+    Returns:
+        Noise (..., C, H, W); None for a mixture, where more than one draw makes the value.
+    """
+    if isinstance(fn, dist.MixtureSameFamily):
+        return None
+    if isinstance(fn, dist.TransformedDistribution):
+        for transform in reversed(fn.transforms):
+            value = transform.inv(value)
+        return base_of(fn.base_dist, value)
+    if isinstance(fn, dist.Independent):
+        return base_of(fn.base_dist, value)
+    return (value - fn.mean) / fn.stddev

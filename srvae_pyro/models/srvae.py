@@ -13,6 +13,8 @@ stack.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -21,14 +23,7 @@ from torch import Tensor, nn
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data.transforms import Transform
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.base import (
-    ImageModel,
-    image_noise,
-    images_plate,
-    joined,
-    make_prior,
-    sizes_of,
-)
+from srvae_pyro.models.base import ImageModel, images_plate, make_prior, sizes_of
 from srvae_pyro.models.conditionals import (
     ImageGivenLatent,
     ImageGivenLower,
@@ -36,6 +31,7 @@ from srvae_pyro.models.conditionals import (
     LatentGivenLower,
 )
 from srvae_pyro.models.decoding import Decode, Decoding
+from srvae_pyro.models.operations import image_noise, joined
 from srvae_pyro.models.vae import VAEGuide, VAEModel
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
@@ -175,7 +171,38 @@ class SRVAE(ImageModel):
         )
 
     @torch.no_grad()
-    def super_resolve(
+    def generative_reconstruct(  # type: ignore[override]
+        self,
+        x: Tensor,
+        *,
+        decode: Decoding = "sample",
+        temperature: float = 1.0,
+        image_temperature: float = 1.0,
+        seed: int | None = None,
+        batch_size: int = 64,
+    ) -> dict[str, Tensor]:
+        """x by way of u alone: y* = d(x), u ~ q(u|y*), y ~ p(y|u), z ~ p(z|y,u), x ~ p(x|y,z).
+
+        Args:
+            x: images (B, C, H, W) on the grid k/255.
+            decode: see :class:`~srvae_pyro.models.operations.Operations`, as for the others.
+
+        Returns:
+            By site: x (B, C, H, W), y, z and u; the y is new, not d(x).
+        """
+
+        def guide(images: Tensor) -> Callable[[], None]:
+            def infer() -> None:
+                with images_plate(images, 0):
+                    self.guide.lower.infer(self.guide.transform(images))
+
+            return infer
+
+        how = (decode, temperature, image_temperature)
+        return self._from_guide(x, guide, how, seed, batch_size)
+
+    @torch.no_grad()
+    def super_resolve(  # type: ignore[override]
         self,
         y: Tensor,
         samples: int = 1,

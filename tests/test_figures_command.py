@@ -1,0 +1,100 @@
+"""``python -m srvae_pyro.figures``: the paper's figures for any run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import save_image
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.labelled import LabelledRow, labelled_rows
+from srvae_pyro.figures import FiguresArguments, main
+from srvae_pyro.models import make_model
+from srvae_pyro.models.loading import save_pretrained
+
+BOTH = {"paper-samples", "paper-reconstructions", "paper-interpolations"}
+SRVAE_ONLY = {"paper-super-resolution", "paper-generative-reconstructions"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pictures: Callable[..., Tensor]) -> Path:
+    """Pictures of the tiny models' size, ten to test on."""
+    for split in ("train", "test"):
+        (tmp_path / "pictures" / split).mkdir(parents=True)
+        for number, picture in enumerate(pictures(10, seed=len(split))):
+            save_image(picture, tmp_path / "pictures" / split / f"{number:02d}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]):
+    def make(name: str, **changes) -> str:
+        model = make_model(tiny(**changes))
+        if "image_shape" not in changes:
+            model.initialize(pictures(8))
+        save_pretrained(model, tmp_path / name)
+        return str(tmp_path / name)
+
+    return make
+
+
+@pytest.mark.parametrize("model", ["srvae", "vae"])
+def test_figures(
+    folder: Path, run: Callable[..., str], model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run("mine", model=model)
+    given = FiguresArguments(path, data=str(folder), count=3, samples=2, side=32)
+    assert main(given) == 0
+    expected = BOTH | (SRVAE_ONLY if model == "srvae" else set())
+    files = {file.stem: file for file in (Path(path) / "figures").glob("*.png")}
+    assert set(files) == expected
+    lines = capsys.readouterr().out.splitlines()
+    assert {Path(line).stem for line in lines} == expected
+    before = {name: file.read_bytes() for name, file in files.items()}
+    assert main(given) == 0
+    assert {name: file.read_bytes() for name, file in files.items()} == before
+    rows = {"paper-reconstructions": 2}
+    if model == "srvae":
+        rows |= {"paper-super-resolution": 5, "paper-generative-reconstructions": 5}
+    for name, count in rows.items():
+        assert Image.open(files[name]).height == 16 + count * 34 - 2
+
+
+def test_two_runs_beside_each_other(folder: Path, run: Callable[..., str], tmp_path: Path) -> None:
+    first, second = run("one"), run("two", model="vae")
+    out = tmp_path / "out"
+    assert main(FiguresArguments(first, second, data=str(folder), count=2, out=out)) == 0
+    assert {f.name for f in out.iterdir()} == {
+        "compared-samples.png",
+        "compared-reconstructions.png",
+    }
+
+
+def test_bad_requests(folder: Path, run: Callable[..., str], tmp_path: Path) -> None:
+    path = run("mine")
+    with pytest.raises(UserError, match="--count must be at least 1, not 0"):
+        main(FiguresArguments(path, count=0))
+    with pytest.raises(UserError, match="no run called nowhere"):
+        main(FiguresArguments("nowhere"))
+    with pytest.raises(UserError, match="different sizes"):
+        main(FiguresArguments(path, run("wide", image_shape=(3, 16, 32)), data=str(folder)))
+    assert not (tmp_path / "mine" / "figures").exists()
+
+
+def test_labelled_rows_are_where_they_should_be() -> None:
+    red = torch.zeros(2, 3, 4, 4)
+    red[:, 0] = 1.0
+    gray = torch.full((1, 1, 2, 2), 0.5)  # smaller, of one channel: brought to the others' size
+    figure = np.asarray(labelled_rows([LabelledRow("red", red), LabelledRow("g", gray)], side=16))
+    height, width = figure.shape[:2]
+    assert height == 8 + 16 + 2 + 16 + 8
+    assert (figure[8:24, width - 8 - 34 : width - 8 - 18] == (255, 0, 0)).all()
+    assert (figure[26:42, width - 8 - 34 : width - 8 - 18] == 128).all()
+    assert (figure[26:42, width - 8 - 16 :] == 255).all()
+    label = figure[8:24, : width - 8 - 36]
+    assert (label < 128).any()

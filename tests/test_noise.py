@@ -1,0 +1,54 @@
+"""Noise with a stream of its own for every image."""
+
+import pytest
+import torch
+
+from srvae_pyro.noise import ImageNoise
+
+
+def test_an_images_noise_does_not_depend_on_its_batch() -> None:
+    like = torch.zeros(3, 2, 4, 4)
+    whole = ImageNoise(0, [4, 5, 6]).normal("z", like)
+    for row, number in enumerate((4, 5, 6)):
+        alone = ImageNoise(0, [number]).normal("z", like[:1])
+        assert torch.equal(alone[0], whole[row])
+    shuffled = ImageNoise(0, [6, 4, 5]).normal("z", like)
+    assert torch.equal(shuffled, whole[[2, 0, 1]])
+
+
+def test_seeds_numbers_and_sites_have_streams_of_their_own() -> None:
+    like = torch.zeros(1, 2, 4, 4)
+    draws = [
+        ImageNoise(seed, [number]).normal(site, like)
+        for seed in (0, 1)
+        for number in (0, 1, 2**33)
+        for site in ("u", "z")
+    ]
+    assert len(torch.cat(draws).unique(dim=0)) == 12
+    correlations = torch.corrcoef(torch.cat(draws).flatten(1)).fill_diagonal_(0)
+    assert correlations.abs().max() < 0.8  # of 32 numbers: 0.18 is one standard deviation
+
+
+def test_the_images_dimension() -> None:
+    like = torch.zeros(5, 3, 1, 2, 2)  # samples, images, event
+    draw = ImageNoise(0, [0, 1, 2]).uniform("x", like)
+    assert draw.shape == like.shape
+    assert torch.equal(draw[:, 1], ImageNoise(0, [1]).uniform("x", like[:, :1])[:, 0])
+    first = ImageNoise(0, range(5), dim=-5).normal("x", like)
+    assert torch.equal(first[2], ImageNoise(0, [2], dim=-5).normal("x", like[:1])[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean", "std"), [("normal", 0.0, 1.0), ("uniform", 0.5, 12**-0.5)]
+)
+def test_distributions(kind: str, mean: float, std: float) -> None:
+    noise = ImageNoise(3, range(100))
+    draw = getattr(noise, kind)("x", torch.zeros(100, 3, 20, 20))
+    assert draw.mean().item() == pytest.approx(mean, abs=0.01)
+    assert draw.std().item() == pytest.approx(std, abs=0.01)
+    assert draw.mean(dim=(1, 2, 3)).std().item() == pytest.approx(std / 1200**0.5, rel=0.3)
+
+
+def test_types_are_kept() -> None:
+    draw = ImageNoise(0, [0]).normal("x", torch.zeros(1, 1, 2, 2, dtype=torch.float64))
+    assert draw.dtype == torch.float64
