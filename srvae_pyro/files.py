@@ -23,6 +23,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -41,6 +42,20 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
     write_whole(path, write)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's entries on the disk too, where the system allows it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -32,8 +32,19 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state``, tensors and plain containers, whole or not at all."""
-    write_whole(path, lambda partial: torch.save(state, partial))
+    """Write ``state``, tensors and plain containers, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+
+    def write(partial: Path) -> None:
+        try:
+            torch.save(state, partial)
+        except RuntimeError as error:  # PyTorch's writer has no other for a full disk
+            raise OSError(str(error).strip().splitlines()[0]) from error
+
+    write_whole(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
