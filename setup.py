@@ -27,6 +27,7 @@ setup(
         "tensorboard>=2.17",  # curves and pictures of a training run
         "scikit-image>=0.24",  # bundled photographs, PSNR and SSIM
         "arviz-stats>=0.6",  # Pareto k of importance weights (needs scipy, as scikit-image does)
+        "filelock>=3.13",  # one process a run; torch needs it too
         "pillow>=10.3",  # reading and writing pictures; torchvision needs it too
     ],
     extras_require={
@@ -35,6 +36,7 @@ setup(
             "pytest>=8",
             "torch-fidelity>=0.4",
             "graphviz>=0.20",  # pyro.render_model, which a test calls, builds its drawing with it
+            "hypothesis>=6.100",  # files and flags that nobody would write by hand
             "scipy>=1.13",  # distribution functions to test against
             "ruff>=0.8",
             "mypy>=1.13",

@@ -24,7 +24,8 @@ def option(metavar: str, default: str) -> Any:
 def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> None:
     """Parse the command line into a ``kind``, run ``main`` on it and exit.
 
-    A user's mistake becomes one line on standard error and exit code 2; Ctrl-C exit code 130.
+    A user's mistake, or the system's refusal, becomes one line on standard error and exit code 2;
+    Ctrl-C exit code 130.
     """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     arguments = tyro.cli(
@@ -35,6 +36,11 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
     except UserError as error:
         # One raised within a Pyro program comes with the shapes of the trace on further lines.
         print(f"{prog}: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # A full disk, a folder that may not be written to, a path through a file.
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{prog}: {place}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)

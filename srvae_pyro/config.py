@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -137,9 +139,9 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
     names = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(names))
     if unknown:
-        raise UserError(
-            f"config.json: unknown settings {', '.join(unknown)}; written by another version?"
-        )
+        close = get_close_matches(unknown[0], names, n=1)
+        hint = f"did you mean {close[0]}?" if close else "written by another version?"
+        raise UserError(f"config.json: unknown setting {unknown[0]!r}; {hint}")
     built = {}
     hints = get_type_hints(kind)
     for name, value in values.items():
@@ -147,13 +149,52 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
             value = tuple(value)
         elif hints[name] is Dense:
             value = _build(Dense, value)
-        if not _fits(value, hints[name]):
-            raise UserError(f"config.json: {name} cannot be {value!r}")
+        if not (_fits(value, hints[name]) and _in_range(kind, name, value)):
+            raise UserError(f"config.json: {name} cannot be {_short(value)}")
         built[name] = value
     try:
         return kind(**built)
     except TypeError as error:
         raise UserError(f"config.json: {error}") from None
+
+
+# Least and most that a setting can be; far more than any use, and no harm from a strange file.
+_RANGES: dict[tuple[str, str], tuple[float, float]] = {
+    ("Dense", "growth"): (1, 4096),
+    ("Dense", "steps"): (1, 256),
+    ("Dense", "blocks"): (1, 64),
+    ("ModelConfig", "image_shape"): (1, 65536),
+    ("ModelConfig", "latent_channels"): (1, 4096),
+    ("ModelConfig", "stages"): (0, 16),
+    ("ModelConfig", "components"): (1, 1000),
+    ("ModelConfig", "prior_components"): (1, 100_000),
+    ("ModelConfig", "p_x_z_channels"): (0, 65536),
+    ("ModelConfig", "posterior_log_variance"): (-100, 100),
+    ("TrainingConfig", "batch_size"): (1, 2**31),
+    ("TrainingConfig", "epochs"): (1, math.inf),
+    ("TrainingConfig", "steps"): (1, math.inf),
+    ("TrainingConfig", "lr"): (1e-30, 1e9),
+    ("TrainingConfig", "betas"): (0, 1 - 1e-12),
+    ("TrainingConfig", "anneal"): (0, 1),
+    ("TrainingConfig", "kl_start"): (0, 1),
+    ("TrainingConfig", "kl_warmup"): (0, 1),
+}
+
+
+def _in_range(kind: type, name: str, value: Any) -> bool:
+    """Whether a number, or every number of a tuple, is finite and as large as makes sense."""
+    least, most = _RANGES.get((kind.__name__, name), (0, 2**63))
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(
+        math.isfinite(number) and least <= number <= most
+        for number in numbers
+        if isinstance(number, int | float)
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +14,8 @@ from srvae_pyro.commands import option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from srvae_pyro.config import RunConfig
     from srvae_pyro.data import DataSplits
     from srvae_pyro.training.trainer import Trainer
@@ -59,6 +62,8 @@ class TrainArguments:
     """share of the run, 0 to 1, over which that weight rises to 1"""
     free_nats: Annotated[float | None, option("NATS", "0")] = None
     """nats an image of the srVAE's KL_z that cost nothing"""
+    save_minutes: float = 10.0
+    """minutes between checkpoints within an epoch; each epoch's end has one too"""
     seed: int = 0
     """of the weights, the order of the pictures and all noise"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -80,6 +85,8 @@ class TrainArguments:
     """3: RGB, 1: gray"""
     limit: Annotated[int | None, option("N", "all")] = None
     """use only the first so many pictures of each split"""
+    strict: bool = False
+    """refuse a folder with files that are no pictures, rather than leave these out"""
     no_augment: bool = False
     """neither flip nor shift training pictures"""
 
@@ -216,7 +223,7 @@ def run_folder(arguments: TrainArguments) -> Path:
     return folder
 
 
-def load_pictures(config: RunConfig, root: Path) -> DataSplits:
+def load_pictures(config: RunConfig, root: Path, strict: bool) -> DataSplits:
     """The pictures that a run trains on."""
     from srvae_pyro.data import load_data
 
@@ -228,15 +235,18 @@ def load_pictures(config: RunConfig, root: Path) -> DataSplits:
         channels=data.channels,
         seed=data.seed,
         limit=data.limit,
+        strict=strict,
     )
 
 
 def main(arguments: TrainArguments) -> int:
     """Train as asked; the exit code."""
-    from srvae_pyro.runtime import choose_device, choose_precision, tune_allocator
+    from srvae_pyro.runtime import choose_device, tune_allocator
 
     if arguments.threads is not None and arguments.threads < 1:
         raise UserError(f"--threads must be at least 1, not {arguments.threads}")
+    if not arguments.save_minutes > 0:
+        raise UserError(f"--save-minutes must be above 0, not {arguments.save_minutes}")
     folder = run_folder(arguments)
     config = resumed_config(arguments, folder) if arguments.resume else make_config(arguments)
     device = choose_device(arguments.device)
@@ -246,18 +256,27 @@ def main(arguments: TrainArguments) -> int:
     import pyro
     import torch
 
-    from srvae_pyro.files import write_json
-    from srvae_pyro.models.loading import CONFIG
-    from srvae_pyro.networks import checkpoint_blocks, compile_networks
-    from srvae_pyro.training.trainer import Trainer
+    from srvae_pyro.training.lock import locked
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     # Checking every site's values at every step would cost time; the tests do.
     pyro.enable_validation(False)
-    pictures = load_pictures(config, arguments.data_root)
+    pictures = load_pictures(config, arguments.data_root, arguments.strict)
+    config = with_pictures(config, pictures, folder, arguments.resume)
+    trainer = make_trainer(arguments, config, pictures, folder, device)
+    with locked(folder):
+        return train(trainer, arguments)
+
+
+def with_pictures(config: RunConfig, pictures: DataSplits, folder: Path, resume: bool) -> RunConfig:
+    """The settings completed by what the pictures are.
+
+    Raises:
+        UserError: a run that is to be resumed was trained on others.
+    """
     fingerprint = pictures.fingerprint()
-    if arguments.resume:
+    if resume:
         if config.model.image_shape != pictures.shape:
             was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, pictures.shape))
             raise UserError(f"{folder} was trained on pictures of {was}, its data now has {now}")
@@ -267,19 +286,44 @@ def main(arguments: TrainArguments) -> int:
                 "bring them back to resume, or start another --run"
             )
     info = {**pictures.info, "fingerprint": fingerprint}
-    keep = arguments.resume and arguments.precision == "auto"
-    precision = choose_precision(config.training.precision if keep else arguments.precision, device)
-    config = dataclasses.replace(
+    return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, image_shape=pictures.shape),
         data=dataclasses.replace(config.data, info=info),
-        training=dataclasses.replace(config.training, precision=precision),
     )
-    trainer = Trainer(config, pictures, folder, device)
+
+
+def make_trainer(
+    arguments: TrainArguments,
+    config: RunConfig,
+    pictures: DataSplits,
+    folder: Path,
+    device: torch.device,
+) -> Trainer:
+    """What trains the run; nothing is written yet."""
+    from srvae_pyro.networks import checkpoint_blocks, compile_networks
+    from srvae_pyro.runtime import choose_precision
+    from srvae_pyro.training.trainer import Trainer
+
+    keep = arguments.resume and arguments.precision == "auto"
+    precision = choose_precision(config.training.precision if keep else arguments.precision, device)
+    config = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, precision=precision)
+    )
+    trainer = Trainer(config, pictures, folder, device, save_minutes=arguments.save_minutes)
     if arguments.checkpoint_activations:
         checkpoint_blocks(trainer.model)
     if arguments.compile:
         compile_networks(trainer.model)
+    return trainer
+
+
+def train(trainer: Trainer, arguments: TrainArguments) -> int:
+    """Train in the run's folder, which is ours; the exit code."""
+    from srvae_pyro.files import write_json
+    from srvae_pyro.models.loading import CONFIG
+
+    config, folder = trainer.config, trainer.folder
     if arguments.resume:
         trainer.resume()
         if trainer.fraction_done() >= 1:
@@ -289,8 +333,9 @@ def main(arguments: TrainArguments) -> int:
     write_json(folder / CONFIG, config.to_dict())
     parameters = sum(p.numel() for p in trainer.model.parameters())
     print(
-        f"{config.model.model} {config.preset}: {parameters:,} parameters, {len(pictures.train):,} "
-        f"pictures of {'x'.join(map(str, pictures.shape))}, {device}, {precision}, to {folder}"
+        f"{config.model.model} {config.preset}: {parameters:,} parameters, {len(trainer.data.train):,} "
+        f"pictures of {'x'.join(map(str, trainer.data.shape))}, {trainer.device}, "
+        f"{config.training.precision}, to {folder}"
     )
     progress = trainer.run()
     if trainer.fraction_done() < 1:
@@ -299,7 +344,7 @@ def main(arguments: TrainArguments) -> int:
             f"python -m srvae_pyro.train --run {arguments.run or folder.name} --resume"
             + (f" --data-root {arguments.data_root}" if arguments.data_root != Path("data") else "")
         )
-        return 130
+        return 128 + (trainer.stopped_by or signal.SIGINT)
     return report(trainer)
 
 

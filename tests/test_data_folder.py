@@ -168,8 +168,42 @@ def test_unreadable_file(tmp_path: Path, kind: str) -> None:
     else:
         Image.fromarray(np.zeros((64, 64), np.float32)).save(bad, format="TIFF")
     with pytest.raises(UserError, match=r"cannot read the picture .*0007\.png") as error:
-        load(tmp_path)
+        load(tmp_path, strict=True)
     assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match=r"^left out: cannot read the picture .*0007\.png"):
+        data = load(tmp_path)
+    assert data.info["left_out"] == ["0007.png"]
+    assert len(data.train) + len(data.val) + len(data.test) == 19
+
+
+def test_files_that_cannot_be_read_are_left_out_of_their_split(tmp_path: Path) -> None:
+    fill(tmp_path, 20)
+    whole = load(tmp_path)
+    bad = [0, 1, whole.info["held_out_indices"]["test"][0]]
+    for number in bad:
+        (tmp_path / f"{number:04d}.png").write_text("not a picture")
+    with pytest.warns(UserWarning, match=r"^left out and \d more: cannot read"):
+        data = load(tmp_path)
+    names = {f"{number:04d}.png" for number in bad}
+    assert set(data.info["left_out"]) == names
+    held = whole.info["held_out_indices"]
+    kept = {split: [i for i in held[split] if i not in bad] for split in ("val", "test")}
+    for split, numbers in kept.items():
+        before = getattr(whole, split)
+        expected = before[[i for i, number in enumerate(held[split]) if number in numbers]]
+        assert torch.equal(getattr(data, split), expected)
+
+
+def test_a_split_of_which_nothing_can_be_read(tmp_path: Path) -> None:
+    fill(tmp_path / "train", 5)
+    fill(tmp_path / "test", 1)
+    (tmp_path / "test" / "0000.png").write_text("not a picture")
+    with pytest.raises(UserError, match="for test can be read"), pytest.warns(match="left"):
+        load(tmp_path)
+    for file in tmp_path.rglob("*.png"):
+        file.write_text("not a picture")
+    with pytest.raises(UserError, match="cannot read the picture"):
+        load(tmp_path)
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

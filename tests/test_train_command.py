@@ -117,7 +117,7 @@ def test_a_run_leaves_a_complete_folder(done: Done) -> None:
     assert done.code == 0
     names = {path.name for path in done.folder.iterdir()}
     files = {"config.json", "model.safetensors", "last.ckpt", "metrics.jsonl", "evaluation.json"}
-    assert names == files | {"tensorboard", "figures"}
+    assert names - {".lock"} == files | {"tensorboard", "figures"}
     assert list((done.folder / "tensorboard").glob("events*"))
     kinds = {"samples", "reconstructions"}
     if done.model == "srvae":
@@ -223,8 +223,12 @@ def test_a_finished_run_is_not_started_again(
 # Stopping and going on
 
 
-def test_ctrl_c_and_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_and_resume(
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     make_pictures(tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
@@ -233,13 +237,13 @@ def test_ctrl_c_and_resume(
     def interrupted(self: Trainer, images: torch.Tensor) -> None:
         update(self, images)
         if self.progress.step == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     with tiny():
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "update", interrupted)
             code = train.main(arguments(tmp_path, run="mine", steps=3))
-        assert code == 130
+        assert code == 128 + number
         command = "python -m srvae_pyro.train --run mine --resume"
         assert command in capsys.readouterr().out
         folder = tmp_path / "runs" / "mine"

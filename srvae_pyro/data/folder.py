@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from srvae_pyro.data.pictures import find_pictures, read_pictures
+import numpy as np
+
+from srvae_pyro.data.pictures import find_pictures, read_readable
 from srvae_pyro.data.splits import DataSplits, hold_out
 from srvae_pyro.errors import UserError
 
@@ -22,6 +24,7 @@ def load_folder(
     channels: int = 3,
     seed: int = 0,
     limit: int | None = None,
+    strict: bool = False,
 ) -> DataSplits:
     """The pictures in ``folder``, in class folders or not.
 
@@ -35,9 +38,10 @@ def load_folder(
         channels: 3, or 1 for luma.
         seed: of the pictures held out.
         limit: keep the first so many of each split; only those are read.
+        strict: refuse files that cannot be read; otherwise they are left out, with a warning.
 
     Raises:
-        UserError: no pictures, too few, unreadable ones, or of several sizes.
+        UserError: no pictures, too few, or of several sizes; or unreadable ones if ``strict``.
     """
     places = {
         split: next((folder / name for name in names if (folder / name).is_dir()), None)
@@ -59,13 +63,22 @@ def load_folder(
 
     held = _hold_out_missing(folder, paths, seed)
     order = [paths[split][:limit] for split in SPLITS]
-    images = read_pictures([path for part in order for path in part], channels, image_size)
-    train, val, test = images.split([len(part) for part in order])
+    files = [path for part in order for path in part]
+    images, left_out = read_readable(files, channels, image_size, strict=strict)
+    ends = np.cumsum([len(part) for part in order])
+    lost = np.bincount(np.searchsorted(ends, left_out, side="right"), minlength=len(order))
+    sizes = [len(part) - int(gone) for part, gone in zip(order, lost, strict=True)]
+    for split, size in zip(SPLITS, sizes, strict=True):
+        if not size:
+            raise UserError(f"no picture of {folder} for {split} can be read: repair or add some")
+    train, val, test = images.split(sizes)
     info: dict[str, Any] = {
         "source": str(folder),
         "split": "by its folders" if not held else f"by its folders, held out: {', '.join(held)}",
         "seed": seed,
     }
+    if left_out:
+        info["left_out"] = [str(files[i].relative_to(folder)) for i in left_out]
     if held:
         info["held_out_indices"] = held
     return DataSplits(str(folder), train, val, test, info)

@@ -27,6 +27,7 @@ def load_data(
     seed: int = 0,
     download: bool = True,
     limit: int | None = None,
+    strict: bool = False,
 ) -> DataSplits:
     """The data set called ``name``, or the folder of pictures of that path, in memory.
 
@@ -38,6 +39,7 @@ def load_data(
         seed: of what is drawn at random: pictures held out, crops.
         download: fetch what is missing, where that can be done.
         limit: keep the first so many pictures of each split.
+        strict: refuse a folder with files that cannot be read, rather than leave them out.
 
     Raises:
         UserError: says in one line what is wrong and what to do.
@@ -65,7 +67,12 @@ def load_data(
         data = load_photos(image_size=image_size, channels=channels, seed=seed, limit=limit)
     else:
         data = load_folder(
-            _folder(name), image_size=image_size, channels=channels, seed=seed, limit=limit
+            _folder(name),
+            image_size=image_size,
+            channels=channels,
+            seed=seed,
+            limit=limit,
+            strict=strict,
         )
     return data.described(limit=limit)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,14 @@ from tqdm import tqdm
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["EXTENSIONS", "eight_bits", "find_pictures", "read_picture", "read_pictures"]
+__all__ = [
+    "EXTENSIONS",
+    "eight_bits",
+    "find_pictures",
+    "read_picture",
+    "read_pictures",
+    "read_readable",
+]
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -89,13 +98,46 @@ def read_pictures(
     Raises:
         UserError: a file cannot be read, or sizes differ.
     """
-    width, height = read_picture(paths[0], channels, image_size).size
+    return read_readable(paths, channels, image_size, what=what, strict=True)[0]
+
+
+def read_readable(
+    paths: Sequence[Path],
+    channels: int,
+    image_size: int | None = None,
+    *,
+    what: str = "pictures",
+    strict: bool = False,
+) -> tuple[Tensor, list[int]]:
+    """:func:`read_pictures`, files that cannot be read left out; which of ``paths`` these are.
+
+    A warning names the first of them.
+
+    Raises:
+        UserError: no file can be read, or with ``strict`` one cannot, or sizes differ.
+    """
+    first, bad = 0, dict[int, str]()
+    while True:
+        try:
+            width, height = read_picture(paths[first], channels, image_size).size
+            break
+        except UserError as error:
+            if strict or first == len(paths) - 1:
+                raise
+            bad[first] = str(error)
+            first += 1
     images = torch.empty(len(paths), channels, height, width, dtype=torch.uint8)
     target = images.numpy()
 
     def read(start: int, stop: int) -> None:
-        for i in range(start, stop):
-            image = read_picture(paths[i], channels, image_size)
+        for i in range(max(start, first), stop):
+            try:
+                image = read_picture(paths[i], channels, image_size)
+            except UserError as error:
+                if strict:
+                    raise
+                bad[i] = str(error)
+                continue
             if image.size != (width, height):
                 raise _SizesDifferError
             levels = np.asarray(image).reshape(height, width, channels)
@@ -106,7 +148,14 @@ def read_pictures(
             pass
     except _SizesDifferError:
         raise _sizes_error(paths, channels) from None
-    return images
+    if not bad:
+        return images, []
+    left_out = sorted(bad)
+    more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    warnings.warn(f"left out{more}: {bad[left_out[0]]}", stacklevel=2)
+    keep = torch.ones(len(paths), dtype=torch.bool)
+    keep[left_out] = False
+    return images[keep], left_out
 
 
 class _SizesDifferError(Exception):
@@ -142,7 +191,11 @@ def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
     """The error that tells how many sizes the files have, which takes reading all of them."""
 
     def sizes(start: int, stop: int) -> Counter[tuple[int, int]]:
-        return Counter(read_picture(path, channels).size for path in paths[start:stop])
+        found: Counter[tuple[int, int]] = Counter()
+        for path in paths[start:stop]:
+            with contextlib.suppress(UserError):  # this is about the others
+                found[read_picture(path, channels).size] += 1
+        return found
 
     found: Counter[tuple[int, int]] = Counter()
     for part in _in_parts(sizes, len(paths), "sizes"):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
+from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
 from srvae_pyro.models import ImageModel, make_model
@@ -24,6 +25,7 @@ __all__ = [
     "load",
     "load_pretrained",
     "read_config",
+    "read_weights",
     "save_pretrained",
     "save_weights",
 ]
@@ -86,7 +88,7 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, dict) or "model" not in values:
         raise UserError(f"{path} is not the config of a run of this program")
@@ -94,11 +96,28 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write ``model.safetensors``, whole or not at all."""
+    """Write ``model.safetensors``, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    write_whole(folder / WEIGHTS, lambda partial: save_file(state, partial))
+    metadata = {"format": "pt", "digest": _digest(state)}
+
+    def write(partial: Path) -> None:
+        try:
+            save_file(state, partial, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    write_whole(folder / WEIGHTS, write)
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    return digest(dict(sorted(state.items())))  # the file has an order of its own
 
 
 def save_pretrained(model: ImageModel, folder: Path) -> None:
@@ -151,20 +170,55 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
     Raises:
         UserError: there is no such run, or its files do not fit together.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = find_run(run)
     config = read_config(folder)
     path = folder / WEIGHTS
     if not path.is_file():
         raise UserError(f"{folder} has no {WEIGHTS} yet: training writes it at the end of an epoch")
     try:
-        state: dict[str, Any] = load_file(path)
+        state = read_weights(path)
+        _compare(state, config)
         model = make_model(config.model)
         model.run_config = config
         model.load_state_dict(state)
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} does not hold the weights of its {CONFIG}: {reason}") from None
     return model.to(device).eval().requires_grad_(False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, checked against their digest if it has one.
+
+    Raises:
+        ValueError: it is damaged or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if metadata.get("digest", wanted := _digest(state)) != wanted:
+        raise ValueError("it is damaged, its content is not what was written")
+    return state
+
+
+def _compare(state: dict[str, Tensor], config: RunConfig) -> None:
+    """Whether the tensors are those of the config's model, before memory is taken for it."""
+    with torch.device("meta"):
+        wanted = make_model(config.model).state_dict()
+    for kind, names in (("missing", set(wanted) - set(state)), ("extra", set(state) - set(wanted))):
+        if names:
+            some = ", ".join(sorted(names)[:3])
+            raise ValueError(f"{len(names)} tensors are {kind}, such as {some}")
+    for name, tensor in wanted.items():
+        there = state[name]
+        # Weights may be stored in another precision.
+        if there.shape != tensor.shape or there.is_floating_point() != tensor.is_floating_point():
+            was, now = tuple(tensor.shape), tuple(there.shape)
+            raise ValueError(f"{name} is {there.dtype} {now}, not {tensor.dtype} {was}")
+        if not there.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")

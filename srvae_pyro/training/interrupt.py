@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from tqdm import tqdm
+from srvae_pyro.training.messages import say
 
 __all__ = ["Interrupt"]
 
@@ -46,4 +46,4 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
-        tqdm.write("stopping after this step; once more to stop at once")
+        say("stopping after this step; once more to stop at once")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from srvae_pyro.files import write_text
+from srvae_pyro.training.messages import say
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["MetricsLog"]
 
@@ -25,35 +31,66 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.jsonl"
+        self.pending: list[str] = []  # lines that could not be written yet
+        self.rewind(step)
+        self.writer: SummaryWriter | None = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=step + 1
+        )
+
+    def rewind(self, step: int) -> None:
+        """Drop what was written after ``step`` steps, and a line cut off by the process's death."""
         if self.path.exists():
             kept = [line for line in _complete_lines(self.path) if json.loads(line)["step"] <= step]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, split: str, step: int, values: dict[str, Any]) -> None:
-        """Write the values of ``split`` (train or val) after ``step`` steps."""
-        line = json.dumps({"split": split, "step": step, **values})
-        with self.path.open("a") as file:
-            file.write(line + "\n")
+        """Write the values of ``split`` (train or val) after ``step`` steps.
+
+        What a full disk does not take is kept and written with the next.
+        """
+        self.pending.append(json.dumps({"split": split, "step": step, **values}) + "\n")
+        try:
+            content = "".join(self.pending).encode()
+            with self.path.open("ab", buffering=0) as file:
+                end = file.tell()
+                if file.write(content) < len(content):
+                    os.truncate(self.path, end)  # no half lines
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.pending.clear()
+        except OSError as error:
+            if len(self.pending) == 1:
+                say(f"cannot write {self.path} ({error.strerror}); trying again")
         for name, value in values.items():
             if isinstance(value, int | float):
-                self.writer.add_scalar(f"{split}/{name}", value, step)
+                self._show("add_scalar", f"{split}/{name}", value, step)
 
     def picture(self, name: str, step: int, picture: Tensor) -> None:
         """Show a picture (C, H, W) in [0, 1] in TensorBoard."""
-        self.writer.add_image(name, picture, step)
+        self._show("add_image", name, picture, step)
 
     def close(self) -> None:
-        self.writer.close()
+        self._show("close")
+        self.writer = None
+
+    def _show(self, method: str, *values: object) -> None:
+        """Hand something to TensorBoard, whose writer cannot go on after a failure."""
+        if self.writer is None:
+            return
+        try:
+            getattr(self.writer, method)(*values)
+        except OSError as error:
+            self.writer = None
+            say(f"cannot write TensorBoard's file ({error.strerror}); going on without it")
 
 
 def _complete_lines(path: Path) -> list[str]:
-    """The lines of a file whose last line may have been cut off."""
+    """The lines of a file that are whole; the last may have been cut off."""
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            json.loads(line)
-        except json.JSONDecodeError:
+            step = json.loads(line)["step"]
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
-        lines.append(line)
+        if isinstance(step, int):
+            lines.append(line)
     return lines

@@ -23,6 +23,7 @@ from srvae_pyro.models.loading import WEIGHTS, save_weights
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import (
     LAST,
+    check_optimizer,
     load_checkpoint,
     random_state,
     restore_random_state,
@@ -30,6 +31,7 @@ from srvae_pyro.training.checkpoint import (
 )
 from srvae_pyro.training.ema import ExponentialAverage
 from srvae_pyro.training.interrupt import Interrupt
+from srvae_pyro.training.messages import say
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.objective import weighted_loss
 from srvae_pyro.training.schedule import GradientClip, kl_weight, learning_rate
@@ -37,10 +39,11 @@ from srvae_pyro.training.schedule import GradientClip, kl_weight, learning_rate
 __all__ = ["Progress", "Trainer"]
 
 LOG_EVERY = 50  # steps
-SAVE_EVERY = 600.0  # seconds
 SHOW_EVERY = 60.0  # seconds, pictures at most so often
 UNTRAINED_IMAGES = 1000  # test pictures that the untrained model is scored on, at most
-MAX_SKIPPED_IN_A_ROW = 20
+RETRY_AFTER = 60.0  # seconds after a checkpoint that could not be written
+MAX_SKIPPED_IN_A_ROW = 10
+MAX_ROLLBACKS = 3
 
 
 @dataclass
@@ -53,6 +56,9 @@ class Progress:
     images: int = 0
     seconds: float = 0.0  # of training, pauses left out
     skipped: int = 0  # updates left out because something was not finite
+    skipped_in_a_row: int = 0
+    rollbacks: int = 0  # returns to the last checkpoint because that went on
+    rate_factor: float = 1.0  # on the learning rate, halved by each
     best: float = math.inf  # validation nats an image
     untrained: float = math.nan  # test bits/dim before the first update
     val: dict[str, float] = field(default_factory=dict)
@@ -67,6 +73,7 @@ class Trainer:
         folder: the run's folder.
         device: where to train.
         quiet: no progress bar.
+        save_minutes: between checkpoints within an epoch; each epoch's end has one too.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Trainer:
         folder: Path,
         device: torch.device,
         quiet: bool = False,
+        save_minutes: float = 10.0,
     ) -> None:
         if len(data.train) < 2:
             raise UserError("training needs at least 2 pictures: there is 1")
@@ -85,6 +93,9 @@ class Trainer:
         self.folder = folder
         self.device = device
         self.quiet = quiet
+        self.save_every = 60 * save_minutes
+        self.stopped_by: int | None = None  # a signal
+        self.unsaved = ""  # why the last checkpoint could not be written
         self.progress = Progress()
         torch.manual_seed(self.settings.seed)
         self.model: ImageModel = make_model(config.model).to(device)
@@ -104,8 +115,8 @@ class Trainer:
         )
         self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
         self.means = RunningMean()
-        self._skipped_in_a_row = 0
-        self._saved_at = 0.0
+        self._save_at = math.inf
+        self._logged = (0, 0.0)  # images and seconds when metrics were last written
         self._shown_at = -math.inf
 
     # What a checkpoint holds.
@@ -125,11 +136,12 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state`."""
+        check_optimizer(state["optimizer"], self.optimizer)
         self.model.load_state_dict(state["model"])
         self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        self.clip.norms = list(state["norms"])
+        self.clip.norms = [float(norm) for norm in state["norms"]]
         self.augmentation.set_state(state["augmentation"])
         means = state["means"]
         self.means.sums = {name: total.to(self.device) for name, total in means["sums"].items()}
@@ -146,14 +158,69 @@ class Trainer:
         state = load_checkpoint(path)
         try:
             self.restore(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} does not suit this run's settings: {reason}") from None
 
     def save(self) -> None:
-        """Write ``last.ckpt``."""
-        save_checkpoint(self.folder / LAST, self.state())
-        self._saved_at = time.monotonic()
+        """Write ``last.ckpt``; what a full disk does not take is tried again after a minute.
+
+        Not while updates are skipped: the weights may be what is wrong.
+        """
+        if self.progress.skipped_in_a_row:
+            return
+        path = self.folder / LAST
+        try:
+            save_checkpoint(path, self.state())
+        except OSError as error:
+            self.unsaved = error.strerror or str(error)
+            self._save_at = time.monotonic() + RETRY_AFTER
+            say(
+                f"cannot write {path} ({self.unsaved}): what was there is untouched, training goes "
+                "on and tries again"
+            )
+        else:
+            self.unsaved = ""
+            self._save_at = time.monotonic() + self.save_every
+
+    def save_best(self) -> bool:
+        """Write the averaged weights to ``model.safetensors``; whether that worked."""
+        try:
+            save_weights(self.average.module, self.folder)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            say(f"cannot write {self.folder / WEIGHTS} ({reason}): training goes on")
+            return False
+        return True
+
+    def roll_back(self) -> None:
+        """Return to the last checkpoint with half the learning rate.
+
+        From the second time on with the averaged weights and a fresh optimiser: the checkpoint
+        itself may lead to where it went wrong.
+
+        Raises:
+            UserError: that has been tried often enough.
+        """
+        rollbacks, skipped = self.progress.rollbacks + 1, self.progress.skipped
+        if rollbacks > MAX_ROLLBACKS:
+            raise UserError(
+                f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, and {MAX_ROLLBACKS} "
+                "returns to the last checkpoint did not help: try a lower --lr or --precision "
+                "fp32; that checkpoint is untouched"
+            )
+        factor, seconds = self.progress.rate_factor / 2, self.progress.seconds
+        self.resume()
+        if rollbacks > 1:
+            self.model.load_state_dict(self.average.module.state_dict())
+            self.optimizer.state.clear()
+        self.progress.rollbacks, self.progress.skipped = rollbacks, skipped
+        self.progress.rate_factor, self.progress.seconds = factor, seconds
+        self._logged = (self.progress.images, seconds)
+        say(
+            f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite: back to step "
+            f"{self.progress.step} with {factor:g} of the learning rate"
+        )
 
     # One update.
 
@@ -175,7 +242,7 @@ class Trainer:
         if self.config.data.augment:
             images = augment(images, self.augmentation)
         done = self.fraction_done()
-        rate = learning_rate(settings, progress.step, done)
+        rate = learning_rate(settings, progress.step, done) * progress.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self.autocast():
@@ -189,7 +256,7 @@ class Trainer:
         # The step's one synchronisation: whether to take it at all, and how far.
         norm, value = torch.stack([total_norm, loss.detach()]).tolist()
         if math.isfinite(norm) and math.isfinite(value):
-            self._skipped_in_a_row = 0
+            progress.skipped_in_a_row = 0
             scale = self.clip.scale(norm)
             if scale < 1:
                 torch._foreach_mul_(gradients, scale)
@@ -210,9 +277,9 @@ class Trainer:
         progress.images += len(images)
 
     def skip(self, terms: dict[str, Tensor]) -> None:
-        """Count an update left out, say what was not finite, and stop if that goes on."""
+        """Count an update left out, and say what was not finite."""
         self.progress.skipped += 1
-        self._skipped_in_a_row += 1
+        self.progress.skipped_in_a_row += 1
         culprits = [name for name, term in terms.items() if not bool(term.isfinite().all())]
         if culprits:
             where = f"site {', '.join(name.split('_', 1)[1] for name in culprits)}"
@@ -221,12 +288,7 @@ class Trainer:
             bad = (n for n, p in named if p.grad is not None and not bool(p.grad.isfinite().all()))
             where = f"gradient of {next(bad, 'all together')}"
         message = f"step {self.progress.step}: not finite at {where}; update skipped"
-        tqdm.write(f"{message} ({self.progress.skipped} so far)")
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, last at {where}: "
-                f"try a lower --lr or --precision fp32; the last checkpoint is untouched"
-            )
+        say(f"{message} ({self.progress.skipped} so far)")
 
     # How long.
 
@@ -243,50 +305,64 @@ class Trainer:
         return min(max(fractions), 1.0)
 
     def run(self) -> Progress:
-        """Train to the end, or to an interrupt; the run's folder is complete either way."""
+        """Train to the end, or to a signal; the run's folder is complete either way.
+
+        Raises:
+            UserError: nothing can be written, or updates are not finite time and again.
+        """
         if not self.model.initialized:
             self.initialize()
             images = spread(self.data.test, min(len(self.test_images()), UNTRAINED_IMAGES))
             untrained = self.evaluate(self.average.module, images)
             self.progress.untrained = untrained["bits_per_dim"]
             self.save()
+            if self.unsaved:
+                raise UserError(f"{self.folder} cannot be written to: {self.unsaved}")
         log = MetricsLog(self.folder, self.progress.step)
-        self._saved_at = time.monotonic()
-        clock = time.monotonic()
-        images_at_log, seconds_at_log = self.progress.images, self.progress.seconds
+        self._save_at = time.monotonic() + self.save_every
+        self._logged = (self.progress.images, self.progress.seconds)
         with Interrupt() as interrupt, self.bar() as bar:
             while self.fraction_done() < 1 and not interrupt:
-                epoch = self.batches.epoch(self.progress.epoch, self.progress.step_in_epoch)
-                for batch in epoch:
-                    self.update(batch)
-                    progress = self.progress
-                    progress.step_in_epoch += 1
-                    progress.seconds += time.monotonic() - clock
-                    clock = time.monotonic()
-                    if progress.step % LOG_EVERY == 0 or progress.step == 1:
-                        speed = (progress.images - images_at_log) / max(
-                            progress.seconds - seconds_at_log, 1e-9
-                        )
-                        images_at_log, seconds_at_log = progress.images, progress.seconds
-                        self.log_training(log, speed, bar)
-                    self.show(bar)
-                    if self.fraction_done() >= 1 or interrupt:
-                        break
-                    if time.monotonic() - self._saved_at > SAVE_EVERY:
-                        self.save()
-                if self.progress.step_in_epoch >= len(self.batches):
-                    self.progress.epoch += 1
-                    self.progress.step_in_epoch = 0
-                    self.finish_epoch(log, bar)
-                    clock = time.monotonic()
+                self.run_epoch(log, bar, interrupt)
             if self.fraction_done() >= 1 and self.progress.step_in_epoch:
                 self.finish_epoch(log, bar)  # the run ends within an epoch
             else:
                 self.save()
             if not (self.folder / WEIGHTS).exists():  # stopped before the first validation
-                save_weights(self.average.module, self.folder)
+                self.save_best()
+            self.stopped_by = interrupt.signal
         log.close()
+        if self.unsaved:
+            raise UserError(
+                f"the end of the run could not be saved ({self.unsaved}): make room, then "
+                "--resume goes on from the last checkpoint that was"
+            )
         return self.progress
+
+    def run_epoch(self, log: MetricsLog, bar: tqdm, interrupt: Interrupt) -> None:
+        """The rest of an epoch, or as much of it as the run's limits and signals leave."""
+        progress = self.progress
+        clock = time.monotonic()
+        for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch):
+            self.update(batch)
+            progress.step_in_epoch += 1
+            progress.seconds += time.monotonic() - clock
+            clock = time.monotonic()
+            if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                self.roll_back()
+                log.rewind(self.progress.step)
+                return
+            if progress.step % LOG_EVERY == 0 or progress.step == 1:
+                self.log_training(log, bar)
+            self.show(bar)
+            if self.fraction_done() >= 1 or interrupt:
+                break
+            if time.monotonic() > self._save_at:
+                self.save()
+        if progress.step_in_epoch >= len(self.batches):
+            progress.epoch += 1
+            progress.step_in_epoch = 0
+            self.finish_epoch(log, bar)
 
     def bar(self) -> tqdm:
         """A progress bar over the run, in thousandths of it."""
@@ -305,9 +381,12 @@ class Trainer:
 
     # Reports.
 
-    def log_training(self, log: MetricsLog, images_per_second: float, bar: tqdm) -> None:
+    def log_training(self, log: MetricsLog, bar: tqdm) -> None:
         """Write the means since the last time."""
         progress = self.progress
+        images, seconds = self._logged
+        self._logged = (progress.images, progress.seconds)
+        images_per_second = (progress.images - images) / max(progress.seconds - seconds, 1e-9)
         values = self.means.read()
         values["lr"] = self.optimizer.param_groups[0]["lr"]
         values["images_per_second"] = images_per_second
@@ -339,9 +418,9 @@ class Trainer:
         images = spread(self.data.val, self.settings.validation_images)
         progress.val = self.evaluate(self.average.module, images)
         log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
-        if progress.val["nats"] < progress.best or not math.isfinite(progress.best):
+        better = progress.val["nats"] < progress.best or not math.isfinite(progress.best)
+        if better and self.save_best():
             progress.best = progress.val["nats"]
-            save_weights(self.average.module, self.folder)
         if self.fraction_done() >= 1 or time.monotonic() - self._shown_at > SHOW_EVERY:
             self.draw(log)
         self.save()
@@ -352,7 +431,11 @@ class Trainer:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.settings.seed)
             pictures = progress_pictures(self.average.module, to_unit(spread(self.data.val, 16)))
+        step = self.progress.step
         for name, picture in pictures.items():
-            step = self.progress.step
-            save_picture(picture, self.folder / "figures" / f"{name}-{step:07d}.png")
+            path = self.folder / "figures" / f"{name}-{step:07d}.png"
+            try:
+                save_picture(picture, path)
+            except OSError as error:
+                say(f"cannot write {path} ({error.strerror}): training goes on")
             log.picture(name, step, picture)
