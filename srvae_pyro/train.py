@@ -333,9 +333,9 @@ def train(trainer: Trainer, arguments: TrainArguments) -> int:
     write_json(folder / CONFIG, config.to_dict())
     parameters = sum(p.numel() for p in trainer.model.parameters())
     print(
-        f"{config.model.model} {config.preset}: {parameters:,} parameters, {len(trainer.data.train):,} "
-        f"pictures of {'x'.join(map(str, trainer.data.shape))}, {trainer.device}, "
-        f"{config.training.precision}, to {folder}"
+        f"{config.model.model} {config.preset}: {parameters:,} parameters, "
+        f"{len(trainer.data.train):,} pictures of {'x'.join(map(str, trainer.data.shape))}, "
+        f"{trainer.device}, {config.training.precision}, to {folder}"
     )
     progress = trainer.run()
     if trainer.fraction_done() < 1:
