@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -35,7 +36,8 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
         sys.exit(main(arguments) or 0)
     except UserError as error:
         # One raised within a Pyro program comes with the shapes of the trace on further lines.
-        print(f"{prog}: {str(error).splitlines()[0]}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # once for all processes of a group
+            print(f"{prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         # A full disk, a folder that may not be written to, a path through a file.

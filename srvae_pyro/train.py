@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,10 +15,9 @@ from srvae_pyro.commands import option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from srvae_pyro.config import RunConfig
     from srvae_pyro.data import DataSplits
+    from srvae_pyro.training.parallel import Group
     from srvae_pyro.training.trainer import Trainer
 
 __all__ = ["TrainArguments", "main"]
@@ -74,6 +74,8 @@ class TrainArguments:
     """CPU threads"""
     checkpoint_activations: bool = False
     """compute the insides of dense blocks again for the gradient: less memory, more time"""
+    accumulate: int = 1
+    """parts of each batch whose gradients are added up before the update: less memory"""
     compile: bool = False
     """compile the networks with torch.compile: minutes at the start; on a CPU it gains little"""
     keep_allocator: bool = False
@@ -198,22 +200,29 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
     )
 
 
+def folder_of(arguments: TrainArguments) -> Path:
+    """Where the run is or will be."""
+    from srvae_pyro.models.loading import RUNS
+
+    data = Path(data_name(arguments.data)).name
+    name = arguments.run or f"{arguments.model}-{arguments.preset}-{data}"
+    path = Path(name)
+    return path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
+
+
 def run_folder(arguments: TrainArguments) -> Path:
     """Where the run is or will be.
 
     Raises:
         UserError: the folder holds a run already, or to resume there is none.
     """
-    from srvae_pyro.models.loading import CONFIG, RUNS, WEIGHTS
+    from srvae_pyro.models.loading import WEIGHTS
     from srvae_pyro.training.checkpoint import LAST
 
-    data = Path(data_name(arguments.data)).name
-    name = arguments.run or f"{arguments.model}-{arguments.preset}-{data}"
-    path = Path(name)
-    folder = path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
+    folder = folder_of(arguments)
     # A run that died before its first checkpoint left settings only, and is started anew.
     if arguments.resume:
-        if not ((folder / CONFIG).is_file() and (folder / LAST).is_file()):
+        if not can_resume(folder):
             raise UserError(f"{folder}: no run to resume; leave out --resume to start one")
     elif (folder / LAST).exists() or (folder / WEIGHTS).exists():
         raise UserError(
@@ -221,6 +230,14 @@ def run_folder(arguments: TrainArguments) -> Path:
             "name with --run"
         )
     return folder
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a run's folder holds what it takes to go on."""
+    from srvae_pyro.models.loading import CONFIG
+    from srvae_pyro.training.checkpoint import LAST
+
+    return (folder / CONFIG).is_file() and (folder / LAST).is_file()
 
 
 def load_pictures(config: RunConfig, root: Path, strict: bool) -> DataSplits:
@@ -241,31 +258,41 @@ def load_pictures(config: RunConfig, root: Path, strict: bool) -> DataSplits:
 
 def main(arguments: TrainArguments) -> int:
     """Train as asked; the exit code."""
-    from srvae_pyro.runtime import choose_device, tune_allocator
+    from srvae_pyro.training.parallel import process_group
 
     if arguments.threads is not None and arguments.threads < 1:
         raise UserError(f"--threads must be at least 1, not {arguments.threads}")
     if not arguments.save_minutes > 0:
         raise UserError(f"--save-minutes must be above 0, not {arguments.save_minutes}")
-    folder = run_folder(arguments)
-    config = resumed_config(arguments, folder) if arguments.resume else make_config(arguments)
-    device = choose_device(arguments.device)
-    if device.type == "cpu" and not arguments.keep_allocator:
-        tune_allocator()
+    if arguments.accumulate < 1:
+        raise UserError(f"--accumulate must be at least 1, not {arguments.accumulate}")
+    with process_group(arguments.device) as group:
+        return train_in(group, arguments)
 
+
+def train_in(group: Group, arguments: TrainArguments) -> int:
+    """One process of the group's part of a run; the exit code."""
     import pyro
     import torch
 
+    from srvae_pyro.runtime import tune_allocator
     from srvae_pyro.training.lock import locked
 
+    if group.restarts and can_resume(folder_of(arguments)):
+        arguments = dataclasses.replace(arguments, resume=True)  # torchrun restarted a run
+    folder = run_folder(arguments)
+    config = resumed_config(arguments, folder) if arguments.resume else make_config(arguments)
+    if group.device.type == "cpu" and not arguments.keep_allocator:
+        tune_allocator()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     # Checking every site's values at every step would cost time; the tests do.
     pyro.enable_validation(False)
-    pictures = load_pictures(config, arguments.data_root, arguments.strict)
+    with group.main_first():
+        pictures = load_pictures(config, arguments.data_root, arguments.strict)
     config = with_pictures(config, pictures, folder, arguments.resume)
-    trainer = make_trainer(arguments, config, pictures, folder, device)
-    with locked(folder):
+    trainer = make_trainer(arguments, config, pictures, folder, group)
+    with locked(folder) if group.main else nullcontext():
         return train(trainer, arguments)
 
 
@@ -298,7 +325,7 @@ def make_trainer(
     config: RunConfig,
     pictures: DataSplits,
     folder: Path,
-    device: torch.device,
+    group: Group,
 ) -> Trainer:
     """What trains the run; nothing is written yet."""
     from srvae_pyro.networks import checkpoint_blocks, compile_networks
@@ -306,11 +333,21 @@ def make_trainer(
     from srvae_pyro.training.trainer import Trainer
 
     keep = arguments.resume and arguments.precision == "auto"
-    precision = choose_precision(config.training.precision if keep else arguments.precision, device)
+    precision = choose_precision(
+        config.training.precision if keep else arguments.precision, group.device
+    )
     config = dataclasses.replace(
         config, training=dataclasses.replace(config.training, precision=precision)
     )
-    trainer = Trainer(config, pictures, folder, device, save_minutes=arguments.save_minutes)
+    trainer = Trainer(
+        config,
+        pictures,
+        folder,
+        group.device,
+        save_minutes=arguments.save_minutes,
+        group=group,
+        accumulate=arguments.accumulate,
+    )
     if arguments.checkpoint_activations:
         checkpoint_blocks(trainer.model)
     if arguments.compile:
@@ -330,6 +367,9 @@ def train(trainer: Trainer, arguments: TrainArguments) -> int:
             raise UserError(
                 f"{folder} has reached its end: give --epochs, --steps or --max-minutes more"
             )
+    if not trainer.group.main:
+        trainer.run()
+        return 0 if trainer.fraction_done() >= 1 else 128 + (trainer.stopped_by or signal.SIGINT)
     write_json(folder / CONFIG, config.to_dict())
     parameters = sum(p.numel() for p in trainer.model.parameters())
     print(

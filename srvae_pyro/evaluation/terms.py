@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -39,10 +40,14 @@ class RunningMean:
             self.sums[name] = self.sums[name] + total if name in self.sums else total
             self.counts[name] = self.counts.get(name, 0) + value.numel()
 
-    def read(self) -> dict[str, float]:
-        """The means, and start anew."""
-        totals = torch.stack(list(self.sums.values())).tolist() if self.sums else []
-        means = {n: t / self.counts[n] for n, t in zip(self.sums, totals, strict=True)}
+    def read(self, over: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
+        """The means, and start anew; ``over`` adds up the sums of several processes."""
+        if not self.sums:
+            return {}
+        sums = torch.stack(list(self.sums.values()))
+        counts = torch.tensor(list(self.counts.values()), dtype=sums.dtype, device=sums.device)
+        totals = over(torch.cat([sums, counts])).view(2, -1)
+        means = dict(zip(self.sums, (totals[0] / totals[1]).tolist(), strict=True))
         self.sums, self.counts = {}, {}
         return means
 

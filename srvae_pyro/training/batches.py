@@ -21,9 +21,19 @@ class Batches:
         batch_size: images a batch; a last batch that is smaller is left out.
         device: where the batches go.
         seed: of the orders.
+        rank, size: of the processes that share each batch, this one and how many.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        self.rank, self.size = rank, size
         self.batch_size = min(batch_size, len(images))
         self.device = device
         self.seed = seed
@@ -40,10 +50,14 @@ class Batches:
         return torch.randperm(len(self.images), generator=generator)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """The batches (B, C, H, W) of ``epoch``, uint8 on the device, from number ``start`` on."""
+        """This process's part of the batches of ``epoch`` from number ``start`` on.
+
+        Each uint8 (B / size, C, H, W) on the device.
+        """
         order = self.order(epoch).to(self.images.device)
         for number in range(start, len(self)):
             index = order[number * self.batch_size : (number + 1) * self.batch_size]
+            index = index[self.rank :: self.size]
             batch = self.images[index]
             if batch.device.type != self.device.type:
                 batch = batch.pin_memory().to(self.device, non_blocking=True)

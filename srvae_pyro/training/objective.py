@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from srvae_pyro.evaluation.elbo import ElboTerms
+from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
+from srvae_pyro.models import ImageModel
 
-__all__ = ["weighted_loss"]
+__all__ = ["Objective", "weighted_loss"]
+
+
+class Objective(nn.Module):
+    """The ELBO as a module, which is what ``DistributedDataParallel`` goes around.
+
+    Args:
+        model: whose ELBO.
+        elbo: computes it.
+        free_nats: see :func:`weighted_loss`; for z.
+    """
+
+    def __init__(self, model: ImageModel, elbo: TermsELBO, free_nats: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.elbo = elbo
+        self.free_nats = free_nats
+
+    def forward(self, x: Tensor, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of images (B, C, H, W) with KL_z weighted, nats; each image's terms, total."""
+        terms = self.elbo.terms(self.model.model, self.model.guide, x)
+        loss = weighted_loss(terms, {"z": weight}, {"z": self.free_nats})
+        return loss, {**terms.named(), "total": terms.total}
 
 
 def weighted_loss(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from srvae_pyro.config import RunConfig
@@ -33,7 +34,8 @@ from srvae_pyro.training.ema import ExponentialAverage
 from srvae_pyro.training.interrupt import Interrupt
 from srvae_pyro.training.messages import say
 from srvae_pyro.training.metrics import MetricsLog
-from srvae_pyro.training.objective import weighted_loss
+from srvae_pyro.training.objective import Objective
+from srvae_pyro.training.parallel import Group
 from srvae_pyro.training.schedule import GradientClip, kl_weight, learning_rate
 
 __all__ = ["Progress", "Trainer"]
@@ -74,6 +76,11 @@ class Trainer:
         device: where to train.
         quiet: no progress bar.
         save_minutes: between checkpoints within an epoch; each epoch's end has one too.
+        group: the processes that train together.
+        accumulate: parts of a batch whose gradients are added up before the update.
+
+    Raises:
+        UserError: too few pictures, or batches that cannot be shared.
     """
 
     def __init__(
@@ -84,7 +91,11 @@ class Trainer:
         device: torch.device,
         quiet: bool = False,
         save_minutes: float = 10.0,
+        group: Group | None = None,
+        accumulate: int = 1,
     ) -> None:
+        self.group = group or Group(device=device)
+        self.accumulate = accumulate
         if len(data.train) < 2:
             raise UserError("training needs at least 2 pictures: there is 1")
         self.config = config
@@ -109,29 +120,54 @@ class Trainer:
             analytic_kl=self.settings.analytic_kl, detailed_kl=self.settings.free_nats > 0
         )
         self.clip = GradientClip(self.settings.clip_factor)
-        self.augmentation = torch.Generator().manual_seed(self.settings.seed)
+        self.objective = Objective(self.model, self.elbo, self.settings.free_nats)
+        self.parallel: nn.Module = self.objective
+        self.augmentation = torch.Generator().manual_seed(self.seed_of(0))
         self.batches = Batches(
-            data.train, self.settings.batch_size, device, seed=self.settings.seed
+            data.train,
+            self.settings.batch_size,
+            device,
+            self.settings.seed,
+            self.group.rank,
+            self.group.size,
         )
+        if self.batches.batch_size % (self.group.size * accumulate):
+            raise UserError(
+                f"a batch of {self.batches.batch_size} pictures cannot be shared evenly by "
+                f"{self.group.size} processes in {accumulate} parts: choose another --batch-size"
+            )
         self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
         self.means = RunningMean()
+        self.interrupt = Interrupt()
+        self._stop = self._save_due = False  # as all processes agreed
+        self._clock = time.monotonic()
         self._save_at = math.inf
         self._logged = (0, 0.0)  # images and seconds when metrics were last written
         self._shown_at = -math.inf
 
+    def seed_of(self, step: int) -> int:
+        """A seed of this process; the first's at the start is the run's."""
+        return (self.settings.seed + 1_000_003 * self.group.rank + 7919 * step) % 2**63
+
     # What a checkpoint holds.
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on as if nothing had happened."""
+        """Everything needed to go on as if nothing had happened; all processes take part."""
+        ranks = self.group.gather(
+            {
+                "augmentation": self.augmentation.get_state(),
+                "random": random_state(self.device),
+                "sums": {name: total.cpu() for name, total in self.means.sums.items()},
+                "counts": dict(self.means.counts),
+            }
+        )
         return {
             "model": self.model.state_dict(),
             "average": self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": dict(vars(self.progress)),
             "norms": self.clip.norms,
-            "augmentation": self.augmentation.get_state(),
-            "random": random_state(self.device),
-            "means": {"sums": self.means.sums, "counts": self.means.counts},
+            "ranks": ranks,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -142,11 +178,17 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.clip.norms = [float(norm) for norm in state["norms"]]
-        self.augmentation.set_state(state["augmentation"])
-        means = state["means"]
-        self.means.sums = {name: total.to(self.device) for name, total in means["sums"].items()}
-        self.means.counts = dict(means["counts"])
-        restore_random_state(state["random"], self.device)
+        ranks = state["ranks"]
+        if len(ranks) == self.group.size:
+            mine = ranks[self.group.rank]
+            self.augmentation.set_state(mine["augmentation"])
+            self.means.sums = {name: sums.to(self.device) for name, sums in mine["sums"].items()}
+            self.means.counts = dict(mine["counts"])
+            restore_random_state(mine["random"], self.device)
+        else:  # another number of processes: other noise, so not the same to the bit
+            self.means = RunningMean()
+            self.augmentation.manual_seed(self.seed_of(self.progress.step))
+            torch.manual_seed(self.seed_of(self.progress.step))
 
     def resume(self) -> None:
         """Go on from the run's ``last.ckpt``.
@@ -155,6 +197,7 @@ class Trainer:
             UserError: it is missing, damaged or of another model.
         """
         path = self.folder / LAST
+        self.group.wait()  # for what the first process may still be writing
         state = load_checkpoint(path)
         try:
             self.restore(state)
@@ -169,9 +212,11 @@ class Trainer:
         """
         if self.progress.skipped_in_a_row:
             return
-        path = self.folder / LAST
+        path, state = self.folder / LAST, self.state()
+        if not self.group.main:
+            return
         try:
-            save_checkpoint(path, self.state())
+            save_checkpoint(path, state)
         except OSError as error:
             self.unsaved = error.strerror or str(error)
             self._save_at = time.monotonic() + RETRY_AFTER
@@ -217,7 +262,7 @@ class Trainer:
         self.progress.rollbacks, self.progress.skipped = rollbacks, skipped
         self.progress.rate_factor, self.progress.seconds = factor, seconds
         self._logged = (self.progress.images, seconds)
-        say(
+        self.say(
             f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite: back to step "
             f"{self.progress.step} with {factor:g} of the learning rate"
         )
@@ -230,7 +275,10 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def initialize(self) -> None:
-        """Data-dependent initialisation on the first batch, of two pictures at least."""
+        """Data-dependent initialisation on the first batch, of two pictures at least.
+
+        The first process's is what all start from.
+        """
         count = max(self.settings.batch_size, 2)
         first = self.batches.images[self.batches.order(0)[:count]]
         self.model.initialize(to_unit(first.to(self.device)))
@@ -245,36 +293,80 @@ class Trainer:
         rate = learning_rate(settings, progress.step, done) * progress.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self.autocast():
-            terms = self.elbo.terms(self.model.model, self.model.guide, to_unit(images))
         weight = kl_weight(settings, done)
-        loss = weighted_loss(terms, {"z": weight}, {"z": settings.free_nats})
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, terms = self.backward(to_unit(images), weight)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         total_norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        # The step's one synchronisation: whether to take it at all, and how far.
-        norm, value = torch.stack([total_norm, loss.detach()]).tolist()
+        norm, value = self.agree(total_norm, loss)
         if math.isfinite(norm) and math.isfinite(value):
             progress.skipped_in_a_row = 0
             scale = self.clip.scale(norm)
             if scale < 1:
                 torch._foreach_mul_(gradients, scale)
             self.optimizer.step()
-            self.average.update(progress.images + len(images), len(images))
-            total = terms.total
+            count = self.batches.batch_size
+            if self.group.main:
+                self.average.update(progress.images + count, count)
+            total = terms.pop("total")
             self.means.add(
                 {
                     "loss": loss,
-                    **terms.named(),
+                    **terms,
                     "bits_per_dim": total * bits_per_dim(1.0, self.data.shape),
                     "gradient_norm": total_norm,
                 }
             )
         else:
-            self.skip(terms.named())
+            terms.pop("total")
+            self.skip(terms)
         progress.step += 1
-        progress.images += len(images)
+        progress.images += self.batches.batch_size
+
+    def backward(self, x: Tensor, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of the batch ``x`` in parts; its loss and its terms, an entry an image."""
+        losses, found = [], []
+        parts = x.chunk(self.accumulate)
+        for part in parts:
+            last = part is parts[-1]
+            hold = self.group.size > 1 and not last  # gradients are exchanged with the last part
+            with self.parallel.no_sync() if hold else nullcontext():  # type: ignore[operator]
+                with self.autocast():
+                    loss, terms = self.parallel(part, weight)
+                share = len(part) / len(x)
+                (loss * share).backward()
+            losses.append(loss.detach() * share)
+            found.append({name: term.detach() for name, term in terms.items()})
+        return torch.stack(losses).sum(), {n: torch.cat([t[n] for t in found]) for n in found[0]}
+
+    def agree(self, norm: Tensor, loss: Tensor) -> tuple[float, float]:
+        """The gradient's norm and the batch's loss, which all processes know then.
+
+        The step's one synchronisation: whether to take it at all, and how far. With several
+        processes also whether one was asked to stop, and the first's clock.
+        """
+        if self.group.size == 1:
+            first, second = torch.stack([norm, loss]).tolist()
+            return first, second
+        now = time.monotonic()
+        spent = self.progress.seconds + now - self._clock
+        mine = [float(bool(self.interrupt)), float(now > self._save_at), spent]
+        mine = mine if self.group.main else [mine[0], 0.0, 0.0]
+        flags = torch.tensor(mine, dtype=torch.float64, device=self.device)
+        shared = self.group.sum(torch.cat([loss.double()[None], flags]))
+        first, value, stop, due, seconds = torch.cat([norm.double()[None], shared]).tolist()
+        self._stop, self._save_due, self._clock = stop > 0, due > 0, now
+        self.progress.seconds = seconds
+        return first, value / self.group.size
+
+    def stopping(self) -> bool:
+        """Whether a signal has asked to stop, as all processes see it."""
+        return self._stop if self.group.size > 1 else bool(self.interrupt)
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if self.group.main:
+            say(text)
 
     def skip(self, terms: dict[str, Tensor]) -> None:
         """Count an update left out, and say what was not finite."""
@@ -288,7 +380,7 @@ class Trainer:
             bad = (n for n, p in named if p.grad is not None and not bool(p.grad.isfinite().all()))
             where = f"gradient of {next(bad, 'all together')}"
         message = f"step {self.progress.step}: not finite at {where}; update skipped"
-        say(f"{message} ({self.progress.skipped} so far)")
+        self.say(f"{message} ({self.progress.skipped} so far)")
 
     # How long.
 
@@ -311,27 +403,24 @@ class Trainer:
             UserError: nothing can be written, or updates are not finite time and again.
         """
         if not self.model.initialized:
-            self.initialize()
-            images = spread(self.data.test, min(len(self.test_images()), UNTRAINED_IMAGES))
-            untrained = self.evaluate(self.average.module, images)
-            self.progress.untrained = untrained["bits_per_dim"]
-            self.save()
-            if self.unsaved:
-                raise UserError(f"{self.folder} cannot be written to: {self.unsaved}")
-        log = MetricsLog(self.folder, self.progress.step)
+            self.begin()
+        self.parallel = self.group.wrap(self.objective)
+        log = MetricsLog(self.folder, self.progress.step) if self.group.main else None
         self._save_at = time.monotonic() + self.save_every
         self._logged = (self.progress.images, self.progress.seconds)
-        with Interrupt() as interrupt, self.bar() as bar:
-            while self.fraction_done() < 1 and not interrupt:
-                self.run_epoch(log, bar, interrupt)
+        with self.interrupt, self.bar() as bar:
+            while self.fraction_done() < 1 and not self.stopping():
+                self.run_epoch(log, bar)
             if self.fraction_done() >= 1 and self.progress.step_in_epoch:
                 self.finish_epoch(log, bar)  # the run ends within an epoch
             else:
                 self.save()
-            if not (self.folder / WEIGHTS).exists():  # stopped before the first validation
+            # Stopped before the first validation?
+            if self.group.main and not (self.folder / WEIGHTS).exists():
                 self.save_best()
-            self.stopped_by = interrupt.signal
-        log.close()
+            self.stopped_by = self.interrupt.signal
+        if log:
+            log.close()
         if self.unsaved:
             raise UserError(
                 f"the end of the run could not be saved ({self.unsaved}): make room, then "
@@ -339,25 +428,41 @@ class Trainer:
             )
         return self.progress
 
-    def run_epoch(self, log: MetricsLog, bar: tqdm, interrupt: Interrupt) -> None:
+    def begin(self) -> None:
+        """The first weights, how good they are, and the first checkpoint."""
+        if self.group.main:
+            self.initialize()
+            images = spread(self.data.test, min(len(self.test_images()), UNTRAINED_IMAGES))
+            untrained = self.evaluate(self.average.module, images)
+            self.progress.untrained = untrained["bits_per_dim"]
+        if self.group.size > 1:
+            torch.manual_seed(self.seed_of(0))  # noise of its own
+        self.save()
+        if self.unsaved:
+            raise UserError(f"{self.folder} cannot be written to: {self.unsaved}")
+
+    def run_epoch(self, log: MetricsLog | None, bar: tqdm) -> None:
         """The rest of an epoch, or as much of it as the run's limits and signals leave."""
         progress = self.progress
-        clock = time.monotonic()
+        self._clock = time.monotonic()
         for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch):
             self.update(batch)
             progress.step_in_epoch += 1
-            progress.seconds += time.monotonic() - clock
-            clock = time.monotonic()
+            if self.group.size == 1:
+                now = time.monotonic()
+                progress.seconds += now - self._clock
+                self._clock, self._save_due = now, now > self._save_at
             if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                 self.roll_back()
-                log.rewind(self.progress.step)
+                if log:
+                    log.rewind(self.progress.step)
                 return
             if progress.step % LOG_EVERY == 0 or progress.step == 1:
                 self.log_training(log, bar)
             self.show(bar)
-            if self.fraction_done() >= 1 or interrupt:
+            if self.fraction_done() >= 1 or self.stopping():
                 break
-            if time.monotonic() > self._save_at:
+            if self._save_due:
                 self.save()
         if progress.step_in_epoch >= len(self.batches):
             progress.epoch += 1
@@ -369,7 +474,7 @@ class Trainer:
         return tqdm(
             total=1000,
             initial=1000 * self.fraction_done(),
-            disable=self.quiet,
+            disable=self.quiet or not self.group.main,
             mininterval=1.0,
             miniters=0,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
@@ -381,13 +486,15 @@ class Trainer:
 
     # Reports.
 
-    def log_training(self, log: MetricsLog, bar: tqdm) -> None:
-        """Write the means since the last time."""
+    def log_training(self, log: MetricsLog | None, bar: tqdm) -> None:
+        """Write the means since the last time, over all processes."""
         progress = self.progress
         images, seconds = self._logged
         self._logged = (progress.images, progress.seconds)
         images_per_second = (progress.images - images) / max(progress.seconds - seconds, 1e-9)
-        values = self.means.read()
+        values = self.means.read(self.group.sum)
+        if log is None:
+            return
         values["lr"] = self.optimizer.param_groups[0]["lr"]
         values["images_per_second"] = images_per_second
         values["epoch"] = progress.epoch
@@ -411,8 +518,14 @@ class Trainer:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
         return evaluate_elbo(model, images, self.device)
 
-    def finish_epoch(self, log: MetricsLog, bar: tqdm) -> None:
+    def finish_epoch(self, log: MetricsLog | None, bar: tqdm) -> None:
         """Validate, draw pictures, and save the last and perhaps the best weights."""
+        if log:
+            self.validate(log, bar)
+        self.save()
+
+    def validate(self, log: MetricsLog, bar: tqdm) -> None:
+        """Score and draw what the averaged weights can do; keep them if they are the best."""
         progress = self.progress
         bar.set_postfix_str("validating")
         images = spread(self.data.val, self.settings.validation_images)
@@ -423,7 +536,6 @@ class Trainer:
             progress.best = progress.val["nats"]
         if self.fraction_done() >= 1 or time.monotonic() - self._shown_at > SHOW_EVERY:
             self.draw(log)
-        self.save()
 
     def draw(self, log: MetricsLog) -> None:
         """Write what the averaged weights can do as pictures."""

@@ -1,0 +1,103 @@
+"""Several processes that train one model, as ``torchrun`` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from srvae_pyro.runtime import choose_device
+
+__all__ = ["Group", "process_group"]
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+PATIENCE = timedelta(hours=2)  # others wait while the first process validates
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run. Alone, everything here costs and does nothing.
+
+    Attributes:
+        rank: this process's number; 0 writes files and talks.
+        size: how many there are.
+        device: this process's.
+        restarts: how often torchrun has started the group anew.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+    restarts: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """``module`` with gradients averaged over the processes, all starting as the first is."""
+        if self.size == 1:
+            return module
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The first process does it alone, then the others; for downloads."""
+        if not self.main:
+            self.wait()
+        yield
+        if self.main:
+            self.wait()
+
+
+@contextmanager
+def process_group(device: Any = "auto") -> Iterator[Group]:
+    """The group that torchrun's variables tell of: NCCL on GPUs, gloo on CPUs; else one process.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    chosen = choose_device(device)
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if size == 1 or "MASTER_ADDR" not in os.environ:
+        yield Group(device=chosen, restarts=restarts)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Group(dist.get_rank(), size, chosen, restarts)
+    finally:
+        dist.destroy_process_group()

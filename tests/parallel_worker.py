@@ -1,0 +1,105 @@
+"""What each process does that torchrun starts for the tests: ``parallel_worker.py MODE FOLDER``."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from test_train_command import arguments, tiny
+from test_training import some_pictures, tiny_config
+
+from srvae_pyro import train
+from srvae_pyro.config import RunConfig
+from srvae_pyro.training.parallel import Group, process_group
+from srvae_pyro.training.trainer import Trainer
+
+
+def without_noise() -> None:
+    """Normal distributions draw their means."""
+    torch.distributions.Normal.rsample = lambda self, shape=(): self.loc.expand(  # type: ignore
+        self._extended_shape(shape)
+    )
+
+
+def config(steps: int, **training: Any) -> RunConfig:
+    made = tiny_config(prior="realnvp", steps=steps, **training)
+    made.data.__dict__["augment"] = False  # frozen, but not for a test
+    return made
+
+
+class Quiet(Trainer):
+    """Draws nothing, and writes the gradient of its first step to ``gradient.pt``."""
+
+    def draw(self, log: object) -> None:
+        pass
+
+    def agree(self, norm: torch.Tensor, loss: torch.Tensor) -> tuple[float, float]:
+        if self.progress.step == 0 and self.group.main:
+            gradient = {n: p.grad for n, p in self.model.named_parameters()}
+            torch.save(gradient, self.folder / "gradient.pt")
+        return super().agree(norm, loss)
+
+
+def make(group: Group, folder: Path, steps: int, accumulate: int = 1) -> Trainer:
+    settings = config(steps), some_pictures(), folder, group.device
+    return Quiet(*settings, quiet=True, save_minutes=99, group=group, accumulate=accumulate)
+
+
+def update(group: Group, folder: Path) -> None:
+    """Some updates without noise, in one part and in two."""
+    without_noise()
+    for parts in (1, 2):
+        trainer = make(group, folder / f"{group.size}x{parts}", 7, parts)
+        trainer.run()
+
+
+def interrupted(group: Group, folder: Path) -> None:
+    """A run as a whole, and one that is stopped by a signal to one process and resumed."""
+    make(group, folder / "whole", 7).run()
+
+    class Stopped(Quiet):
+        def update(self, images: torch.Tensor) -> None:
+            if self.progress.step == 2 and group.rank == 1:
+                signal.raise_signal(signal.SIGTERM)
+            super().update(images)
+
+    settings = config(7), some_pictures(), folder / "parts", group.device
+    stopped = Stopped(*settings, quiet=True, save_minutes=99, group=group)
+    assert stopped.run().step == 3
+    resumed = make(group, folder / "parts", 7)
+    resumed.resume()
+    assert resumed.run().step == 7
+
+
+def elastic(folder: Path) -> int:
+    """The command, of which one process is killed in the first life of the group."""
+    update = Trainer.update
+
+    def dying(self: Trainer, images: torch.Tensor) -> None:
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if first and self.progress.step == 6 and self.group.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        print(f"life {self.group.restarts}, rank {self.group.rank}, step {self.progress.step}")
+        update(self, images)
+
+    Trainer.update = dying  # type: ignore[method-assign]
+    with tiny():
+        return train.main(arguments(folder, steps=9, save_minutes=1e-9))
+
+
+def main() -> int:
+    mode, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    pyro.enable_validation(False)
+    if mode == "elastic":
+        return elastic(folder)
+    with process_group("cpu") as group:
+        {"update": update, "interrupted": interrupted}[mode](group, folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

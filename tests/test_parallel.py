@@ -1,0 +1,101 @@
+"""Two processes that train one model, as torchrun starts them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from parallel_worker import make, without_noise
+from test_train_command import make_pictures
+from test_training import assert_same, some_pictures, tiny_config
+from torch import Tensor
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.checkpoint import load_checkpoint
+from srvae_pyro.training.parallel import Group
+from srvae_pyro.training.trainer import Trainer
+
+WORKER = Path(__file__).with_name("parallel_worker.py")
+CPU = torch.device("cpu")
+
+
+def torchrun(mode: str, folder: Path, *options: str) -> str:
+    """Runs the worker in two processes; what they said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [*options, str(WORKER), mode, str(folder)]
+    # By the loopback device: a host's own name may lead anywhere.
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def gradient(folder: Path) -> Tensor:
+    found: dict[str, Tensor] = torch.load(folder / "gradient.pt", weights_only=True)
+    return torch.cat([part.flatten() for part in found.values()])
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["split"] == "train"]
+
+
+def test_processes_and_parts_of_batches_learn_as_one_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchrun("update", tmp_path)
+    monkeypatch.setattr(torch.distributions.Normal, "rsample", torch.distributions.Normal.rsample)
+    without_noise()
+    for parts in (1, 2):
+        make(Group(), tmp_path / f"1x{parts}", 7, parts).run()
+    one = gradient(tmp_path / "1x1")
+    for name in ("1x2", "2x1", "2x2"):
+        assert (gradient(tmp_path / name) - one).norm() < 1e-5 * one.norm(), name
+        # Adamax divides gradients by their size, so that rounding shows where they are nearly 0.
+        for ours, theirs in zip(metrics(tmp_path / name), metrics(tmp_path / "1x1"), strict=True):
+            for key in ("loss", "re_x", "kl_z", "bits_per_dim", "gradient_norm"):
+                assert ours[key] == pytest.approx(theirs[key], rel=1e-4), (name, key)
+
+
+def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None:
+    torchrun("interrupted", tmp_path)
+    whole = load_checkpoint(tmp_path / "whole" / "last.ckpt")
+    assert_same(load_checkpoint(tmp_path / "parts" / "last.ckpt"), whole)
+    assert len(whole["ranks"]) == 2
+    first, second = (rank["random"]["cpu"] for rank in whole["ranks"])
+    assert not torch.equal(first, second)
+    alone = make(Group(), tmp_path / "whole", 9)
+    alone.resume()
+    assert alone.run().step == 9
+
+
+def test_torchrun_restarts_a_group_that_lost_a_process(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    # More than once: gloo's processes may fail to find each other at first after a restart.
+    said = torchrun("elastic", tmp_path, "--max-restarts=5")
+    assert "life 0, rank 0, step 5" in said
+    assert "life 0, rank 1, step 6" not in said
+    later = {int(step) for step in re.findall(r"life [1-5], rank 1, step (\d)", said)}
+    assert later in ({5, 6, 7, 8}, {6, 7, 8})  # from the checkpoint on
+    folder = tmp_path / "runs" / "mine"
+    assert load_checkpoint(folder / "last.ckpt")["progress"]["step"] == 9
+    assert said.count("bits/dim by the ELBO") == 1
+
+
+def test_batches_are_shared_out() -> None:
+    images = torch.arange(22, dtype=torch.uint8).reshape(22, 1, 1, 1)
+    whole = [batch.flatten().tolist() for batch in Batches(images, 4, CPU, 1).epoch(2)]
+    parts = [Batches(images, 4, CPU, 1, rank, 2).epoch(2) for rank in range(2)]
+    for batch, one, other in zip(whole, *parts, strict=True):
+        assert sorted(batch) == sorted(one.flatten().tolist() + other.flatten().tolist())
+        assert len(one) == len(other) == 2
+
+
+def test_a_batch_that_cannot_be_shared_is_a_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="shared evenly by 1 processes in 3 parts"):
+        Trainer(tiny_config(), some_pictures(), tmp_path, CPU, quiet=True, accumulate=3)
