@@ -74,6 +74,9 @@ def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None
     assert alone.run().step == 9
 
 
+# Apart from the others, because gloo's processes sometimes wait for each other for ever after a
+# restart; why is not known yet.
+@pytest.mark.slow
 def test_torchrun_restarts_a_group_that_lost_a_process(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures")
     # More than once: gloo's processes may fail to find each other at first after a restart.
