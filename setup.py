@@ -28,6 +28,7 @@ setup(
         "scikit-image>=0.24",  # bundled photographs, PSNR and SSIM
         "arviz-stats>=0.6",  # Pareto k of importance weights (needs scipy, as scikit-image does)
         "filelock>=3.13",  # one process a run; torch needs it too
+        "braceexpand>=0.1.7",  # wds:{000..099}.tar as WebDataset itself has it
         "pillow>=10.3",  # reading and writing pictures; torchvision needs it too
     ],
     extras_require={

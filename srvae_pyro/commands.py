@@ -12,14 +12,28 @@ import tyro
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["option", "run_command"]
+__all__ = ["at_least", "option", "run_command"]
 
 T = TypeVar("T")
 
 
-def option(metavar: str, default: str) -> Any:
+def option(metavar: str, default: str, alias: str | None = None) -> Any:
     """For ``Annotated``: an option that may be left out, and what then happens, for the help."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+    hint = f"(default: {default})"
+    aliases = [alias] if alias else None
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=aliases)
+
+
+def at_least(arguments: Any, **least: float) -> None:
+    """Refuse numbers below what is given for them by name; None means that none was given.
+
+    Raises:
+        UserError: one is.
+    """
+    for name, bound in least.items():
+        value = getattr(arguments, name)
+        if value is not None and not value >= bound:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
 
 
 def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> None:

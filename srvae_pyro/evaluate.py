@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from srvae_pyro.commands import option, run_command
+from srvae_pyro.commands import at_least, option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from srvae_pyro.data import DataSplits
     from srvae_pyro.models import ImageModel
+    from srvae_pyro.parallel import Group
 
 __all__ = ["EvaluateArguments", "main"]
 
@@ -85,19 +85,10 @@ class EvaluateArguments:
 
 def check(arguments: EvaluateArguments) -> None:
     """Refuse numbers that make no sense."""
-    at_least_one = ("limit", "batch_size", "importance_samples", "elbo_samples", "fid_images")
-    for name in at_least_one:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    at_least(arguments, limit=1, batch_size=1, importance_samples=1, elbo_samples=1)
+    at_least(arguments, fid_images=2, seed=0, temperature=0)  # FID compares covariances
     if not arguments.memory_gb > 0 or not math.isfinite(arguments.memory_gb):
         raise UserError(f"--memory-gb must be above 0, not {arguments.memory_gb}")
-    if arguments.seed < 0:
-        raise UserError(f"--seed must be at least 0, not {arguments.seed}")
-    if arguments.temperature < 0:
-        raise UserError(f"--temperature must be at least 0, not {arguments.temperature}")
-    if arguments.fid_images == 1:
-        raise UserError("--fid-images must be at least 2: FID compares covariances")
     if arguments.json is not None and arguments.json.is_dir():
         raise UserError(f"--json {arguments.json} is a folder: name a file")
 
@@ -105,17 +96,25 @@ def check(arguments: EvaluateArguments) -> None:
 def main(arguments: EvaluateArguments) -> int:
     """Evaluate as asked; the exit code."""
     check(arguments)
+    from srvae_pyro.parallel import process_group
+
+    with process_group(arguments.device) as group:
+        return evaluate_in(group, arguments)
+
+
+def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
+    """One process of the group's part of an evaluation; the exit code."""
     import pyro
 
     from srvae_pyro.evaluation.report import record
     from srvae_pyro.evaluation.terms import spread_numbers
     from srvae_pyro.files import write_json
     from srvae_pyro.models.loading import find_run, from_hub, load, read_config
-    from srvae_pyro.runtime import choose_device, choose_precision, tune_allocator
+    from srvae_pyro.runtime import choose_precision, tune_allocator
 
     folder = find_run(arguments.run)
     config = read_config(folder)
-    device = choose_device(arguments.device)
+    device = group.device
     choose_precision(arguments.precision, device)  # warns where it would be slow
     if device.type == "cpu":
         tune_allocator()
@@ -125,18 +124,22 @@ def main(arguments: EvaluateArguments) -> int:
     if arguments.fid:
         from srvae_pyro.evaluation.fid import find_weights
 
-        find_weights(arguments.fid_weights)  # before anything that takes long
+        with group.main_first():
+            find_weights(arguments.fid_weights)  # before anything that takes long
     pyro.enable_validation(False)
-    data = load_pictures(arguments, config)
+    with group.main_first():
+        data = load_pictures(arguments, config)
     split = pictures_of(data, arguments.split, own=arguments.data is None)
     numbers = spread_numbers(len(split), arguments.limit)
     images = split[numbers]
-    print(f"{folder} on {data.name}, {arguments.split}, {len(images):,} of {len(split):,} pictures")
+    if group.main:
+        of = f"{len(images):,} of {len(split):,} pictures"
+        print(f"{folder} on {data.name}, {arguments.split}, {of}")
     result = settings(arguments, folder, data, numbers) | likelihood(
-        arguments, model, images, numbers, device
+        arguments, model, images, numbers, group
     )
     if arguments.fid:
-        result["fid"] = fid(arguments, model, data, device)
+        result["fid"] = fid(arguments, model, data, group)
     if arguments.super_resolution:
         from srvae_pyro.evaluation import super_resolution
 
@@ -146,9 +149,12 @@ def main(arguments: EvaluateArguments) -> int:
             seed=arguments.seed,
             numbers=numbers,
             batch_size=arguments.batch_size,
-            progress=True,
+            progress=group.main,
+            group=group,
         )
         result["super_resolution"] = quality
+    if not group.main:
+        return 0
     print_results(result, config.data.data)
     if not from_hub(folder):
         record(folder, f"{data.name}/{arguments.split}", result)
@@ -173,9 +179,12 @@ def pictures_of(data: DataSplits, split: str, own: bool) -> Tensor:
     import torch
 
     from srvae_pyro.data import DATA_SETS
+    from srvae_pyro.data.stream import StreamedPictures
 
+    if isinstance(data.train, StreamedPictures) and split in ("train", "all"):
+        raise UserError(f"{data.name} is too large for --split {split}: take val or test")
     if split == "all":
-        return torch.cat([data.train, data.val, data.test])
+        return torch.cat([data.training_pictures(FID_IMAGES["train"]), data.val, data.test])
     if not own and split in data.info.get("held_out_indices", {}) and data.name not in DATA_SETS:
         raise UserError(
             f"{data.name} has no folder {split}/: give --split all to measure on all its pictures"
@@ -216,7 +225,7 @@ def likelihood(
     model: ImageModel,
     images: Tensor,
     numbers: Tensor,
-    device: torch.device,
+    group: Group,
 ) -> dict[str, Any]:
     """The evidence lower bound's terms, and the importance-sampled likelihood if asked for."""
     from srvae_pyro.evaluation.measure import evaluate_likelihood
@@ -225,33 +234,35 @@ def likelihood(
     elbo = evaluate_elbo(
         model,
         images,
-        device,
+        group.device,
         samples=arguments.elbo_samples,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         numbers=numbers,
         precision=arguments.precision,
-        progress=True,
+        progress=group.main,
+        group=group,
     )
     result: dict[str, Any] = {"elbo": {**elbo, "samples": arguments.elbo_samples}}
     if not arguments.elbo_only:
         result["likelihood"] = evaluate_likelihood(
             model,
             images,
-            device,
+            group.device,
             arguments.importance_samples,
             estimator=arguments.estimator,
             seed=arguments.seed,
             numbers=numbers,
             memory_gb=arguments.memory_gb,
             precision=arguments.precision,
-            progress=True,
+            progress=group.main,
+            group=group,
         )
     return result
 
 
 def fid(
-    arguments: EvaluateArguments, model: ImageModel, data: DataSplits, device: torch.device
+    arguments: EvaluateArguments, model: ImageModel, data: DataSplits, group: Group
 ) -> dict[str, Any]:
     """FID and KID against the test pictures, and against those for training and validation."""
     import torch
@@ -268,7 +279,8 @@ def fid(
     )
     out: dict[str, Any] = {"decode": arguments.decode, "temperature": arguments.temperature}
     # The paper's training pictures are all that are not test pictures.
-    pictures = {"test": data.test, "train": torch.cat([data.train, data.val])}
+    train = data.training_pictures(FID_IMAGES["train"])
+    pictures = {"test": data.test, "train": torch.cat([train, data.val])}
     for split, count in FID_IMAGES.items():
         out[split] = fid_and_kid(
             draw,
@@ -277,7 +289,9 @@ def fid(
             weights=find_weights(arguments.fid_weights),
             cache_key=f"{Path(data.name).name}-{split}",
             batch_size=arguments.batch_size,
-            device=device,
+            device=group.device,
+            progress=group.main,
+            group=group,
         )
     return out
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from srvae_pyro.commands import option, run_command
+from srvae_pyro.commands import at_least, option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,11 +56,7 @@ class FiguresArguments:
 
 def main(arguments: FiguresArguments) -> int:
     """Draw as asked; the exit code."""
-    for name in ("count", "samples", "side"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    if arguments.seed < 0:
-        raise UserError(f"--seed must be at least 0, not {arguments.seed}")
+    at_least(arguments, count=1, samples=1, side=1, seed=0)
 
     from srvae_pyro.data import to_unit
     from srvae_pyro.evaluation.labelled import labelled_rows

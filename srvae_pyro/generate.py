@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import option, run_command
-from srvae_pyro.errors import UserError
+from srvae_pyro.commands import at_least, option, run_command
 
 __all__ = ["GenerateArguments", "main"]
+
+if TYPE_CHECKING:
+    from srvae_pyro.parallel import Group
 
 
 @dataclass
@@ -44,28 +46,31 @@ class GenerateArguments:
 
 def main(arguments: GenerateArguments) -> int:
     """Generate as asked; the exit code."""
-    for name in ("count", "batch_size", "scale"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    if arguments.seed < 0:
-        raise UserError(f"--seed must be at least 0, not {arguments.seed}")
+    at_least(arguments, count=1, batch_size=1, scale=1, seed=0)
+    from srvae_pyro.parallel import process_group
 
+    with process_group(arguments.device) as group:
+        return generate_in(group, arguments)
+
+
+def generate_in(group: Group, arguments: GenerateArguments) -> int:
+    """One process of the group's part of the pictures; the exit code."""
     import torch
     from tqdm import tqdm
 
     from srvae_pyro.evaluation.pictures import grid, save_picture, side_by_side
     from srvae_pyro.models.loading import find_run, from_hub, load
-    from srvae_pyro.runtime import choose_device
 
     folder = find_run(arguments.run)
-    model = load(folder, choose_device(arguments.device))
+    model = load(folder, group.device)
     out = arguments.out
     if out is None:
         out = Path("generated") if from_hub(folder) else folder / "figures" / "generated"
-    chunks = []
-    with tqdm(total=arguments.count, unit="picture") as bar:
-        for start in range(0, arguments.count, arguments.batch_size):
-            number = min(arguments.batch_size, arguments.count - start)
+    mine, chunks = group.share(arguments.count), []
+    total = mine.stop - mine.start
+    with tqdm(total=total, unit="picture", disable=not group.main) as bar:
+        for start in range(mine.start, mine.stop, arguments.batch_size):
+            number = min(arguments.batch_size, mine.stop - start)
             chunk = model.generate(
                 number,
                 decode=arguments.decode,
@@ -78,13 +83,16 @@ def main(arguments: GenerateArguments) -> int:
             chunks.append({k: v.cpu() for k, v in chunk.items() if k in ("x", "y")})
             bar.update(number)
     x = torch.cat([chunk["x"] for chunk in chunks])
+    for number, picture in enumerate(x, mine.start):
+        save_picture(picture, out / f"{number:05d}.png")
+    x = group.joined(x)
     pictures, columns = x, 8
     if "y" in chunks[0]:
-        y = torch.cat([chunk["y"] for chunk in chunks])
+        y = group.joined(torch.cat([chunk["y"] for chunk in chunks]))
         pictures, columns = side_by_side(y, x), 16
+    if not group.main:
+        return 0
     save_picture(grid(pictures, columns, arguments.scale), out / "grid.png")
-    for number, picture in enumerate(x):
-        save_picture(picture, out / f"{number:05d}.png")
     print(f"{len(x)} pictures in {out}, all of them in {out / 'grid.png'}")
     return 0
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import re
 import signal
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from srvae_pyro.commands import option, run_command
+from srvae_pyro.commands import at_least, option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
     from srvae_pyro.config import RunConfig
     from srvae_pyro.data import DataSplits
-    from srvae_pyro.training.parallel import Group
+    from srvae_pyro.parallel import Group
     from srvae_pyro.training.trainer import Trainer
 
 __all__ = ["TrainArguments", "main"]
@@ -35,12 +38,14 @@ class TrainArguments:
     """networks and training: days on a GPU, hours on a CPU, or minutes on a CPU"""
     model: Literal["srvae", "vae"] = "srvae"
     """two levels, or the one-level baseline"""
-    data: Annotated[str, tyro.conf.arg(metavar="NAME|DIR")] = "cifar10"
-    """cifar10, imagenet32 (PNGs), imagenet32-batches, photos (no network needed) or a folder"""
+    data: Annotated[str, tyro.conf.arg(metavar="NAME|DIR|wds:TARS")] = "cifar10"
+    """cifar10, imagenet32 (PNGs), imagenet32-batches, photos (no network needed), a folder, or tar
+    shards such as wds:pictures-{000..099}.tar, which are streamed"""
     data_root: Path = Path("data")
     """where the named data sets are, or are downloaded to"""
-    run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA")] = None
-    """name of the run under runs/, or a folder"""
+    run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA", "--run-name")] = None
+    """name of the run under runs/, or a folder; under torchrun, which takes --run for its own, the
+    second form"""
     resume: bool = False
     """go on from the run's last checkpoint, with its settings; its length can be changed, and then
     what is a share of it moves too: the learning rate's fall, KL_z's weight"""
@@ -89,6 +94,11 @@ class TrainArguments:
     """use only the first so many pictures of each split"""
     strict: bool = False
     """refuse a folder with files that are no pictures, rather than leave these out"""
+    stream: bool = False
+    """read a folder's training pictures when they are needed, as is done anyway where they would
+    take more than half of the memory"""
+    workers: Annotated[int | None, option("N", "half the cores, 8 at most")] = None
+    """processes that read such pictures ahead, for each that trains; 0: none"""
     no_augment: bool = False
     """neither flip nor shift training pictures"""
 
@@ -104,6 +114,8 @@ class TrainArguments:
     """prior of the lowest latent"""
     guide_z_sees_y: bool = False
     """q(z|x,y) instead of q(z|x)"""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART.NAME=VALUE ...")] = ()
+    """any other settings, named as in config.json: model.p_x.growth=24 training.anneal=0.5"""
 
 
 # Settings that make a run what it is: not to be changed by --resume.
@@ -146,8 +158,6 @@ def make_config(arguments: TrainArguments) -> RunConfig:
         limit=arguments.limit,
         augment=not arguments.no_augment,
     )
-    if arguments.seed < 0:
-        raise UserError(f"--seed must be at least 0, not {arguments.seed}")
     training = dataclasses.replace(training, seed=arguments.seed, **_length(arguments))
     for name in ("batch_size", "lr", "kl_start", "kl_warmup", "free_nats"):
         value = getattr(arguments, name)
@@ -159,13 +169,43 @@ def make_config(arguments: TrainArguments) -> RunConfig:
         if not value >= 0 or (name.startswith("kl_") and value > 1):
             raise UserError(f"{flag} is a share from 0 to 1, or nats from 0 on, not {value}")
         training = dataclasses.replace(training, **{name: value})
-    return RunConfig(arguments.preset, model, data, training, __version__)
+    config = RunConfig(arguments.preset, model, data, training, __version__)
+    return with_settings(config, arguments.set)
+
+
+def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
+    """The config with each ``part.name=value`` set, the value as in JSON.
+
+    Raises:
+        UserError: there is no such setting, or it cannot be that.
+    """
+    from srvae_pyro.config import RunConfig
+
+    values = config.to_dict()
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        *path, last = name.split(".")
+        part: Any = values
+        for key in path:
+            part = part.get(key) if isinstance(part, dict) else None
+        if not equals or path[:1] not in (["model"], ["training"]) or not isinstance(part, dict):
+            raise UserError(
+                f"--set {setting}: give a setting as config.json names it, such as "
+                "model.p_x.growth=24 or training.anneal=0.5"
+            )
+        try:
+            part[last] = json.loads(text)
+        except ValueError:
+            part[last] = text  # a word
+    return RunConfig.from_dict(values)
 
 
 def data_name(data: str) -> str:
     """A data set's name as it is, a folder's path made absolute: a run may be resumed elsewhere."""
     from srvae_pyro.data import DATA_SETS
 
+    if data.startswith("wds:"):
+        return f"wds:{Path(data[4:]).expanduser().absolute()}"
     folder = Path(data).expanduser()
     return data if data in DATA_SETS or not folder.is_dir() else str(folder.resolve())
 
@@ -195,6 +235,11 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
                 f"{folder} was trained with another --{name.replace('_', '-')}: leave it out to "
                 "resume, or choose another --run"
             )
+    if with_settings(config, arguments.set) != config:
+        raise UserError(
+            f"{folder} was trained with other settings than --set has: leave it out to resume, or "
+            "choose another --run"
+        )
     return dataclasses.replace(
         config, training=dataclasses.replace(config.training, **_length(arguments))
     )
@@ -204,7 +249,7 @@ def folder_of(arguments: TrainArguments) -> Path:
     """Where the run is or will be."""
     from srvae_pyro.models.loading import RUNS
 
-    data = Path(data_name(arguments.data)).name
+    data = re.sub(r"\{.*|\.tar$", "", Path(data_name(arguments.data)).name).rstrip("-_.") or "data"
     name = arguments.run or f"{arguments.model}-{arguments.preset}-{data}"
     path = Path(name)
     return path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
@@ -240,32 +285,36 @@ def can_resume(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / LAST).is_file()
 
 
-def load_pictures(config: RunConfig, root: Path, strict: bool) -> DataSplits:
+def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
     """The pictures that a run trains on."""
     from srvae_pyro.data import load_data
+    from srvae_pyro.data.stream import StreamedPictures
 
     data = config.data
-    return load_data(
+    pictures = load_data(
         data.data,
-        root,
+        arguments.data_root,
         image_size=data.image_size,
         channels=data.channels,
         seed=data.seed,
         limit=data.limit,
-        strict=strict,
+        strict=arguments.strict,
+        stream=arguments.stream or None,
     )
+    if isinstance(pictures.train, StreamedPictures):
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        workers = arguments.workers
+        pictures.train.workers = min(cores // 2, 8) if workers is None else workers
+    return pictures
 
 
 def main(arguments: TrainArguments) -> int:
     """Train as asked; the exit code."""
-    from srvae_pyro.training.parallel import process_group
+    from srvae_pyro.parallel import process_group
 
-    if arguments.threads is not None and arguments.threads < 1:
-        raise UserError(f"--threads must be at least 1, not {arguments.threads}")
+    at_least(arguments, seed=0, threads=1, accumulate=1, workers=0)
     if not arguments.save_minutes > 0:
         raise UserError(f"--save-minutes must be above 0, not {arguments.save_minutes}")
-    if arguments.accumulate < 1:
-        raise UserError(f"--accumulate must be at least 1, not {arguments.accumulate}")
     with process_group(arguments.device) as group:
         return train_in(group, arguments)
 
@@ -289,7 +338,7 @@ def train_in(group: Group, arguments: TrainArguments) -> int:
     # Checking every site's values at every step would cost time; the tests do.
     pyro.enable_validation(False)
     with group.main_first():
-        pictures = load_pictures(config, arguments.data_root, arguments.strict)
+        pictures = load_pictures(config, arguments)
     config = with_pictures(config, pictures, folder, arguments.resume)
     trainer = make_trainer(arguments, config, pictures, folder, group)
     with locked(folder) if group.main else nullcontext():
@@ -398,7 +447,7 @@ def report(trainer: Trainer) -> int:
     shape, images = trainer.data.shape, trainer.test_images()
     model = load(trainer.folder, trainer.device)
     elbo = trainer.evaluate(model, images)
-    histogram = bits_per_dim(histogram_nats(trainer.data.train, images), shape)
+    histogram = bits_per_dim(histogram_nats(trainer.data.training_pictures(50_000), images), shape)
     results = {
         "split": "test",
         "images": len(images),

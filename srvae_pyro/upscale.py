@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import option, run_command
+from srvae_pyro.commands import at_least, option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,10 +129,7 @@ def check(arguments: UpscaleArguments) -> None:
     """Refuse what makes no sense whatever the model."""
     if not arguments.images:
         raise UserError("name at least one picture file after the run")
-    if arguments.samples < 1:
-        raise UserError(f"--samples must be at least 1, not {arguments.samples}")
-    if arguments.tile is not None and arguments.tile < 0:
-        raise UserError(f"--tile must be at least 0, not {arguments.tile}")
+    at_least(arguments, samples=1, tile=0)
     if arguments.gif and arguments.samples < 2:
         raise UserError("--gif animates several answers: give --samples 2 or more")
 

@@ -11,9 +11,11 @@ import torch
 from test_train_command import arguments, tiny
 from test_training import some_pictures, tiny_config
 
-from srvae_pyro import train
+from srvae_pyro import evaluate, generate, train
 from srvae_pyro.config import RunConfig
-from srvae_pyro.training.parallel import Group, process_group
+from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.generate import GenerateArguments
+from srvae_pyro.parallel import Group, process_group
 from srvae_pyro.training.trainer import Trainer
 
 
@@ -90,12 +92,28 @@ def elastic(folder: Path) -> int:
         return train.main(arguments(folder, steps=9, save_minutes=1e-9))
 
 
+def commands(folder: Path) -> int:
+    """The commands that measure and draw, as each process runs them."""
+    out = EvaluateArguments(
+        str(folder / "run"),
+        data=str(folder / "pictures"),
+        split="all",
+        importance_samples=3,
+        super_resolution=True,
+        json=folder / "two.json",
+    )
+    drawn = GenerateArguments(out.run, 9, out=folder / "two")
+    return evaluate.main(out) or generate.main(drawn)
+
+
 def main() -> int:
     mode, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
     pyro.enable_validation(False)
     if mode == "elastic":
         return elastic(folder)
+    if mode == "commands":
+        return commands(folder)
     with process_group("cpu") as group:
         {"update": update, "interrupted": interrupted}[mode](group, folder)
     return 0

@@ -5,19 +5,28 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from parallel_worker import make, without_noise
+from PIL import Image
 from test_train_command import make_pictures
 from test_training import assert_same, some_pictures, tiny_config
 from torch import Tensor
 
+from srvae_pyro import evaluate, generate
+from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.generate import GenerateArguments
+from srvae_pyro.models import make_model
+from srvae_pyro.models.loading import save_pretrained
+from srvae_pyro.parallel import Group
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
-from srvae_pyro.training.parallel import Group
 from srvae_pyro.training.trainer import Trainer
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
@@ -74,16 +83,57 @@ def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None
     assert alone.run().step == 9
 
 
-# Apart from the others, because gloo's processes sometimes wait for each other for ever after a
-# restart; why is not known yet.
-@pytest.mark.slow
+def test_measuring_and_drawing_are_the_same_in_two_processes(
+    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    make_pictures(tmp_path / "pictures", 21)
+    model = make_model(tiny())
+    model.initialize(pictures(8))
+    save_pretrained(model, tmp_path / "run")
+    said = torchrun("commands", tmp_path)
+    assert said.count("super-resolution x2") == said.count("9 pictures in") == 1
+    run, data = str(tmp_path / "run"), str(tmp_path / "pictures")
+    shared = json.loads((tmp_path / "two.json").read_text())
+    evaluate.main(
+        EvaluateArguments(
+            run,
+            data=data,
+            split="all",
+            importance_samples=3,
+            super_resolution=True,
+            json=tmp_path / "one.json",
+        )
+    )
+    alone = json.loads((tmp_path / "one.json").read_text())
+    assert shared["images"] == alone["images"] == 21
+    for key in ("elbo", "likelihood"):
+        for found in (shared, alone):
+            found[key].pop("seconds", None)
+        assert shared[key] == pytest.approx(alone[key], rel=1e-5)
+    for method, scores in alone["super_resolution"]["methods"].items():
+        assert shared["super_resolution"]["methods"][method] == pytest.approx(scores, rel=1e-3)
+    generate.main(GenerateArguments(run, 9, out=tmp_path / "one"))
+    names = sorted(file.name for file in (tmp_path / "one").iterdir())
+    assert names == sorted(file.name for file in (tmp_path / "two").iterdir())
+    for name in names:  # a rounding may decide otherwise about a level
+        one, two = (np.asarray(Image.open(tmp_path / by / name), int) for by in ("one", "two"))
+        assert (one != two).mean() < 0.01, name
+
+
+def test_pictures_are_shared_out_in_order() -> None:
+    images = torch.arange(7)
+    parts = [images[Group(rank, 3).share(7)] for rank in range(3)]
+    assert torch.cat(parts).tolist() == images.tolist()
+    with pytest.raises(UserError, match="2 pictures cannot be shared by 3 processes"):
+        Group(0, 3).share(2)
+
+
 def test_torchrun_restarts_a_group_that_lost_a_process(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures")
-    # More than once: gloo's processes may fail to find each other at first after a restart.
-    said = torchrun("elastic", tmp_path, "--max-restarts=5")
+    said = torchrun("elastic", tmp_path, "--max-restarts=1")
     assert "life 0, rank 0, step 5" in said
     assert "life 0, rank 1, step 6" not in said
-    later = {int(step) for step in re.findall(r"life [1-5], rank 1, step (\d)", said)}
+    later = {int(step) for step in re.findall(r"life 1, rank 1, step (\d)", said)}
     assert later in ({5, 6, 7, 8}, {6, 7, 8})  # from the checkpoint on
     folder = tmp_path / "runs" / "mine"
     assert load_checkpoint(folder / "last.ckpt")["progress"]["step"] == 9

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import signal
 import sys
 import warnings
@@ -23,6 +24,7 @@ from srvae_pyro.commands import run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
 from srvae_pyro.data import to_unit
 from srvae_pyro.data.grid import to_levels
+from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.baselines import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
@@ -453,3 +455,39 @@ def test_histogram_is_of_each_dimension() -> None:
     assert histogram_nats(noise, noise[:50]) == pytest.approx(uniform, rel=0.1)
     smooth = (noise.float() * 0.25 + 100).to(torch.uint8)
     assert histogram_nats(smooth[:1000], smooth[1000:]) < 0.85 * uniform
+
+
+def test_any_setting_can_be_set() -> None:
+    given = ("model.p_x.growth=5", "training.anneal=0.25", "model.likelihood_start=published")
+    config = make_config(TrainArguments(preset="small", set=given))
+    plain = make_config(TrainArguments(preset="small"))
+    assert (config.model.p_x.growth, config.training.anneal) == (5, 0.25)
+    assert config.model.likelihood_start == "published"
+    assert config.model.p_x.steps == plain.model.p_x.steps
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.p_x.grwth=5", "unknown setting 'grwth'; did you mean growth?"),
+        ("p_x=5", "give a setting as config.json names it"),
+        ("model.nothing.here=5", "give a setting as config.json names it"),
+        ("model.p_x.growth", "give a setting as config.json names it"),
+        ("model.p_x.growth=many", "growth cannot be 'many'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_a_users_error(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        make_config(TrainArguments(preset="small", set=(setting,)))
+
+
+def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    given = ("training.ema_half_life=100",)
+    with tiny():
+        assert train.main(arguments(tmp_path, set=given)) == 0
+        longer = {"resume": True, "steps": STEPS + 1}
+        assert train.main(arguments(tmp_path, set=given, **longer)) == 0
+        other = ("training.ema_half_life=200",)
+        with pytest.raises(UserError, match="other settings than --set"):
+            train.main(arguments(tmp_path, set=other, resume=True, steps=STEPS + 2))

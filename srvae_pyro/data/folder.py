@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from srvae_pyro.data.pictures import find_pictures, read_readable
 from srvae_pyro.data.splits import DataSplits, hold_out
+from srvae_pyro.data.stream import PictureFiles, StreamedPictures
 from srvae_pyro.errors import UserError
 
 __all__ = ["load_folder"]
@@ -25,6 +28,7 @@ def load_folder(
     seed: int = 0,
     limit: int | None = None,
     strict: bool = False,
+    stream: bool | None = None,
 ) -> DataSplits:
     """The pictures in ``folder``, in class folders or not.
 
@@ -39,6 +43,9 @@ def load_folder(
         seed: of the pictures held out.
         limit: keep the first so many of each split; only those are read.
         strict: refuse files that cannot be read; otherwise they are left out, with a warning.
+
+        stream: read training pictures when they are needed; None: if all would take more than half
+            of the memory that is there. Training is the same either way.
 
     Raises:
         UserError: no pictures, too few, or of several sizes; or unreadable ones if ``strict``.
@@ -63,15 +70,23 @@ def load_folder(
 
     held = _hold_out_missing(folder, paths, seed)
     order = [paths[split][:limit] for split in SPLITS]
+    streamed = None
+    if stream is not False:
+        source = PictureFiles(folder, order[0])
+        streamed = StreamedPictures(source, np.arange(len(source)), channels, image_size, strict)
+        if not stream and math.prod(streamed.shape) < _memory() / 2:
+            streamed = None
+    if streamed:
+        order = order[1:]
     files = [path for part in order for path in part]
     images, left_out = read_readable(files, channels, image_size, strict=strict)
     ends = np.cumsum([len(part) for part in order])
     lost = np.bincount(np.searchsorted(ends, left_out, side="right"), minlength=len(order))
     sizes = [len(part) - int(gone) for part, gone in zip(order, lost, strict=True)]
-    for split, size in zip(SPLITS, sizes, strict=True):
+    for split, size in zip(list(SPLITS)[-len(order) :], sizes, strict=True):
         if not size:
             raise UserError(f"no picture of {folder} for {split} can be read: repair or add some")
-    train, val, test = images.split(sizes)
+    *first, val, test = images.split(sizes)
     info: dict[str, Any] = {
         "source": str(folder),
         "split": "by its folders" if not held else f"by its folders, held out: {', '.join(held)}",
@@ -81,7 +96,17 @@ def load_folder(
         info["left_out"] = [str(files[i].relative_to(folder)) for i in left_out]
     if held:
         info["held_out_indices"] = held
-    return DataSplits(str(folder), train, val, test, info)
+    if streamed:
+        info["streamed"] = True
+    return DataSplits(str(folder), streamed or first[0], val, test, info)
+
+
+def _memory() -> float:
+    """Bytes of the machine's memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return math.inf
 
 
 def _hold_out_missing(

@@ -10,6 +10,7 @@ from srvae_pyro.data.folder import load_folder
 from srvae_pyro.data.imagenet32 import load_imagenet32
 from srvae_pyro.data.imagenet32_batches import load_imagenet32_batches
 from srvae_pyro.data.photos import load_photos
+from srvae_pyro.data.shards import PREFIX, load_shards
 from srvae_pyro.data.splits import DataSplits
 from srvae_pyro.errors import UserError
 
@@ -28,11 +29,13 @@ def load_data(
     download: bool = True,
     limit: int | None = None,
     strict: bool = False,
+    stream: bool | None = None,
 ) -> DataSplits:
-    """The data set called ``name``, or the folder of pictures of that path, in memory.
+    """The data set called ``name``, or the folder or the tar shards of that path.
 
     Args:
-        name: one of :data:`DATA_SETS` or a folder (``./photos`` for a folder of that name).
+        name: one of :data:`DATA_SETS`, a folder (``./photos`` for a folder of that name), or
+            ``wds:`` and the path of tar shards, see :func:`~srvae_pyro.data.shards.load_shards`.
         root: where the named data sets are, or are downloaded to.
         image_size: height and width in pixels, where the data set leaves a choice.
         channels: 3 for RGB, 1 for luma (Pillow's "L").
@@ -40,6 +43,8 @@ def load_data(
         download: fetch what is missing, where that can be done.
         limit: keep the first so many pictures of each split.
         strict: refuse a folder with files that cannot be read, rather than leave them out.
+        stream: read a folder's training pictures when they are needed; None: if they would take
+            more than half of the memory that is there.
 
     Raises:
         UserError: says in one line what is wrong and what to do.
@@ -63,6 +68,15 @@ def load_data(
         data = load_imagenet32_batches(
             root, image_size=image_size, channels=channels, seed=seed, limit=limit
         )
+    elif name.startswith(PREFIX):
+        data = load_shards(
+            name,
+            image_size=image_size,
+            channels=channels,
+            seed=seed,
+            limit=limit,
+            strict=strict,
+        )
     elif name == "photos":
         data = load_photos(image_size=image_size, channels=channels, seed=seed, limit=limit)
     else:
@@ -73,6 +87,7 @@ def load_data(
             seed=seed,
             limit=limit,
             strict=strict,
+            stream=stream,
         )
     return data.described(limit=limit)
 
@@ -83,7 +98,8 @@ def _folder(name: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise UserError(f"{name} is a file: --data takes a folder of pictures")
+        tar = " (tar shards: wds:PATH)" if folder.suffix == ".tar" else ""
+        raise UserError(f"{name} is a file: --data takes a folder of pictures{tar}")
     close = get_close_matches(name.lower(), DATA_SETS, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(

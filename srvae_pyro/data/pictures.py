@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import warnings
 from collections import Counter
@@ -48,7 +49,9 @@ def find_pictures(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 
-def read_picture(path: Path, channels: int, image_size: int | None = None) -> Image.Image:
+def read_picture(
+    path: Path, channels: int, image_size: int | None = None, content: bytes | None = None
+) -> Image.Image:
     """One picture file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
 
     EXIF orientation is applied, transparency composed on white, 16-bit grey scaled to 8 bits; of
@@ -58,12 +61,13 @@ def read_picture(path: Path, channels: int, image_size: int | None = None) -> Im
         path: the file.
         channels: 3 or 1.
         image_size: make it a square of so many pixels, the picture's centre (Lanczos).
+        content: the file's content, where it is not on its own at that path.
 
     Raises:
         UserError: the file cannot be read as a picture; names it.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             image = eight_bits(ImageOps.exif_transpose(file))
         if image.has_transparency_data:
             image = image.convert("RGBA")

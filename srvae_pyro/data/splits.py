@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srvae_pyro.data.stream import StreamedPictures
 from srvae_pyro.data.transforms import luma
 from srvae_pyro.errors import UserError
 
@@ -19,17 +20,19 @@ __all__ = ["DataSplits", "hold_out", "only_size", "to_channels"]
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set in memory.
+    """A data set, in memory but perhaps for the training pictures.
 
     Attributes:
         name: what ``--data`` called it.
-        train, val, test: uint8 levels (N, C, H, W), contiguous, on the CPU.
+        train: uint8 levels (N, C, H, W), contiguous, on the CPU; or pictures that are read when
+            they are needed.
+        val, test: in memory always.
         info: what a run records of it, fit for JSON: source, split, seed, counts; for pictures
             held out at random ``held_out_indices``, a list per split into the order of reading.
     """
 
     name: str
-    train: Tensor
+    train: Tensor | StreamedPictures
     val: Tensor
     test: Tensor
     info: dict[str, Any] = field(default_factory=dict)
@@ -44,14 +47,23 @@ class DataSplits:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every picture."""
-        channels, height, width = self.train.shape[1:]
+        _, channels, height, width = self.train.shape
         return channels, height, width
+
+    def training_pictures(self, most: int) -> Tensor:
+        """The training pictures in memory: all if they are there already, else at most so many."""
+        if isinstance(self.train, Tensor):
+            return self.train
+        return self.train.read(torch.linspace(0, len(self.train) - 1, most).long().unique())
 
     def fingerprint(self) -> str:
         """A hash of the training and validation pictures, to know them again."""
         digest = hashlib.blake2b(digest_size=16)
         for images in (self.train, self.val):
-            digest.update(images.contiguous().numpy().data)
+            if isinstance(images, Tensor):
+                digest.update(images.contiguous().numpy().data)
+            else:
+                digest.update(images.fingerprint())
         return digest.hexdigest()
 
     def described(self, **info: Any) -> DataSplits:

@@ -24,6 +24,7 @@ from srvae_pyro.evaluation.image_statistics import (
 from srvae_pyro.evaluation.terms import spread
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.decoding import Decoding
+from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
 
 __all__ = ["drawer", "fid_and_kid", "find_weights"]
@@ -75,6 +76,7 @@ def fid_and_kid(
     extractor: str = INCEPTION,
     seed: int = KID_SEED,
     progress: bool = True,
+    group: Group | None = None,
 ) -> dict[str, float]:
     """FID and KID between generated and real pictures, as torch-fidelity computes them.
 
@@ -101,6 +103,8 @@ def fid_and_kid(
         extractor: a network registered with torch-fidelity.
         seed: of KID's random subsets; torch-fidelity's own if not given.
         progress: whether to show a bar.
+        group: the processes that share the generated pictures; the first does the rest, and the
+            others get nothing.
 
     Returns:
         ``fid``; ``kid_mean`` and ``kid_std`` over 100 subsets of ``kid_subset_size`` pictures: 1000
@@ -116,6 +120,7 @@ def fid_and_kid(
             "FID compares covariances: it takes at least 2 pictures of each kind, not "
             f"{samples} generated and {len(real)} real ones"
         )
+    group = group or Group()
     if extractor == INCEPTION:
         weights = find_weights(weights)
     network = make_network(extractor, weights).to(device)
@@ -129,12 +134,19 @@ def fid_and_kid(
         ):
             return features_of(batches, count, network, device, bar)
 
-    of_real = remembered(
-        folder / cache_name(cache_key, real, network, weights),
-        len(real),
-        lambda: features(real.split(batch_size), len(real), "real pictures"),
-    )
-    generated = features(_drawn(draw, samples, batch_size), samples, "generated pictures")
+    of_real = torch.empty(0)
+    if group.main:
+        of_real = remembered(
+            folder / cache_name(cache_key, real, network, weights),
+            len(real),
+            lambda: features(real.split(batch_size), len(real), "real pictures"),
+        )
+    mine = group.share(samples)
+    drawn = _drawn(draw, mine.start, mine.stop, batch_size)
+    own = features(drawn, mine.stop - mine.start, "generated pictures")
+    generated = group.joined(own)
+    if not group.main:
+        return {}
     fewest = min(samples, len(real))
     if fewest <= generated.shape[1]:
         warnings.warn(
@@ -240,10 +252,10 @@ def _check_weights(path: Path) -> None:
         )
 
 
-def _drawn(draw: Draw, samples: int, batch_size: int) -> Iterator[Tensor]:
-    """All generated pictures, in order, each once."""
-    for first in range(0, samples, batch_size):
-        count = min(batch_size, samples - first)
+def _drawn(draw: Draw, start: int, stop: int, batch_size: int) -> Iterator[Tensor]:
+    """The generated pictures of these numbers, in order, each once."""
+    for first in range(start, stop, batch_size):
+        count = min(batch_size, stop - first)
         images = draw(first, count)
         if len(images) != count:
             raise ValueError(f"draw({first}, {count}) made {len(images)} pictures")

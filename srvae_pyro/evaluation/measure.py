@@ -17,6 +17,7 @@ from srvae_pyro.evaluation.likelihood import (
 )
 from srvae_pyro.evaluation.terms import bits_per_dim
 from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
 
 __all__ = ["evaluate_likelihood"]
@@ -36,6 +37,7 @@ def evaluate_likelihood(
     memory_gb: float = 4.0,
     precision: Literal["fp32", "bf16"] = "fp32",
     progress: bool = False,
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """Negative log-likelihood of uint8 images (N, C, H, W) by importance sampling.
 
@@ -50,6 +52,7 @@ def evaluate_likelihood(
         memory_gb: gigabytes that tensors may take.
         precision: of the networks; all else is in float32 or float64.
         progress: whether to show a bar with the bits/dim so far.
+        group: the processes that share the images, all of which get the result.
 
     Returns:
         ``nats`` an image, ``bits_per_dim`` and its ``standard_error`` over the images;
@@ -57,7 +60,10 @@ def evaluate_likelihood(
         ``pareto_k``; ``pareto_k_above_0.7``, a share of the images; ``seconds``; and the settings.
     """
     start = time.monotonic()
-    numbers = torch.arange(len(images)) if numbers is None else numbers
+    group = group or Group()
+    mine = group.share(len(images))
+    numbers = (torch.arange(len(images)) if numbers is None else numbers)[mine]
+    images = images[mine]
     shape = (images.shape[1], images.shape[2], images.shape[3])
     unit = bits_per_dim(1.0, shape)
     parts = []
@@ -84,7 +90,8 @@ def evaluate_likelihood(
             bar.set_postfix_str(f"{-unit * seen.mean():.3f} bits/dim", refresh=False)
             bar.update(len(chunk))
     per_image = {
-        name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])
+        name: group.joined(torch.cat([getattr(part, name) for part in parts]))
+        for name in vars(parts[0])
     }
     likelihood, k = per_image["log_likelihood"], per_image["pareto_k"]
     spread = likelihood.std() if len(likelihood) > 1 else torch.tensor(torch.nan)

@@ -16,6 +16,7 @@ from srvae_pyro.evaluation.enlarge import answers, enlarging, factor_of, psnr, s
 from srvae_pyro.evaluation.terms import RunningMean
 from srvae_pyro.models import ImageModel
 from srvae_pyro.noise import ImageNoise
+from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
 
 __all__ = ["BASELINES", "measure", "ssim", "table"]
@@ -77,6 +78,7 @@ def measure(
     numbers: Tensor | None = None,
     batch_size: int = 100,
     progress: bool = False,
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """The quality of super-resolution on uint8 pictures x (N, C, H, W), from y = d(x).
 
@@ -92,6 +94,7 @@ def measure(
         numbers: the pictures' numbers, to which their noise is tied; 0 and on if not given.
         batch_size: pictures times samples at a time.
         progress: whether to show a bar.
+        group: the processes that share the pictures, all of which get the result.
 
     Returns:
         ``methods``: by name, ``psnr`` and ``lr_psnr`` in dB and ``ssim`` (None for pictures under
@@ -109,7 +112,10 @@ def measure(
     srvae = enlarging(model)
     if not len(images) or batch_size < 1 or not 0 < samples < _MOST_SAMPLES:
         raise ValueError("pictures, samples and batch_size must be at least 1")
-    numbers = torch.arange(len(images)) if numbers is None else numbers
+    count, group = len(images), group or Group()
+    mine = group.share(count)
+    numbers = (torch.arange(count) if numbers is None else numbers)[mine]
+    images = images[mine]
     factor, means = factor_of(srvae), RunningMean()
     step = max(batch_size // samples, 1)
     with exact_float32(), tqdm(total=len(images), unit="image", disable=not progress) as bar:
@@ -134,14 +140,14 @@ def measure(
             if samples > 1:
                 means.add(_diversity(spread))
             bar.update(len(x))
-    values = means.read()
+    values = means.read(group.sum)
     return {
         "methods": {
             name: {kind: values.get(f"{name} {kind}") for kind in ("psnr", "ssim", "lr_psnr")}
             for name in found
         },
         "diversity": {kind: values.get(kind) for kind in ("std", "pairwise_rmse")},
-        "images": len(images),
+        "images": count,
         "samples": samples,
         "seed": seed,
         "factor": factor,

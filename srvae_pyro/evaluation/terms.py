@@ -16,6 +16,7 @@ from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import sizes_of
 from srvae_pyro.models.decoding import Decode
 from srvae_pyro.noise import ImageNoise
+from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
 
 __all__ = ["RunningMean", "bits_per_dim", "evaluate_elbo", "spread", "spread_numbers"]
@@ -79,6 +80,7 @@ def evaluate_elbo(
     numbers: Tensor | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     progress: bool = False,
+    group: Group | None = None,
 ) -> dict[str, float]:
     """The ELBO's terms on uint8 images (N, C, H, W): mean nats an image, total, and bits/dim.
 
@@ -95,6 +97,7 @@ def evaluate_elbo(
         numbers: the images' numbers, to which their noise is tied; 0 and on if not given.
         precision: of the networks.
         progress: whether to show a bar.
+        group: the processes that share the images, all of which get the result.
 
     Returns:
         ``re_x``, ``kl_z`` and so on and ``nats``, their sum; ``bits_per_dim`` and its
@@ -107,8 +110,11 @@ def evaluate_elbo(
         vectorize_particles=samples > 1,
         max_plate_nesting=1,
     )
-    numbers = torch.arange(len(images)) if numbers is None else numbers
-    means, squares = RunningMean(), RunningMean()
+    group = group or Group()
+    mine = group.share(len(images))
+    numbers = (torch.arange(len(images)) if numbers is None else numbers)[mine]
+    images = images[mine]
+    found: dict[str, list[Tensor]] = {}
     step = max(batch_size // samples, 1)
     with exact_float32(), tqdm(total=len(images), unit="image", disable=not progress) as bar:
         for chunk, own in zip(images.split(step), numbers.split(step), strict=True):
@@ -116,14 +122,20 @@ def evaluate_elbo(
             noise = Decode(noise=ImageNoise(seed, own.tolist()))
             with noise, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 terms = elbo.terms(model.model, model.guide, x)
-            means.add({**terms.named(), "nats": terms.total})
-            squares.add({"nats": terms.total.double() ** 2})
+            for name, values in {**terms.named(), "nats": terms.total}.items():
+                found.setdefault(name, []).append(values.double())
             bar.update(len(x))
-    values, square = means.read(), squares.read()["nats"]
-    variance = max(square - values["nats"] ** 2, 0.0) / max(len(images) - 1, 1)
-    shape = (images.shape[1], images.shape[2], images.shape[3])
+    return _summary({name: group.joined(torch.cat(parts)) for name, parts in found.items()}, model)
+
+
+def _summary(per_image: dict[str, Tensor], model: ImageModel) -> dict[str, float]:
+    """Means of the terms over images, (N) each, and what follows from them."""
+    values = {name: each.mean().item() for name, each in per_image.items()}
+    nats = per_image["nats"]
+    error = nats.std(correction=0).item() / math.sqrt(max(len(nats) - 1, 1))
+    shape = model.config.image_shape
     values["bits_per_dim"] = bits_per_dim(values["nats"], shape)
-    values["standard_error"] = bits_per_dim(math.sqrt(variance), shape)
+    values["standard_error"] = bits_per_dim(error, shape)
     if "re_y" in values:
         lower = bits_per_dim(values["re_y"] + values["kl_u"], sizes_of(model.config).lower)
         values["y_bits_per_dim"] = lower

@@ -21,6 +21,7 @@ from srvae_pyro.evaluation.pictures import progress_pictures, save_picture
 from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, evaluate_elbo, spread
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.models.loading import WEIGHTS, save_weights
+from srvae_pyro.parallel import Group
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import (
     LAST,
@@ -35,7 +36,6 @@ from srvae_pyro.training.interrupt import Interrupt
 from srvae_pyro.training.messages import say
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.objective import Objective
-from srvae_pyro.training.parallel import Group
 from srvae_pyro.training.schedule import GradientClip, kl_weight, learning_rate
 
 __all__ = ["Progress", "Trainer"]
@@ -280,8 +280,7 @@ class Trainer:
         The first process's is what all start from.
         """
         count = max(self.settings.batch_size, 2)
-        first = self.batches.images[self.batches.order(0)[:count]]
-        self.model.initialize(to_unit(first.to(self.device)))
+        self.model.initialize(to_unit(self.batches.first(count).to(self.device)))
         self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
 
     def update(self, images: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Several processes that train one model, as ``torchrun`` starts them."""
+"""Several processes that share a task, as ``torchrun`` starts them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from srvae_pyro.errors import UserError
 from srvae_pyro.runtime import choose_device
 
 __all__ = ["Group", "process_group"]
@@ -21,6 +22,9 @@ __all__ = ["Group", "process_group"]
 T = TypeVar("T")
 CPU = torch.device("cpu")
 PATIENCE = timedelta(hours=2)  # others wait while the first process validates
+MEETING = timedelta(minutes=5)  # for all to find each other; then torchrun may start them anew
+_c10d = dist.distributed_c10d
+_set_timeout = getattr(_c10d, "set_timeout", None) or _c10d._set_pg_timeout  # before PyTorch 2.14
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ class Group:
     device: torch.device = CPU
     restarts: int = 0
 
+    def share(self, count: int) -> slice:
+        """Which of ``count`` pictures are this process's: a run of them, in the ranks' order.
+
+        Raises:
+            UserError: there are fewer than processes.
+        """
+        if count < self.size:
+            raise UserError(f"{count} pictures cannot be shared by {self.size} processes")
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
     @property
     def main(self) -> bool:
         """Whether this process is the one that writes files."""
@@ -46,9 +60,11 @@ class Group:
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
+        if self.size == 1:
+            return values
+        total = values.to(self.device)  # NCCL adds up on GPUs alone
+        dist.all_reduce(total)
+        return total.to(values.device)
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
@@ -57,6 +73,10 @@ class Group:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def joined(self, values: Tensor) -> Tensor:
+        """What every process has for its :meth:`share`, in one tensor, on the CPU."""
+        return torch.cat(self.gather(values.cpu()))
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -96,8 +116,16 @@ def process_group(device: Any = "auto") -> Iterator[Group]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+    store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        # torchrun keeps one store through all restarts of a machine's group, so processes would
+        # meet under the addresses of those before. Several machines: see docs/scaling.md.
+        store = dist.PrefixStore(f"restart {restarts}", store)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=MEETING)
     try:
-        yield Group(dist.get_rank(), size, chosen, restarts)
+        dist.barrier()
+        _set_timeout(PATIENCE)
+        yield Group(rank, size, chosen, restarts)
     finally:
         dist.destroy_process_group()

@@ -1,0 +1,133 @@
+"""Runs that differ in one thing: ``python benchmarks/studies.py recipes --data ~/cifar10``.
+
+Each study is a table of runs of the preset ``small``, equal in all but the flags it names. A run
+that is there already is not trained again, and one that was interrupted goes on, so the command can
+be stopped and repeated. ``--table`` trains nothing and prints what is there as Markdown: bits/dim
+and terms (nats an image) of the averaged weights on the validation split, operations (GFLOP an
+image, forward and backward) and parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from presets import gigaflops
+
+from srvae_pyro.models import make_model
+from srvae_pyro.models.loading import read_config
+
+WARM = ("--kl-start", "0.02", "--kl-warmup", "0.5")
+PUBLISHED = ("--kl-start", "1", "--kl-warmup", "0")
+COLLAPSED_START = ("model.posterior_scale=0", "model.posterior_log_variance=0")
+Z_BRANCH = ("model.q_z.growth=16", "model.p_x_from_z.growth=32", "model.p_x_z_channels=24")
+
+STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
+    # How to train so that z is used.
+    "recipes": {
+        "published objective": PUBLISHED,
+        "published, start at q = N(0, 1)": (*PUBLISHED, "--set", *COLLAPSED_START),
+        "KL_z from 0.02 over 0.1 of the run": ("--kl-start", "0.02", "--kl-warmup", "0.1"),
+        "KL_z from 0.02 over 0.5": WARM,
+        "KL_z from 0.02 over 0.8": ("--kl-start", "0.02", "--kl-warmup", "0.8"),
+        "KL_z from 0.3 over 0.5": ("--kl-start", "0.3", "--kl-warmup", "0.5"),
+        "KL_z from 0 over 0.5": ("--kl-start", "0", "--kl-warmup", "0.5"),
+        "200 nats free": (*PUBLISHED, "--free-nats", "200"),
+        "600 nats free": (*PUBLISHED, "--free-nats", "600"),
+        "600 nats free, KL_z from 0.02 over 0.5": (*WARM, "--free-nats", "600"),
+        "wider networks of z": (*WARM, "--set", *Z_BRANCH),
+        "wider networks of z, published objective": (*PUBLISHED, "--set", *Z_BRANCH),
+        "wider p(x|y,z)": (*WARM, "--set", "model.p_x.growth=32"),
+        "narrower p(y|u)": (*WARM, "--set", "model.p_y.growth=24"),
+        "learning rate 6e-3": (*WARM, "--lr", "6e-3"),
+        "learning rate 1.5e-3": (*WARM, "--lr", "1.5e-3"),
+    },
+    # What each part of the model is worth.
+    "ablations": {
+        "small srVAE": (),
+        "prior mixture": ("--prior", "mixture"),
+        "prior standard": ("--prior", "standard"),
+        "q(z|x,y)": ("--guide-z-sees-y",),
+        "y = Downscale 4": ("--transform", "downscale4"),
+        "y = Grayscale": ("--transform", "grayscale"),
+        "no augmentation": ("--no-augment",),
+        "small VAE": ("--model", "vae"),
+        "small VAE, prior mixture": ("--model", "vae", "--prior", "mixture"),
+        "small VAE, prior standard": ("--model", "vae", "--prior", "standard"),
+    },
+}
+
+
+def folder_of(study: str, name: str) -> Path:
+    """Where a study's run is."""
+    letters = "".join(c if c.isalnum() or c == "." else "-" for c in name.lower())
+    return Path("runs") / study / "-".join(filter(None, letters.split("-")))
+
+
+def finished(folder: Path, steps: int) -> bool:
+    """Whether a run has come to its end."""
+    report = folder / "evaluation.json"
+    if not report.exists():
+        return False
+    return json.loads(report.read_text())["training"]["steps"] >= steps
+
+
+def train(study: str, name: str, flags: tuple[str, ...], options: argparse.Namespace) -> int:
+    """Train a run of the study, or what is left of it; the command's exit code."""
+    folder = folder_of(study, name)
+    length = ["--steps", str(options.steps)]
+    if (folder / "last.ckpt").exists():
+        length += ["--resume"]
+    command = [sys.executable, "-m", "srvae_pyro.train", "--preset", "small"]
+    command += ["--data", options.data, "--run", str(folder), *length]
+    command += ["--threads", str(options.threads), *flags]
+    print(f"{name}: {' '.join(command[1:])}", flush=True)
+    with (folder.parent / f"{folder.name}.log").open("a") as log:
+        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+
+
+def row(folder: Path, name: str) -> str:
+    """A run's line of the table, of its last validation."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["split"] == "val"][-1]
+    model = make_model(read_config(folder).model)
+    terms = [f"{last[key]:.0f}" if key in last else "" for key in ("re_x", "re_y", "kl_z", "kl_u")]
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    values = [f"{last['bits_per_dim']:.3f}", *terms, f"{gigaflops(model):.2f}", f"{size:.2f} M"]
+    return f"| {name} | {' | '.join(values)} | {last['step']:,} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--data", default="cifar10", help="as train has it")
+    parser.add_argument("--steps", type=int, default=1500, help="updates of each run")
+    parser.add_argument("--threads", type=int, default=2, help="of each run")
+    parser.add_argument("--part", default="1/1", help="I/N: only each N-th run, from the I-th on")
+    parser.add_argument("--table", action="store_true", help="train nothing, print the table")
+    options = parser.parse_args()
+    first, every = (int(number) for number in options.part.split("/"))
+    runs = list(STUDIES[options.study].items())[first - 1 :: every]
+    if options.table:
+        print("| | val bits/dim | RE_x | RE_y | KL_z | KL_u | GFLOP | parameters | steps |")
+        print("|---|---|---|---|---|---|---|---|---|")
+    for name, flags in runs:
+        folder = folder_of(options.study, name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if options.table:
+            if finished(folder, options.steps):
+                print(row(folder, name), flush=True)
+        elif not finished(folder, options.steps) and (
+            code := train(options.study, name, flags, options)
+        ):
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

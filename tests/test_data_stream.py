@@ -1,0 +1,204 @@
+"""Pictures that are read when they are needed."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_train_command import arguments, make_pictures, tiny
+from test_training import assert_same
+from torch import Tensor
+
+from srvae_pyro import train
+from srvae_pyro.data import load_data
+from srvae_pyro.data.stream import WINDOW, StreamedPictures, shuffled_in_windows
+from srvae_pyro.errors import UserError
+from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.checkpoint import load_checkpoint
+
+CPU = torch.device("cpu")
+
+
+def png(red: int, size: int = 8) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (size, size), (red, 5, 9)).save(content, "PNG")
+    return content.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    """Four tars of 25 pictures, whose red is their number; each with a class beside it."""
+    for shard in range(4):
+        with tarfile.open(tmp_path / f"part-{shard:03d}.tar", "w") as tar:
+            for number in range(25 * shard, 25 * (shard + 1)):
+                add(tar, f"{number:06d}.png", png(number))
+                add(tar, f"{number:06d}.cls", b"3")
+    return f"wds:{tmp_path}/part-{{000..003}}.tar"
+
+
+def reds(images: Tensor) -> list[int]:
+    return images[:, 0, 0, 0].tolist()
+
+
+def streamed(data_name: str, **options: object) -> StreamedPictures:
+    pictures = load_data(data_name, Path(), **options).train  # type: ignore[arg-type]
+    assert isinstance(pictures, StreamedPictures)
+    return pictures
+
+
+def test_shards_hold_every_picture_once(shards: str) -> None:
+    data = load_data(shards, Path())
+    assert isinstance(data.train, StreamedPictures)
+    assert data.shape == (3, 8, 8)
+    assert (len(data.train), len(data.val), len(data.test)) == (80, 10, 10)
+    everything = data.train.read(torch.arange(80))
+    assert sorted(reds(everything) + reds(data.val) + reds(data.test)) == list(range(100))
+    assert torch.equal(data.train.read(torch.tensor([7, 3])), everything[[7, 3]])
+    again, other = load_data(shards, Path()), load_data(shards, Path(), seed=1)
+    assert again.fingerprint() == data.fingerprint() != other.fingerprint()
+    assert len(load_data(shards, Path(), limit=4).train) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_of_shards_is_every_picture_once_in_an_order_of_its_own(
+    shards: str, workers: int
+) -> None:
+    pictures = streamed(shards)
+    pictures.workers = workers
+    before = torch.get_rng_state()
+    batches = Batches(pictures, 16, CPU, seed=3)
+    first, second = (torch.cat(list(batches.epoch(epoch))) for epoch in (0, 1))
+    everything = sorted(reds(pictures.read(torch.arange(80))))
+    assert sorted(reds(first)) == sorted(reds(second)) == everything
+    assert reds(first) != reds(second)
+    assert torch.equal(torch.cat(list(batches.epoch(0, start=2))), first[32:])
+    assert torch.equal(batches.first(5), first[:5])
+    ranks = [list(Batches(pictures, 16, CPU, 3, rank, 2).epoch(0)) for rank in range(2)]
+    for start, parts in zip(range(0, 80, 16), zip(*ranks, strict=True), strict=True):
+        assert sorted(reds(torch.cat(parts))) == sorted(reds(first[start : start + 16]))
+    assert torch.equal(torch.get_rng_state(), before)  # or a resumed run would differ
+
+
+def test_pictures_of_few_shards_are_mixed_at_a_time() -> None:
+    starts = np.arange(0, 4000, 40)  # 100 shards
+    order = shuffled_in_windows(starts, 4000, seed=1)
+    assert sorted(order.tolist()) == list(range(4000))
+    for first in range(0, 4000, 40 * WINDOW):
+        part = order[first : first + 40 * WINDOW]
+        assert len((part // 40).unique()) == len(part) / 40
+        assert (part.diff() == 1).float().mean() < 0.1  # and well
+    assert not torch.equal(order, shuffled_in_windows(starts, 4000, seed=2))
+
+
+def test_training_on_a_streamed_folder_is_training_on_it_in_memory(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    states = []
+    for name, stream in (("memory", False), ("streamed", True)):
+        run = str(tmp_path / "runs" / name)
+        with tiny():
+            options = arguments(tmp_path, steps=9, stream=stream, run=run, workers=2)
+            assert train.main(options) == 0
+        states.append(load_checkpoint(Path(run) / "last.ckpt"))
+    for key in ("model", "average", "optimizer", "ranks"):
+        assert_same(states[0][key], states[1][key])
+
+
+def test_a_run_on_shards_is_trained_and_resumed(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = []
+    for name, parts in (("whole", [7]), ("parts", [4, 7])):
+        run = str(tmp_path / "runs" / name)
+        for steps in parts:
+            with tiny():
+                options = arguments(
+                    tmp_path,
+                    data=shards,
+                    image_size=16,
+                    steps=steps,
+                    run=run,
+                    batch_size=16,
+                    resume=steps != parts[0],
+                    # Settings that follow the run's length would differ.
+                    set=("training.anneal=0", "training.kl_warmup=0"),
+                )
+                assert train.main(options) == 0
+        states.append(load_checkpoint(Path(run) / "last.ckpt"))
+    assert_same(states[0]["model"], states[1]["model"])
+    assert "80 pictures of 3x16x16" in capsys.readouterr().out
+
+
+def test_a_folder_too_large_for_memory_is_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path / "pictures")
+    folder = str(tmp_path / "pictures")
+    assert isinstance(load_data(folder, Path()).train, Tensor)
+    monkeypatch.setattr("srvae_pyro.data.folder._memory", lambda: 100.0)
+    data = load_data(folder, Path())
+    assert isinstance(data.train, StreamedPictures)
+    assert data.info["streamed"]
+    assert data.info["counts"]["train"] == len(data.train)
+    assert len(data.training_pictures(5)) == 5
+
+
+def test_unreadable_pictures_are_replaced_or_refused(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(30):
+            add(tar, f"{number}.png", b"no picture" if number % 7 == 0 else png(number))
+    name = f"wds:{tmp_path}/a.tar"
+    pictures = streamed(name)
+    whole = torch.cat(list(Batches(pictures, 8, CPU, 0).epoch(0)))
+    assert whole.shape == (24, 3, 8, 8)
+    assert not set(reds(whole)) & {0, 7, 14, 21, 28}
+    told = [str(w.message) for w in recwarn.list if "left out" in str(w.message)]
+    assert "a.tar" in told[0]
+    with pytest.raises(UserError, match=r"cannot read the picture .*a\.tar"):
+        load_data(name, Path(), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "part-002.tar").unlink(), "there is no file .*part-002.tar"),
+        (lambda folder: (folder / "part-001.tar").write_bytes(b"x" * 999), "part-001.tar is not a"),
+        (lambda folder: tarfile.open(folder / "part-000.tar", "w").close(), "has no pictures"),
+    ],
+)
+def test_bad_shards_are_users_errors(
+    shards: str, tmp_path: Path, break_it: Callable[[Path], object], message: str
+) -> None:
+    break_it(tmp_path)
+    with pytest.raises(UserError, match=message):
+        load_data(shards, Path())
+
+
+def test_bad_names_of_shards_are_users_errors(shards: str) -> None:
+    for name, message in (
+        ("wds:https://example.org/{0..3}.tar", "local paths"),
+        (shards.replace("}", ""), "a brace is not closed"),
+        (shards.removeprefix("wds:").replace("{000..003}", "000"), "wds:PATH"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_data(name, Path())
+
+
+def test_sizes_that_differ_are_told(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(30):
+            add(tar, f"{number}.png", png(number, 8 if number < 15 else 9))
+    with pytest.raises(UserError, match="pass --image-size N"):
+        load_data(f"wds:{tmp_path}/a.tar", Path(), strict=True)
+    assert len(streamed(f"wds:{tmp_path}/a.tar", image_size=8, strict=True)) == 24
