@@ -2,8 +2,9 @@
 
 For each batch size, in gigabytes (1e9 bytes): what stays (weights, gradients, Adamax's two moments,
 averaged weights), what a step's activations take at their most, and both. The activations are
-counted, tensor by tensor, in a forward and backward pass on this machine's CPU of two batches, and are a straight line in the batch size. A device's own needs come on top: on a GPU
-CUDA's context and cuDNN's workspaces, on a CPU oneDNN's.
+counted, tensor by tensor, in a forward and backward pass of two batches on this machine's CPU, and
+grow in a straight line with the batch. A device's own needs come on top: on a GPU CUDA's context
+and cuDNN's workspaces, on a CPU oneDNN's.
 """
 
 from __future__ import annotations

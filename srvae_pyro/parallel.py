@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 PATIENCE = timedelta(hours=2)  # others wait while the first process validates
 MEETING = timedelta(minutes=5)  # for all to find each other; then torchrun may start them anew
+_groups = itertools.count()  # of this process
 _c10d = dist.distributed_c10d
 _set_timeout = getattr(_c10d, "set_timeout", None) or _c10d._set_pg_timeout  # before PyTorch 2.14
 
@@ -117,10 +119,11 @@ def process_group(device: Any = "auto") -> Iterator[Group]:
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
     store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-        # torchrun keeps one store through all restarts of a machine's group, so processes would
-        # meet under the addresses of those before. Several machines: see docs/scaling.md.
-        store = dist.PrefixStore(f"restart {restarts}", store)
+    # torchrun keeps one store through all restarts of a machine's group, so processes would meet
+    # under the addresses of those before. On several machines the counts of restarts may differ:
+    # see docs/scaling.md.
+    life = restarts if os.environ.get("LOCAL_WORLD_SIZE") == str(size) else 0
+    store = dist.PrefixStore(f"restart {life}, group {next(_groups)}", store)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=MEETING)
     try:

@@ -41,8 +41,8 @@ _MODELS: dict[tuple[Preset, str], ModelConfig] = {
     ("small", "vae"): ModelConfig(
         model="vae",
         q_z=Dense(8, 2),
-        p_x_from_z=Dense(48, 3),
-        prior_network=Dense(16, 2),
+        p_x_from_z=Dense(46, 3),
+        prior_network=Dense(22, 2),
         **_QUICK_START,
     ),
     ("quickstart", "srvae"): ModelConfig(

@@ -107,9 +107,16 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
     alone = json.loads((tmp_path / "one.json").read_text())
     assert shared["images"] == alone["images"] == 21
     for key in ("elbo", "likelihood"):
-        for found in (shared, alone):
-            found[key].pop("seconds", None)
-        assert shared[key] == pytest.approx(alone[key], rel=1e-5)
+        ours, theirs = (
+            {name: value for name, value in found[key].items() if name != "seconds"}
+            for found in (shared, alone)
+        )
+        numbers = {name for name, value in theirs.items() if isinstance(value, int | float)}
+        others = theirs.keys() - numbers  # the precision's name; no Pareto k of 3 samples
+        assert {name: ours[name] for name in others} == {name: theirs[name] for name in others}
+        assert {name: ours[name] for name in numbers} == pytest.approx(
+            {name: theirs[name] for name in numbers}, rel=1e-5
+        )
     for method, scores in alone["super_resolution"]["methods"].items():
         assert shared["super_resolution"]["methods"][method] == pytest.approx(scores, rel=1e-3)
     generate.main(GenerateArguments(run, 9, out=tmp_path / "one"))
