@@ -242,6 +242,7 @@ def likelihood(
         precision=arguments.precision,
         progress=group.main,
         group=group,
+        units=True,
     )
     result: dict[str, Any] = {"elbo": {**elbo, "samples": arguments.elbo_samples}}
     if not arguments.elbo_only:
@@ -322,6 +323,9 @@ def print_results(result: dict[str, Any], trained_on: str) -> None:
     if "y_bits_per_dim" in elbo:
         print(f"; of y alone, (RE_y + KL_u) a dimension of y: {elbo['y_bits_per_dim']:.4f}", end="")
     print()
+    for latent in ("z", "u"):
+        if f"units_{latent}" in elbo:
+            print(active_units(elbo, latent))
     if nll and nll["pareto_k"] is not None:
         print(
             f"importance weights: {nll['effective_samples']:.1f} effective of {nll['samples']} "
@@ -340,6 +344,15 @@ def print_results(result: dict[str, Any], trained_on: str) -> None:
         from srvae_pyro.evaluation import super_resolution
 
         print(super_resolution.table(result["super_resolution"]))
+
+
+def active_units(elbo: dict[str, Any], latent: str) -> str:
+    """How many of a latent's units are in use."""
+    line = f"{latent}: {elbo[f'active_units_{latent}']} of {elbo[f'units_{latent}']} units active"
+    line += " (variance of the posterior mean above 0.01)"
+    if (kl := elbo.get(f"kl_units_{latent}")) is not None:
+        line += f", {kl} with a KL above 0.01 nats"
+    return line
 
 
 def how(result: dict[str, Any]) -> str:

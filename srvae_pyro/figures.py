@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from srvae_pyro.evaluation.labelled import LabelledRow
-    from srvae_pyro.models import ImageModel
+    from srvae_pyro.models import SRVAE, ImageModel
 
 __all__ = ["FiguresArguments", "main"]
+
+DEVIATION_OF = 8  # answers at least, for a map of where they differ
 
 
 @dataclass
 class FiguresArguments:
     """Draw the paper's Figures 3 and 5 to 11 for a run, as labelled PNGs.
 
-    Samples, reconstructions and interpolations; for the srVAE also super-resolution and generative
-    reconstructions; with --compare two runs side by side.
+    Samples, reconstructions and interpolations; for the srVAE also super-resolution, generative
+    reconstructions, and pictures made from u of one and z of another; with --compare two runs side
+    by side.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -114,11 +117,14 @@ def figures_of(
         return figures
     y = model.guide.transform(first)
     options: Any = {"temperature": arguments.temperature, "seed": arguments.seed}
-    answers = model.super_resolve(y, arguments.samples, decode=arguments.decode, **options)["x"]
+    number = max(arguments.samples, DEVIATION_OF)
+    answers = model.super_resolve(y, number, decode=arguments.decode, **options)["x"]
+    deviation = answers.std(dim=0, correction=1).square().mean(dim=1, keepdim=True).sqrt()
     likeliest = model.super_resolve(y, decode="mode", temperature=0.0)["x"][0]
     figures["paper-super-resolution"] = [
         LabelledRow("y = d(x)", y),
-        *(LabelledRow(f"x given y, {i + 1}", answer) for i, answer in enumerate(answers)),
+        *(LabelledRow(f"x given y, {i + 1}", answers[i]) for i in range(arguments.samples)),
+        LabelledRow(f"deviation of {number}", deviation / deviation.amax()),
         LabelledRow("likeliest", likeliest),
         LabelledRow("picture", first),
     ]
@@ -130,7 +136,28 @@ def figures_of(
         LabelledRow("x from u", again["x"]),
         LabelledRow("x from y, z", reconstructed(model, first, arguments)),
     ]
+    figures["swapped-latents"] = swapped_rows(model, x, arguments)
     return figures
+
+
+def swapped_rows(model: SRVAE, x: Tensor, arguments: FiguresArguments) -> list[LabelledRow]:
+    """u of x[0] with z of x[1], of x[2] with x[3] and so on, beside the same u with its own z.
+
+    By default z and u are sampled, and pixels are the likeliest, so that what differs is latent.
+    """
+    from srvae_pyro.evaluation.labelled import LabelledRow
+
+    a, b = x[::2], x[1::2]
+    options: Any = {"temperature": arguments.temperature, "seed": arguments.seed, "decode": "mode"}
+    own, swapped = model.recombine(a, a, **options), model.recombine(a, b, **options)
+    return [
+        LabelledRow("a", a),
+        LabelledRow("b", b),
+        LabelledRow("y from u of a", own["y"]),
+        LabelledRow("x: u of a, z of a", own["x"]),
+        LabelledRow("x: u of a, z of b", swapped["x"]),
+        LabelledRow("x: u of a, z given u", model.generative_reconstruct(a, **options)["x"]),
+    ]
 
 
 def sample_rows(model: ImageModel, count: int, arguments: FiguresArguments) -> list[LabelledRow]:

@@ -16,11 +16,12 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main, print_results
 from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
-from srvae_pyro.evaluation.terms import evaluate_elbo, spread, spread_numbers
+from srvae_pyro.evaluation.terms import Units, evaluate_elbo, spread, spread_numbers
 from srvae_pyro.models import make_model
 from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.loading import load, save_pretrained
 from srvae_pyro.noise import ImageNoise
+from srvae_pyro.parallel import Group
 
 
 @pytest.fixture
@@ -89,6 +90,37 @@ def test_likelihood_and_what_is_recorded(
     assert "importance sampling, 30 samples, product" in text
     assert "effective of 30" in text
     assert "paper" not in text
+
+
+def test_units_are_counted(folder: Path, tmp_path: Path, tiny: Callable[..., ModelConfig]) -> None:
+    """By hand, of a model some of whose units are switched off."""
+    images = load_data(str(folder), folder).test
+    model = make_model(tiny(posterior_scale=1.0, posterior_log_variance=0.0))
+    model.initialize(to_unit(images))
+    x = to_unit(images)
+    expected = {}
+    for name, q in {
+        "z": model.guide.posterior,
+        "u": lambda x: model.guide.lower.posterior(model.guide.transform(x)),
+    }.items():
+        mean = q(x).mean
+        expected[f"units_{name}"] = mean[0].numel()
+        expected[f"active_units_{name}"] = (mean.var(0, correction=0) > 0.01).sum().item()
+    counted = evaluate_elbo(model, images, torch.device("cpu"), units=True, batch_size=4)
+    assert {name: counted[name] for name in expected} == expected
+    assert 0 < counted["kl_units_z"] <= counted["units_z"]
+    assert "kl_units_u" not in counted  # a flow's KL has no closed form
+    two = [
+        TermsELBO(detailed_kl=True).terms(model.model, model.guide, part)
+        for part in (x, x[:1].expand_as(x))
+    ]
+    for terms, all_alike in zip(two, (False, True), strict=True):
+        units = Units()
+        units.add(terms)
+        found = units.read(len(x), Group())
+        assert (found["active_units_z"] == 0) == all_alike
+        kl = terms.detailed_kl["z"].mean(0)
+        assert found["kl_units_z"] == (kl > 0.01).sum()
 
 
 def test_more_elbo_samples_are_averaged(folder: Path, run: Path, tmp_path: Path) -> None:

@@ -320,6 +320,27 @@ def test_generative_reconstruction_goes_by_u_alone(srvae: SRVAE) -> None:
     assert is_on_grid(sites["x"])
 
 
+@pytest.mark.parametrize("sees_y", [False, True])
+def test_u_of_one_picture_goes_with_z_of_another(sees_y: bool) -> None:
+    model = make(guide_z_sees_y=sees_y, posterior_scale=1.0)
+    assert isinstance(model, SRVAE)
+    a, b = pictures(3), pictures(3, seed=1)
+    sites = model.recombine(a, b, decode="mode", temperature=0.0, batch_size=2)
+    d = model.guide.transform
+    u = model.guide.lower.posterior(d(a)).mean
+    z = model.guide.posterior_of(b, d(b)).mean
+    torch.testing.assert_close(sites["u"], u, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sites["z"], z, atol=1e-5, rtol=1e-5)
+    assert (sites["y"] - model.model.lower.likelihood(u).mode).abs().mean() < 1e-3
+    x = model.model.likelihood(sites["y"], z).mode
+    assert (sites["x"] - x).abs().mean() < 1e-3
+    other = model.recombine(a, a, decode="mode", temperature=0.0)
+    torch.testing.assert_close(other["u"], sites["u"])
+    assert not torch.equal(other["x"], sites["x"])
+    with pytest.raises(UserError, match="cannot be recombined"):
+        model.recombine(a, b[:2])
+
+
 # Interpolation
 
 

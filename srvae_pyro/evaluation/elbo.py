@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,13 +19,14 @@ class ElboTerms:
     """The negative ELBO's terms by site, each of the batch shape, in nats an image.
 
     ``reconstruction["x"]`` is RE_x = -log p(x|..), ``kl["z"]`` is KL_z and so on (Table 1 of the
-    paper); ``detailed_kl`` has the closed-form KL of each latent element, where there is one and it
-    was asked for.
+    paper); if asked for, ``detailed_kl`` has the closed-form KL of each latent element where there
+    is one, and ``means`` the posterior mean of each element of the latents that are normal.
     """
 
     reconstruction: dict[str, Tensor]
     kl: dict[str, Tensor]
     detailed_kl: dict[str, Tensor]
+    means: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -44,7 +45,8 @@ class TermsELBO(Trace_ELBO):
     Args:
         analytic_kl: take the KL of two normals in closed form: the same expectation with less
             variance.
-        detailed_kl: hand back that KL element by element, whether or not it is the loss.
+        detailed_kl: hand back that KL element by element, whether or not it is the loss, and the
+            posteriors' means.
         kwargs: as for ``Trace_ELBO``.
     """
 
@@ -73,6 +75,8 @@ class TermsELBO(Trace_ELBO):
                     elements = _elementwise_kl(q["fn"], site["fn"], site["scale"])
                 if elements is not None and self.detailed_kl:
                     terms.detailed_kl[name] = elements
+                if self.detailed_kl and isinstance(normal := _unwrapped(q["fn"]), dist.Normal):
+                    terms.means[name] = normal.mean
                 if elements is not None and self.analytic_kl:
                     terms.kl[name] = elements.sum(dim=(-3, -2, -1))
                 else:
@@ -111,13 +115,14 @@ def _elementwise_kl(q: Any, p: Any, scale: float) -> Tensor | None:
 
 
 def _average(collected: list[ElboTerms]) -> ElboTerms:
-    def mean(field: str, event: int) -> dict[str, Tensor]:
+    def mean(kind: str, event: int) -> dict[str, Tensor]:
         out = {}
-        for name in getattr(collected[0], field):
-            value = torch.stack([getattr(terms, field)[name] for terms in collected]).mean(0)
+        for name in getattr(collected[0], kind):
+            value = torch.stack([getattr(terms, kind)[name] for terms in collected]).mean(0)
             # Vectorised particles are further batch dimensions on the left.
             particles = value.dim() - event - 1
             out[name] = value.mean(dim=tuple(range(particles))) if particles > 0 else value
         return out
 
-    return ElboTerms(mean("reconstruction", 0), mean("kl", 0), mean("detailed_kl", 3))
+    kinds = {"reconstruction": 0, "kl": 0, "detailed_kl": 3, "means": 3}
+    return ElboTerms(**{kind: mean(kind, event) for kind, event in kinds.items()})

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from srvae_pyro.data import to_unit
-from srvae_pyro.evaluation.elbo import TermsELBO
+from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import sizes_of
 from srvae_pyro.models.decoding import Decode
@@ -19,7 +19,7 @@ from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
 
-__all__ = ["RunningMean", "bits_per_dim", "evaluate_elbo", "spread", "spread_numbers"]
+__all__ = ["RunningMean", "Units", "bits_per_dim", "evaluate_elbo", "spread", "spread_numbers"]
 
 
 def bits_per_dim(nats: float, shape: tuple[int, int, int]) -> float:
@@ -81,6 +81,7 @@ def evaluate_elbo(
     precision: Literal["fp32", "bf16"] = "fp32",
     progress: bool = False,
     group: Group | None = None,
+    units: bool = False,
 ) -> dict[str, float]:
     """The ELBO's terms on uint8 images (N, C, H, W): mean nats an image, total, and bits/dim.
 
@@ -98,18 +99,21 @@ def evaluate_elbo(
         precision: of the networks.
         progress: whether to show a bar.
         group: the processes that share the images, all of which get the result.
+        units: whether to count the latents' units too.
 
     Returns:
         ``re_x``, ``kl_z`` and so on and ``nats``, their sum; ``bits_per_dim`` and its
         ``standard_error`` over the images; for the srVAE ``y_bits_per_dim``, the bound on y's own
-        likelihood a dimension of y.
+        likelihood a dimension of y. With ``units``, see :class:`Units`.
     """
     elbo = TermsELBO(
         analytic_kl=True,
         num_particles=samples,
         vectorize_particles=samples > 1,
         max_plate_nesting=1,
+        detailed_kl=units,
     )
+    counted = Units()
     group = group or Group()
     mine = group.share(len(images))
     numbers = (torch.arange(len(images)) if numbers is None else numbers)[mine]
@@ -124,8 +128,45 @@ def evaluate_elbo(
                 terms = elbo.terms(model.model, model.guide, x)
             for name, values in {**terms.named(), "nats": terms.total}.items():
                 found.setdefault(name, []).append(values.double())
+            counted.add(terms)
             bar.update(len(x))
-    return _summary({name: group.joined(torch.cat(parts)) for name, parts in found.items()}, model)
+    per_image = {name: group.joined(torch.cat(parts)) for name, parts in found.items()}
+    return _summary(per_image, model) | counted.read(len(per_image["nats"]), group)
+
+
+class Units:
+    """Counts the elements of the latents that carry something, over images.
+
+    ``units_z`` are all of them. ``active_units_z`` are those whose posterior mean varies from image
+    to image, by a variance above 0.01 (Burda et al. 2016, arXiv:1509.00519, section 5.1). A
+    posterior can do so by following p(z|y,u), so ``kl_units_z`` are those whose KL from the prior
+    is above 0.01 nats on average, where it has a closed form.
+    """
+
+    THRESHOLD = 0.01
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, terms: ElboTerms) -> None:
+        """Take in some images' terms."""
+        for name, mean in terms.means.items():
+            values = [mean.double(), mean.double().square()]
+            if name in terms.detailed_kl:
+                values.append(terms.detailed_kl[name].double())
+            total = torch.stack([value.sum(0) for value in values])
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+
+    def read(self, images: int, group: Group) -> dict[str, float]:
+        """The counts, for a number of images that a group's processes have taken in together."""
+        out: dict[str, float] = {}
+        for name, sums in self.sums.items():
+            mean, square, *kl = group.sum(sums) / images
+            out[f"units_{name}"] = mean.numel()
+            out[f"active_units_{name}"] = int((square - mean**2 > self.THRESHOLD).sum())
+            for each in kl:
+                out[f"kl_units_{name}"] = int((each > self.THRESHOLD).sum())
+        return out
 
 
 def _summary(per_image: dict[str, Tensor], model: ImageModel) -> dict[str, float]:

@@ -202,6 +202,47 @@ class SRVAE(ImageModel):
         return self._from_guide(x, guide, how, seed, batch_size)
 
     @torch.no_grad()
+    def recombine(
+        self,
+        structure: Tensor,
+        detail: Tensor,
+        *,
+        decode: Decoding = "sample",
+        temperature: float = 1.0,
+        image_temperature: float = 1.0,
+        seed: int | None = None,
+        batch_size: int = 64,
+    ) -> dict[str, Tensor]:
+        """u of some images with z of others: u ~ q(u|d(a)), z ~ q(z|b), y ~ p(y|u), x ~ p(x|y,z).
+
+        Args:
+            structure: images a (B, C, H, W) on the grid k/255, which give u.
+            detail: images b of the same shape, which give z.
+            decode: see :class:`~srvae_pyro.models.operations.Operations`, as for the others.
+
+        Returns:
+            By site: x (B, C, H, W), y, z and u; the y is new, not d(a).
+        """
+        if structure.shape != detail.shape:
+            raise UserError(
+                f"images of {tuple(structure.shape)} and {tuple(detail.shape)} cannot be recombined"
+            )
+
+        def guide(images: Tensor) -> Callable[[], None]:
+            a, b = images.unbind(1)
+
+            def infer() -> None:
+                with images_plate(a, 0):
+                    self.guide.lower.infer(self.guide.transform(a))
+                    pyro.sample("z", self.guide.posterior_of(b, self.guide.transform(b)))
+
+            return infer
+
+        how = (decode, temperature, image_temperature)
+        pairs = torch.stack([structure, detail], dim=1)
+        return self._from_guide(pairs, guide, how, seed, batch_size)
+
+    @torch.no_grad()
     def super_resolve(  # type: ignore[override]
         self,
         y: Tensor,
