@@ -16,7 +16,6 @@ noise, and of the wrong colours.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,11 +154,11 @@ def yardsticks(test: Tensor) -> dict[str, Tensor]:
 
 def blocks_shuffled(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Each picture's blocks in an order of its own."""
-    count, channels, height, width = images.shape
+    size = images.shape[-2:]
     blocks = F.unfold(images, side, stride=side)
-    orders = torch.rand(count, blocks.shape[-1], generator=generator).argsort(-1)
+    orders = torch.rand(len(images), blocks.shape[-1], generator=generator).argsort(-1)
     blocks = blocks.gather(-1, orders[:, None].expand(-1, blocks.shape[1], -1))
-    return F.fold(blocks, (height, width), side, stride=side)
+    return F.fold(blocks, size, side, stride=side)
 
 
 def main() -> None:
