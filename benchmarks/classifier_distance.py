@@ -4,7 +4,7 @@
 
     python benchmarks/classifier_distance.py --data ~/cifar10 final-srvae final-vae
 
-The classifier, a residual network of 0.7 M parameters, is trained here on the pictures of
+The classifier, a residual network of 1.2 M parameters, is trained here on the pictures of
 ``--data``/train with their folders as labels, once; it is kept in ``--classifier`` with its
 accuracy on the test pictures. Its 256 features before the last layer, averaged over the picture,
 take the place of Inception's in the Fréchet distance (Heusel et al. 2017, arXiv:1706.08500). **The
