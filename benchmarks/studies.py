@@ -20,8 +20,10 @@ from presets import gigaflops
 from srvae_pyro.models import make_model
 from srvae_pyro.models.loading import read_config
 
-WARM = ("--kl-start", "0.02", "--kl-warmup", "0.5")
-PUBLISHED = ("--kl-start", "1", "--kl-warmup", "0")
+RATE = ("--lr", "3e-3")
+SLOWLY = ("--kl-start", "0.02", "--kl-warmup", "0.5")
+WARM = (*SLOWLY, *RATE)
+PUBLISHED = ("--kl-start", "1", "--kl-warmup", "0", *RATE)
 COLLAPSED_START = ("model.posterior_scale=0", "model.posterior_log_variance=0")
 Z_BRANCH = ("model.q_z.growth=16", "model.p_x_from_z.growth=32", "model.p_x_z_channels=24")
 
@@ -30,11 +32,11 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     "recipes": {
         "published objective": PUBLISHED,
         "published, start at q = N(0, 1)": (*PUBLISHED, "--set", *COLLAPSED_START),
-        "KL_z from 0.02 over 0.1 of the run": ("--kl-start", "0.02", "--kl-warmup", "0.1"),
+        "KL_z from 0.02 over 0.1 of the run": ("--kl-start", "0.02", "--kl-warmup", "0.1", *RATE),
         "KL_z from 0.02 over 0.5": WARM,
-        "KL_z from 0.02 over 0.8": ("--kl-start", "0.02", "--kl-warmup", "0.8"),
-        "KL_z from 0.3 over 0.5": ("--kl-start", "0.3", "--kl-warmup", "0.5"),
-        "KL_z from 0 over 0.5": ("--kl-start", "0", "--kl-warmup", "0.5"),
+        "KL_z from 0.02 over 0.8": ("--kl-start", "0.02", "--kl-warmup", "0.8", *RATE),
+        "KL_z from 0.3 over 0.5": ("--kl-start", "0.3", "--kl-warmup", "0.5", *RATE),
+        "KL_z from 0 over 0.5": ("--kl-start", "0", "--kl-warmup", "0.5", *RATE),
         "200 nats free": (*PUBLISHED, "--free-nats", "200"),
         "600 nats free": (*PUBLISHED, "--free-nats", "600"),
         "600 nats free, KL_z from 0.02 over 0.5": (*WARM, "--free-nats", "600"),
@@ -42,8 +44,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "wider networks of z, published objective": (*PUBLISHED, "--set", *Z_BRANCH),
         "wider p(x|y,z)": (*WARM, "--set", "model.p_x.growth=32"),
         "narrower p(y|u)": (*WARM, "--set", "model.p_y.growth=24"),
-        "learning rate 6e-3": (*WARM, "--lr", "6e-3"),
-        "learning rate 1.5e-3": (*WARM, "--lr", "1.5e-3"),
+        "learning rate 6e-3": (*SLOWLY, "--lr", "6e-3"),
+        "learning rate 1.2e-2": (*SLOWLY, "--lr", "1.2e-2"),
     },
     # What each part of the model is worth.
     "ablations": {

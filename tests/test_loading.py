@@ -91,6 +91,20 @@ def message_of(error: pytest.ExceptionInfo[UserError]) -> str:
 # Whole files
 
 
+def test_weights_of_half_precision_are_loaded_in_single(tmp_path: Path) -> None:
+    model = make_run(tmp_path / "run")
+    load(tmp_path / "run").half().save_pretrained(tmp_path / "half")
+    stored = load_file(tmp_path / "half" / WEIGHTS)
+    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
+    small = load(tmp_path / "half")
+    wanted = model.state_dict()
+    for name, tensor in small.state_dict().items():
+        assert tensor.dtype == wanted[name].dtype, name
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-3, atol=1e-4)
+    for name, value in log_probs(small).items():
+        torch.testing.assert_close(value, log_probs(model)[name], rtol=0.02, atol=2.0)
+
+
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("old")
