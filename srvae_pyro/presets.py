@@ -74,12 +74,12 @@ _TRAINING: dict[Preset, TrainingConfig] = {
     "small": TrainingConfig(
         epochs=None,
         max_minutes=120.0,
-        lr=3e-3,
+        lr=6e-3,
         anneal=0.4,
         lr_min=2e-5,
         analytic_kl=True,
         kl_start=0.02,
-        kl_warmup=0.5,
+        kl_warmup=0.8,
         validation_images=2000,
     ),
     "quickstart": TrainingConfig(
