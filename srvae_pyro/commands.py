@@ -6,15 +6,18 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["at_least", "option", "run_command"]
+__all__ = ["at_least", "check_folder", "option", "run_command"]
 
 T = TypeVar("T")
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def option(metavar: str, default: str, alias: str | None = None) -> Any:
@@ -34,6 +37,16 @@ def at_least(arguments: Any, **least: float) -> None:
         value = getattr(arguments, name)
         if value is not None and not value >= bound:
             raise UserError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+
+
+def check_folder(out: Path | None) -> None:
+    """Refuse an ``--out`` that is meant as a picture's name.
+
+    Raises:
+        UserError: it is one.
+    """
+    if out is not None and out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
+        raise UserError(f"--out is a folder for the pictures, and {out} a picture's name")
 
 
 def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from srvae_pyro.commands import at_least, option, run_command
+from srvae_pyro.commands import at_least, check_folder, option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class FiguresArguments:
 def main(arguments: FiguresArguments) -> int:
     """Draw as asked; the exit code."""
     at_least(arguments, count=1, samples=1, side=1, seed=0)
+    check_folder(arguments.out)
 
     from srvae_pyro.data import to_unit
     from srvae_pyro.evaluation.labelled import labelled_rows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import at_least, option, run_command
+from srvae_pyro.commands import at_least, check_folder, option, run_command
 
 __all__ = ["GenerateArguments", "main"]
 
@@ -47,6 +47,7 @@ class GenerateArguments:
 def main(arguments: GenerateArguments) -> int:
     """Generate as asked; the exit code."""
     at_least(arguments, count=1, batch_size=1, scale=1, seed=0)
+    check_folder(arguments.out)
     from srvae_pyro.parallel import process_group
 
     with process_group(arguments.device) as group:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import at_least, option, run_command
+from srvae_pyro.commands import at_least, check_folder, option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def check(arguments: UpscaleArguments) -> None:
     if not arguments.images:
         raise UserError("name at least one picture file after the run")
     at_least(arguments, samples=1, tile=0)
+    check_folder(arguments.out)
     if arguments.gif and arguments.samples < 2:
         raise UserError("--gif animates several answers: give --samples 2 or more")
 

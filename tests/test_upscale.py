@@ -246,6 +246,13 @@ def test_bad_files_are_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_picture_name_for_the_folder_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
+    image_of(smooth(8, 8)).save(tmp_path / "good.png")
+    with pytest.raises(UserError, match="--out is a folder for the pictures"):
+        upscale(run(), tmp_path / "good.png", out=tmp_path / "larger.png")
+    assert not (tmp_path / "larger.png").exists()
+
+
 def test_only_formats_that_no_other_program_reads() -> None:
     assert not {"EPS", "WMF", "FITS"} & set(FORMATS)
 
