@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,9 +66,13 @@ class Group:
         """The sum over all processes."""
         if self.size == 1:
             return values
-        total = values.to(self.device)  # NCCL adds up on GPUs alone
+        total = values.to(self.device, copy=True)  # NCCL adds up on GPUs alone
         dist.all_reduce(total)
         return total.to(values.device)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes."""
+        return self.sum(values) / self.size
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
@@ -90,7 +96,12 @@ class Group:
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: Any = {name: False}  # PyTorch 2.14 has another name for it
+        # Of kernels with one input channel, whose strides differ in name only.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        return DistributedDataParallel(module, device_ids=devices, **options)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

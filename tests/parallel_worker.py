@@ -18,6 +18,8 @@ from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.parallel import Group, process_group
 from srvae_pyro.training.trainer import Trainer
 
+FREE = 0.46  # nats: z's first channel has more than its half in one process alone
+
 
 def without_noise() -> None:
     """Normal distributions draw their means."""
@@ -45,14 +47,15 @@ class Quiet(Trainer):
         return super().agree(norm, loss)
 
 
-def make(group: Group, folder: Path, steps: int, accumulate: int = 1) -> Trainer:
-    settings = config(steps), some_pictures(), folder, group.device
+def make(group: Group, folder: Path, steps: int, accumulate: int = 1, **training: Any) -> Trainer:
+    settings = config(steps, **training), some_pictures(), folder, group.device
     return Quiet(*settings, quiet=True, save_minutes=99, group=group, accumulate=accumulate)
 
 
 def update(group: Group, folder: Path) -> None:
-    """Some updates without noise, in one part and in two."""
+    """Some updates without noise, in one part and in two, and one with free nats."""
     without_noise()
+    make(group, folder / f"{group.size}xfree", 1, free_nats=FREE).run()
     for parts in (1, 2):
         trainer = make(group, folder / f"{group.size}x{parts}", 7, parts)
         trainer.run()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parallel_worker import make, without_noise
+from parallel_worker import FREE, make, without_noise
 from PIL import Image
 from test_train_command import make_pictures
 from test_training import assert_same, some_pictures, tiny_config
@@ -62,6 +62,9 @@ def test_processes_and_parts_of_batches_learn_as_one_process_does(
     without_noise()
     for parts in (1, 2):
         make(Group(), tmp_path / f"1x{parts}", 7, parts).run()
+    make(Group(), tmp_path / "1xfree", 1, free_nats=FREE).run()
+    one = gradient(tmp_path / "1xfree")
+    assert (gradient(tmp_path / "2xfree") - one).norm() < 1e-5 * one.norm()
     one = gradient(tmp_path / "1x1")
     for name in ("1x2", "2x1", "2x2"):
         assert (gradient(tmp_path / name) - one).norm() < 1e-5 * one.norm(), name
@@ -159,3 +162,8 @@ def test_batches_are_shared_out() -> None:
 def test_a_batch_that_cannot_be_shared_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shared evenly by 1 processes in 3 parts"):
         Trainer(tiny_config(), some_pictures(), tmp_path, CPU, quiet=True, accumulate=3)
+
+
+def test_free_nats_of_parts_of_a_batch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leave out one of the two"):
+        Trainer(tiny_config(free_nats=4.0), some_pictures(), tmp_path, CPU, accumulate=2)

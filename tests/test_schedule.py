@@ -141,6 +141,16 @@ def test_free_nats_are_shared_over_the_batch() -> None:
     assert weighted_loss(terms, {}, {"z": 3.0}).item() == 5.0
 
 
+def test_free_nats_are_shared_over_the_processes() -> None:
+    """Parts of a batch have the gradient of the whole, also where one of them alone were free."""
+    elements = torch.tensor([0.0, 10.0])[:, None, None, None].requires_grad_()
+    parts = [ElboTerms({}, {"z": part.flatten()}, {"z": part}) for part in elements.split(1)]
+    losses = [weighted_loss(part, {}, {"z": 3.0}, lambda _: torch.tensor([5.0])) for part in parts]
+    torch.stack(losses).mean().backward()
+    assert elements.grad is not None
+    assert elements.grad.flatten().tolist() == [0.5, 0.5]
+
+
 # Averaged weights
 
 

@@ -120,7 +120,7 @@ class Trainer:
             analytic_kl=self.settings.analytic_kl, detailed_kl=self.settings.free_nats > 0
         )
         self.clip = GradientClip(self.settings.clip_factor)
-        self.objective = Objective(self.model, self.elbo, self.settings.free_nats)
+        self.objective = Objective(self.model, self.elbo, self.settings.free_nats, self.group.mean)
         self.parallel: nn.Module = self.objective
         self.augmentation = torch.Generator().manual_seed(self.seed_of(0))
         self.batches = Batches(
@@ -131,6 +131,11 @@ class Trainer:
             self.group.rank,
             self.group.size,
         )
+        if accumulate > 1 and self.settings.free_nats > 0:
+            raise UserError(
+                "free nats are of a batch as a whole, which --accumulate takes in parts: "
+                "leave out one of the two"
+            )
         if self.batches.batch_size % (self.group.size * accumulate):
             raise UserError(
                 f"a batch of {self.batches.batch_size} pictures cannot be shared evenly by "
