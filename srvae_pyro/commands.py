@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from srvae_pyro.errors import UserError
+from srvae_pyro.talk import talks
 
 __all__ = ["at_least", "check_folder", "option", "run_command"]
 
@@ -63,7 +64,8 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
         sys.exit(main(arguments) or 0)
     except UserError as error:
         # One raised within a Pyro program comes with the shapes of the trace on further lines.
-        if os.environ.get("RANK", "0") == "0":  # once for all processes of a group
+        # Once for all processes of a machine: another may have other files.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
@@ -78,5 +80,5 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
 
 def _show_warning(message: Warning | str, category: type[Warning], *args: object) -> None:
     """Our own warnings in one line; other libraries' not at all."""
-    if category is UserWarning and args and "srvae_pyro" in str(args[0]):
+    if talks() and category is UserWarning and args and "srvae_pyro" in str(args[0]):
         print(f"warning: {message}", file=sys.stderr)

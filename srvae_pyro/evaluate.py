@@ -279,9 +279,10 @@ def fid(
         batch_size=arguments.batch_size,
     )
     out: dict[str, Any] = {"decode": arguments.decode, "temperature": arguments.temperature}
-    # The paper's training pictures are all that are not test pictures.
-    train = data.training_pictures(FID_IMAGES["train"])
-    pictures = {"test": data.test, "train": torch.cat([train, data.val])}
+    pictures = {"test": data.test, "train": data.test}
+    if group.main:  # the others only generate
+        # The paper's training pictures are all that are not test pictures.
+        pictures["train"] = torch.cat([data.training_pictures(FID_IMAGES["train"]), data.val])
     for split, count in FID_IMAGES.items():
         out[split] = fid_and_kid(
             draw,

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -86,6 +86,12 @@ class Group:
         """What every process has for its :meth:`share`, in one tensor, on the CPU."""
         return torch.cat(self.gather(values.cpu()))
 
+    def follow(self, module: nn.Module) -> None:
+        """Give every process the first's parameters and buffers of ``module``."""
+        if self.size > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
@@ -137,9 +143,10 @@ def process_group(device: Any = "auto") -> Iterator[Group]:
     store = dist.PrefixStore(f"restart {life}, group {next(_groups)}", store)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=MEETING)
-    try:
-        dist.barrier()
-        _set_timeout(PATIENCE)
-        yield Group(rank, size, chosen, restarts)
-    finally:
-        dist.destroy_process_group()
+    dist.barrier()
+    _set_timeout(PATIENCE)
+    group = Group(rank, size, chosen)
+    # Machines count for themselves: where no process died there may have been no restart.
+    yield replace(group, restarts=max(group.gather(restarts)))
+    # Not after an error: it would wait for the others, which wait for this one.
+    dist.destroy_process_group()

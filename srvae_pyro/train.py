@@ -412,7 +412,7 @@ def train(trainer: Trainer, arguments: TrainArguments) -> int:
     config, folder = trainer.config, trainer.folder
     if arguments.resume:
         trainer.resume()
-        if trainer.fraction_done() >= 1:
+        if trainer.fraction_done() >= 1 and not trainer.group.restarts:
             raise UserError(
                 f"{folder} has reached its end: give --epochs, --steps or --max-minutes more"
             )

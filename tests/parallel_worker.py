@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,21 @@ def elastic(folder: Path) -> int:
         return train.main(arguments(folder, steps=9, save_minutes=1e-9))
 
 
+def terminated(folder: Path) -> int:
+    """The command on streamed pictures, all processes of which are told to end."""
+    update = Trainer.update
+
+    def told(self: Trainer, images: torch.Tensor) -> None:
+        update(self, images)
+        if self.progress.step == 3:
+            os.killpg(0, signal.SIGTERM)
+            time.sleep(1)  # for what becomes of the processes that read
+
+    Trainer.update = told  # type: ignore[method-assign]
+    with tiny():
+        return train.main(arguments(folder, steps=40, stream=True, workers=2))
+
+
 def commands(folder: Path) -> int:
     """The commands that measure and draw, as each process runs them."""
     out = EvaluateArguments(
@@ -115,6 +131,8 @@ def main() -> int:
     pyro.enable_validation(False)
     if mode == "elastic":
         return elastic(folder)
+    if mode == "terminated":
+        return terminated(folder)
     if mode == "commands":
         return commands(folder)
     with process_group("cpu") as group:

@@ -1,6 +1,9 @@
 """Pictures that are read when they are needed."""
 
 import io
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from srvae_pyro import train
 from srvae_pyro.data import load_data
+from srvae_pyro.data.folder import _memory
 from srvae_pyro.data.stream import WINDOW, StreamedPictures, shuffled_in_windows
 from srvae_pyro.errors import UserError
 from srvae_pyro.training.batches import Batches
@@ -113,6 +117,15 @@ def test_training_on_a_streamed_folder_is_training_on_it_in_memory(tmp_path: Pat
         assert_same(states[0][key], states[1][key])
 
 
+def test_a_signal_to_all_processes_of_a_streamed_run_saves_it(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    worker = str(Path(__file__).with_name("parallel_worker.py"))
+    command = [sys.executable, worker, "terminated", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert load_checkpoint(tmp_path / "runs" / "mine" / "last.ckpt")["progress"]["step"] == 3
+
+
 def test_a_run_on_shards_is_trained_and_resumed(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,5 +213,17 @@ def test_sizes_that_differ_are_told(tmp_path: Path) -> None:
         for number in range(30):
             add(tar, f"{number}.png", png(number, 8 if number < 15 else 9))
     with pytest.raises(UserError, match="pass --image-size N"):
-        load_data(f"wds:{tmp_path}/a.tar", Path(), strict=True)
+        load_data(f"wds:{tmp_path}/a.tar", Path())
     assert len(streamed(f"wds:{tmp_path}/a.tar", image_size=8, strict=True)) == 24
+
+
+def test_memory_is_what_each_process_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("max\n")
+    whole = _memory(tmp_path / "memory.max")
+    assert whole > 1e8
+    (tmp_path / "memory.max").write_text("40000000\n")
+    assert _memory(tmp_path / "memory.max") == 4e7
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert _memory(tmp_path / "memory.max") == 1e7

@@ -222,6 +222,18 @@ def test_a_finished_run_is_not_started_again(
     assert {path: path.stat().st_mtime_ns for path in done.folder.iterdir()} == before
 
 
+def test_a_group_that_lost_a_process_at_its_end_reports(
+    done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    report = done.folder / "evaluation.json"
+    before = report.read_text()
+    report.unlink()
+    with tiny():
+        assert train.main(done.arguments) == 0
+    assert json.loads(report.read_text()).keys() == json.loads(before).keys()
+
+
 # Stopping and going on
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -43,7 +44,6 @@ def load_folder(
         seed: of the pictures held out.
         limit: keep the first so many of each split; only those are read.
         strict: refuse files that cannot be read; otherwise they are left out, with a warning.
-
         stream: read training pictures when they are needed; None: if all would take more than half
             of the memory that is there. Training is the same either way.
 
@@ -77,6 +77,7 @@ def load_folder(
         if not stream and math.prod(streamed.shape) < _memory() / 2:
             streamed = None
     if streamed:
+        streamed.compare_sizes()
         order = order[1:]
     files = [path for part in order for path in part]
     images, left_out = read_readable(files, channels, image_size, strict=strict)
@@ -101,12 +102,15 @@ def load_folder(
     return DataSplits(str(folder), streamed or first[0], val, test, info)
 
 
-def _memory() -> float:
-    """Bytes of the machine's memory."""
+def _memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
+    """Bytes of memory that this process has: each that torchrun starts reads all pictures."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory: float = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not every system tells
-        return math.inf
+        memory = math.inf
+    with contextlib.suppress(OSError, ValueError):  # a container's; "max" where there is none
+        memory = min(memory, int(limit.read_text()))
+    return memory / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _hold_out_missing(

@@ -23,6 +23,7 @@ from srvae_pyro.data.imagenet32_layout import (
 from srvae_pyro.data.splits import DataSplits, hold_out, only_size, to_channels
 from srvae_pyro.data.unpickle import read_arrays
 from srvae_pyro.errors import UserError
+from srvae_pyro.talk import hide_bar
 
 __all__ = ["load_imagenet32_batches"]
 
@@ -141,7 +142,13 @@ def _read_all(paths: list[Path], channels: int) -> Tensor:
     room = sum(_bytes(path) for path in paths) // PICTURE
     images = torch.empty(room, channels, 32, 32, dtype=torch.uint8)
     filled = 0
-    for path in tqdm(paths, desc="reading ImageNet32", unit="batch", leave=False, disable=None):
+    for path in tqdm(
+        paths,
+        desc="reading ImageNet32",
+        unit="batch",
+        leave=False,
+        disable=hide_bar(),
+    ):
         batch = _read(path, channels)
         images[filled : filled + len(batch)] = batch
         filled += len(batch)

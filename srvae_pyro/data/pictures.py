@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from srvae_pyro.errors import UserError
+from srvae_pyro.talk import hide_bar
 
 __all__ = [
     "EXTENSIONS",
@@ -183,7 +184,13 @@ def _in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[
     size = max(1, min(256, count // (4 * workers)))
     starts = range(0, count, size)
     stops = [min(start + size, count) for start in starts]
-    bar = tqdm(total=count, desc=f"reading {what}", unit="file", leave=False, disable=None)
+    bar = tqdm(
+        total=count,
+        desc=f"reading {what}",
+        unit="file",
+        leave=False,
+        disable=hide_bar(),
+    )
     with ThreadPoolExecutor(workers) as pool, bar:
         results = pool.map(work, starts, stops)  # after an error it cancels what has not begun
         for start, stop, result in zip(starts, stops, results, strict=True):

@@ -78,6 +78,13 @@ def streamed_splits(
         return StreamedPictures(source, numbers[:limit], channels, image_size, strict)
 
     train, *others = (streamed(numbers) for numbers in (kept, *parts))
+    train.compare_sizes()
+    for other in others:
+        if other.shape[1:] != train.shape[1:]:
+            raise UserError(
+                f"the pictures of {name} differ in size: pass --image-size N to make each a square "
+                "of N pixels"
+            )
     val_images, test_images = (other.read(torch.arange(len(other))) for other in others)
     info = {"source": name, "split": "held out: val, test", "seed": seed, "streamed": True}
     return DataSplits(name, train, val_images, test_images, info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tarfile
@@ -19,10 +20,13 @@ from tqdm import tqdm
 
 from srvae_pyro.data.pictures import EXTENSIONS, read_picture
 from srvae_pyro.errors import UserError
+from srvae_pyro.talk import hide_bar
 
 __all__ = ["PictureFiles", "Shards", "Source", "StreamedPictures", "shuffled"]
 
 MOST_TRIED = 100  # pictures that cannot be read, before giving up
+READ_AT_ONCE = 256  # pictures of a batch that is not for training
+SIZES_COMPARED = 32  # pictures whose sizes are compared before anything else
 WINDOW = 16  # shards whose pictures are shuffled together
 
 
@@ -92,7 +96,9 @@ class Shards:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
         offsets, sizes, counts = [], [], []
-        for path in tqdm(self.paths, desc="indexing", unit="shard", leave=False, disable=None):
+        for path in tqdm(
+            self.paths, desc="indexing", unit="shard", leave=False, disable=hide_bar()
+        ):
             found = _members(path)
             offsets.append(found[:, 0])
             sizes.append(found[:, 1].astype(np.int32))
@@ -215,6 +221,22 @@ class StreamedPictures(Dataset[Tensor | str]):
                     raise
         raise ValueError("there are no pictures")
 
+    def compare_sizes(self) -> None:
+        """Look at some pictures all over.
+
+        Raises:
+            UserError: one has another size than the first.
+        """
+        places = np.linspace(0, len(self) - 1, SIZES_COMPARED).astype(int)
+        height, width = self.shape[2:]
+        for number in self.numbers[np.unique(places)].tolist():
+            with contextlib.suppress(UserError):  # is told when its turn comes
+                if (size := self._read(number).size) != (width, height):
+                    break
+        else:
+            return
+        raise UserError(_other_size(self.source.name(number), size, (width, height)))
+
     def _read(self, number: int) -> Image.Image:
         """Picture ``number`` of the source."""
         name = self.source.name(number)
@@ -243,16 +265,13 @@ class StreamedPictures(Dataset[Tensor | str]):
             return str(error)
         height, width = self.shape[2:]
         if picture.size != (width, height):
-            return (
-                f"{self.source.name(number)} has {picture.width}x{picture.height} pixels, the "
-                f"first {width}x{height}: pass --image-size N to make each a square of N pixels"
-            )
+            return _other_size(self.source.name(number), picture.size, (width, height))
         levels = np.asarray(picture).reshape(height, width, self.channels)
         return torch.from_numpy(levels.transpose(2, 0, 1).copy())
 
     def read(self, indices: Tensor) -> Tensor:
         """The pictures of these indices, uint8 (N, C, H, W)."""
-        return next(self.batches([indices], pin=False))
+        return torch.cat(list(self.batches(indices.split(READ_AT_ONCE), pin=False)))
 
     def batches(self, batches: Iterable[Tensor], pin: bool) -> Iterator[Tensor]:
         """The pictures of each of ``batches`` of indices, read ahead by ``workers`` processes.
@@ -281,6 +300,14 @@ class StreamedPictures(Dataset[Tensor | str]):
             yield pictures
 
 
+def _other_size(name: Path, size: tuple[int, int], first: tuple[int, int]) -> str:
+    """What to say of a picture; sizes are (width, height)."""
+    return (
+        f"{name} has {size[0]}x{size[1]} pixels, the first {first[0]}x{first[1]}: pass "
+        "--image-size N to make each a square of N pixels"
+    )
+
+
 class _Lists:
     """Batches of indices as lists, made when they are needed."""
 
@@ -299,7 +326,5 @@ def _together(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
 
 
 def _start_worker(_: int) -> None:
-    """Ctrl-C is the training process's to handle."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals to a process's group, Ctrl-C or torchrun's SIGTERM, are the trainer's to handle."""
+    os.setpgrp()

@@ -7,6 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from srvae_pyro.talk import talks
 from srvae_pyro.training.messages import say
 
 __all__ = ["Interrupt"]
@@ -46,4 +47,5 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
-        say("stopping after this step; once more to stop at once")
+        if talks():
+            say("stopping after this step; once more to stop at once")

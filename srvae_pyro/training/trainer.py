@@ -139,7 +139,8 @@ class Trainer:
         if self.batches.batch_size % (self.group.size * accumulate):
             raise UserError(
                 f"a batch of {self.batches.batch_size} pictures cannot be shared evenly by "
-                f"{self.group.size} processes in {accumulate} parts: choose another --batch-size"
+                f"{self.group.size} processes in {accumulate} parts: choose another number of "
+                "them, or another --batch-size"
             )
         self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
         self.means = RunningMean()
@@ -189,6 +190,7 @@ class Trainer:
             self.augmentation.set_state(mine["augmentation"])
             self.means.sums = {name: sums.to(self.device) for name, sums in mine["sums"].items()}
             self.means.counts = dict(mine["counts"])
+            torch.manual_seed(self.seed_of(self.progress.step))  # of a GPU, if it ran on CPUs
             restore_random_state(mine["random"], self.device)
         else:  # another number of processes: other noise, so not the same to the bit
             self.means = RunningMean()
@@ -518,22 +520,30 @@ class Trainer:
         """The test pictures that a run is reported on, as many as validate it."""
         return spread(self.data.test, self.settings.validation_images)
 
-    def evaluate(self, model: ImageModel, images: Tensor) -> dict[str, float]:
+    def evaluate(
+        self, model: ImageModel, images: Tensor, group: Group | None = None
+    ) -> dict[str, float]:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
-        return evaluate_elbo(model, images, self.device)
+        return evaluate_elbo(model, images, self.device, group=group)
 
     def finish_epoch(self, log: MetricsLog | None, bar: tqdm) -> None:
         """Validate, draw pictures, and save the last and perhaps the best weights."""
-        if log:
-            self.validate(log, bar)
+        self.validate(log, bar)
         self.save()
 
-    def validate(self, log: MetricsLog, bar: tqdm) -> None:
-        """Score and draw what the averaged weights can do; keep them if they are the best."""
+    def validate(self, log: MetricsLog | None, bar: tqdm) -> None:
+        """Score and draw what the averaged weights can do; keep them if they are the best.
+
+        All processes score, if there is a picture for each; the first does the rest.
+        """
         progress = self.progress
         bar.set_postfix_str("validating")
         images = spread(self.data.val, self.settings.validation_images)
-        progress.val = self.evaluate(self.average.module, images)
+        self.group.follow(self.average.module)
+        shared = self.group if len(images) >= self.group.size else None
+        progress.val = self.evaluate(self.average.module, images, shared)
+        if log is None:
+            return
         log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
         better = progress.val["nats"] < progress.best or not math.isfinite(progress.best)
         if better and self.save_best():
