@@ -53,9 +53,6 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "y = Grayscale": ("--transform", "grayscale"),
         "no augmentation": ("--no-augment",),
         "KL_z at full weight throughout": ("--kl-start", "1", "--kl-warmup", "0"),
-        "VAE": ("--model", "vae"),
-        "VAE, prior mixture": ("--model", "vae", "--prior", "mixture"),
-        "VAE, prior standard": ("--model", "vae", "--prior", "standard"),
     },
 }
 # The preset that a study's runs share, and as many validation pictures for all.

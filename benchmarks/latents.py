@@ -1,0 +1,65 @@
+"""What u and z say: ``python benchmarks/latents.py RUN --data DIR``.
+
+Test pictures a, with u ~ q(u|d(a)) and y the likeliest of p(y|u), are decoded with z of their own,
+with z drawn from p(z|y,u), and with z of another picture b, pixels the likeliest each time. PSNR in
+dB, the mean over the pictures: of x against a; of d(x) against y, which the decoder saw; and of x
+against b. If z carried nothing, the three rows would be alike; if it carried the structure, the
+last row's x would be like b and its d(x) unlike y.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pyro
+
+from srvae_pyro import SRVAE
+from srvae_pyro.data import to_unit
+from srvae_pyro.data.grid import to_levels
+from srvae_pyro.evaluation.enlarge import psnr, shrunk
+from srvae_pyro.evaluation.run_data import load_for
+from srvae_pyro.evaluation.terms import spread
+from srvae_pyro.models.loading import find_run, load, read_config
+from srvae_pyro.runtime import tune_allocator
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("run")
+    parser.add_argument("--data", default=None, help="default: what the run was trained on")
+    parser.add_argument("--limit", type=int, default=500, help="test pictures")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    tune_allocator()
+    pyro.enable_validation(False)
+    folder = find_run(options.run)
+    model = load(folder)
+    if not isinstance(model, SRVAE):
+        parser.error(f"{folder} has no u: it is a VAE")
+    test = load_for(read_config(folder), options.data, Path("data")).test
+    # A folder's pictures are in the order of their classes: b is of another one.
+    levels = spread(test, options.limit)
+    half = len(levels) // 2
+    a = to_unit(levels)
+    b = a.roll(half, dims=0)
+    how: Any = {"decode": "mode", "seed": options.seed}
+    rows = {
+        "z of a": model.recombine(a, a, **how),
+        "z drawn given y and u": model.generative_reconstruct(a, **how),
+        "z of b": model.recombine(a, b, **how),
+    }
+    print(f"{folder}, {len(a)} test pictures")
+    print("| x from u of a and | x, a | d(x), y | x, b |\n|---|---|---|---|")
+    for name, sites in rows.items():
+        x, y = to_levels(sites["x"]), to_levels(sites["y"])
+        pairs = ((x, levels), (shrunk(model, x), y), (x, levels.roll(half, dims=0)))
+        values = " | ".join(f"{psnr(*pair).mean():.1f}" for pair in pairs)
+        print(f"| {name} | {values} |")
+
+
+if __name__ == "__main__":
+    main()

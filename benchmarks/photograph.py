@@ -1,0 +1,55 @@
+"""A photograph made small and enlarged again: ``python benchmarks/photograph.py RUN``.
+
+The command ``upscale``, run on scikit-image's picture of the astronaut Eileen Collins (NASA, in the
+public domain), 256x256 made 128x128 as the model makes y. To ``docs/figures/photograph.png``, from
+left to right and top to bottom: the question, its pixels doubled; bicubic enlargement; the
+likeliest answer; a sampled one; where eight samples differ; the photograph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from skimage import data
+
+SIZE = 256
+GAP = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("run", nargs="?", default="pretrained")
+    parser.add_argument("--out", type=Path, default=Path("docs/figures/photograph.png"))
+    options = parser.parse_args()
+    photograph = Image.fromarray(data.astronaut()).crop((128, 0, 128 + SIZE, SIZE))
+    question = photograph.resize((SIZE // 2, SIZE // 2), Image.Resampling.BILINEAR)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        question.save(folder / "y.png")
+        command = [sys.executable, "-m", "srvae_pyro.upscale", options.run, str(folder / "y.png")]
+        subprocess.run([*command, "--out", str(folder / "one")], check=True)
+        subprocess.run([*command, "--out", str(folder / "many"), "--samples", "8"], check=True)
+        panels = [
+            question.resize((SIZE, SIZE), Image.Resampling.NEAREST),
+            question.resize((SIZE, SIZE), Image.Resampling.BICUBIC),
+            Image.open(folder / "one" / "y-x2.png"),
+            Image.open(folder / "many" / "y-x2-01.png"),
+            Image.open(folder / "many" / "y-x2-std.png").convert("RGB"),
+            photograph,
+        ]
+        sheet = Image.new("RGB", (3 * SIZE + 2 * GAP, 2 * SIZE + GAP), "white")
+        for number, panel in enumerate(panels):
+            sheet.paste(panel, (number % 3 * (SIZE + GAP), number // 3 * (SIZE + GAP)))
+    sheet.save(options.out)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()
