@@ -23,6 +23,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.pictures import progress_pictures
 from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
 from srvae_pyro.models import ImageModel
+from srvae_pyro.parallel import Group
 from srvae_pyro.training import trainer as trainer_module
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
@@ -415,7 +416,9 @@ class Scored(Trainer):
         super().__init__(*args, **kwargs)
         self.seen: list[dict[str, Tensor]] = []
 
-    def evaluate(self, model: ImageModel, images: Tensor) -> dict[str, float]:
+    def evaluate(
+        self, model: ImageModel, images: Tensor, group: Group | None = None
+    ) -> dict[str, float]:
         score = self.scores[len(self.seen)]
         self.seen.append(weights_of(model))
         return {"nats": score, "bits_per_dim": score}
