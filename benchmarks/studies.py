@@ -98,6 +98,7 @@ def row(folder: Path, name: str) -> str:
     terms = [f"{last[key]:.0f}" if key in last else "" for key in ("re_x", "re_y", "kl_z", "kl_u")]
     size = sum(p.numel() for p in model.parameters()) / 1e6
     values = [f"{last['bits_per_dim']:.3f}", *terms, f"{gigaflops(model):.2f}", f"{size:.2f} M"]
+    name = name.replace("|", "\\|")
     return f"| {name} | {' | '.join(values)} | {last['step']:,} |"
 
 
