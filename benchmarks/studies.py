@@ -39,7 +39,6 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "KL_z from 0 over 0.5": ("--kl-start", "0", "--kl-warmup", "0.5", *RATE),
         "200 nats free": (*PUBLISHED, "--free-nats", "200"),
         "wider networks of z": (*WARM, "--set", *Z_BRANCH),
-        "learning rate 6e-3, published objective": (*PUBLISHED[:4], "--lr", "6e-3"),
         "learning rate 6e-3": (*SLOWLY, "--lr", "6e-3"),
         "learning rate 1.2e-2": (*SLOWLY, "--lr", "1.2e-2"),
     },
