@@ -51,7 +51,6 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "y = Downscale 4": ("--transform", "downscale4"),
         "y = Grayscale": ("--transform", "grayscale"),
         "no augmentation": ("--no-augment",),
-        "KL_z at full weight throughout": ("--kl-start", "1", "--kl-warmup", "0"),
     },
 }
 # The preset that a study's runs share, and as many validation pictures for all.
