@@ -18,8 +18,6 @@ __all__ = ["at_least", "check_folder", "option", "run_command"]
 
 T = TypeVar("T")
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
-
 
 def option(metavar: str, default: str, alias: str | None = None) -> Any:
     """For ``Annotated``: an option that may be left out, and what then happens, for the help."""
@@ -46,7 +44,9 @@ def check_folder(out: Path | None) -> None:
     Raises:
         UserError: it is one.
     """
-    if out is not None and out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
+    from srvae_pyro.data.pictures import EXTENSIONS
+
+    if out is not None and out.suffix.lower() in EXTENSIONS and not out.is_dir():
         raise UserError(f"--out is a folder for the pictures, and {out} a picture's name")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import tarfile
@@ -230,12 +229,12 @@ class StreamedPictures(Dataset[Tensor | str]):
         places = np.linspace(0, len(self) - 1, SIZES_COMPARED).astype(int)
         height, width = self.shape[2:]
         for number in self.numbers[np.unique(places)].tolist():
-            with contextlib.suppress(UserError):  # is told when its turn comes
-                if (size := self._read(number).size) != (width, height):
-                    break
-        else:
-            return
-        raise UserError(_other_size(self.source.name(number), size, (width, height)))
+            try:
+                size = self._read(number).size
+            except UserError:
+                continue  # is told when its turn comes
+            if size != (width, height):
+                raise UserError(_other_size(self.source.name(number), size, (width, height)))
 
     def _read(self, number: int) -> Image.Image:
         """Picture ``number`` of the source."""
