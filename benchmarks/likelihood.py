@@ -53,7 +53,7 @@ def main() -> None:
         for _ in range(arguments.naive_samples):
             naive(net, x).sum().item()
         one = (time.perf_counter() - start) / arguments.naive_samples
-        at_once = evaluations_at_once(net, x, arguments.memory_gb)
+        at_once = evaluations_at_once(net, x, arguments.samples, arguments.memory_gb)
         start = time.perf_counter()
         for number, image in enumerate(x.split(max(at_once // arguments.samples, 1))):
             estimate_log_likelihood(

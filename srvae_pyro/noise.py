@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srvae_pyro.streams import stream
+
 __all__ = ["GlobalNoise", "ImageNoise", "Noise", "TileNoise"]
+
+
+Source = Callable[[np.random.Generator, Sequence[int]], np.ndarray]
 
 
 class Noise(Protocol):
@@ -22,6 +27,14 @@ class Noise(Protocol):
     def uniform(self, site: str, like: Tensor) -> Tensor:
         """Noise uniform in [0, 1) likewise."""
         ...
+
+
+def _normal(own: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    return own.standard_normal(tuple(shape), dtype=np.float32)
+
+
+def _uniform(own: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    return own.random(tuple(shape), dtype=np.float32)
 
 
 class GlobalNoise:
@@ -41,37 +54,43 @@ class ImageNoise:
     same question has the same answer, however often it is asked.
 
     Args:
-        seed: at least 0.
+        seed: at least 0; or several numbers: a seed, a sample's number and the like.
         images: the images' numbers, in the batch's order.
         dim: the images' dimension in what is asked for, from the right.
+        tried: whether the program is tried once without the images' dimension, as Pyro's
+            ``Predictive`` does to learn its sites; what is drawn then is thrown away.
     """
 
-    def __init__(self, seed: int, images: Sequence[int], dim: int = -4) -> None:
-        self.seed = seed
+    def __init__(
+        self,
+        seed: int | Sequence[int],
+        images: Sequence[int],
+        dim: int = -4,
+        tried: bool = False,
+    ) -> None:
+        self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
         self.images = list(images)
         self.dim = dim
+        self.tried = tried
 
     def normal(self, site: str, like: Tensor) -> Tensor:
-        return self._draw(torch.randn, site, like)
+        return self._draw(_normal, site, like)
 
     def uniform(self, site: str, like: Tensor) -> Tensor:
-        return self._draw(torch.rand, site, like)
+        return self._draw(_uniform, site, like)
 
-    def _draw(self, source: Callable[..., Tensor], site: str, like: Tensor) -> Tensor:
-        # Pyro's Predictive tries a program once without the images' dimension; what it draws then
-        # is thrown away.
-        if like.dim() < -self.dim or like.shape[self.dim] != len(self.images):
+    def _draw(self, source: Source, site: str, like: Tensor) -> Tensor:
+        if self.tried and like.dim() == -self.dim - 1:
             return torch.zeros_like(like)
+        if like.dim() < -self.dim or like.shape[self.dim] != len(self.images):
+            raise ValueError(
+                f"site {site} asks for noise of shape {tuple(like.shape)}, of which dimension "
+                f"{self.dim} is not that of {len(self.images)} images"
+            )
         shape = list(like.shape)
         del shape[self.dim + like.dim()]
-        own = [source(shape, generator=self._generator(site, n)) for n in self.images]
-        return torch.stack(own, dim=self.dim).to(like)
-
-    def _generator(self, site: str, image: int) -> torch.Generator:
-        # Hashed, so that neighbouring seeds and numbers have unrelated streams.
-        entropy = (self.seed, image, *site.encode())
-        state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        own = [source(stream(*self.seed, n, *site.encode()), shape) for n in self.images]
+        return torch.from_numpy(np.stack(own, axis=self.dim)).to(like)
 
 
 class TileNoise:
@@ -96,20 +115,20 @@ class TileNoise:
         self.height = height
 
     def normal(self, site: str, like: Tensor) -> Tensor:
-        return self._draw(torch.randn, site, like)
+        return self._draw(_normal, site, like)
 
     def uniform(self, site: str, like: Tensor) -> Tensor:
-        return self._draw(torch.rand, site, like)
+        return self._draw(_uniform, site, like)
 
-    def _draw(self, source: Callable[..., Tensor], site: str, like: Tensor) -> Tensor:
+    def _draw(self, source: Source, site: str, like: Tensor) -> Tensor:
         channels, height, width = like.shape[-3:]
         top, left = (offset * height // self.height for offset in (self.top, self.left))
         rows, columns = _blocks(top, height, self.BLOCK), _blocks(left, width, self.BLOCK)
         field = like.new_empty((channels, height, width), device="cpu")
         for row in rows:
             for column in columns:
-                generator = _generator(*self.numbers, row, column, *site.encode())
-                block = source((channels, self.BLOCK, self.BLOCK), generator=generator)
+                own = stream(*self.numbers, row, column, *site.encode())
+                block = torch.from_numpy(source(own, (channels, self.BLOCK, self.BLOCK)))
                 down, across = row * self.BLOCK - top, column * self.BLOCK - left
                 target = field[
                     :, max(down, 0) : down + self.BLOCK, max(across, 0) : across + self.BLOCK
@@ -122,9 +141,3 @@ class TileNoise:
 def _blocks(start: int, count: int, size: int) -> range:
     """The numbers of the blocks that pixels ``start`` to ``start + count`` are in."""
     return range(start // size, (start + count - 1) // size + 1)
-
-
-def _generator(*entropy: int) -> torch.Generator:
-    """PyTorch's generator with a stream that is unrelated to those of other numbers."""
-    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -16,6 +16,7 @@ from srvae_pyro import evaluate, generate, train
 from srvae_pyro.config import RunConfig
 from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.generate import GenerateArguments
+from srvae_pyro.models import make_model
 from srvae_pyro.parallel import Group, process_group
 from srvae_pyro.training.trainer import Trainer
 
@@ -80,6 +81,23 @@ def interrupted(group: Group, folder: Path) -> None:
     assert resumed.run().step == 7
 
 
+def validated(group: Group, folder: Path) -> None:
+    """A run with several validations, each beside that of a fresh copy of the average."""
+
+    class Checked(Quiet):
+        def evaluate(self, model: Any, images: torch.Tensor, *rest: Any) -> dict[str, float]:
+            values = super().evaluate(model, images, *rest)
+            fresh = make_model(self.config.model)
+            fresh.load_state_dict(model.state_dict())
+            again = super().evaluate(fresh, images, *rest)
+            if self.group.main:
+                print(f"validated {values['nats']} {again['nats']}")
+            return values
+
+    settings = config(40, lr=0.02), some_pictures(), folder / "validated", group.device
+    Checked(*settings, quiet=True, save_minutes=99, group=group).run()
+
+
 def elastic(folder: Path) -> int:
     """The command, of which one process is killed in the first life of the group."""
     update = Trainer.update
@@ -136,7 +154,8 @@ def main() -> int:
     if mode == "commands":
         return commands(folder)
     with process_group("cpu") as group:
-        {"update": update, "interrupted": interrupted}[mode](group, folder)
+        modes = {"update": update, "interrupted": interrupted, "validated": validated}
+        modes[mode](group, folder)
     return 0
 
 

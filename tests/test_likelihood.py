@@ -20,7 +20,7 @@ from srvae_pyro.evaluation.likelihood import (
 )
 from srvae_pyro.evaluation.measure import evaluate_likelihood
 from srvae_pyro.evaluation.memory import peak_bytes
-from srvae_pyro.evaluation.weights import effective_samples, log_mean, pareto_k
+from srvae_pyro.evaluation.weights import effective_pairs, effective_samples, log_mean, pareto_k
 from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel
 from srvae_pyro.models.vae import VAEGuide, VAEModel
@@ -160,6 +160,27 @@ def test_product_is_tighter_and_varies_less_than_paired(linear) -> None:
     assert (product.var(0) < 0.8 * paired.var(0)).all()
     assert (product.mean(0) > paired.mean(0)).all()
     assert (product.mean(0) < linear.truth + 0.05).all()
+
+
+def test_effective_pairs_tell_how_much_the_average_of_pairs_varies(linear) -> None:
+    samples, times = 30, 500
+    x = linear.x.repeat_interleave(times, 0)
+    estimate = estimate_log_likelihood(linear.net, x, samples, at_once=10**6)
+    means = (estimate.log_likelihood - linear.truth.repeat_interleave(times)).exp()
+    variance = means.reshape(len(linear.x), times).var(dim=1)  # relative: the mean is 1
+    # Of S weights with effective size E the average varies by 1/E - 1/S.
+    told = (1 / estimate.effective_samples).reshape(len(linear.x), times).mean(dim=1) - 1 / samples
+    torch.testing.assert_close(told, variance, rtol=0.3, atol=0)
+    assert (estimate.effective_samples >= 1).all()
+    assert (estimate.effective_samples <= samples).all()
+
+
+def test_effective_pairs_of_even_weights_are_all_and_of_single_ones_one() -> None:
+    even = torch.zeros(5, 1, dtype=torch.float64)
+    single = torch.tensor([[0.0], [-90.0], [-90.0], [-90.0], [-90.0]], dtype=torch.float64)
+    assert effective_pairs(even, even).item() == pytest.approx(5)
+    assert effective_pairs(single, even).item() == pytest.approx(1)
+    assert effective_pairs(single, single).item() == 1
 
 
 # Real models.
@@ -334,10 +355,36 @@ def test_peak_bytes_counts_what_lives_at_once() -> None:
 
 def test_memory_bounds_what_is_done_at_once() -> None:
     net = make(SRVAE)
-    small, large = (evaluations_at_once(net, pictures(1), gb) for gb in (0.001, 0.01))
+    small, large = (evaluations_at_once(net, pictures(1), 5, gb) for gb in (0.001, 0.01))
     assert 1 <= small < large
     with pytest.raises(UserError, match=r"--memory-gb 1e-09 is too little"):
-        evaluations_at_once(net, pictures(1), 1e-9)
+        evaluations_at_once(net, pictures(1), 5, 1e-9)
+
+
+@pytest.mark.parametrize("estimator", ["paired", "product"])
+def test_memory_counts_the_latents_of_all_samples(estimator: str) -> None:
+    net, samples, memory_gb = make(SRVAE), 1500, 0.01
+    at_once = evaluations_at_once(net, pictures(1), samples, memory_gb)
+    assert 1 < at_once < evaluations_at_once(net, pictures(1), 5, memory_gb)
+    taken = peak_bytes(
+        lambda: estimate_log_likelihood(
+            net, pictures(1), samples, estimator=estimator, at_once=at_once
+        )
+    )
+    assert taken < 0.6e9 * memory_gb
+
+
+@pytest.mark.parametrize("estimator", ["paired", "product"])
+def test_a_repeated_image_is_as_good_as_several(net, estimator: str) -> None:
+    one = pictures(1)
+    values = [
+        estimate_log_likelihood(net, x, 4, estimator=estimator)
+        for x in (one.expand(3, -1, -1, -1), one.repeat(3, 1, 1, 1))
+    ]
+    for name in ("log_likelihood", "elbo", "effective_samples"):
+        repeated, several = (getattr(value, name) for value in values)
+        torch.testing.assert_close(repeated, several, rtol=1e-5, atol=1e-3)
+    assert len(values[0].log_likelihood.unique()) == 3  # noise of its own for each
 
 
 def test_over_a_set_of_pictures() -> None:

@@ -530,3 +530,18 @@ def test_three_levels(tiny: MakeConfig, pictures: Pictures) -> None:
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters())
     assert m.model(count=2).shape == (2, 3, 16, 16)
+
+
+def test_bfloat16_does_not_round_y(
+    tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    likelihood = SRVAE(tiny()).model.likelihood
+    seen: list[Tensor] = []
+    likelihood.joint[0].register_forward_hook(lambda _m, inputs, out: seen.extend((*inputs, out)))
+    y, z = pictures(2, (3, 8, 8)), torch.randn(2, 4, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        likelihood.parameters_of(y, z)
+    lifted = likelihood.transform.lift(y, (16, 16))
+    assert not torch.equal(lifted, lifted.bfloat16().float())
+    assert torch.equal(seen[0][:, :3], lifted)
+    assert seen[1].dtype == torch.float32

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from srvae_pyro.noise import ImageNoise
+from srvae_pyro.streams import stream, torch_seed
 
 
 def test_an_images_noise_does_not_depend_on_its_batch() -> None:
@@ -27,6 +28,38 @@ def test_seeds_numbers_and_sites_have_streams_of_their_own() -> None:
     assert len(torch.cat(draws).unique(dim=0)) == 12
     correlations = torch.corrcoef(torch.cat(draws).flatten(1)).fill_diagonal_(0)
     assert correlations.abs().max() < 0.8  # of 32 numbers: 0.18 is one standard deviation
+
+
+def test_streams_count_all_bits_of_what_they_are_for() -> None:
+    # By 32 bits of a hash these two images of seed 0 had the same z, as 4 other pairs of 200,000.
+    first, second = ImageNoise(0, [101918, 158011]).normal("z", torch.zeros(2, 1, 4, 4))
+    assert not torch.equal(first, second)
+    firsts = {stream(0, n, *b"z").bit_generator.state["state"]["state"] for n in range(20_000)}
+    assert len({state % 2**64 for state in firsts}) == 20_000
+    keys = [(0, *b"weights"), (0, *b"noise"), (0, 1, *b"noise"), (2**32, *b"noise"), (2**33,), (2,)]
+    assert len({torch_seed(*key) for key in keys}) == len(keys)
+    assert torch_seed(3, *b"noise") == torch_seed(3, *b"noise") >= 0
+
+
+def test_several_numbers_make_a_seed() -> None:
+    like = torch.zeros(1, 1, 4, 4)
+    draws = [ImageNoise(seed, [5]).normal("z", like) for seed in (7, (7, 0), (7, 1), (0, 7))]
+    assert len(torch.cat(draws).unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 1, 2, 2), (5, 1, 1, 2, 2), (1, 2, 2), (2,)])
+def test_a_shape_without_the_images_is_an_error(shape: tuple[int, ...]) -> None:
+    for dim in (-4, -5):
+        with pytest.raises(ValueError, match=r"site z asks for noise of shape .* 3 images"):
+            ImageNoise(0, [0, 1, 2], dim).normal("z", torch.zeros(shape))
+
+
+def test_only_a_program_that_is_tried_draws_without_the_images() -> None:
+    noise = ImageNoise(0, [0, 1, 2], dim=-5, tried=True)
+    assert not noise.normal("z", torch.zeros(1, 1, 2, 2)).any()
+    assert noise.normal("z", torch.zeros(3, 1, 1, 2, 2)).all()
+    with pytest.raises(ValueError, match="3 images"):
+        noise.normal("z", torch.zeros(2, 1, 1, 2, 2))
 
 
 def test_the_images_dimension() -> None:

@@ -1,5 +1,6 @@
 """Generating, reconstructing and super-resolving: shapes, values, decoding, temperatures."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -284,6 +285,41 @@ def test_a_y_that_does_not_suit_is_refused(y: Tensor, advice: str) -> None:
     with pytest.raises(UserError, match=advice) as error:
         made.super_resolve(y)
     assert "\n" not in str(error.value)
+
+
+BAD_IMAGES = {
+    "channels": (torch.rand(2, 1, 16, 16), r"\(B, 3, h, w\)"),
+    "no batch": (torch.rand(3, 16, 16), r"\(B, 3, h, w\); one image is \w+\[None\]"),
+    "nothing": (torch.rand(0, 3, 16, 16), "has no images"),
+    "odd": (torch.rand(2, 3, 16, 18), "multiples of 8"),
+    "uint8": (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "divide uint8"),
+    "levels": (255 * torch.rand(2, 3, 16, 16), r"\[0, 1\]"),
+    "nan": (torch.full((2, 3, 16, 16), float("nan")), r"\[0, 1\]"),
+}
+
+
+@pytest.mark.parametrize("kind", ["srvae", "vae"])
+@pytest.mark.parametrize("what", BAD_IMAGES)
+def test_every_operation_refuses_what_are_no_images_for_it(what: str, kind: Any) -> None:
+    made = make(kind, prior="realnvp")
+    x, advice = BAD_IMAGES[what]
+    good = pictures(2)
+    operations: list[Callable[[], Any]] = [
+        lambda: made.reconstruct(x),
+        lambda: made.interpolate(x, x, 3),
+        lambda: made.interpolate(good, x, 3),
+        lambda: made.log_likelihood(x, 2),
+    ]
+    if isinstance(made, SRVAE):
+        operations += [
+            lambda: made.generative_reconstruct(x),
+            lambda: made.recombine(x, good),
+            lambda: made.recombine(good, x),
+        ]
+    for operation in operations:
+        with pytest.raises(UserError, match=advice) as error:
+            operation()
+        assert "\n" not in str(error.value)
 
 
 def test_the_mixture_prior_says_which_size_it_takes() -> None:

@@ -86,6 +86,18 @@ def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None
     assert alone.run().step == 9
 
 
+def test_every_validation_of_two_processes_is_of_the_average_as_it_is(tmp_path: Path) -> None:
+    said = torchrun("validated", tmp_path)
+    pairs = [tuple(map(float, pair)) for pair in re.findall(r"validated (\S+) (\S+)", said)]
+    assert len(pairs) > 3
+    for value, fresh in pairs:
+        assert value == pytest.approx(fresh, rel=1e-6)
+    lines = (tmp_path / "validated" / "metrics.jsonl").read_text().splitlines()
+    logged = [line["nats"] for line in map(json.loads, lines) if line["split"] == "val"]
+    assert logged == [value for value, _ in pairs[1:]]  # the first is of the untrained weights
+    assert max(logged) - min(logged) > 1
+
+
 def test_measuring_and_drawing_are_the_same_in_two_processes(
     tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
 ) -> None:

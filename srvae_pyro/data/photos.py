@@ -14,6 +14,7 @@ from torch import Tensor
 from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.data.splits import DataSplits
 from srvae_pyro.errors import UserError
+from srvae_pyro.streams import stream
 
 __all__ = ["COUNTS", "PHOTOGRAPHS", "Region", "load_photos", "regions"]
 
@@ -80,11 +81,11 @@ def load_photos(
             "take --data DIR"
         )
     splits: dict[str, Tensor] = {}
-    for stream, (split, count) in enumerate(COUNTS.items()):
+    for number, (split, count) in enumerate(COUNTS.items()):
         areas = [photographs[i].crop(parts[i][split]) for i in usable]
         largest = [min(shortest[i], MOST_SHRUNK * size) for i in usable]
-        rng = np.random.default_rng([seed, stream])
-        splits[split] = _crops(areas, largest, size, rng.random((count, 3))[:limit])
+        draws = stream(seed, number).random((count, 3))
+        splits[split] = _crops(areas, largest, size, draws[:limit])
     info: dict[str, Any] = {
         "source": [f"scikit-image: {PHOTOGRAPHS[i]}" for i in usable],
         "split": "by regions of each photograph",

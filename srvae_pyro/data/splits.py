@@ -14,6 +14,7 @@ from torch import Tensor
 from srvae_pyro.data.stream import StreamedPictures
 from srvae_pyro.data.transforms import luma
 from srvae_pyro.errors import UserError
+from srvae_pyro.streams import stream
 
 __all__ = ["DataSplits", "hold_out", "only_size", "to_channels"]
 
@@ -78,7 +79,7 @@ def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, l
 
     Each part is in ascending order.
     """
-    order = np.random.default_rng(seed).permutation(count)
+    order = stream(seed).permutation(count)
     *held, kept = np.split(order, np.cumsum(sizes))
     return np.sort(kept), [np.sort(part) for part in held]
 

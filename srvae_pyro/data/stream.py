@@ -153,25 +153,24 @@ def _members(path: Path) -> np.ndarray:
     return np.array(found, dtype=np.int64)
 
 
-def shuffled(count: int, seed: int) -> Tensor:
-    """The numbers 0..count-1 in a random order, the same one for a seed always."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+def shuffled(count: int, random: np.random.Generator) -> Tensor:
+    """The numbers 0..count-1 in a random order."""
+    return torch.from_numpy(random.permutation(count))
 
 
-def shuffled_in_windows(starts: np.ndarray, count: int, seed: int) -> Tensor:
+def shuffled_in_windows(starts: np.ndarray, count: int, random: np.random.Generator) -> Tensor:
     """The same, pictures of :data:`WINDOW` runs at a time, so that a tar is read in a short time.
 
     Args:
         starts: where each run of 0..count-1 starts, such as a tar's pictures.
         count: see above.
-        seed: see above.
+        random: see above.
     """
-    generator = torch.Generator().manual_seed(seed)
     ends = np.append(starts[1:], count)
     parts = []
-    for window in torch.randperm(len(starts), generator=generator).split(WINDOW):
+    for window in shuffled(len(starts), random).split(WINDOW):
         numbers = torch.cat([torch.arange(starts[i], ends[i]) for i in window.tolist()])
-        parts.append(numbers[torch.randperm(len(numbers), generator=generator)])
+        parts.append(numbers[shuffled(len(numbers), random)])
     return torch.cat(parts)
 
 
@@ -245,11 +244,11 @@ class StreamedPictures(Dataset[Tensor | str]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def order(self, seed: int) -> Tensor:
+    def order(self, random: np.random.Generator) -> Tensor:
         """The pictures' indices in a random order that is good to read in."""
         if len(self.runs) == 1:
-            return shuffled(len(self), seed)  # as if they were in memory
-        return shuffled_in_windows(self.runs, len(self), seed)
+            return shuffled(len(self), random)  # as if they were in memory
+        return shuffled_in_windows(self.runs, len(self), random)
 
     def fingerprint(self) -> bytes:
         """A hash to know them again by."""

@@ -26,6 +26,7 @@ from srvae_pyro.evaluation.tiles import spans
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.models.base import images_plate
 from srvae_pyro.models.decoding import Decode, Decoding
+from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import Noise, TileNoise
 
 __all__ = [
@@ -94,6 +95,7 @@ def lower_multiple(model: SRVAE) -> int:
 
 
 @torch.no_grad()
+@cached_weights()
 def answers(
     model: SRVAE,
     y: Tensor,
@@ -207,6 +209,7 @@ class Enlarger:
                 f"{smallest}, such as {near}; 0 is the whole picture"
             )
 
+    @cached_weights()
     def __call__(self, picture: Tensor, passes: int = 1, sample: int = 0) -> Tensor:
         """A picture (c, h, w) of uint8 levels enlarged ``passes`` times: uint8 (C, H, W).
 
@@ -223,12 +226,13 @@ class Enlarger:
         return picture
 
     @cached_property
+    @cached_weights()
     def bytes_per_pixel(self) -> float:
         """Memory that the networks take for each pixel of y, measured on a small picture."""
         side = TILES[0] * lower_multiple(self.model)
         y = torch.full((1, self.model.lower_channels, side, side), 0.5)
         noise = TileNoise((0,), 0, 0, side)
-        self._answer(y, noise)  # what is made once and kept must not count: tiles would differ
+        self._answer(y, noise)  # weights that are computed once must not count: tiles would differ
         taken = peak_bytes(lambda: self._answer(y, noise))
         return SAFETY * taken / side**2
 

@@ -29,13 +29,20 @@ from torch import Tensor
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.memory import peak_bytes
-from srvae_pyro.evaluation.weights import effective_samples, log_mean, pareto_k
+from srvae_pyro.evaluation.weights import (
+    effective_pairs,
+    effective_samples,
+    log_mean,
+    pareto_k,
+)
 from srvae_pyro.models.srvae import SRVAEModel
+from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 
 __all__ = ["Estimator", "LikelihoodEstimate", "estimate_log_likelihood", "evaluations_at_once"]
 
 Estimator = Literal["product", "paired"]
+PAIR_BYTES = 32  # of a pair of u and z while it is weighed: some float64 at a time (measured: 17)
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,11 @@ class LikelihoodEstimate:
     Attributes:
         log_likelihood: nats.
         elbo: the evidence lower bound from the same samples, nats.
-        effective_samples: :math:`(\\sum w)^2 / \\sum w^2`, from 1 to S. For ``product`` of the
-            u's or of the z's, whichever is fewer, each weighted by the sum over the others.
+        effective_samples: :math:`(\\sum w)^2 / \\sum w^2`, from 1 to S; for ``product`` see
+            :func:`~srvae_pyro.evaluation.weights.effective_pairs`.
         pareto_k: shape of the weights' tail, larger is worse, above 0.7 unreliable; of u's or z's
-            as above, whichever is worse; nan below 25 samples.
+            for ``product``, each weighted by the sum over the others, whichever is worse; nan
+            below 25 samples.
     """
 
     log_likelihood: Tensor
@@ -58,6 +66,7 @@ class LikelihoodEstimate:
 
 
 @torch.no_grad()
+@cached_weights()
 def estimate_log_likelihood(
     model: Any,
     x: Tensor,
@@ -94,7 +103,7 @@ def estimate_log_likelihood(
         values = log_mean(weights), weights.mean(0), effective_samples(weights), pareto_k(weights)
     else:
         pairs = weigh.pairs(model.model, model.guide, x)
-        ess = torch.minimum(effective_samples(pairs.rows), effective_samples(pairs.columns))
+        ess = effective_pairs(pairs.rows, pairs.columns)
         k = torch.maximum(pareto_k(pairs.rows), pareto_k(pairs.columns))
         values = log_mean(pairs.rows), pairs.diagonal.mean(0), ess, k
     return LikelihoodEstimate(*(value.cpu() for value in values))
@@ -133,6 +142,8 @@ class _Weighing:
 
     def draw(self, site: str, q: Any) -> Tensor:
         """S samples (S, B, C, h, w) of a normal q, drawn at once whatever the step."""
+        # Of an image that is repeated the networks give one distribution, not B.
+        q = q.expand((len(self.noise.images),))
         like = q.mean.new_empty(()).expand(self.samples, *q.mean.shape)
         return q.mean + q.stddev * self.noise.normal(site, like)
 
@@ -169,7 +180,8 @@ class _Weighing:
             between = between + weights[part].unsqueeze(1) + own
             rows.append(log_mean(between, dim=1))
             columns = torch.logaddexp(columns, between.logsumexp(0))
-            diagonal.append(between[:, part].diagonal(dim1=0, dim2=1).T)
+            own_pairs = between[:, part].diagonal(dim1=0, dim2=1).T
+            diagonal.append(own_pairs.clone())  # a view would keep all pairs
         columns = columns - math.log(self.samples)
         return _Pairs(torch.cat(rows), columns, torch.cat(diagonal))
 
@@ -202,22 +214,39 @@ def _normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
     return -0.5 * (quadratic + own + constant).permute(1, 2, 0)
 
 
-def evaluations_at_once(model: Any, x: Tensor, memory_gb: float, most: int = 256) -> int:
+def evaluations_at_once(
+    model: Any, x: Tensor, samples: int, memory_gb: float, most: int = 256
+) -> int:
     """How many evaluations (images times samples) at a time keep within a memory budget.
 
-    Measured on one evaluation, with as much again allowed for what operations use inside.
+    Of max(``samples``, evaluations at a time) the latents are there all the while. Both are
+    measured on a few samples, with as much again allowed for what operations use inside.
 
     Args:
         model: as for :func:`estimate_log_likelihood`.
         x: at least one image (B, C, H, W).
+        samples: S, importance samples an image.
         memory_gb: gigabytes (1e9 bytes).
         most: not more than that, where larger batches gain nothing.
 
     Raises:
-        UserError: not even one evaluation fits.
+        UserError: not even one evaluation at a time fits.
     """
-    one = peak_bytes(lambda: estimate_log_likelihood(model, x[:1], 2, at_once=1))
-    fit = int(memory_gb * 1e9 / (2 * one))
+
+    def peak(samples: int) -> int:
+        return peak_bytes(lambda: estimate_log_likelihood(model, x[:1], samples, at_once=1))
+
+    few, more = 2, 34
+    least = peak(few)
+    latents = (peak(more) - least) / (more - few)  # of a sample; with its weights
+    one = least - few * latents
+    budget = memory_gb * 1e9 / 2
+    pairs = PAIR_BYTES * samples  # of an evaluation, whose u meets every z
+    # An image at a time, its latents all there; or more images, each with all its samples.
+    fit = (budget - samples * latents) / (one + pairs)
+    if fit > samples:
+        fit = budget / (one + latents + pairs)
     if fit < 1:
-        raise UserError(f"--memory-gb {memory_gb:g} is too little: it needs {2e-9 * one:.2g}")
-    return min(fit, most)
+        need = 2e-9 * (one + pairs + samples * latents)
+        raise UserError(f"--memory-gb {memory_gb:g} is too little: it needs {need:.2g}")
+    return min(int(fit), most)

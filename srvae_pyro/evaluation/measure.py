@@ -17,6 +17,7 @@ from srvae_pyro.evaluation.likelihood import (
 )
 from srvae_pyro.evaluation.terms import bits_per_dim
 from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.networks import cached_weights
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
 
@@ -25,6 +26,7 @@ __all__ = ["evaluate_likelihood"]
 UNRELIABLE_K = 0.7  # Pareto k above which importance weights have no finite variance to speak of
 
 
+@cached_weights()
 def evaluate_likelihood(
     model: ImageModel,
     images: Tensor,
@@ -73,7 +75,7 @@ def evaluate_likelihood(
         autocast,
         tqdm(total=len(images), unit="image", disable=not progress) as bar,
     ):
-        at_once = evaluations_at_once(model, to_unit(images[:1].to(device)), memory_gb)
+        at_once = evaluations_at_once(model, to_unit(images[:1].to(device)), samples, memory_gb)
         step = max(at_once // samples, 1)
         for chunk, own in zip(images.split(step), numbers.split(step), strict=True):
             estimate = estimate_log_likelihood(

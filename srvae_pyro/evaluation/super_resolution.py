@@ -15,6 +15,7 @@ from srvae_pyro.data import to_levels, to_unit
 from srvae_pyro.evaluation.enlarge import answers, enlarging, factor_of, psnr, shrunk
 from srvae_pyro.evaluation.terms import RunningMean
 from srvae_pyro.models import ImageModel
+from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
@@ -28,7 +29,6 @@ BASELINES = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 WINDOW = 11  # pixels a side of SSIM's Gaussian window
-_MOST_SAMPLES = 2**20  # numbers that each picture has for its samples' noise
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -69,6 +69,7 @@ def interpolated(y: Tensor, factor: int, how: Image.Resampling) -> Tensor:
 
 
 @torch.no_grad()
+@cached_weights()
 def measure(
     model: ImageModel,
     images: Tensor,
@@ -110,7 +111,7 @@ def measure(
         ValueError: no pictures, samples or batch size.
     """
     srvae = enlarging(model)
-    if not len(images) or batch_size < 1 or not 0 < samples < _MOST_SAMPLES:
+    if not len(images) or batch_size < 1 or samples < 1:
         raise ValueError("pictures, samples and batch_size must be at least 1")
     count, group = len(images), group or Group()
     mine = group.share(count)
@@ -124,7 +125,7 @@ def measure(
             unit = to_unit(y)
             drawn = []
             for part in range(samples):
-                noise = ImageNoise(seed, [n * _MOST_SAMPLES + part for n in own.tolist()])
+                noise = ImageNoise((seed, part), own.tolist())
                 drawn.append(_in_levels(answers(srvae, unit, noise)))
             found = {name: [interpolated(y, factor, how)] for name, how in BASELINES.items()}
             found["sample"] = drawn

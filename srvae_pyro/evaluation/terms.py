@@ -15,6 +15,7 @@ from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import sizes_of
 from srvae_pyro.models.decoding import Decode
+from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
@@ -69,6 +70,7 @@ def spread(images: Tensor, count: int | None) -> Tensor:
 
 
 @torch.no_grad()
+@cached_weights()
 def evaluate_elbo(
     model: ImageModel,
     images: Tensor,

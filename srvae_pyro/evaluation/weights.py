@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["effective_samples", "log_mean", "pareto_k"]
+__all__ = ["effective_pairs", "effective_samples", "log_mean", "pareto_k"]
 
 MIN_SAMPLES_FOR_TAIL = 25  # below, fewer than five weights are in the tail
 
@@ -20,6 +20,27 @@ def log_mean(log_weights: Tensor, dim: int = 0) -> Tensor:
 def effective_samples(log_weights: Tensor) -> Tensor:
     """Kish's effective sample size of weights (S, B): (B,), from 1 to S."""
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def effective_pairs(rows: Tensor, columns: Tensor) -> Tensor:
+    r"""The effective sample size of all pairs of S u's and S z's: (B,), from 1 to S.
+
+    As many paired samples of weights as even as these would average as well. The average of the
+    pairs varies with the u's and with the z's, so that relative variances add up:
+
+    .. math:: 1 / ESS = 1 / ESS_{rows} + 1 / ESS_{columns} - 1 / S
+
+    References:
+        Hoeffding, A Class of Statistics with Asymptotically Normal Distribution, 1948, Annals of
+        Mathematical Statistics 19(3), section 5, for one sample; here there are two.
+
+    Args:
+        rows: log weights (S, B) of the u's, each the mean over the z's.
+        columns: of the z's, each the mean over the u's.
+    """
+    samples = len(rows)
+    inverse = 1 / effective_samples(rows) + 1 / effective_samples(columns) - 1 / samples
+    return (1 / inverse).clamp(1, samples)
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:

@@ -240,13 +240,15 @@ class ImageGivenLower(nn.Module):
             joint.blocks,
             init_scale=scale,
             head_scale=config.likelihood_scale,
+            full_precision_input=True,
         )
         start_likelihood(self.joint[-1], config, channels)
 
     def network(self, y: Tensor, z: Tensor) -> Tensor:
         detail = self.from_z(z)
+        # In float32: bfloat16 would round y by up to half a level of 256, and x is close to y.
         lifted = self.transform.lift(y, detail.shape[-2:])
-        return self.joint(torch.cat([lifted.to(detail.dtype), detail], dim=1))
+        return self.joint(torch.cat([lifted, detail.to(lifted.dtype)], dim=1))
 
     def parameters_of(self, y: Tensor, z: Tensor) -> Tensor:
         """(..., channels of the likelihood, H, W)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ __all__ = [
     "read_weights",
     "save_pretrained",
     "save_weights",
+    "validation_nats",
 ]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 RUNS = Path("runs")
+VALIDATION = "validation_nats"  # in the metadata of the weights
 
 
 def find_run(run: str | Path) -> Path:
@@ -95,8 +98,13 @@ def read_config(folder: Path) -> RunConfig:
     return RunConfig.from_dict(values)
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
+def save_weights(model: nn.Module, folder: Path, validation_nats: float | None = None) -> None:
     """Write ``model.safetensors``, whole or not at all.
+
+    Args:
+        model: whose weights.
+        folder: where to.
+        validation_nats: what they score, nats an image; kept with them.
 
     Raises:
         OSError: it cannot be written; what was there before still is.
@@ -106,6 +114,8 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     metadata = {"format": "pt", "digest": _digest(state)}
+    if validation_nats is not None:
+        metadata[VALIDATION] = repr(validation_nats)
 
     def write(partial: Path) -> None:
         try:
@@ -114,6 +124,21 @@ def save_weights(model: nn.Module, folder: Path) -> None:
             raise OSError(str(error)) from error
 
     write_whole(folder / WEIGHTS, write)
+
+
+def validation_nats(path: Path) -> float | None:
+    """What :func:`save_weights` kept with the weights in a file; None if there is no such number.
+
+    Weights that cannot be read count as the worst.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(VALIDATION)
+        return None if text is None else float(text)
+    except (SafetensorError, OSError, ValueError):
+        return math.inf
 
 
 def _digest(state: dict[str, Tensor]) -> str:
@@ -184,7 +209,7 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} does not hold the weights of its {CONFIG}: {reason}") from None
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device).eval()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

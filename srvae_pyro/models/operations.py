@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from srvae_pyro.distributions import DiscretizedLogisticMixture
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.decoding import Decode, Decoding, base_of
+from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import GlobalNoise, ImageNoise, Noise
 
 if TYPE_CHECKING:
     from srvae_pyro.config import ModelConfig
 
-__all__ = ["Operations", "image_noise", "joined", "slerp"]
+__all__ = ["Operations", "check_images", "image_noise", "joined", "slerp"]
 
 
 class Operations(nn.Module):
@@ -46,7 +47,19 @@ class Operations(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    def check_images(self, x: Tensor, name: str = "x") -> None:
+        """Refuse images (B, C, H, W) that the networks cannot take or would misread.
+
+        Raises:
+            UserError: their shape, type or values do not suit; says what would.
+        """
+        config = self.config
+        multiple = 2**config.stages * (2 if config.prior == "realnvp" else 1)
+        channels, *size = config.image_shape
+        check_images(x, name, channels, multiple, size if config.prior == "mixture" else None)
+
     @torch.no_grad()
+    @cached_weights()
     def generate(
         self,
         count: int,
@@ -79,12 +92,14 @@ class Operations(nn.Module):
             number = min(batch_size, count - start)
             # One image a sample: Predictive's trial runs then cost one image each.
             predictive = Predictive(self.model, num_samples=number, parallel=True)
-            noise = image_noise(seed, first + start, number, dim=-5)
+            images = range(first + start, first + start + number)
+            noise = None if seed is None else ImageNoise(seed, images, dim=-5, tried=True)
             with Decode(decode, temperature, image_temperature, noise):
                 chunks.append(predictive())
         return joined([{k: v.squeeze(1) for k, v in chunk.items()} for chunk in chunks], dim=0)
 
     @torch.no_grad()
+    @cached_weights()
     def reconstruct(
         self,
         x: Tensor,
@@ -103,7 +118,11 @@ class Operations(nn.Module):
 
         Returns:
             By site: x (B, C, H, W) and the others.
+
+        Raises:
+            UserError: these are no images for this model; says what would be.
         """
+        self.check_images(x)
         how = (decode, temperature, image_temperature)
         return self._from_guide(x, lambda x: partial(self.guide, x), how, seed, batch_size)
 
@@ -116,6 +135,7 @@ class Operations(nn.Module):
         raise UserError("a VAE has no y to start from: super-resolution is the srVAE's")
 
     @torch.no_grad()
+    @cached_weights()
     def interpolate(
         self,
         a: Tensor,
@@ -145,14 +165,21 @@ class Operations(nn.Module):
 
         Returns:
             By site: x (steps, B, C, H, W) and the others.
+
+        Raises:
+            UserError: these are no images for this model, or do not pair up.
         """
         if steps < 2:
             raise UserError(f"an interpolation has at least 2 steps, not {steps}")
+        for name, x in (("a", a), ("b", b)):
+            self.check_images(x, name)
         if a.shape != b.shape:
             raise UserError(f"images of shape {tuple(a.shape)} and {tuple(b.shape)} do not pair up")
         ends = []
         for number, x in enumerate((a, b)):
-            noise = image_noise(None if seed is None else 2 * seed + number, 0, len(x))
+            noise = None
+            if seed is not None:
+                noise = ImageNoise((seed, number, *b"end"), range(len(x)))
             with Decode(temperature=temperature, noise=noise):
                 ends.append(self._base(x.to(self.device)))
         path = torch.linspace(0, 1, steps).tolist()
@@ -173,6 +200,7 @@ class Operations(nn.Module):
         flat = joined([{k: v.squeeze(0) for k, v in c.items()} for c in chunks], dim=0)
         return {name: value.unflatten(0, (steps, len(a))) for name, value in flat.items()}
 
+    @cached_weights()
     def log_likelihood(
         self, x: Tensor, samples: int = 500, *, seed: int = 0, memory_gb: float = 4.0
     ) -> Tensor:
@@ -187,11 +215,17 @@ class Operations(nn.Module):
         Returns:
             (B,), float64 on the CPU. :mod:`srvae_pyro.evaluation.likelihood` has more: the other
             estimator, and how far to trust the numbers.
+
+        Raises:
+            UserError: these are no images for this model, or memory does not suffice.
         """
         from srvae_pyro.evaluation.likelihood import estimate_log_likelihood, evaluations_at_once
 
+        self.check_images(x)
+        if samples < 1:
+            raise UserError(f"importance samples must be at least 1, not {samples}")
         x = x.to(self.device)
-        at_once = evaluations_at_once(self, x, memory_gb)
+        at_once = evaluations_at_once(self, x, samples, memory_gb)
         step = max(at_once // samples, 1)
         parts = [
             estimate_log_likelihood(
@@ -259,6 +293,41 @@ class Operations(nn.Module):
         return base
 
 
+def check_images(
+    x: Tensor, name: str, channels: int, multiple: int, size: Sequence[int] | None = None
+) -> None:
+    """Refuse images that are not (B, C, H, W), floating point within [0, 1], with B at least 1.
+
+    Args:
+        x: the images.
+        name: what to call them.
+        channels: C.
+        multiple: what height and width are multiples of.
+        size: height and width, if there is no choice.
+
+    Raises:
+        UserError: the shape, type or values do not suit; says what would.
+    """
+    if x.dim() != 4 or x.shape[1] != channels:
+        alone = f"; one image is {name}[None]" if x.dim() == 3 else ""
+        raise UserError(
+            f"{name} has shape {tuple(x.shape)}: give images (B, {channels}, h, w){alone}"
+        )
+    if not len(x):
+        raise UserError(f"{name} has no images: give at least 1")
+    height, width = x.shape[-2:]
+    if height % multiple or width % multiple or not height or not width:
+        raise UserError(
+            f"{name} of {height}x{width}: its height and width must be multiples of {multiple}"
+        )
+    if size is not None and [height, width] != list(size):
+        raise UserError(
+            f"{name} of {height}x{width}: the mixture prior takes {size[0]}x{size[1]} only"
+        )
+    if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
+        raise UserError(f"{name} must be floating point within [0, 1]; divide uint8 levels by 255")
+
+
 class _Given:
     """Noise whose normal draws are given by site."""
 
@@ -303,9 +372,9 @@ def _sites(model: Any) -> tuple[str, ...]:
     return own if lower is None else own + _sites(lower)
 
 
-def image_noise(seed: int | None, first: int, count: int, dim: int = -4) -> Noise | None:
+def image_noise(seed: int | None, first: int, count: int) -> Noise | None:
     """The noise of images ``first`` and on of a seed; without a seed, PyTorch's generator."""
-    return None if seed is None else ImageNoise(seed, range(first, first + count), dim)
+    return None if seed is None else ImageNoise(seed, range(first, first + count))
 
 
 def joined(chunks: list[dict[str, Tensor]], dim: int) -> dict[str, Tensor]:

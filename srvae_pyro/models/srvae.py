@@ -31,8 +31,9 @@ from srvae_pyro.models.conditionals import (
     LatentGivenLower,
 )
 from srvae_pyro.models.decoding import Decode, Decoding
-from srvae_pyro.models.operations import image_noise, joined
+from srvae_pyro.models.operations import check_images, image_noise, joined
 from srvae_pyro.models.vae import VAEGuide, VAEModel
+from srvae_pyro.networks import cached_weights
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
 
@@ -171,6 +172,7 @@ class SRVAE(ImageModel):
         )
 
     @torch.no_grad()
+    @cached_weights()
     def generative_reconstruct(  # type: ignore[override]
         self,
         x: Tensor,
@@ -191,6 +193,8 @@ class SRVAE(ImageModel):
             By site: x (B, C, H, W), y, z and u; the y is new, not d(x).
         """
 
+        self.check_images(x)
+
         def guide(images: Tensor) -> Callable[[], None]:
             def infer() -> None:
                 with images_plate(images, 0):
@@ -202,6 +206,7 @@ class SRVAE(ImageModel):
         return self._from_guide(x, guide, how, seed, batch_size)
 
     @torch.no_grad()
+    @cached_weights()
     def recombine(
         self,
         structure: Tensor,
@@ -223,6 +228,8 @@ class SRVAE(ImageModel):
         Returns:
             By site: x (B, C, H, W), y, z and u; the y is new, not d(a).
         """
+        for name, images in (("structure", structure), ("detail", detail)):
+            self.check_images(images, name)
         if structure.shape != detail.shape:
             raise UserError(
                 f"images of {tuple(structure.shape)} and {tuple(detail.shape)} cannot be recombined"
@@ -243,6 +250,7 @@ class SRVAE(ImageModel):
         return self._from_guide(pairs, guide, how, seed, batch_size)
 
     @torch.no_grad()
+    @cached_weights()
     def super_resolve(  # type: ignore[override]
         self,
         y: Tensor,
@@ -291,25 +299,11 @@ class SRVAE(ImageModel):
         return joined(chunks, dim=1)
 
     def check_lower(self, y: Tensor) -> None:
-        """Refuse a y that the networks cannot take.
+        """Refuse a y that the networks cannot take, as :meth:`check_images` does an x.
 
         Raises:
             UserError: its shape or values do not suit; says what would.
         """
         multiple = 2**self.lower_stages * (2 if self.config.prior == "realnvp" else 1)
-        if y.dim() != 4 or y.shape[1] != self.lower_channels:
-            raise UserError(
-                f"y has shape {tuple(y.shape)}: give images (B, {self.lower_channels}, h, w)"
-            )
-        if y.shape[-2] % multiple or y.shape[-1] % multiple:
-            raise UserError(
-                f"y of {y.shape[-2]}x{y.shape[-1]}: its height and width must be multiples of "
-                f"{multiple}"
-            )
-        own = sizes_of(self.config).lower[1:]
-        if self.config.prior == "mixture" and y.shape[-2:] != own:
-            raise UserError(
-                f"y of {y.shape[-2]}x{y.shape[-1]}: the mixture prior takes {own[0]}x{own[1]} only"
-            )
-        if not y.is_floating_point() or not bool(((y >= 0) & (y <= 1)).all()):
-            raise UserError("y must be floating point within [0, 1]; divide uint8 levels by 255")
+        own = sizes_of(self.config).lower[1:] if self.config.prior == "mixture" else None
+        check_images(y, "y", self.lower_channels, multiple, own)

@@ -1,5 +1,6 @@
 """Neural networks: weight-normalised convolutions, dense blocks, encoders and decoders."""
 
+from srvae_pyro.networks.caching import cached_weights
 from srvae_pyro.networks.coders import Decoder, Encoder, PlainNetwork
 from srvae_pyro.networks.convolution import (
     WeightNormalized,
@@ -20,6 +21,7 @@ __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormalized",
+    "cached_weights",
     "checkpoint_blocks",
     "compile_networks",
     "initializing",

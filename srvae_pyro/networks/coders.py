@@ -102,7 +102,8 @@ class Decoder(nn.Sequential):
 class PlainNetwork(nn.Sequential):
     """(B, in, H, W) to (B, out, H, W): ``blocks`` dense blocks, then a 1x1 convolution.
 
-    Args: as :class:`Encoder`, but for ``blocks``.
+    Args: as :class:`Encoder`, but for ``blocks``, and ``full_precision_input``: the first block too
+        computes in the parameters' precision even under autocast.
     """
 
     def __init__(
@@ -116,11 +117,18 @@ class PlainNetwork(nn.Sequential):
         init_scale: float = 0.01,
         head_scale: float = 0.01,
         full_precision: bool = True,
+        full_precision_input: bool = False,
     ) -> None:
         layers: list[nn.Module] = []
         channels = in_channels
-        for _ in range(blocks):
-            block = DenseBlock(channels, growth, steps, init_scale=init_scale)
+        for number in range(blocks):
+            block = DenseBlock(
+                channels,
+                growth,
+                steps,
+                init_scale=init_scale,
+                full_precision=full_precision_input and number == 0,
+            )
             channels = block.out_channels
             layers.append(block)
         head = WeightNormConv2d(

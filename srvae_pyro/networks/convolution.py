@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srvae_pyro.networks.caching import cached
+
 __all__ = ["WeightNormConv2d", "WeightNormConvTranspose2d", "WeightNormalized", "initializing"]
-
-
-class Kept:
-    """A tensor computed from parameters, kept until they change, where no gradient is asked for.
-
-    Copies and pickles start without it.
-    """
-
-    def __init__(self) -> None:
-        self.key: tuple[object, ...] | None = None
-        self.value: Tensor | None = None
-
-    def __getstate__(self) -> dict[str, None]:
-        return {"key": None, "value": None}
-
-    def get(self, compute: Callable[[], Tensor], *parameters: Tensor) -> Tensor:
-        """What ``compute`` gives for the parameters as they are now."""
-        if torch.is_grad_enabled() or any(p.is_inference() for p in parameters):
-            return compute()
-        # Every change in place counts a parameter's version up; autocast changes the type.
-        device = parameters[0].device.type
-        cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        key = (cast, *((p._version, p.data_ptr(), p.dtype) for p in parameters))
-        if self.value is None or key != self.key:
-            with torch.inference_mode(False), torch.no_grad():
-                self.key, self.value = key, compute()
-        return self.value
 
 
 class WeightNormalized(nn.Module):
@@ -78,16 +53,15 @@ class WeightNormalized(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape[output_dim]))
         self.register_buffer("initialized", torch.tensor(False))
         self.in_initialization = False
-        self.kept = Kept()
 
     @property
     def weight(self) -> Tensor:
         """The normalised weight, of the direction's shape."""
-        return self.kept.get(
-            lambda: torch._weight_norm(self.direction, self.gain, self.output_dim),
-            self.direction,
-            self.gain,
-        )
+        return cached(self, "weight", self.normalized, self.direction.device)
+
+    def normalized(self) -> Tensor:
+        """The same, computed."""
+        return torch._weight_norm(self.direction, self.gain, self.output_dim)
 
     def linear(self, x: Tensor) -> Tensor:
         """The map itself, (B, in, H, W) to (B, out, H', W')."""

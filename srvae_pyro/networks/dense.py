@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from srvae_pyro.networks.convolution import Kept, WeightNormConv2d
+from srvae_pyro.networks.caching import cached
+from srvae_pyro.networks.convolution import WeightNormConv2d
 
 __all__ = ["ChannelAttention", "DenseBlock", "DenseStep"]
 
@@ -34,8 +35,6 @@ class DenseStep(nn.Module):
         self.channels = channels
         self.growth = growth
         self.merge = True
-        self.kept_kernel = Kept()
-        self.kept_inner = Kept()
 
     def pays_to_merge(self, positions: int) -> bool:
         """Whether merging costs fewer operations over ``positions`` = B * H * W output pixels."""
@@ -50,14 +49,11 @@ class DenseStep(nn.Module):
         bias b3 plus sum_m w3[:, m] b1[m] convolved with ones: next to a border, where the 3x3
         kernel meets padding, the inner bias is missing.
         """
-        reduce, grow = self.reduce, self.grow
-        inner_parameters = (reduce.bias, grow.direction, grow.gain)
-        kernel = self.kept_kernel.get(
-            self.merged_kernel, reduce.direction, reduce.gain, grow.direction, grow.gain
-        )
-        inner = self.kept_inner.get(self.inner_bias, *inner_parameters)
+        device = self.grow.bias.device
+        kernel = cached(self, "kernel", self.merged_kernel, device)
+        inner = cached(self, "inner bias", self.inner_bias, device)
         inside = _inside(x.shape[2], x.shape[3], inner.dtype, inner.device)
-        bias = torch.addmm(grow.bias, inside, inner.T)  # (H * W, growth)
+        bias = torch.addmm(self.grow.bias, inside, inner.T)  # (H * W, growth)
         bias = bias.reshape(1, x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
         return F.conv2d(x, kernel, padding=1) + bias
 
@@ -121,17 +117,35 @@ class DenseBlock(nn.Sequential):
         growth: channels that each step adds.
         steps: how many steps.
         init_scale: see :class:`~srvae_pyro.networks.WeightNormalized`.
+        full_precision: compute in the parameters' precision even under autocast; for an input whose
+            last bits matter.
     """
 
-    def __init__(self, channels: int, growth: int, steps: int, *, init_scale: float = 0.01) -> None:
+    def __init__(
+        self,
+        channels: int,
+        growth: int,
+        steps: int,
+        *,
+        init_scale: float = 0.01,
+        full_precision: bool = False,
+    ) -> None:
         layers: list[nn.Module] = [
             DenseStep(channels + i * growth, growth, init_scale=init_scale) for i in range(steps)
         ]
         self.out_channels = channels + steps * growth
         super().__init__(*layers, ChannelAttention(self.out_channels, init_scale=init_scale))
+        self.full_precision = full_precision
         self.checkpoint = False  # see checkpoint_blocks
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.full_precision:
+            with torch.autocast(x.device.type, enabled=False):
+                return self.run(x)
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """The block in whatever precision autocast has."""
         # Autocast touches convolutions only: a float32 input would be concatenated with their
         # outputs to float32, and all that follows would be float32 too.
         device = x.device.type

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.stream import StreamedPictures, shuffled
+from srvae_pyro.streams import stream
 
 __all__ = ["Batches"]
 
@@ -49,10 +50,10 @@ class Batches:
 
     def order(self, epoch: int) -> Tensor:
         """The pictures' indices in the order of ``epoch``."""
-        seed = self.seed * 1_000_003 + epoch
+        random = stream(self.seed, epoch, *b"order")
         if isinstance(self.images, StreamedPictures):
-            return self.images.order(seed)
-        return shuffled(len(self.images), seed)
+            return self.images.order(random)
+        return shuffled(len(self.images), random)
 
     def first(self, count: int) -> Tensor:
         """The first pictures of the first epoch, uint8 (count, C, H, W)."""
