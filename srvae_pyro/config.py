@@ -16,8 +16,70 @@ __all__ = ["DataConfig", "Dense", "ModelConfig", "RunConfig", "TrainingConfig"]
 T = TypeVar("T")
 
 
+# Least and most that a setting can be; far more than any use, and no harm from a strange file.
+_RANGES: dict[tuple[str, str], tuple[float, float]] = {
+    ("Dense", "growth"): (1, 4096),
+    ("Dense", "steps"): (1, 256),
+    ("Dense", "blocks"): (1, 64),
+    ("ModelConfig", "image_shape"): (1, 65536),
+    ("ModelConfig", "latent_channels"): (1, 4096),
+    ("ModelConfig", "stages"): (0, 16),
+    ("ModelConfig", "components"): (1, 1000),
+    ("ModelConfig", "prior_components"): (1, 100_000),
+    ("ModelConfig", "p_x_z_channels"): (0, 65536),
+    ("ModelConfig", "posterior_log_variance"): (-100, 100),
+    ("DataConfig", "image_size"): (1, 65536),
+    ("DataConfig", "channels"): (1, 3),
+    ("DataConfig", "limit"): (1, 2**63),
+    ("TrainingConfig", "batch_size"): (1, 2**31),
+    ("TrainingConfig", "epochs"): (1, math.inf),
+    ("TrainingConfig", "steps"): (1, math.inf),
+    ("TrainingConfig", "max_minutes"): (1e-30, math.inf),
+    ("TrainingConfig", "lr"): (1e-30, 1e9),
+    ("TrainingConfig", "lr_decay"): (1e-30, 1),
+    ("TrainingConfig", "eps"): (1e-30, 1),
+    ("TrainingConfig", "clip_factor"): (1e-30, 1e30),
+    ("TrainingConfig", "validation_images"): (1, 2**63),
+    ("TrainingConfig", "betas"): (0, 1 - 1e-12),
+    ("TrainingConfig", "anneal"): (0, 1),
+    ("TrainingConfig", "kl_start"): (0, 1),
+    ("TrainingConfig", "kl_warmup"): (0, 1),
+}
+
+
+def _in_range(kind: type, name: str, value: Any) -> bool:
+    """Whether a number, or every number of a tuple, is finite and as large as makes sense."""
+    least, most = _RANGES.get((kind.__name__, name), (0, 2**63))
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(
+        math.isfinite(number) and least <= number <= most
+        for number in numbers
+        if isinstance(number, int | float)
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 @dataclass(frozen=True)
-class Dense:
+class Settings:
+    """Settings that are refused where they make no sense, whoever gives them.
+
+    Raises:
+        UserError: a number is out of range; names it.
+    """
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if not _in_range(type(self), item.name, value):
+                raise UserError(f"{item.name} cannot be {_short(value)}")
+
+
+@dataclass(frozen=True)
+class Dense(Settings):
     """Growth, steps and blocks of a network of dense blocks."""
 
     growth: int  # channels each dense step adds, in the first block
@@ -26,7 +88,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The graphical model and its networks. The defaults are the published srVAE."""
 
     model: Literal["srvae", "vae"] = "srvae"
@@ -61,7 +123,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """The pictures. ``info`` is what the loaded data says of itself."""
 
     data: str = "cifar10"
@@ -74,7 +136,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """The optimisation. The defaults are the published run's.
 
     But for the warm-up, the clipping and the averaged weights, which that run did not have.
@@ -149,52 +211,13 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
             value = tuple(value)
         elif hints[name] is Dense:
             value = _build(Dense, value)
-        if not (_fits(value, hints[name]) and _in_range(kind, name, value)):
+        if not _fits(value, hints[name]):
             raise UserError(f"config.json: {name} cannot be {_short(value)}")
         built[name] = value
     try:
         return kind(**built)
-    except TypeError as error:
+    except (TypeError, UserError) as error:
         raise UserError(f"config.json: {error}") from None
-
-
-# Least and most that a setting can be; far more than any use, and no harm from a strange file.
-_RANGES: dict[tuple[str, str], tuple[float, float]] = {
-    ("Dense", "growth"): (1, 4096),
-    ("Dense", "steps"): (1, 256),
-    ("Dense", "blocks"): (1, 64),
-    ("ModelConfig", "image_shape"): (1, 65536),
-    ("ModelConfig", "latent_channels"): (1, 4096),
-    ("ModelConfig", "stages"): (0, 16),
-    ("ModelConfig", "components"): (1, 1000),
-    ("ModelConfig", "prior_components"): (1, 100_000),
-    ("ModelConfig", "p_x_z_channels"): (0, 65536),
-    ("ModelConfig", "posterior_log_variance"): (-100, 100),
-    ("TrainingConfig", "batch_size"): (1, 2**31),
-    ("TrainingConfig", "epochs"): (1, math.inf),
-    ("TrainingConfig", "steps"): (1, math.inf),
-    ("TrainingConfig", "lr"): (1e-30, 1e9),
-    ("TrainingConfig", "betas"): (0, 1 - 1e-12),
-    ("TrainingConfig", "anneal"): (0, 1),
-    ("TrainingConfig", "kl_start"): (0, 1),
-    ("TrainingConfig", "kl_warmup"): (0, 1),
-}
-
-
-def _in_range(kind: type, name: str, value: Any) -> bool:
-    """Whether a number, or every number of a tuple, is finite and as large as makes sense."""
-    least, most = _RANGES.get((kind.__name__, name), (0, 2**63))
-    numbers = value if isinstance(value, tuple) else (value,)
-    return all(
-        math.isfinite(number) and least <= number <= most
-        for number in numbers
-        if isinstance(number, int | float)
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -92,3 +92,28 @@ def test_settings_cannot_be_changed_in_place() -> None:
         field = dataclasses.fields(part)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, field, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (TrainingConfig, "clip_factor", 0),
+        (TrainingConfig, "validation_images", 0),
+        (TrainingConfig, "max_minutes", 0.0),
+        (TrainingConfig, "lr_decay", 1.5),
+        (TrainingConfig, "seed", -1),
+        (DataConfig, "limit", 0),
+        (DataConfig, "image_size", 0),
+        (ModelConfig, "components", 0),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_wherever_it_is_given(
+    kind: Any, name: str, value: Any
+) -> None:
+    with pytest.raises(UserError, match=f"^{name} cannot be {value}$"):
+        kind(**{name: value})
+    part = {TrainingConfig: "training", DataConfig: "data", ModelConfig: "model"}[kind]
+    values = RunConfig().to_dict()
+    values[part][name] = value
+    with pytest.raises(UserError, match=f"^config.json: {name} cannot be {value}$"):
+        RunConfig.from_dict(values)

@@ -83,6 +83,11 @@ def test_clipping_cannot_lock(growth: float) -> None:
     assert scales[-1] == 1.0
 
 
+def test_a_bound_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be above 0"):
+        GradientClip(0.0)
+
+
 def test_clipping_never_enlarges_or_divides_by_zero() -> None:
     clip = GradientClip(10.0)
     scales = [clip.scale(norm) for norm in (0.0, 0.0, 1e-12, 5.0, 1e30, 0.0)]

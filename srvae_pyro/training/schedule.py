@@ -40,9 +40,14 @@ class GradientClip:
     Args:
         factor: times the median.
         window: how many norms are remembered.
+
+    Raises:
+        ValueError: the factor is not above 0: all gradients would become 0.
     """
 
     def __init__(self, factor: float, window: int = 100) -> None:
+        if not factor > 0:
+            raise ValueError(f"the gradients' bound must be above 0 times the median, not {factor}")
         self.factor = factor
         self.window = window
         self.norms: list[float] = []
