@@ -1,10 +1,18 @@
-"""Which process of a group talks."""
+"""What is said on the terminal or in a log, by which process, and that it never ends a run."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
-__all__ = ["hide_bar", "talks"]
+from tqdm import tqdm
+
+__all__ = ["Bar", "hide_bar", "steady", "steady_streams", "talks"]
+
+LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
 
 
 def talks() -> bool:
@@ -15,3 +23,104 @@ def talks() -> bool:
 def hide_bar() -> bool | None:
     """tqdm's ``disable``: None, so on a terminal only, in the process that talks."""
     return None if talks() else True
+
+
+class _Steady:
+    """A text stream that drops what it cannot write: a full disk, a pipe whose reader is gone."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if self.stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # ValueError: it has been closed
+                self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self.stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self.stream.flush()
+
+    def isatty(self) -> bool:
+        try:
+            return self.stream is not None and self.stream.isatty()
+        except ValueError:
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Log(_Steady):
+    """A stream in which nothing is written over."""
+
+    def write(self, text: str) -> int:
+        return super().write(text.replace("\r", ""))
+
+
+def steady(stream: TextIO | None) -> Any:
+    """``stream``, but that what it cannot take is dropped; None is a stream that takes nothing."""
+    return stream if isinstance(stream, _Steady) else _Steady(stream)
+
+
+@contextlib.contextmanager
+def steady_streams() -> Iterator[None]:
+    """Within it, printing cannot fail; nor can it as the process ends."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = steady(sys.stdout), steady(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in before:
+            try:
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):
+                _give_up(stream)
+
+
+def _give_up(stream: Any) -> None:
+    """Let what is left in a stream's buffer go nowhere: Python writes it out as it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class Bar(tqdm):
+    """tqdm on a terminal; in a log a plain line each minute, with its numbers but without a bar.
+
+    Args:
+        log_format: tqdm's ``bar_format`` of such a line.
+        options: tqdm's.
+    """
+
+    LOG_FORMAT = "{desc}{percentage:.0f}%, {n_fmt} of {total_fmt}, {elapsed}<{remaining}{postfix}"
+
+    def __init__(self, *, log_format: str = LOG_FORMAT, **options: Any) -> None:
+        file = steady(options.pop("file", None) or sys.stderr)
+        if not file.isatty():
+            file = _Log(file.stream)
+            options |= {
+                "bar_format": log_format,
+                "mininterval": LINE_EVERY,
+                "maxinterval": LINE_EVERY,
+                "delay": LINE_EVERY,  # nothing of what ends before
+                "leave": False,
+            }
+        super().__init__(file=file, **options)
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        if file.isatty():
+            show: Callable[[str], None] = tqdm.status_printer(file)
+            return show
+
+        def line(text: str) -> None:
+            if text:  # else it is to be wiped out
+                file.write(text + "\n")
+                file.flush()
+
+        return line

@@ -160,7 +160,7 @@ def test_a_loaded_model_scores_as_the_saved_one(name: str, tmp_path: Path) -> No
     assert type(loaded) is type(model)
     assert_alike(model, loaded)
     assert not loaded.training
-    assert not any(p.requires_grad for p in loaded.parameters())
+    assert all(p.requires_grad for p in loaded.parameters())
 
 
 def test_loading_never_initialises_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from test_training import make_trainer, some_pictures, tiny_config
 
+from srvae_pyro import talk
 from srvae_pyro.commands import run_command
 from srvae_pyro.config import RunConfig
 from srvae_pyro.digest import digest
@@ -181,6 +183,84 @@ def test_metrics_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     log.write("train", 4, {"loss": 4.5})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+class Gone:
+    """A stream whose reader has gone, or whose disk is full."""
+
+    encoding = "utf-8"
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def flush(self) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_terminal_or_log_that_takes_nothing_does_not_end_a_run(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Gone(number))
+    monkeypatch.setattr(sys, "stderr", Gone(number))
+    settings = tiny_config(steps=9), some_pictures(), tmp_path, torch.device("cpu")
+    trainer = Trainer(*settings, save_minutes=0)
+    trainer.say("nobody hears this")
+    assert trainer.run().step == 9
+    assert load_checkpoint(tmp_path / LAST)["progress"]["step"] == 9
+
+
+def test_a_closed_pipe_leaves_the_exit_code_as_it_is() -> None:
+    code = (
+        "from srvae_pyro.talk import steady_streams\n"
+        "import sys\n"
+        "with steady_streams():\n"
+        "    for _ in range(9): print('words ' * 9999); print('words', file=sys.stderr)\n"
+        "sys.exit(3)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait() == 3
+
+
+def test_tensorboard_that_cannot_be_imported_does_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert make_trainer(tmp_path, tiny_config(steps=2)).run().step == 2
+    said = capsys.readouterr().out
+    assert said.count("\n") == said.count("no TensorBoard (") == 1
+    assert (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_bar_in_a_log_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "LINE_EVERY", 0.02)
+    log = io.StringIO()
+    with talk.Bar(total=4, file=log) as bar:
+        for number in range(4):
+            time.sleep(0.03)
+            bar.set_postfix_str(f"loss={number}", refresh=False)
+            bar.update()
+    lines = log.getvalue().splitlines()
+    assert lines[0].startswith("25%, 1 of 4, 00:00<")
+    assert lines[-1].endswith("loss=3")
+    assert "\r" not in log.getvalue()
+    monkeypatch.setattr(talk, "LINE_EVERY", 60.0)
+    log = io.StringIO()
+    with talk.Bar(total=4, file=log) as bar:
+        bar.update(4)
+    assert log.getvalue() == ""
 
 
 def test_the_systems_refusal_is_one_line(

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 import os
 import pickle
 import signal
@@ -23,6 +24,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.pictures import progress_pictures
 from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
 from srvae_pyro.models import ImageModel
+from srvae_pyro.models.loading import validation_nats
 from srvae_pyro.parallel import Group
 from srvae_pyro.training import trainer as trainer_module
 from srvae_pyro.training.batches import Batches
@@ -217,6 +219,33 @@ class Killed(Trainer):
 
     def update(self, images: Tensor) -> None:
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", Interrupt.GENTLE)
+def test_what_batch_systems_and_lost_terminals_send_saves_too(number: int, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, kind=interrupted_at(2, number))
+    trainer.run()
+    assert trainer.stopped_by == number
+    assert load_checkpoint(tmp_path / "last.ckpt")["progress"]["step"] == 2
+
+
+def test_gentle_signals_may_be_repeated_and_followed_by_sigterm() -> None:
+    with Interrupt() as interrupt:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGXCPU, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)
+    assert interrupt.signal == signal.SIGHUP
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+        assert not interrupt
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
@@ -441,6 +470,28 @@ def test_the_best_weights_are_kept_when_validation_gets_worse(tmp_path: Path) ->
     again.resume()
     again.run()
     assert_same(best_of(tmp_path), trainer.seen[2])
+
+
+def test_better_weights_are_kept_by_a_run_that_went_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trainer(tmp_path).run()
+    path = tmp_path / "model.safetensors"
+    before, nats = path.read_bytes(), validation_nats(path)
+    assert nats == min(line["nats"] for line in lines_of(tmp_path) if line["split"] == "val")
+    back = make_trainer(tmp_path, tiny_config(steps=12))
+    back.resume()
+    back.progress.best = math.inf  # as in a checkpoint from before the best weights
+    evaluate = Trainer.evaluate
+
+    def worse(self: Trainer, *args: Any) -> dict[str, float]:
+        values = evaluate(self, *args)
+        return {**values, "nats": nats + 1}
+
+    monkeypatch.setattr(Trainer, "evaluate", worse)
+    back.run()
+    assert path.read_bytes() == before
+    assert back.progress.best == nats
 
 
 def test_a_validation_that_is_not_finite_is_beaten_by_any_that_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish to stop at the next step."""
+"""Stop at the next step on Ctrl-C, a lost terminal, or what batch systems send before the end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """Within it, the first SIGINT or SIGTERM is noted (it becomes true), a second acts as usual."""
+    """Within it, the first signal to end is noted (it becomes true) and not acted on.
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    A second Ctrl-C or SIGTERM acts as usual. The others may come as often as they like: a terminal
+    that goes away sends SIGHUP more than once, a system with a limit SIGXCPU every second.
+    """
+
+    URGENT = (signal.SIGINT, signal.SIGTERM)
+    # SIGUSR1 and 2 are Slurm's --signal and Grid Engine's; not every system has all of them.
+    GENTLE = tuple(
+        getattr(signal, name)
+        for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+        if hasattr(signal, name)
+    )
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -28,7 +38,12 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         # Only the main thread may set handlers.
         if threading.current_thread() is threading.main_thread():
-            self._previous = {s: signal.signal(s, self._note) for s in self.SIGNALS}
+            for number in (*self.URGENT, *self.GENTLE):
+                handler = signal.getsignal(number)
+                # What nohup ignores stays ignored; so does what was not set from Python.
+                if handler is None or (number in self.GENTLE and handler == signal.SIG_IGN):
+                    continue
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -37,15 +52,19 @@ class Interrupt:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
+        self._restore(*self._previous)
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+    def _restore(self, *numbers: int) -> None:
+        for number in numbers:
+            if number in self._previous:
+                signal.signal(number, self._previous.pop(number))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
-        if talks():
-            say("stopping after this step; once more to stop at once")
+        first = self.signal is None
+        if first:
+            self.signal = number
+        if number in self.URGENT:
+            self._restore(*self.URGENT)
+        if first and talks():
+            again = "; once more to stop at once" if number in self.URGENT else ""
+            say(f"stopping after this step{again}")

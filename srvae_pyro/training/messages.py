@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import sys
 
 from tqdm import tqdm
+
+from srvae_pyro.talk import steady
 
 __all__ = ["say"]
 
 
 def say(text: str) -> None:
     """Print a line above the bar; a full disk under the log is no reason to end."""
-    with contextlib.suppress(OSError):
-        tqdm.write(text)
+    tqdm.write(text, file=steady(sys.stdout))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricsLog"]
 
+METRICS = "metrics.jsonl"
+
 
 class MetricsLog:
     """Writes metrics, a line of JSON each time, and the same to TensorBoard.
@@ -28,14 +30,10 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self.pending: list[str] = []  # lines that could not be written yet
         self.rewind(step)
-        self.writer: SummaryWriter | None = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=step + 1
-        )
+        self.writer = _writer(folder / "tensorboard", step + 1)
 
     def rewind(self, step: int) -> None:
         """Drop what was written after ``step`` steps, and a line cut off by the process's death."""
@@ -81,6 +79,18 @@ class MetricsLog:
         except OSError as error:
             self.writer = None
             say(f"cannot write TensorBoard's file ({error.strerror}); going on without it")
+
+
+def _writer(folder: Path, step: int) -> SummaryWriter | None:
+    """TensorBoard's writer of steps from ``step`` on, or None and a message."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder), purge_step=step)
+    except Exception as error:  # of whatever version of whatever it needs: it is not the run
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        say(f"no TensorBoard ({reason}): going on without it; {METRICS} has the same numbers")
+        return None
 
 
 def _complete_lines(path: Path) -> list[str]:

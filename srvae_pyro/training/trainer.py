@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits, augment, to_unit
@@ -20,8 +19,10 @@ from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.pictures import progress_pictures, save_picture
 from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, evaluate_elbo, spread
 from srvae_pyro.models import ImageModel, make_model
-from srvae_pyro.models.loading import WEIGHTS, save_weights
+from srvae_pyro.models.loading import WEIGHTS, save_weights, validation_nats
 from srvae_pyro.parallel import Group
+from srvae_pyro.streams import torch_seed
+from srvae_pyro.talk import Bar
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import (
     LAST,
@@ -108,7 +109,7 @@ class Trainer:
         self.stopped_by: int | None = None  # a signal
         self.unsaved = ""  # why the last checkpoint could not be written
         self.progress = Progress()
-        torch.manual_seed(self.settings.seed)
+        torch.manual_seed(torch_seed(self.settings.seed, *b"weights"))
         self.model: ImageModel = make_model(config.model).to(device)
         self.optimizer = torch.optim.Adamax(
             self.model.parameters(),
@@ -122,7 +123,7 @@ class Trainer:
         self.clip = GradientClip(self.settings.clip_factor)
         self.objective = Objective(self.model, self.elbo, self.settings.free_nats, self.group.mean)
         self.parallel: nn.Module = self.objective
-        self.augmentation = torch.Generator().manual_seed(self.seed_of(0))
+        self.augmentation = torch.Generator().manual_seed(self.seed_of("augmentation"))
         self.batches = Batches(
             data.train,
             self.settings.batch_size,
@@ -151,9 +152,10 @@ class Trainer:
         self._logged = (0, 0.0)  # images and seconds when metrics were last written
         self._shown_at = -math.inf
 
-    def seed_of(self, step: int) -> int:
-        """A seed of this process; the first's at the start is the run's."""
-        return (self.settings.seed + 1_000_003 * self.group.rank + 7919 * step) % 2**63
+    def seed_of(self, what: str) -> int:
+        """A seed of this process at this step, for the generator of what is random."""
+        numbers = self.settings.seed, self.group.rank, self.progress.step
+        return torch_seed(*numbers, *what.encode())
 
     # What a checkpoint holds.
 
@@ -190,12 +192,12 @@ class Trainer:
             self.augmentation.set_state(mine["augmentation"])
             self.means.sums = {name: sums.to(self.device) for name, sums in mine["sums"].items()}
             self.means.counts = dict(mine["counts"])
-            torch.manual_seed(self.seed_of(self.progress.step))  # of a GPU, if it ran on CPUs
+            torch.manual_seed(self.seed_of("noise"))  # of a GPU, if it ran on CPUs
             restore_random_state(mine["random"], self.device)
         else:  # another number of processes: other noise, so not the same to the bit
             self.means = RunningMean()
-            self.augmentation.manual_seed(self.seed_of(self.progress.step))
-            torch.manual_seed(self.seed_of(self.progress.step))
+            self.augmentation.manual_seed(self.seed_of("augmentation"))
+            torch.manual_seed(self.seed_of("noise"))
 
     def resume(self) -> None:
         """Go on from the run's ``last.ckpt``.
@@ -235,10 +237,25 @@ class Trainer:
             self.unsaved = ""
             self._save_at = time.monotonic() + self.save_every
 
-    def save_best(self) -> bool:
-        """Write the averaged weights to ``model.safetensors``; whether that worked."""
+    def best(self) -> float:
+        """Validation nats an image of ``model.safetensors``; infinite if there is none.
+
+        They stand in the file: it may be of a step after the checkpoint that the run returned to.
+        """
+        path = self.folder / WEIGHTS
+        if not path.exists():
+            return math.inf
+        nats = validation_nats(path)
+        return self.progress.best if nats is None else nats
+
+    def save_best(self, nats: float | None = None) -> bool:
+        """Write the averaged weights to ``model.safetensors``; whether that worked.
+
+        Args:
+            nats: an image, of validation, if they have been validated.
+        """
         try:
-            save_weights(self.average.module, self.folder)
+            save_weights(self.average.module, self.folder, nats)
         except OSError as error:
             reason = error.strerror or str(error)
             say(f"cannot write {self.folder / WEIGHTS} ({reason}): training goes on")
@@ -441,13 +458,12 @@ class Trainer:
             images = spread(self.data.test, min(len(self.test_images()), UNTRAINED_IMAGES))
             untrained = self.evaluate(self.average.module, images)
             self.progress.untrained = untrained["bits_per_dim"]
-        if self.group.size > 1:
-            torch.manual_seed(self.seed_of(0))  # noise of its own
+        torch.manual_seed(self.seed_of("noise"))  # each process's own
         self.save()
         if self.unsaved:
             raise UserError(f"{self.folder} cannot be written to: {self.unsaved}")
 
-    def run_epoch(self, log: MetricsLog | None, bar: tqdm) -> None:
+    def run_epoch(self, log: MetricsLog | None, bar: Bar) -> None:
         """The rest of an epoch, or as much of it as the run's limits and signals leave."""
         progress = self.progress
         self._clock = time.monotonic()
@@ -475,24 +491,25 @@ class Trainer:
             progress.step_in_epoch = 0
             self.finish_epoch(log, bar)
 
-    def bar(self) -> tqdm:
-        """A progress bar over the run, in thousandths of it."""
-        return tqdm(
+    def bar(self) -> Bar:
+        """A progress bar over the run, in thousandths of it; in a log a line now and then."""
+        return Bar(
             total=1000,
             initial=1000 * self.fraction_done(),
             disable=self.quiet or not self.group.main,
             mininterval=1.0,
             miniters=0,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            log_format="{percentage:.1f}%, {elapsed}<{remaining}{postfix}",
         )
 
-    def show(self, bar: tqdm) -> None:
+    def show(self, bar: Bar) -> None:
         bar.n = 1000 * self.fraction_done()
         bar.update(0)
 
     # Reports.
 
-    def log_training(self, log: MetricsLog | None, bar: tqdm) -> None:
+    def log_training(self, log: MetricsLog | None, bar: Bar) -> None:
         """Write the means since the last time, over all processes."""
         progress = self.progress
         images, seconds = self._logged
@@ -526,12 +543,12 @@ class Trainer:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
         return evaluate_elbo(model, images, self.device, group=group)
 
-    def finish_epoch(self, log: MetricsLog | None, bar: tqdm) -> None:
+    def finish_epoch(self, log: MetricsLog | None, bar: Bar) -> None:
         """Validate, draw pictures, and save the last and perhaps the best weights."""
         self.validate(log, bar)
         self.save()
 
-    def validate(self, log: MetricsLog | None, bar: tqdm) -> None:
+    def validate(self, log: MetricsLog | None, bar: Bar) -> None:
         """Score and draw what the averaged weights can do; keep them if they are the best.
 
         All processes score, if there is a picture for each; the first does the rest.
@@ -545,9 +562,11 @@ class Trainer:
         if log is None:
             return
         log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
-        better = progress.val["nats"] < progress.best or not math.isfinite(progress.best)
-        if better and self.save_best():
-            progress.best = progress.val["nats"]
+        nats = progress.val["nats"]
+        best = self.best()
+        if (nats < best or not math.isfinite(best)) and self.save_best(nats):
+            best = nats
+        progress.best = best
         if self.fraction_done() >= 1 or time.monotonic() - self._shown_at > SHOW_EVERY:
             self.draw(log)
 
@@ -555,7 +574,7 @@ class Trainer:
         """Write what the averaged weights can do as pictures."""
         self._shown_at = time.monotonic()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.settings.seed)
+            torch.manual_seed(torch_seed(self.settings.seed, *b"pictures"))
             pictures = progress_pictures(self.average.module, to_unit(spread(self.data.val, 16)))
         step = self.progress.step
         for name, picture in pictures.items():
