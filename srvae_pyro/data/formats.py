@@ -10,21 +10,21 @@ __all__ = ["EXTENSIONS", "FORMATS", "HEAD", "RAW", "Unread", "unread_by_content"
 # Pillow's names of what a library decodes by itself, for some of the rest it would call other
 # programs, and the files' extensions.
 READ = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
     "AVIF": (".avif", ".avifs"),
     "BMP": (".bmp",),
     "DIB": (".dib",),
     "GIF": (".gif",),
     "ICO": (".ico",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "MPO": (".mpo",),
     "PCX": (".pcx",),
-    "PNG": (".png", ".apng"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "QOI": (".qoi",),
     "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
     "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
     "TGA": (".tga", ".icb", ".vda", ".vst"),  # last: it has no mark to be known by
 }
 FORMATS = tuple(READ)
@@ -122,7 +122,7 @@ def unread_by_content(head: bytes, known: bool) -> Unread | None:
 
     Args:
         head: its first :data:`HEAD` bytes.
-        known: whether the installed Pillow takes it for one of :data:`FORMATS`.
+        known: whether the installed Pillow takes it for one of :data:`FORMATS` by a mark.
     """
     if head[4:8] == b"ftyp":
         # The first brand may be that of the container: which codec is in it, another one tells.

@@ -31,6 +31,7 @@ __all__ = ["Opened", "UnreadableError", "open_picture"]
 
 # Measured: what reading takes at most, with the conversion to levels; with transparency.
 BYTES_PER_PIXEL = (15, 36)
+ALWAYS_THERE = 100_000_000  # bytes; to look for more takes as long as to read a small picture
 PHOTOMETRIC, REDUCED, SUB_DIRECTORIES, DNG_VERSION = 262, 254, 330, 50706  # TIFF's tags
 SENSOR = (32803, 34892)  # photometric interpretations: a mosaic of colours, a camera's own colours
 MOST_DIRECTORIES = 1000
@@ -114,7 +115,7 @@ def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, 
         raise
     except CutOffError:
         raise UnreadableError(
-            "its end is missing, and pixels with it", "copy it again or leave it out"
+            "pixels are missing, it is cut off or damaged", "copy it again or leave it out"
         ) from error
     except Exception:  # nothing that can be mended; the first error tells more
         pass
@@ -149,24 +150,20 @@ def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
     if not head:
         raise UnreadableError("it is empty")
     Image.init()
-    candidates = []
+    failure: Exception | None = None
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
-        if factory and (accept is None or accept(head[:16].ljust(16)) is True):
-            candidates.append((factory, accept is not None))
-    kind = unread_by_content(head, any(marked for _, marked in candidates))
-    if kind:
-        raise _named(kind)
-    failure: Exception | None = None
-    for factory, marked in candidates:
+        if factory is None or (accept and accept(head[:16].ljust(16)) is not True):
+            continue
+        if not failure and (kind := unread_by_content(head, known=accept is not None)):
+            raise _named(kind)
         file.seek(0)
         try:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
-            failure = failure or (error if marked else None)
+            failure = failure or (error if accept else None)
     # A file of a known kind that is damaged, or of a kind that only its name tells.
-    kind = unread_by_name(path)
-    if kind:
+    if kind := unread_by_name(path):
         raise _named(kind) from failure
     raise failure or UnreadableError("its format is not known")
 
@@ -179,6 +176,8 @@ def _check_memory(image: Image.Image) -> None:
     """Refuse a picture that is too large to be read here, before it is decoded."""
     width, height = image.size
     need = BYTES_PER_PIXEL[image.has_transparency_data] * width * height
+    if need < ALWAYS_THERE:
+        return
     memory = process_memory()
     if need > memory:
         raise UnreadableError(
