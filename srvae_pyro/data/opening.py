@@ -32,6 +32,7 @@ __all__ = ["Opened", "UnreadableError", "open_picture"]
 # Measured: what reading takes at most, with the conversion to levels; with transparency.
 BYTES_PER_PIXEL = (15, 36)
 ALWAYS_THERE = 100_000_000  # bytes; to look for more takes as long as to read a small picture
+ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # EXIF's tag; values that swap width and height
 PHOTOMETRIC, REDUCED, SUB_DIRECTORIES, DNG_VERSION = 262, 254, 330, 50706  # TIFF's tags
 SENSOR = (32803, 34892)  # photometric interpretations: a mosaic of colours, a camera's own colours
 MOST_DIRECTORIES = 1000
@@ -130,11 +131,14 @@ def _open(file: BinaryIO, path: Path) -> Opened:
     _check_memory(image)
     # What the decoder makes values of: RGB;16B, or for TIFF ("RGB;16L", ...).
     opened = Opened(image, any(";16" in str(tile[3]) for tile in image.tile), page)
-    if image.format == "TIFF":
-        image.getexif()  # its further directories cannot be found any more later
+    # Of a TIFF it is gone when that is loaded, as is the way to its further directories.
+    orientation = image.getexif().get(ORIENTATION) if image.format == "TIFF" else None
     image.load()
     try:
+        orientation = orientation or image.getexif().get(ORIENTATION)
         ImageOps.exif_transpose(image, in_place=True)
+        if orientation in QUARTER_TURNS and "dpi" in image.info:
+            image.info["dpi"] = tuple(image.info["dpi"])[::-1]
     except MemoryError:
         raise
     except Exception:  # metadata is as easily damaged as pixels

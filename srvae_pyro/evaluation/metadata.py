@@ -9,12 +9,12 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 __all__ = ["dpi_of", "exif_of", "xmp_of"]
 
-# Of a TIFF all tags count as EXIF, also those that say where its pixels are.
+# Of a TIFF all tags count as EXIF, also those that say where its pixels are. The resolution is told
+# by a PNG itself.
 KEPT = frozenset(
     tag.value
     for tag in (
         *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model),
-        *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
         *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist),
         *(ExifTags.Base.HostComputer, ExifTags.Base.Copyright, ExifTags.Base.Rating),
         *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor),
