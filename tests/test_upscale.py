@@ -471,6 +471,43 @@ def test_names_that_would_clash(run: Callable[..., Path], tmp_path: Path) -> Non
     assert (tmp_path / "a-x2.png").read_bytes() == before
 
 
+def test_names_that_the_file_system_only_just_takes(
+    run: Callable[..., Path], tmp_path: Path
+) -> None:
+    name = "é" * 120  # 240 bytes; with -x2-mean.png 252, a file system takes 255
+    image_of(smooth(8, 8)).save(tmp_path / f"{name}.png")
+    assert upscale(run(), tmp_path / f"{name}.png", out=tmp_path / "out", samples=2) == 0
+    assert (tmp_path / "out" / f"{name}-x2-mean.png").is_file()
+
+
+def test_names_too_long_for_an_answer_are_refused_before_any_work(
+    run: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / ("é" * 125 + ".png")
+    image_of(smooth(8, 8)).save(path)
+    with pytest.raises(UserError, match="rename it to at most 248 without its extension"):
+        upscale(run(), path, out=tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_answer_too_large_for_memory_is_refused_before_any_work(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_of(smooth(80, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr("srvae_pyro.runtime.process_memory", lambda: 1e6)
+    with pytest.raises(UserError, match=r"would become 200x160 pixels.*cut out a part"):
+        upscale(run(), tmp_path / "a.png", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gray_photographs_answers_are_gray(run: Callable[..., Path], tmp_path: Path) -> None:
+    image_of(smooth(8, 8, 1)).save(tmp_path / "a.png")
+    assert upscale(run(), tmp_path / "a.png", out=tmp_path / "out", samples=2) == 0
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as file:
+            assert file.mode == "L", path.name
+
+
 def test_a_folder_that_cannot_be_made(run: Callable[..., Path], tmp_path: Path) -> None:
     image_of(smooth(8, 8)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="cannot make the folder"):
