@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import warnings
@@ -60,6 +61,7 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
     arguments = tyro.cli(
         kind, prog=f"python -m srvae_pyro.{prog}", config=(tyro.conf.FlagCreatePairsOff,)
     )
+    _expand_home(arguments)
     try:
         sys.exit(main(arguments) or 0)
     except UserError as error:
@@ -76,6 +78,20 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _expand_home(arguments: Any) -> None:
+    """Give every argument its ``~``: of ``--out=~/x`` shells expand none."""
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(expanded(item) for item in value)
+        if isinstance(value, str | Path) and str(value).startswith("~"):
+            return type(value)(os.path.expanduser(value))
+        return value
+
+    for field in dataclasses.fields(arguments):
+        setattr(arguments, field.name, expanded(getattr(arguments, field.name)))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *args: object) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,57 @@ __all__ = ["write_json", "write_text", "write_whole"]
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in ``path``'s place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept: image libraries choose the format by it.
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    with _partial(path) as partial:
+        try:
+            write(partial)
+            os.chmod(partial, 0o666 & ~_umask())  # some writers make private files
+            with partial.open("r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            _sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """The temporary file for ``path``, which no other process writes to.
+
+    It has one name always, so that what a killed process left is written over; but a name of its
+    own while another process, or thread, writes into the same folder.
+    """
+    # A name may have no more bytes than the path's own. Image libraries choose the format by the
+    # suffix.
+    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    suffix = path.suffix if len(path.suffix) < 16 else ""
+    with _alone(path.parent) as alone:
+        own = "" if alone else f"-{secrets.token_hex(4)}"
+        yield path.with_name(f".{name}{own}.partial{suffix}")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether nobody else is within this for the folder. Ends with the process in any case."""
     try:
-        write(partial)
-        os.chmod(partial, 0o666 & ~_umask())  # some writers make private files
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows, which opens no folders either
+        yield False
+        return
+    try:
+        alone = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # taken, or on a file system that locks no folders
+            alone = False
+        try:
+            yield alone
+        finally:
+            if alone:  # closing does not suffice where a process was forked meanwhile
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -1,12 +1,16 @@
-"""The machine: device, precision and memory allocator."""
+"""The machine: device, precision, memory and its allocator."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
+import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,9 +21,16 @@ __all__ = [
     "choose_device",
     "choose_precision",
     "exact_float32",
+    "process_memory",
     "tune_allocator",
     "wake_vector_math",
 ]
+
+# What a container may have: control groups of version 2 and 1.
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
@@ -69,6 +80,18 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def process_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> float:
+    """Bytes of memory that this process has, one of as many as torchrun starts on the machine."""
+    try:
+        memory: float = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        memory = math.inf
+    for limit in limits:
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is none
+            memory = min(memory, int(limit.read_text()))
+    return memory / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def tune_allocator() -> bool:

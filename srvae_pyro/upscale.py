@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UpscaleArguments", "main"]
 
+BYTES = (14, 57)  # for each value of an answer, measured: where there is one, and where several
+
 
 @dataclass
 class UpscaleArguments:
@@ -28,7 +32,9 @@ class UpscaleArguments:
     deviation; white is the largest, which is printed). LR-PSNR, printed for each answer, is how
     well it agrees with its question: the PSNR of the answer made small again against the
     photograph.
-    Transparency is enlarged by bicubic interpolation. All files are checked before any is enlarged.
+    Transparency is enlarged by bicubic interpolation. A gray photograph's answers are gray; EXIF,
+    XMP, resolution and colour profile are kept, and what is not is said. All files are checked
+    before any is enlarged.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -110,8 +116,11 @@ def main(arguments: UpscaleArguments) -> int:
     )
     names = names_for(arguments.images)
     for path in arguments.images:
-        read_photograph(path, model.lower_channels)  # and thrown away: many would not fit in memory
+        # And thrown away: many would not fit in memory.
+        photograph = read_photograph(path, model.lower_channels)
+        check_memory(path, photograph.levels.shape, factor, several)
     check_out(out, arguments.images, names, factor)
+    check_lengths(out, arguments, names, factor)
     pyro.enable_validation(False)
     failed = 0
     for path, name in zip(arguments.images, names, strict=True):
@@ -135,6 +144,20 @@ def check(arguments: UpscaleArguments) -> None:
         raise UserError("--gif animates several answers: give --samples 2 or more")
 
 
+def check_memory(path: Path, shape: Sequence[int], factor: int, several: bool) -> None:
+    """Refuse a photograph (C, H, W) whose answer is too large for this process."""
+    from srvae_pyro.evaluation.photographs import shown
+    from srvae_pyro.runtime import process_memory
+
+    channels, height, width = shape
+    need, memory = BYTES[several] * factor**2 * channels * height * width, process_memory()
+    if need > memory:
+        raise UserError(
+            f"{shown(path)} would become {factor * width}x{factor * height} pixels, which take "
+            f"{need / 1e9:.1f} GB of memory, and there are {memory / 1e9:.1f}: cut out a part of it"
+        )
+
+
 def check_out(out: Path, images: tuple[Path, ...], names: list[str], factor: int) -> None:
     """Make the folder of the answers, and refuse to write over a question."""
     from srvae_pyro.evaluation.photographs import shown
@@ -151,6 +174,26 @@ def check_out(out: Path, images: tuple[Path, ...], names: list[str], factor: int
                     f"{shown(questions[written.resolve()])} would be written over by the answer "
                     f"to another picture: give another --out"
                 )
+
+
+def check_lengths(out: Path, arguments: UpscaleArguments, names: list[str], factor: int) -> None:
+    """Refuse a photograph whose answers would have longer names than the file system takes."""
+    from srvae_pyro.evaluation.photographs import shown
+
+    try:
+        most = os.pathconf(out, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # not every system tells
+        most = 255
+    endings = [".png"]
+    if arguments.samples > 1:
+        endings = ["-mean.png", "-std.png", f"-{arguments.samples}.png"]
+    room = most - max(len(f"-x{factor}{ending}") for ending in endings)
+    for path, name in zip(arguments.images, names, strict=True):
+        if len(os.fsencode(name)) > room:
+            raise UserError(
+                f"{shown(path)} has a name too long for its answer's, which may have {most} bytes: "
+                f"rename it to at most {room} without its extension"
+            )
 
 
 def enlarge_one(
@@ -180,7 +223,7 @@ def enlarge_one(
     try:
         for sample in range(arguments.samples):
             start = time.monotonic()
-            x = enlarger(photograph.levels, passes, sample)
+            x = photograph.toned(enlarger(photograph.levels, passes, sample))
             several = arguments.samples > 1
             ending = f"-{sample + 1:0{digits}d}.png" if several else ".png"
             files.append(stem.with_name(stem.name + ending))

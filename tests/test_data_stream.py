@@ -18,9 +18,9 @@ from torch import Tensor
 
 from srvae_pyro import train
 from srvae_pyro.data import load_data
-from srvae_pyro.data.folder import _memory
 from srvae_pyro.data.stream import WINDOW, StreamedPictures, shuffled_in_windows
 from srvae_pyro.errors import UserError
+from srvae_pyro.runtime import process_memory
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
 
@@ -157,7 +157,7 @@ def test_a_folder_too_large_for_memory_is_streamed(
     make_pictures(tmp_path / "pictures")
     folder = str(tmp_path / "pictures")
     assert isinstance(load_data(folder, Path()).train, Tensor)
-    monkeypatch.setattr("srvae_pyro.data.folder._memory", lambda: 100.0)
+    monkeypatch.setattr("srvae_pyro.data.folder.process_memory", lambda: 100.0)
     data = load_data(folder, Path())
     assert isinstance(data.train, StreamedPictures)
     assert data.info["streamed"]
@@ -221,9 +221,9 @@ def test_memory_is_what_each_process_may_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "memory.max").write_text("max\n")
-    whole = _memory(tmp_path / "memory.max")
+    whole = process_memory([tmp_path / "memory.max"])
     assert whole > 1e8
     (tmp_path / "memory.max").write_text("40000000\n")
-    assert _memory(tmp_path / "memory.max") == 4e7
+    assert process_memory([tmp_path / "memory.max"]) == 4e7
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert _memory(tmp_path / "memory.max") == 1e7
+    assert process_memory([tmp_path / "memory.max"]) == 1e7

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import to_unit
+from srvae_pyro.data.formats import FORMATS
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.enlarge import Enlarger, lr_psnr, psnr, shrunk
-from srvae_pyro.evaluation.photographs import FORMATS, names_for, read_photograph
+from srvae_pyro.evaluation.photographs import names_for, read_photograph
 from srvae_pyro.evaluation.tiles import spans
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.loading import load, save_pretrained
@@ -101,14 +102,14 @@ def with_alpha(mode: str) -> Image.Image:
 
 KINDS: dict[str, tuple[Callable[[], Image.Image], str]] = {
     "rgb.png": (lambda: image_of(smooth(10, 12)), "RGB"),
-    "gray.png": (lambda: image_of(smooth(10, 12, 1)), "RGB"),
-    "gray-alpha.png": (lambda: with_alpha("LA"), "RGBA"),
+    "gray.png": (lambda: image_of(smooth(10, 12, 1)), "L"),
+    "gray-alpha.png": (lambda: with_alpha("LA"), "LA"),
     "alpha.png": (lambda: with_alpha("RGBA"), "RGBA"),
     "palette.png": (lambda: palette(False), "RGB"),
     "transparent-palette.png": (lambda: palette(True), "RGBA"),
-    "one-bit.png": (lambda: image_of(smooth(10, 12, 1)).convert("1"), "RGB"),
-    "16-bit.png": (sixteen_bits, "RGB"),
-    "16-bit.tif": (sixteen_bits, "RGB"),
+    "one-bit.png": (lambda: image_of(smooth(10, 12, 1)).convert("1"), "L"),
+    "16-bit.png": (sixteen_bits, "L"),
+    "16-bit.tif": (sixteen_bits, "L"),
     "cmyk.jpg": (lambda: image_of(smooth(10, 12)).convert("CMYK"), "RGB"),
     "cmyk.tif": (lambda: image_of(smooth(10, 12)).convert("CMYK"), "RGB"),
     "photo.jpeg": (lambda: image_of(smooth(10, 12)), "RGB"),
@@ -204,7 +205,8 @@ def test_colour_profile_is_kept_with_its_colours(tmp_path: Path, run: Callable[.
 def bomb(width: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, width, 8, 2, 0, 0, 0)
     checked = struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + checked
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + checked
+    return start + struct.pack(">I", 9) + b"IDAT"
 
 
 def truncated() -> bytes:
@@ -220,7 +222,7 @@ BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
     "text.png": (lambda: b"no picture at all", "its format is not known"),
     "drawing.png": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format is not"),
     "cut.jpg": (truncated, "cut.jpg"),
-    "bomb.png": (lambda: bomb(10**5), "bomb"),
+    "bomb.png": (lambda: bomb(10**6), "1000000x1000000 pixels take 15000.0 GB of memory"),
     "missing.png": (None, "there is no file"),
     "two\nlines.png": (None, "there is no file"),
     os.fsdecode(b"\xff\xfe.png"): (None, "there is no file"),
@@ -467,6 +469,43 @@ def test_names_that_would_clash(run: Callable[..., Path], tmp_path: Path) -> Non
     with pytest.raises(UserError, match="written over"):
         upscale(run(), tmp_path / "a.png", tmp_path / "a-x2.png", out=tmp_path)
     assert (tmp_path / "a-x2.png").read_bytes() == before
+
+
+def test_names_that_the_file_system_only_just_takes(
+    run: Callable[..., Path], tmp_path: Path
+) -> None:
+    name = "é" * 120  # 240 bytes; with -x2-mean.png 252, a file system takes 255
+    image_of(smooth(8, 8)).save(tmp_path / f"{name}.png")
+    assert upscale(run(), tmp_path / f"{name}.png", out=tmp_path / "out", samples=2) == 0
+    assert (tmp_path / "out" / f"{name}-x2-mean.png").is_file()
+
+
+def test_names_too_long_for_an_answer_are_refused_before_any_work(
+    run: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / ("é" * 125 + ".png")
+    image_of(smooth(8, 8)).save(path)
+    with pytest.raises(UserError, match="rename it to at most 248 without its extension"):
+        upscale(run(), path, out=tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_answer_too_large_for_memory_is_refused_before_any_work(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_of(smooth(80, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr("srvae_pyro.runtime.process_memory", lambda: 1e6)
+    with pytest.raises(UserError, match=r"would become 200x160 pixels.*cut out a part"):
+        upscale(run(), tmp_path / "a.png", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gray_photographs_answers_are_gray(run: Callable[..., Path], tmp_path: Path) -> None:
+    image_of(smooth(8, 8, 1)).save(tmp_path / "a.png")
+    assert upscale(run(), tmp_path / "a.png", out=tmp_path / "out", samples=2) == 0
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as file:
+            assert file.mode == "L", path.name
 
 
 def test_a_folder_that_cannot_be_made(run: Callable[..., Path], tmp_path: Path) -> None:

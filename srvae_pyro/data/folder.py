@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from srvae_pyro.data.pictures import find_pictures, read_readable
 from srvae_pyro.data.splits import DataSplits, hold_out
 from srvae_pyro.data.stream import PictureFiles, StreamedPictures
 from srvae_pyro.errors import UserError
+from srvae_pyro.runtime import process_memory
 
 __all__ = ["load_folder"]
 
@@ -74,7 +73,7 @@ def load_folder(
     if stream is not False:
         source = PictureFiles(folder, order[0])
         streamed = StreamedPictures(source, np.arange(len(source)), channels, image_size, strict)
-        if not stream and math.prod(streamed.shape) < _memory() / 2:
+        if not stream and math.prod(streamed.shape) < process_memory() / 2:
             streamed = None
     if streamed:
         streamed.compare_sizes()
@@ -100,17 +99,6 @@ def load_folder(
     if streamed:
         info["streamed"] = True
     return DataSplits(str(folder), streamed or first[0], val, test, info)
-
-
-def _memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
-    """Bytes of memory that this process has: each that torchrun starts reads all pictures."""
-    try:
-        memory: float = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        memory = math.inf
-    with contextlib.suppress(OSError, ValueError):  # a container's; "max" where there is none
-        memory = min(memory, int(limit.read_text()))
-    return memory / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _hold_out_missing(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import warnings
 from collections import Counter
@@ -14,10 +13,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from srvae_pyro.data.colours import as_rgb
+from srvae_pyro.data.formats import EXTENSIONS
+from srvae_pyro.data.opening import UnreadableError, open_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.talk import hide_bar
 
@@ -30,9 +32,6 @@ __all__ = [
     "read_readable",
 ]
 
-EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
 T = TypeVar("T")
 
 
@@ -55,8 +54,9 @@ def read_picture(
 ) -> Image.Image:
     """One picture file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
 
-    EXIF orientation is applied, transparency composed on white, 16-bit grey scaled to 8 bits; of
-    an animation the first frame is read.
+    EXIF orientation is applied, transparency composed on white, 16-bit grey scaled to 8 bits, the
+    colours of printing made those of screens; of an animation the first frame is read. What is
+    wrong with a file apart from its pixels does not count.
 
     Args:
         path: the file.
@@ -68,8 +68,8 @@ def read_picture(
         UserError: the file cannot be read as a picture; names it.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as file:
-            image = eight_bits(ImageOps.exif_transpose(file))
+        with open_picture(path, content) as opened:
+            image = as_rgb(eight_bits(opened.image))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -84,9 +84,8 @@ def read_picture(
         raise
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"cannot read the picture {path} ({reason}): repair or remove it"
-        ) from error
+        advice = (isinstance(error, UnreadableError) and error.advice) or "repair or remove it"
+        raise UserError(f"cannot read the picture {path} ({reason}): {advice}") from error
 
 
 def read_pictures(

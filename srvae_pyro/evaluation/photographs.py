@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from srvae_pyro.data.colours import as_rgb
+from srvae_pyro.data.opening import Opened, UnreadableError, open_picture
 from srvae_pyro.data.pictures import eight_bits
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.metadata import dpi_of, exif_of, xmp_of
 from srvae_pyro.files import write_whole
 
 __all__ = ["Photograph", "names_for", "read_photograph", "save_gif", "save_photograph", "shown"]
 
-# Those that a library decodes by itself: Pillow would call other programs for some of the rest.
-FORMATS = (
-    *("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF"),
-    "WEBP",
-)
 FRAME_MILLISECONDS = 250  # of the animated answers
 
 
@@ -34,14 +32,29 @@ class Photograph:
     Attributes:
         levels: uint8 (C, H, W), C as the model takes.
         alpha: transparency as Pillow's mode L, if the file has one.
+        gray: whether the file is; then its answers are too.
         profile: the colours' ICC profile, if they are still the file's.
+        exif: what the camera and the photographer noted, without the orientation.
+        xmp: the same as XMP has it.
+        dpi: dots per inch, across and down.
         note: what of the file is left out, for the user.
     """
 
     levels: Tensor
     alpha: Image.Image | None = None
+    gray: bool = False
     profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
     note: str = ""
+
+    def toned(self, x: Tensor) -> Tensor:
+        """An answer (C, H, W) to this photograph as it is to be: gray if the photograph is."""
+        if not self.gray or len(x) == 1:
+            return x
+        luma = np.array(as_image(x).convert("L"))
+        return torch.from_numpy(luma)[None].expand_as(x)
 
 
 def shown(path: Path) -> str:
@@ -53,8 +66,9 @@ def shown(path: Path) -> str:
 def read_photograph(path: Path, channels: int) -> Photograph:
     """A picture file, upright, in 8 bits.
 
-    EXIF orientation is applied and 16 bits become 8. A model of 3 channels takes grey as RGB, one
-    of 1 channel takes the luma of colours.
+    EXIF orientation is applied, 16 bits become 8, CMYK becomes sRGB. A model of 3 channels takes
+    grey as RGB, one of 1 channel takes the luma of colours. Where a pixel is wholly transparent its
+    colour is that of the nearest that is not: an enlargement mixes neighbours.
 
     Args:
         path: the file.
@@ -67,21 +81,14 @@ def read_photograph(path: Path, channels: int) -> Photograph:
         raise UserError(f"{shown(path)} is a folder: name the picture files in it")
     if not path.exists():
         raise UserError(f"there is no file {shown(path)}")
-    Image.init()
     try:
-        with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as file:
-            frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
-            profile, mode = file.info.get("icc_profile"), file.mode
-            image = eight_bits(ImageOps.exif_transpose(file))
-        alpha = None
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            alpha = image.getchannel("A")
-            image = image.convert("RGB")
-        image = image.convert("RGB" if channels == 3 else "L")
-    except Image.UnidentifiedImageError:
-        empty = "it is empty" if not path.stat().st_size else "its format is not known"
-        raise UserError(f"cannot read the picture {shown(path)} ({empty}): name another") from None
+        with open_picture(path) as opened:
+            return _photograph(opened, channels)
+    except UnreadableError as error:
+        advice = error.advice or "name another"
+        raise UserError(
+            f"cannot read the picture {shown(path)} ({error.reason}): {advice}"
+        ) from None
     except MemoryError:
         raise UserError(f"{shown(path)} is too large for this machine's memory") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
@@ -89,15 +96,55 @@ def read_photograph(path: Path, channels: int) -> Photograph:
         raise UserError(
             f"cannot read the picture {shown(path)} ({reason}): repair it or leave it out"
         ) from None
-    levels = np.array(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
-    # A profile describes the file's own colours: not those converted from CMYK, or to grey.
-    kept = mode.startswith(("RGB", "P")) if channels == 3 else mode.startswith("L")
+
+
+def _photograph(opened: Opened, channels: int) -> Photograph:
+    """What is in a picture file that is open."""
+    file, notes = opened.image, list(opened.notes)
+    frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
+    if frames > 1:
+        number = f"picture {opened.page + 1}, the largest," if opened.page else "the first"
+        notes.append(f"{number} of its {frames} pictures")
+    if opened.deep or file.mode.startswith("I"):
+        notes.append("8 of its 16 bits")
+    image = eight_bits(file)
+    gray = image.mode in ("1", "L", "LA", "La")
+    # A profile describes the file's own colours: not those converted from others, or to grey.
+    kept = gray or (channels == 3 and image.mode.startswith(("RGB", "P")))
+    if image.mode in ("CMYK", "LAB"):
+        notes.append(f"its {image.mode} colours as sRGB")
+    image = as_rgb(image)
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = _hidden_filled(image.convert("RGB"), alpha)
+    image = image.convert("RGB" if channels == 3 else "L")
+    profile = file.info.get("icc_profile")
+    if profile and not kept and image.mode == "L":
+        notes.append("without its colour profile")
+    levels = np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
     return Photograph(
-        torch.from_numpy(np.ascontiguousarray(levels)),
+        torch.from_numpy(levels.copy()),
         alpha,
+        gray,
         profile if kept else None,
-        f"the first of its {frames} pictures" if frames > 1 else "",
+        exif_of(file),
+        xmp_of(file),
+        dpi_of(file),
+        "; ".join(notes),
     )
+
+
+def _hidden_filled(image: Image.Image, alpha: Image.Image) -> Image.Image:
+    """The picture with the nearest visible colour wherever it is wholly transparent."""
+    from scipy.ndimage import distance_transform_edt
+
+    hidden = np.asarray(alpha) == 0
+    if not hidden.any() or hidden.all():
+        return image
+    nearest = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return Image.fromarray(np.asarray(image)[tuple(nearest)])
 
 
 def as_image(levels: Tensor, alpha: Image.Image | None = None) -> Image.Image:
@@ -112,12 +159,18 @@ def as_image(levels: Tensor, alpha: Image.Image | None = None) -> Image.Image:
 def save_photograph(
     path: Path, levels: Tensor, like: Photograph | None = None, comment: str = ""
 ) -> None:
-    """Write uint8 levels (C, H, W) as PNG, with the transparency and colour profile of ``like``."""
-    options: dict[str, Any] = {}
-    if like is not None and like.profile:
-        options["icc_profile"] = like.profile
+    """Write uint8 levels (C, H, W) as PNG.
+
+    With the transparency, grayness, colour profile, resolution and notes of ``like``.
+    """
+    options: dict[str, Any] = {"pnginfo": PngImagePlugin.PngInfo()}
+    if like is not None:
+        kept = {"icc_profile": like.profile, "exif": like.exif, "dpi": like.dpi}
+        options |= {name: value for name, value in kept.items() if value}
+        levels = levels[:1] if like.gray else levels
+        if like.xmp:
+            options["pnginfo"].add_itxt("XML:com.adobe.xmp", like.xmp)
     if comment:
-        options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_text("Comment", comment)
     image = as_image(levels, like.alpha if like else None)
     write_whole(path, lambda partial: image.save(partial, **options))

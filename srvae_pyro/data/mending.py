@@ -1,0 +1,138 @@
+"""Files that Pillow refuses although all their pixels are there, made such that it takes them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+from PIL import Image
+
+__all__ = ["CutOffError", "mended"]
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+TEXT = (b"tEXt", b"zTXt", b"iTXt")
+END = b"\xff\xd9"  # of a JPEG
+FILLER = b"\x55" * 64
+WITHOUT_METADATA = "without its metadata, which cannot be read"
+WITHOUT_TEXT = "without its texts, which cannot be read"
+COMPLETE = "its end is missing, no pixel is"
+
+
+class CutOffError(Exception):
+    """The end of a file is missing, and pixels with it."""
+
+
+def mended(content: bytes, decode: Callable[[bytes], Image.Image]) -> Iterator[tuple[bytes, str]]:
+    """Other contents of a file with the same pixels, and what they leave out, gentlest first.
+
+    Args:
+        content: the file's.
+        decode: the pixels of a content; raises anything where it cannot.
+
+    Raises:
+        CutOffError: there are pixels missing at the end.
+    """
+    if content.startswith(PNG):
+        yield from _mended_png(content)
+    elif content.startswith(JPEG):
+        yield from _mended_jpeg(content, decode)
+
+
+def _mended_png(content: bytes) -> Iterator[tuple[bytes, str]]:
+    chunks = list(_png_chunks(content))
+    sound = [chunk for chunk in chunks if chunk[2] or _has_pixels(chunk[0])]
+    yield _png((k, data) for k, data, _ in sound if k not in TEXT), WITHOUT_TEXT
+    pixels = [(k, data) for k, data, _ in sound if _has_pixels(k)]
+    yield _png(pixels), WITHOUT_METADATA
+    stream = b"".join(data for k, data in pixels if k == b"IDAT")
+    if not pixels or pixels[0][0] != b"IHDR":
+        return
+    size = _png_bytes(pixels[0][1])
+    inflater = zlib.decompressobj()
+    rows = inflater.decompress(stream, size)
+    if inflater.eof:
+        return  # the fault is another
+    if len(rows) < size:
+        raise CutOffError
+    # Only the checksum behind the last row is missing.
+    before = [(k, data) for k, data in pixels if k not in (b"IDAT", b"IEND")]
+    yield _png([*before, (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]), COMPLETE
+
+
+def _has_pixels(kind: bytes) -> bool:
+    """Whether the pixels of a PNG depend on a chunk: those with a capital, and transparency."""
+    return kind[:1].isupper() or kind == b"tRNS"
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Kind and data of each chunk, and whether its checksum is right."""
+    place = len(PNG)
+    while place + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        data = content[place + 8 : place + 8 + length]
+        check = content[place + 8 + length : place + 12 + length]
+        yield kind, data, check == struct.pack(">I", zlib.crc32(kind + data))
+        place += 12 + length
+
+
+def _png(chunks: Iterator[tuple[bytes, bytes]] | list[tuple[bytes, bytes]]) -> bytes:
+    parts = [PNG]
+    for kind, data in chunks:
+        parts += [struct.pack(">I", len(data)), kind, data]
+        parts.append(struct.pack(">I", zlib.crc32(kind + data)))
+    return b"".join(parts)
+
+
+def _png_bytes(header: bytes) -> int:
+    """How many bytes a PNG's rows take before compression, each with one for its filter."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    starts_and_steps = [(0, 0, 1, 1)]
+    if interlaced:
+        starts_and_steps = [
+            *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4)),
+            *((1, 0, 2, 2), (0, 1, 1, 2)),
+        ]
+    total = 0
+    for left, top, right, down in starts_and_steps:
+        columns, rows = -((left - width) // right), -((top - height) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * bits + 7) // 8)
+    return total
+
+
+def _mended_jpeg(
+    content: bytes, decode: Callable[[bytes], Image.Image]
+) -> Iterator[tuple[bytes, str]]:
+    bare = _jpeg_without_metadata(content)
+    if bare != content:
+        yield bare, WITHOUT_METADATA
+    for whole, note in ((content, COMPLETE), (bare, f"{COMPLETE}; {WITHOUT_METADATA}")):
+        start = whole.rstrip(b"\xff")  # half of the mark of the end
+        try:
+            pixels = decode(start + END)
+            other = decode(start + FILLER + END)
+        except MemoryError:
+            raise
+        except Exception:
+            continue
+        # Were there pixels to come, then the filler would have been taken for them.
+        if pixels.tobytes() != other.tobytes():
+            raise CutOffError
+        yield start + END, note
+
+
+def _jpeg_without_metadata(content: bytes) -> bytes:
+    """A JPEG's content without what is for applications, but what says how its colours are."""
+    parts, place = [content[:2]], 2
+    while place + 4 <= len(content) and content[place] == 0xFF:
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if marker == 0xDA:  # pixels from here on
+            break
+        segment = content[place : place + 2 + length]
+        colours = segment[4:9] == b"Adobe" or segment[4:8] == b"JFIF"
+        if colours or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            parts.append(segment)
+        place += 2 + length
+    return b"".join([*parts, content[place:]])

@@ -1,0 +1,361 @@
+"""Picture files that others write: damaged beside their pixels, large, of many pages, or none."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
+
+from srvae_pyro.data import load_data
+from srvae_pyro.data.formats import EXTENSIONS
+from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.photographs import read_photograph, save_photograph
+
+
+def picture(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:
+    """A picture with structure."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def opened(content: bytes, tmp_path: Path, name: str = "picture") -> np.ndarray:
+    """The levels of a file, which training and enlarging read alike."""
+    (tmp_path / name).write_bytes(content)
+    levels = np.asarray(read_picture(tmp_path / name, 3))
+    photograph = read_photograph(tmp_path / name, 3).levels
+    assert np.array_equal(levels, photograph.permute(1, 2, 0))
+    return levels
+
+
+# What is beside the pixels
+
+
+def test_texts_of_any_length_do_not_keep_a_png_from_being_read(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 3_000_000, zip=True)
+    content = file_of(picture(), "PNG", pnginfo=info, dpi=(300, 300))
+    assert np.array_equal(opened(content, tmp_path), picture())
+    photograph = read_photograph(tmp_path / "picture", 3)
+    assert photograph.note == "without its texts, which cannot be read"
+    assert photograph.dpi == pytest.approx((300, 300), abs=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # Pillow's
+def test_damaged_metadata_does_not_keep_a_picture_from_being_read(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    options = {"exif": exif, "icc_profile": b"no profile"}
+    rng = np.random.default_rng(0)
+    content = file_of(picture(), "PNG", **options)
+    for mark in (b"iCCP", b"eXIf"):
+        place = content.index(mark)
+        for _ in range(20):
+            damaged = bytearray(content)
+            damaged[place + 4 + int(rng.integers(0, 12))] ^= int(rng.integers(1, 256))
+            assert np.array_equal(opened(bytes(damaged), tmp_path), picture())
+    content = file_of(picture(), "JPEG", **options)
+    pixels = opened(content, tmp_path)
+    start = content.index(b"Exif\0\0")
+    for offset in range(6, 26):
+        damaged = bytearray(content)
+        damaged[start + offset] ^= 0xFF
+        assert np.array_equal(opened(bytes(damaged), tmp_path), pixels)
+
+
+# Files that were cut off
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_whose_end_alone_is_missing_is_read(tmp_path: Path, options: dict[str, Any]) -> None:
+    content = file_of(picture(), "JPEG", **options)
+    pixels = opened(content, tmp_path)
+    for missing in (1, 2):
+        assert np.array_equal(opened(content[:-missing], tmp_path), pixels)
+        note = read_photograph(tmp_path / "picture", 3).note
+        assert note == "its end is missing, no pixel is"
+
+
+def test_a_png_whose_end_alone_is_missing_is_read(tmp_path: Path) -> None:
+    for mode in ("RGB", "L", "P", "RGBA", "1"):
+        image = picture().convert(mode)
+        content = file_of(image, "PNG")
+        pixels = opened(content, tmp_path)
+        end = content.index(b"IEND") - 4
+        for stop in (end, end - 4, end - 8):  # also the checksums of the chunk and of the stream
+            assert np.array_equal(opened(content[:stop], tmp_path), pixels)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_without_all_its_pixels_is_refused(tmp_path: Path, kind: str) -> None:
+    content = file_of(picture(64, 64), kind)
+    for part in (0.6, 0.8, 0.95):
+        (tmp_path / "cut").write_bytes(content[: int(part * len(content))])
+        for read in (read_picture, read_photograph):
+            with pytest.raises(UserError, match=r"pixels are missing.*copy it again"):
+                read(tmp_path / "cut", 3)
+
+
+# Sizes
+
+
+def test_no_number_of_pixels_is_too_many_where_there_is_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert np.array_equal(opened(file_of(picture(), "PNG"), tmp_path), picture())
+    assert not recwarn.list
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_decoding(*_: object) -> None:
+        raise AssertionError
+
+    Image.new("1", (4000, 3000)).save(tmp_path / "large.png")
+    monkeypatch.setattr("srvae_pyro.data.opening.process_memory", lambda: 1e8)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", no_decoding)
+    for read in (read_picture, read_photograph):
+        with pytest.raises(UserError, match=r"4000x3000 pixels take 0.2 GB.*there are 0.1\)"):
+            read(tmp_path / "large.png", 3)
+
+
+# TIFFs of several pictures
+
+
+def page(width: int, reduced: int | None = None, **tags: Any) -> Image.Image:
+    image = picture(width, width // 2)
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    if reduced is not None:
+        directory[254] = reduced
+    for tag, value in tags.items():
+        directory[int(tag[1:])] = value
+    image.encoderinfo = {"tiffinfo": directory}
+    return image
+
+
+def tiff(path: Path, *pages: Image.Image) -> Path:
+    first, *rest = pages
+    first.save(path, "TIFF", save_all=True, append_images=rest, **first.encoderinfo)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("widths", "taken"),
+    [
+        ([(16, 1), (64, 0)], 1),  # a thumbnail comes first
+        ([(16, 1), (64, 0), (32, 1)], 1),
+        ([(64, None), (32, None), (16, None)], 0),
+        ([(16, None), (32, None), (64, None)], 2),
+        ([(64, 0), (64, 0)], 0),
+    ],
+)
+def test_of_a_tiff_the_full_resolution_is_taken(
+    tmp_path: Path, widths: list[tuple[int, int | None]], taken: int
+) -> None:
+    path = tiff(tmp_path / "pages.tif", *(page(*width) for width in widths))
+    width = widths[taken][0]
+    assert read_picture(path, 3).size == (width, width // 2)
+    photograph = read_photograph(path, 3)
+    assert photograph.levels.shape[1:] == (width // 2, width)
+    number = f"picture {taken + 1}, the largest," if taken else "the first"
+    assert photograph.note == f"{number} of its {len(widths)} pictures"
+
+
+def test_of_a_document_the_first_page_is_taken(tmp_path: Path) -> None:
+    tall = picture(30, 60)
+    tall.encoderinfo = {}
+    assert read_picture(tiff(tmp_path / "pages.tif", page(16), tall), 3).size == (16, 8)
+
+
+# Pictures that are not read
+
+
+NAMED: dict[str, tuple[bytes | None, str]] = {
+    "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), "it is HEIC.*convert it"),
+    "phone.jpg": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(200), "it is HEIC.*convert it"),
+    "new.jxl": (b"\xff\x0a" + bytes(200), "it is JPEG XL.*djxl"),
+    "boxed.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(200), "it is JPEG XL.*djxl"),
+    "layers.psd": (b"8BPS\0\1" + bytes(200), "a Photoshop document.*save it as"),
+    "drawing.svg": (b"<?xml version='1.0'?>\n<svg width='9'/>", "SVG.*export it as PNG"),
+    "canon.cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(200), "raw file.*develop it"),
+    "canon.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(200), "raw file.*develop it"),
+    "fuji.raf": (b"FUJIFILMCCD-RAW 0201" + bytes(200), "raw file.*develop it"),
+    "unknown.nef": (b"nothing known", "raw file.*develop it"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_is_not_read_is_named_with_how_to_convert_it(tmp_path: Path, name: str) -> None:
+    content, message = NAMED[name]
+    assert content is not None
+    (tmp_path / name).write_bytes(content)
+    for read in (read_picture, read_photograph):
+        with pytest.raises(UserError, match=message) as error:
+            read(tmp_path / name, 3)
+        assert str(tmp_path / name) in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("any.tif", lambda: page(16, 1, _50706=b"\1\4\0\0")),  # a DNG by its tag
+        ("any.tif", lambda: page(16, 1)),  # a small copy and nothing else
+        ("photo.NEF", lambda: page(16)),
+    ],
+)
+def test_a_raw_files_thumbnail_is_never_taken_for_the_photograph(
+    tmp_path: Path, name: str, first: Callable[[], Image.Image]
+) -> None:
+    path = tiff(tmp_path / name, first())
+    for read in (read_picture, read_photograph):
+        with pytest.raises(UserError, match=r"raw file.*develop it to TIFF"):
+            read(path, 3)
+
+
+def test_every_common_extension_of_a_picture_counts_in_a_folder(tmp_path: Path) -> None:
+    image = picture(8, 8)
+    kinds = {"a.jfif": "JPEG", "a.jpe": "JPEG", "a.JP2": "JPEG2000", "a.tga": "TGA", "a.pnm": "PPM"}
+    if features.check("avif"):
+        kinds["a.avif"] = "AVIF"
+    for name, kind in kinds.items():
+        image.save(tmp_path / name, kind)
+    found = find_pictures(tmp_path)
+    assert {path.name for path in found} == set(kinds)
+    for path in found:
+        assert read_picture(path, 3).size == (8, 8)
+    assert {".heic", ".dng", ".psd", ".svg", ".jxl"} < EXTENSIONS
+
+
+def test_pictures_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
+    for number in range(10):
+        picture(8, 8, number).save(tmp_path / f"{number}.png")
+    for name in ("a.heic", "b.heic"):
+        (tmp_path / name).write_bytes(NAMED["photo.heic"][0] or b"")
+    with pytest.warns(UserWarning, match=r"left out and 1 more: .*it is HEIC"):
+        data = load_data(str(tmp_path), tmp_path, stream=False)
+    assert sorted(data.info["left_out"]) == ["a.heic", "b.heic"]
+    with pytest.raises(UserError, match="it is HEIC"):
+        load_data(str(tmp_path), tmp_path, strict=True)
+
+
+# What is kept
+
+
+def test_hidden_colours_do_not_shine_through(tmp_path: Path) -> None:
+    y, x = np.mgrid[:24, :24]
+    disc = np.zeros((24, 24, 4), np.uint8)
+    disc[(y - 12) ** 2 + (x - 12) ** 2 < 64] = 255
+    Image.fromarray(disc).save(tmp_path / "disc.png")
+    photograph = read_photograph(tmp_path / "disc.png", 3)
+    assert photograph.levels.eq(255).all()
+    assert np.array_equal(np.asarray(photograph.alpha), disc[..., 3])
+    Image.new("RGBA", (4, 4), (9, 8, 7, 0)).save(tmp_path / "nothing.png")
+    assert read_photograph(tmp_path / "nothing.png", 3).levels[:, 0, 0].tolist() == [9, 8, 7]
+
+
+def enlarged(path: Path, channels: int = 3) -> Image.Image:
+    """A photograph's answer, by no model."""
+    photograph = read_photograph(path, channels)
+    x = photograph.levels.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    save_photograph(path.with_name("answer.png"), photograph.toned(x), photograph)
+    with Image.open(path.with_name("answer.png")) as file:
+        file.load()
+        return file
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_what_the_photographer_noted_is_kept(tmp_path: Path, name: str) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x010F], exif[0x8298], exif[0x0112] = "Maker", "Copyright of A", 6
+    exif[0x8769] = {0x9003: "2020:01:01 00:00:00", 0xA002: 24}
+    exif[0x8825] = {1: "N"}
+    written = Image.Exif()
+    written.load(exif.tobytes())
+    picture().save(tmp_path / name, exif=written, icc_profile=profile, dpi=(300, 200))
+    answer = enlarged(tmp_path / name)
+    assert answer.size == (40, 48)  # turned upright
+    kept = answer.getexif()
+    assert (kept[0x010F], kept[0x8298]) == ("Maker", "Copyright of A")
+    assert not {0x0112, 0x0111, 0x0100} & set(kept)  # the orientation, and where pixels are
+    assert dict(kept.get_ifd(0x8769)) == {0x9003: "2020:01:01 00:00:00"}
+    assert kept.get_ifd(0x8825)[1] == "N"
+    assert answer.info["icc_profile"] == profile
+    if name != "a.webp":
+        assert answer.info["dpi"] == pytest.approx((200, 300), abs=0.1)  # turned too
+
+
+def test_xmp_is_kept(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.jpg", xmp=b"<x:xmpmeta>a title</x:xmpmeta>")
+    assert enlarged(tmp_path / "a.jpg").info["xmp"] == b"<x:xmpmeta>a title</x:xmpmeta>"
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
+def test_a_gray_photograph_stays_gray(tmp_path: Path, mode: str) -> None:
+    gray = picture().convert("L")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    else:
+        image = gray.convert(mode)
+    image.save(tmp_path / "gray.png")
+    assert enlarged(tmp_path / "gray.png").mode == ("LA" if mode == "LA" else "L")
+    note = read_photograph(tmp_path / "gray.png", 3).note
+    assert note == ("8 of its 16 bits" if mode == "I;16" else "")
+
+
+def test_an_answer_to_a_gray_photograph_is_its_luma(tmp_path: Path) -> None:
+    picture().convert("L").save(tmp_path / "gray.png")
+    photograph = read_photograph(tmp_path / "gray.png", 3)
+    x = read_photograph_of(picture(), tmp_path)
+    assert np.array_equal(photograph.toned(x)[1], picture().convert("L"))
+
+
+def read_photograph_of(image: Image.Image, tmp_path: Path) -> Any:
+    image.save(tmp_path / "other.png")
+    return read_photograph(tmp_path / "other.png", 3).levels
+
+
+def test_16_bits_of_colours_are_told(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(bytes(7))) + chunk(b"IEND", b"")
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    (tmp_path / "deep.png").write_bytes(start + body)
+    assert read_photograph(tmp_path / "deep.png", 3).note == "8 of its 16 bits"
+
+
+def test_colours_of_printing_become_those_of_screens(tmp_path: Path) -> None:
+    image = picture().convert("CMYK")
+    image.save(tmp_path / "a.tif")
+    photograph = read_photograph(tmp_path / "a.tif", 3)
+    assert photograph.note == "its CMYK colours as sRGB"
+    assert np.array_equal(photograph.levels.permute(1, 2, 0), image.convert("RGB"))
+    image.save(tmp_path / "b.tif", icc_profile=b"no profile")
+    assert np.array_equal(opened((tmp_path / "b.tif").read_bytes(), tmp_path), image.convert("RGB"))
+    assert read_photograph(tmp_path / "b.tif", 3).profile is None
+
+
+def test_lab_is_read(tmp_path: Path) -> None:
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = ImageCms.profileToProfile(picture(), srgb, lab, outputMode="LAB")
+    assert image is not None
+    levels = opened(file_of(image, "TIFF"), tmp_path)
+    assert np.abs(levels.astype(int) - np.asarray(picture())).mean() < 5
