@@ -432,7 +432,8 @@ def test_flags_reach_the_settings() -> None:
     assert (model.transform, model.prior, model.guide_z_sees_y) == ("sketch", "mixture", True)
     data = config.data
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
-    assert data.seed == 3
+    assert data.seed == 0
+    assert make_config(replace(given, data_seed=4)).data.seed == 4
 
 
 def test_no_flags_are_the_published_run() -> None:
