@@ -36,7 +36,7 @@ class EvaluateArguments:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """a run's name under runs/, its folder, or a Hub id"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
-    """a data set's name or a folder of pictures"""
+    """a data set's name or a folder of pictures; what the run was trained on may have been moved"""
     data_root: Path = Path("data")
     """where the named data sets are, or are downloaded to"""
     split: Literal["train", "val", "test", "all"] = "test"
