@@ -36,7 +36,7 @@ class EvaluateArguments:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """a run's name under runs/, its folder, or a Hub id"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
-    """a data set's name or a folder of pictures"""
+    """a data set's name or a folder of pictures; what the run was trained on may have been moved"""
     data_root: Path = Path("data")
     """where the named data sets are, or are downloaded to"""
     split: Literal["train", "val", "test", "all"] = "test"
@@ -107,6 +107,7 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     import pyro
 
     from srvae_pyro.evaluation.report import record
+    from srvae_pyro.evaluation.run_data import warn_if_trained_on
     from srvae_pyro.evaluation.terms import spread_numbers
     from srvae_pyro.files import write_json
     from srvae_pyro.models.loading import find_run, from_hub, load, read_config
@@ -129,7 +130,11 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     pyro.enable_validation(False)
     with group.main_first():
         data = load_pictures(arguments, config)
-    split = pictures_of(data, arguments.split, own=arguments.data is None)
+    if arguments.fid and not (len(data.train) and len(data.test)):
+        raise UserError(f"{data.name} lacks train/ or test/, which --fid compares with both")
+    split = pictures_of(data, arguments.split, own=data.info["own"])
+    if arguments.split != "train":  # which is asked for by its name
+        warn_if_trained_on(folder, config, data, arguments.split)
     numbers = spread_numbers(len(split), arguments.limit)
     images = split[numbers]
     if group.main:
@@ -190,6 +195,8 @@ def pictures_of(data: DataSplits, split: str, own: bool) -> Tensor:
             f"{data.name} has no folder {split}/: give --split all to measure on all its pictures"
         )
     images: Tensor = getattr(data, split)
+    if not len(images):
+        raise UserError(f"{data.name} has no folder {split}/: take another --split")
     return images
 
 

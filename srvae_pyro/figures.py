@@ -64,7 +64,7 @@ def main(arguments: FiguresArguments) -> int:
 
     from srvae_pyro.data import to_unit
     from srvae_pyro.evaluation.labelled import labelled_rows
-    from srvae_pyro.evaluation.run_data import load_for
+    from srvae_pyro.evaluation.run_data import load_for, warn_if_trained_on
     from srvae_pyro.evaluation.terms import spread
     from srvae_pyro.files import write_whole
     from srvae_pyro.models.loading import find_run, from_hub, load, read_config
@@ -79,7 +79,11 @@ def main(arguments: FiguresArguments) -> int:
         if read_config(other).model.image_shape != config.model.image_shape:
             raise UserError(f"{other} and {folder} are for pictures of different sizes")
         models[other.name if other.name != folder.name else str(other)] = load(other, device)
-    test = load_for(config, arguments.data, arguments.data_root).test
+    data = load_for(config, arguments.data, arguments.data_root)
+    if not len(test := data.test):
+        raise UserError(f"{data.name} has no test pictures: name others with --data")
+    for run in (folder, other) if arguments.compare is not None else (folder,):
+        warn_if_trained_on(run, read_config(run), data, "test")
     x = to_unit(spread(test, 2 * arguments.count))
     # Pictures of a folder are often in the order of their classes: not one kind only.
     x = x[: 2 * (len(x) // 2)]

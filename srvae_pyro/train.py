@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from srvae_pyro.commands import at_least, option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
-    from srvae_pyro.config import RunConfig
+    from srvae_pyro.config import ModelConfig, RunConfig
     from srvae_pyro.data import DataSplits
     from srvae_pyro.parallel import Group
     from srvae_pyro.training.trainer import Trainer
@@ -48,7 +49,8 @@ class TrainArguments:
     second form"""
     resume: bool = False
     """go on from the run's last checkpoint, with its settings; its length can be changed, and then
-    what is a share of it moves too: the learning rate's fall, KL_z's weight"""
+    what is a share of it moves too: the learning rate's fall, KL_z's weight; --data says where its
+    pictures are now, if they were moved"""
 
     epochs: Annotated[int | None, option("N", "the preset's")] = None
     """passes over the training pictures"""
@@ -70,7 +72,7 @@ class TrainArguments:
     save_minutes: float = 10.0
     """minutes between checkpoints within an epoch; each epoch's end has one too"""
     seed: int = 0
-    """of the weights, the order of the pictures and all noise"""
+    """of the weights, the order of the pictures and all noise, but not of what is held out"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -90,6 +92,9 @@ class TrainArguments:
     """height and width, for photos and folders"""
     channels: Literal[1, 3] = 3
     """3: RGB, 1: gray"""
+    data_seed: int = 0
+    """of the pictures held out for validation and test, and of photos' crops; runs to be compared
+    should have the same"""
     limit: Annotated[int | None, option("N", "all")] = None
     """use only the first so many pictures of each split"""
     strict: bool = False
@@ -121,7 +126,7 @@ class TrainArguments:
 # Settings that make a run what it is: not to be changed by --resume.
 _IDENTITY = [
     *("preset", "model", "transform", "prior", "guide_z_sees_y"),
-    *("data", "image_size", "channels", "limit", "no_augment"),
+    *("data", "data_seed", "image_size", "channels", "limit", "no_augment"),
     *("batch_size", "lr", "seed", "kl_start", "kl_warmup", "free_nats"),
 ]
 
@@ -132,6 +137,8 @@ def _setting(config: RunConfig, name: str) -> Any:
         return config.preset
     if name == "no_augment":
         return not config.data.augment
+    if name == "data_seed":
+        return config.data.seed
     parts = (config.model, config.training, config.data)
     return next(getattr(part, name) for part in parts if hasattr(part, name))
 
@@ -154,7 +161,7 @@ def make_config(arguments: TrainArguments) -> RunConfig:
         data=data_name(arguments.data),
         image_size=arguments.image_size,
         channels=arguments.channels,
-        seed=arguments.seed,
+        seed=arguments.data_seed,
         limit=arguments.limit,
         augment=not arguments.no_augment,
     )
@@ -202,9 +209,10 @@ def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
 
 def data_name(data: str) -> str:
     """A data set's name as it is, a folder's path made absolute: a run may be resumed elsewhere."""
-    from srvae_pyro.data import DATA_SETS
+    from srvae_pyro.data import DATA_SETS, check_shards
 
     if data.startswith("wds:"):
+        check_shards(data)
         return f"wds:{Path(data[4:]).expanduser().absolute()}"
     folder = Path(data).expanduser()
     return data if data in DATA_SETS or not folder.is_dir() else str(folder.resolve())
@@ -222,12 +230,17 @@ def _length(arguments: TrainArguments) -> dict[str, Any]:
 
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
     """The settings of the run to go on with, its length changed if so asked."""
+    from srvae_pyro.evaluation.run_data import can_have_moved
     from srvae_pyro.models.loading import read_config
 
     config = read_config(folder)
     defaults = TrainArguments()
     given = [n for n in _IDENTITY if getattr(arguments, n) != getattr(defaults, n)]
     wanted = make_config(arguments)
+    if "data" in given and can_have_moved(config, wanted.data.data):
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, data=wanted.data.data)
+        )
     for name in given:
         same = _setting(wanted, name) == _setting(config, name)
         if not same:
@@ -289,8 +302,11 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
     """The pictures that a run trains on."""
     from srvae_pyro.data import load_data
     from srvae_pyro.data.stream import StreamedPictures
+    from srvae_pyro.evaluation.run_data import has_earlier_layout, refuse_missing
 
     data = config.data
+    if arguments.resume:
+        refuse_missing(data)
     pictures = load_data(
         data.data,
         arguments.data_root,
@@ -299,13 +315,38 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
         seed=data.seed,
         limit=data.limit,
         strict=arguments.strict,
-        stream=arguments.stream or None,
+        stream=arguments.stream or data.info.get("streamed"),
+        exact_names=has_earlier_layout(data),
+        check_shape=lambda shape: check_shape(config.model, shape),
     )
     if isinstance(pictures.train, StreamedPictures):
         cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = arguments.workers
         pictures.train.workers = min(cores // 2, 8) if workers is None else workers
     return pictures
+
+
+def check_shape(model: ModelConfig, shape: tuple[int, int, int]) -> None:
+    """Refuse pictures (C, H, W) that do not suit the networks.
+
+    Raises:
+        UserError: they do not; names the ``--image-size`` that would.
+    """
+    from srvae_pyro.models.base import sizes_of
+
+    def problem(shape: tuple[int, int, int]) -> UserError | None:
+        try:
+            sizes_of(dataclasses.replace(model, image_shape=shape))
+        except UserError as error:
+            return error
+        return None
+
+    if wrong := problem(shape):
+        side = shape[1] if shape[1] == shape[2] else min(*shape[1:], 64)
+        # The next that suits, so that nothing of a picture is lost.
+        better = (size for size in range(side, side + 65) if not problem((shape[0], size, size)))
+        size = next(better, None)
+        raise UserError(f"{wrong}: pass --image-size {size}") if size else wrong
 
 
 def main(arguments: TrainArguments) -> int:
@@ -356,10 +397,11 @@ def with_pictures(config: RunConfig, pictures: DataSplits, folder: Path, resume:
         if config.model.image_shape != pictures.shape:
             was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, pictures.shape))
             raise UserError(f"{folder} was trained on pictures of {was}, its data now has {now}")
-        if config.data.info.get("fingerprint", fingerprint) != fingerprint:
+        recorded = config.data.info.get("fingerprint")
+        if recorded is not None and not pictures.is_known_as(recorded):
             raise UserError(
                 f"{folder}: the pictures of {pictures.name} are not those that it was trained on; "
-                "bring them back to resume, or start another --run"
+                "bring them back or name their place with --data to resume, or start another --run"
             )
     info = {**pictures.info, "fingerprint": fingerprint}
     return dataclasses.replace(
@@ -426,15 +468,41 @@ def train(trainer: Trainer, arguments: TrainArguments) -> int:
         f"{len(trainer.data.train):,} pictures of {'x'.join(map(str, trainer.data.shape))}, "
         f"{trainer.device}, {config.training.precision}, to {folder}"
     )
+    print(f"pictures of {trainer.data.name}: {trainer.data.info.get('split')}")
     progress = trainer.run()
     if trainer.fraction_done() < 1:
         print(
             f"stopped in epoch {progress.epoch}, after {progress.step} steps; go on with: "
-            f"python -m srvae_pyro.train --run {arguments.run or folder.name} --resume"
-            + (f" --data-root {arguments.data_root}" if arguments.data_root != Path("data") else "")
+            f"{resume_command(arguments)}"
         )
         return 128 + (trainer.stopped_by or signal.SIGINT)
     return report(trainer)
+
+
+# Flags that a run's settings have, so that a resumed one does not need them.
+_RECORDED = {
+    *_IDENTITY,
+    "guide_z_sees_y",
+    "set",
+    "epochs",
+    "steps",
+    "max_minutes",
+    "stream",
+    "precision",
+}
+
+
+def resume_command(arguments: TrainArguments) -> str:
+    """What to type to go on with a run, all that its settings do not have included."""
+    words = ["python", "-m", "srvae_pyro.train"]
+    words += ["--run", arguments.run or folder_of(arguments).name, "--resume"]
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        known = field.name in {*_RECORDED, "run", "resume"} or value == field.default
+        if not known:
+            words.append(f"--{field.name.replace('_', '-')}")
+            words += [] if value is True else [str(value)]
+    return shlex.join(words)
 
 
 def report(trainer: Trainer) -> int:

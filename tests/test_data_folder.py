@@ -1,5 +1,6 @@
 """Folders of pictures: layouts, kinds of files, and what goes wrong."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 from PIL import Image
 
 from srvae_pyro.data import DataSplits, load_data
+from srvae_pyro.data.folder import fingerprint_folder
 from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.data.stream import StreamedPictures
 from srvae_pyro.errors import UserError
 
 
@@ -68,6 +71,134 @@ def test_one_split_missing(tmp_path: Path, missing: str) -> None:
     assert reds(getattr(data, missing)) == data.info["held_out_indices"][missing]
     assert len(data.train) == 18
     assert reds({"val": data.test, "test": data.val}[missing]) == [100, 101, 102]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Validation", "Test"),
+        ("TRAINING", "valid_set", "Testing"),
+        ("train2017", "val2017", "test2017"),
+        ("Training Images", "dev", "test-images"),
+        ("train_32x32", "valid_32x32", "testset"),
+    ],
+)
+def test_splits_by_their_usual_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for first, name in zip((0, 10, 20), names, strict=True):
+        fill(tmp_path / name, 2, first=first)
+    data = load(tmp_path)
+    assert [reds(images) for images in (data.train, data.val, data.test)] == [
+        [0, 1],
+        [10, 11],
+        [20, 21],
+    ]
+    pairs = zip(("train", "val", "test"), names, strict=True)
+    assert data.info["split"] == ", ".join(f"{split} from {name}/" for split, name in pairs)
+
+
+@pytest.mark.parametrize("name", ["trainers", "test tubes", "valley", "developers", "contest"])
+def test_other_folders_are_no_splits(tmp_path: Path, name: str) -> None:
+    fill(tmp_path / name, 10)
+    data = load(tmp_path)
+    assert len(data.train) == 8
+    assert data.info["split"] == "val and test held out at random"
+
+
+def test_folders_that_could_be_misread_are_told(tmp_path: Path) -> None:
+    fill(tmp_path / "twice" / "train", 4)
+    fill(tmp_path / "twice" / "val", 1)
+    fill(tmp_path / "twice" / "Valid", 1)
+    with pytest.raises(UserError, match=r"has Valid/ and val/, both for val: move or rename one"):
+        load(tmp_path / "twice")
+    for kind in ("bus", "train", "tank"):
+        fill(tmp_path / "kinds" / kind, 4)
+    with pytest.warns(match=r"bus and 1 more beside train/ left out; .* into a folder train/"):
+        load(tmp_path / "kinds")
+    for part in ("train", "test"):
+        fill(tmp_path / "deep" / "set" / part, 4)
+    with pytest.warns(match=r"pictures of set/test are split with all others; name the folder"):
+        load(tmp_path / "deep")
+
+
+def test_a_folder_of_a_data_sets_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(Path("photos"), 10)
+    with pytest.warns(match=r"photos is the data set of that name; the folder is --data \./photos"):
+        assert load_data("photos", tmp_path, limit=1).shape == (3, 32, 32)
+    assert load_data("./photos", tmp_path).shape == (3, 8, 8)
+
+
+def test_the_shape_is_checked_before_all_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, 10)
+
+    def refuse(shape: tuple[int, int, int]) -> None:
+        raise UserError(str(shape))
+
+    monkeypatch.setattr("srvae_pyro.data.folder.read_readable", None)  # which reads all
+    for stream in (None, True, False):
+        with pytest.raises(UserError, match=r"\(3, 8, 8\)"):
+            load_data(str(tmp_path), tmp_path, stream=stream, check_shape=refuse)
+    with pytest.raises(UserError, match=r"\(1, 9, 9\)"):
+        load_data("photos", tmp_path, image_size=9, channels=1, check_shape=refuse)
+
+
+def test_a_folder_of_test_pictures_alone_is_not_for_training(tmp_path: Path) -> None:
+    fill(tmp_path / "Test", 3)
+    with pytest.raises(UserError, match="has Test/ but no train/"):
+        load(tmp_path)
+    data = load_data(str(tmp_path), Path(), for_training=False)
+    assert (len(data.train), len(data.val), reds(data.test)) == (0, 0, [0, 1, 2])
+
+
+def test_a_fingerprint_is_of_the_files_alone(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 20)
+    first = load(tmp_path / "a")
+    assert isinstance(first.train, torch.Tensor)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a").rename(tmp_path / "deep" / "b")
+    folder = tmp_path / "deep" / "b"
+    others = [load(folder), load(folder, stream=True), load(folder, seed=1), load(folder, limit=3)]
+    found = {data.fingerprint() for data in (first, *others)}
+    assert found == {fingerprint_folder(folder)}
+    assert all(data.is_known_as(first.fingerprint()) for data in others)
+    picture = folder / "0007.png"
+    content = picture.read_bytes()
+    for change in (
+        lambda: picture.write_bytes(content[:-1] + b"x"),
+        lambda: picture.write_bytes(content + b"x"),
+        lambda: picture.rename(folder / "0700.png"),
+    ):
+        change()
+        changed = fingerprint_folder(folder)
+        assert changed not in found
+        found.add(changed)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_fingerprints_of_earlier_versions_are_known(tmp_path: Path, stream: bool) -> None:
+    fill(tmp_path, 20)
+    data = load(tmp_path, stream=stream)
+    digest = hashlib.blake2b(digest_size=16)
+    for images in (load(tmp_path).train, data.val):
+        digest.update(images.numpy().data)
+    assert data.is_known_as(digest.hexdigest())
+    if isinstance(data.train, StreamedPictures):
+        digest = hashlib.blake2b(data.train.fingerprint(), digest_size=16)
+        digest.update(data.val.numpy().data)
+        assert data.is_known_as(digest.hexdigest())
+    assert not load(tmp_path, seed=1, stream=stream).is_known_as(digest.hexdigest())
+
+
+def test_a_run_of_an_earlier_version_keeps_its_splits(tmp_path: Path) -> None:
+    fill(tmp_path / "Train", 10)
+    fill(tmp_path / "Test", 10, first=10)
+    data = load_data(str(tmp_path), Path(), exact_names=True)
+    assert data.info["counts"] == {"train": 16, "val": 2, "test": 2}
+    assert data.info["exact_names"]
 
 
 def test_limit_takes_the_first(tmp_path: Path) -> None:
@@ -148,11 +279,30 @@ def test_finds_in_order_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "b/10.jpeg", "a.webp", ".hidden.png", ".git/x.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "x.gif").touch()
-    os.symlink(tmp_path / "elsewhere", tmp_path / "b" / "link")
     names = [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)]
-    assert names == ["a.webp", "b/10.jpeg", "b/2.PNG", "b/link/x.gif", "elsewhere/x.gif"]
+    assert names == ["a.webp", "b/10.jpeg", "b/2.PNG"]
+
+
+def test_links_are_followed_to_each_folder_once(tmp_path: Path) -> None:
+    for name in ("in/b/1.png", "in/c/2.png", "out/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    folder = tmp_path / "in"
+    os.symlink(tmp_path / "out", folder / "b" / "further")
+    os.symlink(folder / "c", folder / "a")  # comes first, but is not where the pictures are
+    os.symlink(".", folder / "all")
+    os.symlink("..", folder / "c" / "up")
+    names = [path.relative_to(folder).as_posix() for path in find_pictures(folder)]
+    assert names == ["b/1.png", "b/further/3.png", "c/2.png"]
+
+
+def test_a_link_does_not_bring_test_pictures_to_the_others(tmp_path: Path) -> None:
+    fill(tmp_path / "train", 4)
+    fill(tmp_path / "test", 2, first=20)
+    os.symlink(tmp_path / "test", tmp_path / "train" / "more")
+    data = load(tmp_path)
+    assert sorted(reds(torch.cat([data.train, data.val]))) == [0, 1, 2, 3]
+    assert reds(data.test) == [20, 21]
 
 
 @pytest.mark.parametrize("kind", ["text", "truncated", "float"])

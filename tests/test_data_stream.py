@@ -69,7 +69,9 @@ def test_shards_hold_every_picture_once(shards: str) -> None:
     assert sorted(reds(everything) + reds(data.val) + reds(data.test)) == list(range(100))
     assert torch.equal(data.train.read(torch.tensor([7, 3])), everything[[7, 3]])
     again, other = load_data(shards, Path()), load_data(shards, Path(), seed=1)
-    assert again.fingerprint() == data.fingerprint() != other.fingerprint()
+    assert torch.equal(again.test, data.test)
+    assert reds(other.test) != reds(data.test)
+    assert again.fingerprint() == data.fingerprint() == other.fingerprint()  # of the same files
     assert len(load_data(shards, Path(), limit=4).train) == 4
 
 
@@ -165,6 +167,35 @@ def test_a_folder_too_large_for_memory_is_streamed(
     assert len(data.training_pictures(5)) == 5
 
 
+def test_unreadable_pictures_held_out_are_left_out_and_counted(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(200):
+            add(tar, f"{number}.png", b"no picture" if number % 3 == 0 else png(number))
+    name = f"wds:{tmp_path}/a.tar"
+    with pytest.warns(match=r"^left out and \d+ more: cannot read the picture .*a\.tar/picture"):
+        data = load_data(name, Path())
+    for images in (data.val, data.test, data.training_pictures(200)):
+        numbers = reds(images)
+        assert len(numbers) == len(set(numbers))
+        assert all(number % 3 for number in numbers)
+    lost = data.info["left_out"]
+    assert len(data.val) + len(data.test) + len(lost) == 40
+    assert all(int(name.removeprefix("a.tar/picture ")) % 3 == 0 for name in lost)
+    assert data.info["counts"]["test"] == len(data.test)
+
+
+def test_held_out_pictures_of_which_none_can_be_read_are_a_users_error(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(10):
+            add(tar, f"{number}.png", png(number))
+    test = load_data(name := f"wds:{tmp_path}/a.tar", Path()).test
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(10):
+            add(tar, f"{number}.png", b"no picture" if number in reds(test) else png(number))
+    with pytest.raises(UserError, match=r"cannot read the picture .*a\.tar"):
+        load_data(name, Path())
+
+
 def test_unreadable_pictures_are_replaced_or_refused(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -187,7 +218,10 @@ def test_unreadable_pictures_are_replaced_or_refused(
     [
         (lambda folder: (folder / "part-002.tar").unlink(), "there is no file .*part-002.tar"),
         (lambda folder: (folder / "part-001.tar").write_bytes(b"x" * 999), "part-001.tar is not a"),
-        (lambda folder: tarfile.open(folder / "part-000.tar", "w").close(), "has no pictures"),
+        (
+            lambda folder: [tarfile.open(tar, "w").close() for tar in folder.glob("*.tar")],
+            "part-000.tar has no pictures",
+        ),
     ],
 )
 def test_bad_shards_are_users_errors(
@@ -198,14 +232,31 @@ def test_bad_shards_are_users_errors(
         load_data(shards, Path())
 
 
+def test_an_empty_shard_is_left_out(shards: str, tmp_path: Path) -> None:
+    tarfile.open(tmp_path / "part-001.tar", "w").close()
+    tarfile.open(tmp_path / "part-002.tar", "w").close()
+    with pytest.warns(match=r"left out, without pictures: .*part-001\.tar and 1 more"):
+        data = load_data(shards, Path())
+    everything = [*reds(data.training_pictures(99)), *reds(data.val), *reds(data.test)]
+    assert sorted(everything) == [*range(25), *range(75, 100)]
+    assert len(data.train.order(0)) == 40  # type: ignore[union-attr]
+
+
 def test_bad_names_of_shards_are_users_errors(shards: str) -> None:
     for name, message in (
         ("wds:https://example.org/{0..3}.tar", "local paths"),
+        ("wds:s3://bucket/{0..3}.tar", "no addresses, commands or stars"),
+        ("wds:pipe:cat part.tar", "several by braces as in wds:DIR/part-{000..099}.tar"),
+        ("wds:part-*.tar", "local paths"),
+        ("wds:a.tar::b.tar", "local paths"),
         (shards.replace("}", ""), "a brace is not closed"),
         (shards.removeprefix("wds:").replace("{000..003}", "000"), "wds:PATH"),
     ):
         with pytest.raises(UserError, match=message):
             load_data(name, Path())
+        if name.startswith("wds:") and "brace" not in message:
+            with pytest.raises(UserError, match=message):
+                train.data_name(name)
 
 
 def test_sizes_that_differ_are_told(tmp_path: Path) -> None:

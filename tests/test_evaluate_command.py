@@ -1,8 +1,11 @@
 """``python -m srvae_pyro.evaluate``: the ELBO's terms of a run on a data set."""
 
+import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,16 +13,18 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
-from srvae_pyro.config import ModelConfig
+from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import load_data, to_unit
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main, print_results
 from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
+from srvae_pyro.evaluation.run_data import load_for
 from srvae_pyro.evaluation.terms import Units, evaluate_elbo, spread, spread_numbers
+from srvae_pyro.files import write_json
 from srvae_pyro.models import make_model
 from srvae_pyro.models.decoding import Decode
-from srvae_pyro.models.loading import load, save_pretrained
+from srvae_pyro.models.loading import CONFIG, load, read_config, save_pretrained
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 
@@ -168,6 +173,95 @@ def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFi
     assert "paper" not in text("imagenet32", "cifar10")
     assert "paper" not in text("cifar10", "cifar10", images=9)
     assert "paper" not in text("cifar10", "cifar10", split="train")
+
+
+def of_data(run: Path, data: Path, **settings: object) -> None:
+    """Let a run have been trained on ``data``."""
+    pictures = load_data(str(data), data, seed=settings.get("seed", 0))  # type: ignore[arg-type]
+    config = replace(read_config(run), data=DataConfig(str(data), info=pictures.info, **settings))  # type: ignore[arg-type]
+    write_json(run / CONFIG, config.to_dict())
+
+
+def test_a_runs_own_pictures_are_split_as_they_were(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "test").rename(folder / "train" / "more")
+    of_data(run, folder, seed=5)
+    config = read_config(run)
+    own = load_for(config, None, Path())
+    shutil.copytree(folder, copy := tmp_path / "copy")
+    for place in (folder, copy):
+        found = load_for(config, str(place), Path())
+        assert found.info["own"]
+        assert torch.equal(found.test, own.test)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"which is not there: say with --data where"):
+        main(EvaluateArguments(str(run), elbo_only=True))
+    assert main(EvaluateArguments(str(run), data=str(copy), elbo_only=True)) == 0
+    next((copy / "train").rglob("*.png")).unlink()
+    assert not load_for(config, str(copy), Path()).info["own"]
+    shutil.copytree(copy, folder)
+    with pytest.warns(match="are not those that the run was trained on"):
+        load_for(config, None, Path())
+
+
+def test_the_fingerprint_of_an_earlier_version_finds_moved_pictures(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    of_data(run, folder, limit=9)
+    config = read_config(run)
+    before = load_data(str(folder), Path(), limit=9)
+    digest = hashlib.blake2b(digest_size=16)
+    for images in (before.train, before.val):
+        digest.update(images.numpy().data)  # type: ignore[union-attr]
+    info = {"fingerprint": digest.hexdigest()}
+    config = replace(config, data=replace(config.data, info=info))
+    assert load_for(config, None, Path()).info["own"]
+    folder.rename(tmp_path / "moved")
+    assert load_for(config, str(tmp_path / "moved"), Path()).info["own"]
+    next((tmp_path / "moved" / "train").rglob("*.png")).unlink()
+    assert not load_for(config, str(tmp_path / "moved"), Path()).info["own"]
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "warned"),
+    [
+        ("pictures", "test", False),
+        ("pictures", "all", True),
+        ("pictures/train", "all", True),
+        ("pictures/test", "all", False),
+        (".", "all", True),
+    ],
+)
+def test_pictures_that_a_run_learnt_from_are_told(
+    data: str,
+    split: str,
+    warned: bool,
+    run: Path,
+    folder: Path,
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    of_data(run, folder)
+    arguments = EvaluateArguments(str(run), str(tmp_path / data), split=split, limit=2)  # type: ignore[arg-type]
+    assert main(replace(arguments, elbo_only=True)) == 0
+    told = [str(w.message) for w in recwarn.list if "was trained on some of" in str(w.message)]
+    assert len(told) == warned
+
+
+def test_a_folder_of_test_pictures_alone_can_be_measured_on(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srvae_pyro.evaluation.fid.find_weights", lambda path: path)
+    shutil.rmtree(folder / "train")
+    given = EvaluateArguments(str(run), data=str(folder), elbo_only=True)
+    assert main(given) == 0
+    values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
+    assert values["images"] == 15
+    with pytest.raises(UserError, match="has no folder val/: take another --split"):
+        main(replace(given, split="val"))
+    with pytest.raises(UserError, match="lacks train/ or test/, which --fid compares with"):
+        main(replace(given, fid=True))
 
 
 def test_a_folder_without_the_split(folder: Path, run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``python -m srvae_pyro.figures``: the paper's figures for any run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import save_image
 
-from srvae_pyro.config import ModelConfig
+from srvae_pyro.config import DataConfig, ModelConfig
+from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.labelled import LabelledRow, labelled_rows
 from srvae_pyro.figures import FiguresArguments, main
+from srvae_pyro.files import write_json
 from srvae_pyro.models import make_model
-from srvae_pyro.models.loading import save_pretrained
+from srvae_pyro.models.loading import CONFIG, read_config, save_pretrained
 
 BOTH = {"paper-samples", "paper-reconstructions", "paper-interpolations"}
 SRVAE_ONLY = {"paper-super-resolution", "paper-generative-reconstructions", "swapped-latents"}
@@ -73,6 +76,28 @@ def test_two_runs_beside_each_other(folder: Path, run: Callable[..., str], tmp_p
         "compared-samples.png",
         "compared-reconstructions.png",
     }
+
+
+@pytest.mark.parametrize(("seeds", "warned"), [((1, 1), False), ((1, 2), True)])
+def test_a_run_compared_on_pictures_that_it_learnt_from_is_told(
+    folder: Path,
+    run: Callable[..., str],
+    tmp_path: Path,
+    seeds: tuple[int, int],
+    warned: bool,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    (folder / "test").rename(folder / "train" / "more")
+    paths = [run("one"), run("two", model="vae")]
+    for path, seed in zip(paths, seeds, strict=True):
+        pictures = load_data(str(folder), folder, seed=seed)
+        data = DataConfig(str(folder), seed=seed, info=pictures.info)
+        config = replace(read_config(Path(path)), data=data)
+        write_json(Path(path) / CONFIG, config.to_dict())
+    assert main(FiguresArguments(*paths, count=1, out=tmp_path / "out")) == 0
+    told = [str(w.message) for w in recwarn.list if "trained on some of" in str(w.message)]
+    assert len(told) == warned
+    assert all("two was trained" in text and "--data-seed 2" in text for text in told)
 
 
 def test_bad_requests(folder: Path, run: Callable[..., str], tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """Models on disk: whole files, a run's folder, the Hub's format, and files that do not fit."""
 
 import json
+import re
+import threading
+from collections.abc import Iterator
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -301,6 +306,98 @@ def test_a_runs_settings_survive_save_pretrained(tmp_path: Path) -> None:
     assert read_config(tmp_path / "saved") == read_config(tmp_path / "run")
 
 
+PRIVATE = {
+    "name": "/home/annabel/secret/holiday",
+    "source": "/home/annabel/secret/holiday",
+    "left_out": ["annabel-at-the-beach.png", "passport.png"],
+    "held_out_indices": {"val": [1], "test": [0]},
+    "counts": {"train": 1200, "val": 1, "test": 1},
+    "split": "val and test held out at random",
+    "fingerprint": "files-0123",
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_shared_model_has_a_card_and_nothing_private(name: str, tmp_path: Path) -> None:
+    model = make_run(tmp_path / "run", **MODELS[name])
+    model.run_config = RunConfig(
+        "small",
+        model.config,
+        DataConfig("/home/annabel/secret/holiday", info=PRIVATE),
+        version="1.2",
+    )
+    model.save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    texts = card + (tmp_path / "saved" / CONFIG).read_text()
+    for private in ("/home", "annabel", "secret", "passport", "More Information Needed"):
+        assert private not in texts
+    assert "held_out_indices" not in texts
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    for said in (
+        f"{parameters:,} parameters",
+        "preset `small`",
+        "16x16 pixels",
+        "Trained on `holiday`: 1,200 pictures",
+        "library_name: srvae_pyro",
+        "python -m srvae_pyro.generate OWNER/NAME",
+        "arXiv:2006.05218",
+        "## Licence",
+    ):
+        assert said in card
+    code = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0]
+    names: dict[str, Any] = {}
+    exec(code.replace("OWNER/NAME", str(tmp_path / "saved")), names)
+    assert names["x"].shape == (16, 3, 16, 16)
+    assert ("answers" in names) == isinstance(model, SRVAE)
+    found = load(tmp_path / "saved")
+    assert_alike(model, found)
+    assert found.run_config is not None
+    info = found.run_config.data.info
+    assert (info["fingerprint"], info["left_out"]) == ("files-0123", 2)
+    found.save_pretrained(tmp_path / "again")
+    assert read_config(tmp_path / "again") == read_config(tmp_path / "saved")
+
+
+def test_a_shared_models_data_keeps_its_kind(tmp_path: Path) -> None:
+    model = make_run(tmp_path / "run")
+    for data, shared in (
+        ("cifar10", "cifar10"),
+        ("/home/annabel/photos", "./photos"),
+        ("wds:/home/annabel/part-{000..003}.tar", "wds:part-{000..003}.tar"),
+    ):
+        model.run_config = RunConfig("small", model.config, DataConfig(data))
+        model.save_pretrained(tmp_path / "saved")
+        assert read_config(tmp_path / "saved").data.data == shared
+
+
+def test_a_model_of_no_run_claims_no_data(tmp_path: Path) -> None:
+    make_model(tiny_config()).save_pretrained(tmp_path)
+    assert read_config(tmp_path).data.data == ""
+    assert "is not recorded" in (tmp_path / "README.md").read_text()
+
+
+def test_the_card_of_a_pushed_model_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded = {}
+
+    class Api:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **_: Any) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, folder_path: Path, **_: Any) -> str:
+            uploaded.update({file.name: file.read_bytes() for file in folder_path.iterdir()})
+            return "https://huggingface.co/ann/mine"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    make_run(tmp_path).push_to_hub("ann/mine")
+    assert uploaded.keys() == {CONFIG, WEIGHTS, "README.md"}
+    assert 'srvae_pyro.load("ann/mine")' in uploaded["README.md"].decode()
+
+
 def test_from_pretrained_refuses_the_other_model(tmp_path: Path) -> None:
     make_run(tmp_path, model="vae")
     with pytest.raises(UserError, match="VAE") as error:
@@ -328,3 +425,104 @@ def test_a_hub_id_without_a_network_is_a_users_error(
         with pytest.raises(UserError, match="Hub") as error:
             load(wrong)
         message_of(error)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers as the Hub does for a model that is not to be had, by its name."""
+
+    kinds: ClassVar = {
+        "none": (404, "RepoNotFound"),
+        "private": (401, "RepoNotFound"),
+        "token": (401, ""),
+        "gated": (403, "GatedRepo"),
+    }
+
+    def do_GET(self) -> None:
+        kind = next(kind for kind in self.kinds if kind in self.path)
+        status, code = self.kinds[kind]
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = HTTPServer(("127.0.0.1", 0), Refusing)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", address)
+    monkeypatch.chdir(tmp_path)
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("owner/none", "there is none of that name, or it is private"),
+        ("owner/private", "there is none of that name, or it is private"),
+        ("owner/token", "it answers 401: log in"),
+        ("owner/gated", "it is gated; ask for access"),
+    ],
+)
+def test_a_model_that_the_hub_refuses_is_a_users_error(hub: None, name: str, reason: str) -> None:
+    for get in (load, SRVAE.from_pretrained):
+        with pytest.raises(UserError, match=reason) as error:
+            get(name)
+        assert name in message_of(error)
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (ImportError("Using SOCKS proxy, but the 'socksio' package is not"), "install socksio"),
+        (ValueError("Unknown scheme for proxy URL URL('socks4://ann:pw@x')"), "an http or socks5"),
+        (ConnectionError("no route\nto host"), "does not answer"),
+        (RuntimeError("what nobody\nexpects"), "what nobody expects"),
+    ],
+)
+def test_whatever_keeps_a_model_away_is_told_in_a_line(
+    raised: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise raised
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(UserError, match=reason) as error:
+        load("owner/name")
+    assert "ann:pw" not in message_of(error)
+
+
+def test_a_copy_of_the_hub_that_is_not_whole_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(UserError, match=f"owner/name from the Hub has no {WEIGHTS}") as error:
+        load("owner/name")
+    message_of(error)
+
+
+def test_an_address_of_the_hub_is_no_id() -> None:
+    for address in (
+        "https://huggingface.co/owner/name",
+        "https://huggingface.co/owner/name/tree/main",
+        "hf.co/owner/name",
+    ):
+        for get in (load, SRVAE.from_pretrained):
+            with pytest.raises(UserError, match=r"is an address: give the id in it, owner/name$"):
+                get(address)

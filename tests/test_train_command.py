@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shlex
 import signal
 import sys
 import warnings
@@ -16,20 +17,21 @@ from typing import Any, NamedTuple
 import pyro
 import pytest
 import torch
+import tyro
 from PIL import Image
 
 import srvae_pyro
 from srvae_pyro import generate, train
 from srvae_pyro.commands import run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
-from srvae_pyro.data import to_unit
+from srvae_pyro.data import load_data, to_unit
 from srvae_pyro.data.grid import to_levels
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.baselines import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.loading import read_config
-from srvae_pyro.train import TrainArguments, make_config
+from srvae_pyro.train import TrainArguments, make_config, resume_command
 from srvae_pyro.training import trainer as trainer_module
 from srvae_pyro.training.trainer import Trainer
 
@@ -306,6 +308,83 @@ def test_resuming_with_other_pictures_is_refused(
         assert train.main(given) == 0
 
 
+def test_a_run_finds_its_pictures_where_they_were_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    with tiny():
+        train.main(arguments(tmp_path, run="mine", steps=1, data_seed=3))
+        before = read_config(Path("runs/mine")).data
+        (tmp_path / "pictures").rename("elsewhere")
+        make_pictures(tmp_path / "others", 21)
+        given = TrainArguments(run="mine", resume=True, steps=2, device="cpu", keep_allocator=True)
+        with pytest.raises(UserError, match=r"which is not there: say with --data where"):
+            train.main(given)
+        with pytest.raises(UserError, match="are not those that it was trained on"):
+            train.main(replace(given, data="others"))
+        assert train.main(replace(given, data="elsewhere")) == 0
+        after = read_config(Path("runs/mine")).data
+        assert after.data == str(tmp_path / "elsewhere")
+        assert after.seed == before.seed == 3
+        for fact in ("fingerprint", "held_out_indices", "counts"):
+            assert after.info[fact] == before.info[fact]
+        assert train.main(replace(given, steps=3)) == 0  # it stays known
+
+
+def test_a_streamed_run_is_resumed_without_its_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures(tmp_path / "pictures")
+    given = {"run": str(tmp_path / "runs" / "mine"), "device": "cpu", "keep_allocator": True}
+    with tiny():
+        assert train.main(arguments(tmp_path, steps=1, stream=True, workers=0)) == 0
+        assert "pictures: val and test held out at random" in capsys.readouterr().out
+        assert train.main(TrainArguments(resume=True, steps=2, workers=0, **given)) == 0
+    info = read_config(tmp_path / "runs" / "mine").data.info
+    assert info["streamed"]
+    # In memory they are the same pictures.
+    assert load_data(str(tmp_path / "pictures"), Path()).fingerprint() == info["fingerprint"]
+
+
+def test_the_command_to_resume_has_what_settings_have_not() -> None:
+    given = TrainArguments(
+        data="my pictures",
+        data_root=Path("big disk/data"),
+        run="my run",
+        stream=True,
+        workers=3,
+        device="cpu",
+        threads=2,
+        strict=True,
+        keep_allocator=True,
+        steps=9,
+        seed=4,
+        data_seed=5,
+        limit=7,
+        precision="bf16",
+        set=("training.anneal=0.5",),
+    )
+    words = shlex.split(resume_command(given))
+    assert words[:3] == ["python", "-m", "srvae_pyro.train"]
+    again = tyro.cli(TrainArguments, args=words[3:], config=(tyro.conf.FlagCreatePairsOff,))
+    kept = ("data_root", "run", "workers", "device", "threads", "strict", "keep_allocator")
+    assert again == TrainArguments(resume=True, **{name: getattr(given, name) for name in kept})
+    plain = TrainArguments(data="photos")
+    expected = "python -m srvae_pyro.train --run srvae-paper-photos --resume"
+    assert resume_command(plain) == expected
+
+
+def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    splits = []
+    for seeds in ({"seed": 1}, {"seed": 2}, {"data_seed": 1}):
+        given = arguments(tmp_path, **seeds)
+        splits.append(train.load_pictures(make_config(given), given))
+    assert torch.equal(splits[0].test, splits[1].test)
+    assert not torch.equal(splits[0].test, splits[2].test)
+
+
 def test_resuming_with_pictures_of_another_size_is_refused(
     done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +441,7 @@ def mistake(
         ("--data nowhere", "nowhere"),
         ("--data cifar", "did you mean cifar10?"),
         ("--image-size 18", "multiples of"),
+        ("--image-size 18", "pass --image-size 24"),
         ("--channels 1 --transform grayscale", "3 channels"),
     ],
 )
@@ -417,6 +497,22 @@ def test_generate_refuses_temperatures_before_it_draws(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("size", "better"), [((28, 28), 32), ((20, 28), 24), ((500, 300), 64)])
+def test_pictures_that_do_not_suit_name_the_flag_that_helps(
+    size: tuple[int, int], better: int, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(10, 40):
+        Image.new("L", size).save(tmp_path / "pictures" / f"{number}.png")
+    (tmp_path / "pictures" / "99.png").write_text("no picture, which reading all would tell")
+    given = arguments(tmp_path, strict=True)
+    with tiny(), pytest.raises(UserError, match=f"pass --image-size {better}$"):
+        train.load_pictures(make_config(given), given)
+    given = replace(given, image_size=better, strict=False)
+    with tiny(), pytest.warns(match="left out"):
+        assert train.load_pictures(make_config(given), given).shape == (3, better, better)
+
+
 # The flags
 
 
@@ -432,7 +528,8 @@ def test_flags_reach_the_settings() -> None:
     assert (model.transform, model.prior, model.guide_z_sees_y) == ("sketch", "mixture", True)
     data = config.data
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
-    assert data.seed == 3
+    assert data.seed == 0
+    assert make_config(replace(given, data_seed=4)).data.seed == 4
 
 
 def test_no_flags_are_the_published_run() -> None:

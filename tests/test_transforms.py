@@ -45,6 +45,20 @@ def test_downscale_of_photographs_is_pillows(factor: int, photos: Tensor) -> Non
     assert torch.equal(Downscale(factor)(to_unit(photos)), to_unit(pillow(photos, factor)))
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_downscale_is_pillows_up_to_twice_as_high_as_wide(factor: int) -> None:
+    def differences(height: int, width: int) -> Tensor:
+        levels = noise(20, 3, height * factor, width * factor)
+        ours = (Downscale(factor)(to_unit(levels)) * 255).round().int()
+        return (ours - pillow(levels, factor).int()).abs()
+
+    for height, width in ((2, 1), (6, 3), (14, 7), (40, 20), (3, 40)):
+        assert not differences(height, width).any()
+    # Of higher ones Pillow filters the columns first, and rounds in between.
+    for height, width in ((3, 1), (7, 3), (15, 7), (41, 20)):
+        assert differences(height, width).max() == 1
+
+
 @pytest.mark.parametrize("level", [0, 1, 127, 254, 255])
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_downscale_keeps_a_constant(factor: int, level: int) -> None:

@@ -3,6 +3,7 @@
 from srvae_pyro.data.augment import augment
 from srvae_pyro.data.grid import to_levels, to_unit
 from srvae_pyro.data.load import DATA_SETS, load_data
+from srvae_pyro.data.shards import check_shards
 from srvae_pyro.data.splits import DataSplits
 from srvae_pyro.data.transforms import Downscale, Grayscale, Sketch, Transform, make_transform
 
@@ -14,6 +15,7 @@ __all__ = [
     "Sketch",
     "Transform",
     "augment",
+    "check_shards",
     "load_data",
     "make_transform",
     "to_levels",

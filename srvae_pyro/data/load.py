@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from srvae_pyro.data.imagenet32 import load_imagenet32
 from srvae_pyro.data.imagenet32_batches import load_imagenet32_batches
 from srvae_pyro.data.photos import load_photos
 from srvae_pyro.data.shards import PREFIX, load_shards
-from srvae_pyro.data.splits import DataSplits
+from srvae_pyro.data.splits import CheckShape, DataSplits
 from srvae_pyro.errors import UserError
 
 __all__ = ["DATA_SETS", "load_data"]
@@ -30,6 +31,9 @@ def load_data(
     limit: int | None = None,
     strict: bool = False,
     stream: bool | None = None,
+    for_training: bool = True,
+    exact_names: bool = False,
+    check_shape: CheckShape | None = None,
 ) -> DataSplits:
     """The data set called ``name``, or the folder or the tar shards of that path.
 
@@ -45,6 +49,10 @@ def load_data(
         strict: refuse a folder with files that cannot be read, rather than leave them out.
         stream: read a folder's training pictures when they are needed; None: if they would take
             more than half of the memory that is there.
+        for_training: refuse a folder without pictures to train on.
+        exact_names: see :func:`~srvae_pyro.data.split_folders.find_split_folders`.
+        check_shape: called with the pictures' shape (C, H, W) as soon as it is known, before all
+            are read; raises what is to be raised if it does not suit.
 
     Raises:
         UserError: says in one line what is wrong and what to do.
@@ -55,6 +63,13 @@ def load_data(
         if value is not None and value < 1:
             raise UserError(f"{option} is at least 1, not {value}")
     root = Path(root).expanduser()
+    if name in DATA_SETS and Path(name).is_dir():
+        warnings.warn(
+            f"--data {name} is the data set of that name; the folder is --data ./{name}",
+            stacklevel=2,
+        )
+    if check_shape and image_size is not None:
+        check_shape((channels, image_size, image_size))
 
     if name == "cifar10":
         data = load_cifar10(
@@ -76,6 +91,7 @@ def load_data(
             seed=seed,
             limit=limit,
             strict=strict,
+            check_shape=check_shape,
         )
     elif name == "photos":
         data = load_photos(image_size=image_size, channels=channels, seed=seed, limit=limit)
@@ -88,6 +104,9 @@ def load_data(
             limit=limit,
             strict=strict,
             stream=stream,
+            for_training=for_training,
+            exact_names=exact_names,
+            check_shape=check_shape,
         )
     return data.described(limit=limit)
 

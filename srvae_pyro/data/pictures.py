@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -35,18 +35,38 @@ __all__ = [
 T = TypeVar("T")
 
 
-def find_pictures(folder: Path) -> list[Path]:
+def find_pictures(folder: Path, but: Iterable[Path] = ()) -> list[Path]:
     """Every picture file in ``folder`` and below, by extension, in the order of their paths.
 
-    Links to folders are followed; hidden files and folders are left out.
+    Links to folders are followed, each folder is visited once; hidden files and folders are left
+    out.
+
+    Args:
+        folder: the folder.
+        but: folders that no link may lead to.
     """
     found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                found.append(Path(place, name))
+    seen = {_identity(place) for place in but} - {_identity(folder)}
+    # Links last: so a folder's own path is taken, in whatever order a disk lists them.
+    waiting = [os.fspath(folder)]
+    for start in waiting:
+        for place, folders, files in os.walk(start):
+            if (identity := _identity(place)) in seen:
+                folders.clear()
+                continue
+            seen.add(identity)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting += [path for name in folders if os.path.islink(path := f"{place}/{name}")]
+            for name in files:
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
+                    found.append(Path(place, name))
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """What tells a folder from all others, by whatever path it is reached."""
+    there = os.stat(folder)
+    return there.st_dev, there.st_ino
 
 
 def read_picture(

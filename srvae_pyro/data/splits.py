@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srvae_pyro.data.fingerprint import is_of_files
 from srvae_pyro.data.stream import StreamedPictures
 from srvae_pyro.data.transforms import luma
 from srvae_pyro.errors import UserError
 from srvae_pyro.streams import stream
 
-__all__ = ["DataSplits", "hold_out", "only_size", "to_channels"]
+__all__ = ["CheckShape", "DataSplits", "hold_out", "only_size", "to_channels"]
+
+CheckShape = Callable[[tuple[int, int, int]], None]  # raises a UserError for pictures so shaped
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class DataSplits:
         name: what ``--data`` called it.
         train: uint8 levels (N, C, H, W), contiguous, on the CPU; or pictures that are read when
             they are needed.
-        val, test: in memory always.
+        val, test: in memory always. Any may be empty, but for pictures that are to be trained on.
         info: what a run records of it, fit for JSON: source, split, seed, counts; for pictures
             held out at random ``held_out_indices``, a list per split into the order of reading.
     """
@@ -39,11 +43,12 @@ class DataSplits:
     info: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for images in (self.train, self.val, self.test):
+        splits = (self.train, self.val, self.test)
+        for images in splits:
             if images.dtype != torch.uint8 or images.shape[1:] != self.train.shape[1:]:
                 raise ValueError("splits are uint8 tensors (N, C, H, W) of one picture shape")
-            if not len(images):
-                raise ValueError("a split has at least one picture")
+        if not any(len(images) for images in splits):
+            raise ValueError("there is at least one picture")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -55,23 +60,45 @@ class DataSplits:
         """The training pictures in memory: all if they are there already, else at most so many."""
         if isinstance(self.train, Tensor):
             return self.train
-        return self.train.read(torch.linspace(0, len(self.train) - 1, most).long().unique())
+        some = torch.linspace(0, len(self.train) - 1, most).long().unique()
+        return self.train.read_readable(some)[0]
 
     def fingerprint(self) -> str:
-        """A hash of the training and validation pictures, to know them again."""
-        digest = hashlib.blake2b(digest_size=16)
-        for images in (self.train, self.val):
-            if isinstance(images, Tensor):
-                digest.update(images.contiguous().numpy().data)
-            else:
-                digest.update(images.fingerprint())
-        return digest.hexdigest()
+        """A hash to know the pictures again by: of their files, or of all but the test pictures."""
+        return self.info.get("fingerprint") or _hash(_pixels(self.train), _pixels(self.val))
+
+    def is_known_as(self, fingerprint: str) -> bool:
+        """Whether these are the pictures with that fingerprint, of this version or an earlier."""
+        if is_of_files(fingerprint) or fingerprint == self.fingerprint():
+            return fingerprint == self.fingerprint()
+        # Once it was of the pixels in memory, and of the names where they were streamed.
+        if isinstance(self.train, StreamedPictures):
+            names = _hash([self.train.fingerprint()], _pixels(self.val))
+            if fingerprint == names:
+                return True
+        return fingerprint == _hash(_pixels(self.train), _pixels(self.val))
 
     def described(self, **info: Any) -> DataSplits:
         """The same pictures with counts, shape and ``info`` added to what is recorded."""
         counts = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
         facts = {"name": self.name, "shape": list(self.shape), "counts": counts}
         return replace(self, info={**facts, **self.info, **info})
+
+
+def _hash(*parts: Iterable[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in itertools.chain(*parts):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _pixels(images: Tensor | StreamedPictures) -> Iterator[Any]:
+    """The levels of pictures, wherever they are, one after another."""
+    if isinstance(images, Tensor):
+        yield images.contiguous().numpy().data
+        return
+    for part in torch.arange(len(images)).split(1024):
+        yield images.read_readable(part)[0].numpy().data
 
 
 def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, list[np.ndarray]]:

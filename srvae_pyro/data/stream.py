@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tarfile
@@ -43,7 +44,15 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> bytes:
-        """A hash to know the pictures again by, without reading them."""
+        """A hash of the files' names, in the folder that they are in."""
+        ...
+
+    def file_sizes(self, numbers: np.ndarray) -> np.ndarray:
+        """Bytes of the pictures' files; -1 where that cannot be told."""
+        ...
+
+    def beginning(self, number: int, most: int) -> bytes:
+        """The first bytes of a picture's file, at most so many; none where it cannot be read."""
         ...
 
     def runs(self) -> np.ndarray:
@@ -75,6 +84,14 @@ class PictureFiles:
     def fingerprint(self) -> bytes:
         return hashlib.blake2b(self.names.tobytes(), digest_size=16).digest()
 
+    def file_sizes(self, numbers: np.ndarray) -> np.ndarray:
+        return np.array([_size(self.name(number)) for number in numbers.tolist()])
+
+    def beginning(self, number: int, most: int) -> bytes:
+        with contextlib.suppress(OSError), self.name(number).open("rb") as file:
+            return file.read(most)
+        return b""
+
     def runs(self) -> np.ndarray:
         return np.zeros(1, dtype=np.int64)
 
@@ -89,19 +106,26 @@ class Shards:
         paths: the tars, not compressed.
 
     Raises:
-        UserError: one cannot be read, or there are no pictures in it.
+        UserError: one cannot be read, or there are no pictures in any. A warning names one that
+            has none.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+        self.paths: list[Path] = []
+        empty: list[Path] = []
         offsets, sizes, counts = [], [], []
-        for path in tqdm(
-            self.paths, desc="indexing", unit="shard", leave=False, disable=hide_bar()
-        ):
+        for path in tqdm(paths, desc="indexing", unit="shard", leave=False, disable=hide_bar()):
             found = _members(path)
+            (self.paths if len(found) else empty).append(path)
             offsets.append(found[:, 0])
             sizes.append(found[:, 1].astype(np.int32))
             counts.append(len(found))
+        if not self.paths:
+            raise UserError(f"{paths[0]} has no pictures in it: name others with --data")
+        if empty:
+            more = f" and {len(empty) - 1} more" if empty[1:] else ""
+            warnings.warn(f"left out, without pictures: {empty[0]}{more}", stacklevel=2)
+        counts = [count for count in counts if count]
         self.offsets, self.sizes = np.concatenate(offsets), np.concatenate(sizes)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
 
@@ -128,8 +152,20 @@ class Shards:
             found.update(values.tobytes())
         return found.digest()
 
+    def file_sizes(self, numbers: np.ndarray) -> np.ndarray:
+        return self.sizes[numbers]
+
+    def beginning(self, number: int, most: int) -> bytes:
+        return self.content(number)[:most]
+
     def runs(self) -> np.ndarray:
         return self.starts[:-1]
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return -1
 
 
 def _members(path: Path) -> np.ndarray:
@@ -148,9 +184,7 @@ def _members(path: Path) -> np.ndarray:
             f"{path} is not a tar that can be read in place ({error}): unpack it if it "
             "is compressed, or make it anew"
         ) from None
-    if not found:
-        raise UserError(f"{path} has no pictures in it: remove it from --data")
-    return np.array(found, dtype=np.int64)
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 def shuffled(count: int, random: np.random.Generator) -> Tensor:
@@ -251,7 +285,7 @@ class StreamedPictures(Dataset[Tensor | str]):
         return shuffled_in_windows(self.runs, len(self), random)
 
     def fingerprint(self) -> bytes:
-        """A hash to know them again by."""
+        """A hash by which runs of earlier versions know them again."""
         return self.source.fingerprint() + hashlib.blake2b(self.numbers.tobytes()).digest()
 
     def __getitem__(self, index: int) -> Tensor | str:
@@ -268,8 +302,33 @@ class StreamedPictures(Dataset[Tensor | str]):
         return torch.from_numpy(levels.transpose(2, 0, 1).copy())
 
     def read(self, indices: Tensor) -> Tensor:
-        """The pictures of these indices, uint8 (N, C, H, W)."""
+        """The pictures of these indices, uint8 (N, C, H, W), as :meth:`batches` has them."""
         return torch.cat(list(self.batches(indices.split(READ_AT_ONCE), pin=False)))
+
+    def read_readable(self, indices: Tensor) -> tuple[Tensor, list[Path]]:
+        """The pictures of these indices but those that cannot be read; and what to call these.
+
+        A warning names the first of them.
+
+        Raises:
+            UserError: one cannot be read and ``strict``.
+        """
+        pictures = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
+        count, names, mistakes = 0, [], []
+        for index in indices.tolist():
+            picture = self[index]
+            if isinstance(picture, Tensor):
+                pictures[count] = picture
+                count += 1
+            elif self.strict:
+                raise UserError(picture)
+            else:
+                mistakes.append(picture)
+                names.append(self.source.name(int(self.numbers[index])))
+        if mistakes:
+            more = f" and {len(mistakes) - 1} more" if mistakes[1:] else ""
+            warnings.warn(f"left out{more}: {mistakes[0]}", stacklevel=2)
+        return pictures[:count], names
 
     def batches(self, batches: Iterable[Tensor], pin: bool) -> Iterator[Tensor]:
         """The pictures of each of ``batches`` of indices, read ahead by ``workers`` processes.

@@ -70,7 +70,9 @@ class Downscale(Transform):
 
     The triangle filter of Pillow's ``Image.resize(..., Image.BILINEAR)`` (support ``factor``,
     weights renormalised at the borders, rows first and rounded to 8 bits, then columns), in the
-    same fixed-point arithmetic: its result is Pillow's, level for level.
+    same fixed-point arithmetic: its result is Pillow's, level for level, for pictures up to twice
+    as high as wide. Of higher ones Pillow filters the columns first, which here and there rounds to
+    another level; here all are treated alike.
 
     Args:
         factor: how many times smaller, an integer of at least 2.

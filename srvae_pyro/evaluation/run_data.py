@@ -1,29 +1,46 @@
-"""The pictures to measure or show a trained model on."""
+"""The pictures to measure or show a trained model on, and whether it has learnt from them."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-from srvae_pyro.config import RunConfig
+from srvae_pyro.config import DataConfig, RunConfig
 from srvae_pyro.data import DATA_SETS, DataSplits, load_data
+from srvae_pyro.data.fingerprint import is_of_files
+from srvae_pyro.data.folder import fingerprint_folder
+from srvae_pyro.data.shards import PREFIX, fingerprint_shards, shard_paths
+from srvae_pyro.data.split_folders import find_split_folders
 from srvae_pyro.errors import UserError
 
-__all__ = ["load_for"]
+__all__ = [
+    "can_have_moved",
+    "has_earlier_layout",
+    "load_for",
+    "refuse_missing",
+    "warn_if_trained_on",
+]
 
 
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
     """The pictures that a run was trained on, or others, in the size and channels of its model.
 
+    Where ``data`` has the very pictures that the run was trained on, wherever they are now, they
+    are split as they were for it, and ``info["own"]`` is true. A warning says if these are no
+    longer the pictures that they were.
+
     Args:
         config: the run's.
-        data: a data set's name or a folder; None: what the run was trained on.
+        data: a data set's name, a folder or shards; None: what the run was trained on.
         data_root: where the named data sets are.
 
     Raises:
         UserError: there are none, or not of that size.
     """
     channels, height, width = config.model.image_shape
-    own = data is None
+    if data is None:
+        refuse_missing(config.data)
+    own = data is None or _is_own(config, data, data_root)
     # Folders and photographs can be brought to any square.
     fits = height == width and (data == "photos" or data not in DATA_SETS)
     loaded = load_data(
@@ -33,10 +50,153 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
         channels=channels,
         seed=config.data.seed,
         limit=config.data.limit if own else None,
+        for_training=False,
+        exact_names=own and has_earlier_layout(config.data),
     )
     if loaded.shape != (channels, height, width):
         raise UserError(
             f"{loaded.name} has pictures of {loaded.shape[1]}x{loaded.shape[2]}, the model is for "
             f"{height}x{width}: give --data of that size"
         )
-    return loaded
+    if own and _has_changed(config.data, loaded):
+        warnings.warn(
+            f"the pictures of {loaded.name} are not those that the run was trained on: it may have "
+            "learnt from some that are held out now",
+            stacklevel=2,
+        )
+    return loaded.described(own=own)
+
+
+def warn_if_trained_on(run: str | Path, config: RunConfig, shown: DataSplits, split: str) -> None:
+    """A warning if a run has learnt from some of the pictures of a split.
+
+    Args:
+        run: what to call it.
+        config: the run's.
+        shown: the pictures, as :func:`~srvae_pyro.data.load_data` gave them.
+        split: train, val, test, or all.
+    """
+    if _overlap(config.data, shown, split):
+        warnings.warn(
+            f"{run} was trained on some of these pictures, of {config.data.data} split by "
+            f"--data-seed {config.data.seed}: it looks better on them than on new ones",
+            stacklevel=2,
+        )
+
+
+def refuse_missing(data: DataConfig) -> None:
+    """Refuse a run's data that is not where it was.
+
+    Raises:
+        UserError: says how to tell where it is now.
+    """
+    name = data.data
+    if name in DATA_SETS or _is_there(name):
+        return
+    if not name:
+        raise UserError("what the model was trained on is not recorded: name pictures with --data")
+    raise UserError(
+        f"the run was trained on {name}, which is not there: say with --data where its "
+        "pictures are now, or name others"
+    )
+
+
+def can_have_moved(config: RunConfig, data: str) -> bool:
+    """Whether ``data`` may be a run's pictures at another place, by what is recorded of them."""
+    recorded = config.data.info.get("fingerprint")
+    kinds = {name in DATA_SETS or name.startswith(PREFIX) for name in (data, config.data.data)}
+    named = {data, config.data.data} & set(DATA_SETS)
+    return recorded is not None and not named and len(kinds) == 1 and _is_there(data)
+
+
+def has_earlier_layout(data: DataConfig) -> bool:
+    """Whether a run knew the splits of its folder by fewer names, as earlier versions did."""
+    recorded = data.info.get("fingerprint")
+    earlier = recorded is not None and not is_of_files(recorded)
+    return earlier or data.info.get("exact_names", False)
+
+
+def _is_there(name: str) -> bool:
+    if name.startswith(PREFIX):
+        return all(path.is_file() for path in shard_paths(name))
+    return bool(name) and Path(name).expanduser().is_dir()
+
+
+def _is_own(config: RunConfig, data: str, data_root: Path) -> bool:
+    """Whether ``data`` has the pictures that a run was trained on."""
+    if data == config.data.data or _same_place(data, config.data.data):
+        return True
+    if not can_have_moved(config, data):
+        return False
+    recorded, exact = config.data.info["fingerprint"], has_earlier_layout(config.data)
+    if is_of_files(recorded):
+        if data.startswith(PREFIX):
+            return fingerprint_shards(data) == recorded
+        return fingerprint_folder(Path(data).expanduser(), exact) == recorded
+    if _is_there(config.data.data):
+        return False  # it takes reading all pictures to know
+    try:
+        loaded = load_data(
+            data,
+            data_root,
+            image_size=config.data.image_size,
+            channels=config.data.channels,
+            seed=config.data.seed,
+            limit=config.data.limit,
+            stream=config.data.info.get("streamed"),
+            exact_names=exact,
+        )
+    except UserError:  # of other sizes, or too few: so they are others
+        return False
+    return loaded.is_known_as(recorded)
+
+
+def _has_changed(data: DataConfig, loaded: DataSplits) -> bool:
+    """Whether pictures are not those that are recorded, as far as that can be told."""
+    recorded = data.info.get("fingerprint")
+    if recorded is None or data.data in DATA_SETS:
+        return False
+    if not is_of_files(recorded) and data.info.get("streamed"):
+        return False
+    return not loaded.is_known_as(recorded)
+
+
+def _overlap(data: DataConfig, shown: DataSplits, split: str) -> bool:
+    """Whether ``split`` of ``shown`` has pictures that a run with ``data`` was trained on."""
+    recorded = data.info.get("fingerprint", "")
+    same_files = is_of_files(recorded) and recorded == shown.info.get("fingerprint")
+    if shown.name == data.data or same_files or _same_place(shown.name, data.data):
+        drawn = {*shown.info.get("held_out", ()), *shown.info.get("held_out_indices", ())}
+        if split in ("train", "all"):
+            return True
+        return split in drawn and shown.info.get("seed") != data.seed
+    theirs, ours = _place(shown.name), _place(data.data)
+    if not theirs or not ours:
+        return False
+    seen, learnt = _root(theirs, split), _root(ours, "train")
+    return seen == learnt or seen in learnt.parents or learnt in seen.parents
+
+
+def _place(name: str) -> Path | None:
+    """The folder that a data set is, if it is there."""
+    folder = Path(name).expanduser()
+    if not name or name in DATA_SETS or name.startswith(PREFIX) or not folder.is_dir():
+        return None
+    return folder.resolve()
+
+
+def _same_place(one: str, other: str) -> bool:
+    if one.startswith(PREFIX) and other.startswith(PREFIX):
+        return [p.resolve() for p in shard_paths(one)] == [p.resolve() for p in shard_paths(other)]
+    place = _place(one)
+    return place is not None and place == _place(other)
+
+
+def _root(folder: Path, split: str) -> Path:
+    """The folder below which all pictures of a folder's split are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it was told when the pictures were read
+        places = find_split_folders(folder)
+    if split == "all":
+        return folder
+    return (places.get(split) or places.get("train") or folder).resolve()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyro
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
 from srvae_pyro import runtime
@@ -153,6 +153,29 @@ class ImageModel(Operations, PyTorchModelHubMixin):
         from srvae_pyro.models.loading import save_pretrained
 
         save_pretrained(self, save_directory)
+
+    def generate_model_card(self, *_: Any, repo_id: str = "OWNER/NAME", **__: Any) -> ModelCard:
+        """The card that goes with a saved model."""
+        from srvae_pyro.models.card import model_card
+
+        return ModelCard(model_card(self, repo_id))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload weights, settings and a card; see :class:`~huggingface_hub.ModelHubMixin`."""
+        card = {"repo_id": repo_id, **(options.pop("model_card_kwargs", None) or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> ImageModel:
+        """The model in a folder or on the Hub; options as :class:`~huggingface_hub.ModelHubMixin`.
+
+        Raises:
+            UserError: it is not to be had, or is of another kind.
+        """
+        # Not by way of the mixin, which asks the Hub for the settings first and fails in its words.
+        return cls._from_pretrained(model_id=str(pretrained_model_name_or_path), **options)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> ImageModel:

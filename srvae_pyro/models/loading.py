@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srvae_pyro.config import RunConfig
+from srvae_pyro.config import DataConfig, RunConfig
 from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
@@ -51,6 +52,7 @@ def find_run(run: str | Path) -> Path:
         if folder.is_dir():
             raise UserError(f"{folder} holds no {CONFIG}: it is not the folder of a run")
     name = str(run)
+    _refuse_address(name)
     if name.count("/") == 1 and not name.startswith((".", "~", "runs/")):
         return _from_hub(name)
     names = sorted(path.parent.name for path in RUNS.glob(f"*/{CONFIG}"))
@@ -69,17 +71,71 @@ def from_hub(folder: Path) -> bool:
     return folder.resolve().parent.name == "snapshots"
 
 
-def _from_hub(name: str) -> Path:
+def _refuse_address(name: str) -> None:
+    """Refuse a model's address where its Hub id is meant."""
+    address = re.match(r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/+(.*)", name)
+    if address:
+        name_in_it = "/".join(address[1].split("/")[:2])
+        raise UserError(f"{name} is an address: give the id in it, {name_in_it}")
+
+
+def _from_hub(name: str, **options: Any) -> Path:
+    """The folder of a model in the Hub's cache, downloaded if it is not there.
+
+    Raises:
+        UserError: it is not to be had; says why in one line.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **options))
+    except MemoryError:
+        raise
+    except Exception as error:  # proxies and servers make the client raise almost anything
         raise UserError(
-            f"{name} is neither a folder here nor to be had from the Hub: {reason}"
+            f"{name} is neither a folder here nor to be had from the Hub: {_why(name, error)}"
         ) from None
+    missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
+    if missing:
+        raise UserError(
+            f"{name} from the Hub has no {missing[0]}: it is no model of this program, or its copy "
+            "in the cache is not whole and the Hub does not answer"
+        )
+    return folder
+
+
+def _why(name: str, error: Exception) -> str:
+    """What an error of the Hub's client comes to, in one line with what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "socks" in text.lower():
+        if isinstance(error, ImportError) or "dependencies" in text:
+            return "the SOCKS proxy that is set needs a package more: pip install socksio pysocks"
+        return "the proxy that is set is of a kind that cannot be used: set an http or socks5 one"
+    if isinstance(error, GatedRepoError):
+        return "it is gated; ask for access on its page, then log in with: hf auth login"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is none of that name, or it is private; for that log in with: hf auth login"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such revision"
+    if isinstance(error, HFValidationError):
+        return "that is not how an id is written, owner/name"
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
+        return "the Hub does not answer, and the cache has no whole copy of it"
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        status = error.response.status_code
+        advice = "log in with: hf auth login" if status in (401, 403) else "try again later"
+        return f"it answers {status}: {advice}"
+    return text[:200]
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -146,8 +202,11 @@ def _digest(state: dict[str, Tensor]) -> str:
 
 
 def save_pretrained(model: ImageModel, folder: Path) -> None:
-    """Write the two files that make a model: settings and weights."""
-    config = model.run_config or RunConfig(preset="", model=model.config)
+    """Write the two files that make a model: weights, and settings without what is private."""
+    from srvae_pyro.models.card import shared_settings
+
+    unknown = RunConfig(preset="", model=model.config, data=DataConfig(data=""))
+    config = shared_settings(model.run_config or unknown)
     write_json(folder / CONFIG, config.to_dict())
     save_weights(model, folder)
 
@@ -166,16 +225,14 @@ def load_pretrained(
     """What the Hub's ``from_pretrained`` calls, for a folder or a Hub id."""
     if Path(name).is_dir():
         return load(name, map_location)
-    from huggingface_hub import snapshot_download
-
-    folder = snapshot_download(
+    _refuse_address(name)
+    folder = _from_hub(
         name,
         revision=revision,
         cache_dir=cache_dir,
         force_download=force_download,
         local_files_only=local_files_only,
         token=token,
-        allow_patterns=[CONFIG, WEIGHTS],
     )
     return load(folder, map_location)
 

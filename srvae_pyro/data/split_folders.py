@@ -1,0 +1,87 @@
+"""Which folders of a folder are its splits."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from srvae_pyro.data.pictures import EXTENSIONS
+from srvae_pyro.errors import UserError
+
+__all__ = ["SPLITS", "find_split_folders", "split_named", "warn_of_deeper_splits"]
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+# Train, training_set, Test Images, val2017, valid_32x32.
+_FURTHER = r"[-_ ]?(set|data|images|imgs|pictures|\d+|\d+x\d+)?"
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder of that name holds, whatever its case; None: none."""
+    for split, words in SPLITS.items():
+        if re.fullmatch(f"({'|'.join(words)}){_FURTHER}", name.casefold()):
+            return split
+    return None
+
+
+def find_split_folders(folder: Path, exact: bool = False) -> dict[str, Path]:
+    """The folder of each split that ``folder`` has one for; a warning names what is beside them.
+
+    Args:
+        folder: the folder.
+        exact: know only train, val, valid, validation and test, as earlier versions did.
+
+    Raises:
+        UserError: there are several for one split.
+    """
+    if exact:
+        known = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+        first = {
+            split: next((folder / name for name in names if (folder / name).is_dir()), None)
+            for split, names in known.items()
+        }
+        return {split: place for split, place in first.items() if place}
+    found: dict[str, Path] = {}
+    beside = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        split = split_named(entry.name)
+        if not split or not entry.is_dir():
+            if entry.suffix.lower() in EXTENSIONS or entry.is_dir():
+                beside.append(entry.name)
+        elif split in found:
+            raise UserError(
+                f"{folder} has {found[split].name}/ and {entry.name}/, both for {split}: move or "
+                "rename one"
+            )
+        else:
+            found[split] = entry
+    if found and beside:
+        more = f" and {len(beside) - 1} more" if beside[1:] else ""
+        names = " and ".join(f"{place.name}/" for place in found.values())
+        warnings.warn(
+            f"{folder}: {beside[0]}{more} beside {names} left out; if that is no split but a "
+            "kind of pictures, put all kinds into a folder train/",
+            stacklevel=2,
+        )
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def warn_of_deeper_splits(folder: Path, paths: Iterable[Path]) -> None:
+    """A warning where the pictures of a folder without splits lie in splits further down."""
+    places = {path.parent for path in paths}
+    for place in sorted(places):
+        inside = place.relative_to(folder).parts
+        if any(map(split_named, inside)):
+            warnings.warn(
+                f"{folder}: pictures of {Path(*inside)} are split with all others; name the folder "
+                "that holds train/ and test/ to keep them apart",
+                stacklevel=2,
+            )
+            return

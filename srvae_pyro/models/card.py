@@ -1,0 +1,157 @@
+"""What a model to be shared says of itself: a card, and settings without what is private."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srvae_pyro.config import DataConfig, RunConfig
+from srvae_pyro.data.load import DATA_SETS
+from srvae_pyro.data.shards import PREFIX
+
+if TYPE_CHECKING:
+    from srvae_pyro.models.base import ImageModel
+
+__all__ = ["model_card", "shared_settings"]
+
+# What is recorded of data and tells nothing of whose they are: no path, no file's name.
+_PUBLIC = (
+    *("shape", "counts", "split", "held_out", "seed", "limit"),
+    *("fingerprint", "exact_names", "streamed"),
+)
+_CITATION = """@article{gatopoulos2020srvae,
+  title   = {Super-resolution Variational Auto-Encoders},
+  author  = {Gatopoulos, Ioannis and Stol, Maarten and Tomczak, Jakub M.},
+  journal = {arXiv preprint arXiv:2006.05218},
+  year    = {2020}
+}"""
+_KINDS = {
+    "srvae": "super-resolution VAE of Gatopoulos, Stol and Tomczak",
+    "vae": "one-level VAE that Gatopoulos, Stol and Tomczak compare their srVAE with",
+}
+
+
+def shared_settings(config: RunConfig) -> RunConfig:
+    """A run's settings without the paths and names of the files that it was trained on."""
+    known = config.data.info
+    info: dict[str, Any] = {key: known[key] for key in _PUBLIC if key in known}
+    if left_out := known.get("left_out"):
+        info["left_out"] = left_out if isinstance(left_out, int) else len(left_out)
+    name = _shared_name(config.data.data)
+    if "name" in known:
+        info = {"name": name, **info}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, data=name, info=info))
+
+
+def _shared_name(data: str) -> str:
+    """A data set's name, or the last part of a path."""
+    if data in DATA_SETS:
+        return data
+    if data.startswith(PREFIX):
+        return PREFIX + Path(data.removeprefix(PREFIX)).name
+    name = Path(data).name
+    return f"./{name}" if name in DATA_SETS else name  # a folder, not the data set of its name
+
+
+def model_card(model: ImageModel, repo_id: str) -> str:
+    """The card of a model in Markdown, headed by what the Hub reads.
+
+    Args:
+        model: the model.
+        repo_id: what to load it by.
+    """
+    run = model.run_config or RunConfig(preset="", data=DataConfig(data=""), model=model.config)
+    run = shared_settings(run)
+    kind = {"srvae": "srVAE", "vae": "VAE"}[model.config.model]
+    channels, height, width = model.config.image_shape
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    use = [f'x = model.generate(16)["x"]  # (16, {channels}, {height}, {width}) in [0, 1]']
+    commands = [f"python -m srvae_pyro.generate {repo_id} --count 16"]
+    if model.config.model == "srvae":
+        use += [
+            "y = model.guide.transform(x)  # y = d(x)",
+            'answers = model.super_resolve(y, samples=8)["x"]',
+        ]
+        if model.config.transform.startswith("downscale"):
+            commands.append(f"python -m srvae_pyro.upscale {repo_id} PHOTO.jpg")
+    commands.append(f"python -m srvae_pyro.evaluate {repo_id} --data DIR --split all --elbo-only")
+    colours = "3 channels" if channels == 3 else "1 channel"
+    preset = f", preset `{run.preset}`" if run.preset else ""
+    code = "\n".join(["import srvae_pyro", "", f'model = srvae_pyro.load("{repo_id}")', *use])
+    shell = "\n".join(commands)
+    return f"""---
+library_name: srvae_pyro
+pipeline_tag: unconditional-image-generation
+tags:
+- model_hub_mixin
+- pyro
+- pytorch_model_hub_mixin
+- super-resolution
+- vae
+---
+
+# {kind} of {height}x{width} pictures
+
+The {_KINDS[model.config.model]}
+([arXiv:2006.05218](https://arxiv.org/abs/2006.05218)){preset}: {parameters:,} parameters,
+pictures of {height}x{width} pixels and {colours}. `config.json` has every setting,
+`model.safetensors` the weights.
+
+## Use
+
+In Python, with the package `srvae_pyro` installed:
+
+```python
+{code}
+```
+
+By commands:
+
+```sh
+{shell}
+```
+
+## Data and training
+
+{_data(run)}
+
+{_training(run)}
+
+## Licence
+
+None is given yet: whoever shares this model says here under which it is, as far as its data allow.
+
+## Citation
+
+```bibtex
+{_CITATION}
+```
+"""
+
+
+def _data(run: RunConfig) -> str:
+    info = run.data.info
+    if not run.data.data:
+        return "What it was trained on is not recorded."
+    text = f"Trained on `{run.data.data}`"
+    if counts := info.get("counts"):
+        train, val, test = (counts.get(split, 0) for split in ("train", "val", "test"))
+        text += f": {train:,} pictures, beside {val:,} for validation and {test:,} for test"
+    if split := info.get("split"):
+        text += f" ({split})"
+    return f"{text}."
+
+
+def _training(run: RunConfig) -> str:
+    if not run.data.data:
+        return "How it was trained is not recorded either."
+    training = run.training
+    limits = {"steps": "updates", "epochs": "epochs", "max_minutes": "minutes"}
+    length = [
+        f"{value:,g} {unit}" for name, unit in limits.items() if (value := getattr(training, name))
+    ]
+    return (
+        f"Batches of {training.batch_size}, at most {' or '.join(length) or 'as long as wanted'}, "
+        f"networks in {training.precision}, srvae_pyro {run.version}."
+    )
