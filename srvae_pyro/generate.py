@@ -99,4 +99,4 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(GenerateArguments, main, "generate")
+    run_command(GenerateArguments, main, "generate", "give a smaller --batch-size")

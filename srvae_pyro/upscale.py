@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, check_folder, option, run_command
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, out_of_memory
 
 if TYPE_CHECKING:
     from srvae_pyro.evaluation.enlarge import Enlarger
 
 __all__ = ["UpscaleArguments", "main"]
+
+LESS_MEMORY = "give a smaller --memory-gb or --tile"
 
 
 @dataclass
@@ -161,8 +163,6 @@ def enlarge_one(
     Raises:
         UserError: it cannot be read or written any more, or memory does not suffice.
     """
-    import torch
-
     from srvae_pyro.evaluation.enlarge import Spread, lr_psnr
     from srvae_pyro.evaluation.photographs import (
         read_photograph,
@@ -207,13 +207,10 @@ def enlarge_one(
     except OSError as error:
         raise UserError(f"cannot write {shown(stem)}: {error.strerror or error}") from None
     except (MemoryError, RuntimeError) as error:
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not short and "allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
-        raise UserError(
-            f"{shown(path)} does not fit into memory: give a smaller --memory-gb or --tile"
-        ) from None
+        raise UserError(f"{shown(path)} does not fit into memory: {LESS_MEMORY}") from None
 
 
 if __name__ == "__main__":
-    run_command(UpscaleArguments, main, "upscale")
+    run_command(UpscaleArguments, main, "upscale", LESS_MEMORY)
