@@ -520,11 +520,20 @@ class Trainer:
         """The test pictures that a run is reported on, as many as validate it."""
         return spread(self.data.test, self.settings.validation_images)
 
+    def photographs(self, split: str) -> Tensor | None:
+        """What the pictures that a run is scored on are cut from, if from a few photographs."""
+        numbers = self.data.photographs.get(split)
+        return None if numbers is None else spread(numbers, self.settings.validation_images)
+
     def evaluate(
-        self, model: ImageModel, images: Tensor, group: Group | None = None
-    ) -> dict[str, float]:
+        self,
+        model: ImageModel,
+        images: Tensor,
+        group: Group | None = None,
+        photographs: Tensor | None = None,
+    ) -> dict[str, Any]:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
-        return evaluate_elbo(model, images, self.device, group=group)
+        return evaluate_elbo(model, images, self.device, group=group, photographs=photographs)
 
     def finish_epoch(self, log: MetricsLog | None, bar: tqdm) -> None:
         """Validate, draw pictures, and save the last and perhaps the best weights."""
@@ -541,7 +550,8 @@ class Trainer:
         images = spread(self.data.val, self.settings.validation_images)
         self.group.follow(self.average.module)
         shared = self.group if len(images) >= self.group.size else None
-        progress.val = self.evaluate(self.average.module, images, shared)
+        photographs = self.photographs("val")
+        progress.val = self.evaluate(self.average.module, images, shared, photographs)
         if log is None:
             return
         log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
