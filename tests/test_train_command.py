@@ -194,10 +194,10 @@ def test_generate_writes_pictures(
 ) -> None:
     chosen: dict[str, Any] = {"count": 3, "batch_size": 2, "device": "cpu", "decode": "mode"}
     assert generate.main(GenerateArguments(str(done.folder), out=tmp_path / "a", **chosen)) == 0
-    names = ["00000.png", "00001.png", "00002.png", "grid.png"]
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    names = ["00000.png", "00001.png", "00002.png"]
+    assert sorted(path.name for path in (tmp_path / "a" / "pictures").iterdir()) == names
     assert str(tmp_path / "a" / "grid.png") in capsys.readouterr().out
-    with Image.open(tmp_path / "a" / "00002.png") as picture:
+    with Image.open(tmp_path / "a" / "pictures" / "00002.png") as picture:
         assert picture.size == (16, 16)
     generate.main(GenerateArguments(str(done.folder), out=tmp_path / "b", **chosen))
     generate.main(GenerateArguments(str(done.folder), out=tmp_path / "c", seed=1, **chosen))
