@@ -419,7 +419,8 @@ def print_results(result: dict[str, Any], trained_on: str) -> None:
     )
     same = result["split"] == "test" and result["images"] == result["data"]["counts"]["test"]
     print(table([row, *(PUBLISHED.get((name, trained_on), []) if same else [])]))
-    print(f"nll: {how(result)}{over(best)}; the terms in nats an image")
+    clustered = f", ±{over(best)}" if over(best) else ""
+    print(f"nll: {how(result)}{clustered}; the terms in nats an image")
     print(f"ELBO {elbo['bits_per_dim']:.4f}{error_of(elbo)} bits/dim{over(elbo)}", end="")
     if "y_bits_per_dim" in elbo:
         print(f"; of y alone, (RE_y + KL_u) a dimension of y: {elbo['y_bits_per_dim']:.4f}", end="")
@@ -448,16 +449,15 @@ def print_results(result: dict[str, Any], trained_on: str) -> None:
 
 
 def error_of(measure: dict[str, Any]) -> str:
-    """The standard error, where there is one."""
+    """The standard error, where there is one: one picture or photograph has none."""
     return "" if measure["standard_error"] is None else f" ± {measure['standard_error']:.4f}"
 
 
 def over(measure: dict[str, Any]) -> str:
     """What the standard error is over, where that is not the pictures."""
-    count = measure.get("photographs")
-    if count is None:
+    if measure["standard_error"] is None or "photographs" not in measure:
         return ""
-    return f" over {count} photographs" if count > 1 else " of 1 photograph"
+    return f" over {measure['photographs']} photographs"
 
 
 def active_units(elbo: dict[str, Any], latent: str) -> str:

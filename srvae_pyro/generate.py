@@ -77,8 +77,11 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
     from srvae_pyro.digest import digest
     from srvae_pyro.evaluation.drawn import DrawnPictures, runs_of
     from srvae_pyro.evaluation.pictures import save_picture
+    from srvae_pyro.models.decoding import Decode
     from srvae_pyro.models.loading import find_run, from_hub, load
 
+    # Refuses what cannot be, before a folder is touched.
+    Decode(arguments.decode, arguments.temperature, arguments.image_temperature)
     folder = find_run(arguments.run)
     model = load(folder, group.device)
     out = arguments.out
