@@ -4,6 +4,7 @@ import errno
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -373,6 +374,23 @@ def test_a_damaged_record_is_set_aside(folder: Path, run: Path, content: str) ->
             record(run, "training", {"steps": number})
         assert (run / f"evaluation.json.damaged-{number}").read_text() == content
         assert recorded(run) == {"training": {"steps": number}}
+
+
+def test_two_that_record_at_once_lose_nothing(tmp_path: Path) -> None:
+    keys = [str(number) for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: record(tmp_path, key, {"of": key}), keys))
+    assert recorded(tmp_path) == {key: {"of": key} for key in keys}
+
+
+def test_nothing_is_written_to_a_copy_from_the_hub(folder: Path, run: Path) -> None:
+    copy = run.rename(run.parent / "snapshots") / "abc"
+    copy.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (copy.parent / name).rename(copy / name)
+    with pytest.warns(UserWarning, match=r"a copy from the Hub: the results are printed only"):
+        main(EvaluateArguments(str(copy), str(folder), limit=2, elbo_only=True))
+    assert not (copy / "evaluation.json").exists()
 
 
 def test_each_result_is_recorded_before_the_next_is_measured(

@@ -124,21 +124,22 @@ def test_more_or_fewer_of_the_same_are_added_or_moved_out(asked: GenerateArgumen
 def test_a_call_that_was_stopped_goes_on(
     asked: GenerateArguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments, generate = replace(asked, count=70), ImageModel.generate
+    arguments, generate = replace(asked, count=10), ImageModel.generate
+    monkeypatch.setattr("srvae_pyro.generate.IN_GRID", 5)
 
     def stop(self: ImageModel, count: int, *, first: int = 0, **options: Any) -> dict:
-        if first >= 66:
+        if first >= 6:
             raise KeyboardInterrupt
         return generate(self, count, first=first, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageModel, "generate", stop)
         with pytest.raises(KeyboardInterrupt):
-            main(replace(arguments, batch_size=6))
-    assert contents(asked).keys() == names(66)
+            main(replace(arguments, batch_size=2))
+    assert contents(asked).keys() == names(6)
     assert asked.out is not None
     (asked.out / "pictures" / "00003.png").unlink()
-    (asked.out / "pictures" / ".00066.partial.png").write_bytes(b"half")
+    (asked.out / "pictures" / ".00006.partial.png").write_bytes(b"half")
     numbers = []
 
     def noted(self: ImageModel, count: int, *, first: int = 0, **options: Any) -> dict:
@@ -147,9 +148,9 @@ def test_a_call_that_was_stopped_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageModel, "generate", noted)
-        main(replace(arguments, batch_size=64))
-    assert numbers == [(3, 1), (66, 4), (0, 3), (4, 60)]  # what was missing; the rest of the grid
-    assert contents(asked) == elsewhere(arguments, batch_size=64)
+        main(arguments)
+    assert numbers == [(3, 1), (6, 4), (0, 3), (4, 1)]  # what was missing; the rest of the grid
+    assert contents(asked) == elsewhere(arguments)
     grid, other = (p / "grid.png" for p in (asked.out, asked.out.with_name("fresh")))
     assert grid.read_bytes() == other.read_bytes()
 
