@@ -357,7 +357,8 @@ def test_results_of_other_weights_and_pictures_are_kept_apart(
 def test_files_of_before_are_kept(folder: Path, run: Path) -> None:
     key = f"{folder}/test"
     old = {"run": str(run), "split": "test", "images": 15, "likelihood": {"samples": 500}}
-    before = {"training": {"steps": 9}, key: old, f"{folder}/train": "odd"}
+    odd = {"images": "many", "likelihood": 3, "flags": "--odd"}
+    before = {"training": {"steps": 9}, key: old, f"{key} --odd": odd, f"{key}, earlier 1": "odd"}
     (run / "evaluation.json").write_text(json.dumps(before))
     main(EvaluateArguments(str(run), data=str(folder), limit=2, elbo_only=True))
     found = recorded(run)

@@ -121,8 +121,7 @@ def record_measures(
     def rank(entry: dict[str, Any]) -> tuple[bool, int, int]:
         # Files of before had no weights in them.
         now = all(entry.get(name, settings[name]) == settings[name] for name in ("weights", "data"))
-        samples = entry.get("likelihood", {}).get("samples", 0)
-        return now, int(entry.get("images", 0)), int(samples)
+        return now, _number_in(entry, "images"), _number_in(entry.get("likelihood"), "samples")
 
     with _alone(folder):
         known = _known(folder / EVALUATION)
@@ -138,8 +137,14 @@ def _put_measure(entry: dict[str, Any], name: str, values: dict[str, Any]) -> No
         name,
         same=lambda other: other.get("flags") == values["flags"],
         update=lambda other: {**other, **values},
-        rank=lambda other: other.get("samples", 0),
+        rank=lambda other: _number_in(other, "samples"),
     )
+
+
+def _number_in(entry: Any, name: str) -> int:
+    """What a file has under that name, which somebody may have changed by hand."""
+    value = entry.get(name) if isinstance(entry, dict) else None
+    return value if isinstance(value, int) else 0
 
 
 def _put(
