@@ -451,7 +451,7 @@ def report(trainer: Trainer) -> int:
 
     shape, images = trainer.data.shape, trainer.test_images()
     model = load(trainer.folder, trainer.device)
-    elbo = trainer.evaluate(model, images, photographs=trainer.photographs("test"))
+    elbo = trainer.evaluate(model, images, **trainer.cut_from("test"))
     histogram = bits_per_dim(histogram_nats(trainer.data.training_pictures(50_000), images), shape)
     results = {
         "split": "test",

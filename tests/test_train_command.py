@@ -175,6 +175,15 @@ def test_a_run_reports_its_test_score(done: Done) -> None:
     assert "python -m srvae_pyro.generate" in done.output
 
 
+def test_scores_on_crops_have_their_standard_error_over_photographs(tmp_path: Path) -> None:
+    with tiny():
+        train.main(arguments(tmp_path, data="photos", limit=10, steps=1))
+    folder = tmp_path / "runs" / "mine"
+    score = json.loads((folder / "evaluation.json").read_text())["training"]["elbo"]
+    validated = next(line for line in lines_of(folder) if line["split"] == "val")
+    assert score["photographs"] == validated["photographs"] == 5
+
+
 def test_a_runs_model_does_all_it_should(done: Done) -> None:
     model = srvae_pyro.load(done.folder)
     x = model.generate(3)["x"]

@@ -520,10 +520,12 @@ class Trainer:
         """The test pictures that a run is reported on, as many as validate it."""
         return spread(self.data.test, self.settings.validation_images)
 
-    def photographs(self, split: str) -> Tensor | None:
-        """What the pictures that a run is scored on are cut from, if from a few photographs."""
-        numbers = self.data.photographs.get(split)
-        return None if numbers is None else spread(numbers, self.settings.validation_images)
+    def cut_from(self, split: str) -> dict[str, Any]:
+        """The ``photographs`` that the pictures which a run is scored on are cut from, if any."""
+        if split not in self.data.photographs:
+            return {}
+        numbers = self.data.photographs[split]
+        return {"photographs": spread(numbers, self.settings.validation_images)}
 
     def evaluate(
         self,
@@ -550,8 +552,8 @@ class Trainer:
         images = spread(self.data.val, self.settings.validation_images)
         self.group.follow(self.average.module)
         shared = self.group if len(images) >= self.group.size else None
-        photographs = self.photographs("val")
-        progress.val = self.evaluate(self.average.module, images, shared, photographs)
+        photographs = self.cut_from("val")
+        progress.val = self.evaluate(self.average.module, images, shared, **photographs)
         if log is None:
             return
         log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
