@@ -34,7 +34,8 @@ def main() -> None:
     pyro.enable_validation(False)
     folder = find_run(arguments.run)
     model = load(folder, device)
-    test = load_for(read_config(folder), arguments.data, arguments.data_root).test
+    data = load_for(read_config(folder), arguments.data, arguments.data_root)
+    test, photographs = data.test, data.photographs.get("test")
     numbers = spread_numbers(len(test), arguments.limit)
     print(f"{folder}, {len(numbers)} test pictures, bits/dim ± standard error over the pictures")
     print(
@@ -51,11 +52,13 @@ def main() -> None:
                     estimator=estimator,
                     numbers=numbers,
                     precision=precision,
+                    photographs=None if photographs is None else photographs[numbers],
                 )
                 k = torch.nan if result["pareto_k"] is None else result["pareto_k"]
+                error = result["standard_error"]
                 print(
                     f"{samples:5} {estimator:10}{precision:10}"
-                    f"{result['bits_per_dim']:9.4f} ± {result['standard_error']:.4f}"
+                    f"{result['bits_per_dim']:9.4f} ± {torch.nan if error is None else error:.4f}"
                     f"{result['elbo_bits_per_dim']:9.4f}{result['effective_samples']:8.2f}"
                     f"{k:7.2f}{result['seconds']:8.0f}",
                     flush=True,

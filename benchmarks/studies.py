@@ -71,7 +71,7 @@ def finished(folder: Path, steps: int) -> bool:
     report = folder / "evaluation.json"
     if not report.exists():
         return False
-    return json.loads(report.read_text())["training"]["steps"] >= steps
+    return json.loads(report.read_text()).get("training", {}).get("steps", 0) >= steps
 
 
 def train(study: str, name: str, flags: tuple[str, ...], options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.talk import talks
 
 __all__ = ["at_least", "check_folder", "option", "run_command"]
@@ -51,12 +52,22 @@ def check_folder(out: Path | None) -> None:
         raise UserError(f"--out is a folder for the pictures, and {out} a picture's name")
 
 
-def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> None:
+def run_command(
+    kind: type[T], main: Callable[[T], int | None], prog: str, memory: str = ""
+) -> None:
     """Parse the command line into a ``kind``, run ``main`` on it and exit.
 
     A user's mistake, or the system's refusal, becomes one line on standard error and exit code 2;
-    Ctrl-C exit code 130.
+    Ctrl-C exit code 130. A character that the terminal cannot show becomes a question mark.
+
+    Args:
+        kind: the dataclass of the command's arguments.
+        main: the command; its exit code.
+        prog: the command's name.
+        memory: what to do where memory does not suffice, such as "give a smaller --batch-size".
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # standard error never fails by itself
+        sys.stdout.reconfigure(errors="replace")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     arguments = tyro.cli(
         kind, prog=f"python -m srvae_pyro.{prog}", config=(tyro.conf.FlagCreatePairsOff,)
@@ -70,10 +81,15 @@ def run_command(kind: type[T], main: Callable[[T], int | None], prog: str) -> No
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        # A full disk, a folder that may not be written to, a path through a file.
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"{prog}: {place}{error.strerror or error}", file=sys.stderr)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if out_of_memory(error):
+            print(f"{prog}: memory does not suffice{memory and ': '}{memory}", file=sys.stderr)
+        elif isinstance(error, OSError):
+            # A full disk, a folder that may not be written to, a path through a file.
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"{prog}: {place}{error.strerror or error}", file=sys.stderr)
+        else:
+            raise
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,7 +31,8 @@ class EvaluateArguments:
 
     The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
     if asked for, FID and KID of generated pictures, and the quality of super-resolution. Prints a
-    table and writes all numbers, with what is needed to repeat them, to the run's evaluation.json.
+    table and writes all numbers, with what is needed to repeat them, to the run's evaluation.json,
+    each as soon as it is there and beside those of other pictures and flags.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -106,11 +108,9 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     """One process of the group's part of an evaluation; the exit code."""
     import pyro
 
-    from srvae_pyro.evaluation.report import record
     from srvae_pyro.evaluation.run_data import warn_if_trained_on
     from srvae_pyro.evaluation.terms import spread_numbers
-    from srvae_pyro.files import write_json
-    from srvae_pyro.models.loading import find_run, from_hub, load, read_config
+    from srvae_pyro.models.loading import find_run, load, read_config
     from srvae_pyro.runtime import choose_precision, tune_allocator
 
     folder = find_run(arguments.run)
@@ -120,6 +120,7 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     if device.type == "cpu":
         tune_allocator()
     model = load(folder, device)
+    book = check_places(arguments, folder) if group.main else None
     if arguments.super_resolution and config.model.model != "srvae":
         raise UserError(f"{folder} is a VAE, which has no y: --super-resolution is the srVAE's")
     if arguments.fid:
@@ -136,36 +137,87 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     if arguments.split != "train":  # which is asked for by its name
         warn_if_trained_on(folder, config, data, arguments.split)
     numbers = spread_numbers(len(split), arguments.limit)
-    images = split[numbers]
+    images, photographs = split[numbers], photographs_of(data, arguments.split)
+    photographs = None if photographs is None else photographs[numbers]
     if group.main:
         of = f"{len(images):,} of {len(split):,} pictures"
         print(f"{folder} on {data.name}, {arguments.split}, {of}")
-    result = settings(arguments, folder, data, numbers) | likelihood(
-        arguments, model, images, numbers, group
-    )
-    if arguments.fid:
-        result["fid"] = fid(arguments, model, data, group)
-    if arguments.super_resolution:
-        from srvae_pyro.evaluation import super_resolution
+    known = settings(arguments, folder, data, model, images, numbers, len(split))
+    key = f"{data.name}/{arguments.split}"
+    measures: dict[str, Any] = {}
+    written = True
+    try:
+        for name, found in measured(arguments, model, data, images, numbers, photographs, group):
+            measures[name] = found
+            if group.main:
+                written = write(arguments, book, key, known, measures)
+    finally:  # also what there is when the rest fails or is stopped
+        if group.main and measures:
+            print_results(known | measures, config.data.data)
+    return 0 if written else 2
 
-        quality = super_resolution.measure(
-            model,
-            images,
-            seed=arguments.seed,
-            numbers=numbers,
-            batch_size=arguments.batch_size,
-            progress=group.main,
-            group=group,
-        )
-        result["super_resolution"] = quality
-    if not group.main:
-        return 0
-    print_results(result, config.data.data)
-    if not from_hub(folder):
-        record(folder, f"{data.name}/{arguments.split}", result)
-    if arguments.json:
-        write_json(arguments.json, result)
-    return 0
+
+def check_places(arguments: EvaluateArguments, folder: Path) -> Path | None:
+    """The run's folder, if results can be written there; else say so before the work.
+
+    Raises:
+        UserError: the file that was asked for cannot be written.
+    """
+    import warnings
+
+    from srvae_pyro.evaluation.report import EVALUATION
+    from srvae_pyro.files import check_place
+    from srvae_pyro.models.loading import from_hub
+
+    if arguments.json is not None:
+        try:
+            check_place(arguments.json)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"--json {arguments.json} cannot be written: {reason}") from None
+    try:
+        if not from_hub(folder):
+            check_place(folder / EVALUATION)
+            return folder
+        reason = f"{folder} is a copy from the Hub"
+    except OSError as error:
+        reason = f"{folder} cannot be written to ({error.strerror or error})"
+    kept = "not recorded there" if arguments.json else "printed only; --json FILE keeps them"
+    warnings.warn(f"{reason}: the results are {kept}", stacklevel=1)
+    return None
+
+
+def write(
+    arguments: EvaluateArguments,
+    book: Path | None,
+    key: str,
+    known: dict[str, Any],
+    measures: dict[str, Any],
+) -> bool:
+    """Write all that has been measured so far; whether that could be done.
+
+    A disk that is full now may have room when the next result is there.
+    """
+    import warnings
+
+    from srvae_pyro.evaluation.report import record_measures
+    from srvae_pyro.files import write_json
+
+    written = True
+    try:
+        if book is not None:
+            record_measures(book, key, known, measures)
+    except OSError as error:
+        written = False
+        warnings.warn(f"{book} cannot be written to: {error.strerror or error}", stacklevel=1)
+    try:
+        if arguments.json is not None:
+            write_json(arguments.json, known | measures)
+    except OSError as error:
+        written = False
+        reason = error.strerror or error
+        warnings.warn(f"{arguments.json} cannot be written: {reason}", stacklevel=1)
+    return written
 
 
 def load_pictures(arguments: EvaluateArguments, config: Any) -> DataSplits:
@@ -200,23 +252,49 @@ def pictures_of(data: DataSplits, split: str, own: bool) -> Tensor:
     return images
 
 
+def photographs_of(data: DataSplits, split: str) -> Tensor | None:
+    """The photographs that the split's pictures are cut from, if from a few."""
+    import torch
+
+    splits = ("train", "val", "test") if split == "all" else (split,)
+    found = [data.photographs[name] for name in splits if name in data.photographs]
+    return torch.cat(found) if len(found) == len(splits) else None
+
+
+def flags_of(arguments: EvaluateArguments, *names: str) -> str:
+    """The arguments called so as flags, but for those that nothing was given for."""
+    given = [(name, getattr(arguments, name)) for name in names]
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in given if value is not None]
+    return " ".join(flags)
+
+
 def settings(
-    arguments: EvaluateArguments, folder: Path, data: DataSplits, numbers: Tensor
+    arguments: EvaluateArguments,
+    folder: Path,
+    data: DataSplits,
+    model: ImageModel,
+    images: Tensor,
+    numbers: Tensor,
+    total: int,
 ) -> dict[str, Any]:
-    """What is needed to repeat an evaluation."""
+    """What is needed to repeat an evaluation, and to know its weights and pictures again."""
     import platform
 
     import torch
 
     from srvae_pyro import __version__
+    from srvae_pyro.digest import digest
 
-    limited = arguments.limit is not None
+    limited = len(numbers) < total
     return {
         "run": str(folder),
+        "flags": flags_of(arguments, *["limit"] * limited, "seed", "precision"),
+        "weights": digest(dict(sorted(model.state_dict().items()))),
         "data": data.info,
         "split": arguments.split,
         "images": len(numbers),
-        "indices": numbers.tolist() if limited else f"0 to {len(numbers) - 1}",
+        "indices": numbers.tolist() if limited else f"0 to {total - 1}",
+        "pictures": digest(images),
         "seed": arguments.seed,
         "precision": arguments.precision,
         "versions": {
@@ -227,14 +305,17 @@ def settings(
     }
 
 
-def likelihood(
+def measured(
     arguments: EvaluateArguments,
     model: ImageModel,
+    data: DataSplits,
     images: Tensor,
     numbers: Tensor,
+    photographs: Tensor | None,
     group: Group,
-) -> dict[str, Any]:
-    """The evidence lower bound's terms, and the importance-sampled likelihood if asked for."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Whatever is asked for, one after the other: its name and its numbers."""
+    from srvae_pyro.evaluation import super_resolution
     from srvae_pyro.evaluation.measure import evaluate_likelihood
     from srvae_pyro.evaluation.terms import evaluate_elbo
 
@@ -250,10 +331,12 @@ def likelihood(
         progress=group.main,
         group=group,
         units=True,
+        photographs=photographs,
     )
-    result: dict[str, Any] = {"elbo": {**elbo, "samples": arguments.elbo_samples}}
+    flags = flags_of(arguments, "elbo_samples")
+    yield "elbo", {**elbo, "samples": arguments.elbo_samples, "flags": flags}
     if not arguments.elbo_only:
-        result["likelihood"] = evaluate_likelihood(
+        likelihood = evaluate_likelihood(
             model,
             images,
             group.device,
@@ -265,14 +348,31 @@ def likelihood(
             precision=arguments.precision,
             progress=group.main,
             group=group,
+            photographs=photographs,
         )
-    return result
+        flags = flags_of(arguments, "importance_samples", "estimator")
+        yield "likelihood", {**likelihood, "flags": flags}
+    if arguments.fid:
+        for distances in fid(arguments, model, data, group):
+            flags = flags_of(arguments, "decode", "temperature", "fid_images", "fid_weights")
+            yield "fid", {**distances, "flags": flags}
+    if arguments.super_resolution:
+        quality = super_resolution.measure(
+            model,
+            images,
+            seed=arguments.seed,
+            numbers=numbers,
+            batch_size=arguments.batch_size,
+            progress=group.main,
+            group=group,
+        )
+        yield "super_resolution", {**quality, "flags": ""}
 
 
 def fid(
     arguments: EvaluateArguments, model: ImageModel, data: DataSplits, group: Group
-) -> dict[str, Any]:
-    """FID and KID against the test pictures, and against those for training and validation."""
+) -> Iterator[dict[str, Any]]:
+    """FID and KID against the test pictures, then those and the same against all others."""
     import torch
 
     from srvae_pyro.evaluation.fid import drawer, fid_and_kid, find_weights
@@ -302,7 +402,7 @@ def fid(
             progress=group.main,
             group=group,
         )
-    return out
+        yield dict(out)
 
 
 def print_results(result: dict[str, Any], trained_on: str) -> None:
@@ -326,8 +426,9 @@ def print_results(result: dict[str, Any], trained_on: str) -> None:
     )
     same = result["split"] == "test" and result["images"] == result["data"]["counts"]["test"]
     print(table([row, *(PUBLISHED.get((name, trained_on), []) if same else [])]))
-    print(f"nll: {how(result)}; the terms in nats an image")
-    print(f"ELBO {elbo['bits_per_dim']:.4f} ± {elbo['standard_error']:.4f} bits/dim", end="")
+    clustered = f", ±{over(best)}" if over(best) else ""
+    print(f"nll: {how(result)}{clustered}; the terms in nats an image")
+    print(f"ELBO {elbo['bits_per_dim']:.4f}{error_of(elbo)} bits/dim{over(elbo)}", end="")
     if "y_bits_per_dim" in elbo:
         print(f"; of y alone, (RE_y + KL_u) a dimension of y: {elbo['y_bits_per_dim']:.4f}", end="")
     print()
@@ -354,6 +455,18 @@ def print_results(result: dict[str, Any], trained_on: str) -> None:
         print(super_resolution.table(result["super_resolution"]))
 
 
+def error_of(measure: dict[str, Any]) -> str:
+    """The standard error, where there is one: one picture or photograph has none."""
+    return "" if measure["standard_error"] is None else f" ± {measure['standard_error']:.4f}"
+
+
+def over(measure: dict[str, Any]) -> str:
+    """What the standard error is over, where that is not the pictures."""
+    if measure["standard_error"] is None or "photographs" not in measure:
+        return ""
+    return f" over {measure['photographs']} photographs"
+
+
 def active_units(elbo: dict[str, Any], latent: str) -> str:
     """How many of a latent's units are in use."""
     line = f"{latent}: {elbo[f'active_units_{latent}']} of {elbo[f'units_{latent}']} units active"
@@ -374,4 +487,4 @@ def how(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(EvaluateArguments, main, "evaluate")
+    run_command(EvaluateArguments, main, "evaluate", "give a smaller --memory-gb or --batch-size")

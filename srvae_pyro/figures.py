@@ -243,4 +243,4 @@ def compared(
 
 
 if __name__ == "__main__":
-    run_command(FiguresArguments, main, "figures")
+    run_command(FiguresArguments, main, "figures", "give a smaller --count or --samples")

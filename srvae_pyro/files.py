@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_json", "write_text", "write_whole"]
+__all__ = ["check_place", "set_aside", "write_json", "write_text", "write_whole"]
+
+
+def check_place(path: Path) -> None:
+    """Find out whether a file could be written at ``path``, before it is worked for.
+
+    Raises:
+        OSError: it could not.
+    """
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file that is damaged to ``NAME.damaged-1`` or the next number that is free."""
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    free = next(name for name in names if not name.exists())
+    os.rename(path, free)
+    return free
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

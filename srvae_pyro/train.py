@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainArguments", "main"]
 
+LESS_MEMORY = (
+    "give --accumulate 2 or more, --checkpoint-activations, a smaller --batch-size, or --stream "
+    "for pictures that do not fit"
+)
+
 
 @dataclass
 class TrainArguments:
@@ -514,7 +519,7 @@ def report(trainer: Trainer) -> int:
 
     shape, images = trainer.data.shape, trainer.test_images()
     model = load(trainer.folder, trainer.device)
-    elbo = trainer.evaluate(model, images)
+    elbo = trainer.evaluate(model, images, **trainer.cut_from("test"))
     histogram = bits_per_dim(histogram_nats(trainer.data.training_pictures(50_000), images), shape)
     results = {
         "split": "test",
@@ -539,4 +544,4 @@ def report(trainer: Trainer) -> int:
 
 
 if __name__ == "__main__":
-    run_command(TrainArguments, main, "train")
+    run_command(TrainArguments, main, "train", LESS_MEMORY)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, check_folder, option, run_command
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, out_of_memory
 
 if TYPE_CHECKING:
     from srvae_pyro.evaluation.enlarge import Enlarger
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["UpscaleArguments", "main"]
 
 BYTES = (14, 57)  # for each value of an answer, measured: where there is one, and where several
+LESS_MEMORY = "give a smaller --memory-gb or --tile"
 
 
 @dataclass
@@ -204,8 +205,6 @@ def enlarge_one(
     Raises:
         UserError: it cannot be read or written any more, or memory does not suffice.
     """
-    import torch
-
     from srvae_pyro.evaluation.enlarge import Spread, lr_psnr
     from srvae_pyro.evaluation.photographs import (
         read_photograph,
@@ -250,13 +249,10 @@ def enlarge_one(
     except OSError as error:
         raise UserError(f"cannot write {shown(stem)}: {error.strerror or error}") from None
     except (MemoryError, RuntimeError) as error:
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not short and "allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
-        raise UserError(
-            f"{shown(path)} does not fit into memory: give a smaller --memory-gb or --tile"
-        ) from None
+        raise UserError(f"{shown(path)} does not fit into memory: {LESS_MEMORY}") from None
 
 
 if __name__ == "__main__":
-    run_command(UpscaleArguments, main, "upscale")
+    run_command(UpscaleArguments, main, "upscale", LESS_MEMORY)

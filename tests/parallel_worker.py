@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,8 @@ def commands(folder: Path) -> int:
         super_resolution=True,
         json=folder / "two.json",
     )
-    drawn = GenerateArguments(out.run, 9, out=folder / "two")
-    return evaluate.main(out) or generate.main(drawn)
+    few = GenerateArguments(out.run, 5, out=folder / "two")
+    return evaluate.main(out) or generate.main(few) or generate.main(replace(few, count=9))
 
 
 def main() -> int:

@@ -1,12 +1,91 @@
-"""What all commands have in common."""
+"""What all commands do alike: paths, memory that does not suffice, terminals that lack signs."""
 
+import errno
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from srvae_pyro.commands import run_command
+from srvae_pyro.errors import out_of_memory
+from srvae_pyro.evaluate import EvaluateArguments
+
+SHORT = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("std::bad_alloc"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, main) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", "RUN"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(EvaluateArguments, main, "evaluate", "give a smaller --batch-size")
+    return stop.value.code
+
+
+@pytest.mark.parametrize("error", SHORT, ids=lambda error: type(error).__name__)
+def test_memory_that_does_not_suffice_is_one_line_with_what_helps(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: EvaluateArguments) -> int:
+        raise error
+
+    assert run(monkeypatch, fail) == 2
+    told = "evaluate: memory does not suffice: give a smaller --batch-size\n"
+    assert capsys.readouterr().err == told
+
+
+def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: EvaluateArguments) -> int:
+        raise RuntimeError("shapes (3, 4) and (4, 3) do not match")
+
+    assert not out_of_memory(ValueError("out of memory"))
+    assert not out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(sys, "argv", ["evaluate", "RUN"])
+    with pytest.raises(RuntimeError, match="do not match"):
+        run_command(EvaluateArguments, fail, "evaluate")
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "figures", "upscale"])
+def test_every_command_names_flags_that_it_has(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import runpy
+
+    hints = []
+
+    def heard(kind, main, prog, memory="") -> None:
+        hints.append((memory, vars(kind)["__dataclass_fields__"]))
+
+    monkeypatch.setattr("srvae_pyro.commands.run_command", heard)
+    monkeypatch.delitem(sys.modules, f"srvae_pyro.{command}", raising=False)
+    runpy.run_module(f"srvae_pyro.{command}", run_name="__main__")
+    ((memory, fields),) = hints
+    flags = [word.strip(",") for word in memory.split() if word.startswith("--")]
+    assert flags
+    assert {flag[2:].replace("-", "_") for flag in flags} <= fields.keys()
+
+
+def test_a_character_that_the_terminal_lacks_becomes_a_question_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def say(arguments: EvaluateArguments) -> int:
+        print("3.7 ± 0.1")
+        return 0
+
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run(monkeypatch, say) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"3.7 ? 0.1\n"  # type: ignore[attr-defined]
 
 
 @dataclass

@@ -73,6 +73,23 @@ def test_seeded(tmp_path: Path) -> None:
     assert torch.equal(load_data("photos", tmp_path, limit=7).val, first.val[:7])
 
 
+def test_each_crop_has_the_number_of_its_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    from srvae_pyro.data import photos
+
+    numbers = iter(range(len(PHOTOGRAPHS)))
+    monkeypatch.setattr(
+        photos,
+        "read_picture",
+        lambda path, channels: Image.new("RGB", (451, 300), (40 * next(numbers),) * 3),
+    )
+    data = photos.load_photos(limit=23).described()
+    for split in ("train", "val", "test"):
+        assert (getattr(data, split)[:, 0, 0, 0] == 40 * data.photographs[split]).all()
+        assert data.photographs[split].unique().tolist() == list(range(len(PHOTOGRAPHS)))
+
+
 def test_sizes_and_gray(tmp_path: Path) -> None:
     assert load_data("photos", tmp_path, limit=5, image_size=64).shape == (3, 64, 64)
     large = load_data("photos", tmp_path, limit=5, image_size=150)

@@ -1,10 +1,12 @@
 """``python -m srvae_pyro.evaluate``: the ELBO's terms of a run on a data set."""
 
 import hashlib
+import errno
 import json
 import math
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from srvae_pyro.evaluate import EvaluateArguments, main, print_results
 from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
 from srvae_pyro.evaluation.run_data import load_for
+from srvae_pyro.evaluation.report import record
 from srvae_pyro.evaluation.terms import Units, evaluate_elbo, spread, spread_numbers
 from srvae_pyro.files import write_json
 from srvae_pyro.models import make_model
@@ -27,6 +30,8 @@ from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.loading import CONFIG, load, read_config, save_pretrained
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
+
+MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 
 
 @pytest.fixture
@@ -79,9 +84,9 @@ def test_likelihood_and_what_is_recorded(
     assert main(EvaluateArguments(str(run), data=str(folder), json=out, **options)) == 0
     main(EvaluateArguments(str(run), data=str(folder), split="train", elbo_only=True))
     values = json.loads(out.read_text())
-    recorded = json.loads((run / "evaluation.json").read_text())
-    assert recorded[f"{folder}/test"] == values
-    assert "likelihood" not in recorded[f"{folder}/train"]
+    kept = recorded(run)
+    assert kept[f"{folder}/test"] == values
+    assert "likelihood" not in kept[f"{folder}/train"]
     assert values["indices"] == [0, 7, 14]
     assert values["data"]["counts"]["test"] == 15
     test = load_data(str(folder), folder).test
@@ -361,3 +366,233 @@ def test_spread_covers_the_whole() -> None:
     assert spread(images, 3).tolist() == [0, 4, 9]
     assert spread(images, None) is images
     assert len(spread(images, 7).unique()) == 7
+
+
+# What is recorded
+
+
+def recorded(run: Path) -> dict:
+    found: dict = json.loads((run / "evaluation.json").read_text())
+    return found
+
+
+def test_a_smaller_evaluation_leaves_a_larger_one(folder: Path, run: Path) -> None:
+    def evaluate(**options) -> None:
+        options = {"importance_samples": 3, **options}
+        assert main(EvaluateArguments(str(run), data=str(folder), **options)) == 0
+
+    key = f"{folder}/test"
+    evaluate()
+    whole = recorded(run)[key]
+    assert whole["likelihood"]["samples"] == 3
+    evaluate(elbo_only=True)
+    assert recorded(run) == {key: whole}
+    evaluate(limit=2, elbo_only=True)
+    evaluate(limit=2, importance_samples=2)
+    evaluate(importance_samples=2)
+    evaluate(estimator="paired")
+    evaluate(seed=5, elbo_only=True)
+    found = recorded(run)
+    assert found.keys() == {
+        key,
+        f"{key} --limit 2 --seed 0 --precision fp32",
+        f"{key} --seed 5 --precision fp32",
+    }
+    few = found[f"{key} --limit 2 --seed 0 --precision fp32"]
+    assert (few["images"], few["likelihood"]["samples"]) == (2, 2)
+    fewer = found[key].pop("likelihood --importance-samples 2 --estimator product")
+    assert (fewer["samples"], fewer["estimator"]) == (2, "product")
+    paired = found[key].pop("likelihood")
+    assert (paired["samples"], paired["estimator"]) == (3, "paired")  # of as many samples the last
+    found[key]["likelihood"] = found[key].pop(
+        "likelihood --importance-samples 3 --estimator product"
+    )
+    assert found[key] == whole
+    evaluate(limit=2, elbo_only=True, elbo_samples=2)  # more samples than before
+    again = recorded(run)[f"{key} --limit 2 --seed 0 --precision fp32"]
+    assert again.pop("elbo")["samples"] == 2
+    assert again.pop("elbo --elbo-samples 1") == few.pop("elbo")
+    assert again == few
+
+
+def test_a_larger_evaluation_takes_the_place_of_a_smaller_one(folder: Path, run: Path) -> None:
+    for limit in (2, 5, None):
+        options = {"limit": limit, "elbo_only": True}
+        main(EvaluateArguments(str(run), data=str(folder), **options))
+    key = f"{folder}/test"
+    found = {name.split(" --seed")[0]: entry["images"] for name, entry in recorded(run).items()}
+    assert found == {key: 15, f"{key} --limit 5": 5, f"{key} --limit 2": 2}
+
+
+def test_results_of_other_weights_and_pictures_are_kept_apart(
+    folder: Path, run: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    key, arguments = f"{folder}/test", {"data": str(folder), "elbo_only": True}
+    main(EvaluateArguments(str(run), **arguments))
+    first = recorded(run)[key]
+    model = make_model(tiny())
+    model.initialize(pictures(8, seed=3))
+    save_pretrained(model, run)
+    main(EvaluateArguments(str(run), limit=3, **arguments))
+    second = recorded(run)[key]
+    assert second["weights"] != first["weights"]
+    assert second["images"] == 3  # fewer, but of the weights that there are now
+    save_image(pictures(1, seed=9)[0], folder / "test" / "00.png")
+    main(EvaluateArguments(str(run), limit=3, **arguments))
+    found = recorded(run)
+    assert found[key]["weights"] == second["weights"]
+    assert found[key]["pictures"] != second["pictures"]
+    assert second in found.values()
+    assert first in found.values()
+    assert len(found) == 3
+
+
+def test_files_of_before_are_kept(folder: Path, run: Path) -> None:
+    key = f"{folder}/test"
+    old = {"run": str(run), "split": "test", "images": 15, "likelihood": {"samples": 500}}
+    odd = {"images": "many", "likelihood": 3, "flags": "--odd"}
+    before = {"training": {"steps": 9}, key: old, f"{key} --odd": odd, f"{key}, earlier 1": "odd"}
+    (run / "evaluation.json").write_text(json.dumps(before))
+    main(EvaluateArguments(str(run), data=str(folder), limit=2, elbo_only=True))
+    found = recorded(run)
+    assert {name: found[name] for name in before} == before
+    assert found[f"{key} --limit 2 --seed 0 --precision fp32"]["images"] == 2
+
+
+@pytest.mark.parametrize("content", ["{broken", "", "[1, 2]", "\x00"])
+def test_a_damaged_record_is_set_aside(folder: Path, run: Path, content: str) -> None:
+    damaged = run / "evaluation.json"
+    for number in (1, 2):
+        damaged.write_text(content)
+        with pytest.warns(UserWarning, match=rf"is damaged: it is kept as .*damaged-{number}"):
+            record(run, "training", {"steps": number})
+        assert (run / f"evaluation.json.damaged-{number}").read_text() == content
+        assert recorded(run) == {"training": {"steps": number}}
+
+
+def test_two_that_record_at_once_lose_nothing(tmp_path: Path) -> None:
+    keys = [str(number) for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: record(tmp_path, key, {"of": key}), keys))
+    assert recorded(tmp_path) == {key: {"of": key} for key in keys}
+
+
+def test_nothing_is_written_to_a_copy_from_the_hub(folder: Path, run: Path) -> None:
+    copy = run.rename(run.parent / "snapshots") / "abc"
+    copy.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (copy.parent / name).rename(copy / name)
+    with pytest.warns(UserWarning, match=r"a copy from the Hub: the results are printed only"):
+        main(EvaluateArguments(str(copy), str(folder), limit=2, elbo_only=True))
+    assert not (copy / "evaluation.json").exists()
+
+
+def test_each_result_is_recorded_before_the_next_is_measured(
+    folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from srvae_pyro.evaluation import fid, measure, super_resolution
+
+    key, real = f"{folder}/test", measure.evaluate_likelihood
+    seen = []
+
+    def look(name: str, result: Callable[..., dict]) -> Callable[..., dict]:
+        def stand_in(*args, **options) -> dict:
+            entry = recorded(run)[key]
+            distances = [split for split in ("test", "train") if split in entry.get("fid", {})]
+            seen.append((name, [m for m in MEASURES if m in entry], distances))
+            return result(*args, **options)
+
+        return stand_in
+
+    def fail(*args, **options) -> dict:
+        raise KeyboardInterrupt
+
+    distance = dict.fromkeys(("fid", "kid_mean", "kid_std", "generated", "real"), 1)
+    monkeypatch.setattr(measure, "evaluate_likelihood", look("likelihood", real))
+    monkeypatch.setattr(fid, "fid_and_kid", look("fid", lambda *args, **options: distance))
+    monkeypatch.setattr(fid, "find_weights", lambda path: path)
+    monkeypatch.setattr(super_resolution, "measure", look("super_resolution", fail))
+    arguments = EvaluateArguments(
+        str(run), str(folder), fid=True, super_resolution=True, importance_samples=2
+    )
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    three = ["elbo", "likelihood", "fid"]
+    assert seen == [
+        ("likelihood", ["elbo"], []),
+        ("fid", ["elbo", "likelihood"], []),
+        ("fid", three, ["test"]),
+        ("super_resolution", three, ["test", "train"]),
+    ]
+    assert "importance sampling, 2 samples" in capsys.readouterr().out  # what there is is told
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srvae_pyro.evaluate.measured", None)
+    (run / "file").touch()
+    with pytest.raises(UserError, match=r"--json .*out.json cannot be written: Not a directory"):
+        main(EvaluateArguments(str(run), str(folder), json=run / "file" / "out.json"))
+
+
+def test_results_of_a_run_that_cannot_be_written_to_are_printed(
+    folder: Path,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(path: Path) -> None:
+        if path.parent == run:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("srvae_pyro.files.check_place", refuse)
+    arguments = EvaluateArguments(str(run), str(folder), elbo_only=True)
+    with pytest.warns(UserWarning, match=r"Read-only.*: the results are printed only; --json FILE"):
+        assert main(arguments) == 0
+    assert "bits/dim" in capsys.readouterr().out
+    assert not (run / "evaluation.json").exists()
+    with pytest.warns(UserWarning, match="the results are not recorded there"):
+        assert main(replace(arguments, json=tmp_path / "out.json")) == 0
+    assert "elbo" in json.loads((tmp_path / "out.json").read_text())
+
+
+def test_a_disk_that_fills_up_is_told_and_the_rest_is_measured(
+    folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("srvae_pyro.evaluation.report.write_json", full)
+    arguments = EvaluateArguments(str(run), str(folder), importance_samples=2)
+    with pytest.warns(UserWarning, match="run cannot be written to: No space left on device"):
+        assert main(arguments) == 2
+    assert "importance sampling, 2 samples" in capsys.readouterr().out
+
+
+def test_crops_of_photographs_are_clustered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"data": "photos", "limit": 12, "importance_samples": 2}
+    assert main(EvaluateArguments(str(run), **options)) == 0
+    entry = recorded(run)["photos/test"]
+    data = load_data("photos", run, image_size=16)
+    numbers = spread_numbers(1000, 12)
+    found = evaluate_elbo(
+        load(run),
+        data.test[numbers],
+        torch.device("cpu"),
+        numbers=numbers,
+        photographs=data.photographs["test"][numbers],
+    )
+    assert entry["elbo"]["standard_error"] == pytest.approx(found["standard_error"])
+    assert entry["elbo"]["photographs"] == entry["likelihood"]["photographs"] == 5
+    text = capsys.readouterr().out
+    assert f"± {found['standard_error']:.4f} bits/dim over 5 photographs" in text
+
+
+def test_one_picture_has_no_standard_error(
+    folder: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(EvaluateArguments(str(run), str(folder), limit=1, elbo_only=True))
+    assert recorded(run)[f"{folder}/test"]["elbo"]["standard_error"] is None
+    assert "±" not in capsys.readouterr().out

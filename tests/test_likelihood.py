@@ -20,6 +20,7 @@ from srvae_pyro.evaluation.likelihood import (
 )
 from srvae_pyro.evaluation.measure import evaluate_likelihood
 from srvae_pyro.evaluation.memory import peak_bytes
+from srvae_pyro.evaluation.terms import standard_error
 from srvae_pyro.evaluation.weights import effective_pairs, effective_samples, log_mean, pareto_k
 from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel
@@ -397,6 +398,15 @@ def test_over_a_set_of_pictures() -> None:
     assert result["standard_error"] == pytest.approx(each.std().item() / 5**0.5 / unit, rel=1e-3)
     assert result["elbo_bits_per_dim"] > result["bits_per_dim"]
     assert result["pareto_k"] is None  # too few samples to tell
+    assert "photographs" not in result
+    cut = torch.tensor([0, 0, 1, 1, 1])
+    alike = evaluate_likelihood(net, images, torch.device("cpu"), 6, photographs=cut)
+    assert (alike["bits_per_dim"], alike["photographs"]) == (result["bits_per_dim"], 2)
+    error = standard_error(each, cut)
+    assert error is not None
+    assert alike["standard_error"] == pytest.approx(error / unit, rel=1e-3)
+    one = evaluate_likelihood(net, images[:1], torch.device("cpu"), 6)
+    assert one["standard_error"] is None
     half = evaluate_likelihood(net, images[2:], torch.device("cpu"), 6, numbers=torch.arange(2, 5))
     assert half["nats"] == pytest.approx(-each[2:].mean().item(), rel=1e-6)
 

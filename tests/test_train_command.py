@@ -177,6 +177,15 @@ def test_a_run_reports_its_test_score(done: Done) -> None:
     assert "python -m srvae_pyro.generate" in done.output
 
 
+def test_scores_on_crops_have_their_standard_error_over_photographs(tmp_path: Path) -> None:
+    with tiny():
+        train.main(arguments(tmp_path, data="photos", limit=10, steps=1))
+    folder = tmp_path / "runs" / "mine"
+    score = json.loads((folder / "evaluation.json").read_text())["training"]["elbo"]
+    validated = next(line for line in lines_of(folder) if line["split"] == "val")
+    assert score["photographs"] == validated["photographs"] == 5
+
+
 def test_a_runs_model_does_all_it_should(done: Done) -> None:
     model = srvae_pyro.load(done.folder)
     x = model.generate(3)["x"]
@@ -196,10 +205,10 @@ def test_generate_writes_pictures(
 ) -> None:
     chosen: dict[str, Any] = {"count": 3, "batch_size": 2, "device": "cpu", "decode": "mode"}
     assert generate.main(GenerateArguments(str(done.folder), out=tmp_path / "a", **chosen)) == 0
-    names = ["00000.png", "00001.png", "00002.png", "grid.png"]
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    names = ["00000.png", "00001.png", "00002.png"]
+    assert sorted(path.name for path in (tmp_path / "a" / "pictures").iterdir()) == names
     assert str(tmp_path / "a" / "grid.png") in capsys.readouterr().out
-    with Image.open(tmp_path / "a" / "00002.png") as picture:
+    with Image.open(tmp_path / "a" / "pictures" / "00002.png") as picture:
         assert picture.size == (16, 16)
     generate.main(GenerateArguments(str(done.folder), out=tmp_path / "b", **chosen))
     generate.main(GenerateArguments(str(done.folder), out=tmp_path / "c", seed=1, **chosen))

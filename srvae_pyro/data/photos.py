@@ -81,17 +81,19 @@ def load_photos(
             "take --data DIR"
         )
     splits: dict[str, Tensor] = {}
+    cut_from: dict[str, Tensor] = {}
     for number, (split, count) in enumerate(COUNTS.items()):
         areas = [photographs[i].crop(parts[i][split]) for i in usable]
         largest = [min(shortest[i], MOST_SHRUNK * size) for i in usable]
         draws = stream(seed, number).random((count, 3))
         splits[split] = _crops(areas, largest, size, draws[:limit])
+        cut_from[split] = torch.arange(len(splits[split])) % len(areas)
     info: dict[str, Any] = {
         "source": [f"scikit-image: {PHOTOGRAPHS[i]}" for i in usable],
         "split": "by regions of each photograph",
         "seed": seed,
     }
-    return DataSplits("photos", splits["train"], splits["val"], splits["test"], info)
+    return DataSplits("photos", splits["train"], splits["val"], splits["test"], info, cut_from)
 
 
 def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.ndarray) -> Tensor:

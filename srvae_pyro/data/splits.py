@@ -34,6 +34,8 @@ class DataSplits:
         val, test: in memory always. Any may be empty, but for pictures that are to be trained on.
         info: what a run records of it, fit for JSON: source, split, seed, counts; for pictures
             held out at random ``held_out_indices``, a list per split into the order of reading.
+        photographs: for a split whose pictures are cut from a few photographs, the number of the
+            photograph that each is from, (N); such pictures are alike.
     """
 
     name: str
@@ -41,6 +43,7 @@ class DataSplits:
     val: Tensor
     test: Tensor
     info: dict[str, Any] = field(default_factory=dict)
+    photographs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         splits = (self.train, self.val, self.test)

@@ -15,7 +15,7 @@ from srvae_pyro.evaluation.likelihood import (
     estimate_log_likelihood,
     evaluations_at_once,
 )
-from srvae_pyro.evaluation.terms import bits_per_dim
+from srvae_pyro.evaluation.terms import bits_per_dim, standard_error
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.parallel import Group
@@ -40,6 +40,7 @@ def evaluate_likelihood(
     precision: Literal["fp32", "bf16"] = "fp32",
     progress: bool = False,
     group: Group | None = None,
+    photographs: Tensor | None = None,
 ) -> dict[str, Any]:
     """Negative log-likelihood of uint8 images (N, C, H, W) by importance sampling.
 
@@ -55,9 +56,12 @@ def evaluate_likelihood(
         precision: of the networks; all else is in float32 or float64.
         progress: whether to show a bar with the bits/dim so far.
         group: the processes that share the images, all of which get the result.
+        photographs: the numbers of the photographs that the images are cut from, (N); each is one
+            of its own if not given.
 
     Returns:
-        ``nats`` an image, ``bits_per_dim`` and its ``standard_error`` over the images;
+        ``nats`` an image, ``bits_per_dim`` and its ``standard_error`` over the images, or over so
+        many ``photographs``;
         ``elbo_bits_per_dim`` from the same samples; the means of ``effective_samples`` and
         ``pareto_k``; ``pareto_k_above_0.7``, a share of the images; ``seconds``; and the settings.
     """
@@ -96,11 +100,12 @@ def evaluate_likelihood(
         for name in vars(parts[0])
     }
     likelihood, k = per_image["log_likelihood"], per_image["pareto_k"]
-    spread = likelihood.std() if len(likelihood) > 1 else torch.tensor(torch.nan)
+    error = standard_error(likelihood, photographs)
     return {
         "nats": -likelihood.mean().item(),
         "bits_per_dim": -unit * likelihood.mean().item(),
-        "standard_error": _finite(unit * spread.item() / len(likelihood) ** 0.5),
+        "standard_error": None if error is None else _finite(unit * error),
+        **({} if photographs is None else {"photographs": len(photographs.unique())}),
         "elbo_bits_per_dim": -unit * per_image["elbo"].mean().item(),
         "effective_samples": per_image["effective_samples"].mean().item(),
         "pareto_k": _finite(k.mean().item()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,15 @@ from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
 
-__all__ = ["RunningMean", "Units", "bits_per_dim", "evaluate_elbo", "spread", "spread_numbers"]
+__all__ = [
+    "RunningMean",
+    "Units",
+    "bits_per_dim",
+    "evaluate_elbo",
+    "spread",
+    "spread_numbers",
+    "standard_error",
+]
 
 
 def bits_per_dim(nats: float, shape: tuple[int, int, int]) -> float:
@@ -69,6 +77,37 @@ def spread(images: Tensor, count: int | None) -> Tensor:
     return images if count is None else images[spread_numbers(len(images), count)]
 
 
+def standard_error(values: Tensor, photographs: Tensor | None = None) -> float | None:
+    """The standard error of the mean of one value a picture, (N).
+
+    Pictures cut from one photograph are alike, and more of them say little more. So their
+    deviations from the mean are added up before they are squared, for each of G photographs:
+
+        se^2  =  G / (G - 1)  sum_g (sum_{i in g} (v_i - mean))^2  /  N^2
+
+    which is the usual standard error where every picture is a photograph of its own.
+
+    References:
+        Liang and Zeger, Longitudinal data analysis using generalized linear models, 1986,
+        Biometrika 73(1).
+
+    Args:
+        values: the values.
+        photographs: the number of the photograph that each picture is cut from, (N).
+
+    Returns:
+        It, or None where there is one photograph or picture only, which says nothing of others.
+    """
+    sums = values.double() - values.double().mean()
+    if photographs is not None:
+        groups, own = photographs.to(sums.device).unique(return_inverse=True)
+        sums = sums.new_zeros(len(groups)).index_add(0, own, sums)
+    if len(sums) < 2:
+        return None
+    variance = len(sums) / (len(sums) - 1) * sums.square().sum() / len(values) ** 2
+    return variance.sqrt().item()
+
+
 @torch.no_grad()
 @cached_weights()
 def evaluate_elbo(
@@ -84,7 +123,8 @@ def evaluate_elbo(
     progress: bool = False,
     group: Group | None = None,
     units: bool = False,
-) -> dict[str, float]:
+    photographs: Tensor | None = None,
+) -> dict[str, Any]:
     """The ELBO's terms on uint8 images (N, C, H, W): mean nats an image, total, and bits/dim.
 
     KL divergences of two normals in closed form. Every image has its own noise, so the result does
@@ -102,10 +142,13 @@ def evaluate_elbo(
         progress: whether to show a bar.
         group: the processes that share the images, all of which get the result.
         units: whether to count the latents' units too.
+        photographs: the numbers of the photographs that the images are cut from, (N); each is one
+            of its own if not given.
 
     Returns:
         ``re_x``, ``kl_z`` and so on and ``nats``, their sum; ``bits_per_dim`` and its
-        ``standard_error`` over the images; for the srVAE ``y_bits_per_dim``, the bound on y's own
+        ``standard_error`` (see :func:`standard_error`) over the images, or over so many
+        ``photographs``; for the srVAE ``y_bits_per_dim``, the bound on y's own
         likelihood a dimension of y. With ``units``, see :class:`Units`.
     """
     elbo = TermsELBO(
@@ -133,7 +176,8 @@ def evaluate_elbo(
             counted.add(terms)
             bar.update(len(x))
     per_image = {name: group.joined(torch.cat(parts)) for name, parts in found.items()}
-    return _summary(per_image, model) | counted.read(len(per_image["nats"]), group)
+    summary = _summary(per_image, model, photographs)
+    return summary | counted.read(len(per_image["nats"]), group)
 
 
 class Units:
@@ -171,14 +215,17 @@ class Units:
         return out
 
 
-def _summary(per_image: dict[str, Tensor], model: ImageModel) -> dict[str, float]:
+def _summary(
+    per_image: dict[str, Tensor], model: ImageModel, photographs: Tensor | None
+) -> dict[str, Any]:
     """Means of the terms over images, (N) each, and what follows from them."""
-    values = {name: each.mean().item() for name, each in per_image.items()}
-    nats = per_image["nats"]
-    error = nats.std(correction=0).item() / math.sqrt(max(len(nats) - 1, 1))
+    values: dict[str, Any] = {name: each.mean().item() for name, each in per_image.items()}
     shape = model.config.image_shape
     values["bits_per_dim"] = bits_per_dim(values["nats"], shape)
-    values["standard_error"] = bits_per_dim(error, shape)
+    error = standard_error(per_image["nats"], photographs)
+    values["standard_error"] = None if error is None else bits_per_dim(error, shape)
+    if photographs is not None:
+        values["photographs"] = len(photographs.unique())
     if "re_y" in values:
         lower = bits_per_dim(values["re_y"] + values["kl_u"], sizes_of(model.config).lower)
         values["y_bits_per_dim"] = lower

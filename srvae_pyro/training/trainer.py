@@ -537,11 +537,22 @@ class Trainer:
         """The test pictures that a run is reported on, as many as validate it."""
         return spread(self.data.test, self.settings.validation_images)
 
+    def cut_from(self, split: str) -> dict[str, Any]:
+        """The ``photographs`` that the pictures which a run is scored on are cut from, if any."""
+        if split not in self.data.photographs:
+            return {}
+        numbers = self.data.photographs[split]
+        return {"photographs": spread(numbers, self.settings.validation_images)}
+
     def evaluate(
-        self, model: ImageModel, images: Tensor, group: Group | None = None
-    ) -> dict[str, float]:
+        self,
+        model: ImageModel,
+        images: Tensor,
+        group: Group | None = None,
+        photographs: Tensor | None = None,
+    ) -> dict[str, Any]:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
-        return evaluate_elbo(model, images, self.device, group=group)
+        return evaluate_elbo(model, images, self.device, group=group, photographs=photographs)
 
     def finish_epoch(self, log: MetricsLog | None, bar: Bar) -> None:
         """Validate, draw pictures, and save the last and perhaps the best weights."""
@@ -558,7 +569,8 @@ class Trainer:
         images = spread(self.data.val, self.settings.validation_images)
         self.group.follow(self.average.module)
         shared = self.group if len(images) >= self.group.size else None
-        progress.val = self.evaluate(self.average.module, images, shared)
+        photographs = self.cut_from("val")
+        progress.val = self.evaluate(self.average.module, images, shared, **photographs)
         if log is None:
             return
         log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})

@@ -1,0 +1,164 @@
+"""A folder of generated pictures, and what they were drawn with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from srvae_pyro.digest import digest
+from srvae_pyro.errors import UserError
+from srvae_pyro.files import write_json
+
+__all__ = ["DrawnPictures", "runs_of"]
+
+RECORD = "generate.json"
+GRID = "grid.png"
+
+
+class DrawnPictures:
+    """The pictures 0 to ``count - 1`` of some settings, in ``FOLDER/pictures`` with no others.
+
+    ``FOLDER/grid.png`` shows the first of them and ``FOLDER/generate.json`` tells the settings.
+    What an earlier call drew and this one does not ask for is kept in ``FOLDER/earlier``, in a
+    folder for each settings, until it is asked for again.
+
+    Args:
+        folder: the folder.
+        run: whose pictures they are, for people.
+        settings: all that decides what the pictures are, fit for JSON.
+        count: how many there shall be.
+    """
+
+    def __init__(self, folder: Path, run: str, settings: dict[str, Any], count: int) -> None:
+        self.folder = folder
+        self.run = run
+        self.settings = settings
+        self.count = count
+        self.pictures = folder / "pictures"
+        self.grid = folder / GRID
+
+    def path(self, number: int) -> Path:
+        """Where a picture is or will be."""
+        return self.pictures / f"{number:05d}.png"
+
+    def missing(self, numbers: range) -> list[int]:
+        """Which of these pictures are still to be drawn."""
+        return [number for number in numbers if not self.path(number).exists()]
+
+    @contextmanager
+    def claimed(self) -> Iterator[int]:
+        """Hold the folder, with no pictures of other settings or numbers in its ``pictures``.
+
+        Yields:
+            How many were moved to ``earlier``.
+
+        Raises:
+            UserError: another process draws there, or there is what this command did not write.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.folder} is in use: another process draws there; wait for it, or give "
+                "another --out"
+            ) from None
+        try:
+            yield self._make_room()
+        finally:
+            lock.release()
+
+    def _make_room(self) -> int:
+        """Move out what is not asked for, and back what is; how many went out."""
+        record = self._record()
+        there = _numbered(self.pictures, whole=True)
+        if there and not record:
+            raise _not_ours(min(there.values()))
+        same = record.get("settings") == self.settings
+        others = [path for number, path in there.items() if not same or number >= self.count]
+        if others:
+            aside = self._aside(record["settings"])
+            aside.mkdir(parents=True, exist_ok=True)
+            for path in others:
+                os.replace(path, aside / path.name)
+            if not same and self.grid.exists():
+                os.replace(self.grid, aside / GRID)
+            write_json(aside / RECORD, {**record, "count": len(_numbered(aside))})
+        now = {"run": self.run, "settings": self.settings, "count": self.count}
+        write_json(self.folder / RECORD, now)
+        self.pictures.mkdir(exist_ok=True)
+        for partial in self.pictures.glob(".*.partial.png"):  # of a process that was killed
+            partial.unlink()
+        aside = self._aside(self.settings)
+        kept = _numbered(aside)
+        for number in [number for number in kept if number < self.count]:
+            os.replace(kept.pop(number), self.path(number))
+        if not kept:
+            for name in (RECORD, GRID):
+                (aside / name).unlink(missing_ok=True)
+            for empty in (aside, aside.parent):
+                with suppress(OSError):  # it is not empty, or was never there
+                    empty.rmdir()
+        return len(others)
+
+    def _aside(self, settings: dict[str, Any]) -> Path:
+        """The folder for pictures of these settings that are not asked for."""
+        return self.folder / "earlier" / digest(settings)[:8]
+
+    def _record(self) -> dict[str, Any]:
+        """What the pictures that are there were drawn with; nothing where there are none.
+
+        Raises:
+            UserError: that cannot be read.
+        """
+        path = self.folder / RECORD
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return {"run": record["run"], "settings": {**record["settings"]}}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise UserError(
+                f"{path} is damaged, so it is unknown what {self.pictures} holds: move both "
+                "elsewhere, or give another --out"
+            ) from None
+
+
+def _not_ours(path: Path) -> UserError:
+    return UserError(
+        f"{path} is not a picture that this command drew, and such a folder has no others: move "
+        "it elsewhere, or give another --out"
+    )
+
+
+def _numbered(folder: Path, whole: bool = False) -> dict[int, Path]:
+    """The pictures in a folder by their numbers.
+
+    Raises:
+        UserError: there shall be nothing else, and there is.
+    """
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if re.fullmatch(r"\d{5,}\.png", path.name):
+            found[int(path.stem)] = path
+        elif whole and not path.name.startswith("."):
+            raise _not_ours(path)
+    return found
+
+
+def runs_of(numbers: Sequence[int], most: int) -> Iterator[range]:
+    """Ascending numbers as runs without gaps, each of at most ``most``."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        last = end == len(numbers) or numbers[end] != numbers[end - 1] + 1
+        if last or end - start == most:
+            yield range(numbers[start], numbers[end - 1] + 1)
+            start = end

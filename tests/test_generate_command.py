@@ -1,0 +1,230 @@
+"""``python -m srvae_pyro.generate``: a folder with the pictures of one call and no others."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.data import load_data
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.drawn import runs_of
+from srvae_pyro.generate import GenerateArguments, main
+from srvae_pyro.models import ImageModel, make_model
+from srvae_pyro.models.loading import save_pretrained
+
+
+@pytest.fixture
+def asked(
+    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> GenerateArguments:
+    """Six pictures of a model that was initialised but not trained."""
+    model = make_model(tiny())
+    model.initialize(pictures(8))
+    save_pretrained(model, tmp_path / "run")
+    return GenerateArguments(str(tmp_path / "run"), 6, batch_size=4, out=tmp_path / "out")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the pictures that are drawn, in order."""
+    numbers: list[int] = []
+    generate = ImageModel.generate
+
+    def noted(self: ImageModel, count: int, *, first: int = 0, **options: Any) -> dict:
+        numbers.extend(range(first, first + count))
+        return generate(self, count, first=first, **options)
+
+    monkeypatch.setattr(ImageModel, "generate", noted)
+    return numbers
+
+
+def contents(arguments: GenerateArguments) -> dict[str, bytes]:
+    """The single pictures that there are, by name."""
+    assert arguments.out is not None
+    return {path.name: path.read_bytes() for path in (arguments.out / "pictures").iterdir()}
+
+
+def names(count: int) -> set[str]:
+    return {f"{number:05d}.png" for number in range(count)}
+
+
+def elsewhere(arguments: GenerateArguments, **changes: Any) -> dict[str, bytes]:
+    """What the same arguments but for changes draw into a new folder."""
+    assert arguments.out is not None
+    fresh = replace(arguments, out=arguments.out.with_name("fresh"), **changes)
+    assert main(fresh) == 0
+    return contents(fresh)
+
+
+def test_the_folder_of_pictures_is_data(asked: GenerateArguments) -> None:
+    main(asked)
+    assert asked.out is not None
+    assert contents(asked).keys() == names(6)
+    data = load_data(str(asked.out / "pictures"), asked.out)
+    assert sum(data.info["counts"].values()) == 6
+    record = json.loads((asked.out / "generate.json").read_text())
+    assert (record["run"], record["count"]) == (asked.run, 6)
+    assert record["settings"]["seed"] == 0
+    with Image.open(asked.out / "grid.png") as grid:
+        assert grid.size[0] > 8 * 2 * 16
+
+
+def test_pictures_of_two_settings_are_never_mixed(
+    asked: GenerateArguments, drawn: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(asked)
+    before = contents(asked)
+    seen = set(before.values())
+    changes: tuple[dict[str, Any], ...] = (
+        {"seed": 1},
+        {"decode": "mode"},
+        {"temperature": 0.5},
+        {"image_temperature": 0.5},
+    )
+    for change in changes:
+        capsys.readouterr()
+        main(replace(asked, count=2, **change))
+        after = contents(asked)
+        assert after.keys() == names(2)
+        assert not seen & set(after.values()), change
+        assert "pictures of an earlier call are now in" in capsys.readouterr().out
+        seen |= set(after.values())
+    drawn.clear()
+    main(asked)  # and the first again, which are still there
+    assert contents(asked) == before
+    assert drawn == [0, 1, 2, 3, 4, 5]  # for the grid alone
+
+
+def test_other_weights_are_other_settings(
+    asked: GenerateArguments, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    main(asked)
+    before = contents(asked)
+    model = make_model(tiny())
+    model.initialize(pictures(8, seed=5))
+    save_pretrained(model, Path(asked.run))
+    main(replace(asked, count=3))
+    after = contents(asked)
+    assert after.keys() == names(3)
+    assert not set(after.values()) & set(before.values())
+
+
+def test_more_or_fewer_of_the_same_are_added_or_moved_out(asked: GenerateArguments) -> None:
+    main(replace(asked, count=9))
+    before = contents(asked)
+    main(replace(asked, count=2))
+    assert contents(asked).keys() == names(2)
+    main(replace(asked, count=9))
+    assert contents(asked) == before
+    main(replace(asked, count=11))
+    assert contents(asked) == elsewhere(asked, count=11)
+    assert asked.out is not None
+    assert not (asked.out / "earlier").exists()
+
+
+def test_a_call_that_was_stopped_goes_on(
+    asked: GenerateArguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, generate = replace(asked, count=10), ImageModel.generate
+    monkeypatch.setattr("srvae_pyro.generate.IN_GRID", 5)
+
+    def stop(self: ImageModel, count: int, *, first: int = 0, **options: Any) -> dict:
+        if first >= 6:
+            raise KeyboardInterrupt
+        return generate(self, count, first=first, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageModel, "generate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main(replace(arguments, batch_size=2))
+    assert contents(asked).keys() == names(6)
+    assert asked.out is not None
+    (asked.out / "pictures" / "00003.png").unlink()
+    (asked.out / "pictures" / ".00006.partial.png").write_bytes(b"half")
+    numbers = []
+
+    def noted(self: ImageModel, count: int, *, first: int = 0, **options: Any) -> dict:
+        numbers.append((first, count))
+        return generate(self, count, first=first, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageModel, "generate", noted)
+        main(arguments)
+    assert numbers == [(3, 1), (6, 4), (0, 3), (4, 1)]  # what was missing; the rest of the grid
+    assert contents(asked) == elsewhere(arguments)
+    grid, other = (p / "grid.png" for p in (asked.out, asked.out.with_name("fresh")))
+    assert grid.read_bytes() == other.read_bytes()
+
+
+def test_files_of_others_are_neither_mixed_in_nor_lost(asked: GenerateArguments) -> None:
+    assert asked.out is not None
+    own = asked.out / "pictures" / "00000.png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"00000\.png is not a picture that this command drew"):
+        main(asked)
+    assert own.read_bytes() == b"mine"
+    own.unlink()
+    main(asked)
+    cat = own.with_name("cat.png")
+    cat.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"cat\.png is not a picture that this command drew"):
+        main(replace(asked, seed=1))
+    assert contents(asked).keys() == names(6) | {"cat.png"}
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"run": 1, "settings": 3, "count": 1}'])
+def test_a_damaged_record_is_no_licence_to_mix(content: str, asked: GenerateArguments) -> None:
+    main(asked)
+    assert asked.out is not None
+    (asked.out / "generate.json").write_text(content)
+    with pytest.raises(UserError, match="is damaged, so it is unknown what"):
+        main(asked)
+
+
+def test_two_do_not_draw_into_one_folder(asked: GenerateArguments) -> None:
+    assert asked.out is not None
+    asked.out.mkdir()
+    with (
+        FileLock(asked.out / ".lock"),
+        pytest.raises(UserError, match="is in use: another process draws there"),
+    ):
+        main(asked)
+
+
+def test_memory_does_not_grow_with_the_count(
+    asked: GenerateArguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all pictures but the grid's nothing is kept."""
+    import weakref
+
+    kept, generate = [], ImageModel.generate
+
+    def noted(self: ImageModel, count: int, **options: Any) -> dict:
+        sites = generate(self, count, **options)
+        kept.append(weakref.ref(sites["x"]))
+        assert sum(reference() is not None for reference in kept) <= 2
+        return sites
+
+    monkeypatch.setattr(ImageModel, "generate", noted)
+    main(replace(asked, count=24))
+    assert len(kept) == 6
+
+
+def test_numbers_are_drawn_in_runs() -> None:
+    assert list(runs_of([], 3)) == []
+    assert list(runs_of([0, 1, 2, 3, 5, 8, 9], 3)) == [
+        range(0, 3),
+        range(3, 4),
+        range(5, 6),
+        range(8, 10),
+    ]
+    assert torch.cat([torch.tensor(run) for run in runs_of(range(10), 4)]).tolist() == [*range(10)]
