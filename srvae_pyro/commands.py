@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from srvae_pyro.errors import UserError, out_of_memory
-from srvae_pyro.talk import talks
+from srvae_pyro.talk import steady_streams, talks
 
 __all__ = ["at_least", "check_folder", "option", "run_command"]
 
@@ -58,7 +58,8 @@ def run_command(
     """Parse the command line into a ``kind``, run ``main`` on it and exit.
 
     A user's mistake, or the system's refusal, becomes one line on standard error and exit code 2;
-    Ctrl-C exit code 130. A character that the terminal cannot show becomes a question mark.
+    Ctrl-C exit code 130. A character that the terminal cannot show becomes a question mark, and
+    what cannot be printed at all, on a full disk or after the reader of a pipe has gone, is dropped.
 
     Args:
         kind: the dataclass of the command's arguments.
@@ -73,14 +74,20 @@ def run_command(
         kind, prog=f"python -m srvae_pyro.{prog}", config=(tyro.conf.FlagCreatePairsOff,)
     )
     _expand_home(arguments)
+    with steady_streams():
+        sys.exit(_run(lambda: main(arguments), prog, memory))
+
+
+def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
+    """The exit code of a command, whose errors are told."""
     try:
-        sys.exit(main(arguments) or 0)
+        return command() or 0
     except UserError as error:
         # One raised within a Pyro program comes with the shapes of the trace on further lines.
         # Once for all processes of a machine: another may have other files.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{prog}: {str(error).splitlines()[0]}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except (OSError, MemoryError, RuntimeError) as error:
         if out_of_memory(error):
             print(f"{prog}: memory does not suffice{memory and ': '}{memory}", file=sys.stderr)
@@ -90,10 +97,10 @@ def run_command(
             print(f"{prog}: {place}{error.strerror or error}", file=sys.stderr)
         else:
             raise
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
-        sys.exit(130)
+        return 130
 
 
 def _expand_home(arguments: Any) -> None:

@@ -71,7 +71,6 @@ def main(arguments: GenerateArguments) -> int:
 
 def generate_in(group: Group, arguments: GenerateArguments) -> int:
     """One process of the group's part of the pictures; the exit code."""
-    from tqdm import tqdm
 
     from srvae_pyro import __version__
     from srvae_pyro.digest import digest
@@ -79,6 +78,7 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
     from srvae_pyro.evaluation.pictures import save_picture
     from srvae_pyro.models.decoding import Decode
     from srvae_pyro.models.loading import find_run, from_hub, load
+    from srvae_pyro.talk import Bar
 
     # Refuses what cannot be, before a folder is touched.
     Decode(arguments.decode, arguments.temperature, arguments.image_temperature)
@@ -105,7 +105,7 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
         missing = drawn.missing(mine)
         had = len(mine) - len(missing)
         shown: Sites = {}  # of the grid's pictures; the others are not kept in memory
-        bar = tqdm(total=len(mine), initial=had, unit="picture", disable=not group.main)
+        bar = Bar(total=len(mine), initial=had, unit="picture", disable=not group.main)
         with bar:
             for numbers in runs_of(missing, arguments.batch_size):
                 sites = draw(model, numbers, arguments)

@@ -1,7 +1,7 @@
 """``python -m srvae_pyro.evaluate``: the ELBO's terms of a run on a data set."""
 
-import hashlib
 import errno
+import hashlib
 import json
 import math
 import shutil
@@ -21,8 +21,8 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main, print_results
 from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
-from srvae_pyro.evaluation.run_data import load_for
 from srvae_pyro.evaluation.report import record
+from srvae_pyro.evaluation.run_data import load_for
 from srvae_pyro.evaluation.terms import Units, evaluate_elbo, spread, spread_numbers
 from srvae_pyro.files import write_json
 from srvae_pyro.models import make_model

@@ -17,7 +17,6 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from srvae_pyro.data import Downscale, to_unit
 from srvae_pyro.errors import UserError
@@ -28,6 +27,7 @@ from srvae_pyro.models.base import images_plate
 from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import Noise, TileNoise
+from srvae_pyro.talk import Bar
 
 __all__ = [
     "Enlarger",
@@ -274,7 +274,7 @@ class Enlarger:
         columns = spans(y.shape[-1], side or y.shape[-1], multiple)
         out = torch.zeros(len(picture), factor * y.shape[-2], factor * y.shape[-1])
         shown = self.progress and len(rows) * len(columns) > 1
-        with tqdm(
+        with Bar(
             total=len(rows) * len(columns), unit="tile", leave=False, disable=not shown
         ) as bar:
             for row in rows:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from srvae_pyro.data import to_levels
 from srvae_pyro.errors import UserError
@@ -26,6 +25,7 @@ from srvae_pyro.models import ImageModel
 from srvae_pyro.models.decoding import Decoding
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
+from srvae_pyro.talk import Bar
 
 __all__ = ["drawer", "fid_and_kid", "find_weights"]
 
@@ -130,7 +130,7 @@ def fid_and_kid(
     def features(batches: Iterable[Tensor], count: int, what: str) -> Tensor:
         with (
             exact_float32(),  # the same numbers on every device
-            tqdm(total=count, desc=what, unit="picture", disable=not progress) as bar,
+            Bar(total=count, desc=what, unit="picture", disable=not progress) as bar,
         ):
             return features_of(batches, count, network, device, bar)
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.likelihood import (
@@ -20,6 +19,7 @@ from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
+from srvae_pyro.talk import Bar
 
 __all__ = ["evaluate_likelihood"]
 
@@ -77,7 +77,7 @@ def evaluate_likelihood(
     with (
         exact_float32(),
         autocast,
-        tqdm(total=len(images), unit="image", disable=not progress) as bar,
+        Bar(total=len(images), unit="image", disable=not progress) as bar,
     ):
         at_once = evaluations_at_once(model, to_unit(images[:1].to(device)), samples, memory_gb)
         step = max(at_once // samples, 1)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from srvae_pyro.data import to_levels, to_unit
 from srvae_pyro.evaluation.enlarge import answers, enlarging, factor_of, psnr, shrunk
@@ -19,6 +18,7 @@ from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
+from srvae_pyro.talk import Bar
 
 __all__ = ["BASELINES", "measure", "ssim", "table"]
 
@@ -119,7 +119,7 @@ def measure(
     images = images[mine]
     factor, means = factor_of(srvae), RunningMean()
     step = max(batch_size // samples, 1)
-    with exact_float32(), tqdm(total=len(images), unit="image", disable=not progress) as bar:
+    with exact_float32(), Bar(total=len(images), unit="image", disable=not progress) as bar:
         for x, own in zip(images.cpu().split(step), numbers.split(step), strict=True):
             y = shrunk(srvae, x)
             unit = to_unit(y)

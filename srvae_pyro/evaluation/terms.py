@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
@@ -19,6 +18,7 @@ from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.runtime import exact_float32
+from srvae_pyro.talk import Bar
 
 __all__ = [
     "RunningMean",
@@ -165,7 +165,7 @@ def evaluate_elbo(
     images = images[mine]
     found: dict[str, list[Tensor]] = {}
     step = max(batch_size // samples, 1)
-    with exact_float32(), tqdm(total=len(images), unit="image", disable=not progress) as bar:
+    with exact_float32(), Bar(total=len(images), unit="image", disable=not progress) as bar:
         for chunk, own in zip(images.split(step), numbers.split(step), strict=True):
             x = to_unit(chunk.to(device))
             noise = Decode(noise=ImageNoise(seed, own.tolist()))
