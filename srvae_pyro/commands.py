@@ -58,8 +58,8 @@ def run_command(
     """Parse the command line into a ``kind``, run ``main`` on it and exit.
 
     A user's mistake, or the system's refusal, becomes one line on standard error and exit code 2;
-    Ctrl-C exit code 130. A character that the terminal cannot show becomes a question mark, and
-    what cannot be printed at all, on a full disk or after the reader of a pipe has gone, is dropped.
+    Ctrl-C exit code 130. A character that the terminal cannot show becomes a question mark; what
+    cannot be printed at all, on a full disk or after a pipe's reader has gone, is dropped.
 
     Args:
         kind: the dataclass of the command's arguments.

@@ -162,6 +162,7 @@ class TrainingConfig(Settings):
     validation_images: int | None = None  # how many validate an epoch; all
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    init: str = ""  # the run whose weights it starts from; fresh ones
 
 
 @dataclass(frozen=True)

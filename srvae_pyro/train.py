@@ -11,7 +11,7 @@ import signal
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
@@ -19,9 +19,10 @@ from srvae_pyro.commands import at_least, option, run_command
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
-    from srvae_pyro.config import ModelConfig, RunConfig
+    from srvae_pyro.config import ModelConfig, RunConfig, TrainingConfig
     from srvae_pyro.data import DataSplits
     from srvae_pyro.parallel import Group
+    from srvae_pyro.presets import Preset
     from srvae_pyro.training.trainer import Trainer
 
 __all__ = ["TrainArguments", "main"]
@@ -40,10 +41,18 @@ class TrainArguments:
     --resume goes on from there.
     """
 
-    preset: Literal["paper", "small", "quickstart"] = "paper"
+    preset: Annotated[
+        Literal["paper", "small", "quickstart"] | None,
+        option("{paper,small,quickstart}", "paper; with --init its run's"),
+    ] = None
     """networks and training: days on a GPU, hours on a CPU, or minutes on a CPU"""
-    model: Literal["srvae", "vae"] = "srvae"
+    model: Annotated[
+        Literal["srvae", "vae"] | None, option("{srvae,vae}", "srvae; with --init its run's")
+    ] = None
     """two levels, or the one-level baseline"""
+    init: Annotated[str | None, option("RUN", "fresh weights")] = None
+    """another run, a folder or a Hub id, whose weights and networks to start from; a preset then
+    tells only how to train"""
     data: Annotated[str, tyro.conf.arg(metavar="NAME|DIR|wds:TARS")] = "cifar10"
     """cifar10, imagenet32 (PNGs), imagenet32-batches, photos (no network needed), a folder, or tar
     shards such as wds:pictures-{000..099}.tar, which are streamed"""
@@ -130,7 +139,7 @@ class TrainArguments:
 
 # Settings that make a run what it is: not to be changed by --resume.
 _IDENTITY = [
-    *("preset", "model", "transform", "prior", "guide_z_sees_y"),
+    *("preset", "model", "init", "transform", "prior", "guide_z_sees_y"),
     *("data", "data_seed", "image_size", "channels", "limit", "no_augment"),
     *("batch_size", "lr", "seed", "kl_start", "kl_warmup", "free_nats"),
 ]
@@ -152,16 +161,13 @@ def make_config(arguments: TrainArguments) -> RunConfig:
     """The run's settings from the command line, before the data is known."""
     from srvae_pyro import __version__
     from srvae_pyro.config import DataConfig, RunConfig
-    from srvae_pyro.presets import preset
 
-    model, training = preset(arguments.preset, arguments.model)
-    changes = {name: getattr(arguments, name) for name in ("transform", "prior")}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if arguments.model == "vae" and arguments.free_nats:
+    chosen, kind = names_of(arguments)
+    model, training = networks_and_training(arguments)
+    if kind == "vae" and arguments.free_nats:
         raise UserError("--free-nats is the srVAE's: the VAE's KL_z has no closed form")
-    if arguments.model == "vae" and (arguments.transform or arguments.guide_z_sees_y):
+    if kind == "vae" and (arguments.transform or arguments.guide_z_sees_y):
         raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
-    model = dataclasses.replace(model, guide_z_sees_y=arguments.guide_z_sees_y, **changes)
     data = DataConfig(
         data=data_name(arguments.data),
         image_size=arguments.image_size,
@@ -181,8 +187,58 @@ def make_config(arguments: TrainArguments) -> RunConfig:
         if not value >= 0 or (name.startswith("kl_") and value > 1):
             raise UserError(f"{flag} is a share from 0 to 1, or nats from 0 on, not {value}")
         training = dataclasses.replace(training, **{name: value})
-    config = RunConfig(arguments.preset, model, data, training, __version__)
-    return with_settings(config, arguments.set)
+    config = RunConfig(chosen, model, data, training, __version__)
+    changed = with_settings(config, arguments.set)
+    if arguments.init is not None and changed.model != config.model:
+        raise UserError("--init brings its run's networks: leave out --set model...")
+    return changed
+
+
+def names_of(arguments: TrainArguments) -> tuple[Preset, Literal["srvae", "vae"]]:
+    """The preset and the kind of model, given or those of the run that ``--init`` names."""
+    from srvae_pyro.presets import PRESETS
+
+    name, kind = arguments.preset, arguments.model
+    if arguments.init is not None:
+        init = init_config(arguments)
+        known = init.preset in PRESETS
+        name = name or (cast("Preset", init.preset) if known else None)
+        kind = kind or init.model.model
+    return name or "paper", kind or "srvae"
+
+
+def networks_and_training(arguments: TrainArguments) -> tuple[ModelConfig, TrainingConfig]:
+    """The networks and how to train them, before what the flags say of the latter.
+
+    Raises:
+        UserError: the flags ask for other networks than those of the run that ``--init`` names.
+    """
+    from srvae_pyro.presets import preset
+
+    name, kind = names_of(arguments)
+    model, training = preset(name, kind)
+    wanted = {n: getattr(arguments, n) for n in ("model", "transform", "prior")}
+    wanted["guide_z_sees_y"] = arguments.guide_z_sees_y or None
+    wanted = {key: value for key, value in wanted.items() if value is not None}
+    if arguments.init is None:
+        return dataclasses.replace(model, **wanted), training
+    model = init_config(arguments).model
+    for setting, value in wanted.items():
+        own = getattr(model, setting)
+        if own != value:
+            raise UserError(
+                f"--init {arguments.init} is of --{setting.replace('_', '-')} {own}, not {value}: "
+                "leave out one of the two"
+            )
+    return model, dataclasses.replace(training, init=arguments.init)
+
+
+def init_config(arguments: TrainArguments) -> RunConfig:
+    """The settings of the run that ``--init`` names."""
+    from srvae_pyro.models.loading import find_run, read_config
+
+    assert arguments.init is not None
+    return read_config(find_run(arguments.init))
 
 
 def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
@@ -268,7 +324,8 @@ def folder_of(arguments: TrainArguments) -> Path:
     from srvae_pyro.models.loading import RUNS
 
     data = re.sub(r"\{.*|\.tar$", "", Path(data_name(arguments.data)).name).rstrip("-_.") or "data"
-    name = arguments.run or f"{arguments.model}-{arguments.preset}-{data}"
+    preset, kind = names_of(arguments)
+    name = arguments.run or f"{kind}-{preset}-{data}"
     path = Path(name)
     return path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
 
@@ -424,6 +481,7 @@ def make_trainer(
     group: Group,
 ) -> Trainer:
     """What trains the run; nothing is written yet."""
+    from srvae_pyro.models.loading import load_weights
     from srvae_pyro.networks import checkpoint_blocks, compile_networks
     from srvae_pyro.runtime import choose_precision
     from srvae_pyro.training.trainer import Trainer
@@ -444,6 +502,8 @@ def make_trainer(
         group=group,
         accumulate=arguments.accumulate,
     )
+    if config.training.init and not arguments.resume:
+        load_weights(trainer.model, config.training.init)
     if arguments.checkpoint_activations:
         checkpoint_blocks(trainer.model)
     if arguments.compile:
@@ -536,7 +596,8 @@ def report(trainer: Trainer) -> int:
     print(f"test, {len(images):,} pictures: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
     print(f"  nats an image: {terms}")
     print(
-        f"  for comparison: {trainer.progress.untrained:.3f} untrained, {histogram:.3f} by a "
+        f"  for comparison: {trainer.progress.untrained:.3f} "
+        f"{'at the start' if trainer.settings.init else 'untrained'}, {histogram:.3f} by a "
         "histogram of each dimension"
     )
     print(f"see {trainer.folder / 'figures'}, or: python -m srvae_pyro.generate {trainer.folder}")

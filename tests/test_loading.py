@@ -10,9 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -526,3 +528,15 @@ def test_an_address_of_the_hub_is_no_id() -> None:
         for get in (load, SRVAE.from_pretrained):
             with pytest.raises(UserError, match=r"is an address: give the id in it, owner/name$"):
                 get(address)
+
+
+def test_a_loaded_model_learns(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    model = srvae_pyro.load(tmp_path)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    channels, height, width = model.config.image_shape
+    x = torch.randint(0, 256, (4, channels, height, width)) / 255
+    svi = SVI(*model.programs(), pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi.step(x)
+    assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
+    assert not model.generate(1)["x"].requires_grad

@@ -609,3 +609,44 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
         other = ("training.ema_half_life=200",)
         with pytest.raises(UserError, match="other settings than --set"):
             train.main(arguments(tmp_path, set=other, resume=True, steps=STEPS + 2))
+
+
+def test_a_run_can_start_from_anothers_weights(done: Done, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures", 24)
+    given = arguments(tmp_path, init=str(done.folder), steps=1, lr=1e-9)
+    with tiny():
+        assert train.main(given) == 0
+    folder = tmp_path / "runs" / "mine"
+    config, of_init = read_config(folder), read_config(done.folder)
+    assert config.model == of_init.model
+    assert config.training.init == str(done.folder)
+    ours, theirs = (srvae_pyro.load(run).state_dict() for run in (folder, done.folder))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-4)
+    before = json.loads((folder / "evaluation.json").read_text())["training"]
+    assert before["untrained_bits_per_dim"] == pytest.approx(
+        before["elbo"]["bits_per_dim"], abs=0.01
+    )
+    with tiny():  # and goes on without the weights that it started from
+        assert train.main(arguments(tmp_path, resume=True, steps=2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model": "vae"}, "--init .* is of --model srvae, not vae"),
+        ({"prior": "standard"}, "is of --prior realnvp, not standard"),
+        ({"set": ("model.components=3",)}, "leave out --set model"),
+        ({"init": "nobody/../x"}, "no run called|neither"),
+    ],
+)
+def test_init_refuses_other_networks(
+    done: Done, changes: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    if done.model == "vae":
+        return
+    make_pictures(tmp_path / "pictures", 24)
+    given = arguments(tmp_path, **{"init": str(done.folder), **changes})
+    with tiny(), pytest.raises(UserError, match=match):
+        train.main(given)
+    assert not (tmp_path / "runs").exists()

@@ -41,7 +41,9 @@ def shared_settings(config: RunConfig) -> RunConfig:
     name = _shared_name(config.data.data)
     if "name" in known:
         info = {"name": name, **info}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, data=name, info=info))
+    training = dataclasses.replace(config.training, init=Path(config.training.init).name)
+    data = dataclasses.replace(config.data, data=name, info=info)
+    return dataclasses.replace(config, data=data, training=training)
 
 
 def _shared_name(data: str) -> str:

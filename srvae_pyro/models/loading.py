@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srvae_pyro.config import DataConfig, RunConfig
+from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
@@ -26,6 +26,7 @@ __all__ = [
     "from_hub",
     "load",
     "load_pretrained",
+    "load_weights",
     "read_config",
     "read_weights",
     "save_pretrained",
@@ -259,7 +260,7 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
         raise UserError(f"{folder} has no {WEIGHTS} yet: training writes it at the end of an epoch")
     try:
         state = read_weights(path)
-        _compare(state, config)
+        _compare(state, config.model)
         model = make_model(config.model)
         model.run_config = config
         model.load_state_dict(state)
@@ -267,6 +268,22 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} does not hold the weights of its {CONFIG}: {reason}") from None
     return model.to(device).eval()
+
+
+def load_weights(model: ImageModel, run: str | Path) -> None:
+    """Give a model the weights of a run with the same networks, whatever its images' size.
+
+    Raises:
+        UserError: there is no such run, or its networks are others.
+    """
+    path = find_run(run) / WEIGHTS
+    try:
+        state = read_weights(path)
+        _compare(state, model.config)
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError, OSError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the weights of {run} do not suit: {reason}") from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -288,10 +305,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _compare(state: dict[str, Tensor], config: RunConfig) -> None:
+def _compare(state: dict[str, Tensor], config: ModelConfig) -> None:
     """Whether the tensors are those of the config's model, before memory is taken for it."""
     with torch.device("meta"):
-        wanted = make_model(config.model).state_dict()
+        wanted = make_model(config).state_dict()
     for kind, names in (("missing", set(wanted) - set(state)), ("extra", set(state) - set(wanted))):
         if names:
             some = ", ".join(sorted(names)[:3])

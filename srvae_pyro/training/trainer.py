@@ -107,6 +107,7 @@ class Trainer:
         self.quiet = quiet
         self.save_every = 60 * save_minutes
         self.stopped_by: int | None = None  # a signal
+        self.resumed = False
         self.unsaved = ""  # why the last checkpoint could not be written
         self.progress = Progress()
         torch.manual_seed(torch_seed(self.settings.seed, *b"weights"))
@@ -213,6 +214,7 @@ class Trainer:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} does not suit this run's settings: {reason}") from None
+        self.resumed = True
 
     def save(self) -> None:
         """Write ``last.ckpt``; what a full disk does not take is tried again after a minute.
@@ -301,7 +303,7 @@ class Trainer:
     def initialize(self) -> None:
         """Data-dependent initialisation on the first batch, of two pictures at least.
 
-        The first process's is what all start from.
+        Of what is not yet initialised. The first process's is what all start from.
         """
         count = max(self.settings.batch_size, 2)
         self.model.initialize(to_unit(self.batches.first(count).to(self.device)))
@@ -425,7 +427,7 @@ class Trainer:
         Raises:
             UserError: nothing can be written, or updates are not finite time and again.
         """
-        if not self.model.initialized:
+        if not self.resumed:
             self.begin()
         self.parallel = self.group.wrap(self.objective)
         log = MetricsLog(self.folder, self.progress.step) if self.group.main else None
