@@ -162,6 +162,7 @@ def make_config(arguments: TrainArguments) -> RunConfig:
     from srvae_pyro import __version__
     from srvae_pyro.config import DataConfig, RunConfig
 
+    at_least(arguments, seed=0, data_seed=0, limit=1, image_size=1)  # in the flags' own words
     chosen, kind = names_of(arguments)
     model, training = networks_and_training(arguments)
     if kind == "vae" and arguments.free_nats:

@@ -21,6 +21,7 @@ from srvae_pyro.data import load_data
 from srvae_pyro.data.stream import WINDOW, StreamedPictures, shuffled_in_windows
 from srvae_pyro.errors import UserError
 from srvae_pyro.runtime import process_memory
+from srvae_pyro.streams import stream
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
 
@@ -97,22 +98,22 @@ def test_an_epoch_of_shards_is_every_picture_once_in_an_order_of_its_own(
 
 def test_pictures_of_few_shards_are_mixed_at_a_time() -> None:
     starts = np.arange(0, 4000, 40)  # 100 shards
-    order = shuffled_in_windows(starts, 4000, seed=1)
+    order = shuffled_in_windows(starts, 4000, stream(1))
     assert sorted(order.tolist()) == list(range(4000))
     for first in range(0, 4000, 40 * WINDOW):
         part = order[first : first + 40 * WINDOW]
         assert len((part // 40).unique()) == len(part) / 40
         assert (part.diff() == 1).float().mean() < 0.1  # and well
-    assert not torch.equal(order, shuffled_in_windows(starts, 4000, seed=2))
+    assert not torch.equal(order, shuffled_in_windows(starts, 4000, stream(2)))
 
 
 def test_training_on_a_streamed_folder_is_training_on_it_in_memory(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures")
     states = []
-    for name, stream in (("memory", False), ("streamed", True)):
+    for name, streaming in (("memory", False), ("streamed", True)):
         run = str(tmp_path / "runs" / name)
         with tiny():
-            options = arguments(tmp_path, steps=9, stream=stream, run=run, workers=2)
+            options = arguments(tmp_path, steps=9, stream=streaming, run=run, workers=2)
             assert train.main(options) == 0
         states.append(load_checkpoint(Path(run) / "last.ckpt"))
     for key in ("model", "average", "optimizer", "ranks"):
@@ -239,7 +240,7 @@ def test_an_empty_shard_is_left_out(shards: str, tmp_path: Path) -> None:
         data = load_data(shards, Path())
     everything = [*reds(data.training_pictures(99)), *reds(data.val), *reds(data.test)]
     assert sorted(everything) == [*range(25), *range(75, 100)]
-    assert len(data.train.order(0)) == 40  # type: ignore[union-attr]
+    assert len(data.train.order(stream(0))) == 40  # type: ignore[union-attr]
 
 
 def test_bad_names_of_shards_are_users_errors(shards: str) -> None:
