@@ -70,11 +70,11 @@ def run_command(
     if isinstance(sys.stdout, io.TextIOWrapper):  # standard error never fails by itself
         sys.stdout.reconfigure(errors="replace")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    arguments = tyro.cli(
-        kind, prog=f"python -m srvae_pyro.{prog}", config=(tyro.conf.FlagCreatePairsOff,)
-    )
-    _expand_home(arguments)
     with steady_streams():
+        arguments = tyro.cli(
+            kind, prog=f"python -m srvae_pyro.{prog}", config=(tyro.conf.FlagCreatePairsOff,)
+        )
+        _expand_home(arguments)
         sys.exit(_run(lambda: main(arguments), prog, memory))
 
 
