@@ -101,7 +101,8 @@ class Bar(tqdm):
 
     def __init__(self, *, log_format: str = LOG_FORMAT, **options: Any) -> None:
         file = steady(options.pop("file", None) or sys.stderr)
-        if not file.isatty():
+        self.plain = not file.isatty()
+        if self.plain:
             file = _Log(file.stream)
             options |= {
                 "bar_format": log_format,
@@ -111,6 +112,10 @@ class Bar(tqdm):
                 "leave": False,
             }
         super().__init__(file=file, **options)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> bool | None:
+        """Show it at once; in a log when its minute has passed."""
+        return None if self.plain else super().refresh(*args, **kwargs)
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:

@@ -59,8 +59,8 @@ class TrainArguments:
     data_root: Path = Path("data")
     """where the named data sets are, or are downloaded to"""
     run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA", "--run-name")] = None
-    """name of the run under runs/, or a folder; under torchrun, which takes --run for its own, the
-    second form"""
+    """name of the run under runs/, or a folder; --run-name under torchrun, which takes --run for
+    its own"""
     resume: bool = False
     """go on from the run's last checkpoint, with its settings; its length can be changed, and then
     what is a share of it moves too: the learning rate's fall, KL_z's weight; --data says where its
@@ -224,6 +224,11 @@ def networks_and_training(arguments: TrainArguments) -> tuple[ModelConfig, Train
     if arguments.init is None:
         return dataclasses.replace(model, **wanted), training
     model = init_config(arguments).model
+    if arguments.channels != model.image_shape[0]:
+        raise UserError(
+            f"--init {arguments.init} is of --channels {model.image_shape[0]}, not "
+            f"{arguments.channels}: say --channels {model.image_shape[0]} too"
+        )
     for setting, value in wanted.items():
         own = getattr(model, setting)
         if own != value:

@@ -259,6 +259,7 @@ def test_a_bar_in_a_log_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(talk, "LINE_EVERY", 60.0)
     log = io.StringIO()
     with talk.Bar(total=4, file=log) as bar:
+        bar.set_postfix_str("validating")
         bar.update(4)
     assert log.getvalue() == ""
 

@@ -637,6 +637,7 @@ def test_a_run_can_start_from_anothers_weights(done: Done, tmp_path: Path) -> No
         ({"model": "vae"}, "--init .* is of --model srvae, not vae"),
         ({"prior": "standard"}, "is of --prior realnvp, not standard"),
         ({"set": ("model.components=3",)}, "leave out --set model"),
+        ({"channels": 1}, "say --channels 3 too"),
         ({"init": "nobody/../x"}, "no run called|neither"),
     ],
 )
