@@ -113,9 +113,9 @@ class Bar(tqdm):
             }
         super().__init__(file=file, **options)
 
-    def refresh(self, *args: Any, **kwargs: Any) -> bool | None:
-        """Show it at once; in a log when its minute has passed."""
-        return None if self.plain else super().refresh(*args, **kwargs)
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """Show the text, in a log when its minute has passed."""
+        super().set_postfix_str(s, refresh=refresh and not self.plain)
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
