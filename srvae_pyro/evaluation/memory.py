@@ -19,6 +19,7 @@ class _LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.live: dict[int, int] = {}
+        self.total = 0
         self.peak = 0
 
     def __torch_dispatch__(
@@ -31,9 +32,13 @@ class _LiveBytes(TorchDispatchMode):
                 key = storage._cdata
                 if key not in self.live:
                     self.live[key] = storage.nbytes()
-                    weakref.finalize(storage, self.live.pop, key, None)
-        self.peak = max(self.peak, sum(self.live.values()))
+                    self.total += self.live[key]
+                    weakref.finalize(storage, self._freed, key)
+        self.peak = max(self.peak, self.total)
         return out
+
+    def _freed(self, key: int) -> None:
+        self.total -= self.live.pop(key, 0)
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
