@@ -23,6 +23,8 @@ def check_place(path: Path) -> None:
     Raises:
         OSError: it could not.
     """
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)  # refuses names that are too long
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 
 from srvae_pyro.data import load_data
 from srvae_pyro.data.formats import EXTENSIONS
+from srvae_pyro.data.mending import CutOffError, mended
 from srvae_pyro.data.pictures import find_pictures, read_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.photographs import read_photograph, save_photograph
@@ -359,3 +360,20 @@ def test_lab_is_read(tmp_path: Path) -> None:
     assert image is not None
     levels = opened(file_of(image, "TIFF"), tmp_path)
     assert np.abs(levels.astype(int) - np.asarray(picture())).mean() < 5
+
+
+def test_a_progressive_jpeg_that_is_cut_between_its_scans_is_not_taken_for_whole() -> None:
+    coarse = Image.effect_noise((8, 8), 90).resize((64, 64), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    coarse.save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    whole = content.rindex(b"\xff\xda")
+    with pytest.raises(CutOffError):
+        for _ in mended(content[:whole], lambda part: _decoded(part)):
+            pass
+
+
+def _decoded(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return image

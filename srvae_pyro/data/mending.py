@@ -41,6 +41,8 @@ def mended(content: bytes, decode: Callable[[bytes], Image.Image]) -> Iterator[t
 
 def _mended_png(content: bytes) -> Iterator[tuple[bytes, str]]:
     chunks = list(_png_chunks(content))
+    if any(_has_pixels(k) and k not in (b"IDAT", b"IEND") and not ok for k, _, ok in chunks):
+        return  # a palette or a size that is damaged
     sound = [chunk for chunk in chunks if chunk[2] or _has_pixels(chunk[0])]
     yield _png((k, data) for k, data, _ in sound if k not in TEXT), WITHOUT_TEXT
     pixels = [(k, data) for k, data, _ in sound if _has_pixels(k)]
@@ -117,10 +119,33 @@ def _mended_jpeg(
             raise
         except Exception:
             continue
-        # Were there pixels to come, then the filler would have been taken for them.
-        if pixels.tobytes() != other.tobytes():
+        # Were there pixels to come, then the filler would have been taken for them; but between
+        # the scans of a progressive picture it is passed over.
+        if not _has_all_scans(bare) or pixels.tobytes() != other.tobytes():
             raise CutOffError
         yield start + END, note
+
+
+def _has_all_scans(content: bytes) -> bool:
+    """Whether the scans that a JPEG has begun bring every coefficient of every colour in full."""
+    missing: dict[int, set[int]] = {}
+    place = 2
+    while place >= 0 and place + 10 <= len(content):
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        body = content[place + 4 : place + 2 + length]
+        if marker in (0xC0, 0xC1, 0xC2) and len(body) >= 6 + 3 * body[5]:
+            missing = {body[6 + 3 * i]: set(range(64)) for i in range(body[5])}
+        place += 2 + length
+        if marker == 0xDA:
+            if not body or len(body) < 4 + 2 * body[0]:
+                return False
+            first, last, precision = body[1 + 2 * body[0] : 4 + 2 * body[0]]
+            if not precision & 15:  # else bits are still to come
+                for i in range(body[0]):
+                    missing.get(body[1 + 2 * i], set()).difference_update(range(first, last + 1))
+            following = (content.find(bytes([0xFF, kind]), place) for kind in (0xDA, 0xC4))
+            place = min((found for found in following if found >= 0), default=-1)
+    return bool(missing) and not any(missing.values())
 
 
 def _jpeg_without_metadata(content: bytes) -> bytes:
