@@ -121,6 +121,10 @@ class ModelConfig(Settings):
     posterior_scale: float = 0.0  # of the posteriors' means; 0: head_scale
     posterior_log_variance: float = 0.0  # the posteriors' mean log-variance
 
+    def multiple(self, stages: int) -> int:
+        """What the sides of an image are multiples of that is halved so often towards u."""
+        return 2**stages * (2 if self.prior == "realnvp" else 1)
+
 
 @dataclass(frozen=True)
 class DataConfig(Settings):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_place", "set_aside", "write_json", "write_text", "write_whole"]
+__all__ = ["check_place", "holding", "set_aside", "write_json", "write_text", "write_whole"]
 
 
 def check_place(path: Path) -> None:
@@ -66,14 +66,19 @@ def _partial(path: Path) -> Iterator[Path]:
     # suffix.
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     suffix = path.suffix if len(path.suffix) < 16 else ""
-    with _alone(path.parent) as alone:
+    with holding(path.parent) as alone:
         own = "" if alone else f"-{secrets.token_hex(4)}"
         yield path.with_name(f".{name}{own}.partial{suffix}")
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Whether nobody else is within this for the folder. Ends with the process in any case."""
+def holding(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether nobody else is within this for the folder. Ends with the process in any case.
+
+    Args:
+        folder: the folder, which is there.
+        wait: until nobody is, where the system can tell.
+    """
     try:
         import fcntl
 
@@ -84,7 +89,7 @@ def _alone(folder: Path) -> Iterator[bool]:
     try:
         alone = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # taken, or on a file system that locks no folders
             alone = False
         try:

@@ -137,6 +137,8 @@ class TrainArguments:
     """any other settings, named as in config.json: model.p_x.growth=24 training.anneal=0.5"""
 
 
+IN_USE = "another process trains there; wait for it, stop it, or choose another name with --run"
+
 # Settings that make a run what it is: not to be changed by --resume.
 _IDENTITY = [
     *("preset", "model", "init", "transform", "prior", "guide_z_sees_y"),
@@ -162,9 +164,9 @@ def make_config(arguments: TrainArguments) -> RunConfig:
     from srvae_pyro import __version__
     from srvae_pyro.config import DataConfig, RunConfig
 
-    at_least(arguments, seed=0, data_seed=0, limit=1, image_size=1)  # in the flags' own words
-    chosen, kind = names_of(arguments)
-    model, training = networks_and_training(arguments)
+    init = init_config(arguments)
+    chosen, kind = names_of(arguments, init)
+    model, training = networks_and_training(arguments, init)
     if kind == "vae" and arguments.free_nats:
         raise UserError("--free-nats is the srVAE's: the VAE's KL_z has no closed form")
     if kind == "vae" and (arguments.transform or arguments.guide_z_sees_y):
@@ -190,40 +192,42 @@ def make_config(arguments: TrainArguments) -> RunConfig:
         training = dataclasses.replace(training, **{name: value})
     config = RunConfig(chosen, model, data, training, __version__)
     changed = with_settings(config, arguments.set)
-    if arguments.init is not None and changed.model != config.model:
+    if init is not None and changed.model != config.model:
         raise UserError("--init brings its run's networks: leave out --set model...")
     return changed
 
 
-def names_of(arguments: TrainArguments) -> tuple[Preset, Literal["srvae", "vae"]]:
-    """The preset and the kind of model, given or those of the run that ``--init`` names."""
+def names_of(
+    arguments: TrainArguments, init: RunConfig | None
+) -> tuple[Preset, Literal["srvae", "vae"]]:
+    """The preset and the kind of model, given or those of the run to start from."""
     from srvae_pyro.presets import PRESETS
 
     name, kind = arguments.preset, arguments.model
-    if arguments.init is not None:
-        init = init_config(arguments)
+    if init is not None:
         known = init.preset in PRESETS
         name = name or (cast("Preset", init.preset) if known else None)
         kind = kind or init.model.model
     return name or "paper", kind or "srvae"
 
 
-def networks_and_training(arguments: TrainArguments) -> tuple[ModelConfig, TrainingConfig]:
+def networks_and_training(
+    arguments: TrainArguments, init: RunConfig | None
+) -> tuple[ModelConfig, TrainingConfig]:
     """The networks and how to train them, before what the flags say of the latter.
 
     Raises:
-        UserError: the flags ask for other networks than those of the run that ``--init`` names.
+        UserError: the flags ask for other networks than those of the run to start from.
     """
     from srvae_pyro.presets import preset
 
-    name, kind = names_of(arguments)
-    model, training = preset(name, kind)
+    model, training = preset(*names_of(arguments, init))
     wanted = {n: getattr(arguments, n) for n in ("model", "transform", "prior")}
     wanted["guide_z_sees_y"] = arguments.guide_z_sees_y or None
     wanted = {key: value for key, value in wanted.items() if value is not None}
-    if arguments.init is None:
+    if init is None:
         return dataclasses.replace(model, **wanted), training
-    model = init_config(arguments).model
+    model = init.model
     if arguments.channels != model.image_shape[0]:
         raise UserError(
             f"--init {arguments.init} is of --channels {model.image_shape[0]}, not "
@@ -236,15 +240,14 @@ def networks_and_training(arguments: TrainArguments) -> tuple[ModelConfig, Train
                 f"--init {arguments.init} is of --{setting.replace('_', '-')} {own}, not {value}: "
                 "leave out one of the two"
             )
-    return model, dataclasses.replace(training, init=arguments.init)
+    return model, dataclasses.replace(training, init=arguments.init or "")
 
 
-def init_config(arguments: TrainArguments) -> RunConfig:
-    """The settings of the run that ``--init`` names."""
+def init_config(arguments: TrainArguments) -> RunConfig | None:
+    """The settings of the run that ``--init`` names; None if it names none."""
     from srvae_pyro.models.loading import find_run, read_config
 
-    assert arguments.init is not None
-    return read_config(find_run(arguments.init))
+    return None if arguments.init is None else read_config(find_run(arguments.init))
 
 
 def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
@@ -329,9 +332,12 @@ def folder_of(arguments: TrainArguments) -> Path:
     """Where the run is or will be."""
     from srvae_pyro.models.loading import RUNS
 
-    data = re.sub(r"\{.*|\.tar$", "", Path(data_name(arguments.data)).name).rstrip("-_.") or "data"
-    preset, kind = names_of(arguments)
-    name = arguments.run or f"{kind}-{preset}-{data}"
+    name = arguments.run
+    if name is None:
+        data = Path(data_name(arguments.data)).name
+        data = re.sub(r"\{.*|\.tar$", "", data).rstrip("-_.") or "data"
+        preset, kind = names_of(arguments, init_config(arguments))
+        name = f"{kind}-{preset}-{data}"
     path = Path(name)
     return path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
 
@@ -422,6 +428,7 @@ def main(arguments: TrainArguments) -> int:
     from srvae_pyro.parallel import process_group
 
     at_least(arguments, seed=0, threads=1, accumulate=1, workers=0)
+    at_least(arguments, data_seed=0, limit=1, image_size=1)
     if not arguments.save_minutes > 0:
         raise UserError(f"--save-minutes must be above 0, not {arguments.save_minutes}")
     with process_group(arguments.device) as group:
@@ -433,8 +440,8 @@ def train_in(group: Group, arguments: TrainArguments) -> int:
     import pyro
     import torch
 
+    from srvae_pyro.lock import locked
     from srvae_pyro.runtime import tune_allocator
-    from srvae_pyro.training.lock import locked
 
     if group.restarts and can_resume(folder_of(arguments)):
         arguments = dataclasses.replace(arguments, resume=True)  # torchrun restarted a run
@@ -450,7 +457,7 @@ def train_in(group: Group, arguments: TrainArguments) -> int:
         pictures = load_pictures(config, arguments)
     config = with_pictures(config, pictures, folder, arguments.resume)
     trainer = make_trainer(arguments, config, pictures, folder, group)
-    with locked(folder) if group.main else nullcontext():
+    with locked(folder, IN_USE) if group.main else nullcontext():
         return train(trainer, arguments)
 
 
@@ -553,7 +560,6 @@ def train(trainer: Trainer, arguments: TrainArguments) -> int:
 # Flags that a run's settings have, so that a resumed one does not need them.
 _RECORDED = {
     *_IDENTITY,
-    "guide_z_sees_y",
     "set",
     "epochs",
     "steps",

@@ -28,11 +28,11 @@ from srvae_pyro.config import RunConfig
 from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
+from srvae_pyro.lock import locked
 from srvae_pyro.models.loading import CONFIG, WEIGHTS, load, read_weights, save_weights
-from srvae_pyro.train import TrainArguments
+from srvae_pyro.train import IN_USE, TrainArguments
 from srvae_pyro.training import trainer as trainer_module
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
-from srvae_pyro.training.lock import locked
 from srvae_pyro.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -281,7 +281,7 @@ def test_the_systems_refusal_is_one_line(
 
 
 def hold(folder: Path, pipe: Any) -> None:
-    with locked(folder):
+    with locked(folder, IN_USE):
         pipe.send("locked")
         time.sleep(60)
 
@@ -291,13 +291,13 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> 
     process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, theirs))
     process.start()
     assert ours.recv() == "locked"
-    with pytest.raises(UserError, match="another process trains there"), locked(tmp_path):
+    with pytest.raises(UserError, match="another process trains there"), locked(tmp_path, IN_USE):
         pass
     process.kill()
     process.join()
-    with locked(tmp_path):
+    with locked(tmp_path, IN_USE):
         pass
-    with locked(tmp_path):  # and a living one lets go of it
+    with locked(tmp_path, IN_USE):  # and a living one lets go of it
         pass
 
 

@@ -10,11 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json
+from srvae_pyro.lock import locked
 
 __all__ = ["DrawnPictures", "runs_of"]
 
@@ -62,19 +61,9 @@ class DrawnPictures:
         Raises:
             UserError: another process draws there, or there is what this command did not write.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{self.folder} is in use: another process draws there; wait for it, or give "
-                "another --out"
-            ) from None
-        try:
+        refusal = "another process draws there; wait for it, or give another --out"
+        with locked(self.folder, refusal):
             yield self._make_room()
-        finally:
-            lock.release()
 
     def _make_room(self) -> int:
         """Move out what is not asked for, and back what is; how many went out."""

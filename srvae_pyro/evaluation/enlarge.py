@@ -91,7 +91,7 @@ def passes_for(model: SRVAE, factor: int) -> int:
 
 def lower_multiple(model: SRVAE) -> int:
     """What y's height and width must be multiples of, as ``SRVAE.check_lower`` has it."""
-    return 2**model.lower_stages * (2 if model.config.prior == "realnvp" else 1)
+    return model.config.multiple(model.lower_stages)
 
 
 @torch.no_grad()

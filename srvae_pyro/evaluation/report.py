@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srvae_pyro.files import set_aside, write_json
+from srvae_pyro.files import holding, set_aside, write_json
 
 __all__ = ["EVALUATION", "PUBLISHED", "Row", "record", "record_measures", "table"]
 
@@ -81,7 +79,8 @@ def table(rows: list[Row]) -> str:
 
 def record(folder: Path, key: str, result: dict[str, Any]) -> Path:
     """Put a result under ``key`` into the folder's ``evaluation.json``, beside the others there."""
-    with _alone(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with holding(folder, wait=True):  # two evaluations may end at the same time
         write_json(folder / EVALUATION, {**_known(folder / EVALUATION), key: result})
     return folder / EVALUATION
 
@@ -123,7 +122,8 @@ def record_measures(
         now = all(entry.get(name, settings[name]) == settings[name] for name in ("weights", "data"))
         return now, _number_in(entry, "images"), _number_in(entry.get("likelihood"), "samples")
 
-    with _alone(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with holding(folder, wait=True):  # two evaluations may end at the same time
         known = _known(folder / EVALUATION)
         _put(known, key, same=same_settings, update=with_measures, rank=rank)
         write_json(folder / EVALUATION, known)
@@ -187,21 +187,3 @@ def _known(path: Path) -> dict[str, Any]:
         warnings.warn(f"{path} is damaged: it is kept as {aside.name}", stacklevel=1)
         return {}
     return known
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While no other process writes there: two evaluations may end at the same time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows has no locks of folders
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems have none
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -51,7 +51,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
     transform = make_transform(config.transform)
-    multiple = 2**config.stages * (2 if config.prior == "realnvp" else 1)
+    multiple = config.multiple(config.stages)
     if height % multiple or width % multiple or min(height, width) < multiple:
         below = max(min(height, width) // multiple, 1) * multiple
         raise UserError(

@@ -54,7 +54,7 @@ class Operations(nn.Module):
             UserError: their shape, type or values do not suit; says what would.
         """
         config = self.config
-        multiple = 2**config.stages * (2 if config.prior == "realnvp" else 1)
+        multiple = config.multiple(config.stages)
         channels, *size = config.image_shape
         check_images(x, name, channels, multiple, size if config.prior == "mixture" else None)
 
@@ -92,8 +92,7 @@ class Operations(nn.Module):
             number = min(batch_size, count - start)
             # One image a sample: Predictive's trial runs then cost one image each.
             predictive = Predictive(self.model, num_samples=number, parallel=True)
-            images = range(first + start, first + start + number)
-            noise = None if seed is None else ImageNoise(seed, images, dim=-5, tried=True)
+            noise = image_noise(seed, first + start, number, dim=-5, tried=True)
             with Decode(decode, temperature, image_temperature, noise):
                 chunks.append(predictive())
         return joined([{k: v.squeeze(1) for k, v in chunk.items()} for chunk in chunks], dim=0)
@@ -372,9 +371,9 @@ def _sites(model: Any) -> tuple[str, ...]:
     return own if lower is None else own + _sites(lower)
 
 
-def image_noise(seed: int | None, first: int, count: int) -> Noise | None:
+def image_noise(seed: int | None, first: int, count: int, **options: Any) -> Noise | None:
     """The noise of images ``first`` and on of a seed; without a seed, PyTorch's generator."""
-    return None if seed is None else ImageNoise(seed, range(first, first + count))
+    return None if seed is None else ImageNoise(seed, range(first, first + count), **options)
 
 
 def joined(chunks: list[dict[str, Tensor]], dim: int) -> dict[str, Tensor]:

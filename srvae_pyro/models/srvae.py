@@ -304,6 +304,6 @@ class SRVAE(ImageModel):
         Raises:
             UserError: its shape or values do not suit; says what would.
         """
-        multiple = 2**self.lower_stages * (2 if self.config.prior == "realnvp" else 1)
+        multiple = self.config.multiple(self.lower_stages)
         own = sizes_of(self.config).lower[1:] if self.config.prior == "mixture" else None
         check_images(y, "y", self.lower_channels, multiple, own)

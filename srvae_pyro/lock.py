@@ -1,4 +1,4 @@
-"""One process a run."""
+"""One process a folder."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the run's ``folder`` and let no other process train in it meanwhile.
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Make ``folder`` and let no other process work in it meanwhile.
 
     The operating system holds the lock (``.lock``) for the process, so one that dies frees it.
 
+    Args:
+        folder: the folder.
+        refusal: what to say after "it is in use: " where another process is there.
+
     Raises:
-        UserError: another process trains in it.
+        UserError: another process is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            f"{folder} is in use: another process trains there; wait for it, stop it, or choose "
-            "another name with --run"
-        ) from None
+        raise UserError(f"{folder} is in use: {refusal}") from None
     try:
         yield
     finally:
