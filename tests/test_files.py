@@ -3,7 +3,9 @@
 import threading
 from pathlib import Path
 
-from srvae_pyro.files import write_whole
+import pytest
+
+from srvae_pyro.files import check_place, write_whole
 
 
 def test_a_name_as_long_as_can_be_is_written(tmp_path: Path) -> None:
@@ -52,3 +54,10 @@ def test_what_a_killed_writer_left_is_written_over(tmp_path: Path) -> None:
     for _ in range(2):
         write_whole(tmp_path / "a.bin", write)
     assert partials[0] == partials[1]
+
+
+def test_a_name_that_is_too_long_is_found_out_before_the_work(tmp_path: Path) -> None:
+    check_place(tmp_path / "further" / "file.json")
+    with pytest.raises(OSError, match="File name too long"):
+        check_place(tmp_path / ("a" * 300 + ".json"))
+    assert not list(tmp_path.iterdir())

@@ -369,7 +369,7 @@ def test_a_progressive_jpeg_that_is_cut_between_its_scans_is_not_taken_for_whole
     content = file.getvalue()
     whole = content.rindex(b"\xff\xda")
     with pytest.raises(CutOffError):
-        for _ in mended(content[:whole], lambda part: _decoded(part)):
+        for _ in mended(content[:whole], _decoded):
             pass
 
 
@@ -377,3 +377,12 @@ def _decoded(content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content))
     image.load()
     return image
+
+
+def test_a_png_whose_palette_is_damaged_is_not_made_sound() -> None:
+    image = Image.effect_noise((16, 16), 90).convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[content.index(b"PLTE") + 5] ^= 0x40
+    assert not list(mended(bytes(content), _decoded))
