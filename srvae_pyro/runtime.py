@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import pyro
 import torch
 
 from srvae_pyro.errors import UserError
@@ -22,6 +23,7 @@ __all__ = [
     "choose_precision",
     "exact_float32",
     "process_memory",
+    "start",
     "tune_allocator",
     "wake_vector_math",
 ]
@@ -69,6 +71,32 @@ def choose_precision(
             stacklevel=2,
         )
     return name
+
+
+def start(
+    device: torch.device,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    *,
+    threads: int | None = None,
+    keep_allocator: bool = False,
+) -> Literal["fp32", "bf16"]:
+    """Set up the process of a command: allocator, threads, no checks of values within Pyro.
+
+    Args:
+        device: where it computes.
+        precision: as the user gave it; see :func:`choose_precision`.
+        threads: CPU threads; PyTorch's choice without.
+        keep_allocator: leave glibc's allocator as it is.
+
+    Returns:
+        The precision to compute in.
+    """
+    if device.type == "cpu" and not keep_allocator:
+        tune_allocator()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    pyro.enable_validation(False)  # it would cost time at every site; the tests have it on
+    return choose_precision(precision, device)
 
 
 @contextmanager
