@@ -300,7 +300,7 @@ def _length(arguments: TrainArguments) -> dict[str, Any]:
 
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
     """The settings of the run to go on with, its length changed if so asked."""
-    from srvae_pyro.evaluation.run_data import can_have_moved
+    from srvae_pyro.data.run_data import can_have_moved
     from srvae_pyro.models.loading import read_config
 
     config = read_config(folder)
@@ -375,8 +375,8 @@ def can_resume(folder: Path) -> bool:
 def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
     """The pictures that a run trains on."""
     from srvae_pyro.data import load_data
+    from srvae_pyro.data.run_data import has_earlier_layout, refuse_missing
     from srvae_pyro.data.stream import StreamedPictures
-    from srvae_pyro.evaluation.run_data import has_earlier_layout, refuse_missing
 
     data = config.data
     if arguments.resume:
@@ -584,9 +584,9 @@ def resume_command(arguments: TrainArguments) -> str:
 
 def report(trainer: Trainer) -> int:
     """Score the best weights on test pictures, write ``evaluation.json``, say what came out."""
-    from srvae_pyro.evaluation.baselines import histogram_nats
-    from srvae_pyro.evaluation.report import record
-    from srvae_pyro.evaluation.terms import bits_per_dim
+    from srvae_pyro.evaluation.histogram import histogram_nats
+    from srvae_pyro.evaluation.means import bits_per_dim
+    from srvae_pyro.evaluation.record import record
     from srvae_pyro.models.loading import load
 
     shape, images = trainer.data.shape, trainer.test_images()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from srvae_pyro.evaluation.run_data import load_for
+from srvae_pyro.evaluation.terms import Units, evaluate_elbo, spread, spread_numbers
 from torch import Tensor
 from torchvision.utils import save_image
 
@@ -22,8 +24,6 @@ from srvae_pyro.evaluate import EvaluateArguments, main, print_results
 from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
 from srvae_pyro.evaluation.report import record
-from srvae_pyro.evaluation.run_data import load_for
-from srvae_pyro.evaluation.terms import Units, evaluate_elbo, spread, spread_numbers
 from srvae_pyro.files import write_json
 from srvae_pyro.models import make_model
 from srvae_pyro.models.decoding import Decode

@@ -10,12 +10,12 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from srvae_pyro.evaluation.drawn import runs_of
 from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.drawn import runs_of
 from srvae_pyro.generate import GenerateArguments, main
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.models.loading import save_pretrained

@@ -9,6 +9,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from srvae_pyro.evaluation.measure import evaluate_likelihood
+from srvae_pyro.evaluation.terms import standard_error
 from torch import Tensor, nn
 
 from srvae_pyro import SRVAE, VAE, ModelConfig, UserError
@@ -18,9 +20,7 @@ from srvae_pyro.evaluation.likelihood import (
     estimate_log_likelihood,
     evaluations_at_once,
 )
-from srvae_pyro.evaluation.measure import evaluate_likelihood
 from srvae_pyro.evaluation.memory import peak_bytes
-from srvae_pyro.evaluation.terms import standard_error
 from srvae_pyro.evaluation.weights import effective_pairs, effective_samples, log_mean, pareto_k
 from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel

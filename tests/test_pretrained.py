@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
+from srvae_pyro.evaluation.terms import evaluate_elbo
 
 from srvae_pyro import SRVAE, load, upscale
 from srvae_pyro.data.photos import load_photos
-from srvae_pyro.evaluation.terms import evaluate_elbo
 from srvae_pyro.upscale import UpscaleArguments
 
 FOLDER = Path(__file__).parent.parent / "runs" / "pretrained"

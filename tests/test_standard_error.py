@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from srvae_pyro.evaluation.terms import standard_error
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from srvae_pyro.evaluation.enlarge import Spread, answers, psnr, shrunk
 from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import to_levels, to_unit
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.enlarge import Spread, answers, psnr, shrunk
 from srvae_pyro.evaluation.super_resolution import interpolated, measure, ssim, table
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 

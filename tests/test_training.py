@@ -16,13 +16,13 @@ import pyro
 import pytest
 import torch
 from safetensors.torch import load_file
+from srvae_pyro.evaluation.pictures import progress_pictures
+from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
 from torch import Tensor
 
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.pictures import progress_pictures
-from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.loading import validation_nats
 from srvae_pyro.parallel import Group

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits, augment, to_unit
+from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.drawing.grids import save_picture
+from srvae_pyro.drawing.progress import progress_pictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.elbo import TermsELBO
-from srvae_pyro.evaluation.pictures import progress_pictures, save_picture
-from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, evaluate_elbo, spread
+from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
+from srvae_pyro.evaluation.means import RunningMean, bits_per_dim
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.models.loading import WEIGHTS, save_weights, validation_nats
 from srvae_pyro.parallel import Group
@@ -457,7 +460,7 @@ class Trainer:
         """The first weights, how good they are, and the first checkpoint."""
         if self.group.main:
             self.initialize()
-            images = spread(self.data.test, min(len(self.test_images()), UNTRAINED_IMAGES))
+            images = evenly_spaced(self.data.test, min(len(self.test_images()), UNTRAINED_IMAGES))
             untrained = self.evaluate(self.average.module, images)
             self.progress.untrained = untrained["bits_per_dim"]
         torch.manual_seed(self.seed_of("noise"))  # each process's own
@@ -537,14 +540,14 @@ class Trainer:
 
     def test_images(self) -> Tensor:
         """The test pictures that a run is reported on, as many as validate it."""
-        return spread(self.data.test, self.settings.validation_images)
+        return evenly_spaced(self.data.test, self.settings.validation_images)
 
     def cut_from(self, split: str) -> dict[str, Any]:
         """The ``photographs`` that the pictures which a run is scored on are cut from, if any."""
         if split not in self.data.photographs:
             return {}
         numbers = self.data.photographs[split]
-        return {"photographs": spread(numbers, self.settings.validation_images)}
+        return {"photographs": evenly_spaced(numbers, self.settings.validation_images)}
 
     def evaluate(
         self,
@@ -554,7 +557,9 @@ class Trainer:
         photographs: Tensor | None = None,
     ) -> dict[str, Any]:
         """The ELBO's terms of ``model`` on uint8 images, mean nats an image, and bits/dim."""
-        return evaluate_elbo(model, images, self.device, group=group, photographs=photographs)
+        group = group or Group()
+        result = evaluate_elbo(model, images, self.device, group=group, photographs=photographs)
+        return result.to_json()
 
     def finish_epoch(self, log: MetricsLog | None, bar: Bar) -> None:
         """Validate, draw pictures, and save the last and perhaps the best weights."""
@@ -568,7 +573,7 @@ class Trainer:
         """
         progress = self.progress
         bar.set_postfix_str("validating")
-        images = spread(self.data.val, self.settings.validation_images)
+        images = evenly_spaced(self.data.val, self.settings.validation_images)
         self.group.follow(self.average.module)
         shared = self.group if len(images) >= self.group.size else None
         photographs = self.cut_from("val")
@@ -589,7 +594,9 @@ class Trainer:
         self._shown_at = time.monotonic()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(torch_seed(self.settings.seed, *b"pictures"))
-            pictures = progress_pictures(self.average.module, to_unit(spread(self.data.val, 16)))
+            pictures = progress_pictures(
+                self.average.module, to_unit(evenly_spaced(self.data.val, 16))
+            )
         step = self.progress.step
         for name, picture in pictures.items():
             path = self.folder / "figures" / f"{name}-{step:07d}.png"

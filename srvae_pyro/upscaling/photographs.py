@@ -1,4 +1,4 @@
-"""Photographs of any kind as levels and transparency, and answers written beside each other."""
+"""Read photographs of any kind as levels and transparency, and write their enlargements."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from srvae_pyro.data.colours import as_rgb
 from srvae_pyro.data.opening import Opened, UnreadableError, open_picture
 from srvae_pyro.data.pictures import eight_bits
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.metadata import dpi_of, exif_of, xmp_of
 from srvae_pyro.files import write_whole
+from srvae_pyro.upscaling.metadata import dpi_of, exif_of, xmp_of
 
 __all__ = ["Photograph", "names_for", "read_photograph", "save_gif", "save_photograph", "shown"]
 
