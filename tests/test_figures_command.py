@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from srvae_pyro.evaluation.labelled import LabelledRow, labelled_rows
 from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import load_data
+from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
 from srvae_pyro.figures import FiguresArguments, main
 from srvae_pyro.files import write_json

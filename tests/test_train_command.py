@@ -19,7 +19,6 @@ import pytest
 import torch
 import tyro
 from PIL import Image
-from srvae_pyro.evaluation.baselines import histogram_nats
 
 import srvae_pyro
 from srvae_pyro import generate, train
@@ -28,6 +27,7 @@ from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
 from srvae_pyro.data import load_data, to_unit
 from srvae_pyro.data.grid import to_levels
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.histogram import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.loading import read_config

@@ -16,13 +16,14 @@ import pyro
 import pytest
 import torch
 from safetensors.torch import load_file
-from srvae_pyro.evaluation.pictures import progress_pictures
-from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
 from torch import Tensor
 
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
 from srvae_pyro.data import DataSplits
+from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.drawing.progress import progress_pictures
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.means import RunningMean, bits_per_dim
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.loading import validation_nats
 from srvae_pyro.parallel import Group
@@ -388,9 +389,11 @@ def test_bits_per_dim_of_a_uniform_image_are_8() -> None:
 
 def test_pictures_to_validate_on_are_spread_evenly() -> None:
     images = torch.arange(10)
-    assert spread(images, 4).tolist() == [0, 3, 6, 9]
-    assert spread(images, 10).tolist() == spread(images, 99).tolist() == list(range(10))
-    assert spread(images, None) is images
+    assert evenly_spaced(images, 4).tolist() == [0, 3, 6, 9]
+    assert (
+        evenly_spaced(images, 10).tolist() == evenly_spaced(images, 99).tolist() == list(range(10))
+    )
+    assert evenly_spaced(images, None) is images
 
 
 # Learning and validation
