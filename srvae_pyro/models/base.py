@@ -26,9 +26,9 @@ _PROGRAMS = itertools.count()  # numbers for the names under which programs regi
 __all__ = ["ImageModel", "Sizes", "current_names", "images_plate", "make_prior", "sizes_of"]
 
 
-def images_plate(x: Tensor | None, count: int) -> Any:
-    """The plate of the images: independent, the rightmost batch dimension."""
-    return pyro.plate("images", count if x is None else x.shape[0], dim=-1)
+def images_plate(x: Tensor | None = None, count: int = 1) -> Any:
+    """The plate of the images (..., B, C, H, W), or of ``count``: the rightmost batch dimension."""
+    return pyro.plate("images", count if x is None else x.shape[-4], dim=-1)
 
 
 @dataclass(frozen=True)
