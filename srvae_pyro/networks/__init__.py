@@ -6,13 +6,17 @@ from srvae_pyro.networks.convolution import (
     WeightNormalized,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
+    aim_heads,
     initializing,
 )
+from srvae_pyro.networks.coupling import ChannelGain, CouplingNetwork
 from srvae_pyro.networks.dense import ChannelAttention, DenseBlock, DenseStep
 from srvae_pyro.networks.options import checkpoint_blocks, compile_networks
 
 __all__ = [
     "ChannelAttention",
+    "ChannelGain",
+    "CouplingNetwork",
     "Decoder",
     "DenseBlock",
     "DenseStep",
@@ -21,6 +25,7 @@ __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormalized",
+    "aim_heads",
     "cached_weights",
     "checkpoint_blocks",
     "compile_networks",
