@@ -128,6 +128,19 @@ def test_initialization_of_every_layer_of_a_network(name: str) -> None:
         torch.testing.assert_close(std, torch.full_like(std, expected), atol=0, rtol=1e-6)
 
 
+def test_last_layer_that_is_no_head_is_initialized_as_the_hidden_layers_are() -> None:
+    network = PlainNetwork(3, 6, 4, 2, 1, head=False)
+    aim_heads(network, 5.0, 7.0)
+    x = torch.rand(8, 3, 8, 8)
+    with initializing(network, 0.3):
+        network(x)
+    std, mean = torch.std_mean(network(x), dim=(0, 2, 3))
+    torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
+    torch.testing.assert_close(std, torch.full_like(std, 0.3), atol=0, rtol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(x).dtype == torch.bfloat16
+
+
 def test_initialization_of_a_constant_channel_is_finite_and_centred() -> None:
     layer = WeightNormConv2d(3, 5, 1)
     layer.init_mean = 0.5

@@ -1,4 +1,4 @@
-"""Neural networks: weight-normalised convolutions, dense blocks, encoders and decoders."""
+"""Neural networks: weight-normalised convolutions, dense blocks, encoders, decoders, couplings."""
 
 from srvae_pyro.networks.caching import cached_weights
 from srvae_pyro.networks.coders import Decoder, Encoder, PlainNetwork
