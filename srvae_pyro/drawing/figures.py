@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_whole
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.models.loading import find_run, from_hub, load, read_config
+from srvae_pyro.models.operations import Sampling
 from srvae_pyro.runtime import choose_device, start
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ INTERPOLATIONS = 4
 INTERPOLATION_STEPS = 8
 
 Figures = dict[str, list[LabelledRow]]  # by file name
-Options = dict[str, Any]  # of the model's operations: decode, temperature, seed
 
 
 def draw_figures(arguments: FiguresArguments) -> int:
@@ -48,7 +48,7 @@ def draw_figures(arguments: FiguresArguments) -> int:
             raise UserError(f"{other} and {folder} are for pictures of different sizes")
         models[other.name if other.name != folder.name else str(other)] = load(other, device)
     x = _test_images(configs, arguments).to(device)
-    options: Options = {
+    options: Sampling = {
         "decode": arguments.decode,
         "temperature": arguments.temperature,
         "seed": arguments.seed,
@@ -88,7 +88,7 @@ def _test_images(configs: dict[Path, RunConfig], arguments: FiguresArguments) ->
     return x
 
 
-def figures_of(model: ImageModel, x: Tensor, samples: int, options: Options) -> Figures:
+def figures_of(model: ImageModel, x: Tensor, samples: int, options: Sampling) -> Figures:
     """The figures of one model.
 
     Args:
@@ -115,7 +115,7 @@ def figures_of(model: ImageModel, x: Tensor, samples: int, options: Options) -> 
     return figures
 
 
-def sample_rows(model: ImageModel, count: int, options: Options) -> list[LabelledRow]:
+def sample_rows(model: ImageModel, count: int, options: Sampling) -> list[LabelledRow]:
     """New images in rows of ``count``, each row of x's after its row of y's."""
     sites = model.generate(SAMPLE_ROWS * count, **options)
     rows = []
@@ -127,7 +127,7 @@ def sample_rows(model: ImageModel, count: int, options: Options) -> list[Labelle
     return rows
 
 
-def interpolation_rows(model: ImageModel, x: Tensor, options: Options) -> list[LabelledRow]:
+def interpolation_rows(model: ImageModel, x: Tensor, options: Sampling) -> list[LabelledRow]:
     """From x[0] to x[1], from x[2] to x[3] and so on: a row, or two with y, for each of four."""
     a, b = x[0 : 2 * INTERPOLATIONS : 2], x[1 : 2 * INTERPOLATIONS : 2]
     sites = model.interpolate(a, b, INTERPOLATION_STEPS, **options)
@@ -135,7 +135,7 @@ def interpolation_rows(model: ImageModel, x: Tensor, options: Options) -> list[L
     for pair in range(len(a)):
         ends = (a[pair : pair + 1], b[pair : pair + 1])
         if isinstance(model, SRVAE):
-            y = [model.guide.transform(end) for end in ends]
+            y = [model.guide.d(end) for end in ends]
             path = torch.cat([y[0], sites["y"][:, pair], y[1]])
             rows.append(LabelledRow("y", path, gap=pair > 0))
         path = torch.cat([ends[0], sites["x"][:, pair], ends[1]])
@@ -144,10 +144,10 @@ def interpolation_rows(model: ImageModel, x: Tensor, options: Options) -> list[L
 
 
 def super_resolution_rows(
-    model: SRVAE, x: Tensor, samples: int, options: Options
+    model: SRVAE, x: Tensor, samples: int, options: Sampling
 ) -> list[LabelledRow]:
     """Answers to y = d(x): some samples, where they differ, and the likeliest."""
-    y = model.guide.transform(x)
+    y = model.guide.d(x)
     count = max(samples, DEVIATION_OF)
     answers = model.super_resolve(y, count, **options)["x"]
     deviation = answers.std(dim=0, correction=1).square().mean(dim=1, keepdim=True).sqrt()
@@ -161,25 +161,25 @@ def super_resolution_rows(
     ]
 
 
-def generative_rows(model: SRVAE, x: Tensor, options: Options) -> list[LabelledRow]:
+def generative_rows(model: SRVAE, x: Tensor, options: Sampling) -> list[LabelledRow]:
     """x by way of u alone, beside its reconstruction from y and z."""
     generated = model.generative_reconstruct(x, **options)
     return [
         LabelledRow("picture", x),
-        LabelledRow("y = d(x)", model.guide.transform(x)),
+        LabelledRow("y = d(x)", model.guide.d(x)),
         LabelledRow("y from u", generated["y"]),
         LabelledRow("x from u", generated["x"]),
         LabelledRow("x from y, z", model.reconstruct(x, **options)["x"]),
     ]
 
 
-def swapped_rows(model: SRVAE, x: Tensor, options: Options) -> list[LabelledRow]:
+def swapped_rows(model: SRVAE, x: Tensor, options: Sampling) -> list[LabelledRow]:
     """u of x[0] with z of x[1], of x[2] with x[3] and so on, beside the same u with its own z.
 
     Pixels are the likeliest, so that what differs is latent.
     """
     a, b = x[::2], x[1::2]
-    options = options | {"decode": "mode"}
+    options = {**options, "decode": "mode"}
     unchanged, swapped = model.recombine(a, a, **options), model.recombine(a, b, **options)
     return [
         LabelledRow("a", a),
@@ -191,7 +191,7 @@ def swapped_rows(model: SRVAE, x: Tensor, options: Options) -> list[LabelledRow]
     ]
 
 
-def compared(models: dict[str, ImageModel], x: Tensor, options: Options) -> Figures:
+def compared(models: dict[str, ImageModel], x: Tensor, options: Sampling) -> Figures:
     """Samples and reconstructions of several models beside each other, by their names."""
     samples: list[LabelledRow] = []
     reconstructions = [LabelledRow("picture", x)]

@@ -159,7 +159,7 @@ def evaluate_super_resolution(
 def _samples(model: SRVAE, y: Tensor, samples: int, seed: int, indices: list[int]) -> Tensor:
     """Answers of the model to y (B, c, h, w), uint8 (S, B, C, H, W)."""
     noises = [ImageNoise((seed, sample), indices) for sample in range(samples)]
-    return torch.stack([_in_levels(answers(model, to_unit(y), noise)) for noise in noises])
+    return torch.stack([_in_levels(answers(model, to_unit(y), noise=noise)) for noise in noises])
 
 
 def _answers_by_method(model: SRVAE, y: Tensor, samples: Tensor) -> dict[str, Tensor]:

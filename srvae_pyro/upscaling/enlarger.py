@@ -125,14 +125,7 @@ class Enlarger:
         return side
 
     def _answer(self, y: Tensor, noise: Noise) -> Tensor:
-        return answers(
-            self.model,
-            y,
-            noise,
-            decode=self.decode,
-            temperature=self.temperature,
-            image_temperature=self.image_temperature,
-        )
+        return answers(self.model, y, self.decode, self.temperature, self.image_temperature, noise)
 
     def _once(self, picture: Tensor, stream: tuple[int, int, int]) -> Tensor:
         """The picture enlarged by the model's factor, with noise of that stream."""
