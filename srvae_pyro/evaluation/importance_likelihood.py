@@ -64,6 +64,34 @@ class LikelihoodResult:
     at_once: int
     seconds: float
 
+    @classmethod
+    def of(
+        cls, per_image: dict[str, Tensor], unit: float, photographs: Tensor | None, **settings: Any
+    ) -> LikelihoodResult:
+        """Means over the images, beside the settings.
+
+        Args:
+            per_image: what :class:`~srvae_pyro.evaluation.likelihood.LikelihoodEstimate` has, for
+                all images, (N) each.
+            unit: a nat an image in bits a dimension.
+            photographs: the indices of the photographs that the images are cut from, (N), if any.
+            settings: the other attributes.
+        """
+        log_likelihood, k = per_image["log_likelihood"], per_image["pareto_k"]
+        error = standard_error(log_likelihood, photographs)
+        above = (k > UNRELIABLE_K).double().mean().item()
+        return cls(
+            nats=-log_likelihood.mean().item(),
+            bits_per_dim=-unit * log_likelihood.mean().item(),
+            standard_error=None if error is None else _finite(unit * error),
+            photographs=None if photographs is None else len(photographs.unique()),
+            elbo_bits_per_dim=-unit * per_image["elbo"].mean().item(),
+            effective_samples=per_image["effective_samples"].mean().item(),
+            pareto_k=_finite(k.mean().item()),
+            pareto_k_above_threshold=above if k.isfinite().all() else None,
+            **settings,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """For files, where the threshold is in the name, and photographs if there are a few."""
         values = asdict(self)
@@ -129,20 +157,10 @@ def evaluate_likelihood(
                 estimates.append(vars(estimate))
                 so_far = torch.cat([values["log_likelihood"] for values in estimates])
                 batches.bar.set_postfix_str(f"{-unit * so_far.mean():.3f} bits/dim", refresh=False)
-    per_image = gathered(estimates, group)
-    log_likelihood, k = per_image["log_likelihood"], per_image["pareto_k"]
-    error = standard_error(log_likelihood, photographs)
-    return LikelihoodResult(
-        nats=-log_likelihood.mean().item(),
-        bits_per_dim=-unit * log_likelihood.mean().item(),
-        standard_error=None if error is None else _finite(unit * error),
-        photographs=None if photographs is None else len(photographs.unique()),
-        elbo_bits_per_dim=-unit * per_image["elbo"].mean().item(),
-        effective_samples=per_image["effective_samples"].mean().item(),
-        pareto_k=_finite(k.mean().item()),
-        pareto_k_above_threshold=(
-            (k > UNRELIABLE_K).double().mean().item() if k.isfinite().all() else None
-        ),
+    return LikelihoodResult.of(
+        gathered(estimates, group),
+        unit,
+        photographs,
         samples=samples,
         estimator=estimator if isinstance(model, SRVAE) else "paired",
         precision=precision,

@@ -138,7 +138,7 @@ def _photograph(opened: Opened, channels: int) -> Photograph:
 
 def _hidden_filled(image: Image.Image, alpha: Image.Image) -> Image.Image:
     """The picture with the nearest visible colour wherever it is wholly transparent."""
-    from scipy.ndimage import distance_transform_edt
+    from scipy.ndimage import distance_transform_edt  # slow to import, and seldom needed
 
     hidden = np.asarray(alpha) == 0
     if not hidden.any() or hidden.all():
