@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
-from srvae_pyro.data import load_data, to_unit
+from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main, print_results
 from srvae_pyro.evaluation.elbo import TermsELBO
@@ -30,6 +30,7 @@ from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.loading import CONFIG, load, read_config, save_pretrained
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
 
 MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 
 from srvae_pyro.data import load_data
-from srvae_pyro.data.formats import EXTENSIONS
 from srvae_pyro.data.mending import CutOffError, mended
 from srvae_pyro.data.pictures import find_pictures, read_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.photographs import read_photograph, save_photograph
+from srvae_pyro.formats import EXTENSIONS
 
 
 def picture(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:

@@ -24,13 +24,13 @@ import srvae_pyro
 from srvae_pyro import generate, train
 from srvae_pyro.commands import run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
-from srvae_pyro.data import load_data, to_unit
-from srvae_pyro.data.grid import to_levels
+from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.baselines import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.loading import read_config
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.train import TrainArguments, make_config, resume_command
 from srvae_pyro.training import trainer as trainer_module
 from srvae_pyro.training.trainer import Trainer

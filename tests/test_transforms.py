@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data import Downscale, Grayscale, Sketch, load_data, make_transform, to_unit
+from srvae_pyro.data import load_data
+from srvae_pyro.data.transforms import Downscale, Grayscale, Sketch, make_transform
 from srvae_pyro.errors import UserError
+from srvae_pyro.pixels import to_unit
 
 NAMES = ("downscale2", "downscale4", "grayscale", "sketch")
 

@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
-from srvae_pyro.data.formats import (
+from srvae_pyro.data.mending import CutOffError, mended
+from srvae_pyro.formats import (
     FORMATS,
     HEAD,
     RAW,
@@ -24,7 +25,6 @@ from srvae_pyro.data.formats import (
     unread_by_content,
     unread_by_name,
 )
-from srvae_pyro.data.mending import CutOffError, mended
 from srvae_pyro.runtime import process_memory
 
 __all__ = ["Opened", "UnreadableError", "open_picture"]

@@ -18,13 +18,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from srvae_pyro.data.colours import as_rgb
-from srvae_pyro.data.formats import EXTENSIONS
 from srvae_pyro.data.opening import UnreadableError, open_picture
 from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.talk import hide_bar
 
 __all__ = [
-    "EXTENSIONS",
     "eight_bits",
     "find_pictures",
     "read_picture",

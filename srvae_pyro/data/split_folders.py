@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from srvae_pyro.data.pictures import EXTENSIONS
 from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS
 
 __all__ = ["SPLITS", "find_split_folders", "split_named", "warn_of_deeper_splits"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from srvae_pyro.data.fingerprint import is_of_files
 from srvae_pyro.data.stream import StreamedPictures
-from srvae_pyro.data.transforms import luma
 from srvae_pyro.errors import UserError
+from srvae_pyro.pixels import luma
 from srvae_pyro.streams import stream
 
 __all__ = ["CheckShape", "DataSplits", "hold_out", "only_size", "to_channels"]

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from srvae_pyro.data.pictures import EXTENSIONS, read_picture
+from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.talk import hide_bar
 
 __all__ = ["PictureFiles", "Shards", "Source", "StreamedPictures", "shuffled"]

@@ -18,7 +18,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import Downscale, to_unit
+from srvae_pyro.data.transforms import Downscale
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.memory import peak_bytes
 from srvae_pyro.evaluation.tiles import spans
@@ -27,6 +27,7 @@ from srvae_pyro.models.base import images_plate
 from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import Noise, TileNoise
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.talk import Bar
 
 __all__ = [

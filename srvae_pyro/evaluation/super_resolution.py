@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data import to_levels, to_unit
 from srvae_pyro.evaluation.enlarge import answers, enlarging, factor_of, psnr, shrunk
 from srvae_pyro.evaluation.terms import RunningMean
 from srvae_pyro.models import ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runtime import exact_float32
 from srvae_pyro.talk import Bar
 
