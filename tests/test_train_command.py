@@ -397,10 +397,11 @@ def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:
 def test_resuming_with_pictures_of_another_size_is_refused(
     done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from srvae_pyro.data import DataSplits
+    from srvae_pyro.data import DataSplits, MemoryPictures
 
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    monkeypatch.setattr(train, "load_pictures", lambda *_: DataSplits("", images, images, images))
+    pictures = DataSplits("", MemoryPictures(images), images, images)
+    monkeypatch.setattr(train, "load_pictures", lambda *_: pictures)
     given = TrainArguments(run=str(done.folder), resume=True, steps=9, keep_allocator=True)
     with pytest.raises(srvae_pyro.UserError, match="32"):
         train.main(given)

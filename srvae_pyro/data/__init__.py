@@ -2,12 +2,17 @@
 
 from srvae_pyro.data.augment import augment
 from srvae_pyro.data.load import DATA_SETS, load_data
+from srvae_pyro.data.options import PictureOptions
 from srvae_pyro.data.shards import check_shards
 from srvae_pyro.data.splits import DataSplits
+from srvae_pyro.data.training_pictures import MemoryPictures, TrainingPictures
 
 __all__ = [
     "DATA_SETS",
     "DataSplits",
+    "MemoryPictures",
+    "PictureOptions",
+    "TrainingPictures",
     "augment",
     "check_shards",
     "load_data",
