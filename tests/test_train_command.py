@@ -194,7 +194,7 @@ def test_a_runs_model_does_all_it_should(done: Done) -> None:
     assert model.reconstruct(x)["x"].shape == x.shape
     if isinstance(model, SRVAE):
         assert done.model == "srvae"
-        y = model.guide.transform(x)
+        y = model.guide.d(x)
         sites = model.super_resolve(y, 2)
         assert sites["x"].shape == (2, 3, 3, 16, 16)
         assert torch.equal(sites["y"], y.expand(2, *y.shape))
@@ -535,7 +535,7 @@ def test_flags_reach_the_settings() -> None:
     assert (training.lr, training.batch_size, training.seed) == (0.5, 7, 3)
     assert (training.epochs, training.steps, training.max_minutes) == (2, None, None)
     model = config.model
-    assert (model.transform, model.prior, model.guide_z_sees_y) == ("sketch", "mixture", True)
+    assert (model.d, model.p_u, model.guide_z_sees_y) == ("sketch", "mixture", True)
     data = config.data
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
     assert data.seed == 0
