@@ -68,6 +68,7 @@ def test_shards_hold_every_picture_once(shards: str) -> None:
     assert data.shape == (3, 8, 8)
     assert (len(data.train), len(data.val), len(data.test)) == (80, 10, 10)
     everything = data.train.read(torch.arange(80))
+    assert torch.equal(data.train.in_memory(), everything)
     assert sorted(reds(everything) + reds(data.val) + reds(data.test)) == list(range(100))
     assert torch.equal(data.train.read(torch.tensor([7, 3])), everything[[7, 3]])
     again, other = load_data(shards, Path()), load_data(shards, Path(), PictureOptions(seed=1))
