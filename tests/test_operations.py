@@ -372,7 +372,7 @@ def test_u_of_one_picture_goes_with_z_of_another(sees_y: bool) -> None:
     other = model.recombine(a, a, decode="mode", temperature=0.0)
     torch.testing.assert_close(other["u"], sites["u"])
     assert not torch.equal(other["x"], sites["x"])
-    with pytest.raises(UserError, match="cannot be recombined"):
+    with pytest.raises(UserError, match="do not pair up"):
         model.recombine(a, b[:2])
 
 

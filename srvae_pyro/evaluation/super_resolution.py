@@ -126,7 +126,7 @@ def measure(
             drawn = []
             for part in range(samples):
                 noise = ImageNoise((seed, part), own.tolist())
-                drawn.append(_in_levels(answers(srvae, unit, noise)))
+                drawn.append(_in_levels(answers(srvae, unit, noise=noise)))
             found = {name: [interpolated(y, factor, how)] for name, how in BASELINES.items()}
             found["sample"] = drawn
             spread = torch.stack(drawn).float()
