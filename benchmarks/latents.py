@@ -16,11 +16,10 @@ from typing import Any
 import pyro
 
 from srvae_pyro import SRVAE
-from srvae_pyro.data import to_unit
-from srvae_pyro.data.grid import to_levels
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.models.loading import find_run, load, read_config
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runtime import tune_allocator
 from srvae_pyro.upscaling.enlarging import downscaled
 from srvae_pyro.upscaling.quality import psnr

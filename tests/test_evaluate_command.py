@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
-from srvae_pyro.data import DataSplits, load_data, to_unit
+from srvae_pyro.data import DataSplits, MemoryPictures, PictureOptions, load_data
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.subset import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.errors import UserError
@@ -37,6 +37,7 @@ from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.loading import CONFIG, load, read_config, save_pretrained
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
 
 MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 
@@ -177,7 +178,7 @@ def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFi
     test = torch.zeros(10, 3, 1, 1, dtype=torch.uint8)
 
     def text(name: str, trained_on: str, images: int = 10, split: Split = "test") -> str:
-        data = DataSplits(name, test, test[:0], test)
+        data = DataSplits(name, MemoryPictures(test), test[:0], test)
         indices = torch.arange(images)
         print_measures(
             Measures(elbo), Selection(data, split, test[indices], indices, 10), trained_on
@@ -194,7 +195,7 @@ def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFi
 
 def of_data(run: Path, data: Path, **settings: object) -> None:
     """Let a run have been trained on ``data``."""
-    pictures = load_data(str(data), data, seed=settings.get("seed", 0))  # type: ignore[arg-type]
+    pictures = load_data(str(data), data, PictureOptions(seed=settings.get("seed", 0)))  # type: ignore[arg-type]
     config = replace(read_config(run), data=DataConfig(str(data), info=pictures.info, **settings))  # type: ignore[arg-type]
     write_json(run / CONFIG, config.to_dict())
 
@@ -227,10 +228,10 @@ def test_the_fingerprint_of_an_earlier_version_finds_moved_pictures(
 ) -> None:
     of_data(run, folder, limit=9)
     config = read_config(run)
-    before = load_data(str(folder), Path(), limit=9)
+    before = load_data(str(folder), Path(), PictureOptions(limit=9))
     digest = hashlib.blake2b(digest_size=16)
-    for images in (before.train, before.val):
-        digest.update(images.numpy().data)  # type: ignore[union-attr]
+    for images in (before.train.in_memory(), before.val):
+        digest.update(images.numpy().data)
     info = {"fingerprint": digest.hexdigest()}
     config = replace(config, data=replace(config.data, info=info))
     assert load_for(config, None, Path()).info["own"]
@@ -581,7 +582,7 @@ def test_crops_of_photographs_are_clustered(run: Path, capsys: pytest.CaptureFix
     options = {"data": "photos", "limit": 12, "importance_samples": 2}
     assert main(EvaluateArguments(str(run), **options)) == 0
     entry = recorded(run)["photos/test"]
-    data = load_data("photos", run, image_size=16)
+    data = load_data("photos", run, PictureOptions(image_size=16))
     indices = evenly_spaced_indices(1000, 12)
     found = evaluate_elbo(
         load(run),

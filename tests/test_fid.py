@@ -15,7 +15,6 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import to_levels
 from srvae_pyro.drawing.grids import save_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation import fid, fidelity
@@ -23,6 +22,7 @@ from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fid import Distances, drawer, fid_and_kid
 from srvae_pyro.evaluation.fidelity import INCEPTION, find_weights
 from srvae_pyro.models import make_model
+from srvae_pyro.pixels import to_levels
 
 NAME = "mean-colours"
 

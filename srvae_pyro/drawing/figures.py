@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import RunConfig
-from srvae_pyro.data import to_unit
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
@@ -18,6 +17,7 @@ from srvae_pyro.files import write_whole
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.models.loading import find_run, from_hub, load, read_config
 from srvae_pyro.models.operations import Sampling
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.runtime import choose_device, start
 
 if TYPE_CHECKING:

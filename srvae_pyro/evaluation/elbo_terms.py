@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
 from srvae_pyro.evaluation.means import bits_per_dim, standard_error
 from srvae_pyro.evaluation.sweep import gathered, sweep
@@ -18,6 +17,7 @@ from srvae_pyro.models.decoding import Decode
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
 
 __all__ = ["ActiveUnits", "ElboResult", "LatentUnits", "evaluate_elbo"]
 

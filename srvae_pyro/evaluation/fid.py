@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import to_levels
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.drawing.generated import chunks
 from srvae_pyro.errors import UserError
@@ -18,6 +17,7 @@ from srvae_pyro.evaluation.fidelity import fidelity
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.decoding import Decoding
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_levels
 
 __all__ = ["Distances", "Draw", "drawer", "fid_and_kid"]
 

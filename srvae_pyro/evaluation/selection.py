@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data import DATA_SETS, DataSplits
-from srvae_pyro.data.stream import StreamedPictures
 from srvae_pyro.data.subset import evenly_spaced_indices
 from srvae_pyro.errors import UserError
 
-__all__ = ["MOST_TRAINING_IMAGES", "Selection", "Split", "select"]
+__all__ = ["Selection", "Split", "select"]
 
 Split = Literal["train", "val", "test", "all"]
-
-MOST_TRAINING_IMAGES = 50_000  # in memory, of pictures that are otherwise read when needed
 
 
 @dataclass(frozen=True)
@@ -69,16 +66,16 @@ def select(data: DataSplits, split: Split, limit: int | None) -> Selection:
 
 def _images_of(data: DataSplits, split: Split) -> Tensor:
     """The split's images, or those of all three."""
-    if isinstance(data.train, StreamedPictures) and split in ("train", "all"):
+    if data.info.get("streamed") and split in ("train", "all"):
         raise UserError(f"{data.name} is too large for --split {split}: take val or test")
     if split == "all":
-        return torch.cat([data.training_pictures(MOST_TRAINING_IMAGES), data.val, data.test])
+        return torch.cat([data.train.in_memory(), data.val, data.test])
     at_random = split in data.info.get("held_out_indices", {}) and data.name not in DATA_SETS
     if at_random and not data.info["own"]:
         raise UserError(
             f"{data.name} has no folder {split}/: give --split all to measure on all its pictures"
         )
-    images: Tensor = getattr(data, split)
+    images: Tensor = data.train.in_memory() if split == "train" else getattr(data, split)
     if not len(images):
         raise UserError(f"{data.name} has no folder {split}/: take another --split")
     return images

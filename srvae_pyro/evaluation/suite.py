@@ -24,7 +24,7 @@ from srvae_pyro.evaluation.importance_likelihood import evaluate_likelihood
 from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.outputs import Outputs
 from srvae_pyro.evaluation.report import print_measures
-from srvae_pyro.evaluation.selection import MOST_TRAINING_IMAGES, Selection, select
+from srvae_pyro.evaluation.selection import Selection, select
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.loading import find_run, load, read_config
@@ -171,7 +171,7 @@ def _real_images(data: DataSplits, split: str, group: Group) -> Tensor:
     if split == "test" or not group.main:  # the other processes only generate
         return data.test
     # The paper's training pictures are all that are not test pictures.
-    return torch.cat([data.training_pictures(MOST_TRAINING_IMAGES), data.val])
+    return torch.cat([data.train.in_memory(FID_IMAGES["train"]), data.val])
 
 
 def _flags(arguments: EvaluateArguments, *names: str) -> str:

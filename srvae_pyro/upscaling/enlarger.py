@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import to_unit
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.memory import peak_bytes
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import Noise, TileNoise
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.talk import Bar
 from srvae_pyro.upscaling.answers import answers
 from srvae_pyro.upscaling.enlarging import factor_of, lower_multiple

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import Downscale
+from srvae_pyro.data.transforms import Downscale
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, ImageModel
 
