@@ -18,8 +18,9 @@ import pyro
 from srvae_pyro import SRVAE
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.subset import evenly_spaced
-from srvae_pyro.models.loading import find_run, load, read_config
+from srvae_pyro.models import load
 from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.runtime import tune_allocator
 from srvae_pyro.upscaling.enlarging import downscaled
 from srvae_pyro.upscaling.quality import psnr

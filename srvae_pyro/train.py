@@ -250,7 +250,7 @@ def networks_and_training(
 
 def init_config(arguments: TrainArguments) -> RunConfig | None:
     """The settings of the run that ``--init`` names; None if it names none."""
-    from srvae_pyro.models.loading import find_run, read_config
+    from srvae_pyro.runs import find_run, read_config
 
     return None if arguments.init is None else read_config(find_run(arguments.init))
 
@@ -306,7 +306,7 @@ def _length(arguments: TrainArguments) -> dict[str, Any]:
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
     """The settings of the run to go on with, its length changed if so asked."""
     from srvae_pyro.data.run_data import can_have_moved
-    from srvae_pyro.models.loading import read_config
+    from srvae_pyro.runs import read_config
 
     config = read_config(folder)
     defaults = TrainArguments()
@@ -335,7 +335,7 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
 
 def folder_of(arguments: TrainArguments) -> Path:
     """Where the run is or will be."""
-    from srvae_pyro.models.loading import RUNS
+    from srvae_pyro.runs import RUNS
 
     name = arguments.run
     if name is None:
@@ -353,7 +353,7 @@ def run_folder(arguments: TrainArguments) -> Path:
     Raises:
         UserError: the folder holds a run already, or to resume there is none.
     """
-    from srvae_pyro.models.loading import WEIGHTS
+    from srvae_pyro.runs import WEIGHTS
     from srvae_pyro.training.checkpoint import LAST
 
     folder = folder_of(arguments)
@@ -371,7 +371,7 @@ def run_folder(arguments: TrainArguments) -> Path:
 
 def can_resume(folder: Path) -> bool:
     """Whether a run's folder holds what it takes to go on."""
-    from srvae_pyro.models.loading import CONFIG
+    from srvae_pyro.runs import CONFIG
     from srvae_pyro.training.checkpoint import LAST
 
     return (folder / CONFIG).is_file() and (folder / LAST).is_file()
@@ -408,7 +408,7 @@ def check_shape(model: ModelConfig, shape: tuple[int, int, int]) -> None:
     Raises:
         UserError: they do not; names the ``--image-size`` that would.
     """
-    from srvae_pyro.models.base import sizes_of
+    from srvae_pyro.models.shapes import sizes_of
 
     def problem(shape: tuple[int, int, int]) -> UserError | None:
         try:
@@ -529,7 +529,7 @@ def make_trainer(
 def train(trainer: Trainer, arguments: TrainArguments) -> int:
     """Train in the run's folder, which is ours; the exit code."""
     from srvae_pyro.files import write_json
-    from srvae_pyro.models.loading import CONFIG
+    from srvae_pyro.runs import CONFIG
 
     config, folder = trainer.config, trainer.folder
     if arguments.resume:
@@ -589,7 +589,7 @@ def report(trainer: Trainer) -> int:
     from srvae_pyro.evaluation.histogram import histogram_nats
     from srvae_pyro.evaluation.means import bits_per_dim
     from srvae_pyro.evaluation.record import record
-    from srvae_pyro.models.loading import load
+    from srvae_pyro.models import load
 
     shape, images = trainer.data.shape, trainer.test_images()
     model = load(trainer.folder, trainer.device)

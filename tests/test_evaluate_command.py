@@ -22,22 +22,23 @@ from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.subset import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
-from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.elbo_terms import ActiveUnits, ElboResult, evaluate_elbo
 from srvae_pyro.evaluation.fid import Distances
 from srvae_pyro.evaluation.fidelity import Weights
-from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
 from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.evaluation.report import print_measures
 from srvae_pyro.evaluation.selection import Selection, Split
 from srvae_pyro.files import write_json
-from srvae_pyro.models import make_model
-from srvae_pyro.models.decoding import Decode
-from srvae_pyro.models.loading import CONFIG, load, read_config, save_pretrained
-from srvae_pyro.noise import ImageNoise
+from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.elbo import TermsELBO
+from srvae_pyro.inference.importance import estimate_log_likelihood
+from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.models import load, make_model
+from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.runs import CONFIG, read_config
 
 MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 

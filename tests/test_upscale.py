@@ -19,10 +19,10 @@ from torch import Tensor
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import FORMATS
-from srvae_pyro.models import SRVAE, make_model
-from srvae_pyro.models.loading import load, save_pretrained
+from srvae_pyro.inference.noise import TileNoise
+from srvae_pyro.models import SRVAE, load, make_model
+from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
-from srvae_pyro.noise import TileNoise
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscale import UpscaleArguments, main
 from srvae_pyro.upscaling.enlarger import Enlarger

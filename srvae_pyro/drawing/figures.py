@@ -14,11 +14,12 @@ from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_whole
-from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.models.loading import find_run, from_hub, load, read_config
-from srvae_pyro.models.operations import Sampling
+from srvae_pyro.inference.operations import Sampling
+from srvae_pyro.models import SRVAE, ImageModel, load
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.runtime import choose_device, start
+from srvae_pyro.system.hub import is_cached_copy
 
 if TYPE_CHECKING:
     from srvae_pyro.figures import FiguresArguments
@@ -57,7 +58,7 @@ def draw_figures(arguments: FiguresArguments) -> int:
         figures = figures_of(models[folder.name], x, arguments.samples, options)
     else:
         figures = compared(models, x[::2], options)
-    out = arguments.out or (Path("figures") if from_hub(folder) else folder / "figures")
+    out = arguments.out or (Path("figures") if is_cached_copy(folder) else folder / "figures")
     for name, rows in figures.items():
         picture = labelled_rows(rows, arguments.side)
         write_whole(out / f"{name}.png", picture.save)

@@ -13,11 +13,12 @@ from srvae_pyro import __version__
 from srvae_pyro.digest import digest
 from srvae_pyro.drawing.generated import GeneratedPictures, chunks
 from srvae_pyro.drawing.grids import grid, save_picture, side_by_side
-from srvae_pyro.models import ImageModel
-from srvae_pyro.models.decoding import Decode
-from srvae_pyro.models.loading import find_run, from_hub, load
+from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.models import ImageModel, load
 from srvae_pyro.parallel import Group, process_group
+from srvae_pyro.runs import find_run
 from srvae_pyro.runtime import start
+from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.talk import Bar
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
     model = load(folder, group.device)
     out = arguments.out
     if out is None:
-        out = Path("generated") if from_hub(folder) else folder / "figures" / "generated"
+        out = Path("generated") if is_cached_copy(folder) else folder / "figures" / "generated"
     settings = _settings(model, arguments)
     pictures = GeneratedPictures(out, str(folder), settings, arguments.count)
     moved = 0

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.drawing.grids import grid, side_by_side
+from srvae_pyro.inference.decoding import Decoding
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.models.decoding import Decoding
 
 __all__ = ["progress_pictures"]
 

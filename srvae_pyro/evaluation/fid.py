@@ -14,8 +14,8 @@ from srvae_pyro.drawing.generated import chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fidelity import fidelity
+from srvae_pyro.inference.decoding import Decoding
 from srvae_pyro.models import ImageModel
-from srvae_pyro.models.decoding import Decoding
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_levels
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from srvae_pyro.evaluation.likelihood import (
+from srvae_pyro.evaluation.means import bits_per_dim, standard_error
+from srvae_pyro.evaluation.sweep import gathered, sweep
+from srvae_pyro.inference.importance import (
     Estimator,
     estimate_log_likelihood,
     evaluations_at_once,
 )
-from srvae_pyro.evaluation.means import bits_per_dim, standard_error
-from srvae_pyro.evaluation.sweep import gathered, sweep
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.parallel import Group
@@ -71,7 +71,7 @@ class LikelihoodResult:
         """Means over the images, beside the settings.
 
         Args:
-            per_image: what :class:`~srvae_pyro.evaluation.likelihood.LikelihoodEstimate` has, for
+            per_image: what :class:`~srvae_pyro.inference.importance.LikelihoodEstimate` has, for
                 all images, (N) each.
             unit: a nat an image in bits a dimension.
             photographs: the indices of the photographs that the images are cut from, (N), if any.
@@ -124,7 +124,7 @@ def evaluate_likelihood(
         images: the images.
         device: where the model is.
         samples: importance samples an image.
-        estimator: see :mod:`srvae_pyro.evaluation.likelihood`.
+        estimator: see :mod:`srvae_pyro.inference.importance`.
         seed: of the noise.
         indices: the images' indices, to which their noise is tied; 0 and on if not given.
         memory_gb: gigabytes that tensors may take.

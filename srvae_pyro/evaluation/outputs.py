@@ -10,7 +10,7 @@ from typing import Any
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.record import EVALUATION, record_measures
 from srvae_pyro.files import check_place, write_json
-from srvae_pyro.models.loading import from_hub
+from srvae_pyro.system.hub import is_cached_copy
 
 __all__ = ["Outputs"]
 
@@ -41,7 +41,7 @@ class Outputs:
                 reason = error.strerror or error
                 raise UserError(f"--json {json} cannot be written: {reason}") from None
         try:
-            if not from_hub(run):
+            if not is_cached_copy(run):
                 check_place(run / EVALUATION)
                 return cls(run, json)
             reason = f"{run} is a copy from the Hub"

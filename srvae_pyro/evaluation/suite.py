@@ -26,9 +26,9 @@ from srvae_pyro.evaluation.outputs import Outputs
 from srvae_pyro.evaluation.report import print_measures
 from srvae_pyro.evaluation.selection import Selection, select
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
-from srvae_pyro.models import ImageModel
-from srvae_pyro.models.loading import find_run, load, read_config
+from srvae_pyro.models import ImageModel, load
 from srvae_pyro.parallel import Group, process_group
+from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.runtime import start
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from srvae_pyro.evaluation.means import RunningMean
 from srvae_pyro.evaluation.sweep import sweep
+from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.upscaling.answers import answers

@@ -18,13 +18,13 @@ from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.drawing.grids import save_picture
 from srvae_pyro.drawing.progress import progress_pictures
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.evaluation.means import RunningMean, bits_per_dim
+from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import ImageModel, make_model
-from srvae_pyro.models.loading import WEIGHTS, save_weights, validation_nats
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.runs import WEIGHTS, save_weights, validation_nats
 from srvae_pyro.streams import torch_seed
 from srvae_pyro.talk import Bar
 from srvae_pyro.training.batches import Batches

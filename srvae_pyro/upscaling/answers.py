@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from srvae_pyro.inference.decoding import Decode, Decoding
+from srvae_pyro.inference.noise import Noise
 from srvae_pyro.models import SRVAE
-from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.noise import Noise
 
 __all__ = ["answers"]
 

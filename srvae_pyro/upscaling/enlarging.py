@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.transforms import Downscale
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models.transforms import Downscale
 
 __all__ = ["downscaled", "enlarging", "factor_of", "lower_multiple", "passes_for"]
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from srvae_pyro.errors import UserError, out_of_memory
-from srvae_pyro.models import SRVAE
-from srvae_pyro.models.loading import find_run, from_hub, load
+from srvae_pyro.models import SRVAE, load
+from srvae_pyro.runs import find_run
 from srvae_pyro.runtime import choose_device, process_memory, start
+from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling import LESS_MEMORY
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import enlarging, factor_of, passes_for
@@ -45,7 +46,7 @@ def upscale(arguments: UpscaleArguments) -> int:
         The exit code: 2 if any picture failed.
     """
     folder = find_run(arguments.run)
-    if arguments.out is None and from_hub(folder):
+    if arguments.out is None and is_cached_copy(folder):
         raise UserError(f"{arguments.run} is a copy from the Hub: say with --out where to write")
     out = arguments.out or folder / "figures" / "upscaled"
     device = choose_device(arguments.device)

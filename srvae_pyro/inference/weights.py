@@ -54,7 +54,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     """
     if len(log_weights) < MIN_SAMPLES_FOR_TAIL:
         return torch.full_like(log_weights[0], torch.nan)
-    from arviz_stats.base import array_stats
+    from arviz_stats.base import array_stats  # here, as it takes 1.5 s to import
 
     # Made for leave-one-out: it takes log-likelihoods, whose negatives are the log weights.
     _, k = array_stats.psislw(-log_weights.T.cpu().numpy(), axis=-1)
