@@ -13,7 +13,7 @@ import torch
 
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.subset import evenly_spaced_indices
-from srvae_pyro.evaluation.importance_likelihood import evaluate_likelihood
+from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.models import load
 from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.runtime import choose_device, tune_allocator

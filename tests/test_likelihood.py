@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from srvae_pyro import SRVAE, VAE, ModelConfig, UserError
 from srvae_pyro.config import Dense
-from srvae_pyro.evaluation.importance_likelihood import evaluate_likelihood
+from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.evaluation.means import standard_error
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.importance import (

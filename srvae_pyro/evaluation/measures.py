@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.evaluation.fid import Distances
-from srvae_pyro.evaluation.importance_likelihood import LikelihoodResult
+from srvae_pyro.evaluation.likelihood import LikelihoodResult
 from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
 
 __all__ = ["Measures"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srvae_pyro.evaluation.elbo_terms import ElboResult
-from srvae_pyro.evaluation.importance_likelihood import UNRELIABLE_K, LikelihoodResult
+from srvae_pyro.evaluation.likelihood import UNRELIABLE_K, LikelihoodResult
 from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.evaluation.super_resolution import SuperResolutionResult

@@ -20,7 +20,7 @@ from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fid import drawer, fid_and_kid
 from srvae_pyro.evaluation.fidelity import INCEPTION
-from srvae_pyro.evaluation.importance_likelihood import evaluate_likelihood
+from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.outputs import Outputs
 from srvae_pyro.evaluation.report import print_measures
