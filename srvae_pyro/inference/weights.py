@@ -18,7 +18,12 @@ def log_mean(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 
 def effective_samples(log_weights: Tensor) -> Tensor:
-    """Kish's effective sample size of weights (S, B): (B,), from 1 to S."""
+    """Kish's effective sample size of weights (S, B): (B,), from 1 to S.
+
+    Example:
+        >>> effective_samples(torch.tensor([[0.0, 0.0], [0.0, -100.0]]))
+        tensor([2., 1.])
+    """
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
 
