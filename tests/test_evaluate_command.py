@@ -303,13 +303,18 @@ def test_fid_is_asked_for_as_in_the_paper(
         return Distances(12.345, 0.01, 0.001, 1000, options["samples"], len(real))
 
     monkeypatch.setattr("srvae_pyro.evaluation.suite.fid_and_kid", stand_in)
-    monkeypatch.setattr(
-        "srvae_pyro.evaluation.features.find_weights", lambda path: Weights(path, "")
-    )
+    searched = []
+
+    def find_weights(path: Path) -> Weights:
+        searched.append(path)
+        return Weights(path, "")
+
+    monkeypatch.setattr("srvae_pyro.evaluation.features.find_weights", find_weights)
     arguments = EvaluateArguments(
         str(run), data=str(folder), elbo_only=True, fid=True, fid_weights=Path("weights.pth")
     )
     assert main(arguments) == 0
+    assert len(searched) == 1  # the file is hashed
     # Test pictures, and all others: 13 or 14 to train on and the one that is held out.
     byte = torch.uint8
     assert asked == [(15, 10_000, byte, "weights.pth"), (15, 50_000, byte, "weights.pth")]
