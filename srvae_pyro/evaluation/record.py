@@ -20,7 +20,7 @@ def record(folder: Path, key: str, result: dict[str, Any]) -> Path:
     """Put a result under ``key`` into the folder's ``evaluation.json``, beside the others there."""
     folder.mkdir(parents=True, exist_ok=True)
     with holding(folder, wait=True):  # two evaluations may end at the same time
-        write_json(folder / EVALUATION, {**_known(folder / EVALUATION), key: result})
+        write_json(folder / EVALUATION, {**_read(folder / EVALUATION), key: result})
     return folder / EVALUATION
 
 
@@ -29,18 +29,19 @@ def record_measures(
 ) -> Path:
     """Put what was measured on the pictures called ``key`` into the folder's ``evaluation.json``.
 
-    Nothing is lost. Under ``key`` is what these weights did on the most pictures; what was found
-    with other flags, such as ``--limit``, is under ``key`` and those, and ``, earlier 1`` is added
-    to what differs in more: weights, pictures, versions. Within it the measure of the most samples
-    has its plain name, and others their flags likewise; what is measured again takes its own place.
+    No result is lost. ``key`` itself names the result of these weights on the most pictures. A
+    result with other flags, such as ``--limit``, is under ``key`` followed by its flags, with
+    ``, earlier 1`` added if it differs in more: weights, pictures, versions. Within a result the
+    measure with the most samples has its plain name, and others are followed by their flags
+    likewise. A measure that is repeated replaces the earlier one.
 
     Args:
         folder: the run's.
         key: data set and split.
         settings: what is needed to repeat it: ``flags``, ``weights``, ``data``, ``images`` and
-            others, all of which make it what it is but ``run``, where the run is.
-        measures: the numbers by what they are of, ``elbo``, ``likelihood`` and the like, each with
-            ``flags`` of its own.
+            others; results are the same if all agree but ``run``, where the run is.
+        measures: the numbers by name, ``elbo``, ``likelihood`` and the like, each with its
+            ``flags``.
 
     Raises:
         OSError: it cannot be written; what was there before still is.
@@ -57,20 +58,21 @@ def record_measures(
         return entry
 
     def rank(entry: dict[str, Any]) -> tuple[bool, int, int]:
-        # Files of before had no weights in them.
-        now = all(entry.get(name, settings[name]) == settings[name] for name in ("weights", "data"))
-        return now, _number_in(entry, "images"), _number_in(entry.get("likelihood"), "samples")
+        # Earlier versions recorded no weights.
+        names = ("weights", "data")
+        current = all(entry.get(name, settings[name]) == settings[name] for name in names)
+        return current, _number_in(entry, "images"), _number_in(entry.get("likelihood"), "samples")
 
     folder.mkdir(parents=True, exist_ok=True)
     with holding(folder, wait=True):  # two evaluations may end at the same time
-        known = _known(folder / EVALUATION)
+        known = _read(folder / EVALUATION)
         _put(known, key, same=same_settings, update=with_measures, rank=rank)
         write_json(folder / EVALUATION, known)
     return folder / EVALUATION
 
 
 def _put_measure(entry: dict[str, Any], name: str, values: dict[str, Any]) -> None:
-    """Put a measure's values beside those that were found with other flags."""
+    """Put a measure's values beside those with other flags."""
     _put(
         entry,
         name,
@@ -81,7 +83,7 @@ def _put_measure(entry: dict[str, Any], name: str, values: dict[str, Any]) -> No
 
 
 def _number_in(entry: Any, name: str) -> int:
-    """What a file has under that name, which somebody may have changed by hand."""
+    """The integer under that name in a file that may have been edited by hand; else 0."""
     value = entry.get(name) if isinstance(entry, dict) else None
     return value if isinstance(value, int) else 0
 
@@ -94,10 +96,10 @@ def _put(
     update: Callable[[dict[str, Any]], dict[str, Any]],
     rank: Callable[[dict[str, Any]], Any],
 ) -> None:
-    """Update the entry that is the same, or an empty one, and name it and its like by their rank.
+    """Update the entry that is the same, or an empty one, and name all entries of a key by rank.
 
-    The highest, and of equal ones the one that is updated, has the ``key``; others have their
-    flags, and a number where that is not enough, behind it.
+    The highest, and of equal ones the updated one, is named by the ``key``; the others by the key
+    and their flags, and a number where that is not enough.
     """
     names = [n for n in known if n == key or n.startswith((f"{key} -", f"{key}, "))]
     entries = [known.pop(name) for name in names]
@@ -113,7 +115,7 @@ def _put(
         known[next(n for n in itertools.chain([name], numbered) if n not in known)] = entry
 
 
-def _known(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """What is recorded already; a damaged file is set aside."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
