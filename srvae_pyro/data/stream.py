@@ -16,11 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from srvae_pyro.data.pictures import EXTENSIONS, read_picture
 from srvae_pyro.errors import UserError
-from srvae_pyro.talk import hide_bar
+from srvae_pyro.talk import Bar
 
 __all__ = ["PictureFiles", "Shards", "Source", "StreamedPictures", "shuffled"]
 
@@ -114,7 +113,7 @@ class Shards:
         self.paths: list[Path] = []
         empty: list[Path] = []
         offsets, sizes, counts = [], [], []
-        for path in tqdm(paths, desc="indexing", unit="shard", leave=False, disable=hide_bar()):
+        for path in Bar(paths, desc="indexing", unit="shard", leave=False, in_log=False):
             found = _members(path)
             (self.paths if len(found) else empty).append(path)
             offsets.append(found[:, 0])
