@@ -265,6 +265,33 @@ def test_a_bar_in_a_log_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyP
     assert log.getvalue() == ""
 
 
+def test_rank_0_alone_speaks_and_one_process_a_machine_complains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(talk, "LINE_EVERY", 0.0)
+
+    def told(rank: int, local: int) -> tuple[list[str], list[str]]:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        log = io.StringIO()
+        for _ in talk.Bar(range(2), file=log):
+            time.sleep(0.01)
+        talk.say("said")
+        talk.complain("wrong")
+        output = capsys.readouterr()
+        return output.out.splitlines() + output.err.splitlines(), log.getvalue().splitlines()
+
+    words, lines = told(0, 0)
+    assert words == ["said", "wrong"]
+    assert lines
+    assert told(1, 1) == ([], [])
+    assert told(8, 0) == (["wrong"], [])  # the first of another machine, which has other files
+    monkeypatch.delenv("RANK")
+    log = io.StringIO()
+    assert list(talk.Bar(range(2), file=log, in_log=False)) == [0, 1]
+    assert not log.getvalue()
+
+
 def test_the_systems_refusal_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

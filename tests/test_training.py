@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import fields
@@ -33,6 +34,7 @@ from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from srvae_pyro.training.interrupt import Interrupt
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.progress import Clock, Progress
 from srvae_pyro.training.schedule import GradientClip
 
 CPU = torch.device("cpu")
@@ -512,6 +514,26 @@ def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> Non
     assert trainer.fraction_done() == pytest.approx(0.9)
     trainer.progress.seconds = 1e9
     assert trainer.fraction_done() == 1
+
+
+def test_processes_decide_alike_by_the_first_ones_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    interrupts = Interrupt(), Interrupt()
+    clocks = [
+        Clock(Progress(), interrupt, Group(rank, 2)) for rank, interrupt in enumerate(interrupts)
+    ]
+    clocks[0].save_in(2.5)
+    decisions = []
+    for moment in (102.0, 103.0, 104.0):
+        now = moment
+        interrupts[1].signal = signal.SIGTERM if moment == 104 else None
+        sums = [sum(votes) for votes in zip(*(clock.votes() for clock in clocks), strict=True)]
+        for clock in clocks:
+            clock.count(sums)
+        decisions.append([(c.save_due, c.stop, c.progress.seconds) for c in clocks])
+    expected = (False, False, 2.0), (True, False, 3.0), (True, True, 4.0)
+    assert decisions == [[decision] * 2 for decision in expected]
 
 
 # Updates that are not finite
