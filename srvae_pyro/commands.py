@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from srvae_pyro.errors import UserError, out_of_memory
+from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.talk import complain, steady_streams, talks
 
 __all__ = ["at_least", "check_folder", "option", "run_command"]
@@ -46,8 +47,6 @@ def check_folder(out: Path | None) -> None:
     Raises:
         UserError: it is one.
     """
-    from srvae_pyro.data.pictures import EXTENSIONS
-
     if out is not None and out.suffix.lower() in EXTENSIONS and not out.is_dir():
         raise UserError(f"--out is a folder for the pictures, and {out} a picture's name")
 

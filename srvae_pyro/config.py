@@ -25,7 +25,7 @@ _RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("ModelConfig", "latent_channels"): (1, 4096),
     ("ModelConfig", "stages"): (0, 16),
     ("ModelConfig", "components"): (1, 1000),
-    ("ModelConfig", "prior_components"): (1, 100_000),
+    ("ModelConfig", "p_u_components"): (1, 100_000),
     ("ModelConfig", "p_x_z_channels"): (0, 65536),
     ("ModelConfig", "posterior_log_variance"): (-100, 100),
     ("DataConfig", "image_size"): (1, 65536),
@@ -96,12 +96,12 @@ class ModelConfig(Settings):
     latent_channels: int = 16  # of u and of z
     stages: int = 2  # how often an image's resolution is halved towards z
     components: int = 10  # logistics in each likelihood
-    transform: Literal["downscale2", "downscale4", "grayscale", "sketch"] = "downscale2"
+    d: Literal["downscale2", "downscale4", "grayscale", "sketch"] = "downscale2"
     guide_z_sees_y: bool = False  # q(z|x,y) instead of q(z|x), property B of the paper
 
-    prior: Literal["realnvp", "mixture", "standard"] = "realnvp"
-    prior_network: Dense = Dense(64, 5)  # of each coupling
-    prior_components: int = 100  # of the mixture
+    p_u: Literal["realnvp", "mixture", "standard"] = "realnvp"  # p(u); the VAE's p(z)
+    p_u_network: Dense = Dense(64, 5)  # of each coupling
+    p_u_components: int = 100  # of the mixture
 
     q_u: Dense = Dense(64, 3)  # q(u|y)
     p_y: Dense = Dense(128, 4)  # p(y|u)
@@ -123,7 +123,7 @@ class ModelConfig(Settings):
 
     def multiple(self, stages: int) -> int:
         """What the sides of an image are multiples of that is halved so often towards u."""
-        return 2**stages * (2 if self.prior == "realnvp" else 1)
+        return 2**stages * (2 if self.p_u == "realnvp" else 1)
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,19 @@ class RunConfig:
             "data": DataConfig,
             "training": TrainingConfig,
         }
+        if isinstance(model := values.get("model"), dict):
+            values = {**values, "model": {_RENAMED.get(k, k): v for k, v in model.items()}}
         values = {k: _build(parts[k], v) if k in parts else v for k, v in values.items()}
         return _build(cls, values)
+
+
+# What settings of the model were called before.
+_RENAMED = {
+    "transform": "d",
+    "prior": "p_u",
+    "prior_network": "p_u_network",
+    "prior_components": "p_u_components",
+}
 
 
 def _build(kind: type[T], values: dict[str, Any]) -> T:

@@ -62,12 +62,12 @@ def main(arguments: FiguresArguments) -> int:
     at_least(arguments, count=1, samples=1, side=1, seed=0)
     check_folder(arguments.out)
 
-    from srvae_pyro.data import to_unit
     from srvae_pyro.evaluation.labelled import labelled_rows
     from srvae_pyro.evaluation.run_data import load_for, warn_if_trained_on
     from srvae_pyro.evaluation.terms import spread
     from srvae_pyro.files import write_whole
     from srvae_pyro.models.loading import find_run, from_hub, load, read_config
+    from srvae_pyro.pixels import to_unit
     from srvae_pyro.runtime import choose_device
 
     folder = find_run(arguments.run)
@@ -120,7 +120,7 @@ def figures_of(
     }
     if not isinstance(model, SRVAE):
         return figures
-    y = model.guide.transform(first)
+    y = model.guide.d(first)
     options: Any = {"temperature": arguments.temperature, "seed": arguments.seed}
     number = max(arguments.samples, DEVIATION_OF)
     answers = model.super_resolve(y, number, decode=arguments.decode, **options)["x"]
@@ -204,7 +204,7 @@ def interpolation_rows(
     sites = model.interpolate(
         a, b, 8, decode=arguments.decode, temperature=arguments.temperature, seed=arguments.seed
     )
-    lower: Any = getattr(model.guide, "transform", None)
+    lower: Any = getattr(model.guide, "d", None)
     rows = []
     for pair in range(len(a)):
         ends = (a[pair : pair + 1], b[pair : pair + 1])

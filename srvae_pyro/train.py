@@ -141,6 +141,9 @@ _IDENTITY = [
 ]
 
 
+_FIELDS = {"transform": "d", "prior": "p_u"}  # what flags of another name are about
+
+
 def _setting(config: RunConfig, name: str) -> Any:
     """The setting that the flag ``name`` is about."""
     if name == "preset":
@@ -149,6 +152,7 @@ def _setting(config: RunConfig, name: str) -> Any:
         return not config.data.augment
     if name == "data_seed":
         return config.data.seed
+    name = _FIELDS.get(name, name)
     parts = (config.model, config.training, config.data)
     return next(getattr(part, name) for part in parts if hasattr(part, name))
 
@@ -220,7 +224,8 @@ def networks_and_training(
     wanted["guide_z_sees_y"] = arguments.guide_z_sees_y or None
     wanted = {key: value for key, value in wanted.items() if value is not None}
     if init is None:
-        return dataclasses.replace(model, **wanted), training
+        changed = {_FIELDS.get(name, name): value for name, value in wanted.items()}
+        return dataclasses.replace(model, **changed), training
     model = init.model
     if arguments.channels != model.image_shape[0]:
         raise UserError(
@@ -228,7 +233,7 @@ def networks_and_training(
             f"{arguments.channels}: say --channels {model.image_shape[0]} too"
         )
     for setting, value in wanted.items():
-        own = getattr(model, setting)
+        own = getattr(model, _FIELDS.get(setting, setting))
         if own != value:
             raise UserError(
                 f"--init {arguments.init} is of --{setting.replace('_', '-')} {own}, not {value}: "

@@ -24,13 +24,13 @@ import srvae_pyro
 from srvae_pyro import generate, train
 from srvae_pyro.commands import run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
-from srvae_pyro.data import load_data, to_unit
-from srvae_pyro.data.grid import to_levels
+from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.baselines import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.loading import read_config
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.train import TrainArguments, make_config, resume_command
 from srvae_pyro.training import loop, session
 from srvae_pyro.training.learner import Learner
@@ -195,7 +195,7 @@ def test_a_runs_model_does_all_it_should(done: Done) -> None:
     assert model.reconstruct(x)["x"].shape == x.shape
     if isinstance(model, SRVAE):
         assert done.model == "srvae"
-        y = model.guide.transform(x)
+        y = model.guide.d(x)
         sites = model.super_resolve(y, 2)
         assert sites["x"].shape == (2, 3, 3, 16, 16)
         assert torch.equal(sites["y"], y.expand(2, *y.shape))
@@ -398,10 +398,11 @@ def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:
 def test_resuming_with_pictures_of_another_size_is_refused(
     done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from srvae_pyro.data import DataSplits
+    from srvae_pyro.data import DataSplits, MemoryPictures
 
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    monkeypatch.setattr(session, "load_pictures", lambda *_: DataSplits("", images, images, images))
+    pictures = DataSplits("", MemoryPictures(images), images, images)
+    monkeypatch.setattr(session, "load_pictures", lambda *_: pictures)
     given = TrainArguments(run=str(done.folder), resume=True, steps=9, keep_allocator=True)
     with pytest.raises(srvae_pyro.UserError, match="32"):
         train.main(given)
@@ -535,7 +536,7 @@ def test_flags_reach_the_settings() -> None:
     assert (training.lr, training.batch_size, training.seed) == (0.5, 7, 3)
     assert (training.epochs, training.steps, training.max_minutes) == (2, None, None)
     model = config.model
-    assert (model.transform, model.prior, model.guide_z_sees_y) == ("sketch", "mixture", True)
+    assert (model.d, model.p_u, model.guide_z_sees_y) == ("sketch", "mixture", True)
     data = config.data
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
     assert data.seed == 0

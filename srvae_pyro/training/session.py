@@ -9,8 +9,7 @@ from pathlib import Path
 
 from srvae_pyro.commands import at_least
 from srvae_pyro.config import ModelConfig, RunConfig
-from srvae_pyro.data import DataSplits, load_data
-from srvae_pyro.data.stream import StreamedPictures
+from srvae_pyro.data import DataSplits, PictureOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.baselines import histogram_nats
 from srvae_pyro.evaluation.report import record
@@ -82,9 +81,7 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
     data = config.data
     if arguments.resume:
         refuse_missing(data)
-    pictures = load_data(
-        data.data,
-        arguments.data_root,
+    options = PictureOptions(
         image_size=data.image_size,
         channels=data.channels,
         seed=data.seed,
@@ -94,9 +91,9 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
         exact_names=has_earlier_layout(data),
         check_shape=lambda shape: check_shape(config.model, shape),
     )
-    if isinstance(pictures.train, StreamedPictures):
-        workers = arguments.workers
-        pictures.train.workers = min(process_cores() // 2, 8) if workers is None else workers
+    pictures = load_data(data.data, arguments.data_root, options)
+    workers = arguments.workers
+    pictures.train.workers = min(process_cores() // 2, 8) if workers is None else workers
     return pictures
 
 
@@ -215,7 +212,7 @@ def report(trainer: Trainer) -> None:
     count = trainer.settings.validation_images
     elbo = score(load(folder, trainer.group.device), data, "test", count)
     images = spread(data.test, count)
-    histogram = bits_per_dim(histogram_nats(data.training_pictures(50_000), images), data.shape)
+    histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
     results = {
         "split": "test",
         "images": len(images),

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from srvae_pyro.config import TrainingConfig
-from srvae_pyro.data import DataSplits, to_unit
+from srvae_pyro.data import DataSplits
 from srvae_pyro.evaluation.pictures import progress_pictures, save_picture
 from srvae_pyro.evaluation.terms import evaluate_elbo, spread
 from srvae_pyro.models import ImageModel
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.streams import torch_seed
 from srvae_pyro.talk import say
 from srvae_pyro.training.learner import Learner
