@@ -11,7 +11,18 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["DataConfig", "Dense", "ModelConfig", "RunConfig", "TrainingConfig"]
+__all__ = [
+    "DATA_SETS",
+    "SHARDS",
+    "DataConfig",
+    "Dense",
+    "ModelConfig",
+    "RunConfig",
+    "TrainingConfig",
+]
+
+DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")
+SHARDS = "wds:"  # how the name of pictures in tar shards begins
 
 T = TypeVar("T")
 

@@ -244,7 +244,7 @@ def networks_and_training(
 
 def init_config(arguments: TrainArguments) -> RunConfig | None:
     """The settings of the run that ``--init`` names; None if it names none."""
-    from srvae_pyro.models.loading import find_run, read_config
+    from srvae_pyro.runs import find_run, read_config
 
     return None if arguments.init is None else read_config(find_run(arguments.init))
 
@@ -300,7 +300,7 @@ def _length(arguments: TrainArguments) -> dict[str, Any]:
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
     """The settings of the run to go on with, its length changed if so asked."""
     from srvae_pyro.evaluation.run_data import can_have_moved
-    from srvae_pyro.models.loading import read_config
+    from srvae_pyro.runs import read_config
 
     config = read_config(folder)
     defaults = TrainArguments()
@@ -329,7 +329,7 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
 
 def folder_of(arguments: TrainArguments) -> Path:
     """Where the run is or will be."""
-    from srvae_pyro.models.loading import RUNS
+    from srvae_pyro.runs import RUNS
 
     name = arguments.run
     if name is None:
@@ -347,7 +347,7 @@ def run_folder(arguments: TrainArguments) -> Path:
     Raises:
         UserError: the folder holds a run already, or to resume there is none.
     """
-    from srvae_pyro.models.loading import WEIGHTS
+    from srvae_pyro.runs import WEIGHTS
     from srvae_pyro.training.checkpoint import LAST, can_resume
 
     folder = folder_of(arguments)

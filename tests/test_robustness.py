@@ -29,7 +29,8 @@ from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
 from srvae_pyro.lock import locked
-from srvae_pyro.models.loading import CONFIG, WEIGHTS, load, read_weights, save_weights
+from srvae_pyro.models import load
+from srvae_pyro.runs import CONFIG, WEIGHTS, read_weights, save_weights
 from srvae_pyro.train import IN_USE, TrainArguments
 from srvae_pyro.training import recovery
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint

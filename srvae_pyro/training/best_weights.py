@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from srvae_pyro.models.loading import WEIGHTS, save_weights, validation_nats
 from srvae_pyro.parallel import Group
+from srvae_pyro.runs import WEIGHTS, save_weights, validation_nats
 from srvae_pyro.talk import say
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.progress import Progress
