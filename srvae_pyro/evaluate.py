@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, option, run_command
+from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ class EvaluateArguments:
     """pictures at a time, where --memory-gb does not decide"""
     memory_gb: float = 4.0
     """gigabytes for the tensors of importance sampling"""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """of the networks; what is reported should be fp32"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one"""
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.json")] = None
     """also write the numbers to this file"""

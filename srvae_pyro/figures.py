@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, check_folder, option, run_command
+from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class FiguresArguments:
     """height of a picture in a figure, about"""
     out: Annotated[Path | None, option("DIR", "the run's figures/")] = None
     """folder for the figures"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one"""
 
 

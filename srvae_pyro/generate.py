@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, check_folder, option, run_command
+from srvae_pyro.config import Device
 
 __all__ = ["GenerateArguments", "main"]
 
@@ -55,7 +56,7 @@ class GenerateArguments:
     """pictures at a time"""
     scale: int = 2
     """pixels a pixel in the grid; the single pictures keep their size"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one"""
 
 

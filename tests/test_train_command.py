@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 import pyro
 import pytest
 import torch
-import tyro
 from PIL import Image
 
 import srvae_pyro
 from srvae_pyro import generate, train
-from srvae_pyro.commands import run_command
+from srvae_pyro.commands import parse, run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
 from srvae_pyro.data import load_data, to_unit
 from srvae_pyro.data.grid import to_levels
@@ -31,8 +30,9 @@ from srvae_pyro.evaluation.baselines import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.loading import read_config
-from srvae_pyro.train import TrainArguments, make_config, resume_command
+from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import trainer as trainer_module
+from srvae_pyro.training.settings import fresh_config, resume_command
 from srvae_pyro.training.trainer import Trainer
 
 BATCH, STEPS = 4, 7  # of 16 training pictures: one epoch of 4 steps, and 3 more
@@ -66,7 +66,7 @@ def make_pictures(folder: Path, count: int = 20) -> None:
 @contextlib.contextmanager
 def tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("srvae_pyro.presets.preset", tiny_preset)
+        patch.setattr("srvae_pyro.training.settings.preset", tiny_preset)
         patch.setattr(trainer_module, "LOG_EVERY", 2)
         yield
 
@@ -137,7 +137,7 @@ def test_a_run_leaves_a_complete_folder(done: Done) -> None:
 def test_a_run_records_its_settings(done: Done) -> None:
     config = read_config(done.folder)
     with tiny():
-        asked = make_config(done.arguments)
+        asked = fresh_config(done.arguments)
     assert config.preset == "paper"
     assert config.model == replace(asked.model, image_shape=(3, 16, 16))
     assert config.training == replace(asked.training, precision="fp32")
@@ -228,8 +228,7 @@ def test_a_finished_run_is_not_started_again(
     other = {"srvae": "vae", "vae": "srvae"}[done.model]
     for flags in (("--preset", "small"), ("--batch-size", "5"), ("--channels", "1")):
         assert flags[0] in mistake(monkeypatch, capsys, *resume, *flags)
-    if other == "vae":  # the default cannot be told from no flag
-        assert "--model" in mistake(monkeypatch, capsys, *resume, "--model", other)
+    assert "--model" in mistake(monkeypatch, capsys, *resume, "--model", other)
     assert {path: path.stat().st_mtime_ns for path in done.folder.iterdir()} == before
 
 
@@ -376,7 +375,7 @@ def test_the_command_to_resume_has_what_settings_have_not() -> None:
     )
     words = shlex.split(resume_command(given))
     assert words[:3] == ["python", "-m", "srvae_pyro.train"]
-    again = tyro.cli(TrainArguments, args=words[3:], config=(tyro.conf.FlagCreatePairsOff,))
+    again = parse(TrainArguments, words=words[3:])
     kept = ("data_root", "run", "workers", "device", "threads", "strict", "keep_allocator")
     assert again == TrainArguments(resume=True, **{name: getattr(given, name) for name in kept})
     plain = TrainArguments(data="photos")
@@ -389,7 +388,7 @@ def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:
     splits = []
     for seeds in ({"seed": 1}, {"seed": 2}, {"data_seed": 1}):
         given = arguments(tmp_path, **seeds)
-        splits.append(train.load_pictures(make_config(given), given))
+        splits.append(train.load_pictures(fresh_config(given), given))
     assert torch.equal(splits[0].test, splits[1].test)
     assert not torch.equal(splits[0].test, splits[2].test)
 
@@ -516,10 +515,10 @@ def test_pictures_that_do_not_suit_name_the_flag_that_helps(
     (tmp_path / "pictures" / "99.png").write_text("no picture, which reading all would tell")
     given = arguments(tmp_path, strict=True)
     with tiny(), pytest.raises(UserError, match=f"pass --image-size {better}$"):
-        train.load_pictures(make_config(given), given)
+        train.load_pictures(fresh_config(given), given)
     given = replace(given, image_size=better, strict=False)
     with tiny(), pytest.warns(match="left out"):
-        assert train.load_pictures(make_config(given), given).shape == (3, better, better)
+        assert train.load_pictures(fresh_config(given), given).shape == (3, better, better)
 
 
 # The flags
@@ -529,7 +528,7 @@ def test_flags_reach_the_settings() -> None:
     given = TrainArguments(
         lr=0.5, batch_size=7, seed=3, epochs=2, transform="sketch", prior="mixture", no_augment=True
     )
-    config = make_config(replace(given, guide_z_sees_y=True, limit=9, channels=1, image_size=64))
+    config = fresh_config(replace(given, guide_z_sees_y=True, limit=9, channels=1, image_size=64))
     training = config.training
     assert (training.lr, training.batch_size, training.seed) == (0.5, 7, 3)
     assert (training.epochs, training.steps, training.max_minutes) == (2, None, None)
@@ -538,11 +537,11 @@ def test_flags_reach_the_settings() -> None:
     data = config.data
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
     assert data.seed == 0
-    assert make_config(replace(given, data_seed=4)).data.seed == 4
+    assert fresh_config(replace(given, data_seed=4)).data.seed == 4
 
 
 def test_no_flags_are_the_published_run() -> None:
-    config = make_config(TrainArguments())
+    config = fresh_config(TrainArguments())
     assert config.model == ModelConfig()
     assert (config.training, config.data.data) == (TrainingConfig(), "cifar10")
 
@@ -577,8 +576,8 @@ def test_histogram_is_of_each_dimension() -> None:
 
 def test_any_setting_can_be_set() -> None:
     given = ("model.p_x.growth=5", "training.anneal=0.25", "model.likelihood_start=published")
-    config = make_config(TrainArguments(preset="small", set=given))
-    plain = make_config(TrainArguments(preset="small"))
+    config = fresh_config(TrainArguments(preset="small", set=given))
+    plain = fresh_config(TrainArguments(preset="small"))
     assert (config.model.p_x.growth, config.training.anneal) == (5, 0.25)
     assert config.model.likelihood_start == "published"
     assert config.model.p_x.steps == plain.model.p_x.steps
@@ -591,12 +590,13 @@ def test_any_setting_can_be_set() -> None:
         ("p_x=5", "give a setting as config.json names it"),
         ("model.nothing.here=5", "give a setting as config.json names it"),
         ("model.p_x.growth", "give a setting as config.json names it"),
-        ("model.p_x.growth=many", "growth cannot be 'many'"),
+        ("model.p_x.growth=many", "growth must be a whole number, not 'many'"),
+        ("training.lr=0", "--set training.lr=0: lr must be above 0, not 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_a_users_error(setting: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        make_config(TrainArguments(preset="small", set=(setting,)))
+        fresh_config(TrainArguments(preset="small", set=(setting,)))
 
 
 def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
@@ -607,7 +607,7 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
         longer = {"resume": True, "steps": STEPS + 1}
         assert train.main(arguments(tmp_path, set=given, **longer)) == 0
         other = ("training.ema_half_life=200",)
-        with pytest.raises(UserError, match="other settings than --set"):
+        with pytest.raises(UserError, match=r"another --set training\.ema_half_life: leave it"):
             train.main(arguments(tmp_path, set=other, resume=True, steps=STEPS + 2))
 
 

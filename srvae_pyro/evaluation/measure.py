@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from srvae_pyro.config import Precision
 from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.likelihood import (
     Estimator,
@@ -37,7 +38,7 @@ def evaluate_likelihood(
     seed: int = 0,
     numbers: Tensor | None = None,
     memory_gb: float = 4.0,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     progress: bool = False,
     group: Group | None = None,
     photographs: Tensor | None = None,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from srvae_pyro.config import Precision
 from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import ImageModel
@@ -119,7 +120,7 @@ def evaluate_elbo(
     batch_size: int = 100,
     seed: int = 0,
     numbers: Tensor | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     progress: bool = False,
     group: Group | None = None,
     units: bool = False,
