@@ -142,7 +142,7 @@ def check(name: str, hint: Any, value: Any) -> None:
             broken = (bound.broken_by(number) for number in _numbers(value))
             wanted = next(filter(None, broken), None)
     if wanted is not None:
-        shown = repr(value)
+        shown = repr(value).removesuffix(".0")
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
         raise UserError(f"{name} must be {wanted}, not {shown}")
 

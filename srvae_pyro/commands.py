@@ -167,14 +167,10 @@ def _grouped(kind: Any) -> Any:
     hints = hints_of(kind)
 
     def copied(field: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
-        text = next(
-            filter(lambda mark: isinstance(mark, str), metadata_of(hints[field.name])), None
-        )
-        return (
-            field.name,
-            hints[field.name],
-            dataclasses.field(default=field.default, metadata={"help": text}),
-        )
+        texts = [mark for mark in metadata_of(hints[field.name]) if isinstance(mark, str)]
+        metadata = {"help": texts[0] if texts else None}
+        again = dataclasses.field(default=field.default, metadata=metadata)
+        return field.name, hints[field.name], again
 
     fields = [copied(field) for field in dataclasses.fields(kind) if field.name not in group_of]
     for title in dict.fromkeys(group.title for group in group_of.values()):

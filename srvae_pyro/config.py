@@ -142,7 +142,7 @@ class TrainingConfig(Settings):
         "minutes of training; the first limit reached ends the run",
     ] = None
     batch_size: Annotated[int, Above(0, 2**31), "images an update"] = 32
-    lr: Annotated[float, Above(0, 1e9), Flag("RATE"), "highest learning rate of Adamax"] = 2e-3
+    lr: Annotated[float, Above(0, 10**9), Flag("RATE"), "highest learning rate of Adamax"] = 2e-3
     lr_decay: Annotated[float, Above(0, 1), "factor on the learning rate, a step"] = 0.999999
     lr_min: Annotated[float, AtLeast(0), Flag("RATE"), "lowest learning rate"] = 1e-4
     warmup_steps: Annotated[
@@ -158,7 +158,7 @@ class TrainingConfig(Settings):
     eps: Annotated[float, AtLeast(1e-30, 1), "of Adamax"] = 1e-7
     clip_factor: Annotated[
         float,
-        Above(0, 1e30),
+        Above(0, 10**30),
         "gradients above this times the running median of their norm are scaled down",
     ] = 10.0
     ema_half_life: Annotated[

@@ -21,6 +21,7 @@ from PIL import Image
 
 import srvae_pyro
 from srvae_pyro import generate, train
+from srvae_pyro.checked import metadata_of
 from srvae_pyro.commands import parse, run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
 from srvae_pyro.data import load_data, to_unit
@@ -32,7 +33,8 @@ from srvae_pyro.models import SRVAE
 from srvae_pyro.models.loading import read_config
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import trainer as trainer_module
-from srvae_pyro.training.settings import fresh_config, resume_command
+from srvae_pyro.training.flags import setting_flags
+from srvae_pyro.training.settings import fresh_config, resume_command, resumed_config
 from srvae_pyro.training.trainer import Trainer
 
 BATCH, STEPS = 4, 7  # of 16 training pictures: one epoch of 4 steps, and 3 more
@@ -538,6 +540,73 @@ def test_flags_reach_the_settings() -> None:
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
     assert data.seed == 0
     assert fresh_config(replace(given, data_seed=4)).data.seed == 4
+
+
+def test_every_training_setting_has_a_flag_with_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(TrainArguments, "train", ["--help"])
+    told = capsys.readouterr().out
+    names = {f.name for f in fields(TrainArguments)}
+    assert {f.name for f in fields(TrainingConfig)} <= names
+    for flag in setting_flags():
+        assert f"--{flag.name.replace('_', '-')}" in told
+        assert any(isinstance(mark, str) for mark in metadata_of(flag.hint)), flag.name
+
+
+def test_flags_of_all_kinds_reach_the_settings() -> None:
+    line = "--preset small --betas 0.5 0.75 --analytic-kl False --anneal 0.25 --no-augment"
+    config = fresh_config(parse(TrainArguments, words=shlex.split(line)))
+    assert (config.training.betas, config.training.anneal) == ((0.5, 0.75), 0.25)
+    assert (config.training.analytic_kl, config.data.augment) == (False, False)
+    assert fresh_config(parse(TrainArguments, words=["--preset", "small"])).training.analytic_kl
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("lr", "0", "above 0"),
+        ("kl_start", "2", "from 0 to 1"),
+        ("free_nats", "-1", "at least 0"),
+        ("validation_images", "0", "at least 1"),
+    ],
+)
+def test_a_mistake_is_told_in_the_same_words_wherever_it_is_made(
+    name: str,
+    value: str,
+    wanted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flag, setting = f"--{name.replace('_', '-')}", f"training.{name}={value}"
+    told = mistake(monkeypatch, capsys, flag, value)
+    assert told == f"train: {flag} must be {wanted}, not {value}\n"
+    told = mistake(monkeypatch, capsys, "--set", setting)
+    assert told == f"train: --set {setting}: {name} must be {wanted}, not {value}\n"
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(f'{{"model": {{}}, "training": {{"{name}": {value}}}}}')
+    (run / "last.ckpt").touch()
+    told = mistake(monkeypatch, capsys, "--run", "mine", "--resume")
+    assert told == f"train: runs/mine/config.json: {name} must be {wanted}, not {value}\n"
+
+
+def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
+    done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume = ("--run", str(done.folder), "--resume", "--keep-allocator", "--device", "cpu")
+    for flags in ("--seed 1", "--lr-decay 0.5", "--data-seed 1", "--no-augment", "--prior mixture"):
+        told = mistake(monkeypatch, capsys, *resume, *flags.split())
+        assert f"was trained with another {flags.split()[0]}: leave it out to resume" in told
+    # Its length may change, by either way, and what is the same may be said.
+    given = parse(TrainArguments, words=[*resume, "--seed", "0", "--epochs", "3"])
+    config = resumed_config(given, done.folder).training
+    assert (config.epochs, config.steps, config.max_minutes) == (3, None, None)
+    given = parse(TrainArguments, words=[*resume, "--set", "training.steps=9"])
+    assert resumed_config(given, done.folder).training.steps == 9
 
 
 def test_no_flags_are_the_published_run() -> None:
