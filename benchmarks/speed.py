@@ -162,12 +162,12 @@ def train_step(
 
 def elbo_by_hand(net: Any, x: Any) -> Any:
     """The negative ELBO from the same networks without Pyro's programs: what Pyro costs."""
-    y = net.guide.transform(x)
-    q_u, q_z = net.guide.lower.posterior(y), net.guide.posterior(x)
+    y = net.guide.d(x)
+    q_u, q_z = net.guide.q_u(y), net.guide.q_z(x)
     u, z = q_u.rsample(), q_z.rsample()
-    elbo = net.model.lower.prior().log_prob(u) - q_u.log_prob(u) - q_z.log_prob(z)
-    elbo = elbo + net.model.lower.likelihood(u).log_prob(y) + net.model.prior(y, u).log_prob(z)
-    return -(elbo + net.model.likelihood(y, z).log_prob(x)).sum()
+    elbo = net.model.p_u().log_prob(u) - q_u.log_prob(u) - q_z.log_prob(z)
+    elbo = elbo + net.model.p_y(u).log_prob(y) + net.model.p_z(y, u).log_prob(z)
+    return -(elbo + net.model.p_x(y, z).log_prob(x)).sum()
 
 
 def whole_model(net: Any, x: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from srvae_pyro.checked import Above, AtLeast, Between, Flag, Settings, build
 
 __all__ = [
+    "EARLIER",
     "DataConfig",
     "Dense",
     "Device",
@@ -33,6 +34,14 @@ Precision = Literal["fp32", "bf16"]
 Preset = Literal["paper", "small", "quickstart"]
 PriorName = Literal["realnvp", "mixture", "standard"]
 TransformName = Literal["downscale2", "downscale4", "grayscale", "sketch"]
+
+# What settings of the model were called before.
+EARLIER = {
+    "transform": "d",
+    "prior": "p_u",
+    "prior_network": "p_u_network",
+    "prior_components": "p_u_components",
+}
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,12 @@ class ModelConfig(Settings):
     latent_channels: Annotated[int, Between(1, 4096), "of u and of z"] = 16
     stages: Annotated[int, Between(0, 16), "how often a side of an image is halved towards z"] = 2
     components: Annotated[int, Between(1, 1000), "logistics in each likelihood"] = 10
-    transform: Annotated[TransformName, Flag(), "y = d(x) of the srVAE"] = "downscale2"
+    d: Annotated[TransformName, Flag(name="transform"), "y = d(x) of the srVAE"] = "downscale2"
     guide_z_sees_y: Annotated[bool, Flag(), "q(z|x,y) instead of q(z|x)"] = False  # property B
 
-    prior: Annotated[PriorName, Flag(), "prior of the lowest latent"] = "realnvp"
-    prior_network: Dense = Dense(64, 5)  # of each coupling
-    prior_components: Annotated[int, Between(1, 100_000), "of the mixture"] = 100
+    p_u: Annotated[PriorName, Flag(name="prior"), "prior of the lowest latent"] = "realnvp"
+    p_u_network: Dense = Dense(64, 5)  # of each coupling
+    p_u_components: Annotated[int, Between(1, 100_000), "of the mixture"] = 100
 
     q_u: Dense = Dense(64, 3)  # q(u|y)
     p_y: Dense = Dense(128, 4)  # p(y|u)
@@ -85,7 +94,7 @@ class ModelConfig(Settings):
 
     def multiple(self, stages: int) -> int:
         """What the sides of an image are multiples of that is halved so often towards u."""
-        return 2**stages * (2 if self.prior == "realnvp" else 1)
+        return 2**stages * (2 if self.p_u == "realnvp" else 1)
 
 
 @dataclass(frozen=True)
@@ -213,4 +222,6 @@ class RunConfig(Settings):
         Raises:
             UserError: a setting is unknown or missing, or cannot be what it is.
         """
+        if isinstance(model := values.get("model"), dict):
+            values = {**values, "model": {EARLIER.get(k, k): v for k, v in model.items()}}
         return build(cls, values)

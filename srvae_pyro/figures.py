@@ -121,7 +121,7 @@ def figures_of(
     }
     if not isinstance(model, SRVAE):
         return figures
-    y = model.guide.transform(first)
+    y = model.guide.d(first)
     options: Any = {"temperature": arguments.temperature, "seed": arguments.seed}
     number = max(arguments.samples, DEVIATION_OF)
     answers = model.super_resolve(y, number, decode=arguments.decode, **options)["x"]
@@ -205,7 +205,7 @@ def interpolation_rows(
     sites = model.interpolate(
         a, b, 8, decode=arguments.decode, temperature=arguments.temperature, seed=arguments.seed
     )
-    lower: Any = getattr(model.guide, "transform", None)
+    lower: Any = getattr(model.guide, "d", None)
     rows = []
     for pair in range(len(a)):
         ends = (a[pair : pair + 1], b[pair : pair + 1])

@@ -54,7 +54,7 @@ def test_preset_paper_is_the_published_training() -> None:
 def test_every_setting_survives_json() -> None:
     config = RunConfig(
         "small",
-        ModelConfig(image_shape=(1, 8, 24), prior="mixture", p_z=Dense(3, 4, 5), init_scale=0.5),
+        ModelConfig(image_shape=(1, 8, 24), p_u="mixture", p_z=Dense(3, 4, 5), init_scale=0.5),
         DataConfig("here", 16, 1, 3, 99, False, {"counts": {"train": 5}, "indices": [1, 2]}),
         TrainingConfig(epochs=None, steps=7, betas=(0.5, 0.6), precision="bf16"),
         "0.0",

@@ -22,9 +22,9 @@ Pictures = Callable[..., Tensor]
 OPTIONS: dict[str, dict[str, Any]] = {
     "srvae": {},
     "z sees y": {"guide_z_sees_y": True},
-    "standard": {"prior": "standard"},
+    "standard": {"p_u": "standard"},
     "vae": {"model": "vae"},
-    "vae, standard": {"model": "vae", "prior": "standard"},
+    "vae, standard": {"model": "vae", "p_u": "standard"},
 }
 
 
@@ -49,16 +49,15 @@ def by_hand(m: ImageModel, x: Tensor) -> dict[str, Tensor]:
     model, guide = m.model, m.guide
     if isinstance(m, VAE):
         return {
-            "re_x": -model.likelihood(q["z"]).log_prob(x),
-            "kl_z": guide.posterior(x).log_prob(q["z"]) - model.prior().log_prob(q["z"]),
+            "re_x": -model.p_x(q["z"]).log_prob(x),
+            "kl_z": guide.q_z(x).log_prob(q["z"]) - model.p_z().log_prob(q["z"]),
         }
     y, u, z = q["y"], q["u"], q["z"]
-    seen = (x, guide.transform.lift(y, x.shape[-2:])) if guide.sees_lower else (x,)
     return {
-        "re_x": -model.likelihood(y, z).log_prob(x),
-        "re_y": -model.lower.likelihood(u).log_prob(y),
-        "kl_z": guide.posterior(*seen).log_prob(z) - model.prior(y, u).log_prob(z),
-        "kl_u": guide.lower.posterior(y).log_prob(u) - model.lower.prior().log_prob(u),
+        "re_x": -model.p_x(y, z).log_prob(x),
+        "re_y": -model.p_y(u).log_prob(y),
+        "kl_z": guide.q_z(x).log_prob(z) - model.p_z(y, u).log_prob(z),
+        "kl_u": guide.q_u(y).log_prob(u) - model.p_u().log_prob(u),
     }
 
 
@@ -135,7 +134,7 @@ def test_closed_form_kl_is_the_sampled_ones_expectation(
     tiny: MakeConfig, pictures: Pictures
 ) -> None:
     x = pictures(2)
-    config = tiny(prior="standard", posterior_scale=0.5, posterior_log_variance=-1.0)
+    config = tiny(p_u="standard", posterior_scale=0.5, posterior_log_variance=-1.0)
     m = build(config, x)
     settings: dict[str, Any] = {
         "num_particles": 256,
@@ -145,7 +144,7 @@ def test_closed_form_kl_is_the_sampled_ones_expectation(
     }
     exact = seeded(TermsELBO(analytic_kl=True, **settings).terms, m.model, m.guide, x)
     sampled = seeded(TermsELBO(**settings).terms, m.model, m.guide, x)
-    u = m.guide.lower.posterior(m.guide.transform(x)).base_dist
+    u = m.guide.q_u(m.guide.d(x)).base_dist
     formula = 0.5 * (u.scale**2 + u.loc**2 - 1) - u.scale.log()
     torch.testing.assert_close(exact.detailed_kl["u"], formula, rtol=1e-4, atol=1e-5)
     for name in ("u", "z"):
@@ -176,7 +175,7 @@ def test_closed_form_kl_is_left_to_sampling_where_there_is_none(
 def test_stock_svi_takes_the_loss(analytic_kl: bool, tiny: MakeConfig, pictures: Pictures) -> None:
     """... and optimises what the loss says it does."""
     x = pictures(2)
-    m = build(tiny(model="vae", prior="standard"), x)
+    m = build(tiny(model="vae", p_u="standard"), x)
     elbo = TermsELBO(analytic_kl=analytic_kl)
     expected = seeded(elbo.differentiable_loss, m.model, m.guide, x).item()
     svi = SVI(*m.programs(), pyro.optim.Adam({"lr": 0.01}), elbo)
@@ -187,7 +186,7 @@ def test_stock_svi_takes_the_loss(analytic_kl: bool, tiny: MakeConfig, pictures:
 @torch.no_grad()
 def test_closed_form_kl_is_scaled_as_the_sampled_one(tiny: MakeConfig, pictures: Pictures) -> None:
     x = pictures(2)
-    m = build(tiny(model="vae", prior="standard"), x)
+    m = build(tiny(model="vae", p_u="standard"), x)
     elbo = TermsELBO(analytic_kl=True)
     plain = elbo.terms(m.model, m.guide, x)
     scaled = elbo.terms(poutine.scale(m.model, 0.25), poutine.scale(m.guide, 0.25), x)

@@ -110,8 +110,8 @@ def test_units_are_counted(folder: Path, tmp_path: Path, tiny: Callable[..., Mod
     x = to_unit(images)
     expected = {}
     for name, q in {
-        "z": model.guide.posterior,
-        "u": lambda x: model.guide.lower.posterior(model.guide.transform(x)),
+        "z": model.guide.q_z,
+        "u": lambda x: model.guide.q_u(model.guide.d(x)),
     }.items():
         mean = q(x).mean
         expected[f"units_{name}"] = mean[0].numel()

@@ -43,20 +43,20 @@ class Published:
             self.model: nn.Module = srvae
             # In the order in which they are filled.
             self.networks: dict[str, nn.Module] = {
-                "q_u": srvae.guide.lower.posterior,
-                "p_y": srvae.model.lower.likelihood,
-                "q_z": srvae.guide.posterior,
-                "p_z": srvae.model.prior,
-                "p_x": srvae.model.likelihood,
-                "p_u": srvae.model.lower.prior,
+                "q_u": srvae.guide.q_u,
+                "p_y": srvae.model.p_y,
+                "q_z": srvae.guide.q_z,
+                "p_z": srvae.model.p_z,
+                "p_x": srvae.model.p_x,
+                "p_u": srvae.model.p_u,
             }
         else:
             vae = VAE(ModelConfig(model="vae", q_z=Dense(16, 8), p_x_from_z=Dense(128, 6)))
             self.model = vae
             self.networks = {
-                "q_z": vae.guide.posterior,
-                "p_x": vae.model.likelihood,
-                "p_z": vae.model.prior,
+                "q_z": vae.guide.q_z,
+                "p_x": vae.model.p_x,
+                "p_z": vae.model.p_z,
             }
         self.model.double()
         for i, (name, network) in enumerate(self.networks.items(), 1):

@@ -24,14 +24,13 @@ from srvae_pyro.evaluation.terms import standard_error
 from srvae_pyro.evaluation.weights import effective_pairs, effective_samples, log_mean, pareto_k
 from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel
-from srvae_pyro.models.vae import VAEGuide, VAEModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 
 TINY = dict(
     latent_channels=4,
     components=2,
-    prior_network=Dense(2, 1),
+    p_u_network=Dense(2, 1),
     q_u=Dense(2, 1),
     p_y=Dense(4, 1),
     q_z=Dense(2, 1),
@@ -94,9 +93,7 @@ def linear() -> SimpleNamespace:
     a, b, c = matrix(half, latent, 1), matrix(latent, half, 2), matrix(latent, latent, 3)
     d, e = matrix(width, half, 4), matrix(width, latent, 5)
     model = SRVAEModel(
-        VAEModel(Standard(latent), Linear(0.8, a), latent="u", image="y"),
-        Linear(0.9, b, c),
-        Linear(0.7, d, e),
+        p_u=Standard(latent), p_y=Linear(0.8, a), p_z=Linear(0.9, b, c), p_x=Linear(0.7, d, e)
     )
     # Covariance of (u, y, z, x), built up as the model is.
     cov = torch.eye(latent, dtype=torch.float64)
@@ -117,7 +114,7 @@ def linear() -> SimpleNamespace:
     gain = cov[z, seen] @ torch.linalg.inv(cov[seen][:, seen])
     gain_z = gain[:, half:].clone()
     gain_z[:, :half] += gain[:, :half]
-    guide = SRVAEGuide(VAEGuide(Linear(0.9, gain_u), latent="u"), FirstHalf(), Linear(0.8, gain_z))
+    guide = SRVAEGuide(FirstHalf(), q_u=Linear(0.9, gain_u), q_z=Linear(0.8, gain_z))
     images = 0.7 * torch.randn(
         3, 1, 1, width, generator=torch.Generator().manual_seed(7), dtype=torch.float64
     )
@@ -204,11 +201,11 @@ def pictures(count: int) -> Tensor:
 MODELS = {
     "srvae": (SRVAE, {}),
     "srvae, z sees y": (SRVAE, {"guide_z_sees_y": True}),
-    "srvae, mixture": (SRVAE, {"prior": "mixture", "prior_components": 3}),
-    "srvae, standard": (SRVAE, {"prior": "standard"}),
-    "srvae, sketch": (SRVAE, {"transform": "sketch"}),
+    "srvae, mixture": (SRVAE, {"p_u": "mixture", "p_u_components": 3}),
+    "srvae, standard": (SRVAE, {"p_u": "standard"}),
+    "srvae, sketch": (SRVAE, {"d": "sketch"}),
     "vae": (VAE, {}),
-    "vae, mixture": (VAE, {"prior": "mixture", "prior_components": 3}),
+    "vae, mixture": (VAE, {"p_u": "mixture", "p_u_components": 3}),
 }
 
 
@@ -249,19 +246,18 @@ def test_product_is_the_mean_over_all_pairs(net) -> None:
         pytest.skip("no pairs")
     x, samples = pictures(1), 4
     noise = ImageNoise(0, [0])
-    y = net.guide.transform(x)
-    q_u, q_z = net.guide.lower.posterior(y), net.guide.posterior_of(x, y)
+    y = net.guide.d(x)
+    q_u, q_z = net.guide.q_u(y), net.guide.q_z(x)
     like = torch.zeros(samples, *q_u.mean.shape)
     u = q_u.mean + q_u.stddev * noise.normal("u", like)
     z = q_z.mean + q_z.stddev * noise.normal("z", like)
     weights = []
     for i in range(samples):
-        lower = net.model.lower
-        below = lower.prior().log_prob(u[i]) + lower.likelihood(u[i]).log_prob(y)
+        below = net.model.p_u().log_prob(u[i]) + net.model.p_y(u[i]).log_prob(y)
         below = below - q_u.log_prob(u[i])
         for j in range(samples):
-            own = net.model.likelihood(y, z[j]).log_prob(x) - q_z.log_prob(z[j])
-            weights.append((below + own + net.model.prior(y, u[i]).log_prob(z[j])).double())
+            own = net.model.p_x(y, z[j]).log_prob(x) - q_z.log_prob(z[j])
+            weights.append((below + own + net.model.p_z(y, u[i]).log_prob(z[j])).double())
     estimate = estimate_log_likelihood(net, x, samples)
     expected = log_mean(torch.stack(weights))
     torch.testing.assert_close(estimate.log_likelihood, expected, atol=5e-3, rtol=1e-6)
@@ -302,10 +298,10 @@ def test_encoders_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
         module.register_forward_hook(hook)
 
-    count("q_u", net.guide.lower.posterior.encoder)
-    count("q_z", net.guide.posterior.encoder)
-    count("p_z_from_y", net.model.prior.from_y)
-    count("p_z", net.model.prior.joint)
+    count("q_u", net.guide.q_u.encoder)
+    count("q_z", net.guide.q_z.encoder)
+    count("p_z_from_y", net.model.p_z.from_y)
+    count("p_z", net.model.p_z.joint)
     estimate_log_likelihood(net, pictures(1), 12, at_once=3)
     assert calls == {"q_u": 1, "q_z": 1, "p_z_from_y": 1, "p_z": 4}
 

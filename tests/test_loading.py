@@ -27,7 +27,7 @@ from srvae_pyro.models.loading import CONFIG, WEIGHTS, find_run, load, read_conf
 
 MODELS: dict[str, dict[str, Any]] = {
     "srvae": {},
-    "realnvp": {"prior": "realnvp"},
+    "realnvp": {"p_u": "realnvp"},
     "vae": {"model": "vae"},
 }
 
@@ -38,7 +38,7 @@ def tiny_config(**changes: Any) -> ModelConfig:
         "image_shape": (3, 16, 16),
         "latent_channels": 2,
         "components": 2,
-        "prior": "standard",
+        "p_u": "standard",
         "init_scale": 0.5,
         "head_scale": 0.5,
         "likelihood_scale": 0.5,
@@ -93,6 +93,43 @@ def message_of(error: pytest.ExceptionInfo[UserError]) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+# Files of earlier versions
+
+BEFORE = {
+    "model.p_u.": "model.lower.prior.",
+    "model.p_y.": "model.lower.likelihood.",
+    "guide.q_u.": "guide.lower.posterior.",
+    "model.p_z.": "model.prior.",
+    "model.p_x.": "model.likelihood.",
+    "guide.q_z.": "guide.posterior.",
+}
+SETTINGS_BEFORE = {
+    "d": "transform",
+    "p_u": "prior",
+    "p_u_network": "prior_network",
+    "p_u_components": "prior_components",
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_weights_and_settings_under_earlier_names_load(kind: str, tmp_path: Path) -> None:
+    model = make_run(tmp_path, **MODELS[kind])
+    state = {}
+    for name, tensor in model.state_dict().items():
+        new = next(new for new in BEFORE if name.startswith(new))
+        state[BEFORE[new] + name.removeprefix(new)] = tensor
+    assert state.keys().isdisjoint(model.state_dict())
+    save_file(state, tmp_path / WEIGHTS)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    config["model"] = {SETTINGS_BEFORE.get(k, k): v for k, v in config["model"].items()}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    assert_alike(load(tmp_path), model)
+    # What a checkpoint does.
+    other = make_model(model.config)
+    other.load_state_dict(state)
+    assert_alike(other, model)
 
 
 # Whole files
@@ -267,8 +304,8 @@ def test_weights_of_another_model_are_a_users_error(change: str, tmp_path: Path)
         '{"model": {"latent_size": 3}}',
         '{"model": 3}',
         '{"model": {"image_shape": [3, 17, 16]}}',
-        '{"model": {"transform": "blur"}}',
-        '{"model": {"prior": "flow"}}',
+        '{"model": {"d": "blur"}}',
+        '{"model": {"p_u": "flow"}}',
         '{"model": {"latent_channels": "16"}}',
         "\x00\xff",
     ],

@@ -22,15 +22,8 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import make_transform
 from srvae_pyro.distributions import StandardPrior
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import (
-    SRVAE,
-    VAE,
-    ImageModel,
-    SRVAEGuide,
-    SRVAEModel,
-    VAEGuide,
-    VAEModel,
-)
+from srvae_pyro.models import SRVAE, VAE, ImageModel
+from srvae_pyro.models.base import images_plate
 from srvae_pyro.models.conditionals import (
     ImageGivenLatent,
     ImageGivenLower,
@@ -45,23 +38,23 @@ Pictures = Callable[..., Tensor]
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "z sees y": {"guide_z_sees_y": True},
-    "downscale4": {"transform": "downscale4"},
-    "downscale4, z sees y": {"transform": "downscale4", "guide_z_sees_y": True},
-    "grayscale": {"transform": "grayscale"},
-    "grayscale, z sees y": {"transform": "grayscale", "guide_z_sees_y": True},
-    "sketch": {"transform": "sketch"},
-    "mixture": {"prior": "mixture"},
-    "standard": {"prior": "standard"},
+    "downscale4": {"d": "downscale4"},
+    "downscale4, z sees y": {"d": "downscale4", "guide_z_sees_y": True},
+    "grayscale": {"d": "grayscale"},
+    "grayscale, z sees y": {"d": "grayscale", "guide_z_sees_y": True},
+    "sketch": {"d": "sketch"},
+    "mixture": {"p_u": "mixture"},
+    "standard": {"p_u": "standard"},
     "one channel": {"image_shape": (1, 16, 16)},
-    "sketch of one channel": {"image_shape": (1, 16, 16), "transform": "sketch"},
+    "sketch of one channel": {"image_shape": (1, 16, 16), "d": "sketch"},
     "wide": {"image_shape": (3, 16, 32)},
     "tall, z sees y": {"image_shape": (3, 24, 8), "guide_z_sees_y": True},
     "one stage": {"stages": 1, "image_shape": (3, 8, 8)},
     "narrow branch of z": {"p_x_z_channels": 5},
     "plausible pictures": {"likelihood_start": "pictures", "posterior_log_variance": -2.0},
     "vae": {"model": "vae"},
-    "vae, mixture": {"model": "vae", "prior": "mixture"},
-    "vae, standard": {"model": "vae", "prior": "standard"},
+    "vae, mixture": {"model": "vae", "p_u": "mixture"},
+    "vae, standard": {"model": "vae", "p_u": "standard"},
     "vae, one channel": {"model": "vae", "image_shape": (1, 16, 16)},
     "vae, wide": {"model": "vae", "image_shape": (3, 16, 32)},
     "vae, three stages": {"model": "vae", "stages": 3},
@@ -131,7 +124,7 @@ def test_sites_and_their_shapes(option: str, tiny: MakeConfig, pictures: Picture
             "downscale2": (channels, height // 2, width // 2),
             "downscale4": (channels, height // 4, width // 4),
         }
-        events |= {"y": y.get(config.transform, (1, height, width)), "u": latent}
+        events |= {"y": y.get(config.d, (1, height, width)), "u": latent}
     assert sites(model) == set(events)
     assert sites(guide) == set(events) - {"x"}
     assert model.observation_nodes == ["x"]
@@ -150,7 +143,7 @@ def test_sites_and_their_shapes(option: str, tiny: MakeConfig, pictures: Picture
 def test_guide_holds_y_as_a_delta_at_its_transform(
     transform: str, tiny: MakeConfig, pictures: Pictures
 ) -> None:
-    m, x = SRVAE(tiny(transform=transform)), pictures()
+    m, x = SRVAE(tiny(d=transform)), pictures()
     model, guide = traces(m, x)
     y = guide.nodes["y"]
     assert isinstance(y["fn"], dist.Delta)
@@ -159,16 +152,17 @@ def test_guide_holds_y_as_a_delta_at_its_transform(
     assert model.nodes["y"]["value"] is y["value"]
 
 
-def test_guide_z_sees_y_only_where_asked(tiny: MakeConfig, pictures: Pictures) -> None:
-    """Two pictures x, x' and the y of x held: the posterior of z tells whether y counts."""
+def test_guide_z_sees_y_only_where_asked(
+    tiny: MakeConfig, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The posterior of z changes with another d, whose y it sees, or it does not."""
     x = pictures(2)
     other_y = make_transform("downscale2")(pictures(2, seed=1))
     for sees in (False, True):
         m = SRVAE(tiny(guide_z_sees_y=sees))
-        own = traces(m, x)[1].nodes["z"]["fn"].base_dist.loc
-        held = poutine.condition(m.guide, {"y": other_y})
-        loc = poutine.trace(held).get_trace(x).nodes["z"]["fn"].base_dist.loc
-        assert torch.equal(own, loc) != sees
+        loc = m.guide.q_z(x).base_dist.loc
+        monkeypatch.setattr(m.guide.d, "forward", lambda x: other_y)
+        assert torch.equal(m.guide.q_z(x).base_dist.loc, loc) != sees
 
 
 @pytest.mark.parametrize("option", BOTH)
@@ -210,11 +204,11 @@ def test_conditioned_on_y_the_model_super_resolves(tiny: MakeConfig, pictures: P
         {"image_shape": (3, 18, 16)},
         {"image_shape": (3, 16, 20)},
         {"image_shape": (3, 4, 4)},
-        {"image_shape": (3, 28, 28), "transform": "grayscale"},
+        {"image_shape": (3, 28, 28), "d": "grayscale"},
         {"image_shape": (3, 100, 100), "stages": 3},
-        {"image_shape": (3, 30, 30), "prior": "standard"},
+        {"image_shape": (3, 30, 30), "p_u": "standard"},
         {"image_shape": (3, 28, 28), "model": "vae"},
-        {"image_shape": (1, 7, 7), "model": "vae", "prior": "mixture"},
+        {"image_shape": (1, 7, 7), "model": "vae", "p_u": "mixture"},
     ],
 )
 def test_unsuitable_size_is_refused_with_sizes_that_suit(
@@ -238,9 +232,9 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(
     ("changes", "message"),
     [
         ({"image_shape": (2, 16, 16)}, "1 or 3 channels, not 2"),
-        ({"image_shape": (1, 16, 16), "transform": "grayscale"}, "3 channels"),
-        ({"transform": "downscale4", "stages": 1}, "at least 2 stages"),
-        ({"transform": "downscale3"}, "downscale2"),
+        ({"image_shape": (1, 16, 16), "d": "grayscale"}, "3 channels"),
+        ({"d": "downscale4", "stages": 1}, "at least 2 stages"),
+        ({"d": "downscale3"}, "downscale2"),
     ],
 )
 def test_unsuitable_options_are_refused(
@@ -289,7 +283,7 @@ def test_initialize_completes_a_partly_initialized_model(
 ) -> None:
     m = SRVAE(tiny())
     m.initialize(pictures(4))
-    head = m.guide.posterior.encoder[-1]
+    head = m.guide.q_z.encoder[-1]
     kept = copy.deepcopy(m.model.state_dict())
     head.initialized.fill_(False)
     with torch.no_grad():
@@ -317,7 +311,7 @@ def test_posteriors_and_likelihoods_start_where_the_config_says(
     x = pictures(8)
     with torch.no_grad():
         m.initialize(x)
-        mean, log_variance = m.guide.posterior.parameters_of(x).chunk(2, dim=1)
+        mean, log_variance = m.guide.q_z.parameters_of(x).chunk(2, dim=1)
     for values, average, deviation in ((mean, 0.0, 0.5), (log_variance, -3.0, 0.02)):
         std, centre = torch.std_mean(values, dim=(0, 2, 3))
         torch.testing.assert_close(std, torch.full((4,), deviation), rtol=1e-3, atol=0)
@@ -374,7 +368,7 @@ def test_stock_svi_trains_a_second_model_of_the_process(
 ) -> None:
     x = pictures(4)
     for _ in range(2):
-        m = VAE(tiny(model="vae", prior="standard"))
+        m = VAE(tiny(model="vae", p_u="standard"))
         before = [p.detach().clone() for p in m.parameters()]
         svi = SVI(*m.programs(), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
         svi.step(x)
@@ -478,42 +472,37 @@ def test_hub_files_give_the_model_back(
 
 
 class ThreeLevels(nn.Module):
-    """4x4 (y, u), 8x8 (x1, z1), 16x16 (x2, z2), from the package's parts."""
+    """4x4 (y, u), 8x8 (x1, z1), 16x16 (x2, z2): two programs over the package's conditionals."""
 
     def __init__(self, config: ModelConfig, below: ModelConfig) -> None:
         super().__init__()
-        transform = make_transform("downscale2")
-        self.model = SRVAEModel(
-            SRVAEModel(
-                VAEModel(
-                    StandardPrior((4, 4, 4)),
-                    ImageGivenLatent(below, 3, below.p_y, 0),
-                    latent="u",
-                    image="y",
-                ),
-                LatentGivenLower(below, 3, 0),
-                ImageGivenLower(below, transform, 3, 3),
-                latent="z1",
-                image="x1",
-            ),
-            LatentGivenLower(config, 3, 1),
-            ImageGivenLower(config, transform, 3, 3),
-            latent="z2",
-            image="x2",
-        )
-        self.guide = SRVAEGuide(
-            SRVAEGuide(
-                VAEGuide(LatentGivenImages(below, 3, below.q_u, 0), latent="u"),
-                transform,
-                LatentGivenImages(below, 3, below.q_z, 1),
-                latent="z1",
-                lower_image="y",
-            ),
-            transform,
-            LatentGivenImages(config, 3, config.q_z, 2),
-            latent="z2",
-            lower_image="x1",
-        )
+        self.d = make_transform("downscale2")
+        self.p_u = StandardPrior((4, 4, 4))
+        self.p_y = ImageGivenLatent(below, 3, below.p_y, 0)
+        self.p_z1 = LatentGivenLower(below, 3, 0)
+        self.p_x1 = ImageGivenLower(below, self.d, 3, 3)
+        self.p_z2 = LatentGivenLower(config, 3, 1)
+        self.p_x2 = ImageGivenLower(config, self.d, 3, 3)
+        self.q_u = LatentGivenImages(below, 3, below.q_u, 0)
+        self.q_z1 = LatentGivenImages(below, 3, below.q_z, 1)
+        self.q_z2 = LatentGivenImages(config, 3, config.q_z, 2)
+
+    def model(self, x: Tensor | None = None, count: int = 1) -> Tensor:
+        with images_plate(x, count):
+            u = pyro.sample("u", self.p_u())
+            y = pyro.sample("y", self.p_y(u))
+            z1 = pyro.sample("z1", self.p_z1(y, u))
+            x1 = pyro.sample("x1", self.p_x1(y, z1))
+            z2 = pyro.sample("z2", self.p_z2(x1, z1))
+            return pyro.sample("x2", self.p_x2(x1, z2), obs=x)
+
+    def guide(self, x: Tensor, count: int = 1) -> None:
+        with images_plate(x, count):
+            x1 = pyro.sample("x1", dist.Delta(self.d(x), event_dim=3))
+            y = pyro.sample("y", dist.Delta(self.d(x1), event_dim=3))
+            pyro.sample("u", self.q_u(y))
+            pyro.sample("z1", self.q_z1(x1))
+            pyro.sample("z2", self.q_z2(x))
 
 
 def test_three_levels(tiny: MakeConfig, pictures: Pictures) -> None:
@@ -525,7 +514,7 @@ def test_three_levels(tiny: MakeConfig, pictures: Pictures) -> None:
     half = make_transform("downscale2")(x)
     assert torch.equal(guide.nodes["x1"]["value"], half)
     assert torch.equal(guide.nodes["y"]["value"], make_transform("downscale2")(half))
-    loss = Trace_ELBO(max_plate_nesting=1)(m.model, m.guide)(x)
+    loss = Trace_ELBO(max_plate_nesting=1).differentiable_loss(m.model, m.guide, x)
     assert loss.isfinite()
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters())
@@ -535,13 +524,13 @@ def test_three_levels(tiny: MakeConfig, pictures: Pictures) -> None:
 def test_bfloat16_does_not_round_y(
     tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
 ) -> None:
-    likelihood = SRVAE(tiny()).model.likelihood
+    likelihood = SRVAE(tiny()).model.p_x
     seen: list[Tensor] = []
     likelihood.joint[0].register_forward_hook(lambda _m, inputs, out: seen.extend((*inputs, out)))
     y, z = pictures(2, (3, 8, 8)), torch.randn(2, 4, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         likelihood.parameters_of(y, z)
-    lifted = likelihood.transform.lift(y, (16, 16))
+    lifted = likelihood.d.lift(y, (16, 16))
     assert not torch.equal(lifted, lifted.bfloat16().float())
     assert torch.equal(seen[0][:, :3], lifted)
     assert seen[1].dtype == torch.float32

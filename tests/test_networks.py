@@ -434,9 +434,7 @@ def test_autocast_reaches_every_dense_step(
     assert len(seen) == sum(isinstance(m, DenseStep) for m in model.modules())
     exact = [name for name, dtype in seen.items() if dtype == torch.float32]
     # But where x is told from y, whose last bits count.
-    assert exact == (
-        ["model.likelihood.joint.0.0", "model.likelihood.joint.0.1"] if kind == "srvae" else []
-    )
+    assert exact == (["model.p_x.joint.0.0", "model.p_x.joint.0.1"] if kind == "srvae" else [])
     assert set(seen.values()) - {torch.float32} == {torch.bfloat16}
     assert {term.dtype for term in terms.named().values()} == {torch.float32}
 

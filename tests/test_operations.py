@@ -30,8 +30,8 @@ def make(model: Any = "srvae", **changes: Any) -> ImageModel:
         "image_shape": (3, 16, 16),
         "latent_channels": 2,
         "components": 2,
-        "prior": "standard",
-        "prior_components": 3,
+        "p_u": "standard",
+        "p_u_components": 3,
         "init_scale": 0.5,
         "head_scale": 0.5,
         "likelihood_scale": 0.5,
@@ -66,7 +66,7 @@ def srvae() -> SRVAE:
 @pytest.mark.parametrize("decode", ["sample", "mode"])
 @pytest.mark.parametrize("model", ["srvae", "vae"])
 def test_generated_sites(model: str, decode: Any) -> None:
-    sites = make(model, prior="realnvp").generate(5, decode=decode, batch_size=2)
+    sites = make(model, p_u="realnvp").generate(5, decode=decode, batch_size=2)
     shapes = {"x": (3, 16, 16), "z": LATENT}
     if model == "srvae":
         shapes |= {"y": (3, 8, 8), "u": LATENT}
@@ -99,7 +99,7 @@ def test_mode_is_decided_by_the_latents() -> None:
     made = make("vae")
     torch.manual_seed(0)
     sites = made.generate(3, decode="mode")
-    expected = made.model.likelihood(sites["z"]).mode
+    expected = made.model.p_x(sites["z"]).mode
     assert torch.equal(sites["x"], expected)
     torch.manual_seed(0)
     sampled = made.generate(3)
@@ -116,13 +116,13 @@ def test_at_temperature_0_the_modes_are_one_picture(srvae: SRVAE) -> None:
 def test_latents_of_temperature_0_are_the_means(srvae: SRVAE) -> None:
     sites = srvae.generate(4, temperature=0)
     assert sites["u"].abs().max() == 0
-    prior = srvae.model.prior(sites["y"], sites["u"])
+    prior = srvae.model.p_z(sites["y"], sites["u"])
     torch.testing.assert_close(sites["z"], prior.base_dist.mean, rtol=1e-4, atol=1e-5)
 
 
 def test_temperature_0_of_a_mixture_is_one_of_its_means() -> None:
-    made = make("vae", prior="mixture")
-    means = made.model.get_submodule("prior").get_parameter("means")
+    made = make("vae", p_u="mixture")
+    means = made.model.get_submodule("p_z").get_parameter("means")
     z = made.generate(20, temperature=0)["z"]
     distances = (z[:, None] - means[None]).abs().flatten(2).amax(dim=2)
     assert distances.amin(dim=1).max() < 1e-6
@@ -137,9 +137,9 @@ def test_temperature_scales_the_latents_spread() -> None:
 
 
 def test_the_flow_is_cooled_at_its_base() -> None:
-    made = make("vae", prior="realnvp")
+    made = make("vae", p_u="realnvp")
     z = made.generate(3, temperature=0)["z"]
-    prior = made.model.prior(None)
+    prior = made.model.p_z(None)
     expected = torch.zeros(1, *LATENT)
     for transform in prior.transforms:
         expected = transform(expected)
@@ -190,7 +190,7 @@ def test_decoding_leaves_given_sites_alone(srvae: SRVAE) -> None:
 @pytest.mark.parametrize("decode", ["sample", "mode"])
 @pytest.mark.parametrize("model", ["srvae", "vae"])
 def test_reconstructions(model: str, decode: Any) -> None:
-    made, x = make(model, prior="realnvp"), pictures(5)
+    made, x = make(model, p_u="realnvp"), pictures(5)
     sites = made.reconstruct(x, decode=decode, batch_size=2)
     assert sites["x"].shape == x.shape
     assert sites["z"].shape == (5, *LATENT)
@@ -201,7 +201,7 @@ def test_reconstructions(model: str, decode: Any) -> None:
 
 
 def make_y(model: ImageModel, x: Tensor) -> Tensor:
-    return model.guide.get_submodule("transform")(x)
+    return model.guide.get_submodule("d")(x)
 
 
 def test_one_picture_is_reconstructed_as_a_batch(srvae: SRVAE) -> None:
@@ -211,11 +211,11 @@ def test_one_picture_is_reconstructed_as_a_batch(srvae: SRVAE) -> None:
 def test_reconstruction_is_decoded_from_the_guides_latents(srvae: SRVAE) -> None:
     """Latents near q's means where q is narrow, not drawn anew from the prior."""
     x = pictures(3)
-    head = srvae.guide.posterior.encoder[-1]
+    head = srvae.guide.q_z.encoder[-1]
     with torch.no_grad():
         head.bias[2:] = -40.0  # log-variances, clamped at -7
     sites = srvae.reconstruct(x)
-    q = srvae.guide.posterior(x).base_dist
+    q = srvae.guide.q_z(x).base_dist
     assert (sites["z"] - q.mean).abs().max() < 6 * q.stddev.max()
     assert q.stddev.max() < 0.05
 
@@ -233,7 +233,7 @@ def test_reconstructions_of_other_sizes(srvae: SRVAE) -> None:
 @pytest.mark.parametrize("prior", ["standard", "realnvp"])
 @pytest.mark.parametrize("size", [4, 8, 12, 16])
 def test_super_resolution_of_any_size(prior: str, size: int) -> None:
-    made = make(prior=prior)
+    made = make(p_u=prior)
     assert isinstance(made, SRVAE)
     y = pictures(3, size)
     sites = made.super_resolve(y, 2)
@@ -258,7 +258,7 @@ def test_super_resolution_does_not_mix_pictures_up(srvae: SRVAE, batch_size: int
 
 @pytest.mark.parametrize("transform", ["downscale4", "grayscale", "sketch"])
 def test_super_resolution_by_every_transform(transform: str) -> None:
-    made = make(transform=transform)
+    made = make(d=transform)
     assert isinstance(made, SRVAE)
     y = make_y(made, pictures(2))
     sites = made.super_resolve(y, 3, decode="mode")
@@ -280,7 +280,7 @@ def test_super_resolution_by_every_transform(transform: str) -> None:
     ids=["channels", "no batch", "odd", "odd latent", "uint8", "levels", "nan"],
 )
 def test_a_y_that_does_not_suit_is_refused(y: Tensor, advice: str) -> None:
-    made = make(prior="realnvp")
+    made = make(p_u="realnvp")
     assert isinstance(made, SRVAE)
     with pytest.raises(UserError, match=advice) as error:
         made.super_resolve(y)
@@ -301,7 +301,7 @@ BAD_IMAGES = {
 @pytest.mark.parametrize("kind", ["srvae", "vae"])
 @pytest.mark.parametrize("what", BAD_IMAGES)
 def test_every_operation_refuses_what_are_no_images_for_it(what: str, kind: Any) -> None:
-    made = make(kind, prior="realnvp")
+    made = make(kind, p_u="realnvp")
     x, advice = BAD_IMAGES[what]
     good = pictures(2)
     operations: list[Callable[[], Any]] = [
@@ -323,7 +323,7 @@ def test_every_operation_refuses_what_are_no_images_for_it(what: str, kind: Any)
 
 
 def test_the_mixture_prior_says_which_size_it_takes() -> None:
-    made = make(prior="mixture")
+    made = make(p_u="mixture")
     assert isinstance(made, SRVAE)
     assert made.super_resolve(pictures(2, 8), 2)["x"].shape == (2, 2, 3, 16, 16)
     with pytest.raises(UserError, match="8x8") as error:
@@ -345,12 +345,12 @@ def test_the_vae_says_what_it_cannot_do() -> None:
 def test_generative_reconstruction_goes_by_u_alone(srvae: SRVAE) -> None:
     x = pictures(3)
     sites = srvae.generative_reconstruct(x, decode="mode", temperature=0.0, batch_size=2)
-    u = srvae.guide.lower.posterior(srvae.guide.transform(x)).mean
+    u = srvae.guide.q_u(srvae.guide.d(x)).mean
     torch.testing.assert_close(sites["u"], u, atol=1e-5, rtol=1e-5)
-    y = srvae.model.lower.likelihood(u).mode
+    y = srvae.model.p_y(u).mode
     assert (sites["y"] - y).abs().mean() < 1e-3
-    assert not torch.equal(sites["y"], srvae.guide.transform(x))
-    z = srvae.model.prior(sites["y"], sites["u"]).mean
+    assert not torch.equal(sites["y"], srvae.guide.d(x))
+    z = srvae.model.p_z(sites["y"], sites["u"]).mean
     torch.testing.assert_close(sites["z"], z, atol=1e-5, rtol=1e-5)
     assert sites["x"].shape == x.shape
     assert is_on_grid(sites["x"])
@@ -362,13 +362,13 @@ def test_u_of_one_picture_goes_with_z_of_another(sees_y: bool) -> None:
     assert isinstance(model, SRVAE)
     a, b = pictures(3), pictures(3, seed=1)
     sites = model.recombine(a, b, decode="mode", temperature=0.0, batch_size=2)
-    d = model.guide.transform
-    u = model.guide.lower.posterior(d(a)).mean
-    z = model.guide.posterior_of(b, d(b)).mean
+    d = model.guide.d
+    u = model.guide.q_u(d(a)).mean
+    z = model.guide.q_z(b).mean
     torch.testing.assert_close(sites["u"], u, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(sites["z"], z, atol=1e-5, rtol=1e-5)
-    assert (sites["y"] - model.model.lower.likelihood(u).mode).abs().mean() < 1e-3
-    x = model.model.likelihood(sites["y"], z).mode
+    assert (sites["y"] - model.model.p_y(u).mode).abs().mean() < 1e-3
+    x = model.model.p_x(sites["y"], z).mode
     assert (sites["x"] - x).abs().mean() < 1e-3
     other = model.recombine(a, a, decode="mode", temperature=0.0)
     torch.testing.assert_close(other["u"], sites["u"])
@@ -388,12 +388,12 @@ def sharp(model: str = "srvae", **changes: Any) -> ImageModel:
 @pytest.mark.parametrize("prior", ["standard", "realnvp", "mixture"])
 @pytest.mark.parametrize("model", ["srvae", "vae"])
 def test_interpolation_starts_and_ends_at_the_latents(model: str, prior: str) -> None:
-    net, a, b = sharp(model, prior=prior), pictures(2), pictures(2, seed=1)
+    net, a, b = sharp(model, p_u=prior), pictures(2), pictures(2, seed=1)
     sites = net.interpolate(a, b, 4, decode="mode", temperature=0.0, seed=3, batch_size=3)
     lowest = "z" if model == "vae" else "u"
     for end, x in ((0, a), (-1, b)):
-        y = x if model == "vae" else net.guide.transform(x)
-        posterior = net.guide.posterior if model == "vae" else net.guide.lower.posterior
+        y = x if model == "vae" else net.guide.d(x)
+        posterior = net.guide.q_z if model == "vae" else net.guide.q_u
         torch.testing.assert_close(sites[lowest][end], posterior(y).mean, atol=1e-3, rtol=1e-3)
     assert {name: value.shape[:2] for name, value in sites.items()} == dict.fromkeys(
         net.generate(1), (4, 2)
@@ -408,7 +408,7 @@ def test_details_are_interpolated_as_the_noise_of_their_prior() -> None:
     sites = net.interpolate(a, b, 3, decode="mode", temperature=0.0)
     noise = []
     for step in range(3):
-        p = net.model.prior(sites["y"][step], sites["u"][step])
+        p = net.model.p_z(sites["y"][step], sites["u"][step])
         noise.append((sites["z"][step] - p.mean) / p.stddev)
     torch.testing.assert_close(noise[1], slerp(noise[0], noise[2], 0.5), atol=1e-3, rtol=1e-3)
 
@@ -435,7 +435,7 @@ def test_interpolation_that_makes_no_sense_is_refused(srvae: SRVAE) -> None:
 @pytest.mark.parametrize("model", ["srvae", "vae"])
 @pytest.mark.parametrize("prior", ["realnvp", "mixture"])
 def test_image_i_of_a_seed_is_the_same_in_any_batch(model: str, prior: str) -> None:
-    net = make(model, prior=prior)
+    net = make(model, p_u=prior)
     whole = net.generate(64, seed=5, batch_size=64)
     for batch_size in (1, 7):
         same = net.generate(64, seed=5, batch_size=batch_size)
@@ -451,7 +451,7 @@ def test_image_i_of_a_seed_is_the_same_in_any_batch(model: str, prior: str) -> N
 
 def test_answers_and_reconstructions_keep_their_noise_too(srvae: SRVAE) -> None:
     x = pictures(5)
-    y = srvae.guide.transform(x)
+    y = srvae.guide.d(x)
     for operation in (
         lambda size: srvae.reconstruct(x, seed=1, batch_size=size),
         lambda size: srvae.generative_reconstruct(x, seed=1, batch_size=size),
@@ -468,7 +468,7 @@ def test_mean_is_the_expectation_of_x_and_the_mode_of_y(srvae: SRVAE) -> None:
     sites = srvae.generate(3, decode="mean", seed=0)
     assert is_on_grid(sites["y"])
     assert not is_on_grid(sites["x"])
-    expected = srvae.model.likelihood(sites["y"], sites["z"]).mean
+    expected = srvae.model.p_x(sites["y"], sites["z"]).mean
     torch.testing.assert_close(sites["x"], expected, atol=1e-5, rtol=1e-5)
 
 

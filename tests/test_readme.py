@@ -1,6 +1,7 @@
 """What the README says holds: its code runs, its counts are those of the presets."""
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,19 @@ import torch
 from srvae_pyro.models import make_model
 from srvae_pyro.presets import PRESETS, Preset, preset
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block_with(text: str) -> str:
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     return next(block for block in blocks if text in block)
+
+
+@pytest.mark.parametrize("text", ["self.p_u(size)", "self.q_u(y)"])
+def test_the_programs_are_those_of_the_package(text: str) -> None:
+    source = (ROOT / "srvae_pyro" / "models" / "srvae.py").read_text(encoding="utf-8")
+    assert textwrap.indent(block_with(text), 8 * " ") in source
 
 
 def test_pyro_example_runs() -> None:
@@ -44,9 +52,9 @@ def test_table_has_the_parameter_counts(name: Preset) -> None:
 def test_small_presets_are_of_the_published_family(model: str) -> None:
     published, *others = [preset(name, model)[0] for name in PRESETS]  # type: ignore[arg-type]
     for config in others:
-        assert (config.stages, config.latent_channels, config.prior, config.transform) == (
+        assert (config.stages, config.latent_channels, config.p_u, config.d) == (
             published.stages,
             published.latent_channels,
-            published.prior,
-            published.transform,
+            published.p_u,
+            published.d,
         )

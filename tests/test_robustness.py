@@ -394,7 +394,7 @@ def test_an_optimiser_of_other_shapes_is_a_users_error(run: Path) -> None:
         ("model", "latent_channels", 0, "latent_channels cannot be 0"),
         ("model", "p_x", {"growth": -1, "steps": 1}, "growth cannot be -1"),
         ("model", "image_shape", [3, 16], "image_shape cannot be"),
-        ("model", "prior", "flow", "prior cannot be 'flow'"),
+        ("model", "p_u", "flow", "p_u cannot be 'flow'"),
         ("training", "lr", float("nan"), "lr cannot be nan"),
         ("training", "betas", [0.9, 1.0], "betas cannot be"),
         ("training", "batch_size", "32", "batch_size cannot be '32'"),

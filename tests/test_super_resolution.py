@@ -60,13 +60,13 @@ def test_equal_pictures_have_100_db() -> None:
 
 def test_shrinking_is_the_models_transform(model: SRVAE) -> None:
     x = levels(2)
-    expected = to_levels(model.guide.transform(to_unit(x)))
+    expected = to_levels(model.guide.d(to_unit(x)))
     assert torch.equal(shrunk(model, x).int(), expected)
     assert torch.equal(shrunk(model, x, 2), shrunk(model, shrunk(model, x)))
 
 
 def test_answers_are_those_of_super_resolve(model: SRVAE) -> None:
-    y = model.guide.transform(to_unit(levels(2)))
+    y = model.guide.d(to_unit(levels(2)))
     x = answers(model, y, decode="mode", temperature=0.0)
     assert torch.equal(x, model.super_resolve(y, decode="mode", temperature=0.0)["x"][0])
 
@@ -122,7 +122,7 @@ def test_table_is_aligned(model: SRVAE) -> None:
 
 
 def test_small_pictures_have_no_ssim(tiny: Callable[..., ModelConfig]) -> None:
-    model = make_model(tiny(image_shape=(1, 8, 8), prior="standard"))
+    model = make_model(tiny(image_shape=(1, 8, 8), p_u="standard"))
     model.initialize(to_unit(levels(4, (1, 8, 8))))
     result = measure(model, levels(3, (1, 8, 8)), samples=2)
     assert result["methods"]["lanczos"]["ssim"] is None
@@ -140,7 +140,7 @@ def test_interpolation_is_pillows_on_colours() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"model": "vae"}, "one-level VAE"), ({"transform": "sketch"}, "sketch")],
+    [({"model": "vae"}, "one-level VAE"), ({"d": "sketch"}, "sketch")],
 )
 def test_models_that_do_not_enlarge_are_refused(
     tiny: Callable[..., ModelConfig], changes: dict[str, Any], message: str

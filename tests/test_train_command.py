@@ -196,7 +196,7 @@ def test_a_runs_model_does_all_it_should(done: Done) -> None:
     assert model.reconstruct(x)["x"].shape == x.shape
     if isinstance(model, SRVAE):
         assert done.model == "srvae"
-        y = model.guide.transform(x)
+        y = model.guide.d(x)
         sites = model.super_resolve(y, 2)
         assert sites["x"].shape == (2, 3, 3, 16, 16)
         assert torch.equal(sites["y"], y.expand(2, *y.shape))
@@ -535,7 +535,7 @@ def test_flags_reach_the_settings() -> None:
     assert (training.lr, training.batch_size, training.seed) == (0.5, 7, 3)
     assert (training.epochs, training.steps, training.max_minutes) == (2, None, None)
     model = config.model
-    assert (model.transform, model.prior, model.guide_z_sees_y) == ("sketch", "mixture", True)
+    assert (model.d, model.p_u, model.guide_z_sees_y) == ("sketch", "mixture", True)
     data = config.data
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
     assert data.seed == 0
@@ -650,6 +650,9 @@ def test_any_setting_can_be_set() -> None:
     assert (config.model.p_x.growth, config.training.anneal) == (5, 0.25)
     assert config.model.likelihood_start == "published"
     assert config.model.p_x.steps == plain.model.p_x.steps
+    earlier = ("model.prior=mixture", "model.prior_network.growth=3")
+    config = fresh_config(TrainArguments(preset="small", set=earlier))
+    assert (config.model.p_u, config.model.p_u_network.growth) == ("mixture", 3)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def tiny_config(model: Any = "srvae", prior: Any = "standard", **training: Any) 
     networks = [f.name for f in fields(ModelConfig) if isinstance(f.default, Dense)]
     settings = ModelConfig(
         model=model,
-        prior=prior,
+        p_u=prior,
         image_shape=(3, 16, 16),
         latent_channels=2,
         components=2,
@@ -552,7 +552,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_poisoned_parameter_spreads_no_further(
     started: Trainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = list(started.model.model.get_submodule("likelihood").parameters())[-1]
+    head = list(started.model.model.get_submodule("p_x").parameters())[-1]
     good = head.detach().clone()
     with torch.no_grad():
         head.view(-1)[0] = float("nan")

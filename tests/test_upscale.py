@@ -398,7 +398,7 @@ def test_samples_mean_deviation_and_animation(
 
 def test_a_model_of_one_channel_takes_luma(run: Callable[..., Path], tmp_path: Path) -> None:
     with_alpha("RGBA").save(tmp_path / "a.png")
-    folder = run(image_shape=(1, 16, 16), prior="mixture")
+    folder = run(image_shape=(1, 16, 16), p_u="mixture")
     assert upscale(folder, tmp_path / "a.png", out=tmp_path / "out") == 0
     with Image.open(tmp_path / "out" / "a-x2.png") as file:
         assert (file.mode, file.size) == ("LA", (24, 20))
@@ -406,7 +406,7 @@ def test_a_model_of_one_channel_takes_luma(run: Callable[..., Path], tmp_path: P
 
 def test_a_factor_of_four_in_one(run: Callable[..., Path], tmp_path: Path) -> None:
     image_of(smooth(6, 7)).save(tmp_path / "a.png")
-    folder = run(transform="downscale4")
+    folder = run(d="downscale4")
     assert upscale(folder, tmp_path / "a.png", out=tmp_path / "out") == 0
     with Image.open(tmp_path / "out" / "a-x4.png") as file:
         assert file.size == (28, 24)
@@ -421,8 +421,8 @@ def test_a_factor_of_four_in_one(run: Callable[..., Path], tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"model": "vae"}, "one-level VAE"),
-        ({"transform": "grayscale"}, "grayscale"),
-        ({"transform": "sketch"}, "sketch"),
+        ({"d": "grayscale"}, "grayscale"),
+        ({"d": "sketch"}, "sketch"),
     ],
 )
 def test_models_that_do_not_enlarge(

@@ -57,7 +57,7 @@ def enlarging(model: ImageModel) -> SRVAE:
         raise UserError(
             "this run is a one-level VAE, which has no y to enlarge: give the run of a srVAE"
         )
-    transform = model.guide.transform
+    transform = model.guide.d
     if not isinstance(transform, Downscale):
         raise UserError(
             f"this srVAE's y is a {transform.name} picture as large as x, so it does not enlarge: "
@@ -68,7 +68,7 @@ def enlarging(model: ImageModel) -> SRVAE:
 
 def factor_of(model: SRVAE) -> int:
     """How many times larger x is than y."""
-    transform = model.guide.transform
+    transform = model.guide.d
     assert isinstance(transform, Downscale)
     return transform.factor
 
@@ -112,9 +112,9 @@ def answers(
     """
     y = y.to(model.device)
     with Decode(decode, temperature, image_temperature, noise), images_plate(y, 0):
-        u = model.guide.lower.infer(y)
-        z = pyro.sample(model.model.latent, model.model.prior(y, u))
-        x: Tensor = pyro.sample(model.model.image, model.model.likelihood(y, z))
+        u = pyro.sample("u", model.guide.q_u(y))
+        z = pyro.sample("z", model.model.p_z(y, u))
+        x: Tensor = pyro.sample("x", model.model.p_x(y, z))
     return x
 
 
@@ -122,7 +122,7 @@ def shrunk(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:
     """d(x), ``passes`` times, of uint8 levels (..., C, H, W): uint8 levels."""
     for _ in range(passes):
         # A colour at a time: its integer arithmetic takes many times the picture's memory.
-        colours = [model.guide.transform.of_levels(c.int()) for c in x.split(1, dim=-3)]
+        colours = [model.guide.d.of_levels(c.int()) for c in x.split(1, dim=-3)]
         x = torch.cat([colour.to(torch.uint8) for colour in colours], dim=-3)
     return x
 

@@ -35,7 +35,6 @@ from srvae_pyro.evaluation.weights import (
     log_mean,
     pareto_k,
 )
-from srvae_pyro.models.srvae import SRVAEModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 
@@ -98,8 +97,8 @@ def estimate_log_likelihood(
         raise UserError(f"--estimator is product or paired, not {estimator!r}")
     numbers = list(range(len(x))) if images is None else list(images)
     weigh = _Weighing(samples, max(at_once // len(x), 1), ImageNoise(seed, numbers))
-    if estimator == "paired" or not isinstance(model.model, SRVAEModel):
-        weights = weigh.paired(model.model, model.guide, x)[1]
+    if estimator == "paired" or not hasattr(model.model, "p_u"):
+        weights = weigh.paired(model.model, model.guide, x)
         values = log_mean(weights), weights.mean(0), effective_samples(weights), pareto_k(weights)
     else:
         pairs = weigh.pairs(model.model, model.guide, x)
@@ -151,31 +150,36 @@ class _Weighing:
         """log p(x|.., z) - log q(z|x), (S, B)."""
         return self.over_parts(lambda s: likelihood(z[s]).log_prob(x) - q.log_prob(z[s]))
 
-    def paired(self, model: Any, guide: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The latent (S, B, C, h, w) of the program's level and the log weights (S, B)."""
-        if not isinstance(model, SRVAEModel):
-            q = guide.posterior(x)
-            z = self.draw(model.latent, q)
-            prior = model.prior(tuple(z.shape[-2:]))
-            own = self.own(x, z, q, model.likelihood)
-            return z, own + self.over_parts(lambda s: prior.log_prob(z[s]))
-        y, q, given = self.given(model, guide, x)
-        z = self.draw(model.latent, q)
-        below, weights = self.paired(model.lower, guide.lower, y)
-        own = self.own(x, z, q, partial(model.likelihood, y))
-        return z, weights + own + self.over_parts(lambda s: given(below[s]).log_prob(z[s]))
+    def level(self, name: str, image: Tensor, q: Any, p: Any, prior: Any) -> tuple[Tensor, Tensor]:
+        """A one-level VAE's latent (S, B, C, h, w) and its log weights (S, B)."""
+        latent = self.draw(name, q)
+        own = self.own(image, latent, q, p)
+        p_latent = prior(tuple(latent.shape[-2:]))
+        return latent, own + self.over_parts(lambda s: p_latent.log_prob(latent[s]))
 
-    def pairs(self, model: SRVAEModel, guide: Any, x: Tensor) -> _Pairs:
-        """All pairs of the top latent's samples with samples of what is below."""
-        y, q, given = self.given(model, guide, x)
-        z = self.draw(model.latent, q)
-        own = self.own(x, z, q, partial(model.likelihood, y))
-        below, weights = self.paired(model.lower, guide.lower, y)
+    def paired(self, model: Any, guide: Any, x: Tensor) -> Tensor:
+        """The log weights (S, B)."""
+        if not hasattr(model, "p_u"):
+            return self.level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
+        y, q = guide.d(x), guide.q_z(x)
+        given = model.p_z.given(y)
+        z = self.draw("z", q)
+        u, weights = self.level("u", y, guide.q_u(y), model.p_y, model.p_u)
+        own = self.own(x, z, q, partial(model.p_x, y))
+        return weights + own + self.over_parts(lambda s: given(u[s]).log_prob(z[s]))
+
+    def pairs(self, model: Any, guide: Any, x: Tensor) -> _Pairs:
+        """All pairs of z's samples with u's."""
+        y, q = guide.d(x), guide.q_z(x)
+        given = model.p_z.given(y)
+        z = self.draw("z", q)
+        own = self.own(x, z, q, partial(model.p_x, y))
+        u, weights = self.level("u", y, guide.q_u(y), model.p_y, model.p_u)
         centred = (z - q.mean).flatten(2).double().transpose(0, 1)  # (B, S, D)
         rows, diagonal = [], []
         columns = torch.full_like(own, -torch.inf)
         for part in self.parts():
-            p = given(below[part])
+            p = given(u[part])
             between = _normal_log_prob(centred, p.mean - q.mean, p.stddev)  # (s, S, B)
             between = between + weights[part].unsqueeze(1) + own
             rows.append(log_mean(between, dim=1))
@@ -184,13 +188,6 @@ class _Weighing:
             diagonal.append(own_pairs.clone())  # a view would keep all pairs
         columns = columns - math.log(self.samples)
         return _Pairs(torch.cat(rows), columns, torch.cat(diagonal))
-
-    def given(
-        self, model: Any, guide: Any, x: Tensor
-    ) -> tuple[Tensor, Any, Callable[[Tensor], Any]]:
-        """y = d(x), q(z|x) and p(z|y, .): what is encoded once an image."""
-        y = guide.transform(x)
-        return y, guide.posterior_of(x, y), model.prior.given(y)
 
 
 def _normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:

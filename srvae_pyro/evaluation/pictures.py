@@ -56,7 +56,7 @@ def progress_pictures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
         pictures[name] = grid(pairs, columns=16)
     if not isinstance(model, SRVAE):
         return pictures
-    y = model.guide.transform(x)
+    y = model.guide.d(x)
     answers = model.super_resolve(y, samples=2)["x"]
     likeliest = model.super_resolve(y, decode="mode")["x"]
     rows = [F.interpolate(y, size=x.shape[-2:], mode="nearest").expand_as(x)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from srvae_pyro.networks import WeightNormalized, initializing
 
 _PROGRAMS = itertools.count()  # numbers for the names under which programs register
 
-__all__ = ["ImageModel", "Sizes", "images_plate", "make_prior", "sizes_of"]
+__all__ = ["ImageModel", "Sizes", "current_names", "images_plate", "make_prior", "sizes_of"]
 
 
 def images_plate(x: Tensor | None, count: int) -> Any:
@@ -50,13 +50,13 @@ def sizes_of(config: ModelConfig) -> Sizes:
     channels, height, width = config.image_shape
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
-    transform = make_transform(config.transform)
+    transform = make_transform(config.d)
     multiple = config.multiple(config.stages)
     if height % multiple or width % multiple or min(height, width) < multiple:
         below = max(min(height, width) // multiple, 1) * multiple
         raise UserError(
             f"images of {height}x{width} do not suit {config.stages} halvings and the "
-            f"{config.prior} prior: height and width must be multiples of {multiple}, "
+            f"{config.p_u} prior: height and width must be multiples of {multiple}, "
             f"such as {below} or {below + multiple}"
         )
     latent = (config.latent_channels, height // 2**config.stages, width // 2**config.stages)
@@ -75,17 +75,37 @@ def sizes_of(config: ModelConfig) -> Sizes:
 
 def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
     """The prior that the config names, on events of ``shape``."""
-    if config.prior == "standard":
+    if config.p_u == "standard":
         return StandardPrior(shape)
-    if config.prior == "mixture":
-        return MixturePrior(shape, config.prior_components)
+    if config.p_u == "mixture":
+        return MixturePrior(shape, config.p_u_components)
     return RealNVPPrior(
         shape,
-        config.prior_network.growth,
-        config.prior_network.steps,
+        config.p_u_network.growth,
+        config.p_u_network.steps,
         init_scale=config.init_scale,
         head_scale=config.head_scale,
     )
+
+
+# What parts were called in weights saved by version 0.1, the first that fits.
+_RENAMED = {
+    "model.lower.prior.": "model.p_u.",
+    "model.lower.likelihood.": "model.p_y.",
+    "model.prior.": "model.p_z.",
+    "model.likelihood.": "model.p_x.",
+    "guide.lower.posterior.": "guide.q_u.",
+    "guide.posterior.": "guide.q_z.",
+}
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the names that parts of models have now."""
+    renamed = {}
+    for name, tensor in state.items():
+        old = next((old for old in _RENAMED if name.startswith(old)), "")
+        renamed[_RENAMED.get(old, "") + name.removeprefix(old)] = tensor
+    return renamed
 
 
 class ImageModel(Operations, PyTorchModelHubMixin):
@@ -106,6 +126,12 @@ class ImageModel(Operations, PyTorchModelHubMixin):
         super().__init__()
         runtime.wake_vector_math()
         self.config = config
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As every module's; weights saved under earlier names of parts load too."""
+        return super().load_state_dict(current_names(state_dict), strict, assign)
 
     @property
     def initialized(self) -> bool:

@@ -72,10 +72,10 @@ def model_card(model: ImageModel, repo_id: str) -> str:
     commands = [f"python -m srvae_pyro.generate {repo_id} --count 16"]
     if model.config.model == "srvae":
         use += [
-            "y = model.guide.transform(x)  # y = d(x)",
+            "y = model.guide.d(x)  # y = d(x)",
             'answers = model.super_resolve(y, samples=8)["x"]',
         ]
-        if model.config.transform.startswith("downscale"):
+        if model.config.d.startswith("downscale"):
             commands.append(f"python -m srvae_pyro.upscale {repo_id} PHOTO.jpg")
     commands.append(f"python -m srvae_pyro.evaluate {repo_id} --data DIR --split all --elbo-only")
     colours = "3 channels" if channels == 3 else "1 channel"

@@ -56,17 +56,26 @@ def diagonal_normal(parameters: Tensor) -> dist.TorchDistribution:
 
 
 class LatentGivenImages(nn.Module):
-    """q(u|y), q(z|x) or q(z|x,y): an encoder of the images, stacked on their channels.
+    """q(u|y) or q(z|x), an encoder of the image; or q(z|x,y), of x and y = d(x) stacked.
 
     Args:
         config: the model's.
-        channels: channels of all images together.
+        channels: channels of the image, those of d's included.
         dense: of the encoder.
         stages: how often the resolution is halved.
+        d: the transform whose y is seen beside x, if it is.
     """
 
-    def __init__(self, config: ModelConfig, channels: int, dense: Dense, stages: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        channels: int,
+        dense: Dense,
+        stages: int,
+        d: Transform | None = None,
+    ) -> None:
         super().__init__()
+        self.d = d
         self.encoder = Encoder(
             channels,
             2 * config.latent_channels,
@@ -85,12 +94,17 @@ class LatentGivenImages(nn.Module):
             start[1] = config.posterior_log_variance
             head.init_mean = start.flatten()
 
-    def parameters_of(self, *images: Tensor) -> Tensor:
-        """(..., 2 * latent channels, h, w): means, then log-variances before their clamp."""
-        return over_images(lambda *flat: self.encoder(torch.cat(flat, dim=1)), *images)
+    def network(self, image: Tensor) -> Tensor:
+        if self.d is not None:
+            image = torch.cat([image, self.d.lift(self.d(image), image.shape[-2:])], dim=1)
+        return self.encoder(image)
 
-    def forward(self, *images: Tensor) -> dist.TorchDistribution:
-        return diagonal_normal(self.parameters_of(*images))
+    def parameters_of(self, image: Tensor) -> Tensor:
+        """(..., 2 * latent channels, h, w): means, then log-variances before their clamp."""
+        return over_images(self.network, image)
+
+    def forward(self, image: Tensor) -> dist.TorchDistribution:
+        return diagonal_normal(self.parameters_of(image))
 
 
 class LatentGivenLower(nn.Module):
@@ -207,17 +221,17 @@ class ImageGivenLower(nn.Module):
 
     Args:
         config: the model's.
-        transform: the y = d(x) of the level below; brings y to x's size.
+        d: the y = d(x) of the level below; brings y to x's size.
         channels: channels of x.
         lower_channels: channels of y.
     """
 
     def __init__(
-        self, config: ModelConfig, transform: Transform, channels: int, lower_channels: int
+        self, config: ModelConfig, d: Transform, channels: int, lower_channels: int
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.transform = transform
+        self.d = d
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
         z, joint = config.p_x_from_z, config.p_x
         scale = config.init_scale
@@ -247,7 +261,7 @@ class ImageGivenLower(nn.Module):
     def network(self, y: Tensor, z: Tensor) -> Tensor:
         detail = self.from_z(z)
         # In float32: bfloat16 would round y by up to half a level of 256, and x is close to y.
-        lifted = self.transform.lift(y, detail.shape[-2:])
+        lifted = self.d.lift(y, detail.shape[-2:])
         return self.joint(torch.cat([lifted, detail.to(lifted.dtype)], dim=1))
 
     def parameters_of(self, y: Tensor, z: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
 from srvae_pyro.models import ImageModel, make_model
+from srvae_pyro.models.base import current_names
 
 __all__ = [
     "CONFIG",
@@ -262,7 +263,7 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
     if not path.is_file():
         raise UserError(f"{folder} has no {WEIGHTS} yet: training writes it at the end of an epoch")
     try:
-        state = read_weights(path)
+        state = current_names(read_weights(path))
         _compare(state, config.model)
         model = make_model(config.model)
         model.run_config = config
@@ -281,7 +282,7 @@ def load_weights(model: ImageModel, run: str | Path) -> None:
     """
     path = find_run(run) / WEIGHTS
     try:
-        state = read_weights(path)
+        state = current_names(read_weights(path))
         _compare(state, model.config)
         model.load_state_dict(state)
     except (RuntimeError, ValueError, OSError, TypeError) as error:

@@ -56,7 +56,7 @@ class Operations(nn.Module):
         config = self.config
         multiple = config.multiple(config.stages)
         channels, *size = config.image_shape
-        check_images(x, name, channels, multiple, size if config.prior == "mixture" else None)
+        check_images(x, name, channels, multiple, size if config.p_u == "mixture" else None)
 
     @torch.no_grad()
     @cached_weights()
@@ -366,9 +366,7 @@ def _latent_size(model: Operations, x: Tensor) -> tuple[int, int]:
 
 def _sites(model: Any) -> tuple[str, ...]:
     """The names of a program's sites, from the top image down."""
-    lower = getattr(model, "lower", None)
-    own = (str(model.image), str(model.latent))
-    return own if lower is None else own + _sites(lower)
+    return ("x", "z", "y", "u") if hasattr(model, "p_u") else ("x", "z")
 
 
 def image_noise(seed: int | None, first: int, count: int, **options: Any) -> Noise | None:

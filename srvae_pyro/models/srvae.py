@@ -7,8 +7,7 @@ r"""The super-resolution VAE: a VAE of y = d(x) with latent u, and x given y on 
             z ~ p(z|y,u)                    z ~ q(z|x)  or  q(z|x,y)
             x ~ p(x|y,z), observed
 
-The level below is any program with the VAE's methods ``joint`` and ``infer``, an srVAE too: levels
-stack.
+A network here is a module that returns a distribution; a model is a program over seven of them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from srvae_pyro.models.conditionals import (
 )
 from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.models.operations import check_images, image_noise, joined
-from srvae_pyro.models.vae import VAEGuide, VAEModel
 from srvae_pyro.networks import cached_weights
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
@@ -42,36 +40,18 @@ class SRVAEModel(nn.Module):
     """p(x, y, z, u) = p(x|y,z) p(z|y,u) p(y|u) p(u), a Pyro program.
 
     Args:
-        lower: p(y, u), a program with the method ``joint``.
-        prior: p(z|y,u), a module that returns a distribution.
-        likelihood: p(x|y,z), a module that returns a distribution.
-        latent: name of the latent's site.
-        image: name of the image's site.
+        p_u: p(u), a module that returns a distribution, given height and width or None.
+        p_y: p(y|u) likewise, given u.
+        p_z: p(z|y,u), given y and u.
+        p_x: p(x|y,z), given y and z.
     """
 
-    def __init__(
-        self,
-        lower: VAEModel | SRVAEModel,
-        prior: nn.Module,
-        likelihood: nn.Module,
-        latent: str = "z",
-        image: str = "x",
-    ) -> None:
+    def __init__(self, p_u: nn.Module, p_y: nn.Module, p_z: nn.Module, p_x: nn.Module) -> None:
         super().__init__()
-        self.lower = lower
-        self.prior = prior
-        self.likelihood = likelihood
-        self.latent = latent
-        self.image = image
-
-    def joint(
-        self, observed: Tensor | None = None, size: tuple[int, int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Sample all levels, within a plate of the images; returns the top's image and latent."""
-        y, u = self.lower.joint(size=size)
-        z = pyro.sample(self.latent, self.prior(y, u))
-        x = pyro.sample(self.image, self.likelihood(y, z), obs=observed)
-        return x, z
+        self.p_u = p_u
+        self.p_y = p_y
+        self.p_z = p_z
+        self.p_x = p_x
 
     def forward(
         self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
@@ -84,54 +64,33 @@ class SRVAEModel(nn.Module):
             size: height and width of the latents, where not the model's own.
         """
         with images_plate(x, count):
-            return self.joint(x, size)[0]
+            u = pyro.sample("u", self.p_u(size))
+            y = pyro.sample("y", self.p_y(u))
+            z = pyro.sample("z", self.p_z(y, u))
+            return pyro.sample("x", self.p_x(y, z), obs=x)
 
 
 class SRVAEGuide(nn.Module):
     """q(y, z, u|x) = q(z|x) q(u|y) delta(y = d(x)), a Pyro program.
 
     Args:
-        lower: q(u|y), a program with the method ``infer``.
-        transform: the deterministic y = d(x).
-        posterior: q(z|x), or q(z|x,y) if ``sees_lower``.
-        sees_lower: whether the posterior is given y beside x.
-        latent: name of the latent's site.
-        lower_image: name of y's site.
+        d: the deterministic y = d(x).
+        q_u: q(u|y), a module that returns a distribution.
+        q_z: q(z|x), or q(z|x,y): with y = d(x) a function of x too.
     """
 
-    def __init__(
-        self,
-        lower: VAEGuide | SRVAEGuide,
-        transform: Transform,
-        posterior: nn.Module,
-        sees_lower: bool = False,
-        latent: str = "z",
-        lower_image: str = "y",
-    ) -> None:
+    def __init__(self, d: Transform, q_u: nn.Module, q_z: nn.Module) -> None:
         super().__init__()
-        self.lower = lower
-        self.transform = transform
-        self.posterior = posterior
-        self.sees_lower = sees_lower
-        self.latent = latent
-        self.lower_image = lower_image
-
-    def infer(self, x: Tensor) -> Tensor:
-        """Sample y and all latents given x, within a plate of the images."""
-        y = pyro.sample(self.lower_image, dist.Delta(self.transform(x), event_dim=3))
-        self.lower.infer(y)
-        return pyro.sample(self.latent, self.posterior_of(x, y))
-
-    def posterior_of(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
-        """q(z|x), or q(z|x,y)."""
-        if self.sees_lower:
-            return self.posterior(x, self.transform.lift(y, x.shape[-2:]))
-        return self.posterior(x)
+        self.d = d
+        self.q_u = q_u
+        self.q_z = q_z
 
     def forward(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
         """Sample y, u, z of the images x (B, C, H, W); the rest is the model's signature."""
         with images_plate(x, count):
-            self.infer(x)
+            y = pyro.sample("y", dist.Delta(self.d(x), event_dim=3))
+            pyro.sample("u", self.q_u(y))
+            pyro.sample("z", self.q_z(x))
 
 
 class SRVAE(ImageModel):
@@ -147,28 +106,21 @@ class SRVAE(ImageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         sizes = sizes_of(config)
-        channels, lower_channels = config.image_shape[0], sizes.lower[0]
+        channels, lower_channels, d = config.image_shape[0], sizes.lower[0], sizes.transform
         self.lower_channels, self.lower_stages = lower_channels, sizes.lower_stages
-        lower = VAEModel(
-            make_prior(config, sizes.latent),
-            ImageGivenLatent(config, lower_channels, config.p_y, sizes.lower_stages),
-            latent="u",
-            image="y",
-        )
         self.model = SRVAEModel(
-            lower,
-            LatentGivenLower(config, lower_channels, sizes.lower_stages),
-            ImageGivenLower(config, sizes.transform, channels, lower_channels),
+            p_u=make_prior(config, sizes.latent),
+            p_y=ImageGivenLatent(config, lower_channels, config.p_y, sizes.lower_stages),
+            p_z=LatentGivenLower(config, lower_channels, sizes.lower_stages),
+            p_x=ImageGivenLower(config, d, channels, lower_channels),
         )
-        posterior_channels = channels + (lower_channels if config.guide_z_sees_y else 0)
+        seen = channels + (lower_channels if config.guide_z_sees_y else 0)
         self.guide = SRVAEGuide(
-            VAEGuide(
-                LatentGivenImages(config, lower_channels, config.q_u, sizes.lower_stages),
-                latent="u",
+            d=d,
+            q_u=LatentGivenImages(config, lower_channels, config.q_u, sizes.lower_stages),
+            q_z=LatentGivenImages(
+                config, seen, config.q_z, config.stages, d if config.guide_z_sees_y else None
             ),
-            sizes.transform,
-            LatentGivenImages(config, posterior_channels, config.q_z, config.stages),
-            sees_lower=config.guide_z_sees_y,
         )
 
     @torch.no_grad()
@@ -198,7 +150,7 @@ class SRVAE(ImageModel):
         def guide(images: Tensor) -> Callable[[], None]:
             def infer() -> None:
                 with images_plate(images, 0):
-                    self.guide.lower.infer(self.guide.transform(images))
+                    pyro.sample("u", self.guide.q_u(self.guide.d(images)))
 
             return infer
 
@@ -240,8 +192,8 @@ class SRVAE(ImageModel):
 
             def infer() -> None:
                 with images_plate(a, 0):
-                    self.guide.lower.infer(self.guide.transform(a))
-                    pyro.sample("z", self.guide.posterior_of(b, self.guide.transform(b)))
+                    pyro.sample("u", self.guide.q_u(self.guide.d(a)))
+                    pyro.sample("z", self.guide.q_z(b))
 
             return infer
 
@@ -289,7 +241,7 @@ class SRVAE(ImageModel):
             def guide(images: Tensor = images) -> None:
                 with images_plate(images, 0):
                     pyro.sample("y", dist.Delta(images, event_dim=3))
-                    self.guide.lower.infer(images)
+                    pyro.sample("u", self.guide.q_u(images))
 
             factor = 2**self.lower_stages
             size = (images.shape[-2] // factor, images.shape[-1] // factor)
@@ -305,5 +257,5 @@ class SRVAE(ImageModel):
             UserError: its shape or values do not suit; says what would.
         """
         multiple = self.config.multiple(self.lower_stages)
-        own = sizes_of(self.config).lower[1:] if self.config.prior == "mixture" else None
+        own = sizes_of(self.config).lower[1:] if self.config.p_u == "mixture" else None
         check_images(y, "y", self.lower_channels, multiple, own)

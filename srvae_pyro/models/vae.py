@@ -1,4 +1,4 @@
-r"""The one-level VAE: the baseline, and the lowest level of the srVAE.
+r"""The one-level VAE: the baseline.
 
 ::
 
@@ -22,28 +22,14 @@ class VAEModel(nn.Module):
     """p(x, z) = p(x|z) p(z), a Pyro program.
 
     Args:
-        prior: p(z), a module that returns a distribution.
-        likelihood: p(x|z), a module that returns a distribution.
-        latent: name of the latent's site.
-        image: name of the image's site.
+        p_z: p(z), a module that returns a distribution, given height and width or None.
+        p_x: p(x|z) likewise, given z.
     """
 
-    def __init__(
-        self, prior: nn.Module, likelihood: nn.Module, latent: str = "z", image: str = "x"
-    ) -> None:
+    def __init__(self, p_z: nn.Module, p_x: nn.Module) -> None:
         super().__init__()
-        self.prior = prior
-        self.likelihood = likelihood
-        self.latent = latent
-        self.image = image
-
-    def joint(
-        self, observed: Tensor | None = None, size: tuple[int, int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Sample the image and the latent, within a plate of the images."""
-        latent = pyro.sample(self.latent, self.prior(size))
-        image = pyro.sample(self.image, self.likelihood(latent), obs=observed)
-        return image, latent
+        self.p_z = p_z
+        self.p_x = p_x
 
     def forward(
         self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
@@ -53,33 +39,28 @@ class VAEModel(nn.Module):
         Args:
             x: observed images.
             count: how many images, where none are observed.
-            size: height and width of the latent, where not the model's own.
+            size: height and width of z, where not the model's own.
         """
         with images_plate(x, count):
-            return self.joint(x, size)[0]
+            z = pyro.sample("z", self.p_z(size))
+            return pyro.sample("x", self.p_x(z), obs=x)
 
 
 class VAEGuide(nn.Module):
     """q(z|x), a Pyro program.
 
     Args:
-        posterior: q(z|x), a module that returns a distribution.
-        latent: name of the latent's site.
+        q_z: q(z|x), a module that returns a distribution.
     """
 
-    def __init__(self, posterior: nn.Module, latent: str = "z") -> None:
+    def __init__(self, q_z: nn.Module) -> None:
         super().__init__()
-        self.posterior = posterior
-        self.latent = latent
-
-    def infer(self, x: Tensor) -> Tensor:
-        """Sample the latent given the image, within a plate of the images."""
-        return pyro.sample(self.latent, self.posterior(x))
+        self.q_z = q_z
 
     def forward(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
-        """Sample the latent of the images x (B, C, H, W); the rest is the model's signature."""
+        """Sample z of the images x (B, C, H, W); the rest is the model's signature."""
         with images_plate(x, count):
-            self.infer(x)
+            pyro.sample("z", self.q_z(x))
 
 
 class VAE(ImageModel):
@@ -97,7 +78,7 @@ class VAE(ImageModel):
         sizes = sizes_of(config)
         channels = config.image_shape[0]
         self.model = VAEModel(
-            make_prior(config, sizes.latent),
-            ImageGivenLatent(config, channels, config.p_x_from_z, config.stages),
+            p_z=make_prior(config, sizes.latent),
+            p_x=ImageGivenLatent(config, channels, config.p_x_from_z, config.stages),
         )
-        self.guide = VAEGuide(LatentGivenImages(config, channels, config.q_z, config.stages))
+        self.guide = VAEGuide(q_z=LatentGivenImages(config, channels, config.q_z, config.stages))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from srvae_pyro import __version__
 from srvae_pyro.checked import Flag, hints_of, metadata_of
 from srvae_pyro.commands import flag_of
-from srvae_pyro.config import DataConfig, ModelName, Preset, RunConfig
+from srvae_pyro.config import EARLIER, DataConfig, ModelName, Preset, RunConfig
 from srvae_pyro.data import DATA_SETS, check_shards
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.run_data import can_have_moved
@@ -105,7 +105,7 @@ def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
     for setting in settings:
         values = config.to_dict()
         name, equals, text = setting.partition("=")
-        *path, last = name.split(".")
+        *path, last = (EARLIER.get(key, key) for key in name.split("."))
         part: Any = values
         for key in path:
             part = part.get(key) if isinstance(part, dict) else None
@@ -164,7 +164,7 @@ def _refuse_srvaes(arguments: TrainArguments) -> None:
     flags = given(arguments)
     if flags["training"].get("free_nats"):
         raise UserError("--free-nats is the srVAE's: the VAE's KL_z has no closed form")
-    if not flags["model"].keys().isdisjoint(("transform", "guide_z_sees_y")):
+    if not flags["model"].keys().isdisjoint(("d", "guide_z_sees_y")):
         raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
 
 
