@@ -202,11 +202,11 @@ def _in_words(kind: Any) -> str:
     """What a value of the annotated type is, for a message."""
     options = get_args(kind)
     if get_origin(kind) is Literal:
-        return " or ".join(map(str, options))
+        return " or ".join(filter(None, (", ".join(map(str, options[:-1])), str(options[-1]))))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_in_words(type_of(option)) for option in options)
     if get_origin(kind) is tuple:
-        return f"a list of {len(options)}, each {_in_words(options[0])}"
+        return f"a list of {len(options)} {_in_words(options[0]).removeprefix('a ')}s"
     words = {
         int: "a whole number",
         float: "a number",

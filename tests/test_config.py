@@ -79,7 +79,7 @@ def test_settings_left_out_have_their_defaults() -> None:
         ({"model": 3}, "^model must be an object of settings, not 3$"),
         ({"model": {"q_u": 3}}, "^q_u must be an object of settings, not 3$"),
         ({"training": {"analytic_kl": 1}}, "^analytic_kl must be true or false, not 1$"),
-        ({"training": {"betas": [0.9]}}, "^betas must be a list of 2, each a number, not"),
+        ({"training": {"betas": [0.9]}}, "^betas must be a list of 2 numbers, not"),
         ({"training": {"epochs": 2.5}}, "^epochs must be a whole number or null, not 2.5$"),
         ({"training": {"precision": "fp16"}}, "^precision must be fp32 or bf16, not 'fp16'$"),
         ({"model": {"image_shape": "3x32x32"}}, "image_shape"),

@@ -663,6 +663,7 @@ def test_any_setting_can_be_set() -> None:
         ("model.nothing.here=5", "give a setting as config.json names it"),
         ("model.p_x.growth", "give a setting as config.json names it"),
         ("model.p_x.growth=many", "growth must be a whole number, not 'many'"),
+        ("training.precision=bf16", "--set training.precision=bf16: say --precision bf16"),
         ("training.lr=0", "--set training.lr=0: lr must be above 0, not 0"),
     ],
 )

@@ -18,12 +18,12 @@ from srvae_pyro.commands import Group
 from srvae_pyro.config import DataConfig, ModelConfig, TrainingConfig
 from srvae_pyro.presets import PRESETS, preset
 
-__all__ = ["RECORDED", "SettingFlag", "given", "setting_flags", "with_setting_flags"]
+__all__ = ["OWN", "RECORDED", "SettingFlag", "given", "setting_flags", "with_setting_flags"]
 
 T = TypeVar("T")
 PARTS = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}  # of a RunConfig
 RECORDED = Flag()  # marks an argument that a run's config knows, so that resuming needs it not
-OWN = {"precision"}  # settings whose flag can be more than they can: auto
+OWN = {"precision"}  # settings with a flag that is not made from them, as it can be auto too
 
 
 @dataclass(frozen=True)

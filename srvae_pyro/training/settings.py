@@ -19,7 +19,7 @@ from srvae_pyro.evaluation.run_data import can_have_moved
 from srvae_pyro.models.loading import CONFIG, RUNS, WEIGHTS, find_run, read_config
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.training.checkpoint import LAST
-from srvae_pyro.training.flags import given, setting_flags
+from srvae_pyro.training.flags import OWN, given, setting_flags
 
 if TYPE_CHECKING:
     from srvae_pyro.train import TrainArguments
@@ -72,10 +72,10 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
     if arguments.preset not in (None, saved.preset):
         raise _trained_with_another("--preset", folder)
     config = with_flags(saved, arguments)
-    moved = can_have_moved(saved, config.data.data)
     flags = {(flag.part, flag.setting): flag_of(flag.name) for flag in setting_flags()}
     for part, setting in _differences(saved, config):
-        if (part, setting) != ("data", "data") or not moved:
+        place = (part, setting) == ("data", "data")
+        if not place or not can_have_moved(saved, config.data.data):
             raise _trained_with_another(flags[part, setting], folder)
     changed = with_settings(config, arguments.set)
     for part, setting in _differences(config, changed):
@@ -114,6 +114,8 @@ def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
                 f"--set {setting}: give a setting as config.json names it, such as "
                 "model.p_x.growth=24 or training.anneal=0.5"
             )
+        if path == ["training"] and last in OWN:
+            raise UserError(f"--set {setting}: say {flag_of(last)} {text}")
         try:
             part[last] = json.loads(text)
         except ValueError:
