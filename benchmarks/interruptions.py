@@ -27,7 +27,7 @@ def train(folder: Path, precision: str, pipe: Connection | None) -> None:
     import torch
 
     from srvae_pyro.config import Dense, ModelConfig, RunConfig, TrainingConfig
-    from srvae_pyro.data import DataSplits
+    from srvae_pyro.data import DataSplits, MemoryPictures
     from srvae_pyro.training.checkpoint import LAST
     from srvae_pyro.training.trainer import Trainer
 
@@ -53,7 +53,7 @@ def train(folder: Path, precision: str, pipe: Connection | None) -> None:
     config = RunConfig("tiny", ModelConfig(**small), training=training)
     images = torch.randint(0, 256, (50, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
-    data = DataSplits("noise", images[:42], images[42:46], images[46:])
+    data = DataSplits("noise", MemoryPictures(images[:42]), images[42:46], images[46:])
     trainer = Telling(config, data, folder, torch.device("cpu"), quiet=True, save_minutes=0)
     if (folder / LAST).exists():
         trainer.resume()

@@ -16,12 +16,11 @@ from typing import Any
 import pyro
 
 from srvae_pyro import SRVAE
-from srvae_pyro.data import to_unit
-from srvae_pyro.data.grid import to_levels
 from srvae_pyro.evaluation.enlarge import psnr, shrunk
 from srvae_pyro.evaluation.run_data import load_for
 from srvae_pyro.evaluation.terms import spread
 from srvae_pyro.models.loading import find_run, load, read_config
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runtime import tune_allocator
 
 

@@ -183,15 +183,14 @@ def whole_model(net: Any, x: Any) -> None:
 
 
 def make_plain(net: Any) -> None:
-    """Undo what makes the networks fast: merged convolutions, the layout, weights kept."""
+    """Undo what makes the networks fast: merged convolutions, the layout, cached weights."""
     import torch
 
     from srvae_pyro.models import conditionals
-    from srvae_pyro.networks import DenseStep
-    from srvae_pyro.networks.convolution import Kept
+    from srvae_pyro.networks import DenseStep, convolution
 
     conditionals.MEMORY_FORMAT = torch.contiguous_format
-    Kept.get = lambda self, compute, *parameters: compute()  # type: ignore[method-assign]
+    convolution.cached = lambda owner, name, compute, device: compute()  # type: ignore[assignment]
     for module in net.modules():
         if isinstance(module, DenseStep):
             module.merge = False

@@ -22,6 +22,7 @@ import tyro
 
 from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of
 from srvae_pyro.errors import UserError, out_of_memory
+from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.talk import steady_streams, talks
 
 __all__ = [
@@ -86,8 +87,6 @@ def check_folder(out: Path | None) -> None:
     Raises:
         UserError: it is one.
     """
-    from srvae_pyro.data.pictures import EXTENSIONS
-
     if out is not None and out.suffix.lower() in EXTENSIONS and not out.is_dir():
         raise UserError(f"--out is a folder for the pictures, and {out} a picture's name")
 

@@ -237,17 +237,16 @@ def pictures_of(data: DataSplits, split: str, own: bool) -> Tensor:
     import torch
 
     from srvae_pyro.data import DATA_SETS
-    from srvae_pyro.data.stream import StreamedPictures
 
-    if isinstance(data.train, StreamedPictures) and split in ("train", "all"):
+    if data.info.get("streamed") and split in ("train", "all"):
         raise UserError(f"{data.name} is too large for --split {split}: take val or test")
     if split == "all":
-        return torch.cat([data.training_pictures(FID_IMAGES["train"]), data.val, data.test])
+        return torch.cat([data.train.in_memory(), data.val, data.test])
     if not own and split in data.info.get("held_out_indices", {}) and data.name not in DATA_SETS:
         raise UserError(
             f"{data.name} has no folder {split}/: give --split all to measure on all its pictures"
         )
-    images: Tensor = getattr(data, split)
+    images: Tensor = data.train.in_memory() if split == "train" else getattr(data, split)
     if not len(images):
         raise UserError(f"{data.name} has no folder {split}/: take another --split")
     return images
@@ -390,7 +389,7 @@ def fid(
     pictures = {"test": data.test, "train": data.test}
     if group.main:  # the others only generate
         # The paper's training pictures are all that are not test pictures.
-        pictures["train"] = torch.cat([data.training_pictures(FID_IMAGES["train"]), data.val])
+        pictures["train"] = torch.cat([data.train.in_memory(FID_IMAGES["train"]), data.val])
     for split, count in FID_IMAGES.items():
         out[split] = fid_and_kid(
             draw,

@@ -63,12 +63,12 @@ def main(arguments: FiguresArguments) -> int:
     at_least(arguments, count=1, samples=1, side=1, seed=0)
     check_folder(arguments.out)
 
-    from srvae_pyro.data import to_unit
     from srvae_pyro.evaluation.labelled import labelled_rows
     from srvae_pyro.evaluation.run_data import load_for, warn_if_trained_on
     from srvae_pyro.evaluation.terms import spread
     from srvae_pyro.files import write_whole
     from srvae_pyro.models.loading import find_run, from_hub, load, read_config
+    from srvae_pyro.pixels import to_unit
     from srvae_pyro.runtime import choose_device
 
     folder = find_run(arguments.run)

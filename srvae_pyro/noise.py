@@ -57,8 +57,6 @@ class ImageNoise:
         seed: at least 0; or several numbers: a seed, a sample's number and the like.
         images: the images' numbers, in the batch's order.
         dim: the images' dimension in what is asked for, from the right.
-        tried: whether the program is tried once without the images' dimension, as Pyro's
-            ``Predictive`` does to learn its sites; what is drawn then is thrown away.
     """
 
     def __init__(
@@ -66,12 +64,10 @@ class ImageNoise:
         seed: int | Sequence[int],
         images: Sequence[int],
         dim: int = -4,
-        tried: bool = False,
     ) -> None:
         self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
         self.images = list(images)
         self.dim = dim
-        self.tried = tried
 
     def normal(self, site: str, like: Tensor) -> Tensor:
         return self._draw(_normal, site, like)
@@ -80,8 +76,6 @@ class ImageNoise:
         return self._draw(_uniform, site, like)
 
     def _draw(self, source: Source, site: str, like: Tensor) -> Tensor:
-        if self.tried and like.dim() == -self.dim - 1:
-            return torch.zeros_like(like)
         if like.dim() < -self.dim or like.shape[self.dim] != len(self.images):
             raise ValueError(
                 f"site {site} asks for noise of shape {tuple(like.shape)}, of which dimension "

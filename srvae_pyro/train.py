@@ -132,16 +132,13 @@ IN_USE = "another process trains there; wait for it, stop it, or choose another 
 
 def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
     """The pictures that a run trains on."""
-    from srvae_pyro.data import load_data
-    from srvae_pyro.data.stream import StreamedPictures
+    from srvae_pyro.data import PictureOptions, load_data
     from srvae_pyro.evaluation.run_data import has_earlier_layout, refuse_missing
 
     data = config.data
     if arguments.resume:
         refuse_missing(data)
-    pictures = load_data(
-        data.data,
-        arguments.data_root,
+    options = PictureOptions(
         image_size=data.image_size,
         channels=data.channels,
         seed=data.seed,
@@ -151,10 +148,10 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
         exact_names=has_earlier_layout(data),
         check_shape=lambda shape: check_shape(config.model, shape),
     )
-    if isinstance(pictures.train, StreamedPictures):
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        workers = arguments.workers
-        pictures.train.workers = min(cores // 2, 8) if workers is None else workers
+    pictures = load_data(data.data, arguments.data_root, options)
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = arguments.workers
+    pictures.train.workers = min(cores // 2, 8) if workers is None else workers
     return pictures
 
 
@@ -329,7 +326,7 @@ def report(trainer: Trainer) -> int:
     shape, images = trainer.data.shape, trainer.test_images()
     model = load(trainer.folder, trainer.device)
     elbo = trainer.evaluate(model, images, **trainer.cut_from("test"))
-    histogram = bits_per_dim(histogram_nats(trainer.data.training_pictures(50_000), images), shape)
+    histogram = bits_per_dim(histogram_nats(trainer.data.train.in_memory(50_000), images), shape)
     results = {
         "split": "test",
         "images": len(images),

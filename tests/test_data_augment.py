@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import augment, to_levels, to_unit
+from srvae_pyro.data import augment
+from srvae_pyro.pixels import to_levels, to_unit
 
 
 def candidates(image: Tensor) -> list[np.ndarray]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from srvae_pyro.data import DataSplits, load_data
+from srvae_pyro.data import DataSplits, MemoryPictures, PictureOptions, load_data
 from srvae_pyro.data.folder import fingerprint_folder
 from srvae_pyro.data.pictures import find_pictures, read_picture
-from srvae_pyro.data.stream import StreamedPictures
+from srvae_pyro.data.streaming import StreamedPictures
 from srvae_pyro.errors import UserError
 
 
@@ -29,7 +29,11 @@ def reds(images: torch.Tensor) -> list[int]:
 
 
 def load(folder: Path, **options: int | None) -> DataSplits:
-    return load_data(str(folder), Path("nowhere"), **options)  # type: ignore[arg-type]
+    return load_data(str(folder), Path("nowhere"), PictureOptions(**options))  # type: ignore[arg-type]
+
+
+def images_of(data: DataSplits, split: str) -> torch.Tensor:
+    return data.train.in_memory() if split == "train" else getattr(data, split)
 
 
 def test_splits_of_its_own(tmp_path: Path) -> None:
@@ -38,14 +42,14 @@ def test_splits_of_its_own(tmp_path: Path) -> None:
     fill(tmp_path / "valid", 2, first=20)
     fill(tmp_path / "test", 1, first=30)
     data = load(tmp_path)
-    assert (reds(data.train), reds(data.val), reds(data.test)) == (
+    assert (reds(images_of(data, "train")), reds(data.val), reds(data.test)) == (
         [0, 1, 10, 11, 12],
         [20, 21],
         [30],
     )
     assert data.shape == (3, 8, 8)
-    assert all(part.is_contiguous() for part in (data.train, data.val, data.test))
-    assert data.train[3, :, 4, 4].tolist() == [11, 22, 33]
+    assert all(part.is_contiguous() for part in (data.train.in_memory(), data.val, data.test))
+    assert data.train.in_memory()[3, :, 4, 4].tolist() == [11, 22, 33]
     assert data.info["counts"] == {"train": 5, "val": 2, "test": 1}
     assert "held_out_indices" not in data.info
 
@@ -55,12 +59,12 @@ def test_all_pictures_are_split(tmp_path: Path, sub: str) -> None:
     fill(tmp_path / sub, 50)
     data = load(tmp_path, seed=1)
     assert data.info["counts"] == {"train": 40, "val": 5, "test": 5}
-    assert sorted(reds(torch.cat([data.train, data.val, data.test]))) == list(range(50))
+    assert sorted(reds(torch.cat([data.train.in_memory(), data.val, data.test]))) == list(range(50))
     held = data.info["held_out_indices"]
     assert (reds(data.val), reds(data.test)) == (held["val"], held["test"])
     again, other = load(tmp_path, seed=1), load(tmp_path, seed=2)
-    assert torch.equal(data.train, again.train)
-    assert not torch.equal(data.train, other.train)
+    assert torch.equal(data.train.in_memory(), again.train.in_memory())
+    assert not torch.equal(data.train.in_memory(), other.train.in_memory())
 
 
 @pytest.mark.parametrize("missing", ["val", "test"])
@@ -87,7 +91,7 @@ def test_splits_by_their_usual_names(tmp_path: Path, names: tuple[str, str, str]
     for first, name in zip((0, 10, 20), names, strict=True):
         fill(tmp_path / name, 2, first=first)
     data = load(tmp_path)
-    assert [reds(images) for images in (data.train, data.val, data.test)] == [
+    assert [reds(images) for images in (data.train.in_memory(), data.val, data.test)] == [
         [0, 1],
         [10, 11],
         [20, 21],
@@ -126,7 +130,7 @@ def test_a_folder_of_a_data_sets_name_is_told(
     monkeypatch.chdir(tmp_path)
     fill(Path("photos"), 10)
     with pytest.warns(match=r"photos is the data set of that name; the folder is --data \./photos"):
-        assert load_data("photos", tmp_path, limit=1).shape == (3, 32, 32)
+        assert load_data("photos", tmp_path, PictureOptions(limit=1)).shape == (3, 32, 32)
     assert load_data("./photos", tmp_path).shape == (3, 8, 8)
 
 
@@ -141,23 +145,24 @@ def test_the_shape_is_checked_before_all_is_read(
     monkeypatch.setattr("srvae_pyro.data.folder.read_readable", None)  # which reads all
     for stream in (None, True, False):
         with pytest.raises(UserError, match=r"\(3, 8, 8\)"):
-            load_data(str(tmp_path), tmp_path, stream=stream, check_shape=refuse)
+            load_data(str(tmp_path), tmp_path, PictureOptions(stream=stream, check_shape=refuse))
+    options = PictureOptions(image_size=9, channels=1, check_shape=refuse)
     with pytest.raises(UserError, match=r"\(1, 9, 9\)"):
-        load_data("photos", tmp_path, image_size=9, channels=1, check_shape=refuse)
+        load_data("photos", tmp_path, options)
 
 
 def test_a_folder_of_test_pictures_alone_is_not_for_training(tmp_path: Path) -> None:
     fill(tmp_path / "Test", 3)
     with pytest.raises(UserError, match="has Test/ but no train/"):
         load(tmp_path)
-    data = load_data(str(tmp_path), Path(), for_training=False)
+    data = load_data(str(tmp_path), Path(), PictureOptions(for_training=False))
     assert (len(data.train), len(data.val), reds(data.test)) == (0, 0, [0, 1, 2])
 
 
 def test_a_fingerprint_is_of_the_files_alone(tmp_path: Path) -> None:
     fill(tmp_path / "a", 20)
     first = load(tmp_path / "a")
-    assert isinstance(first.train, torch.Tensor)
+    assert isinstance(first.train, MemoryPictures)
     (tmp_path / "deep").mkdir()
     (tmp_path / "a").rename(tmp_path / "deep" / "b")
     folder = tmp_path / "deep" / "b"
@@ -183,11 +188,11 @@ def test_fingerprints_of_earlier_versions_are_known(tmp_path: Path, stream: bool
     fill(tmp_path, 20)
     data = load(tmp_path, stream=stream)
     digest = hashlib.blake2b(digest_size=16)
-    for images in (load(tmp_path).train, data.val):
+    for images in (load(tmp_path).train.in_memory(), data.val):
         digest.update(images.numpy().data)
     assert data.is_known_as(digest.hexdigest())
     if isinstance(data.train, StreamedPictures):
-        digest = hashlib.blake2b(data.train.fingerprint(), digest_size=16)
+        digest = hashlib.blake2b(data.train.names_hash(), digest_size=16)
         digest.update(data.val.numpy().data)
         assert data.is_known_as(digest.hexdigest())
     assert not load(tmp_path, seed=1, stream=stream).is_known_as(digest.hexdigest())
@@ -196,7 +201,7 @@ def test_fingerprints_of_earlier_versions_are_known(tmp_path: Path, stream: bool
 def test_a_run_of_an_earlier_version_keeps_its_splits(tmp_path: Path) -> None:
     fill(tmp_path / "Train", 10)
     fill(tmp_path / "Test", 10, first=10)
-    data = load_data(str(tmp_path), Path(), exact_names=True)
+    data = load_data(str(tmp_path), Path(), PictureOptions(exact_names=True))
     assert data.info["counts"] == {"train": 16, "val": 2, "test": 2}
     assert data.info["exact_names"]
 
@@ -205,7 +210,7 @@ def test_limit_takes_the_first(tmp_path: Path) -> None:
     fill(tmp_path, 50)
     data, few = load(tmp_path), load(tmp_path, limit=3)
     for name in ("train", "val", "test"):
-        assert torch.equal(getattr(few, name), getattr(data, name)[:3])
+        assert torch.equal(images_of(few, name), images_of(data, name)[:3])
     assert few.info["counts"] == {"train": 3, "val": 3, "test": 3}
 
 
@@ -214,14 +219,14 @@ def test_gray(tmp_path: Path) -> None:
     data = load(tmp_path, channels=1)
     assert data.shape == (1, 8, 8)
     expected = Image.new("RGB", (1, 1), (9, 18, 27)).convert("L").getpixel((0, 0))
-    assert expected in reds(torch.cat([data.train, data.val, data.test]))
+    assert expected in reds(torch.cat([data.train.in_memory(), data.val, data.test]))
 
 
 def test_many_parts_keep_their_order(tmp_path: Path) -> None:
     fill(tmp_path / "train", 255, size=2)
     fill(tmp_path / "val", 1, size=2)
     fill(tmp_path / "test", 1, size=2)
-    assert reds(load(tmp_path).train) == list(range(255))
+    assert reds(images_of(load(tmp_path), "train")) == list(range(255))
 
 
 def test_mixed_sizes(tmp_path: Path) -> None:
@@ -301,7 +306,7 @@ def test_a_link_does_not_bring_test_pictures_to_the_others(tmp_path: Path) -> No
     fill(tmp_path / "test", 2, first=20)
     os.symlink(tmp_path / "test", tmp_path / "train" / "more")
     data = load(tmp_path)
-    assert sorted(reds(torch.cat([data.train, data.val]))) == [0, 1, 2, 3]
+    assert sorted(reds(torch.cat([data.train.in_memory(), data.val]))) == [0, 1, 2, 3]
     assert reds(data.test) == [20, 21]
 
 
@@ -339,9 +344,9 @@ def test_files_that_cannot_be_read_are_left_out_of_their_split(tmp_path: Path) -
     held = whole.info["held_out_indices"]
     kept = {split: [i for i in held[split] if i not in bad] for split in ("val", "test")}
     for split, numbers in kept.items():
-        before = getattr(whole, split)
+        before = images_of(whole, split)
         expected = before[[i for i, number in enumerate(held[split]) if number in numbers]]
-        assert torch.equal(getattr(data, split), expected)
+        assert torch.equal(images_of(data, split), expected)
 
 
 def test_a_split_of_which_nothing_can_be_read(tmp_path: Path) -> None:
@@ -380,6 +385,6 @@ def test_no_such_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         load(tmp_path / "file")
     with pytest.raises(UserError, match="1 or 3 channels"):
-        load_data("photos", tmp_path, channels=2)
+        load_data("photos", tmp_path, PictureOptions(channels=2))
     with pytest.raises(UserError, match="--limit"):
-        load_data("photos", tmp_path, limit=0)
+        load_data("photos", tmp_path, PictureOptions(limit=0))

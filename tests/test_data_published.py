@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from srvae_pyro.data import cifar10, imagenet32, imagenet32_batches, load_data
+from srvae_pyro.data import PictureOptions, cifar10, imagenet32, imagenet32_batches, load_data
 from srvae_pyro.data.unpickle import read_arrays
 from srvae_pyro.errors import UserError
 
@@ -69,12 +69,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_network")
 def test_cifar10_splits(small_cifar: Path) -> None:
     data = load_data("cifar10", small_cifar)
-    assert reds(data.train) == list(range(14))
+    train = data.train.in_memory()
+    assert reds(train) == list(range(14))
     assert reds(data.val) == list(range(14, 20))
     assert reds(data.test) == [100, 101, 102]
-    assert data.train[1, :, 0, 0].tolist() == [1, 2, 3]
-    assert all(part.is_contiguous() for part in (data.train, data.val, data.test))
-    inside = load_data("cifar10", small_cifar / CIFAR10.base_folder, limit=2, channels=1)
+    assert train[1, :, 0, 0].tolist() == [1, 2, 3]
+    assert all(part.is_contiguous() for part in (train, data.val, data.test))
+    inside = load_data(
+        "cifar10", small_cifar / CIFAR10.base_folder, PictureOptions(limit=2, channels=1)
+    )
     assert inside.shape == (1, 32, 32)
     assert inside.info["counts"] == {"train": 2, "val": 2, "test": 2}
 
@@ -90,7 +93,7 @@ def test_cifar10_archive_needs_no_network(
         archive.add(small_cifar / CIFAR10.base_folder, CIFAR10.base_folder)
     digest = hashlib.md5((root / CIFAR10.filename).read_bytes()).hexdigest()
     monkeypatch.setattr(CIFAR10, "tgz_md5", digest)
-    assert len(load_data("cifar10", root, download=download).train) == 14
+    assert len(load_data("cifar10", root, PictureOptions(download=download)).train) == 14
 
 
 @pytest.mark.usefixtures("no_network")
@@ -103,7 +106,7 @@ def test_cifar10_missing(small_cifar: Path, tmp_path: Path, state: str, download
     with pytest.raises(
         UserError, match=r"cifar-10-python\.tar\.gz.*--data-root.*--data photos"
     ) as e:
-        load_data("cifar10", root, download=download)
+        load_data("cifar10", root, PictureOptions(download=download))
     assert ("no route to host" in str(e.value)) == download
     assert "\n" not in str(e.value)
 
@@ -111,7 +114,7 @@ def test_cifar10_missing(small_cifar: Path, tmp_path: Path, state: str, download
 @pytest.mark.parametrize("name", ["cifar10", "imagenet32", "imagenet32-batches"])
 def test_only_their_own_size(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="32x32, not 64x64"):
-        load_data(name, tmp_path, image_size=64)
+        load_data(name, tmp_path, PictureOptions(image_size=64))
 
 
 # ImageNet32
@@ -156,19 +159,20 @@ def test_imagenet32(tmp_path: Path, kind: str) -> None:
     else:
         write_batches(root, pickled if kind == "pickled" else zipped)
     name = "imagenet32" if kind == "pngs" else "imagenet32-batches"
-    data = load_data(name, tmp_path, seed=3)
+    data = load_data(name, tmp_path, PictureOptions(seed=3))
     assert data.shape == (3, 32, 32)
     held = data.info["held_out_indices"]["val"]
     assert reds(data.val) == held
-    assert sorted(reds(data.train) + held) == list(range(30))
+    train = data.train.in_memory()
+    assert sorted(reds(train) + held) == list(range(30))
     assert len(held) == 5
     assert reds(data.test) == [100, 101, 102, 103]
-    assert data.train[0, :, 0, 0].diff().tolist() == [1, 1]
-    assert all(part.is_contiguous() for part in (data.train, data.val, data.test))
-    few = load_data(name, root, seed=3, limit=2, channels=1)
+    assert train[0, :, 0, 0].diff().tolist() == [1, 1]
+    assert all(part.is_contiguous() for part in (train, data.val, data.test))
+    few = load_data(name, root, PictureOptions(seed=3, limit=2, channels=1))
     assert few.shape == (1, 32, 32)
     assert few.info["counts"] == {"train": 2, "val": 2, "test": 2}
-    assert load_data(name, root, seed=4).info["held_out_indices"]["val"] != held
+    assert load_data(name, root, PictureOptions(seed=4)).info["held_out_indices"]["val"] != held
 
 
 @pytest.mark.usefixtures("small_hold_out")

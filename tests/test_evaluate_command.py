@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
-from srvae_pyro.data import load_data, to_unit
+from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main, print_results
 from srvae_pyro.evaluation.elbo import TermsELBO
@@ -30,6 +30,7 @@ from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.loading import CONFIG, load, read_config, save_pretrained
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
 
 MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 
@@ -182,7 +183,7 @@ def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFi
 
 def of_data(run: Path, data: Path, **settings: object) -> None:
     """Let a run have been trained on ``data``."""
-    pictures = load_data(str(data), data, seed=settings.get("seed", 0))  # type: ignore[arg-type]
+    pictures = load_data(str(data), data, PictureOptions(seed=settings.get("seed", 0)))  # type: ignore[arg-type]
     config = replace(read_config(run), data=DataConfig(str(data), info=pictures.info, **settings))  # type: ignore[arg-type]
     write_json(run / CONFIG, config.to_dict())
 
@@ -215,10 +216,10 @@ def test_the_fingerprint_of_an_earlier_version_finds_moved_pictures(
 ) -> None:
     of_data(run, folder, limit=9)
     config = read_config(run)
-    before = load_data(str(folder), Path(), limit=9)
+    before = load_data(str(folder), Path(), PictureOptions(limit=9))
     digest = hashlib.blake2b(digest_size=16)
-    for images in (before.train, before.val):
-        digest.update(images.numpy().data)  # type: ignore[union-attr]
+    for images in (before.train.in_memory(), before.val):
+        digest.update(images.numpy().data)
     info = {"fingerprint": digest.hexdigest()}
     config = replace(config, data=replace(config.data, info=info))
     assert load_for(config, None, Path()).info["own"]
@@ -575,7 +576,7 @@ def test_crops_of_photographs_are_clustered(run: Path, capsys: pytest.CaptureFix
     options = {"data": "photos", "limit": 12, "importance_samples": 2}
     assert main(EvaluateArguments(str(run), **options)) == 0
     entry = recorded(run)["photos/test"]
-    data = load_data("photos", run, image_size=16)
+    data = load_data("photos", run, PictureOptions(image_size=16))
     numbers = spread_numbers(1000, 12)
     found = evaluate_elbo(
         load(run),

@@ -15,12 +15,12 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import to_levels
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation import fid as module
 from srvae_pyro.evaluation.fid import drawer, fid_and_kid, find_weights
 from srvae_pyro.evaluation.pictures import save_picture
 from srvae_pyro.models import make_model
+from srvae_pyro.pixels import to_levels
 
 NAME = "mean-colours"
 

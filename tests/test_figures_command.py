@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
-from srvae_pyro.data import load_data
+from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.labelled import LabelledRow, labelled_rows
 from srvae_pyro.figures import FiguresArguments, main
@@ -90,7 +90,7 @@ def test_a_run_compared_on_pictures_that_it_learnt_from_is_told(
     (folder / "test").rename(folder / "train" / "more")
     paths = [run("one"), run("two", model="vae")]
     for path, seed in zip(paths, seeds, strict=True):
-        pictures = load_data(str(folder), folder, seed=seed)
+        pictures = load_data(str(folder), folder, PictureOptions(seed=seed))
         data = DataConfig(str(folder), seed=seed, info=pictures.info)
         config = replace(read_config(Path(path)), data=data)
         write_json(Path(path) / CONFIG, config.to_dict())

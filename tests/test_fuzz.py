@@ -18,7 +18,7 @@ from test_training import make_trainer, tiny_config
 
 from srvae_pyro.commands import run_command
 from srvae_pyro.config import RunConfig
-from srvae_pyro.data import load_data
+from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.models.loading import read_config
@@ -152,7 +152,7 @@ def test_image_bytes(content: bytes) -> None:
         (Path(folder) / "4.png").write_bytes(content)
         with warnings.catch_warnings(action="ignore"):
             try:
-                data = load_data(folder, Path("data"), image_size=16)
+                data = load_data(folder, Path("data"), PictureOptions(image_size=16))
             except UserError as error:
                 one_line(error)
                 return

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.distributions import DiscretizedLogisticMixture
-from srvae_pyro.distributions.realnvp import ChannelGain
 from srvae_pyro.models import SRVAE, VAE
-from srvae_pyro.networks import WeightNormalized
+from srvae_pyro.networks import ChannelGain, WeightNormalized
 
 SRVAE_SIZES = {
     "p_u": 11_411_876,

@@ -1,7 +1,6 @@
 """The discretised logistic mixture against its definition, and its samples against its density."""
 
 import copy
-import doctest
 import itertools
 import math
 import pickle
@@ -13,7 +12,6 @@ import torch
 from scipy import special, stats
 from torch import Tensor
 
-from srvae_pyro.distributions import logistic_mixture
 from srvae_pyro.distributions.constraints import image_grid
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 
@@ -531,9 +529,3 @@ def test_in_a_pyro_model(channels):
     trace = pyro.poutine.trace(particles).get_trace(None)
     trace.compute_log_prob()
     assert trace.nodes["x"]["log_prob"].shape == (3, 4)
-
-
-def test_example_of_the_documentation():
-    result = doctest.testmod(logistic_mixture)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.data import make_transform
+from srvae_pyro.data.transforms import make_transform
 from srvae_pyro.distributions import StandardPrior
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel

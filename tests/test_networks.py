@@ -23,11 +23,13 @@ from srvae_pyro.networks import (
     WeightNormalized,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
+    aim_heads,
     cached_weights,
     checkpoint_blocks,
     compile_networks,
     initializing,
 )
+from srvae_pyro.networks.merging import merged, pays_to_merge
 
 LAYERS: dict[str, Callable[[], WeightNormalized]] = {
     "1x1": lambda: WeightNormConv2d(3, 5, 1),
@@ -36,9 +38,9 @@ LAYERS: dict[str, Callable[[], WeightNormalized]] = {
     "transposed": lambda: WeightNormConvTranspose2d(3, 5),
 }
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "encoder": lambda: Encoder(3, 6, 4, 2, 1, init_scale=0.3, head_scale=0.2),
-    "decoder": lambda: Decoder(3, 6, 8, 2, 1, init_scale=0.3, head_scale=0.2),
-    "plain": lambda: PlainNetwork(3, 6, 4, 2, 2, init_scale=0.3, head_scale=0.2),
+    "encoder": lambda: Encoder(3, 6, 4, 2, 1),
+    "decoder": lambda: Decoder(3, 6, 8, 2, 1),
+    "plain": lambda: PlainNetwork(3, 6, 4, 2, 2),
 }
 
 
@@ -108,8 +110,9 @@ def test_initialization_sets_mean_and_deviation_per_channel(kind: str, per_chann
 @pytest.mark.parametrize("name", NETWORKS)
 def test_initialization_of_every_layer_of_a_network(name: str) -> None:
     network = NETWORKS[name]().double()
+    aim_heads(network, 0.2)
     x = torch.rand(8, 3, 8, 8, dtype=torch.float64)
-    with initializing(network):
+    with initializing(network, 0.3):
         network(x)
     outputs: dict[nn.Module, Tensor] = {}
     layers = normalized_layers(network)
@@ -123,6 +126,19 @@ def test_initialization_of_every_layer_of_a_network(name: str) -> None:
         expected = 0.2 if layer is layers[-1] else 0.3
         torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-8, rtol=0)
         torch.testing.assert_close(std, torch.full_like(std, expected), atol=0, rtol=1e-6)
+
+
+def test_last_layer_that_is_no_head_is_initialized_as_the_hidden_layers_are() -> None:
+    network = PlainNetwork(3, 6, 4, 2, 1, head=False)
+    aim_heads(network, 5.0, 7.0)
+    x = torch.rand(8, 3, 8, 8)
+    with initializing(network, 0.3):
+        network(x)
+    std, mean = torch.std_mean(network(x), dim=(0, 2, 3))
+    torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
+    torch.testing.assert_close(std, torch.full_like(std, 0.3), atol=0, rtol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(x).dtype == torch.bfloat16
 
 
 def test_initialization_of_a_constant_channel_is_finite_and_centred() -> None:
@@ -202,12 +218,12 @@ def test_merged_convolution_equals_the_two(
     step = DenseStep(channels, growth).double()
     randomize(step)
     x = torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
-    apart, merged = step.grow(step.reduce(x)), step.merged(x)
-    torch.testing.assert_close(merged, apart, atol=1e-12, rtol=1e-12)
+    apart, together = step.grow(step.reduce(x)), merged(step.reduce, step.grow, x)
+    torch.testing.assert_close(together, apart, atol=1e-12, rtol=1e-12)
     weight = torch.randn_like(apart)
     inputs = [x, *step.parameters()]
     expected = torch.autograd.grad((apart * weight).sum(), inputs)
-    gradients = torch.autograd.grad((merged * weight).sum(), inputs)
+    gradients = torch.autograd.grad((together * weight).sum(), inputs)
     for gradient, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, other, atol=1e-12, rtol=1e-12)
 
@@ -236,11 +252,11 @@ def test_merging_is_chosen_where_it_costs_fewer_operations(
 ) -> None:
     step = DenseStep(channels, growth)
     x = torch.randn(batch, channels, 4, 4)
-    merged = operations(step.merged, x)
+    together = operations(lambda x: merged(step.reduce, step.grow, x), x)
     apart = operations(lambda x: step.grow(step.reduce(x)), x)
-    assert (merged < apart) == pays
-    assert step.pays_to_merge(batch * 16) == pays
-    assert operations(step, x) == min(merged, apart)
+    assert (together < apart) == pays
+    assert pays_to_merge(step.reduce, step.grow, x) == pays
+    assert operations(step, x) == min(together, apart)
 
 
 def changes_in_place(step: DenseStep) -> Iterator[None]:
@@ -329,9 +345,9 @@ def test_each_thread_has_a_scope_of_its_own() -> None:
 def test_merging_can_be_turned_off_and_waits_for_the_initialization() -> None:
     step = DenseStep(3, 4)
     x = torch.rand(4, 3, 4, 4)
-    merged, apart = operations(step, x), operations(lambda x: step.grow(step.reduce(x)), x)
+    together, apart = operations(step, x), operations(lambda x: step.grow(step.reduce(x)), x)
     step.merge = False
-    assert operations(step, x) == apart > merged
+    assert operations(step, x) == apart > together
     step.merge = True
     with initializing(step):
         step(x)

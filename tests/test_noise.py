@@ -54,14 +54,6 @@ def test_a_shape_without_the_images_is_an_error(shape: tuple[int, ...]) -> None:
             ImageNoise(0, [0, 1, 2], dim).normal("z", torch.zeros(shape))
 
 
-def test_only_a_program_that_is_tried_draws_without_the_images() -> None:
-    noise = ImageNoise(0, [0, 1, 2], dim=-5, tried=True)
-    assert not noise.normal("z", torch.zeros(1, 1, 2, 2)).any()
-    assert noise.normal("z", torch.zeros(3, 1, 1, 2, 2)).all()
-    with pytest.raises(ValueError, match="3 images"):
-        noise.normal("z", torch.zeros(2, 1, 1, 2, 2))
-
-
 def test_the_images_dimension() -> None:
     like = torch.zeros(5, 3, 1, 2, 2)  # samples, images, event
     draw = ImageNoise(0, [0, 1, 2]).uniform("x", like)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 
-from srvae_pyro.data import load_data
-from srvae_pyro.data.formats import EXTENSIONS
+from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.data.mending import CutOffError, mended
 from srvae_pyro.data.pictures import find_pictures, read_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.photographs import read_photograph, save_photograph
+from srvae_pyro.formats import EXTENSIONS
 
 
 def picture(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:
@@ -248,10 +248,10 @@ def test_pictures_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None
     for name in ("a.heic", "b.heic"):
         (tmp_path / name).write_bytes(NAMED["photo.heic"][0] or b"")
     with pytest.warns(UserWarning, match=r"left out and 1 more: .*it is HEIC"):
-        data = load_data(str(tmp_path), tmp_path, stream=False)
+        data = load_data(str(tmp_path), tmp_path, PictureOptions(stream=False))
     assert sorted(data.info["left_out"]) == ["a.heic", "b.heic"]
     with pytest.raises(UserError, match="it is HEIC"):
-        load_data(str(tmp_path), tmp_path, strict=True)
+        load_data(str(tmp_path), tmp_path, PictureOptions(strict=True))
 
 
 # What is kept

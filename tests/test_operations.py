@@ -11,13 +11,12 @@ from pyro.infer import Predictive
 from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig
-from srvae_pyro.data import to_unit
-from srvae_pyro.data.grid import to_levels
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.models.decoding import Decode
 from srvae_pyro.models.operations import slerp
+from srvae_pyro.pixels import to_levels, to_unit
 
 LATENT = (2, 4, 4)
 
@@ -373,7 +372,7 @@ def test_u_of_one_picture_goes_with_z_of_another(sees_y: bool) -> None:
     other = model.recombine(a, a, decode="mode", temperature=0.0)
     torch.testing.assert_close(other["u"], sites["u"])
     assert not torch.equal(other["x"], sites["x"])
-    with pytest.raises(UserError, match="cannot be recombined"):
+    with pytest.raises(UserError, match="do not pair up"):
         model.recombine(a, b[:2])
 
 

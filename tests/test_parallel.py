@@ -19,6 +19,7 @@ from torch import Tensor
 
 from srvae_pyro import evaluate, generate
 from srvae_pyro.config import ModelConfig
+from srvae_pyro.data import MemoryPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.generate import GenerateArguments
@@ -167,9 +168,9 @@ def test_torchrun_restarts_a_group_that_lost_a_process(tmp_path: Path) -> None:
 
 
 def test_batches_are_shared_out() -> None:
-    images = torch.arange(22, dtype=torch.uint8).reshape(22, 1, 1, 1)
-    whole = [batch.flatten().tolist() for batch in Batches(images, 4, CPU, 1).epoch(2)]
-    parts = [Batches(images, 4, CPU, 1, rank, 2).epoch(2) for rank in range(2)]
+    pictures = MemoryPictures(torch.arange(22, dtype=torch.uint8).reshape(22, 1, 1, 1))
+    whole = [batch.flatten().tolist() for batch in Batches(pictures, 4, CPU, 1).epoch(2)]
+    parts = [Batches(pictures, 4, CPU, 1, rank, 2).epoch(2) for rank in range(2)]
     for batch, one, other in zip(whole, *parts, strict=True):
         assert sorted(batch) == sorted(one.flatten().tolist() + other.flatten().tolist())
         assert len(one) == len(other) == 2

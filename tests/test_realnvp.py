@@ -18,8 +18,14 @@ from srvae_pyro.distributions import (
     RealNVPPrior,
     Squeeze,
 )
-from srvae_pyro.distributions.realnvp import ChannelGain, CouplingNetwork, checkerboard_mask
-from srvae_pyro.networks import WeightNormalized, initializing
+from srvae_pyro.distributions.realnvp import checkerboard_mask
+from srvae_pyro.networks import (
+    ChannelGain,
+    CouplingNetwork,
+    WeightNormalized,
+    aim_heads,
+    initializing,
+)
 
 SHAPE = (4, 4, 4)
 
@@ -306,9 +312,10 @@ def test_odd_sizes_are_refused(prior: RealNVPPrior) -> None:
 
 
 def test_initialization_reaches_every_network(prior: RealNVPPrior) -> None:
-    fresh = RealNVPPrior(SHAPE, 4, 2, init_scale=0.3, head_scale=0.05).double()
+    fresh = RealNVPPrior(SHAPE, 4, 2).double()
+    aim_heads(fresh, 0.05)
     u = some_u(16)
-    with initializing(fresh):
+    with initializing(fresh, 0.3):
         fresh().log_prob(u)
     layers = [m for m in fresh.modules() if isinstance(m, WeightNormalized)]
     assert all(layer.initialized for layer in layers)

@@ -11,11 +11,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.data import to_levels, to_unit
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.enlarge import Spread, answers, psnr, shrunk
 from srvae_pyro.evaluation.super_resolution import interpolated, measure, ssim, table
 from srvae_pyro.models import SRVAE, ImageModel, make_model
+from srvae_pyro.pixels import to_levels, to_unit
 
 
 def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:

@@ -24,13 +24,13 @@ from srvae_pyro import generate, train
 from srvae_pyro.checked import metadata_of
 from srvae_pyro.commands import parse, run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
-from srvae_pyro.data import load_data, to_unit
-from srvae_pyro.data.grid import to_levels
+from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.baselines import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.loading import read_config
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import trainer as trainer_module
 from srvae_pyro.training.flags import setting_flags
@@ -398,10 +398,11 @@ def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:
 def test_resuming_with_pictures_of_another_size_is_refused(
     done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from srvae_pyro.data import DataSplits
+    from srvae_pyro.data import DataSplits, MemoryPictures
 
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    monkeypatch.setattr(train, "load_pictures", lambda *_: DataSplits("", images, images, images))
+    pictures = DataSplits("", MemoryPictures(images), images, images)
+    monkeypatch.setattr(train, "load_pictures", lambda *_: pictures)
     given = TrainArguments(run=str(done.folder), resume=True, steps=9, keep_allocator=True)
     with pytest.raises(srvae_pyro.UserError, match="32"):
         train.main(given)

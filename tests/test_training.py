@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
-from srvae_pyro.data import DataSplits
+from srvae_pyro.data import DataSplits, MemoryPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.pictures import progress_pictures
 from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
@@ -68,7 +68,7 @@ def some_pictures(train: int = 22) -> DataSplits:
         smooth = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
         return (255 * smooth).round().to(torch.uint8)
 
-    return DataSplits("smooth", pictures(train), pictures(3), pictures(3))
+    return DataSplits("smooth", MemoryPictures(pictures(train)), pictures(3), pictures(3))
 
 
 def make_trainer(
@@ -180,7 +180,7 @@ def test_every_step_draws_augmentation_and_noise(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.initialize()
     before = trainer.state()
-    trainer.update(trainer.data.train[:BATCH])
+    trainer.update(trainer.data.train.images[:BATCH])
     after = trainer.state()
     before, after = before["ranks"][0], after["ranks"][0]
     assert not torch.equal(before["augmentation"], after["augmentation"])
@@ -273,17 +273,17 @@ def numbers(batches: Batches, epoch: int, start: int = 0) -> list[int]:
 
 def test_an_epoch_meets_every_picture_at_most_once() -> None:
     images = torch.arange(22, dtype=torch.uint8).reshape(22, 1, 1, 1)
-    batches = Batches(images, 4, CPU, seed=3)
+    batches = Batches(MemoryPictures(images), 4, CPU, seed=3)
     epochs = [numbers(batches, epoch) for epoch in range(3)]
     assert all(len(set(epoch)) == len(epoch) == 20 for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert numbers(batches, 1) == epochs[1]
     assert numbers(batches, 1, start=3) == epochs[1][12:]
-    assert numbers(Batches(images, 4, CPU, seed=4), 0) != epochs[0]
+    assert numbers(Batches(MemoryPictures(images), 4, CPU, seed=4), 0) != epochs[0]
 
 
 def test_fewer_pictures_than_a_batch_make_one_batch() -> None:
-    batches = Batches(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), 32, CPU, seed=0)
+    batches = Batches(MemoryPictures(torch.zeros(3, 1, 1, 1, dtype=torch.uint8)), 32, CPU, seed=0)
     assert [len(batch) for batch in batches.epoch(0)] == [3]
     assert len(batches) == 1
 
@@ -520,7 +520,7 @@ def started(tmp_path: Path) -> Trainer:
     """A trainer after one good step."""
     trainer: Trainer = make_trainer(tmp_path)
     trainer.initialize()
-    trainer.update(trainer.data.train[:BATCH])
+    trainer.update(trainer.data.train.images[:BATCH])
     return trainer
 
 
@@ -557,7 +557,7 @@ def test_a_poisoned_parameter_spreads_no_further(
     with torch.no_grad():
         head.view(-1)[0] = float("nan")
     before = learnt(started)
-    started.update(started.data.train[:BATCH])
+    started.update(started.data.train.images[:BATCH])
     assert started.progress.skipped == 1
     assert started.progress.step == 2
     after = learnt(started)
@@ -569,7 +569,7 @@ def test_a_poisoned_parameter_spreads_no_further(
     assert "step 1: not finite at site x" in said(capsys)
     with torch.no_grad():
         head.copy_(good)
-    started.update(started.data.train[:BATCH])
+    started.update(started.data.train.images[:BATCH])
     assert started.progress.skipped == 1
     assert not torch.equal(head, good)
 
@@ -579,10 +579,10 @@ def test_an_update_that_is_not_finite_is_left_out(
 ) -> None:
     before = learnt(started)
     spoil_x(started, [True, False], monkeypatch)
-    started.update(started.data.train[:BATCH])
+    started.update(started.data.train.images[:BATCH])
     assert_same(learnt(started), before)
     assert "not finite at site x; update skipped (1 so far)" in said(capsys)
-    started.update(started.data.train[:BATCH])
+    started.update(started.data.train.images[:BATCH])
     assert started.progress.skipped == 1
     means = started.means.read()
     assert all(torch.tensor(value).isfinite() for value in means.values())
@@ -595,7 +595,7 @@ def test_an_infinite_gradient_is_named(
     name, parameter = list(started.model.named_parameters())[-1]
     before = learnt(started)
     handle = parameter.register_hook(lambda gradient: gradient + float("inf"))
-    started.update(started.data.train[:BATCH])
+    started.update(started.data.train.images[:BATCH])
     handle.remove()
     assert_same(learnt(started), before)
     assert f"gradient of {name}" in said(capsys)

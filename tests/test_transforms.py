@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data import Downscale, Grayscale, Sketch, load_data, make_transform, to_unit
+from srvae_pyro.data import PictureOptions, load_data
+from srvae_pyro.data.transforms import Downscale, Grayscale, Sketch, make_transform
 from srvae_pyro.errors import UserError
+from srvae_pyro.pixels import to_unit
 
 NAMES = ("downscale2", "downscale4", "grayscale", "sketch")
 
@@ -19,7 +21,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
-    return load_data("photos", tmp_path_factory.mktemp("none"), limit=100).train
+    options = PictureOptions(limit=100)
+    return load_data("photos", tmp_path_factory.mktemp("none"), options).train.in_memory()
 
 
 def pillow(levels: Tensor, factor: int) -> Tensor:

@@ -1,23 +1,19 @@
-"""Data sets in memory, their splits, augmentation, and the deterministic y = d(x)."""
+"""Data sets, their splits, and augmentation."""
 
 from srvae_pyro.data.augment import augment
-from srvae_pyro.data.grid import to_levels, to_unit
 from srvae_pyro.data.load import DATA_SETS, load_data
+from srvae_pyro.data.options import PictureOptions
 from srvae_pyro.data.shards import check_shards
 from srvae_pyro.data.splits import DataSplits
-from srvae_pyro.data.transforms import Downscale, Grayscale, Sketch, Transform, make_transform
+from srvae_pyro.data.training_pictures import MemoryPictures, TrainingPictures
 
 __all__ = [
     "DATA_SETS",
     "DataSplits",
-    "Downscale",
-    "Grayscale",
-    "Sketch",
-    "Transform",
+    "MemoryPictures",
+    "PictureOptions",
+    "TrainingPictures",
     "augment",
     "check_shards",
     "load_data",
-    "make_transform",
-    "to_levels",
-    "to_unit",
 ]

@@ -1,4 +1,4 @@
-"""Random flips and shifts of a batch."""
+"""Augmentation: random flips and shifts of a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["augment"]
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture flipped left to right or not (p = 1/2) and shifted by up to 5% of its size.
+    """Flip each image left to right with probability 1/2 and shift it by up to 5% of its size.
 
     Shifts are whole pixels, uniform in each direction, at most ``size // 20`` (1 pixel at 32); the
     edge is repeated into the gap. The whole batch is one gather on its own device.
@@ -19,7 +19,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         generator: on the CPU, so that a run resumed from its state draws the same on any device.
 
     Returns:
-        A new contiguous tensor like ``images``.
+        A new contiguous tensor of the shape and type of ``images``.
     """
     count, channels, height, width = images.shape
     flip = torch.randint(0, 2, (count,), generator=generator)

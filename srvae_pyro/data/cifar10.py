@@ -1,4 +1,4 @@
-"""CIFAR-10."""
+"""CIFAR-10 as a data set."""
 
 from __future__ import annotations
 
@@ -6,44 +6,37 @@ from pathlib import Path
 
 import torch
 
+from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.splits import DataSplits, only_size, to_channels
+from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.errors import UserError
 
 __all__ = ["load_cifar10"]
 
-VALIDATION = 10_000  # the last of the 50,000 training pictures
+VALIDATION = 10_000  # the last of the 50,000 training images
 
 
-def load_cifar10(
-    root: Path,
-    *,
-    image_size: int | None = None,
-    channels: int = 3,
-    download: bool = True,
-    limit: int | None = None,
-) -> DataSplits:
-    """CIFAR-10: 40,000 pictures of 3x32x32 to train on, 10,000 to validate, 10,000 to test.
+def load_cifar10(root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
+    """CIFAR-10: 40,000 images of 3x32x32 to train on, 10,000 to validate, 10,000 to test.
 
-    Validation is the last 10,000 of the published training pictures.
+    Validation is the last 10,000 of the published training images.
 
     References:
         Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
     Args:
-        root: folder of ``cifar-10-batches-py`` or of ``cifar-10-python.tar.gz``, and where a
-            download goes.
-        image_size: 32 or nothing.
-        channels: 3, or 1 for luma.
-        download: fetch it where ``root`` has none.
-        limit: keep the first so many of each split.
+        root: folder of ``cifar-10-batches-py`` or of ``cifar-10-python.tar.gz``; a download is
+            written there.
+        options: heeds ``image_size`` (32 or None), ``channels``, ``limit`` and ``download``.
 
     Raises:
-        UserError: not there and not to be had.
+        UserError: it is not there and cannot be downloaded.
     """
+    # Importing torchvision takes more than a second, which only this data set should cost.
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    only_size("cifar10", image_size, 32)
+    only_size("cifar10", options.image_size, 32)
     if root.name == CIFAR10.base_folder:
         root = root.parent
     # CIFAR-10 comes as pickles, which could run code. torchvision unpickles only files whose MD5
@@ -51,7 +44,8 @@ def load_cifar10(
     try:
         train_set = CIFAR10(root, train=True)
     except RuntimeError:
-        if not download and not check_integrity(str(root / CIFAR10.filename), CIFAR10.tgz_md5):
+        archive = str(root / CIFAR10.filename)
+        if not options.download and not check_integrity(archive, CIFAR10.tgz_md5):
             raise _unavailable(root, "download is off") from None
         try:
             train_set = CIFAR10(root, train=True, download=True)
@@ -60,12 +54,16 @@ def load_cifar10(
     test_set = CIFAR10(root, train=False)
 
     images = torch.from_numpy(train_set.data).permute(0, 3, 1, 2)
-    test = torch.from_numpy(test_set.data).permute(0, 3, 1, 2)
+    test_images = torch.from_numpy(test_set.data).permute(0, 3, 1, 2)
+    train, val, test = (
+        to_channels(part[: options.limit], options.channels)
+        for part in (images[:-VALIDATION], images[-VALIDATION:], test_images)
+    )
     return DataSplits(
         "cifar10",
-        to_channels(images[:-VALIDATION][:limit], channels),
-        to_channels(images[-VALIDATION:][:limit], channels),
-        to_channels(test[:limit], channels),
+        MemoryPictures(train),
+        val,
+        test,
         {
             "source": str(root),
             "split": f"as published; the last {VALIDATION} training pictures for validation",

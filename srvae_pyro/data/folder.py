@@ -1,4 +1,4 @@
-"""Any folder of pictures."""
+"""Any folder of pictures as a data set."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from srvae_pyro.data.fingerprint import fingerprint_of
+from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.pictures import find_pictures, read_readable
+from srvae_pyro.data.sources import PictureFiles
 from srvae_pyro.data.split_folders import SPLITS, find_split_folders, warn_of_deeper_splits
-from srvae_pyro.data.splits import CheckShape, DataSplits, hold_out
-from srvae_pyro.data.stream import PictureFiles, StreamedPictures
+from srvae_pyro.data.splits import DataSplits, hold_out
+from srvae_pyro.data.streaming import StreamedPictures
+from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.runtime import process_memory
 
@@ -22,102 +26,52 @@ __all__ = ["fingerprint_folder", "load_folder"]
 MOST_HELD_OUT = 10_000
 
 
-def load_folder(
-    folder: Path,
-    *,
-    image_size: int | None = None,
-    channels: int = 3,
-    seed: int = 0,
-    limit: int | None = None,
-    strict: bool = False,
-    stream: bool | None = None,
-    for_training: bool = True,
-    exact_names: bool = False,
-    check_shape: CheckShape | None = None,
-) -> DataSplits:
+def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     """The pictures in ``folder``, in class folders or not.
 
     Its folders ``train``, ``val`` and ``test``, or of like names such as ``Training`` and
-    ``val2017``, are the splits. Without any all its pictures are to be split. Where ``val`` or
-    ``test`` is missing, a tenth of the pictures to train on, at most 10,000 and drawn at random, is
-    held out for it.
-
-    Args:
-        folder: the folder.
-        image_size: make each picture a square of so many pixels; without it all must have one size.
-        channels: 3, or 1 for luma.
-        seed: of the pictures held out.
-        limit: keep the first so many of each split; only those are read.
-        strict: refuse files that cannot be read; otherwise they are left out, with a warning.
-        stream: read training pictures when they are needed; None: if all would take more than half
-            of the memory that is there. Training is the same either way.
-        for_training: refuse a folder of ``val`` or ``test`` alone, else its other splits are empty.
-        exact_names: see :func:`~srvae_pyro.data.split_folders.find_split_folders`.
-        check_shape: called with the pictures' shape before all are read.
+    ``val2017``, are the splits. Without any of them all its pictures are split. Where ``val`` or
+    ``test`` is missing, a tenth of the pictures to train on, at most 10,000 and drawn at random,
+    is held out for it.
 
     Raises:
-        UserError: no pictures, too few, or of several sizes; or unreadable ones if ``strict``.
+        UserError: no pictures, too few, or of several sizes; or unreadable ones if
+            ``options.strict``.
     """
-    places, paths = _find(folder, exact_names)
-    if for_training and places and "train" not in places:
-        there = next(place.name for place in places.values())
-        raise UserError(
-            f"{folder} has {there}/ but no train/: put the pictures to train on in a folder train/"
-        )
-    for split, found in paths.items():
-        if not found:
-            if split in places:
-                raise UserError(
-                    f"no pictures in {places[split]}: put some there or remove the folder"
-                )
-            raise UserError(f"no pictures in {folder}: name a folder of PNG, JPEG or WebP files")
-    if not places and not exact_names:
+    places, paths = _find(folder, options.exact_names)
+    _refuse_gaps(folder, places, paths, options.for_training)
+    if not places and not options.exact_names:
         warn_of_deeper_splits(folder, paths["train"])
     fingerprint = _fingerprint(folder, paths)
+    held_out = _hold_out_missing(folder, paths, options.seed) if "train" in paths else {}
 
-    held = _hold_out_missing(folder, paths, seed) if "train" in paths else {}
-    order = [paths.get(split, [])[:limit] for split in SPLITS]
-    streamed = None
-    if order[0] and (stream is not False or check_shape):
-        source = PictureFiles(folder, order[0])
-        streamed = StreamedPictures(source, np.arange(len(source)), channels, image_size, strict)
-        if check_shape:
-            check_shape((channels, *streamed.shape[2:]))
-        if stream is False or (not stream and math.prod(streamed.shape) < process_memory() / 2):
-            streamed = None
-    if streamed:
-        streamed.compare_sizes()
-        order = order[1:]
-    files = [path for part in order for path in part]
-    images, left_out = read_readable(files, channels, image_size, strict=strict)
-    ends = np.cumsum([len(part) for part in order])
-    lost = np.bincount(np.searchsorted(ends, left_out, side="right"), minlength=len(order))
-    sizes = [len(part) - int(gone) for part, gone in zip(order, lost, strict=True)]
-    for split, size in zip(list(SPLITS)[-len(order) :], sizes, strict=True):
-        if not size and split in paths:
-            raise UserError(f"no picture of {folder} for {split} can be read: repair or add some")
-    *first, val, test = images.split(sizes)
+    files = {split: paths.get(split, [])[: options.limit] for split in SPLITS}
+    streamed = _streamed(folder, files["train"], options)
+    if streamed is not None:
+        del files["train"]
+    images, left_out = _read(folder, files, options)
     info: dict[str, Any] = {
         "source": str(folder),
-        "split": _told(places, held),
-        "seed": seed,
+        "split": _split_text(places, held_out),
+        "seed": options.seed,
         "fingerprint": fingerprint,
     }
     if left_out:
-        info["left_out"] = [str(files[i].relative_to(folder)) for i in left_out]
-    if held:
-        info |= {"held_out": list(held), "held_out_indices": held}
-    if exact_names:
+        info["left_out"] = left_out
+    if held_out:
+        info |= {"held_out": list(held_out), "held_out_indices": held_out}
+    if options.exact_names:
         info["exact_names"] = True
-    if streamed:
+    if streamed is not None:
         info["streamed"] = True
-    return DataSplits(str(folder), streamed or first[0], val, test, info)
+    train = MemoryPictures(images["train"]) if streamed is None else streamed
+    return DataSplits(str(folder), train, images["val"], images["test"], info)
 
 
 def fingerprint_folder(folder: Path, exact_names: bool = False) -> str:
-    """The fingerprint of a folder's pictures, without reading them."""
+    """The fingerprint of a folder's pictures, without decoding them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are told when the pictures are read
+        warnings.simplefilter("ignore")  # they are shown when the pictures are read
         return _fingerprint(folder, _find(folder, exact_names)[1])
 
 
@@ -133,31 +87,83 @@ def _find(folder: Path, exact_names: bool) -> tuple[dict[str, Path], dict[str, l
     return places, {split: find_pictures(p, places.values()) for split, p in places.items()}
 
 
-def _told(places: dict[str, Path], held: dict[str, list[int]]) -> str:
-    """Where the pictures of each split come from."""
-    parts = [f"{split} from {place.name}/" for split, place in places.items()]
-    if held:
-        parts.append(f"{' and '.join(held)} held out at random")
-    return ", ".join(parts)
+def _refuse_gaps(
+    folder: Path, places: dict[str, Path], paths: dict[str, list[Path]], for_training: bool
+) -> None:
+    """Refuse a split folder without pictures, and for training a folder without train/."""
+    if for_training and places and "train" not in places:
+        name = next(place.name for place in places.values())
+        raise UserError(
+            f"{folder} has {name}/ but no train/: put the pictures to train on in a folder train/"
+        )
+    for split, files in paths.items():
+        if files:
+            continue
+        if split in places:
+            raise UserError(f"no pictures in {places[split]}: put some there or remove the folder")
+        raise UserError(f"no pictures in {folder}: name a folder of PNG, JPEG or WebP files")
 
 
 def _hold_out_missing(
     folder: Path, paths: dict[str, list[Path]], seed: int
 ) -> dict[str, list[int]]:
-    """Move pictures of ``paths['train']`` to the splits that have none; gives their indices."""
+    """Move pictures of ``paths['train']`` to the splits that have none; returns their indices."""
     missing = [split for split in SPLITS if split not in paths]
     if not missing:
         return {}
     train = paths["train"]
-    each = min(MOST_HELD_OUT, max(1, len(train) // 10))
     if len(train) <= len(missing):
         raise UserError(
             f"{folder} has {len(train)} pictures to train on, too few to hold out "
             f"{' and '.join(missing)}: add pictures"
         )
-    kept, parts = hold_out(len(train), [each] * len(missing), seed)
-    held = {split: part.tolist() for split, part in zip(missing, parts, strict=True)}
-    for split, indices in held.items():
+    size = min(MOST_HELD_OUT, max(1, len(train) // 10))
+    kept, parts = hold_out(len(train), [size] * len(missing), seed)
+    held_out = {split: part.tolist() for split, part in zip(missing, parts, strict=True)}
+    for split, indices in held_out.items():
         paths[split] = [train[i] for i in indices]
     paths["train"] = [train[i] for i in kept]
-    return held
+    return held_out
+
+
+def _streamed(folder: Path, files: list[Path], options: PictureOptions) -> StreamedPictures | None:
+    """The training pictures as streamed ones; None if they are to be read into memory now."""
+    if not files or (options.stream is False and options.check_shape is None):
+        return None
+    source = PictureFiles(folder, files)
+    pictures = StreamedPictures(source, np.arange(len(source)), options)
+    if options.check_shape:
+        options.check_shape((options.channels, *pictures.shape[2:]))
+    if options.stream is False:
+        return None
+    if options.stream is None and math.prod(pictures.shape) < process_memory() / 2:
+        return None
+    pictures.compare_sizes()
+    return pictures
+
+
+def _read(
+    folder: Path, files: dict[str, list[Path]], options: PictureOptions
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The images of each split, and the paths in ``folder`` of the files that are left out."""
+    paths = [path for part in files.values() for path in part]
+    # One tensor of all, then views of it: a copy would take as much memory again.
+    images, left_out = read_readable(
+        paths, options.channels, options.image_size, strict=options.strict
+    )
+    ends = np.cumsum([len(part) for part in files.values()])
+    lost = np.bincount(np.searchsorted(ends, left_out, side="right"), minlength=len(files))
+    sizes = [len(part) - int(n) for part, n in zip(files.values(), lost, strict=True)]
+    for (split, part), size in zip(files.items(), sizes, strict=True):
+        if part and not size:
+            raise UserError(f"no picture of {folder} for {split} can be read: repair or add some")
+    splits = dict(zip(files, images.split(sizes), strict=True))
+    return splits, [str(paths[i].relative_to(folder)) for i in left_out]
+
+
+def _split_text(places: dict[str, Path], held_out: dict[str, list[int]]) -> str:
+    """Where the pictures of each split come from, in words."""
+    parts = [f"{split} from {place.name}/" for split, place in places.items()]
+    if held_out:
+        parts.append(f"{' and '.join(held_out)} held out at random")
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""ImageNet32 as the batches of Chrabaszcz et al."""
+"""ImageNet32 as the batch files of Chrabaszcz et al."""
 
 from __future__ import annotations
 
@@ -20,29 +20,24 @@ from srvae_pyro.data.imagenet32_layout import (
     find_batches,
     find_png_folder,
 )
+from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.splits import DataSplits, hold_out, only_size, to_channels
+from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.data.unpickle import read_arrays
 from srvae_pyro.errors import UserError
 from srvae_pyro.talk import hide_bar
 
 __all__ = ["load_imagenet32_batches"]
 
-PICTURE = 3 * 32 * 32  # bytes, red plane first
+IMAGE = 3 * 32 * 32  # bytes, red plane first
 
 
-def load_imagenet32_batches(
-    root: Path,
-    *,
-    image_size: int | None = None,
-    channels: int = 3,
-    seed: int = 0,
-    limit: int | None = None,
-) -> DataSplits:
+def load_imagenet32_batches(root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     """Downsampled ImageNet, 3x32x32, from ``train_data_batch_1`` to ``_10`` and ``val_data``.
 
-    Not the pictures of :func:`load_imagenet32`: they were downsampled otherwise, and likelihoods on
-    the two are not to be compared. ``val_data`` is the test split; 20,000 training pictures drawn
-    at random are held out for validation.
+    Not the images of :func:`load_imagenet32`: they were downsampled by another filter, so
+    likelihoods on the two cannot be compared. ``val_data`` is the test split; 20,000 training
+    images drawn at random are held out for validation.
 
     References:
         Chrabaszcz, Loshchilov and Hutter, A downsampled variant of ImageNet as an alternative to
@@ -50,48 +45,45 @@ def load_imagenet32_batches(
 
     Args:
         root: folder of the files, or of ``Imagenet32_train`` and ``Imagenet32_val``.
-        image_size: 32 or nothing.
-        channels: 3, or 1 for luma.
-        seed: of the pictures held out.
-        limit: keep the first so many of each split.
+        options: heeds ``image_size`` (32 or None), ``channels``, ``seed`` and ``limit``.
 
     Raises:
-        UserError: not there, not whole, or a pickle that holds more than arrays.
+        UserError: it is not there, not whole, or a pickle that holds more than arrays.
     """
-    only_size("imagenet32-batches", image_size, 32)
-    found = find_batches(root)
-    if not found and find_png_folder(root):
+    only_size("imagenet32-batches", options.image_size, 32)
+    files = find_batches(root)
+    if not files and find_png_folder(root):
         raise UserError(
             f"{root} has ImageNet32 as PNGs, not as pickled batches: take --data imagenet32"
         )
-    missing = [name for name in (*TRAIN_BATCHES, TEST_BATCH) if name not in found]
+    missing = [name for name in (*TRAIN_BATCHES, TEST_BATCH) if name not in files]
     if missing:
         raise UserError(
             f"no {', '.join(missing[:3])}{' ...' if missing[3:] else ''} of ImageNet32 in {root}: "
             "unpack its archives there, or name their folder with --data-root"
         )
-    images = _read_all([found[name] for name in TRAIN_BATCHES], channels)
+    images = _read_all([files[name] for name in TRAIN_BATCHES], options.channels)
     if len(images) <= HELD_OUT:
         raise UserError(
             f"the batches in {root} have {len(images)} training pictures, too few for ImageNet32: "
             "unpack its archives again"
         )
-    _, (held,) = hold_out(len(images), [HELD_OUT], seed)
+    _, (held,) = hold_out(len(images), [HELD_OUT], options.seed)
     val = images[torch.from_numpy(held)]
     train = _without(images, held)
-    test = _read(found[TEST_BATCH], channels)
-    if limit is not None:
+    test = _read(files[TEST_BATCH], options.channels)
+    if options.limit is not None:
         # Copies, so that the memory of the rest is given back.
-        train, val, test = (part[:limit].clone() for part in (train, val, test))
+        train, val, test = (part[: options.limit].clone() for part in (train, val, test))
     return DataSplits(
         "imagenet32-batches",
-        train,
+        MemoryPictures(train),
         val,
         test,
         {
-            "source": str(found[TRAIN_BATCHES[0]].parent),
+            "source": str(files[TRAIN_BATCHES[0]].parent),
             "split": f"{HELD_OUT} random training pictures for validation; val_data is the test",
-            "seed": seed,
+            "seed": options.seed,
             "held_out_indices": {"val": held.tolist()},
         },
     )
@@ -99,7 +91,7 @@ def load_imagenet32_batches(
 
 @contextmanager
 def _broken(path: Path) -> Iterator[None]:
-    """Turn what a damaged .npz file raises into an error that names it."""
+    """Turn what a damaged .npz file raises into an error that names the file."""
     try:
         yield
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -107,7 +99,7 @@ def _broken(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path, channels: int) -> Tensor:
-    """One batch, uint8 (N, C, 32, 32)."""
+    """Images of one batch, uint8 (N, C, 32, 32)."""
     if path.suffix == ".npz":
         with _broken(path), np.load(path, allow_pickle=False) as arrays:
             levels = arrays["data"]
@@ -118,7 +110,7 @@ def _read(path: Path, channels: int) -> Tensor:
         not isinstance(levels, np.ndarray)
         or levels.dtype != np.uint8
         or levels.ndim != 2
-        or levels.shape[1] != PICTURE
+        or levels.shape[1] != IMAGE
         or not len(levels)
     ):
         raise UserError(
@@ -128,7 +120,7 @@ def _read(path: Path, channels: int) -> Tensor:
 
 
 def _bytes(path: Path) -> int:
-    """The bytes in a batch file, unpacked."""
+    """Size of a batch file in bytes, uncompressed."""
     if path.suffix != ".npz":
         return path.stat().st_size
     with _broken(path), zipfile.ZipFile(path) as archive:
@@ -136,10 +128,10 @@ def _bytes(path: Path) -> int:
 
 
 def _read_all(paths: list[Path], channels: int) -> Tensor:
-    """All batches in one tensor, without a moment at which they are there twice (4 GB)."""
-    # How many pictures there are shows only on reading. Their files' bytes bound it, and of the
-    # memory asked for the system hands out only what is written to.
-    room = sum(_bytes(path) for path in paths) // PICTURE
+    """All batches in one tensor, without ever holding them twice (4 GB)."""
+    # Only reading tells how many images there are. The files' sizes are a bound, and the system
+    # provides memory only as it is written to.
+    room = sum(_bytes(path) for path in paths) // IMAGE
     images = torch.empty(room, channels, 32, 32, dtype=torch.uint8)
     filled = 0
     for path in tqdm(
@@ -156,7 +148,7 @@ def _read_all(paths: list[Path], channels: int) -> Tensor:
 
 
 def _without(images: Tensor, held: np.ndarray) -> Tensor:
-    """``images`` less those at ``held``, in place: pictures from the end fill the gaps."""
+    """``images`` without those at ``held``, in place: images from the end fill the gaps."""
     count = len(images) - len(held)
     gaps = held[held < count]
     tail = np.setdiff1d(np.arange(count, len(images)), held)

@@ -1,4 +1,4 @@
-"""Where the two published forms of ImageNet32 lie on disk."""
+"""The places of ImageNet32's two published forms on disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 __all__ = ["HELD_OUT", "TEST_BATCH", "TRAIN_BATCHES", "find_batches", "find_png_folder"]
 
-HELD_OUT = 20_000  # training pictures for validation, in either form
+HELD_OUT = 20_000  # training images for validation, in either form
 TRAIN_BATCHES = tuple(f"train_data_batch_{i}" for i in range(1, 11))
 TEST_BATCH = "val_data"
 
@@ -20,14 +20,14 @@ def find_png_folder(root: Path) -> Path | None:
 
 
 def find_batches(root: Path) -> dict[str, Path]:
-    """The batch files at or below ``root``, as published (pickles or ``.npz``), by their names."""
+    """The published batch files (pickles or ``.npz``) at or below ``root``, by their names."""
     names = ("Imagenet32_train", "Imagenet32_val", "Imagenet32_train_npz", "Imagenet32_val_npz")
     folders = [root, root / "imagenet32"]
     folders += [folder / name for folder in folders for name in names]
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for batch in (*TRAIN_BATCHES, TEST_BATCH):
         for folder in folders:
             for file in (folder / batch, folder / f"{batch}.npz"):
-                if batch not in found and file.is_file():
-                    found[batch] = file
-    return found
+                if batch not in files and file.is_file():
+                    files[batch] = file
+    return files

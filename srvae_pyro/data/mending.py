@@ -1,4 +1,4 @@
-"""Files that Pillow refuses although all their pixels are there, made such that it takes them."""
+"""Repair of PNG and JPEG files that Pillow refuses although all their pixels are there."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ COMPLETE = "its end is missing, no pixel is"
 
 
 class CutOffError(Exception):
-    """The end of a file is missing, and pixels with it."""
+    """Pixels at the end of a file are missing."""
 
 
 def mended(content: bytes, decode: Callable[[bytes], Image.Image]) -> Iterator[tuple[bytes, str]]:
-    """Other contents of a file with the same pixels, and what they leave out, gentlest first.
+    """Candidates for a repaired file with the same pixels, and what each leaves out.
+
+    Those that leave out least come first.
 
     Args:
-        content: the file's.
-        decode: the pixels of a content; raises anything where it cannot.
+        content: the file's content.
+        decode: decodes a content to pixels; raises anything if it cannot.
 
     Raises:
-        CutOffError: there are pixels missing at the end.
+        CutOffError: pixels at the end are missing.
     """
     if content.startswith(PNG):
         yield from _mended_png(content)
@@ -42,7 +44,7 @@ def mended(content: bytes, decode: Callable[[bytes], Image.Image]) -> Iterator[t
 def _mended_png(content: bytes) -> Iterator[tuple[bytes, str]]:
     chunks = list(_png_chunks(content))
     if any(_has_pixels(k) and k not in (b"IDAT", b"IEND") and not ok for k, _, ok in chunks):
-        return  # a palette or a size that is damaged
+        return  # the palette or the size is damaged
     sound = [chunk for chunk in chunks if chunk[2] or _has_pixels(chunk[0])]
     yield _png((k, data) for k, data, _ in sound if k not in TEXT), WITHOUT_TEXT
     pixels = [(k, data) for k, data, _ in sound if _has_pixels(k)]
@@ -54,7 +56,7 @@ def _mended_png(content: bytes) -> Iterator[tuple[bytes, str]]:
     inflater = zlib.decompressobj()
     rows = inflater.decompress(stream, size)
     if inflater.eof:
-        return  # the fault is another
+        return  # the pixels are whole: the fault is elsewhere
     if len(rows) < size:
         raise CutOffError
     # Only the checksum behind the last row is missing.
@@ -63,12 +65,12 @@ def _mended_png(content: bytes) -> Iterator[tuple[bytes, str]]:
 
 
 def _has_pixels(kind: bytes) -> bool:
-    """Whether the pixels of a PNG depend on a chunk: those with a capital, and transparency."""
+    """Whether a PNG's pixels depend on a kind of chunk: critical (capital) or transparency."""
     return kind[:1].isupper() or kind == b"tRNS"
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Kind and data of each chunk, and whether its checksum is right."""
+    """Kind and data of each chunk of a PNG, and whether its checksum is right."""
     place = len(PNG)
     while place + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
@@ -79,6 +81,7 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 
 
 def _png(chunks: Iterator[tuple[bytes, bytes]] | list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG's content from the kind and data of its chunks."""
     parts = [PNG]
     for kind, data in chunks:
         parts += [struct.pack(">I", len(data)), kind, data]
@@ -87,7 +90,7 @@ def _png(chunks: Iterator[tuple[bytes, bytes]] | list[tuple[bytes, bytes]]) -> b
 
 
 def _png_bytes(header: bytes) -> int:
-    """How many bytes a PNG's rows take before compression, each with one for its filter."""
+    """Uncompressed bytes of a PNG's rows, each with one byte for its filter."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     starts_and_steps = [(0, 0, 1, 1)]
@@ -111,7 +114,7 @@ def _mended_jpeg(
     if bare != content:
         yield bare, WITHOUT_METADATA
     for whole, note in ((content, COMPLETE), (bare, f"{COMPLETE}; {WITHOUT_METADATA}")):
-        start = whole.rstrip(b"\xff")  # half of the mark of the end
+        start = whole.rstrip(b"\xff")  # half of the end marker
         try:
             pixels = decode(start + END)
             other = decode(start + FILLER + END)
@@ -119,15 +122,15 @@ def _mended_jpeg(
             raise
         except Exception:
             continue
-        # Were there pixels to come, then the filler would have been taken for them; but between
-        # the scans of a progressive picture it is passed over.
+        # If pixels were missing, the filler would have been decoded as pixels; but between the
+        # scans of a progressive JPEG it is skipped.
         if not _has_all_scans(bare) or pixels.tobytes() != other.tobytes():
             raise CutOffError
         yield start + END, note
 
 
 def _has_all_scans(content: bytes) -> bool:
-    """Whether the scans that a JPEG has begun bring every coefficient of every colour in full."""
+    """Whether the scans begun in a JPEG have every coefficient of every colour in full."""
     missing: dict[int, set[int]] = {}
     place = 2
     while place >= 0 and place + 10 <= len(content):
@@ -144,12 +147,12 @@ def _has_all_scans(content: bytes) -> bool:
                 for i in range(body[0]):
                     missing.get(body[1 + 2 * i], set()).difference_update(range(first, last + 1))
             following = (content.find(bytes([0xFF, kind]), place) for kind in (0xDA, 0xC4))
-            place = min((found for found in following if found >= 0), default=-1)
+            place = min((start for start in following if start >= 0), default=-1)
     return bool(missing) and not any(missing.values())
 
 
 def _jpeg_without_metadata(content: bytes) -> bytes:
-    """A JPEG's content without what is for applications, but what says how its colours are."""
+    """A JPEG's content without application segments and comments, except those about colours."""
     parts, place = [content[:2]], 2
     while place + 4 <= len(content) and content[place] == 0xFF:
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")

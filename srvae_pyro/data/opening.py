@@ -1,7 +1,7 @@
-"""Picture files opened as viewers open them: metadata and a missing end do not decide over pixels.
+"""Picture files opened as viewers open them: neither bad metadata nor a missing end matters.
 
-Pillow's switches for that hold for the whole process, all its threads. Here a file that Pillow
-refuses is mended in memory instead, and only if no pixel changes by it.
+Pillow's switches for that apply to all threads of the process. Here a file that Pillow refuses is
+mended in memory instead, and only if all its pixels are there.
 """
 
 from __future__ import annotations
@@ -16,39 +16,19 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
-from srvae_pyro.data.formats import (
-    FORMATS,
-    HEAD,
-    RAW,
-    Unread,
-    unread_by_content,
-    unread_by_name,
-)
 from srvae_pyro.data.mending import CutOffError, mended
+from srvae_pyro.data.tiff import seek_full_page
+from srvae_pyro.data.unreadable import UnreadableError
+from srvae_pyro.formats import FORMATS, HEAD, unread_by_content, unread_by_name
 from srvae_pyro.runtime import process_memory
 
-__all__ = ["Opened", "UnreadableError", "open_picture"]
+__all__ = ["Opened", "open_picture"]
 
-# Measured: what reading takes at most, with the conversion to levels; with transparency.
+# Measured: the most that reading takes, with the conversion to levels; without and with
+# transparency.
 BYTES_PER_PIXEL = (15, 36)
-ALWAYS_THERE = 100_000_000  # bytes; to look for more takes as long as to read a small picture
+ALWAYS_AVAILABLE = 100_000_000  # bytes; asking for more takes as long as reading a small picture
 ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # EXIF's tag; values that swap width and height
-PHOTOMETRIC, REDUCED, SUB_DIRECTORIES, DNG_VERSION = 262, 254, 330, 50706  # TIFF's tags
-SENSOR = (32803, 34892)  # photometric interpretations: a mosaic of colours, a camera's own colours
-MOST_DIRECTORIES = 1000
-
-
-class UnreadableError(Exception):
-    """A picture that cannot be read, and why.
-
-    Attributes:
-        reason: a few words.
-        advice: what to do; empty: nothing in particular.
-    """
-
-    def __init__(self, reason: str, advice: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.advice = reason, advice
 
 
 @dataclass
@@ -56,10 +36,10 @@ class Opened:
     """A picture file's content, upright.
 
     Attributes:
-        image: the pixels, loaded, in the file's mode.
+        image: the decoded pixels, in the file's mode.
         deep: whether the file has more than 8 bits a value.
-        page: which of the file's pictures it is, from 0.
-        notes: what of the file is left out.
+        page: index of the picture in the file.
+        notes: what of the file is left out, in words.
     """
 
     image: ImageFile.ImageFile
@@ -70,17 +50,17 @@ class Opened:
 
 @contextmanager
 def open_picture(path: Path, content: bytes | None = None) -> Iterator[Opened]:
-    """A picture file, whose metadata can be read as long as it is open.
+    """Open a picture file; its metadata can be read while it is open.
 
     Of a TIFF with a picture in several resolutions the full one is taken.
 
     Args:
         path: the file.
-        content: its content, where it is not on its own at that path.
+        content: its content, if it is not a file of its own at that path.
 
     Raises:
-        UnreadableError: it is none, or not one that can be read here.
-        Exception: anything that Pillow raises on a damaged file.
+        UnreadableError: it is no picture, or of a format that is not read.
+        Exception: whatever Pillow raises on a damaged file.
     """
     with path.open("rb") if content is None else io.BytesIO(content) as file:
         mending = None
@@ -96,7 +76,15 @@ def open_picture(path: Path, content: bytes | None = None) -> Iterator[Opened]:
 
 
 def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, BinaryIO]:
-    """A file that Pillow refuses because of ``error``, mended if that can be done."""
+    """Open a file that Pillow refuses with ``error``, mended.
+
+    Returns:
+        The picture, and the mended file.
+
+    Raises:
+        UnreadableError: pixels are missing.
+        Exception: ``error``, if the file cannot be mended.
+    """
 
     def pixels(candidate: bytes) -> Image.Image:
         return _identify(io.BytesIO(candidate), candidate[:HEAD], path).copy()
@@ -108,7 +96,7 @@ def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, 
                 opened = _open(file, path)
             except (UnreadableError, MemoryError):
                 raise
-            except Exception:  # as for the first time
+            except Exception:  # Pillow refuses this one too
                 continue
             opened.notes.append(note)
             return opened, file
@@ -118,20 +106,22 @@ def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, 
         raise UnreadableError(
             "pixels are missing, it is cut off or damaged", "copy it again or leave it out"
         ) from error
-    except Exception:  # nothing that can be mended; the first error tells more
+    except Exception:  # it cannot be mended; the first error tells more
         pass
     raise error
 
 
 def _open(file: BinaryIO, path: Path) -> Opened:
-    """The picture in a file that is open and at its beginning."""
+    """Decode the picture in an open file, from its beginning."""
     head = file.read(HEAD)
     image = _identify(file, head, path)
-    page = _full_page(image, file, path) if isinstance(image, TiffImagePlugin.TiffImageFile) else 0
+    page = 0
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        page = seek_full_page(image, file, path)
     _check_memory(image)
-    # What the decoder makes values of: RGB;16B, or for TIFF ("RGB;16L", ...).
+    # The decoder's raw mode: RGB;16B, or for TIFF ("RGB;16L", ...).
     opened = Opened(image, any(";16" in str(tile[3]) for tile in image.tile), page)
-    # Of a TIFF it is gone when that is loaded, as is the way to its further directories.
+    # Loading a TIFF loses this and its directories.
     orientation = image.getexif().get(ORIENTATION) if image.format == "TIFF" else None
     image.load()
     try:
@@ -149,7 +139,11 @@ def _open(file: BinaryIO, path: Path) -> Opened:
 def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
     """The image that Pillow makes of a file, not yet decoded.
 
-    Not by ``Image.open``, which refuses what has more pixels than a number for all of a process.
+    Not by ``Image.open``, which refuses pictures above a number of pixels that is set for the whole
+    process.
+
+    Raises:
+        UnreadableError: the format is not read, or not known.
     """
     if not head:
         raise UnreadableError("it is empty")
@@ -160,27 +154,23 @@ def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
         if factory is None or (accept and accept(head[:16].ljust(16)) is not True):
             continue
         if not failure and (kind := unread_by_content(head, known=accept is not None)):
-            raise _named(kind)
+            raise UnreadableError.of_format(kind)
         file.seek(0)
         try:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             failure = failure or (error if accept else None)
-    # A file of a known kind that is damaged, or of a kind that only its name tells.
+    # It is damaged, or of a format that only its name tells.
     if kind := unread_by_name(path):
-        raise _named(kind) from failure
+        raise UnreadableError.of_format(kind) from failure
     raise failure or UnreadableError("its format is not known")
 
 
-def _named(kind: Unread) -> UnreadableError:
-    return UnreadableError(f"it is {kind.name}", kind.advice)
-
-
 def _check_memory(image: Image.Image) -> None:
-    """Refuse a picture that is too large to be read here, before it is decoded."""
+    """Refuse a picture that is too large for the memory, before it is decoded."""
     width, height = image.size
     need = BYTES_PER_PIXEL[image.has_transparency_data] * width * height
-    if need < ALWAYS_THERE:
+    if need < ALWAYS_AVAILABLE:
         return
     memory = process_memory()
     if need > memory:
@@ -189,69 +179,3 @@ def _check_memory(image: Image.Image) -> None:
             f"{memory / 1e9:.1f}",
             "make it smaller or cut out a part",
         )
-
-
-def _full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, path: Path) -> int:
-    """Go to the page of full resolution; which one that is."""
-    kind = unread_by_name(path)
-    if kind is RAW or any(
-        DNG_VERSION in directory or directory.get(PHOTOMETRIC) in SENSOR
-        for directory in _directories(file, beside=True)
-    ):
-        raise _named(RAW)
-    pages = _directories(file)
-    # 1: a smaller copy; 4: a mask.
-    full = [i for i, page in enumerate(pages) if not _number(page.get(REDUCED)) & 5]
-    if not full:
-        if _number(pages[0].get(REDUCED)) & 1 if pages else False:
-            raise UnreadableError(
-                "it has a small copy of the picture alone, as cameras' raw files have", RAW.advice
-            )
-        return 0
-    # Pages of a document differ; of a picture in several resolutions all have its shape.
-    shapes = [(_number(page.get(256)), _number(page.get(257))) for page in pages]
-    width, height = shapes[full[0]]
-    alike = [i for i in full if _alike(shapes[i], (width, height))] or full[:1]
-    page = max(alike, key=lambda i: shapes[i][0] * shapes[i][1])
-    if page:
-        image.seek(page)
-    return page
-
-
-def _alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    """Whether two sizes are of one shape, but for rounding to whole pixels."""
-    return abs(a[0] * b[1] - b[0] * a[1]) <= max(*a, *b)
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _directories(
-    file: BinaryIO, beside: bool = False
-) -> list[TiffImagePlugin.ImageFileDirectory_v2]:
-    """A TIFF's pages, and if ``beside`` what hangs on each; as far as they can be read."""
-    file.seek(0)
-    head = file.read(8)
-    if head[2:3] == b"+" or head[3:4] == b"+":  # 64-bit offsets
-        head += file.read(8)
-    found: list[TiffImagePlugin.ImageFileDirectory_v2] = []
-    offsets = [TiffImagePlugin.ImageFileDirectory_v2(head).next]
-    seen = set()
-    while offsets and len(found) < MOST_DIRECTORIES:
-        offset = offsets.pop(0)
-        if not offset or offset in seen:
-            continue
-        seen.add(offset)
-        directory = TiffImagePlugin.ImageFileDirectory_v2(head)
-        try:
-            file.seek(offset)
-            directory.load(file)
-            found.append(directory)
-            offsets.append(directory.next)
-            if beside:
-                more = directory.get(SUB_DIRECTORIES, ())
-                offsets += more if isinstance(more, tuple) else [more]
-        except Exception:  # a damaged one
-            break
-    return found

@@ -1,4 +1,4 @@
-"""Crops of the colour photographs that come with scikit-image: a data set without a network."""
+"""Crops of the colour photographs in scikit-image: a data set that needs no network."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import skimage
 import torch
 from PIL import Image
 from torch import Tensor
 
+from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.data.splits import DataSplits
+from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.streams import stream
 
 __all__ = ["COUNTS", "PHOTOGRAPHS", "Region", "load_photos", "regions"]
 
-# Files of the wheel itself, the others are downloaded at first use; of the stereo pair one.
+# Those that the package contains; it downloads others at first use. One of the stereo pair.
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 COUNTS = {"train": 8000, "val": 1000, "test": 1000}
-MOST_SHRUNK = 4.0  # a crop shows at most so many times its own size of the photograph
+MOST_SHRUNK = 4.0  # largest ratio of a crop's side in the photograph to its side as an image
 
 
 class Region(NamedTuple):
-    """A rectangle of pixels; right and bottom are the first outside, as Pillow's boxes."""
+    """A rectangle of pixels as Pillow's boxes: ``right`` and ``bottom`` are the first outside."""
 
     left: int
     top: int
@@ -33,46 +36,38 @@ class Region(NamedTuple):
     bottom: int
 
 
-def regions(width: int, height: int, number: int) -> dict[str, Region]:
-    """Which part of photograph ``number`` each split sees; no pixel belongs to two.
+def regions(width: int, height: int, index: int) -> dict[str, Region]:
+    """The region of photograph ``index`` that each split is cut from; no pixel is in two.
 
-    Train has the left three quarters; validation and test the upper and the lower half of the
-    rest, in turns from one photograph to the next, so that neither has all the skies.
+    Train has the left three quarters; validation and test have the upper and the lower half of
+    the rest, alternating from one photograph to the next, so that neither has all the skies.
     """
     across, down = width - width // 4, height // 2
     upper = Region(across, 0, width, down)
     lower = Region(across, down, width, height)
-    val, test = (upper, lower) if number % 2 == 0 else (lower, upper)
+    val, test = (upper, lower) if index % 2 == 0 else (lower, upper)
     return {"train": Region(0, 0, across, height), "val": val, "test": test}
 
 
-def load_photos(
-    *,
-    image_size: int | None = None,
-    channels: int = 3,
-    seed: int = 0,
-    limit: int | None = None,
-) -> DataSplits:
+def load_photos(options: PictureOptions = DEFAULTS) -> DataSplits:
     """8,000 crops to train on, 1,000 to validate and 1,000 to test, 32x32 unless said otherwise.
 
-    Five photographs, each cut into three regions first (:func:`regions`). A crop is a random square
-    of a region, of 1 to 4 times ``image_size`` and evenly so on a log scale, made smaller with an
-    antialiasing filter: the pixels of a photograph as they are would show smooth surfaces and
-    little else. Crops of one split overlap.
+    Each of five photographs is cut into three regions first (:func:`regions`). A crop is a random
+    square of a region, whose side is 1 to 4 times ``image_size``, uniform on a log scale, and is
+    downscaled with an antialiasing filter: crops at full resolution would show little but smooth
+    surfaces. Crops of one split overlap.
 
     Args:
-        image_size: of the crops, in pixels.
-        channels: 3, or 1 for luma.
-        seed: of the crops' places; the regions do not depend on it.
-        limit: keep the first so many of each split; only those are made.
+        options: heeds ``image_size`` (None: 32), ``channels``, ``seed`` (of the crops' places;
+            the regions do not depend on it) and ``limit``.
 
     Raises:
         UserError: ``image_size`` is too large for the photographs, or they are not there.
     """
-    size = image_size or 32
-    photographs = [read_picture(_path(name), channels) for name in PHOTOGRAPHS]
+    size = options.image_size or 32
+    photographs = [read_picture(_path(name), options.channels) for name in PHOTOGRAPHS]
     parts = [regions(*photo.size, i) for i, photo in enumerate(photographs)]
-    # What fits in the smallest region is taken from every one: the splits show the same scales.
+    # One bound for all regions of a photograph, so that the splits show the same scales.
     shortest = [min(min(r.right - r.left, r.bottom - r.top) for r in p.values()) for p in parts]
     usable = [i for i, side in enumerate(shortest) if side >= size]
     if not usable:
@@ -81,25 +76,32 @@ def load_photos(
             "take --data DIR"
         )
     splits: dict[str, Tensor] = {}
-    cut_from: dict[str, Tensor] = {}
-    for number, (split, count) in enumerate(COUNTS.items()):
+    photograph_of: dict[str, Tensor] = {}
+    for index, (split, count) in enumerate(COUNTS.items()):
         areas = [photographs[i].crop(parts[i][split]) for i in usable]
         largest = [min(shortest[i], MOST_SHRUNK * size) for i in usable]
-        draws = stream(seed, number).random((count, 3))
-        splits[split] = _crops(areas, largest, size, draws[:limit])
-        cut_from[split] = torch.arange(len(splits[split])) % len(areas)
+        draws = stream(options.seed, index).random((count, 3))
+        splits[split] = _crops(areas, largest, size, draws[: options.limit])
+        photograph_of[split] = torch.arange(len(splits[split])) % len(areas)
     info: dict[str, Any] = {
         "source": [f"scikit-image: {PHOTOGRAPHS[i]}" for i in usable],
         "split": "by regions of each photograph",
-        "seed": seed,
+        "seed": options.seed,
     }
-    return DataSplits("photos", splits["train"], splits["val"], splits["test"], info, cut_from)
+    train = MemoryPictures(splits["train"])
+    return DataSplits("photos", train, splits["val"], splits["test"], info, photograph_of)
 
 
 def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.ndarray) -> Tensor:
-    """One crop (C, size, size) per row of ``draws`` (N, 3), uniform in [0, 1), areas in turns.
+    """Crops (N, C, size, size), one per row of ``draws``, from one area after another.
 
-    An area is a picture of its own by now, so no filter reaches beyond its border.
+    An area is a picture by itself, so no filter reaches beyond its border.
+
+    Args:
+        areas: what to cut from.
+        largest: the largest side of a square in each area.
+        size: side of the crops.
+        draws: (N, 3), uniform in [0, 1): scale, place across, place down.
     """
     channels = len(areas[0].getbands())
     crops = np.empty((len(draws), size, size, channels), np.uint8)
@@ -115,9 +117,7 @@ def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.
 
 
 def _path(name: str) -> Path:
-    """A photograph's file. Not through skimage.data's functions: those may turn to the network."""
-    import skimage
-
+    """The file of a photograph; skimage.data's functions are avoided, they may use the network."""
     path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():
         raise UserError(f"scikit-image lacks its photograph {path}: install scikit-image again")

@@ -1,4 +1,4 @@
-"""Picture files, read in parallel into one tensor."""
+"""Picture files: found in a folder, read one by one or in parallel into one tensor."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from srvae_pyro.data.colours import as_rgb
-from srvae_pyro.data.formats import EXTENSIONS
-from srvae_pyro.data.opening import UnreadableError, open_picture
+from srvae_pyro.data.colours import as_rgb, eight_bits
+from srvae_pyro.data.opening import open_picture
+from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.talk import hide_bar
 
 __all__ = [
-    "EXTENSIONS",
-    "eight_bits",
     "find_pictures",
     "read_picture",
     "read_pictures",
@@ -35,19 +34,19 @@ __all__ = [
 T = TypeVar("T")
 
 
-def find_pictures(folder: Path, but: Iterable[Path] = ()) -> list[Path]:
+def find_pictures(folder: Path, exclude: Iterable[Path] = ()) -> list[Path]:
     """Every picture file in ``folder`` and below, by extension, in the order of their paths.
 
-    Links to folders are followed, each folder is visited once; hidden files and folders are left
-    out.
+    Links to folders are followed, and each folder is visited once. Hidden files and folders are
+    left out.
 
     Args:
         folder: the folder.
-        but: folders that no link may lead to.
+        exclude: folders that are not entered through links.
     """
-    found = []
-    seen = {_identity(place) for place in but} - {_identity(folder)}
-    # Links last: so a folder's own path is taken, in whatever order a disk lists them.
+    pictures = []
+    seen = {_identity(place) for place in exclude} - {_identity(folder)}
+    # Links last: so a folder is visited by its real path, in whatever order a disk lists them.
     waiting = [os.fspath(folder)]
     for start in waiting:
         for place, folders, files in os.walk(start):
@@ -59,14 +58,14 @@ def find_pictures(folder: Path, but: Iterable[Path] = ()) -> list[Path]:
             waiting += [path for name in folders if os.path.islink(path := f"{place}/{name}")]
             for name in files:
                 if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                    found.append(Path(place, name))
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+                    pictures.append(Path(place, name))
+    return sorted(pictures, key=lambda path: path.relative_to(folder).parts)
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
-    """What tells a folder from all others, by whatever path it is reached."""
-    there = os.stat(folder)
-    return there.st_dev, there.st_ino
+    """Device and inode, which identify a folder whatever path leads to it."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def read_picture(
@@ -74,15 +73,15 @@ def read_picture(
 ) -> Image.Image:
     """One picture file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
 
-    EXIF orientation is applied, transparency composed on white, 16-bit grey scaled to 8 bits, the
-    colours of printing made those of screens; of an animation the first frame is read. What is
-    wrong with a file apart from its pixels does not count.
+    EXIF orientation is applied, transparency composed on white, 16-bit grey scaled to 8 bits, CMYK
+    and Lab converted to sRGB; of an animation the first frame is read. Faults of a file that do not
+    affect its pixels are ignored.
 
     Args:
         path: the file.
         channels: 3 or 1.
-        image_size: make it a square of so many pixels, the picture's centre (Lanczos).
-        content: the file's content, where it is not on its own at that path.
+        image_size: crop the central square and resize it (Lanczos) to this side in pixels.
+        content: the file's content, if it is not a file of its own at that path.
 
     Raises:
         UserError: the file cannot be read as a picture; names it.
@@ -111,7 +110,7 @@ def read_picture(
 def read_pictures(
     paths: Sequence[Path], channels: int, image_size: int | None = None, what: str = "pictures"
 ) -> Tensor:
-    """Picture files as uint8 levels (N, C, H, W), read by as many threads as there are cores.
+    """Picture files as uint8 levels (N, C, H, W), read by one thread a core.
 
     Args:
         paths: the files, at least one.
@@ -133,14 +132,17 @@ def read_readable(
     what: str = "pictures",
     strict: bool = False,
 ) -> tuple[Tensor, list[int]]:
-    """:func:`read_pictures`, files that cannot be read left out; which of ``paths`` these are.
+    """Read pictures as :func:`read_pictures` does, but leave out files that cannot be read.
 
-    A warning names the first of them.
+    A warning names the first file that is left out.
+
+    Returns:
+        The images (N, C, H, W), and the ascending indices in ``paths`` of the files left out.
 
     Raises:
         UserError: no file can be read, or with ``strict`` one cannot, or sizes differ.
     """
-    first, bad = 0, dict[int, str]()
+    first, mistakes = 0, dict[int, str]()
     while True:
         try:
             width, height = read_picture(paths[first], channels, image_size).size
@@ -148,7 +150,7 @@ def read_readable(
         except UserError as error:
             if strict or first == len(paths) - 1:
                 raise
-            bad[first] = str(error)
+            mistakes[first] = str(error)
             first += 1
     images = torch.empty(len(paths), channels, height, width, dtype=torch.uint8)
     target = images.numpy()
@@ -160,7 +162,7 @@ def read_readable(
             except UserError as error:
                 if strict:
                     raise
-                bad[i] = str(error)
+                mistakes[i] = str(error)
                 continue
             if image.size != (width, height):
                 raise _SizesDifferError
@@ -172,34 +174,24 @@ def read_readable(
             pass
     except _SizesDifferError:
         raise _sizes_error(paths, channels) from None
-    if not bad:
+    if not mistakes:
         return images, []
-    left_out = sorted(bad)
+    left_out = sorted(mistakes)
     more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-    warnings.warn(f"left out{more}: {bad[left_out[0]]}", stacklevel=2)
+    warnings.warn(f"left out{more}: {mistakes[left_out[0]]}", stacklevel=2)
     keep = torch.ones(len(paths), dtype=torch.bool)
     keep[left_out] = False
     return images[keep], left_out
 
 
 class _SizesDifferError(Exception):
-    pass
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits in 8; other modes as they are."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    levels = np.asarray(image)
-    if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 65535:
-        raise ValueError(f"its pixels are not of 8 or 16 bits but of mode {image.mode}")
-    return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    """Two pictures have different sizes."""
 
 
 def _in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T]:
-    """``work(start, stop)`` over parts of 0..count-1 in threads, with a progress bar."""
+    """Call ``work(start, stop)`` on parts of 0..count-1 in threads, with a progress bar."""
     workers = min(32, os.cpu_count() or 1)
-    # Parts of some hundred files: one future a file would cost as much as a small file's decoding.
+    # Parts of some hundred files: one future a file would cost as much as decoding a small file.
     size = max(1, min(256, count // (4 * workers)))
     starts = range(0, count, size)
     stops = [min(start + size, count) for start in starts]
@@ -211,27 +203,27 @@ def _in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[
         disable=hide_bar(),
     )
     with ThreadPoolExecutor(workers) as pool, bar:
-        results = pool.map(work, starts, stops)  # after an error it cancels what has not begun
+        results = pool.map(work, starts, stops)  # an error cancels the parts not begun
         for start, stop, result in zip(starts, stops, results, strict=True):
             bar.update(stop - start)
             yield result
 
 
 def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
-    """The error that tells how many sizes the files have, which takes reading all of them."""
+    """The error that says how many sizes the files have; it takes reading all of them."""
 
     def sizes(start: int, stop: int) -> Counter[tuple[int, int]]:
-        found: Counter[tuple[int, int]] = Counter()
+        counts: Counter[tuple[int, int]] = Counter()
         for path in paths[start:stop]:
             with contextlib.suppress(UserError):  # this is about the others
-                found[read_picture(path, channels).size] += 1
-        return found
+                counts[read_picture(path, channels).size] += 1
+        return counts
 
-    found: Counter[tuple[int, int]] = Counter()
+    counts: Counter[tuple[int, int]] = Counter()
     for part in _in_parts(sizes, len(paths), "sizes"):
-        found.update(part)
-    common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in found.most_common(3))
+        counts.update(part)
+    common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in counts.most_common(3))
     return UserError(
-        f"the {len(paths)} pictures have {len(found)} different sizes, most often {common}: pass "
+        f"the {len(paths)} pictures have {len(counts)} different sizes, most often {common}: pass "
         "--image-size N to make each a square of N pixels"
     )

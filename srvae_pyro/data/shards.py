@@ -11,47 +11,29 @@ import torch
 from braceexpand import braceexpand
 
 from srvae_pyro.data.fingerprint import fingerprint_of
-from srvae_pyro.data.splits import CheckShape, DataSplits, hold_out
-from srvae_pyro.data.stream import Shards, Source, StreamedPictures
+from srvae_pyro.data.options import DEFAULTS, PictureOptions
+from srvae_pyro.data.sources import TarShards
+from srvae_pyro.data.splits import DataSplits, hold_out
+from srvae_pyro.data.streaming import StreamedPictures
 from srvae_pyro.errors import UserError
 
-__all__ = [
-    "PREFIX",
-    "check_shards",
-    "fingerprint_shards",
-    "load_shards",
-    "shard_paths",
-    "streamed_splits",
-]
+__all__ = ["PREFIX", "check_shards", "fingerprint_shards", "load_shards", "shard_paths"]
 
 PREFIX = "wds:"
 MOST_HELD_OUT = 10_000
 
 
-def load_shards(
-    name: str,
-    *,
-    image_size: int | None = None,
-    channels: int = 3,
-    seed: int = 0,
-    limit: int | None = None,
-    strict: bool = False,
-    check_shape: CheckShape | None = None,
-) -> DataSplits:
-    """The pictures in the tar shards that ``name`` tells, ``wds:shards/train-{0000..0999}.tar``.
+def load_shards(name: str, options: PictureOptions = DEFAULTS) -> DataSplits:
+    """The pictures in the tar shards that ``name`` gives, ``wds:shards/train-{0000..0999}.tar``.
 
     Validation and test pictures, a tenth each and at most 10,000, are drawn at random and kept in
-    memory; all others are read when they are needed.
+    memory; all others are streamed.
 
     Args:
         name: ``wds:`` and a path, in which braces stand for several as in a shell.
-        image_size: make each picture a square of so many pixels; without it all must have one size.
-        channels: 3, or 1 for luma.
-        seed: of the pictures held out.
-        limit: use the first so many of each split.
-        strict: refuse pictures that cannot be read; otherwise those held out are left out, and
-            others replaced when they are met.
-        check_shape: called with the pictures' shape as soon as it is known.
+        options: heeds all but ``stream``, ``download``, ``for_training`` and ``exact_names``. With
+            ``strict`` an unreadable picture is an error. Otherwise held-out pictures are left out
+            and streamed ones replaced.
 
     Raises:
         UserError: a shard is missing or is no tar, or there are too few pictures.
@@ -63,16 +45,14 @@ def load_shards(
             f"--data {name}: there is no file {missing[0]}"
             + (f", and {len(missing) - 1} more are missing" if missing[1:] else "")
         )
-    return streamed_splits(
-        name, Shards(paths), image_size, channels, seed, limit, strict, check_shape
-    )
+    return _split(name, TarShards(paths), options)
 
 
 def shard_paths(name: str) -> list[Path]:
-    """The tars that ``name`` tells, whether they are there or not.
+    """The tars that ``name`` gives, whether they exist or not.
 
     Raises:
-        UserError: it tells none; see :func:`check_shards`.
+        UserError: ``name`` gives none; see :func:`check_shards`.
     """
     check_shards(name)
     try:
@@ -82,10 +62,10 @@ def shard_paths(name: str) -> list[Path]:
 
 
 def fingerprint_shards(name: str) -> str:
-    """The fingerprint of the pictures in tar shards that are there."""
+    """The fingerprint of the pictures in existing tar shards."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are told when the pictures are read
-        return fingerprint_of(Shards(shard_paths(name)))
+        warnings.simplefilter("ignore")  # they are shown when the pictures are read
+        return fingerprint_of(TarShards(shard_paths(name)))
 
 
 def check_shards(name: str) -> None:
@@ -103,47 +83,37 @@ def check_shards(name: str) -> None:
         )
 
 
-def streamed_splits(
-    name: str,
-    source: Source,
-    image_size: int | None,
-    channels: int,
-    seed: int,
-    limit: int | None,
-    strict: bool,
-    check_shape: CheckShape | None = None,
-) -> DataSplits:
-    """A source's pictures, some held out and in memory, the others streamed."""
+def _split(name: str, source: TarShards, options: PictureOptions) -> DataSplits:
+    """The pictures of ``source``, some held out and in memory, the others streamed."""
     if len(source) < 3:
         raise UserError(f"{name} has {len(source)} pictures: it takes 3 at least")
     held = min(MOST_HELD_OUT, max(1, len(source) // 10))
-    kept, parts = hold_out(len(source), [held, held], seed)
+    kept, parts = hold_out(len(source), [held, held], options.seed)
 
-    def streamed(numbers: np.ndarray) -> StreamedPictures:
-        return StreamedPictures(source, numbers[:limit], channels, image_size, strict)
+    def streamed(indices: np.ndarray) -> StreamedPictures:
+        return StreamedPictures(source, indices[: options.limit], options)
 
     train = streamed(kept)
-    if check_shape:
-        check_shape((channels, *train.shape[2:]))
+    if options.check_shape:
+        options.check_shape((options.channels, *train.shape[2:]))
     train.compare_sizes()
-    others = [streamed(numbers) for numbers in parts]
-    for other in others:
-        if other.shape[1:] != train.shape[1:]:
-            raise UserError(
-                f"the pictures of {name} differ in size: pass --image-size N to make each a square "
-                "of N pixels"
-            )
-    (val_images, lost), (test_images, more_lost) = (
-        other.read_readable(torch.arange(len(other))) for other in others
+    held_out = [streamed(indices) for indices in parts]
+    if any(pictures.shape[1:] != train.shape[1:] for pictures in held_out):
+        raise UserError(
+            f"the pictures of {name} differ in size: pass --image-size N to make each a square "
+            "of N pixels"
+        )
+    (val, val_left_out), (test, test_left_out) = (
+        pictures.read_readable(torch.arange(len(pictures))) for pictures in held_out
     )
     info: dict[str, Any] = {
         "source": name,
         "split": "val and test held out at random",
-        "seed": seed,
+        "seed": options.seed,
         "fingerprint": fingerprint_of(source),
         "held_out": ["val", "test"],
         "streamed": True,
     }
-    if lost or more_lost:
-        info["left_out"] = ["/".join(path.parts[-2:]) for path in (*lost, *more_lost)]
-    return DataSplits(name, train, val_images, test_images, info)
+    if left_out := [*val_left_out, *test_left_out]:
+        info["left_out"] = ["/".join(path.parts[-2:]) for path in left_out]
+    return DataSplits(name, train, val, test, info)

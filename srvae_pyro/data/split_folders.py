@@ -1,4 +1,4 @@
-"""Which folders of a folder are its splits."""
+"""The folders of a folder that are its splits, by their names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from srvae_pyro.data.pictures import EXTENSIONS
 from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS
 
 __all__ = ["SPLITS", "find_split_folders", "split_named", "warn_of_deeper_splits"]
 
@@ -22,7 +22,7 @@ _FURTHER = r"[-_ ]?(set|data|images|imgs|pictures|\d+|\d+x\d+)?"
 
 
 def split_named(name: str) -> str | None:
-    """The split that a folder of that name holds, whatever its case; None: none."""
+    """The split that a folder called ``name`` holds, in any case; None if it is no split."""
     for split, words in SPLITS.items():
         if re.fullmatch(f"({'|'.join(words)}){_FURTHER}", name.casefold()):
             return split
@@ -30,14 +30,17 @@ def split_named(name: str) -> str | None:
 
 
 def find_split_folders(folder: Path, exact: bool = False) -> dict[str, Path]:
-    """The folder of each split that ``folder`` has one for; a warning names what is beside them.
+    """The split folders of ``folder``; a warning names pictures and folders beside them.
 
     Args:
         folder: the folder.
         exact: know only train, val, valid, validation and test, as earlier versions did.
 
+    Returns:
+        The folder of each split that has one, in the order of :data:`SPLITS`.
+
     Raises:
-        UserError: there are several for one split.
+        UserError: several folders are for one split.
     """
     if exact:
         known = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -46,7 +49,7 @@ def find_split_folders(folder: Path, exact: bool = False) -> dict[str, Path]:
             for split, names in known.items()
         }
         return {split: place for split, place in first.items() if place}
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     beside = []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
@@ -55,26 +58,26 @@ def find_split_folders(folder: Path, exact: bool = False) -> dict[str, Path]:
         if not split or not entry.is_dir():
             if entry.suffix.lower() in EXTENSIONS or entry.is_dir():
                 beside.append(entry.name)
-        elif split in found:
+        elif split in folders:
             raise UserError(
-                f"{folder} has {found[split].name}/ and {entry.name}/, both for {split}: move or "
+                f"{folder} has {folders[split].name}/ and {entry.name}/, both for {split}: move or "
                 "rename one"
             )
         else:
-            found[split] = entry
-    if found and beside:
+            folders[split] = entry
+    if folders and beside:
         more = f" and {len(beside) - 1} more" if beside[1:] else ""
-        names = " and ".join(f"{place.name}/" for place in found.values())
+        names = " and ".join(f"{place.name}/" for place in folders.values())
         warnings.warn(
             f"{folder}: {beside[0]}{more} beside {names} left out; if that is no split but a "
             "kind of pictures, put all kinds into a folder train/",
             stacklevel=2,
         )
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: folders[split] for split in SPLITS if split in folders}
 
 
 def warn_of_deeper_splits(folder: Path, paths: Iterable[Path]) -> None:
-    """A warning where the pictures of a folder without splits lie in splits further down."""
+    """Warn if the pictures of a folder without splits are in split folders further down."""
     places = {path.parent for path in paths}
     for place in sorted(places):
         inside = place.relative_to(folder).parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,73 +13,67 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.fingerprint import is_of_files
-from srvae_pyro.data.stream import StreamedPictures
-from srvae_pyro.data.transforms import luma
+from srvae_pyro.data.training_pictures import TrainingPictures
 from srvae_pyro.errors import UserError
+from srvae_pyro.pixels import luma
 from srvae_pyro.streams import stream
 
-__all__ = ["CheckShape", "DataSplits", "hold_out", "only_size", "to_channels"]
-
-CheckShape = Callable[[tuple[int, int, int]], None]  # raises a UserError for pictures so shaped
+__all__ = ["DataSplits", "hold_out", "only_size", "to_channels"]
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set, in memory but perhaps for the training pictures.
+    """A data set: pictures to train on, and validation and test images in memory.
+
+    All images are uint8 levels (N, C, H, W) of one shape (C, H, W), contiguous, on the CPU.
 
     Attributes:
         name: what ``--data`` called it.
-        train: uint8 levels (N, C, H, W), contiguous, on the CPU; or pictures that are read when
-            they are needed.
-        val, test: in memory always. Any may be empty, but for pictures that are to be trained on.
+        train: the pictures to train on, in memory or read when they are needed.
+        val: validation images.
+        test: test images. Any split may be empty, except ``train`` where it is to be trained on.
         info: what a run records of it, fit for JSON: source, split, seed, counts; for pictures
             held out at random ``held_out_indices``, a list per split into the order of reading.
-        photographs: for a split whose pictures are cut from a few photographs, the number of the
-            photograph that each is from, (N); such pictures are alike.
+        photographs: for a split whose images are cut from a few photographs, the index of each
+            one's photograph, (N); images of one photograph are alike.
     """
 
     name: str
-    train: Tensor | StreamedPictures
+    train: TrainingPictures
     val: Tensor
     test: Tensor
     info: dict[str, Any] = field(default_factory=dict)
     photographs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        splits = (self.train, self.val, self.test)
-        for images in splits:
+        for images in (self.val, self.test):
             if images.dtype != torch.uint8 or images.shape[1:] != self.train.shape[1:]:
-                raise ValueError("splits are uint8 tensors (N, C, H, W) of one picture shape")
-        if not any(len(images) for images in splits):
+                raise ValueError("splits are uint8 tensors (N, C, H, W) of one image shape")
+        if not any(len(images) for images in (self.train, self.val, self.test)):
             raise ValueError("there is at least one picture")
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every picture."""
+        """Shape (C, H, W) of every image."""
         _, channels, height, width = self.train.shape
         return channels, height, width
 
-    def training_pictures(self, most: int) -> Tensor:
-        """The training pictures in memory: all if they are there already, else at most so many."""
-        if isinstance(self.train, Tensor):
-            return self.train
-        some = torch.linspace(0, len(self.train) - 1, most).long().unique()
-        return self.train.read_readable(some)[0]
-
     def fingerprint(self) -> str:
-        """A hash to know the pictures again by: of their files, or of all but the test pictures."""
-        return self.info.get("fingerprint") or _hash(_pixels(self.train), _pixels(self.val))
+        """Hash to recognise the pictures by: of their files, or of the train and val images."""
+        return self.info.get("fingerprint") or self._pixel_hash()
 
     def is_known_as(self, fingerprint: str) -> bool:
         """Whether these are the pictures with that fingerprint, of this version or an earlier."""
         if is_of_files(fingerprint) or fingerprint == self.fingerprint():
             return fingerprint == self.fingerprint()
-        # Once it was of the pixels in memory, and of the names where they were streamed.
-        if isinstance(self.train, StreamedPictures):
-            names = _hash([self.train.fingerprint()], _pixels(self.val))
-            if fingerprint == names:
-                return True
-        return fingerprint == _hash(_pixels(self.train), _pixels(self.val))
+        # Earlier versions hashed the pixels in memory, and of streamed pictures the names.
+        names = self.train.names_hash()
+        if names is not None and fingerprint == _hash([names], _buffers([self.val])):
+            return True
+        return fingerprint == self._pixel_hash()
+
+    def _pixel_hash(self) -> str:
+        return _hash(_buffers(self.train.chunks()), _buffers([self.val]))
 
     def described(self, **info: Any) -> DataSplits:
         """The same pictures with counts, shape and ``info`` added to what is recorded."""
@@ -95,13 +89,9 @@ def _hash(*parts: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def _pixels(images: Tensor | StreamedPictures) -> Iterator[Any]:
-    """The levels of pictures, wherever they are, one after another."""
-    if isinstance(images, Tensor):
-        yield images.contiguous().numpy().data
-        return
-    for part in torch.arange(len(images)).split(1024):
-        yield images.read_readable(part)[0].numpy().data
+def _buffers(chunks: Iterable[Tensor]) -> Iterator[Any]:
+    """The levels of images as what a hash takes."""
+    return (images.contiguous().numpy().data for images in chunks)
 
 
 def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -115,7 +105,11 @@ def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, l
 
 
 def only_size(name: str, image_size: int | None, size: int) -> None:
-    """Refuse an ``--image-size`` that a data set of one size does not have."""
+    """Refuse an ``--image-size`` that a data set of one size does not have.
+
+    Raises:
+        UserError: it is another.
+    """
     if image_size not in (None, size):
         raise UserError(
             f"{name} has images of {size}x{size}, not {image_size}x{image_size}: leave out "
@@ -124,7 +118,7 @@ def only_size(name: str, image_size: int | None, size: int) -> None:
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:
-    """uint8 colour pictures (N, 3, H, W) themselves, or their luma (N, 1, H, W)."""
+    """uint8 RGB images (N, 3, H, W) as they are, or with ``channels`` 1 their luma (N, 1, H, W)."""
     if channels == 3:
         return images.contiguous()
     gray = torch.empty_like(images[:, :1], memory_format=torch.contiguous_format)

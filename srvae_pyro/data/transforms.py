@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srvae_pyro.data.grid import to_levels, to_unit
 from srvae_pyro.errors import UserError
+from srvae_pyro.pixels import luma, to_levels, to_unit
 
-__all__ = ["Downscale", "Grayscale", "Sketch", "Transform", "luma", "make_transform"]
+__all__ = ["Downscale", "Grayscale", "Sketch", "Transform", "make_transform"]
 
 Shape = tuple[int, int, int]
 
@@ -154,13 +154,6 @@ class Sketch(Transform):
         # At most 2 * 1020^2 < 2^24: exact in float32, and the square root is correctly rounded.
         strokes = torch.floor(0.5 * torch.sqrt(across**2 + down**2) + 0.5)
         return (255 - strokes).clamp_min(0).reshape(gray.shape)
-
-
-def luma(levels: Tensor) -> Tensor:
-    """The luma (..., 1, H, W) of integer RGB levels (..., 3, H, W), in int32, as Pillow's "L"."""
-    red, green, blue = levels.to(torch.int32).split(1, dim=-3)
-    # 0.299, 0.587 and 0.114 in 16 bits, rounded half up.
-    return (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
 
 
 _PRECISION = 22  # bits of the filter's weights: the most that keep the sums below 2^31

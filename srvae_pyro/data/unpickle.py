@@ -1,4 +1,4 @@
-"""Pickles of numpy arrays, read without running what else a pickle may hold."""
+"""Pickles of NumPy arrays, read without running any code that a pickle may name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["read_arrays"]
 
 
 def read_arrays(path: Path) -> Any:
-    """A pickle of plain containers, numbers, strings and numpy arrays.
+    """Read a pickle of plain containers, numbers, strings and NumPy arrays.
 
-    A pickle names functions to call and imports them. Here a name is looked up in a table of the
-    few that numpy's arrays need, and any other is refused before anything is imported or called.
+    A pickle names functions to import and call. Here a name is looked up in a table of the few that
+    NumPy's arrays need, and any other is refused before anything is imported or called.
 
     Raises:
-        UserError: a forbidden name, or no intact pickle.
+        UserError: the pickle has a forbidden name, or is not intact.
     """
     try:
         with open(path, "rb") as file:
@@ -36,7 +36,7 @@ def read_arrays(path: Path) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    # How Python 2's protocol spells bytes; other codecs are nobody's business here.
+    # How Python 2's protocol spells bytes; arrays need no other codec.
     if encoding not in ("latin1", "latin-1"):
         raise UserError(f"asks for the codec {encoding!r}, which no array needs: do not trust it")
     return text.encode("latin1")

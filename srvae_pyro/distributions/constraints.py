@@ -1,5 +1,7 @@
 """Constraints that the package's distributions declare."""
 
+from __future__ import annotations
+
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -7,11 +9,19 @@ __all__ = ["image_grid"]
 
 
 class _ImageGrid(constraints.Constraint):
-    """Images whose every value is one of the `levels` equally spaced values k / (levels - 1).
+    """Images whose every value is one of the ``levels`` equally spaced values k / (levels - 1).
 
-    Arguments:
-        levels: The number of values, 256 for 8-bit images.
-        tolerance: How far a value may lie from the grid, in steps of the grid.
+    Args:
+        levels: number of values, 256 for 8-bit images.
+        tolerance: how far a value may lie from the grid, in steps of the grid.
+
+    Example:
+        >>> import torch
+        >>> images = torch.tensor([0.0, 0.4, 1.0]).reshape(3, 1, 1, 1)
+        >>> image_grid.check(images)
+        tensor([True, True, True])
+        >>> image_grid.check(images + 0.001)
+        tensor([False, False, False])
     """
 
     is_discrete = True
@@ -23,7 +33,7 @@ class _ImageGrid(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Says for each image (..., C, H, W) whether all of its values are on the grid."""
+        """Whether all values of each image (..., C, H, W) are on the grid, (...)."""
         step = value * (self.levels - 1)
         nearest = step.round().clamp(0, self.levels - 1)
         return ((step - nearest).abs() <= self.tolerance).flatten(-3).all(-1)

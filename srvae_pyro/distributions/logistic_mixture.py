@@ -1,5 +1,7 @@
 """The likelihood of 8-bit images: a mixture of discretised logistics."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -43,17 +45,16 @@ class DiscretizedLogisticMixture(TorchDistribution):
     converted to float32, so that probabilities are never of lower precision than that.
 
     References:
-        | PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other
-          Modifications (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
-        | Super-resolution Variational Auto-Encoders (Gatopoulos et al., 2020), section 3.3,
-          https://arxiv.org/abs/2006.05218
+        Salimans et al., PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
+        Likelihood and Other Modifications, 2017, arXiv:1701.05517; Gatopoulos et al.,
+        Super-resolution Variational Auto-Encoders, 2020, arXiv:2006.05218, section 3.3.
 
-    Arguments:
-        logits: Unnormalised log-weights of the components, (..., K, H, W).
-        means: The locations' constant parts m, (..., K, C, H, W), where C is 1 or 3.
-        log_scales: Logarithms of the scales s, (..., K, C, H, W), from -40 to 40.
-        coefficients: The three a, already in [-1, 1], (..., K, 3, H, W). None if C is 1.
-        validate_args: Whether to check arguments and scored values.
+    Args:
+        logits: unnormalised log-weights of the components, (..., K, H, W).
+        means: the locations' constant parts m, (..., K, C, H, W), where C is 1 or 3.
+        log_scales: logarithms of the scales s, (..., K, C, H, W), from -40 to 40.
+        coefficients: the three a, already in [-1, 1], (..., K, 3, H, W); None if C is 1.
+        validate_args: whether to check arguments and scored values.
 
     Example:
         >>> parameters = torch.randn(2, 100, 8, 8)
@@ -93,9 +94,9 @@ class DiscretizedLogisticMixture(TorchDistribution):
         if channels not in (1, 3):
             raise ValueError(f"means have {channels} colour channels (dimension -3): use 1 or 3")
         if (coefficients is None) != (channels == 1):
-            given = "none were given" if coefficients is None else "they were given"
+            got = "none were given" if coefficients is None else "they were given"
             wanted = "needs no coefficients" if channels == 1 else "needs coefficients"
-            raise ValueError(f"a mixture with {channels} colour channel(s) {wanted}, but {given}")
+            raise ValueError(f"a mixture with {channels} colour channel(s) {wanted}, but {got}")
         event = means.shape[-4:]
         expected = {
             "logits": (logits, (components, height, width)),
@@ -131,23 +132,23 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     @staticmethod
     def parameter_channels(components: int, channels: int = 3) -> int:
-        """The number of channels that `from_channels` takes: 100 for 10 components, 3 colours."""
+        """Number of channels that :meth:`from_channels` takes: 100 for 10 components, 3 colours."""
         return components * _channels_per_component(channels)
 
     @classmethod
     def from_channels(
         cls, parameters: Tensor, channels: int = 3, *, validate_args: bool | None = None
-    ) -> "DiscretizedLogisticMixture":
-        """Reads the parameters from the channels of a network's output.
+    ) -> DiscretizedLogisticMixture:
+        """Read the parameters from the channels of a network's output.
 
         The order of the channels is: K logits, K*C means, K*C log-scales, and for three colours
         K*3 coefficients before tanh, each ordered as (component, colour). Log-scales below -7 are
         raised to -7.
 
-        Arguments:
-            parameters: The network's output, (..., parameter_channels(K, channels), H, W).
-            channels: The number of colour channels C, 1 or 3.
-            validate_args: Whether to check arguments and scored values.
+        Args:
+            parameters: the network's output, (..., parameter_channels(K, channels), H, W).
+            channels: number of colour channels C, 1 or 3.
+            validate_args: whether to check arguments and scored values.
         """
         per_component = _channels_per_component(channels)
         if parameters.dim() < 3:
@@ -176,7 +177,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
-    ) -> "DiscretizedLogisticMixture":
+    ) -> DiscretizedLogisticMixture:
         """The same distribution with a larger batch shape, as views of the same parameters."""
         new = self._get_checked_instance(DiscretizedLogisticMixture, _instance)
         batch_shape = torch.Size(batch_shape)
@@ -230,7 +231,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        """Draws a component a pixel, then colour by colour, each put on the grid before the next.
+        """Draw a component a pixel, then colour by colour, each put on the grid before the next.
 
         All random numbers come from PyTorch's global generator.
         """
@@ -240,7 +241,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     @torch.no_grad()
     def draw(self, uniform: Tensor) -> Tensor:
-        """The sample that given noise makes: (..., 1 + C, H, W) in [0, 1) to (..., C, H, W).
+        """The sample that uniform noise makes: (..., 1 + C, H, W) in [0, 1) to (..., C, H, W).
 
         The first channel of the noise chooses each pixel's component, the others its colours.
         """
@@ -291,7 +292,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         weights = self.logits.double().softmax(-3).unsqueeze(-3)
         return (weights * torch.stack(expectations, -3)).sum(-4).to(dtype)
 
-    def with_temperature(self, temperature: float) -> "DiscretizedLogisticMixture":
+    def with_temperature(self, temperature: float) -> DiscretizedLogisticMixture:
         """The mixture with logits divided and scales multiplied by a positive temperature."""
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature}")
@@ -319,7 +320,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
 
 def _location(mean: Tensor, coefficients: Sequence[Tensor], earlier: Sequence[Tensor]) -> Tensor:
-    """The location of the colour that follows the `earlier` ones, given its constant part."""
+    """The location of the colour that follows the ``earlier`` ones, from its constant part."""
     if len(earlier) == 1:
         return torch.addcmul(mean, coefficients[0], earlier[0])
     if len(earlier) == 2:

@@ -13,7 +13,7 @@ __all__ = ["MixturePrior", "Prior", "RealNVPPrior", "StandardPrior"]
 
 
 class Prior(nn.Module):
-    """A distribution p(u) on events of shape (channels, height, width).
+    """A distribution p(u) on events of shape (C, H, W).
 
     Args:
         shape: the event's shape.
@@ -24,20 +24,34 @@ class Prior(nn.Module):
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.shape = shape
-        # Tells the device and precision, also where there is no parameter.
+        # Has the module's device and precision, also where there is no parameter.
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def standard_normal(self, size: tuple[int, int] | None) -> dist.TorchDistribution:
+        """N(0, 1) on events of the prior's shape, or of its channels and ``size``."""
         shape = self.shape if size is None else (self.shape[0], *size)
         return dist.Normal(self.anchor, torch.ones_like(self.anchor)).expand(shape).to_event(3)
 
     def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
-        """The distribution, of another height and width if ``size`` is given."""
+        """The distribution.
+
+        Args:
+            size: another height and width of the event.
+        """
         raise NotImplementedError
 
 
 class StandardPrior(Prior):
-    """p(u) = N(0, 1)."""
+    """p(u) = N(0, 1).
+
+    Args:
+        shape: the event's shape (C, H, W).
+
+    Example:
+        >>> p_u = StandardPrior((4, 8, 8))
+        >>> p_u().sample((2,)).shape
+        torch.Size([2, 4, 8, 8])
+    """
 
     def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
         return self.standard_normal(size)
@@ -55,23 +69,21 @@ class RealNVPPrior(Prior):
         shape: the event's shape (C, H, W), H and W even.
         growth: growth of the couplings' dense blocks.
         steps: dense steps of each.
-        init_scale: standard deviation of hidden layers' outputs after initialisation.
-        head_scale: the same for the last layer of each coupling.
+
+    Example:
+        >>> p_u = RealNVPPrior((4, 8, 8), growth=8, steps=1)
+        >>> u = p_u().sample((2,))
+        >>> u.shape, p_u().log_prob(u).shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([2]))
+        >>> p_u((6, 10)).event_shape
+        torch.Size([4, 6, 10])
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        growth: int = 64,
-        steps: int = 5,
-        *,
-        init_scale: float = 0.01,
-        head_scale: float = 0.01,
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], growth: int = 64, steps: int = 5) -> None:
         super().__init__(shape)
         if shape[1] % 2 or shape[2] % 2:
             raise ValueError(f"RealNVP needs an even height and width, not {shape[1]}x{shape[2]}")
-        self.flow = RealNVP(shape[0], growth, steps, init_scale=init_scale, head_scale=head_scale)
+        self.flow = RealNVP(shape[0], growth, steps)
 
     def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
         return dist.TransformedDistribution(self.standard_normal(size), self.flow())
@@ -85,6 +97,12 @@ class MixturePrior(Prior):
     Args:
         shape: the event's shape (C, H, W).
         components: how many normals.
+
+    Example:
+        >>> p_u = MixturePrior((4, 8, 8), components=10)
+        >>> u = p_u().sample((2,))
+        >>> u.shape, p_u().log_prob(u).shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([2]))
     """
 
     def __init__(self, shape: tuple[int, int, int], components: int = 100) -> None:

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.transforms import ComposeTransform, Transform
 
-from srvae_pyro.networks import DenseBlock, WeightNormConv2d
+from srvae_pyro.networks import CouplingNetwork
 
 __all__ = [
     "AffineCoupling",
-    "CouplingNetwork",
     "OnFirstHalf",
     "RealNVP",
     "Squeeze",
@@ -34,8 +33,8 @@ class EventTransform(Transform):
 
     ``TransformedDistribution.log_prob`` asks for the inverse and then for the log-determinant of
     the same pair. The usual cache would answer from the last pair seen even after the networks have
-    learnt. Here the inverse is always computed; the log-determinant found on the way is kept
-    for one question about that very pair, and then let go.
+    been updated. Here the inverse is always computed; the log-determinant that comes with it is
+    kept for one question about that very pair, and then dropped.
     """
 
     domain = constraints.independent(constraints.real, 3)
@@ -47,7 +46,7 @@ class EventTransform(Transform):
         self._answer: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles start without an answer, whose tensors have a graph.
+        # Copies and pickles start without the kept log-determinant, which has a graph.
         return {**super().__getstate__(), "_answer": None}
 
     def to_base(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +87,13 @@ class AffineCoupling(EventTransform):
         network: from the part that stays to (s, t), both of the changed part's shape.
         pattern: ``checkerboard`` (the parts are the squares' colours) or ``channels`` (halves).
         reverse: exchange the parts.
+
+    Example:
+        >>> coupling = AffineCoupling(CouplingNetwork(4, growth=8, steps=1), "checkerboard", False)
+        >>> v = torch.randn(2, 4, 8, 8)
+        >>> u = coupling(v)
+        >>> u.shape, coupling.log_abs_det_jacobian(v, u).shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([2]))
     """
 
     def __init__(self, network: nn.Module, pattern: str, reverse: bool) -> None:
@@ -133,6 +139,10 @@ class Squeeze(EventTransform):
             channels' upper left pixels, lower right, upper right, lower left, so that half of the
             channels is a checkerboard (Dinh et al. 2016, section 3.6).
         undo: the reverse, (4C, H/2, W/2) to (C, H, W) towards the base.
+
+    Example:
+        >>> Squeeze().inv(torch.randn(2, 4, 8, 8)).shape
+        torch.Size([2, 16, 4, 4])
     """
 
     def __init__(self, alternative: bool = False, undo: bool = False) -> None:
@@ -182,6 +192,13 @@ class OnFirstHalf(EventTransform):
 
     Args:
         transforms: from the base to the first half, as in a ``ComposeTransform``.
+
+    Example:
+        >>> coupling = AffineCoupling(CouplingNetwork(2, growth=8, steps=1), "checkerboard", False)
+        >>> v = torch.randn(2, 4, 8, 8)
+        >>> u = OnFirstHalf([coupling])(v)
+        >>> torch.equal(u[:, :2], coupling(v[:, :2])), torch.equal(u[:, 2:], v[:, 2:])
+        (True, True)
     """
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
@@ -202,52 +219,6 @@ class OnFirstHalf(EventTransform):
         return torch.cat([self.part(value), rest], dim=-3)
 
 
-class ChannelGain(nn.Module):
-    """A learned factor per channel, weight-normalised: a sign and a magnitude, 1 at the start."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.direction = nn.Parameter(torch.ones(channels, 1, 1))
-        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch._weight_norm(self.direction, self.gain, 0)
-
-
-class CouplingNetwork(nn.Module):
-    """(B, c, H, W), the part that stays, to (s, t): a dense block and a 3x3 convolution.
-
-    s = a tanh(s'), with a gain a per channel.
-
-    Args:
-        channels: channels c of the input, and of s and t.
-        growth: growth of the dense block.
-        steps: dense steps.
-        init_scale: standard deviation of the layers' outputs after initialisation.
-        head_scale: the same for the last layer.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        growth: int,
-        steps: int,
-        *,
-        init_scale: float = 0.01,
-        head_scale: float = 0.01,
-    ) -> None:
-        super().__init__()
-        self.block = DenseBlock(channels, growth, steps, init_scale=init_scale)
-        self.head = WeightNormConv2d(
-            self.block.out_channels, 2 * channels, 3, init_scale=head_scale, full_precision=True
-        )
-        self.scale = ChannelGain(channels)
-
-    def forward(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = self.head(self.block(kept)).chunk(2, dim=1)
-        return self.scale(torch.tanh(s)), t
-
-
 class RealNVP(nn.Module):
     """The networks of a two-scale RealNVP on events (C, H, W), H and W even.
 
@@ -263,28 +234,25 @@ class RealNVP(nn.Module):
         channels: channels C of the event.
         growth: growth of the couplings' dense blocks.
         steps: dense steps of each.
-        init_scale: standard deviation of hidden layers' outputs after initialisation.
-        head_scale: the same for the last layer of each coupling.
+
+    Example:
+        >>> flow = RealNVP(channels=4, growth=8, steps=1)
+        >>> transform = ComposeTransform(flow())
+        >>> v = torch.randn(2, 4, 8, 8)
+        >>> u = transform(v)
+        >>> u.shape
+        torch.Size([2, 4, 8, 8])
+        >>> torch.allclose(transform.inv(u), v, atol=1e-3)
+        True
+        >>> transform.log_abs_det_jacobian(v, u).shape
+        torch.Size([2])
     """
 
-    def __init__(
-        self,
-        channels: int,
-        growth: int = 64,
-        steps: int = 5,
-        *,
-        init_scale: float = 0.01,
-        head_scale: float = 0.01,
-    ) -> None:
+    def __init__(self, channels: int, growth: int = 64, steps: int = 5) -> None:
         super().__init__()
 
         def networks(count: int, channels: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                CouplingNetwork(
-                    channels, growth, steps, init_scale=init_scale, head_scale=head_scale
-                )
-                for _ in range(count)
-            )
+            return nn.ModuleList(CouplingNetwork(channels, growth, steps) for _ in range(count))
 
         self.checkerboard = networks(3, channels)
         self.channelwise = networks(3, 2 * channels)

@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import Downscale, to_unit
+from srvae_pyro.data.transforms import Downscale
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.memory import peak_bytes
 from srvae_pyro.evaluation.tiles import spans
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.models.base import images_plate
 from srvae_pyro.models.decoding import Decode, Decoding
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import Noise, TileNoise
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.talk import Bar
 
 __all__ = [
@@ -99,23 +98,18 @@ def lower_multiple(model: SRVAE) -> int:
 def answers(
     model: SRVAE,
     y: Tensor,
-    noise: Noise | None = None,
-    *,
     decode: Decoding = "sample",
     temperature: float = 1.0,
     image_temperature: float = 1.0,
+    noise: Noise | None = None,
 ) -> Tensor:
-    """One answer x (B, C, H, W) for each y (B, c, h, w), as ``SRVAE.super_resolve`` draws them.
+    """One answer x (B, C, H, W) for each y (B, c, h, w) of any size, by the model's own program.
 
-    It runs each network once, and neither p(y|u) nor the prior of u, which x given y does not need;
-    the prior's own demands on y's size therefore do not hold here.
+    Unlike by ``SRVAE.super_resolve`` each network runs once; what p(u) demands of y's size does not
+    hold here.
     """
-    y = y.to(model.device)
-    with Decode(decode, temperature, image_temperature, noise), images_plate(y, 0):
-        u = pyro.sample("u", model.guide.q_u(y))
-        z = pyro.sample("z", model.model.p_z(y, u))
-        x: Tensor = pyro.sample("x", model.model.p_x(y, z))
-    return x
+    with Decode(decode, temperature, image_temperature, noise):
+        return model.super_resolution(y.to(model.device))
 
 
 def shrunk(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:
@@ -253,14 +247,8 @@ class Enlarger:
         return side
 
     def _answer(self, y: Tensor, noise: Noise) -> Tensor:
-        return answers(
-            self.model,
-            y,
-            noise,
-            decode=self.decode,
-            temperature=self.temperature,
-            image_temperature=self.image_temperature,
-        )
+        how = (self.decode, self.temperature, self.image_temperature)
+        return answers(self.model, y, *how, noise)
 
     def _once(self, picture: Tensor, numbers: tuple[int, int, int]) -> Tensor:
         """The picture enlarged by the model's factor."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from srvae_pyro.data import to_levels
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.image_statistics import (
     cache_name,
@@ -24,6 +23,7 @@ from srvae_pyro.evaluation.terms import spread
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.decoding import Decoding
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_levels
 from srvae_pyro.runtime import exact_float32
 from srvae_pyro.talk import Bar
 

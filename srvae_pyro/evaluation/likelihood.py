@@ -38,7 +38,13 @@ from srvae_pyro.evaluation.weights import (
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 
-__all__ = ["Estimator", "LikelihoodEstimate", "estimate_log_likelihood", "evaluations_at_once"]
+__all__ = [
+    "Estimator",
+    "LikelihoodEstimate",
+    "estimate_log_likelihood",
+    "evaluations_at_once",
+    "log_likelihood",
+]
 
 Estimator = Literal["product", "paired"]
 PAIR_BYTES = 32  # of a pair of u and z while it is weighed: some float64 at a time (measured: 17)
@@ -106,6 +112,29 @@ def estimate_log_likelihood(
         k = torch.maximum(pareto_k(pairs.rows), pareto_k(pairs.columns))
         values = log_mean(pairs.rows), pairs.diagonal.mean(0), ess, k
     return LikelihoodEstimate(*(value.cpu() for value in values))
+
+
+@cached_weights()
+def log_likelihood(
+    model: Any, x: Tensor, samples: int, *, seed: int = 0, memory_gb: float = 4.0
+) -> Tensor:
+    """The estimates (B,) of log p(x) alone, by all pairs, as many images at a time as fit.
+
+    Raises:
+        UserError: there are no samples, or memory does not suffice.
+    """
+    if samples < 1:
+        raise UserError(f"importance samples must be at least 1, not {samples}")
+    at_once = evaluations_at_once(model, x, samples, memory_gb)
+    step = max(at_once // samples, 1)
+    parts = []
+    for start in range(0, len(x), step):
+        images = range(start, min(start + step, len(x)))
+        estimate = estimate_log_likelihood(
+            model, x[start : start + step], samples, seed=seed, images=images, at_once=at_once
+        )
+        parts.append(estimate.log_likelihood)
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import Precision
-from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.likelihood import (
     Estimator,
     estimate_log_likelihood,
@@ -19,6 +18,7 @@ from srvae_pyro.evaluation.terms import bits_per_dim, standard_error
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.runtime import exact_float32
 from srvae_pyro.talk import Bar
 

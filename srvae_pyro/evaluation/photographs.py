@@ -13,9 +13,9 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from srvae_pyro.data.colours import as_rgb
-from srvae_pyro.data.opening import Opened, UnreadableError, open_picture
-from srvae_pyro.data.pictures import eight_bits
+from srvae_pyro.data.colours import as_rgb, eight_bits
+from srvae_pyro.data.opening import Opened, open_picture
+from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.metadata import dpi_of, exif_of, xmp_of
 from srvae_pyro.files import write_whole

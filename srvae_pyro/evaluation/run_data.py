@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from srvae_pyro.config import DataConfig, RunConfig
-from srvae_pyro.data import DATA_SETS, DataSplits, load_data
+from srvae_pyro.data import DATA_SETS, DataSplits, PictureOptions, load_data
 from srvae_pyro.data.fingerprint import is_of_files
 from srvae_pyro.data.folder import fingerprint_folder
 from srvae_pyro.data.shards import PREFIX, fingerprint_shards, shard_paths
@@ -43,9 +43,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     own = data is None or _is_own(config, data, data_root)
     # Folders and photographs can be brought to any square.
     fits = height == width and (data == "photos" or data not in DATA_SETS)
-    loaded = load_data(
-        config.data.data if data is None else data,
-        data_root,
+    options = PictureOptions(
         image_size=config.data.image_size if own else (height if fits else None),
         channels=channels,
         seed=config.data.seed,
@@ -53,6 +51,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
         for_training=False,
         exact_names=own and has_earlier_layout(config.data),
     )
+    loaded = load_data(config.data.data if data is None else data, data_root, options)
     if loaded.shape != (channels, height, width):
         raise UserError(
             f"{loaded.name} has pictures of {loaded.shape[1]}x{loaded.shape[2]}, the model is for "
@@ -135,17 +134,16 @@ def _is_own(config: RunConfig, data: str, data_root: Path) -> bool:
         return fingerprint_folder(Path(data).expanduser(), exact) == recorded
     if _is_there(config.data.data):
         return False  # it takes reading all pictures to know
+    options = PictureOptions(
+        image_size=config.data.image_size,
+        channels=config.data.channels,
+        seed=config.data.seed,
+        limit=config.data.limit,
+        stream=config.data.info.get("streamed"),
+        exact_names=exact,
+    )
     try:
-        loaded = load_data(
-            data,
-            data_root,
-            image_size=config.data.image_size,
-            channels=config.data.channels,
-            seed=config.data.seed,
-            limit=config.data.limit,
-            stream=config.data.info.get("streamed"),
-            exact_names=exact,
-        )
+        loaded = load_data(data, data_root, options)
     except UserError:  # of other sizes, or too few: so they are others
         return False
     return loaded.is_known_as(recorded)

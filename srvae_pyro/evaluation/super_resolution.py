@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data import to_levels, to_unit
 from srvae_pyro.evaluation.enlarge import answers, enlarging, factor_of, psnr, shrunk
 from srvae_pyro.evaluation.terms import RunningMean
 from srvae_pyro.models import ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runtime import exact_float32
 from srvae_pyro.talk import Bar
 
@@ -126,7 +126,7 @@ def measure(
             drawn = []
             for part in range(samples):
                 noise = ImageNoise((seed, part), own.tolist())
-                drawn.append(_in_levels(answers(srvae, unit, noise)))
+                drawn.append(_in_levels(answers(srvae, unit, noise=noise)))
             found = {name: [interpolated(y, factor, how)] for name, how in BASELINES.items()}
             found["sample"] = drawn
             spread = torch.stack(drawn).float()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import Precision
-from srvae_pyro.data import to_unit
 from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import sizes_of
@@ -18,6 +17,7 @@ from srvae_pyro.models.decoding import Decode
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.runtime import exact_float32
 from srvae_pyro.talk import Bar
 

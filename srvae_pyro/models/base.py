@@ -19,16 +19,16 @@ from srvae_pyro.data.transforms import Transform, make_transform
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.operations import Operations
-from srvae_pyro.networks import WeightNormalized, initializing
+from srvae_pyro.networks import WeightNormalized, aim_heads, initializing
 
 _PROGRAMS = itertools.count()  # numbers for the names under which programs register
 
 __all__ = ["ImageModel", "Sizes", "current_names", "images_plate", "make_prior", "sizes_of"]
 
 
-def images_plate(x: Tensor | None, count: int) -> Any:
-    """The plate of the images: independent, the rightmost batch dimension."""
-    return pyro.plate("images", count if x is None else x.shape[0], dim=-1)
+def images_plate(x: Tensor | None = None, count: int = 1) -> Any:
+    """The plate of the images (..., B, C, H, W), or of ``count``: the rightmost batch dimension."""
+    return pyro.plate("images", count if x is None else x.shape[-4], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,9 @@ def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
         return StandardPrior(shape)
     if config.p_u == "mixture":
         return MixturePrior(shape, config.p_u_components)
-    return RealNVPPrior(
-        shape,
-        config.p_u_network.growth,
-        config.p_u_network.steps,
-        init_scale=config.init_scale,
-        head_scale=config.head_scale,
-    )
+    prior = RealNVPPrior(shape, config.p_u_network.growth, config.p_u_network.steps)
+    aim_heads(prior, config.head_scale)
+    return prior
 
 
 # What parts were called in weights saved by version 0.1, the first that fits.
@@ -146,7 +142,7 @@ class ImageModel(Operations, PyTorchModelHubMixin):
         Args:
             x: a batch of training images (B, C, H, W), B > 1.
         """
-        with initializing(self), pyro.poutine.block():
+        with initializing(self, self.config.init_scale), pyro.poutine.block():
             guide = pyro.poutine.trace(self.guide).get_trace(x)
             model = pyro.poutine.trace(pyro.poutine.replay(self.model, trace=guide)).get_trace(x)
             # The flow meets data when it scores the latent.

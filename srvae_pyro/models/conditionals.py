@@ -1,4 +1,8 @@
-"""The networks of the graphical models: each computes a conditional and returns a distribution."""
+"""The conditionals of the graphical models as networks.
+
+A network here is a module that returns a distribution: ``p_y(u)`` is p(y|u) for that u. Tensors are
+(..., C, H, W), with any leading dimensions, which are the distribution's batch shape.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.data.transforms import Transform
 from srvae_pyro.distributions import DiscretizedLogisticMixture
-from srvae_pyro.networks import Decoder, Encoder, PlainNetwork
+from srvae_pyro.networks import Decoder, Encoder, PlainNetwork, aim_heads
 
 __all__ = [
     "ImageGivenLatent",
@@ -64,6 +68,12 @@ class LatentGivenImages(nn.Module):
         dense: of the encoder.
         stages: how often the resolution is halved.
         d: the transform whose y is seen beside x, if it is.
+
+    Example:
+        >>> q_z = LatentGivenImages(ModelConfig(latent_channels=4), 3, Dense(4, 2), stages=2)
+        >>> z = q_z(torch.rand(5, 3, 32, 32)).rsample()
+        >>> z.shape
+        torch.Size([5, 4, 8, 8])
     """
 
     def __init__(
@@ -76,25 +86,15 @@ class LatentGivenImages(nn.Module):
     ) -> None:
         super().__init__()
         self.d = d
-        self.encoder = Encoder(
-            channels,
-            2 * config.latent_channels,
-            dense.growth,
-            dense.steps,
-            stages,
-            init_scale=config.init_scale,
-            head_scale=config.head_scale,
-        )
-        if config.posterior_scale or config.posterior_log_variance:
-            head = self.encoder[-1]
-            start = torch.full((2, config.latent_channels), config.head_scale)
-            start[0] = config.posterior_scale or config.head_scale
-            head.init_scale = start.flatten()
-            start = torch.zeros(2, config.latent_channels)
-            start[1] = config.posterior_log_variance
-            head.init_mean = start.flatten()
+        latent = config.latent_channels
+        self.encoder = Encoder(channels, 2 * latent, dense.growth, dense.steps, stages)
+        # Of the means, of the log-variances.
+        scale = torch.tensor([config.posterior_scale or config.head_scale, config.head_scale])
+        mean = torch.tensor([0.0, config.posterior_log_variance])
+        aim_heads(self, scale.repeat_interleave(latent), mean.repeat_interleave(latent))
 
     def network(self, image: Tensor) -> Tensor:
+        """(B, 2 * latent channels, h, w), from the image (B, C, H, W)."""
         if self.d is not None:
             image = torch.cat([image, self.d.lift(self.d(image), image.shape[-2:])], dim=1)
         return self.encoder(image)
@@ -114,48 +114,35 @@ class LatentGivenLower(nn.Module):
         config: the model's.
         channels: channels of y.
         stages: how often y's resolution is halved to reach the latents'.
+
+    Example:
+        >>> config = ModelConfig(
+        ...     latent_channels=4,
+        ...     p_z_from_y=Dense(4, 2),
+        ...     p_z_from_u=Dense(4, 2, blocks=1),
+        ...     p_z=Dense(4, 2, blocks=1),
+        ... )
+        >>> p_z = LatentGivenLower(config, channels=3, stages=1)
+        >>> z = p_z(torch.rand(5, 3, 16, 16), torch.randn(5, 4, 8, 8)).rsample()
+        >>> z.shape
+        torch.Size([5, 4, 8, 8])
     """
 
     def __init__(self, config: ModelConfig, channels: int, stages: int) -> None:
         super().__init__()
         latent = config.latent_channels
         y, u, joint = config.p_z_from_y, config.p_z_from_u, config.p_z
-        scale = config.init_scale
-        self.from_y = Encoder(
-            channels,
-            latent,
-            y.growth,
-            y.steps,
-            stages,
-            init_scale=scale,
-            head_scale=scale,
-            full_precision=False,
-        )
-        self.from_u = PlainNetwork(
-            latent,
-            latent,
-            u.growth,
-            u.steps,
-            u.blocks,
-            init_scale=scale,
-            head_scale=scale,
-            full_precision=False,
-        )
-        self.joint = PlainNetwork(
-            2 * latent,
-            2 * latent,
-            joint.growth,
-            joint.steps,
-            joint.blocks,
-            init_scale=scale,
-            head_scale=config.head_scale,
-        )
+        self.from_y = Encoder(channels, latent, y.growth, y.steps, stages, head=False)
+        self.from_u = PlainNetwork(latent, latent, u.growth, u.steps, u.blocks, head=False)
+        self.joint = PlainNetwork(2 * latent, 2 * latent, joint.growth, joint.steps, joint.blocks)
+        aim_heads(self, config.head_scale)
 
     def encode(self, y: Tensor) -> Tensor:
-        """What of y the rest needs, (..., latent channels, h, w)."""
+        """The features of y that the rest of the network takes, (..., latent channels, h, w)."""
         return over_images(lambda y: F.elu(self.from_y(y)), y)
 
     def from_encoded(self, encoded: Tensor, u: Tensor) -> Tensor:
+        """The parameters from :meth:`encode`'s features of y and from u."""
         of_u = over_images(self.from_u, u)
         return over_images(lambda *parts: self.joint(torch.cat(parts, dim=1)), encoded, of_u)
 
@@ -172,16 +159,24 @@ class LatentGivenLower(nn.Module):
         return self.given(y)(u)
 
 
-def start_likelihood(head: nn.Module, config: ModelConfig, channels: int) -> None:
-    """Set what a likelihood's last layer is initialised to: see ``likelihood_start``."""
-    if config.likelihood_start == "published":
-        return
+def aim_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> None:
+    """Set what the initialisation of a likelihood's head aims at.
+
+    Zero on average, or, where ``config.likelihood_start`` is "pictures", locations spread over
+    [0.1, 0.9] and log-scales around -2.
+
+    Args:
+        network: ends in the head.
+        config: the model's.
+        channels: channels of the image.
+    """
     k = config.components
-    means = torch.linspace(0.1, 0.9, k).repeat_interleave(channels)  # (component, colour)
-    start = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
-    start[k : k + k * channels] = means
-    start[k + k * channels : k + 2 * k * channels] = -2.0
-    head.init_mean = start
+    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
+    if config.likelihood_start == "pictures":
+        locations = torch.linspace(0.1, 0.9, k).repeat_interleave(channels)  # (component, colour)
+        mean[k : k + k * channels] = locations
+        mean[k + k * channels : k + 2 * k * channels] = -2.0
+    aim_heads(network, config.likelihood_scale, mean)
 
 
 class ImageGivenLatent(nn.Module):
@@ -192,21 +187,22 @@ class ImageGivenLatent(nn.Module):
         channels: channels of the image.
         dense: of the decoder.
         stages: how often the resolution is doubled.
+
+    Example:
+        >>> config = ModelConfig(latent_channels=4, components=2)
+        >>> p_y = ImageGivenLatent(config, channels=3, dense=Dense(8, 2), stages=1)
+        >>> likelihood = p_y(torch.randn(5, 4, 8, 8))
+        >>> y = likelihood.sample()
+        >>> y.shape, likelihood.log_prob(y).shape
+        (torch.Size([5, 3, 16, 16]), torch.Size([5]))
     """
 
     def __init__(self, config: ModelConfig, channels: int, dense: Dense, stages: int) -> None:
         super().__init__()
         self.channels = channels
-        self.decoder = Decoder(
-            config.latent_channels,
-            DiscretizedLogisticMixture.parameter_channels(config.components, channels),
-            dense.growth,
-            dense.steps,
-            stages,
-            init_scale=config.init_scale,
-            head_scale=config.likelihood_scale,
-        )
-        start_likelihood(self.decoder[-1], config, channels)
+        out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
+        self.decoder = Decoder(config.latent_channels, out, dense.growth, dense.steps, stages)
+        aim_likelihood(self.decoder, config, channels)
 
     def parameters_of(self, latent: Tensor) -> Tensor:
         """(..., channels of the likelihood, H, W)."""
@@ -224,6 +220,17 @@ class ImageGivenLower(nn.Module):
         d: the y = d(x) of the level below; brings y to x's size.
         channels: channels of x.
         lower_channels: channels of y.
+
+    Example:
+        >>> from srvae_pyro.data.transforms import make_transform
+        >>> config = ModelConfig(
+        ...     latent_channels=4, components=2, p_x_from_z=Dense(8, 2), p_x=Dense(4, 2, blocks=1)
+        ... )
+        >>> p_x = ImageGivenLower(config, make_transform("downscale2"), 3, 3)
+        >>> likelihood = p_x(torch.rand(5, 3, 16, 16), torch.randn(5, 4, 8, 8))
+        >>> x = likelihood.sample()
+        >>> x.shape, likelihood.log_prob(x).shape
+        (torch.Size([5, 3, 32, 32]), torch.Size([5]))
     """
 
     def __init__(
@@ -234,31 +241,23 @@ class ImageGivenLower(nn.Module):
         self.d = d
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
         z, joint = config.p_x_from_z, config.p_x
-        scale = config.init_scale
         # As many channels from z as the likelihood has parameters: 100 in the published networks.
+        detail = config.p_x_z_channels or out
         self.from_z = Decoder(
-            config.latent_channels,
-            config.p_x_z_channels or out,
-            z.growth,
-            z.steps,
-            config.stages,
-            init_scale=scale,
-            head_scale=scale,
-            full_precision=False,
+            config.latent_channels, detail, z.growth, z.steps, config.stages, head=False
         )
         self.joint = PlainNetwork(
-            lower_channels + (config.p_x_z_channels or out),
+            lower_channels + detail,
             out,
             joint.growth,
             joint.steps,
             joint.blocks,
-            init_scale=scale,
-            head_scale=config.likelihood_scale,
             full_precision_input=True,
         )
-        start_likelihood(self.joint[-1], config, channels)
+        aim_likelihood(self.joint, config, channels)
 
     def network(self, y: Tensor, z: Tensor) -> Tensor:
+        """(B, channels of the likelihood, H, W), from y (B, C, h, w) and z."""
         detail = self.from_z(z)
         # In float32: bfloat16 would round y by up to half a level of 256, and x is close to y.
         lifted = self.d.lift(y, detail.shape[-2:])

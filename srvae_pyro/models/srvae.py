@@ -12,16 +12,14 @@ A network here is a module that returns a distribution; a model is a program ove
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Unpack
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data.transforms import Transform
-from srvae_pyro.errors import UserError
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior, sizes_of
 from srvae_pyro.models.conditionals import (
     ImageGivenLatent,
@@ -29,9 +27,7 @@ from srvae_pyro.models.conditionals import (
     LatentGivenImages,
     LatentGivenLower,
 )
-from srvae_pyro.models.decoding import Decode, Decoding
-from srvae_pyro.models.operations import check_images, image_noise, joined
-from srvae_pyro.networks import cached_weights
+from srvae_pyro.models.operations import Sampling, check_images, draw
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
 
@@ -123,139 +119,75 @@ class SRVAE(ImageModel):
             ),
         )
 
-    @torch.no_grad()
-    @cached_weights()
-    def generative_reconstruct(  # type: ignore[override]
-        self,
-        x: Tensor,
-        *,
-        decode: Decoding = "sample",
-        temperature: float = 1.0,
-        image_temperature: float = 1.0,
-        seed: int | None = None,
-        batch_size: int = 64,
-    ) -> dict[str, Tensor]:
-        """x by way of u alone: y* = d(x), u ~ q(u|y*), y ~ p(y|u), z ~ p(z|y,u), x ~ p(x|y,z).
+    # Operations (section 3.3 of the paper): each is a program over the same seven networks.
 
-        Args:
-            x: images (B, C, H, W) on the grid k/255.
-            decode: see :class:`~srvae_pyro.models.operations.Operations`, as for the others.
+    def reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
+        """x decoded from its own latents, y = d(x) unchanged."""
 
-        Returns:
-            By site: x (B, C, H, W), y, z and u; the y is new, not d(x).
-        """
+        def program(x: Tensor) -> None:
+            with images_plate(x):
+                y = pyro.sample("y", dist.Delta(self.guide.d(x), event_dim=3))
+                pyro.sample("u", self.guide.q_u(y))
+                z = pyro.sample("z", self.guide.q_z(x))
+                pyro.sample("x", self.model.p_x(y, z))
 
         self.check_images(x)
+        return draw(program, x.to(self.device), **sampling)
 
-        def guide(images: Tensor) -> Callable[[], None]:
-            def infer() -> None:
-                with images_plate(images, 0):
-                    pyro.sample("u", self.guide.q_u(self.guide.d(images)))
+    def generative_reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
+        """x by way of u alone, the rest drawn anew; arguments as of :meth:`reconstruct`."""
 
-            return infer
+        def program(x: Tensor) -> None:
+            with images_plate(x):
+                u = pyro.sample("u", self.guide.q_u(self.guide.d(x)))
+                y = pyro.sample("y", self.model.p_y(u))
+                z = pyro.sample("z", self.model.p_z(y, u))
+                pyro.sample("x", self.model.p_x(y, z))
 
-        how = (decode, temperature, image_temperature)
-        return self._from_guide(x, guide, how, seed, batch_size)
+        self.check_images(x)
+        return draw(program, x.to(self.device), **sampling)
 
-    @torch.no_grad()
-    @cached_weights()
     def recombine(
-        self,
-        structure: Tensor,
-        detail: Tensor,
-        *,
-        decode: Decoding = "sample",
-        temperature: float = 1.0,
-        image_temperature: float = 1.0,
-        seed: int | None = None,
-        batch_size: int = 64,
+        self, structure: Tensor, detail: Tensor, **sampling: Unpack[Sampling]
     ) -> dict[str, Tensor]:
-        """u of some images with z of others: u ~ q(u|d(a)), z ~ q(z|b), y ~ p(y|u), x ~ p(x|y,z).
+        """u of some images with z of others of the same shape; arguments as of reconstruct."""
+
+        def program(structure: Tensor, detail: Tensor) -> None:
+            with images_plate(structure):
+                u = pyro.sample("u", self.guide.q_u(self.guide.d(structure)))
+                y = pyro.sample("y", self.model.p_y(u))
+                z = pyro.sample("z", self.guide.q_z(detail))
+                pyro.sample("x", self.model.p_x(y, z))
+
+        self.check_images(structure, detail, names=("structure", "detail"))
+        return draw(program, structure.to(self.device), detail.to(self.device), **sampling)
+
+    def super_resolution(self, y: Tensor) -> Tensor:
+        """The program of :meth:`super_resolve`: an x that y may be d(x) of."""
+        with images_plate(y):
+            y = pyro.sample("y", dist.Delta(y, event_dim=3))
+            u = pyro.sample("u", self.guide.q_u(y))
+            z = pyro.sample("z", self.model.p_z(y, u))
+            return pyro.sample("x", self.model.p_x(y, z))
+
+    def super_resolve(
+        self, y: Tensor, samples: int = 1, **sampling: Unpack[Sampling]
+    ) -> dict[str, Tensor]:
+        """Images x that y may be d(x) of.
 
         Args:
-            structure: images a (B, C, H, W) on the grid k/255, which give u.
-            detail: images b of the same shape, which give z.
-            decode: see :class:`~srvae_pyro.models.operations.Operations`, as for the others.
-
-        Returns:
-            By site: x (B, C, H, W), y, z and u; the y is new, not d(a).
-        """
-        for name, images in (("structure", structure), ("detail", detail)):
-            self.check_images(images, name)
-        if structure.shape != detail.shape:
-            raise UserError(
-                f"images of {tuple(structure.shape)} and {tuple(detail.shape)} cannot be recombined"
-            )
-
-        def guide(images: Tensor) -> Callable[[], None]:
-            a, b = images.unbind(1)
-
-            def infer() -> None:
-                with images_plate(a, 0):
-                    pyro.sample("u", self.guide.q_u(self.guide.d(a)))
-                    pyro.sample("z", self.guide.q_z(b))
-
-            return infer
-
-        how = (decode, temperature, image_temperature)
-        pairs = torch.stack([structure, detail], dim=1)
-        return self._from_guide(pairs, guide, how, seed, batch_size)
-
-    @torch.no_grad()
-    @cached_weights()
-    def super_resolve(  # type: ignore[override]
-        self,
-        y: Tensor,
-        samples: int = 1,
-        *,
-        decode: Decoding = "sample",
-        temperature: float = 1.0,
-        image_temperature: float = 1.0,
-        seed: int | None = None,
-        batch_size: int = 64,
-    ) -> dict[str, Tensor]:
-        """Images x that y may be d(x) of: y -> u ~ q(u|y) -> z ~ p(z|y,u) -> x ~ p(x|y,z).
-
-        Args:
-            y: images (B, c, h, w) on the grid k/255, such as the transform gives.
+            y: images (B, c, h, w) on the grid k/255, such as d gives.
             samples: how many answers for each, S.
-            decode: draw the pixels (``sample``) or take the likeliest component's (``mode``).
-            temperature: factor on the standard deviations of the latents.
-            image_temperature: the same of the likelihood, if sampled from.
-            seed: the answers for the i-th y are the same whatever the batch; without one, PyTorch's
-                generator.
-            batch_size: images times samples at a time, but one image's samples at least.
+            sampling: as of :meth:`reconstruct`; the answers for the i-th y are tied to i.
 
         Returns:
             By site: x (S, B, C, H, W), and y, z, u likewise.
         """
-        if samples < 1 or batch_size < 1:
-            raise UserError("samples and batch_size must be at least 1")
         self.check_lower(y)
-        y = y.to(self.device)
-        chunks = []
-        step = max(batch_size // samples, 1)
-        for start in range(0, len(y), step):
-            images = y[start : start + step]
-
-            def guide(images: Tensor = images) -> None:
-                with images_plate(images, 0):
-                    pyro.sample("y", dist.Delta(images, event_dim=3))
-                    pyro.sample("u", self.guide.q_u(images))
-
-            factor = 2**self.lower_stages
-            size = (images.shape[-2] // factor, images.shape[-1] // factor)
-            noise = image_noise(seed, start, len(images))
-            with Decode(decode, temperature, image_temperature, noise):
-                chunks.append(self._predict(guide, len(images), size, samples))
-        return joined(chunks, dim=1)
+        return draw(self.super_resolution, y.to(self.device), samples=samples, **sampling)
 
     def check_lower(self, y: Tensor) -> None:
-        """Refuse a y that the networks cannot take, as :meth:`check_images` does an x.
-
-        Raises:
-            UserError: its shape or values do not suit; says what would.
-        """
+        """Refuse a y that the networks cannot take, as :meth:`check_images` does an x."""
         multiple = self.config.multiple(self.lower_stages)
-        own = sizes_of(self.config).lower[1:] if self.config.p_u == "mixture" else None
-        check_images(y, "y", self.lower_channels, multiple, own)
+        size = sizes_of(self.config).lower[1:] if self.config.p_u == "mixture" else None
+        check_images(y, "y", self.lower_channels, multiple, size)

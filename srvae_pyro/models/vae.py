@@ -8,12 +8,16 @@ r"""The one-level VAE: the baseline.
 
 from __future__ import annotations
 
+from typing import Any, NoReturn, Unpack
+
 import pyro
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
+from srvae_pyro.errors import UserError
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior, sizes_of
 from srvae_pyro.models.conditionals import ImageGivenLatent, LatentGivenImages
+from srvae_pyro.models.operations import Sampling, draw
 
 __all__ = ["VAE", "VAEGuide", "VAEModel"]
 
@@ -82,3 +86,22 @@ class VAE(ImageModel):
             p_x=ImageGivenLatent(config, channels, config.p_x_from_z, config.stages),
         )
         self.guide = VAEGuide(q_z=LatentGivenImages(config, channels, config.q_z, config.stages))
+
+    def reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
+        """x decoded from its own latent."""
+
+        def program(x: Tensor) -> None:
+            with images_plate(x):
+                z = pyro.sample("z", self.guide.q_z(x))
+                pyro.sample("x", self.model.p_x(z))
+
+        self.check_images(x)
+        return draw(program, x.to(self.device), **sampling)
+
+    def generative_reconstruct(self, *_: Any, **__: Any) -> NoReturn:
+        """The srVAE's alone, as :meth:`super_resolve`: the one-level VAE has no y."""
+        raise UserError("a VAE has no y to generate from: generative reconstruction is the srVAE's")
+
+    def super_resolve(self, *_: Any, **__: Any) -> NoReturn:
+        """See :meth:`generative_reconstruct`."""
+        raise UserError("a VAE has no y to start from: super-resolution is the srVAE's")

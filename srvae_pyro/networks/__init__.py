@@ -1,4 +1,4 @@
-"""Neural networks: weight-normalised convolutions, dense blocks, encoders and decoders."""
+"""Neural networks: weight-normalised convolutions, dense blocks, encoders, decoders, couplings."""
 
 from srvae_pyro.networks.caching import cached_weights
 from srvae_pyro.networks.coders import Decoder, Encoder, PlainNetwork
@@ -6,13 +6,17 @@ from srvae_pyro.networks.convolution import (
     WeightNormalized,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
+    aim_heads,
     initializing,
 )
+from srvae_pyro.networks.coupling import ChannelGain, CouplingNetwork
 from srvae_pyro.networks.dense import ChannelAttention, DenseBlock, DenseStep
 from srvae_pyro.networks.options import checkpoint_blocks, compile_networks
 
 __all__ = [
     "ChannelAttention",
+    "ChannelGain",
+    "CouplingNetwork",
     "Decoder",
     "DenseBlock",
     "DenseStep",
@@ -21,6 +25,7 @@ __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormalized",
+    "aim_heads",
     "cached_weights",
     "checkpoint_blocks",
     "compile_networks",

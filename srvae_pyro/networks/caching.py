@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -11,18 +11,17 @@ from torch import Tensor
 
 __all__ = ["cached", "cached_weights"]
 
-Key = tuple[int, str, torch.dtype | None]
-# Each value with its owner, so that another object cannot get the number of one that is gone.
-_scope: ContextVar[dict[Key, tuple[object, Tensor]] | None] = ContextVar("scope", default=None)
+Key = tuple[Hashable, str, torch.dtype | None]
+_scope: ContextVar[dict[Key, Tensor] | None] = ContextVar("scope", default=None)
 
 
 @contextmanager
 def cached_weights() -> Iterator[None]:
-    """Within it, normalised and merged weights are computed once, where no gradient is asked for.
+    """Compute normalised and merged weights once within it, where no gradient is asked for.
 
-    Whoever opens it says that no parameter changes before it ends, by whatever means: nothing is
-    checked, and nothing outlives it. Outside of it everything is computed each time. Scopes nest;
-    each thread has its own. A decorator too. In the way of ``torch.nn.utils.parametrize.cached``.
+    The caller promises that no parameter changes before the scope ends; this is not checked.
+    Nothing outlives the scope, and outside of one everything is computed at each call. Scopes nest;
+    each thread has its own. Also a decorator, and used as ``torch.nn.utils.parametrize.cached`` is.
     """
     if _scope.get() is not None:
         yield
@@ -34,14 +33,16 @@ def cached_weights() -> Iterator[None]:
         _scope.reset(token)
 
 
-def cached(owner: object, name: str, compute: Callable[[], Tensor], device: torch.device) -> Tensor:
-    """What ``compute`` gives, from the scope if it is there.
+def cached(
+    owner: Hashable, name: str, compute: Callable[[], Tensor], device: torch.device
+) -> Tensor:
+    """The value of ``compute()``, taken from the open scope if it has been computed there before.
 
     Args:
-        owner: whose parameters it is computed from.
-        name: tells an owner's values apart.
-        compute: computes it.
-        device: of the parameters, whose autocast matters.
+        owner: the module, or tuple of modules, whose parameters the value is computed from.
+        name: tells the values of one owner apart.
+        compute: computes the value.
+        device: device of the parameters; the value depends on its autocast.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return compute()
@@ -50,7 +51,7 @@ def cached(owner: object, name: str, compute: Callable[[], Tensor], device: torc
         return compute()
     kind = device.type
     cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    key = (id(owner), name, cast)
+    key = (owner, name, cast)
     if key not in scope:
-        scope[key] = owner, compute()
-    return scope[key][1]
+        scope[key] = compute()
+    return scope[key]

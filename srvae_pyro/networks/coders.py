@@ -17,48 +17,34 @@ class Encoder(nn.Sequential):
     doubles}; one more dense block; 1x1 convolution.
 
     Args:
-        in_channels: channels of the input.
+        channels: channels of the input.
         out_channels: channels of the output.
         growth: growth of the first dense block.
         steps: dense steps a block.
         stages: how often the resolution is halved.
-        init_scale: standard deviation of the hidden layers' outputs after initialisation.
-        head_scale: the same for the last layer.
-        full_precision: the last layer computes in the parameters' precision even under autocast, as
-            befits the parameters of a distribution.
+        head: whether the output is the parameters of a distribution; see
+            :class:`~srvae_pyro.networks.WeightNormConv2d`.
     """
 
     def __init__(
         self,
-        in_channels: int,
+        channels: int,
         out_channels: int,
         growth: int,
         steps: int,
         stages: int,
         *,
-        init_scale: float = 0.01,
-        head_scale: float = 0.01,
-        full_precision: bool = True,
+        head: bool = True,
     ) -> None:
         layers: list[nn.Module] = []
-        channels = in_channels
         for _ in range(stages):
-            block = DenseBlock(channels, growth, steps, init_scale=init_scale)
+            block = DenseBlock(channels, growth, steps)
             channels = 2 * block.out_channels
-            down = WeightNormConv2d(
-                block.out_channels, channels, 3, stride=2, init_scale=init_scale
-            )
-            layers += [block, down]
+            layers += [block, WeightNormConv2d(block.out_channels, channels, 3, stride=2)]
             growth *= 2
-        block = DenseBlock(channels, growth, steps, init_scale=init_scale)
-        head = WeightNormConv2d(
-            block.out_channels,
-            out_channels,
-            1,
-            init_scale=head_scale,
-            full_precision=full_precision,
-        )
-        super().__init__(*layers, block, head)
+        block = DenseBlock(channels, growth, steps)
+        last = WeightNormConv2d(block.out_channels, out_channels, 1, head=head)
+        super().__init__(*layers, block, last)
 
 
 class Decoder(nn.Sequential):
@@ -72,31 +58,24 @@ class Decoder(nn.Sequential):
 
     def __init__(
         self,
-        in_channels: int,
+        channels: int,
         out_channels: int,
         growth: int,
         steps: int,
         stages: int,
         *,
-        init_scale: float = 0.01,
-        head_scale: float = 0.01,
-        full_precision: bool = True,
+        head: bool = True,
     ) -> None:
         layers: list[nn.Module] = []
-        channels = in_channels
         for _ in range(max(stages, 1)):
-            block = DenseBlock(channels, growth, steps, init_scale=init_scale)
+            block = DenseBlock(channels, growth, steps)
             channels = block.out_channels
             layers.append(block)
             if stages:
-                up = WeightNormConvTranspose2d(channels, channels // 2, init_scale=init_scale)
-                layers.append(up)
+                layers.append(WeightNormConvTranspose2d(channels, channels // 2))
                 channels //= 2
                 growth //= 2
-        head = WeightNormConv2d(
-            channels, out_channels, 3, init_scale=head_scale, full_precision=full_precision
-        )
-        super().__init__(*layers, head)
+        super().__init__(*layers, WeightNormConv2d(channels, out_channels, 3, head=head))
 
 
 class PlainNetwork(nn.Sequential):
@@ -108,30 +87,19 @@ class PlainNetwork(nn.Sequential):
 
     def __init__(
         self,
-        in_channels: int,
+        channels: int,
         out_channels: int,
         growth: int,
         steps: int,
         blocks: int,
         *,
-        init_scale: float = 0.01,
-        head_scale: float = 0.01,
-        full_precision: bool = True,
+        head: bool = True,
         full_precision_input: bool = False,
     ) -> None:
         layers: list[nn.Module] = []
-        channels = in_channels
-        for number in range(blocks):
-            block = DenseBlock(
-                channels,
-                growth,
-                steps,
-                init_scale=init_scale,
-                full_precision=full_precision_input and number == 0,
-            )
+        for i in range(blocks):
+            exact = full_precision_input and i == 0
+            block = DenseBlock(channels, growth, steps, full_precision=exact)
             channels = block.out_channels
             layers.append(block)
-        head = WeightNormConv2d(
-            channels, out_channels, 1, init_scale=head_scale, full_precision=full_precision
-        )
-        super().__init__(*layers, head)
+        super().__init__(*layers, WeightNormConv2d(channels, out_channels, 1, head=head))

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from srvae_pyro.networks.caching import cached
 
-__all__ = ["WeightNormConv2d", "WeightNormConvTranspose2d", "WeightNormalized", "initializing"]
+__all__ = [
+    "WeightNormConv2d",
+    "WeightNormConvTranspose2d",
+    "WeightNormalized",
+    "aim_heads",
+    "initializing",
+]
 
 
 class WeightNormalized(nn.Module):
@@ -20,7 +26,7 @@ class WeightNormalized(nn.Module):
     .. math:: w = g \, \frac{v}{\lVert v \rVert}
 
     A fresh layer has v ~ N(0, 0.05^2), g = 1, b = 0. Within :func:`initializing` its first batch
-    sets g and b so that every output channel has mean ``init_mean`` (0) and standard deviation
+    sets g and b so that every output channel has mean ``init_mean`` and standard deviation
     ``init_scale`` over that batch. The flag that this has happened is a buffer, so a loaded layer
     knows it.
 
@@ -30,29 +36,32 @@ class WeightNormalized(nn.Module):
     Args:
         shape: shape of the direction tensor.
         output_dim: dimension of ``shape`` that holds the output channels.
-        init_scale: standard deviation of the outputs after initialisation.
 
     Attributes:
-        init_scale, init_mean: standard deviation and mean of the outputs after initialisation, for
-            all output channels or one each.
+        init_scale: standard deviation of the outputs after initialisation, for all output channels
+            or one each. None, as in hidden layers: the scale of :func:`initializing`.
+        init_mean: their mean, in the same way.
     """
 
     initialized: Tensor
-    init_scale: float | Tensor
-    init_mean: float | Tensor
 
-    def __init__(self, shape: tuple[int, ...], output_dim: int, init_scale: float) -> None:
+    def __init__(self, shape: tuple[int, ...], output_dim: int) -> None:
         super().__init__()
         self.output_dim = output_dim
-        self.init_scale = init_scale
-        self.init_mean = 0.0
         gain_shape = [1] * len(shape)
         gain_shape[output_dim] = shape[output_dim]
         self.direction = nn.Parameter(0.05 * torch.randn(shape))
         self.gain = nn.Parameter(torch.ones(gain_shape))
         self.bias = nn.Parameter(torch.zeros(shape[output_dim]))
         self.register_buffer("initialized", torch.tensor(False))
-        self.in_initialization = False
+        self.init_scale: float | Tensor | None = None
+        self.init_mean: float | Tensor = 0.0
+        self.hidden_scale: float | None = None  # set within initializing()
+
+    @property
+    def in_initialization(self) -> bool:
+        """Whether a pass of data initialises this layer now."""
+        return self.hidden_scale is not None
 
     @property
     def weight(self) -> Tensor:
@@ -60,7 +69,7 @@ class WeightNormalized(nn.Module):
         return cached(self, "weight", self.normalized, self.direction.device)
 
     def normalized(self) -> Tensor:
-        """The same, computed."""
+        """Compute the normalised weight."""
         return torch._weight_norm(self.direction, self.gain, self.output_dim)
 
     def linear(self, x: Tensor) -> Tensor:
@@ -68,13 +77,18 @@ class WeightNormalized(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.in_initialization:
-            self.initialize(x)
+        if self.hidden_scale is not None:
+            self.initialize(x, self.hidden_scale)
         return self.linear(x)
 
     @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Set gain and bias from the batch ``x`` (B, in, H, W), B > 1, once."""
+    def initialize(self, x: Tensor, hidden_scale: float) -> None:
+        """Set gain and bias from a batch, once.
+
+        Args:
+            x: the batch (B, in, H, W), B > 1.
+            hidden_scale: standard deviation of the outputs where ``init_scale`` is None.
+        """
         if self.initialized:
             return
         if len(x) < 2:
@@ -86,7 +100,8 @@ class WeightNormalized(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             outputs = self.linear(x.to(self.direction.dtype))
         std, mean = torch.std_mean(outputs, dim=(0, 2, 3))
-        scale = torch.as_tensor(self.init_scale, device=std.device, dtype=std.dtype)
+        aim = hidden_scale if self.init_scale is None else self.init_scale
+        scale = torch.as_tensor(aim, device=std.device, dtype=std.dtype)
         # A channel that is constant over the batch has no scale to correct.
         ratio = scale / torch.where(std > 1e-8, std, torch.ones_like(std))
         self.gain.copy_(ratio.reshape(self.gain.shape))
@@ -102,9 +117,8 @@ class WeightNormConv2d(WeightNormalized):
         out_channels: channels of the output.
         kernel_size: 1 or 3; the padding keeps the size.
         stride: 1 or 2.
-        init_scale: see :class:`WeightNormalized`.
-        full_precision: compute in the parameters' precision even under autocast; for the last
-            layer before a distribution.
+        head: whether the outputs are the parameters of a distribution. A head computes in the
+            parameters' precision even under autocast, and :func:`aim_heads` says what it starts at.
     """
 
     def __init__(
@@ -114,21 +128,21 @@ class WeightNormConv2d(WeightNormalized):
         kernel_size: int,
         stride: int = 1,
         *,
-        init_scale: float = 0.01,
-        full_precision: bool = False,
+        head: bool = False,
     ) -> None:
-        super().__init__((out_channels, in_channels, kernel_size, kernel_size), 0, init_scale)
+        super().__init__((out_channels, in_channels, kernel_size, kernel_size), 0)
         self.stride = stride
         self.padding = kernel_size // 2
-        self.full_precision = full_precision
+        self.head = head
 
     def linear(self, x: Tensor) -> Tensor:
-        if self.full_precision:
+        if self.head:
             with torch.autocast(x.device.type, enabled=False):
                 return self.convolved(x.to(self.direction.dtype))
         return self.convolved(x)
 
     def convolved(self, x: Tensor) -> Tensor:
+        """The convolution in whatever precision autocast has."""
         if self.direction.shape[2:] == x.shape[2:] == (1, 1):
             # One pixel: a matrix product, without the cost of setting up a convolution.
             return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
@@ -143,24 +157,41 @@ class WeightNormConvTranspose2d(WeightNormalized):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        init_scale: see :class:`WeightNormalized`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, init_scale: float = 0.01) -> None:
-        super().__init__((in_channels, out_channels, 3, 3), 1, init_scale)
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__((in_channels, out_channels, 3, 3), 1)
 
     def linear(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, self.weight, self.bias, 2, padding=1, output_padding=1)
 
 
+def aim_heads(module: nn.Module, scale: float | Tensor, mean: float | Tensor = 0.0) -> None:
+    """Set what the data-dependent initialisation of the heads within ``module`` aims at.
+
+    Args:
+        module: a network, or several.
+        scale: standard deviation of the heads' outputs, for all output channels or one each.
+        mean: their mean, in the same way.
+    """
+    for layer in module.modules():
+        if isinstance(layer, WeightNormConv2d) and layer.head:
+            layer.init_scale, layer.init_mean = scale, mean
+
+
 @contextmanager
-def initializing(module: nn.Module) -> Iterator[None]:
-    """Within it, a pass of data through ``module`` initialises its layers that are not yet so."""
+def initializing(module: nn.Module, scale: float = 0.01) -> Iterator[None]:
+    """Let a pass of data through ``module`` initialise its layers that are not initialised yet.
+
+    Args:
+        module: a network, or several.
+        scale: standard deviation of the outputs of hidden layers; for heads see :func:`aim_heads`.
+    """
     layers = [layer for layer in module.modules() if isinstance(layer, WeightNormalized)]
     for layer in layers:
-        layer.in_initialization = True
+        layer.hidden_scale = scale
     try:
         yield
     finally:
         for layer in layers:
-            layer.in_initialization = False
+            layer.hidden_scale = None

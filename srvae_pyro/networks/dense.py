@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from srvae_pyro.networks.caching import cached
 from srvae_pyro.networks.convolution import WeightNormConv2d
+from srvae_pyro.networks.merging import merged, pays_to_merge
 
 __all__ = ["ChannelAttention", "DenseBlock", "DenseStep"]
 
@@ -21,70 +19,29 @@ class DenseStep(nn.Module):
     A 1x1 convolution to ``4 * growth`` channels and a 3x3 convolution to ``growth``, with nothing
     between them; ELU over the concatenation of input and output.
 
-    With nothing between them the two convolutions are one linear map, so where one 3x3 convolution
-    costs fewer operations they are merged, exactly, borders included (see :meth:`merged`).
-
     References:
         Huang et al., Densely Connected Convolutional Networks, 2016, arXiv:1608.06993.
+
+    Args:
+        channels: channels c of the input.
+        growth: channels that the step adds.
+
+    Attributes:
+        merge: whether the two convolutions are computed as one where that costs fewer operations.
     """
 
-    def __init__(self, channels: int, growth: int, *, init_scale: float = 0.01) -> None:
+    def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
-        self.reduce = WeightNormConv2d(channels, 4 * growth, 1, init_scale=init_scale)
-        self.grow = WeightNormConv2d(4 * growth, growth, 3, init_scale=init_scale)
-        self.channels = channels
-        self.growth = growth
+        self.reduce = WeightNormConv2d(channels, 4 * growth, 1)
+        self.grow = WeightNormConv2d(4 * growth, growth, 3)
         self.merge = True
 
-    def pays_to_merge(self, positions: int) -> bool:
-        """Whether merging costs fewer operations over ``positions`` = B * H * W output pixels."""
-        c, g = self.channels, self.growth
-        apart = (4 * c * g + 36 * g * g) * positions
-        return 9 * c * g * positions + 36 * g * g * c < apart
-
-    def merged(self, x: Tensor) -> Tensor:
-        """Both convolutions as one.
-
-        With 1x1 weights w1, b1 and 3x3 weights w3, b3 the kernel is sum_m w3[:, m] w1[m] and the
-        bias b3 plus sum_m w3[:, m] b1[m] convolved with ones: next to a border, where the 3x3
-        kernel meets padding, the inner bias is missing.
-        """
-        device = self.grow.bias.device
-        kernel = cached(self, "kernel", self.merged_kernel, device)
-        inner = cached(self, "inner bias", self.inner_bias, device)
-        inside = _inside(x.shape[2], x.shape[3], inner.dtype, inner.device)
-        bias = torch.addmm(self.grow.bias, inside, inner.T)  # (H * W, growth)
-        bias = bias.reshape(1, x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
-        return F.conv2d(x, kernel, padding=1) + bias
-
-    def merged_kernel(self) -> Tensor:
-        """(growth, c, 3, 3)."""
-        w1, w3 = self.reduce.weight, self.grow.weight
-        flat = w3.permute(0, 2, 3, 1).reshape(-1, w3.shape[1])  # (growth * 9, 4 * growth)
-        kernel = (flat @ w1.reshape(w1.shape[:2])).reshape(w3.shape[0], 3, 3, w1.shape[1])
-        return kernel.permute(0, 3, 1, 2)
-
-    def inner_bias(self) -> Tensor:
-        """(growth, 9): what the inner bias adds for each neighbour."""
-        w3 = self.grow.weight
-        flat = w3.permute(0, 2, 3, 1).reshape(-1, w3.shape[1])
-        return (flat @ self.reduce.bias).reshape(w3.shape[0], 9)
-
     def forward(self, x: Tensor) -> Tensor:
-        positions = x.shape[0] * x.shape[2] * x.shape[3]
-        if self.merge and not self.reduce.in_initialization and self.pays_to_merge(positions):
-            new = self.merged(x)
+        if self.merge and pays_to_merge(self.reduce, self.grow, x):
+            new = merged(self.reduce, self.grow, x)
         else:
             new = self.grow(self.reduce(x))
         return F.elu(torch.cat([x, new], dim=1), inplace=True)
-
-
-@lru_cache(maxsize=16)  # few: a picture of any size has one
-def _inside(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(H * W, 9): whether each of a pixel's 3x3 neighbours lies within the image, 1 or 0."""
-    with torch.inference_mode(False):  # what is kept serves training too
-        ones = torch.ones(1, 1, height, width, device=device)
-        return F.unfold(ones, 3, padding=1)[0].T.to(dtype)
 
 
 class ChannelAttention(nn.Module):
@@ -95,13 +52,16 @@ class ChannelAttention(nn.Module):
     References:
         Zhang et al., Image Super-Resolution Using Very Deep Residual Channel Attention Networks,
         2018, arXiv:1807.02758, section 3.3.
+
+    Args:
+        channels: channels c.
     """
 
-    def __init__(self, channels: int, *, init_scale: float = 0.01) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         reduced = max(channels // 8, 1)
-        self.reduce = WeightNormConv2d(channels, reduced, 1, init_scale=init_scale)
-        self.restore = WeightNormConv2d(reduced, channels, 1, init_scale=init_scale)
+        self.reduce = WeightNormConv2d(channels, reduced, 1)
+        self.restore = WeightNormConv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         # sum / n: the gradient of mean is materialised, that of sum is an expanded view.
@@ -116,27 +76,24 @@ class DenseBlock(nn.Sequential):
         channels: channels c of the input.
         growth: channels that each step adds.
         steps: how many steps.
-        init_scale: see :class:`~srvae_pyro.networks.WeightNormalized`.
         full_precision: compute in the parameters' precision even under autocast; for an input whose
             last bits matter.
+
+    Attributes:
+        out_channels: channels of the output, c + steps * growth.
+        checkpoint: compute again for the gradient what is inside; see ``checkpoint_blocks``.
     """
 
     def __init__(
-        self,
-        channels: int,
-        growth: int,
-        steps: int,
-        *,
-        init_scale: float = 0.01,
-        full_precision: bool = False,
+        self, channels: int, growth: int, steps: int, *, full_precision: bool = False
     ) -> None:
-        layers: list[nn.Module] = [
-            DenseStep(channels + i * growth, growth, init_scale=init_scale) for i in range(steps)
-        ]
         self.out_channels = channels + steps * growth
-        super().__init__(*layers, ChannelAttention(self.out_channels, init_scale=init_scale))
+        super().__init__(
+            *(DenseStep(channels + i * growth, growth) for i in range(steps)),
+            ChannelAttention(self.out_channels),
+        )
         self.full_precision = full_precision
-        self.checkpoint = False  # see checkpoint_blocks
+        self.checkpoint = False
 
     def forward(self, x: Tensor) -> Tensor:
         if self.full_precision:

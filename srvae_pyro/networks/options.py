@@ -11,7 +11,7 @@ __all__ = ["checkpoint_blocks", "compile_networks"]
 
 
 def checkpoint_blocks(module: nn.Module, on: bool = True) -> None:
-    """Let every dense block forget what is inside it and compute it again for the gradient.
+    """Let every dense block keep only its input, and compute the rest again for the gradient.
 
     Takes less memory and about a third more time in training.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
-from srvae_pyro.data import DataSplits, augment, to_unit
+from srvae_pyro.data import DataSplits, augment
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.elbo import TermsELBO
 from srvae_pyro.evaluation.pictures import progress_pictures, save_picture
@@ -21,6 +21,7 @@ from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, evaluate_elbo
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.models.loading import WEIGHTS, save_weights, validation_nats
 from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.streams import torch_seed
 from srvae_pyro.talk import Bar
 from srvae_pyro.training.batches import Batches

@@ -1,11 +1,11 @@
-"""The grid of 8-bit pictures: levels 0..255 as floats k/255 in [0, 1]."""
+"""8-bit pixel values: levels 0..255, the same as floats k/255 in [0, 1], and their luma."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["to_levels", "to_unit"]
+__all__ = ["luma", "to_levels", "to_unit"]
 
 
 def to_unit(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -27,3 +27,13 @@ def to_levels(images: Tensor) -> Tensor:
     if images.dtype != torch.float64:
         images = images.float()
     return torch.round(images * 255).to(torch.int32)
+
+
+def luma(levels: Tensor) -> Tensor:
+    """Luma (..., 1, H, W) of integer RGB levels (..., 3, H, W), in int32, as Pillow's "L".
+
+    ITU-R 601-2 in 16-bit fixed point.
+    """
+    red, green, blue = levels.to(torch.int32).split(1, dim=-3)
+    # 0.299, 0.587 and 0.114 in 16 bits, rounded half up.
+    return (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16

@@ -1,4 +1,7 @@
-"""Which files are pictures: those that are read, and those that can only be named."""
+"""Formats of picture files: those that are read, and those that are only recognised.
+
+It imports nothing heavy: every command knows these files by their extensions.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ HEAD = 1024  # bytes of a file's beginning that tell what it is
 
 @dataclass(frozen=True)
 class Unread:
-    """A kind of picture that is not read.
+    """A format that is recognised but not read.
 
     Attributes:
         name: what to call it.
@@ -118,7 +121,7 @@ EXTENSIONS = frozenset(
 
 
 def unread_by_content(head: bytes, known: bool) -> Unread | None:
-    """What a file is, if it is a picture that is not read.
+    """The format of a file by its content, if it is one that is not read.
 
     Args:
         head: its first :data:`HEAD` bytes.
@@ -140,6 +143,6 @@ def unread_by_content(head: bytes, known: bool) -> Unread | None:
 
 
 def unread_by_name(name: str | os.PathLike[str]) -> Unread | None:
-    """What a file's extension says that it is, if that is not read."""
+    """The format of a file by its extension, if it is one that is not read."""
     extension = os.path.splitext(name)[1].lower()
     return next((kind for kind in UNREAD if extension in kind.extensions), None)

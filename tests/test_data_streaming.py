@@ -17,8 +17,9 @@ from test_training import assert_same
 from torch import Tensor
 
 from srvae_pyro import train
-from srvae_pyro.data import load_data
-from srvae_pyro.data.stream import WINDOW, StreamedPictures, shuffled_in_windows
+from srvae_pyro.data import MemoryPictures, PictureOptions, load_data
+from srvae_pyro.data.orders import WINDOW, shuffled_in_windows
+from srvae_pyro.data.streaming import StreamedPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.runtime import process_memory
 from srvae_pyro.streams import stream
@@ -57,7 +58,7 @@ def reds(images: Tensor) -> list[int]:
 
 
 def streamed(data_name: str, **options: object) -> StreamedPictures:
-    pictures = load_data(data_name, Path(), **options).train  # type: ignore[arg-type]
+    pictures = load_data(data_name, Path(), PictureOptions(**options)).train  # type: ignore[arg-type]
     assert isinstance(pictures, StreamedPictures)
     return pictures
 
@@ -68,13 +69,14 @@ def test_shards_hold_every_picture_once(shards: str) -> None:
     assert data.shape == (3, 8, 8)
     assert (len(data.train), len(data.val), len(data.test)) == (80, 10, 10)
     everything = data.train.read(torch.arange(80))
+    assert torch.equal(data.train.in_memory(), everything)
     assert sorted(reds(everything) + reds(data.val) + reds(data.test)) == list(range(100))
     assert torch.equal(data.train.read(torch.tensor([7, 3])), everything[[7, 3]])
-    again, other = load_data(shards, Path()), load_data(shards, Path(), seed=1)
+    again, other = load_data(shards, Path()), load_data(shards, Path(), PictureOptions(seed=1))
     assert torch.equal(again.test, data.test)
     assert reds(other.test) != reds(data.test)
     assert again.fingerprint() == data.fingerprint() == other.fingerprint()  # of the same files
-    assert len(load_data(shards, Path(), limit=4).train) == 4
+    assert len(load_data(shards, Path(), PictureOptions(limit=4)).train) == 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -160,13 +162,13 @@ def test_a_folder_too_large_for_memory_is_streamed(
 ) -> None:
     make_pictures(tmp_path / "pictures")
     folder = str(tmp_path / "pictures")
-    assert isinstance(load_data(folder, Path()).train, Tensor)
+    assert isinstance(load_data(folder, Path()).train, MemoryPictures)
     monkeypatch.setattr("srvae_pyro.data.folder.process_memory", lambda: 100.0)
     data = load_data(folder, Path())
     assert isinstance(data.train, StreamedPictures)
     assert data.info["streamed"]
     assert data.info["counts"]["train"] == len(data.train)
-    assert len(data.training_pictures(5)) == 5
+    assert len(data.train.in_memory(5)) == 5
 
 
 def test_unreadable_pictures_held_out_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_unreadable_pictures_held_out_are_left_out_and_counted(tmp_path: Path) -
     name = f"wds:{tmp_path}/a.tar"
     with pytest.warns(match=r"^left out and \d+ more: cannot read the picture .*a\.tar/picture"):
         data = load_data(name, Path())
-    for images in (data.val, data.test, data.training_pictures(200)):
+    for images in (data.val, data.test, data.train.in_memory(200)):
         numbers = reds(images)
         assert len(numbers) == len(set(numbers))
         assert all(number % 3 for number in numbers)
@@ -212,7 +214,7 @@ def test_unreadable_pictures_are_replaced_or_refused(
     told = [str(w.message) for w in recwarn.list if "left out" in str(w.message)]
     assert "a.tar" in told[0]
     with pytest.raises(UserError, match=r"cannot read the picture .*a\.tar"):
-        load_data(name, Path(), strict=True)
+        load_data(name, Path(), PictureOptions(strict=True))
 
 
 @pytest.mark.parametrize(
@@ -239,9 +241,9 @@ def test_an_empty_shard_is_left_out(shards: str, tmp_path: Path) -> None:
     tarfile.open(tmp_path / "part-002.tar", "w").close()
     with pytest.warns(match=r"left out, without pictures: .*part-001\.tar and 1 more"):
         data = load_data(shards, Path())
-    everything = [*reds(data.training_pictures(99)), *reds(data.val), *reds(data.test)]
+    everything = [*reds(data.train.in_memory(99)), *reds(data.val), *reds(data.test)]
     assert sorted(everything) == [*range(25), *range(75, 100)]
-    assert len(data.train.order(stream(0))) == 40  # type: ignore[union-attr]
+    assert len(data.train.order(stream(0))) == 40
 
 
 def test_bad_names_of_shards_are_users_errors(shards: str) -> None:

@@ -1,0 +1,181 @@
+"""Sources of pictures: files in a folder, and members of tar files, each read by its index."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tarfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS
+from srvae_pyro.talk import hide_bar
+
+__all__ = ["PictureFiles", "Source", "TarShards"]
+
+
+class Source(Protocol):
+    """Picture files, each of which can be read by its index."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> Path:
+        """The picture's path, or for a member of a tar a path to name it by."""
+        ...
+
+    def content(self, index: int) -> bytes | None:
+        """The content of the picture's file; None if it is a file of its own at :meth:`name`."""
+        ...
+
+    def names_hash(self) -> bytes:
+        """Hash of the files' names relative to the folder that they are in."""
+        ...
+
+    def file_sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Sizes of the pictures' files in bytes; -1 where a size cannot be told."""
+        ...
+
+    def beginning(self, index: int, most: int) -> bytes:
+        """The first bytes of the picture's file, at most ``most``; none if it cannot be read."""
+        ...
+
+    def runs(self) -> np.ndarray:
+        """The index at which each run of pictures starts that is best read together."""
+        ...
+
+
+class PictureFiles:
+    """Picture files in a folder; a :class:`Source`. Paths are stored as a fixed-width array.
+
+    Args:
+        folder: the folder that the files are in.
+        paths: the files.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
+        self.folder = folder
+        self.names = np.array([os.fsencode(path.relative_to(folder)) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> Path:
+        return self.folder / os.fsdecode(bytes(self.names[index]))
+
+    def content(self, index: int) -> bytes | None:
+        return None
+
+    def names_hash(self) -> bytes:
+        return hashlib.blake2b(self.names.tobytes(), digest_size=16).digest()
+
+    def file_sizes(self, indices: np.ndarray) -> np.ndarray:
+        return np.array([_file_size(self.name(index)) for index in indices.tolist()])
+
+    def beginning(self, index: int, most: int) -> bytes:
+        with contextlib.suppress(OSError), self.name(index).open("rb") as file:
+            return file.read(most)
+        return b""
+
+    def runs(self) -> np.ndarray:
+        return np.zeros(1, dtype=np.int64)
+
+
+class TarShards:
+    """Pictures in tar files, such as WebDataset's; a :class:`Source`. 12 bytes of memory each.
+
+    At first only the tars' headers are read. Members with a picture's extension count, whatever
+    other files a tar has.
+
+    Args:
+        paths: the tars, uncompressed.
+
+    Raises:
+        UserError: a tar cannot be read, or there are no pictures in any. A tar without pictures
+            beside others is left out with a warning.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths: list[Path] = []
+        empty: list[Path] = []
+        offsets, sizes, counts = [], [], []
+        for path in tqdm(paths, desc="indexing", unit="shard", leave=False, disable=hide_bar()):
+            members = _members(path)
+            if not len(members):
+                empty.append(path)
+                continue
+            self.paths.append(path)
+            offsets.append(members[:, 0])
+            sizes.append(members[:, 1].astype(np.int32))
+            counts.append(len(members))
+        if not self.paths:
+            raise UserError(f"{paths[0]} has no pictures in it: name others with --data")
+        if empty:
+            more = f" and {len(empty) - 1} more" if empty[1:] else ""
+            warnings.warn(f"left out, without pictures: {empty[0]}{more}", stacklevel=2)
+        self.offsets, self.sizes = np.concatenate(offsets), np.concatenate(sizes)
+        self.starts = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def _shard(self, index: int) -> int:
+        return int(np.searchsorted(self.starts, index, side="right")) - 1
+
+    def name(self, index: int) -> Path:
+        shard = self._shard(index)
+        return self.paths[shard] / f"picture {index - self.starts[shard]}"
+
+    def content(self, index: int) -> bytes:
+        shard = self._shard(index)
+        with self.paths[shard].open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), int(self.sizes[index]), int(self.offsets[index]))
+
+    def names_hash(self) -> bytes:
+        """Hash of the tars' names and of the places of the pictures in them."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self.paths:
+            digest.update(os.fsencode(path.name) + b"\0")
+        for values in (self.starts, self.offsets, self.sizes):
+            digest.update(values.tobytes())
+        return digest.digest()
+
+    def file_sizes(self, indices: np.ndarray) -> np.ndarray:
+        return self.sizes[indices]
+
+    def beginning(self, index: int, most: int) -> bytes:
+        return self.content(index)[:most]
+
+    def runs(self) -> np.ndarray:
+        return self.starts[:-1]
+
+
+def _file_size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return -1
+
+
+def _members(path: Path) -> np.ndarray:
+    """Offset and size in bytes of each picture in a tar, (N, 2)."""
+    members = []
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                stem, extension = os.path.splitext(member.name)
+                hidden = os.path.basename(stem).startswith(".")
+                if member.isreg() and extension.lower() in EXTENSIONS and not hidden:
+                    members.append((member.offset_data, member.size))
+                tar.members = []  # type: ignore[attr-defined]  # else they pile up
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(
+            f"{path} is not a tar that can be read in place ({error}): unpack it if it "
+            "is compressed, or make it anew"
+        ) from None
+    return np.array(members, dtype=np.int64).reshape(-1, 2)

@@ -1,0 +1,209 @@
+"""Pictures to train on that are read when they are needed, for sets too large for memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from srvae_pyro.data.options import PictureOptions
+from srvae_pyro.data.orders import shuffled, shuffled_in_windows
+from srvae_pyro.data.pictures import read_picture
+from srvae_pyro.data.sources import Source
+from srvae_pyro.errors import UserError
+
+__all__ = ["StreamedPictures"]
+
+CPU = torch.device("cpu")
+MOST_TRIED = 100  # unreadable pictures before giving up
+READ_AT_ONCE = 256  # pictures of a batch that is not for training
+SIZES_COMPARED = 32  # pictures whose sizes are compared before training
+HASHED_AT_ONCE = 1024  # pictures in memory while all are hashed
+
+
+class StreamedPictures(Dataset[Tensor | str]):
+    """Pictures of which only those asked for are in memory; a :class:`TrainingPictures`.
+
+    Without ``options.image_size`` all are expected to be of the first one's size. A picture that
+    cannot be read is an error if ``options.strict``; otherwise another of its batch takes its
+    place, with one warning.
+
+    Args:
+        source: the picture files.
+        indices: which of the source's pictures these are, ascending.
+        options: see :class:`~srvae_pyro.data.options.PictureOptions`.
+
+    Raises:
+        UserError: the first picture cannot be read and ``options.strict``, or none of the first
+            :data:`MOST_TRIED` can be.
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray, options: PictureOptions) -> None:
+        self.source, self.indices = source, indices
+        self.channels, self.image_size = options.channels, options.image_size
+        self.strict = options.strict
+        self.workers = 0
+        self.warned = False
+        width, height = self._first_size()
+        self.shape = torch.Size([len(indices), self.channels, height, width])
+        runs = np.searchsorted(indices, source.runs())
+        self.runs = np.unique(runs[runs < len(indices)])
+
+    def _first_size(self) -> tuple[int, int]:
+        """Width and height of the first picture that can be read."""
+        for tried, index in enumerate(self.indices, start=1):
+            try:
+                return self._read(int(index)).size
+            except UserError:
+                if self.strict or tried == min(len(self.indices), MOST_TRIED):
+                    raise
+        raise ValueError("there are no pictures")
+
+    def compare_sizes(self) -> None:
+        """Compare the sizes of some pictures, evenly spaced.
+
+        Raises:
+            UserError: one has another size than the first.
+        """
+        places = np.linspace(0, len(self) - 1, SIZES_COMPARED).astype(int)
+        height, width = self.shape[2:]
+        for index in self.indices[np.unique(places)].tolist():
+            try:
+                size = self._read(index).size
+            except UserError:
+                continue  # reported when its turn comes
+            if size != (width, height):
+                raise UserError(_other_size(self.source.name(index), size, (width, height)))
+
+    def _read(self, source_index: int) -> Image.Image:
+        name = self.source.name(source_index)
+        content = self.source.content(source_index)
+        return read_picture(name, self.channels, self.image_size, content)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        """Image ``index``, uint8 (C, H, W), or the reason why it cannot be read."""
+        source_index = int(self.indices[index])
+        try:
+            picture = self._read(source_index)
+        except (UserError, OSError) as error:
+            return str(error)
+        height, width = self.shape[2:]
+        if picture.size != (width, height):
+            return _other_size(self.source.name(source_index), picture.size, (width, height))
+        levels = np.asarray(picture).reshape(height, width, self.channels)
+        return torch.from_numpy(levels.transpose(2, 0, 1).copy())
+
+    def on(self, device: torch.device) -> StreamedPictures:
+        return self
+
+    def order(self, random: np.random.Generator) -> Tensor:
+        if len(self.runs) == 1:
+            return shuffled(len(self), random)  # as if they were in memory
+        return shuffled_in_windows(self.runs, len(self), random)
+
+    def read(self, indices: Tensor) -> Tensor:
+        return torch.cat(list(self.batches(indices.split(READ_AT_ONCE), CPU)))
+
+    def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """The images of each of ``batches`` of indices, read ahead by ``workers`` processes.
+
+        Raises:
+            UserError: a picture cannot be read and these are strict, or none of a batch can be.
+        """
+        loader = DataLoader(
+            self,
+            batch_sampler=_Lists(batches),
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # or it draws from PyTorch's global one
+        )
+        for images, mistakes in loader:
+            if mistakes and (self.strict or not len(images)):
+                raise UserError(mistakes[0])
+            if mistakes and not self.warned:
+                self.warned = True
+                warnings.warn(f"left out, as more may be: {mistakes[0]}", stacklevel=2)
+            if mistakes:
+                fill = torch.arange(len(mistakes)) % len(images)
+                images = torch.cat([images, images[fill]])
+            yield images.to(device, non_blocking=True)
+
+    def read_readable(self, indices: Tensor) -> tuple[Tensor, list[Path]]:
+        """The readable images at ``indices``, and the names of the pictures that are left out.
+
+        A warning names the first of those.
+
+        Raises:
+            UserError: a picture cannot be read and these are strict.
+        """
+        images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
+        count, names, mistakes = 0, [], []
+        for index in indices.tolist():
+            image = self[index]
+            if isinstance(image, Tensor):
+                images[count] = image
+                count += 1
+            elif self.strict:
+                raise UserError(image)
+            else:
+                mistakes.append(image)
+                names.append(self.source.name(int(self.indices[index])))
+        if mistakes:
+            more = f" and {len(mistakes) - 1} more" if mistakes[1:] else ""
+            warnings.warn(f"left out{more}: {mistakes[0]}", stacklevel=2)
+        return images[:count], names
+
+    def in_memory(self, most: int | None = None) -> Tensor:
+        if most is None:
+            return self.read_readable(torch.arange(len(self)))[0]
+        return self.read_readable(torch.linspace(0, len(self) - 1, most).long().unique())[0]
+
+    def chunks(self) -> Iterator[Tensor]:
+        for indices in torch.arange(len(self)).split(HASHED_AT_ONCE):
+            yield self.read_readable(indices)[0]
+
+    def names_hash(self) -> bytes:
+        return self.source.names_hash() + hashlib.blake2b(self.indices.tobytes()).digest()
+
+
+def _other_size(name: Path, size: tuple[int, int], first: tuple[int, int]) -> str:
+    """The message about a picture of another size; sizes are (width, height)."""
+    return (
+        f"{name} has {size[0]}x{size[1]} pixels, the first {first[0]}x{first[1]}: pass "
+        "--image-size N to make each a square of N pixels"
+    )
+
+
+class _Lists:
+    """Batches of indices as lists, made when they are needed."""
+
+    def __init__(self, batches: Iterable[Tensor]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self.batches)
+
+
+def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
+    """The readable images of a batch, and what is wrong with the others."""
+    images = [item for item in items if isinstance(item, Tensor)]
+    mistakes = [item for item in items if isinstance(item, str)]
+    return torch.stack(images) if images else torch.empty(0), mistakes
+
+
+def _start_worker(_: int) -> None:
+    """Leave the process group, whose signals (Ctrl-C, SIGTERM) the trainer handles."""
+    os.setpgrp()

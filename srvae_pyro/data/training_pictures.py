@@ -1,0 +1,111 @@
+"""Pictures to train on: what training asks of them, and those that are held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srvae_pyro.data.orders import shuffled
+
+__all__ = ["MemoryPictures", "TrainingPictures"]
+
+
+class TrainingPictures(Protocol):
+    """Pictures of one shape to train on, in memory or read when they are needed.
+
+    All images are uint8 levels (N, C, H, W).
+
+    Attributes:
+        shape: (N, C, H, W) of all of them.
+        workers: processes that read them ahead; pictures in memory need none.
+    """
+
+    shape: torch.Size
+    workers: int
+
+    def __len__(self) -> int: ...
+
+    def on(self, device: torch.device) -> TrainingPictures:
+        """The same pictures, kept on ``device`` if they are in memory and it has room for them."""
+        ...
+
+    def order(self, random: np.random.Generator) -> Tensor:
+        """All indices in a random order that is quick to read in."""
+        ...
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The images at ``indices``, on whatever device they are kept."""
+        ...
+
+    def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """The images of each of ``batches`` of indices, on ``device``."""
+        ...
+
+    def in_memory(self, most: int | None = None) -> Tensor:
+        """The readable images, on the CPU.
+
+        Args:
+            most: at most this many, evenly spaced, of pictures that are not in memory yet; None:
+                all. Images that are in memory anyway are all given.
+        """
+        ...
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The readable images one after another, in tensors that fit into memory."""
+        ...
+
+    def names_hash(self) -> bytes | None:
+        """Hash of the files' names, None for pictures in memory: earlier versions recorded it."""
+        ...
+
+
+class MemoryPictures:
+    """Pictures to train on that are held in memory; a :class:`TrainingPictures`.
+
+    Args:
+        images: uint8 levels (N, C, H, W).
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError("pictures to train on are a uint8 tensor (N, C, H, W)")
+        self.images = images
+        self.shape = images.shape
+        self.workers = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def on(self, device: torch.device) -> MemoryPictures:
+        """The same pictures, on a GPU if they take less than a quarter of its free memory."""
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            if self.images.nbytes < free // 4:
+                return MemoryPictures(self.images.to(device))
+        return self
+
+    def order(self, random: np.random.Generator) -> Tensor:
+        return shuffled(len(self), random)
+
+    def read(self, indices: Tensor) -> Tensor:
+        return self.images[indices]
+
+    def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+        for indices in batches:
+            images = self.images[indices.to(self.images.device)]
+            if images.device.type != device.type:
+                images = images.pin_memory().to(device, non_blocking=True)
+            yield images
+
+    def in_memory(self, most: int | None = None) -> Tensor:
+        return self.images
+
+    def chunks(self) -> Iterator[Tensor]:
+        yield self.images
+
+    def names_hash(self) -> None:
+        return None
