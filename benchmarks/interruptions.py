@@ -29,16 +29,7 @@ def train(folder: Path, precision: str, pipe: Connection | None) -> None:
     from srvae_pyro.config import Dense, ModelConfig, RunConfig, TrainingConfig
     from srvae_pyro.data import DataSplits, MemoryPictures
     from srvae_pyro.training.checkpoint import LAST
-    from srvae_pyro.training.trainer import Trainer
-
-    class Telling(Trainer):
-        def save(self) -> None:
-            super().save()
-            if pipe:
-                pipe.send(self.progress.step)
-
-        def draw(self, log: object) -> None:
-            pass
+    from srvae_pyro.training.loop import Trainer
 
     torch.set_num_threads(1)
     pyro.enable_validation(False)
@@ -54,9 +45,18 @@ def train(folder: Path, precision: str, pipe: Connection | None) -> None:
     images = torch.randint(0, 256, (50, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
     data = DataSplits("noise", MemoryPictures(images[:42]), images[42:46], images[46:])
-    trainer = Telling(config, data, folder, torch.device("cpu"), quiet=True, save_minutes=0)
+    trainer = Trainer(config, data, folder, quiet=True, save_minutes=0)
+    save = trainer.recovery.save
+
+    def save_and_tell() -> None:
+        save()
+        if pipe:
+            pipe.send(trainer.progress.step)
+
+    trainer.recovery.save = save_and_tell  # type: ignore[method-assign]
+    trainer.validation.draw = lambda *args, **options: None  # type: ignore[method-assign]
     if (folder / LAST).exists():
-        trainer.resume()
+        trainer.recovery.resume()
     trainer.run()
 
 
@@ -129,7 +129,7 @@ def main() -> int:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["srvae_pyro.training.trainer", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["srvae_pyro.training.loop", "torch.utils.tensorboard"])
     kills = survived = runs = exact = 0
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)

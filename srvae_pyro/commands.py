@@ -23,7 +23,7 @@ import tyro
 from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.talk import steady_streams, talks
+from srvae_pyro.talk import complain, steady_streams, talks
 
 __all__ = [
     "Group",
@@ -187,9 +187,7 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
         return command() or 0
     except UserError as error:
         # One raised within a Pyro program comes with the shapes of the trace on further lines.
-        # Once for all processes of a machine: another may have other files.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{prog}: {str(error).splitlines()[0]}", file=sys.stderr)
+        complain(f"{prog}: {str(error).splitlines()[0]}")
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         if out_of_memory(error):

@@ -1,4 +1,4 @@
-"""Several processes that share a task, as ``torchrun`` starts them."""
+"""Several processes that share a task, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.runtime import choose_device
+from srvae_pyro.runtime import choose_device, processes_here
 
 __all__ = ["Group", "process_group"]
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
-PATIENCE = timedelta(hours=2)  # others wait while the first process validates
+PATIENCE = timedelta(hours=2)  # the others wait while rank 0 validates
 MEETING = timedelta(minutes=5)  # for all to find each other; then torchrun may start them anew
 _groups = itertools.count()  # of this process
 _c10d = dist.distributed_c10d
@@ -33,13 +33,13 @@ _set_timeout = getattr(_c10d, "set_timeout", None) or _c10d._set_pg_timeout  # b
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run. Alone, everything here costs and does nothing.
+    """The processes of a run. With one alone every method is free of cost and effect.
 
     Attributes:
-        rank: this process's number; 0 writes files and talks.
-        size: how many there are.
-        device: this process's.
-        restarts: how often torchrun has started the group anew.
+        rank: of this process; rank 0 writes files and speaks.
+        size: number of processes.
+        device: of this process.
+        restarts: how often torchrun has restarted the group.
     """
 
     rank: int = 0
@@ -48,10 +48,10 @@ class Group:
     restarts: int = 0
 
     def share(self, count: int) -> slice:
-        """Which of ``count`` pictures are this process's: a run of them, in the ranks' order.
+        """The contiguous part of ``count`` images that is this process's, in the ranks' order.
 
         Raises:
-            UserError: there are fewer than processes.
+            UserError: there are fewer images than processes.
         """
         if count < self.size:
             raise UserError(f"{count} pictures cannot be shared by {self.size} processes")
@@ -59,14 +59,14 @@ class Group:
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this is rank 0, which writes files."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.size == 1:
             return values
-        total = values.to(self.device, copy=True)  # NCCL adds up on GPUs alone
+        total = values.to(self.device, copy=True)  # NCCL sums on GPUs only
         dist.all_reduce(total)
         return total.to(values.device)
 
@@ -83,22 +83,22 @@ class Group:
         return values
 
     def joined(self, values: Tensor) -> Tensor:
-        """What every process has for its :meth:`share`, in one tensor, on the CPU."""
+        """Every process's values for its :meth:`share`, concatenated on the CPU."""
         return torch.cat(self.gather(values.cpu()))
 
-    def follow(self, module: nn.Module) -> None:
-        """Give every process the first's parameters and buffers of ``module``."""
+    def broadcast(self, module: nn.Module) -> None:
+        """Give every process rank 0's parameters and buffers of ``module``."""
         if self.size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
 
-    def wait(self) -> None:
-        """Until all processes are here."""
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """``module`` with gradients averaged over the processes, all starting as the first is."""
+    def data_parallel(self, module: nn.Module) -> nn.Module:
+        """``module`` with gradients averaged over the processes, which start with rank 0's."""
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
@@ -111,17 +111,17 @@ class Group:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The first process does it alone, then the others; for downloads."""
+        """Rank 0 does what is within first, then the others; for downloads."""
         if not self.main:
-            self.wait()
+            self.barrier()
         yield
         if self.main:
-            self.wait()
+            self.barrier()
 
 
 @contextmanager
 def process_group(device: Any = "auto") -> Iterator[Group]:
-    """The group that torchrun's variables tell of: NCCL on GPUs, gloo on CPUs; else one process.
+    """The group by torchrun's environment variables, or one process: NCCL on GPUs, gloo on CPUs.
 
     Raises:
         UserError: the device is not there.
@@ -139,7 +139,7 @@ def process_group(device: Any = "auto") -> Iterator[Group]:
     # torchrun keeps one store through all restarts of a machine's group, so processes would meet
     # under the addresses of those before. On several machines the counts of restarts may differ:
     # see docs/scaling.md.
-    life = restarts if os.environ.get("LOCAL_WORLD_SIZE") == str(size) else 0
+    life = restarts if processes_here() == size else 0
     store = dist.PrefixStore(f"restart {life}, group {next(_groups)}", store)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=MEETING)

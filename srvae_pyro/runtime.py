@@ -23,7 +23,9 @@ __all__ = [
     "choose_device",
     "choose_precision",
     "exact_float32",
+    "process_cores",
     "process_memory",
+    "processes_here",
     "start",
     "tune_allocator",
     "wake_vector_math",
@@ -109,6 +111,16 @@ def exact_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
+def processes_here() -> int:
+    """How many processes torchrun has started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def process_cores() -> int:
+    """CPU cores that this process has, one of as many as torchrun starts on the machine."""
+    return (os.cpu_count() or 1) // processes_here()
+
+
 def process_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> float:
     """Bytes of memory that this process has, one of as many as torchrun starts on the machine."""
     try:
@@ -118,7 +130,7 @@ def process_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> float:
     for limit in limits:
         with contextlib.suppress(OSError, ValueError):  # "max" where there is none
             memory = min(memory, int(limit.read_text()))
-    return memory / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return memory / processes_here()
 
 
 def tune_allocator() -> bool:

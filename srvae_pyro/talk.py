@@ -1,28 +1,35 @@
-"""What is said on the terminal or in a log, by which process, and that it never ends a run."""
+"""What the terminal or a log is told: rank 0 alone talks, and speaking never ends a run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Bar", "hide_bar", "steady", "steady_streams", "talks"]
+__all__ = ["Bar", "complain", "say", "steady", "steady_streams", "talks"]
 
 LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
 
 
 def talks() -> bool:
-    """Whether this process shows notes and warnings: the first of torchrun's, or the only one."""
+    """Whether this process is rank 0 of those that torchrun started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def hide_bar() -> bool | None:
-    """tqdm's ``disable``: None, so on a terminal only, in the process that talks."""
-    return None if talks() else True
+def say(text: str) -> None:
+    """Print a line above the bar, in rank 0 alone; a full disk under the log does not matter."""
+    if talks():
+        tqdm.write(text, file=steady(sys.stdout))
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error, in one process of each machine: they may differ in files."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=steady(sys.stderr))
 
 
 class _Steady:
@@ -82,7 +89,7 @@ def steady_streams() -> Iterator[None]:
 
 
 def _give_up(stream: Any) -> None:
-    """Let what is left in a stream's buffer go nowhere: Python writes it out as it ends."""
+    """Discard what is left in a stream's buffer, which Python would write out as it ends."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -92,16 +99,30 @@ def _give_up(stream: Any) -> None:
 class Bar(tqdm):
     """tqdm on a terminal; in a log a plain line each minute, with its numbers but without a bar.
 
+    Nothing at all in other processes than rank 0.
+
     Args:
-        log_format: tqdm's ``bar_format`` of such a line.
+        iterable: what to go through, or None to call :meth:`update`.
+        log_format: tqdm's ``bar_format`` of a line in a log.
+        in_log: whether a log has such lines.
+        disable: whether to show nothing anyway.
         options: tqdm's.
     """
 
     LOG_FORMAT = "{desc}{percentage:.0f}%, {n_fmt} of {total_fmt}, {elapsed}<{remaining}{postfix}"
 
-    def __init__(self, *, log_format: str = LOG_FORMAT, **options: Any) -> None:
+    def __init__(
+        self,
+        iterable: Iterable[Any] | None = None,
+        *,
+        log_format: str = LOG_FORMAT,
+        in_log: bool = True,
+        disable: bool = False,
+        **options: Any,
+    ) -> None:
         file = steady(options.pop("file", None) or sys.stderr)
         self.plain = not file.isatty()
+        disable = disable or not talks() or (self.plain and not in_log)
         if self.plain:
             file = _Log(file.stream)
             options |= {
@@ -111,7 +132,7 @@ class Bar(tqdm):
                 "delay": LINE_EVERY,  # nothing of what ends before
                 "leave": False,
             }
-        super().__init__(file=file, **options)
+        super().__init__(iterable, file=file, disable=disable, **options)
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         """Show the text, in a log when its minute has passed."""

@@ -19,7 +19,8 @@ from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.parallel import Group, process_group
-from srvae_pyro.training.trainer import Trainer
+from srvae_pyro.training import validation
+from srvae_pyro.training.loop import Trainer
 
 FREE = 0.46  # nats: z's first channel has more than its half in one process alone
 
@@ -37,22 +38,25 @@ def config(steps: int, **training: Any) -> RunConfig:
     return made
 
 
-class Quiet(Trainer):
-    """Draws nothing, and writes the gradient of its first step to ``gradient.pt``."""
+def quiet(trainer: Trainer) -> Trainer:
+    """Lets it draw nothing, and write the gradient of its first step to ``gradient.pt``."""
+    learner = trainer.learner
+    agree = learner.agree
 
-    def draw(self, log: object) -> None:
-        pass
+    def agree_and_write(*values: Any) -> tuple[float, float, list[float]]:
+        if trainer.progress.step == 0 and trainer.group.main:
+            gradient = {n: p.grad for n, p in learner.model.named_parameters()}
+            torch.save(gradient, trainer.folder / "gradient.pt")
+        return agree(*values)
 
-    def agree(self, norm: torch.Tensor, loss: torch.Tensor) -> tuple[float, float]:
-        if self.progress.step == 0 and self.group.main:
-            gradient = {n: p.grad for n, p in self.model.named_parameters()}
-            torch.save(gradient, self.folder / "gradient.pt")
-        return super().agree(norm, loss)
+    learner.agree = agree_and_write  # type: ignore[method-assign]
+    trainer.validation.draw = lambda *args, **options: None  # type: ignore[method-assign]
+    return trainer
 
 
 def make(group: Group, folder: Path, steps: int, accumulate: int = 1, **training: Any) -> Trainer:
-    settings = config(steps, **training), some_pictures(), folder, group.device
-    return Quiet(*settings, quiet=True, save_minutes=99, group=group, accumulate=accumulate)
+    settings = config(steps, **training), some_pictures(), folder, group
+    return quiet(Trainer(*settings, quiet=True, save_minutes=99, accumulate=accumulate))
 
 
 def update(group: Group, folder: Path) -> None:
@@ -68,35 +72,36 @@ def interrupted(group: Group, folder: Path) -> None:
     """A run as a whole, and one that is stopped by a signal to one process and resumed."""
     make(group, folder / "whole", 7).run()
 
-    class Stopped(Quiet):
+    class Stopped(Trainer):
         def update(self, images: torch.Tensor) -> None:
             if self.progress.step == 2 and group.rank == 1:
                 signal.raise_signal(signal.SIGTERM)
             super().update(images)
 
-    settings = config(7), some_pictures(), folder / "parts", group.device
-    stopped = Stopped(*settings, quiet=True, save_minutes=99, group=group)
+    settings = config(7), some_pictures(), folder / "parts", group
+    stopped = quiet(Stopped(*settings, quiet=True, save_minutes=99))
     assert stopped.run().step == 3
     resumed = make(group, folder / "parts", 7)
-    resumed.resume()
+    resumed.recovery.resume()
     assert resumed.run().step == 7
 
 
 def validated(group: Group, folder: Path) -> None:
     """A run with several validations, each beside that of a fresh copy of the average."""
 
-    class Checked(Quiet):
-        def evaluate(self, model: Any, images: torch.Tensor, *rest: Any) -> dict[str, float]:
-            values = super().evaluate(model, images, *rest)
-            fresh = make_model(self.config.model)
-            fresh.load_state_dict(model.state_dict())
-            again = super().evaluate(fresh, images, *rest)
-            if self.group.main:
-                print(f"validated {values['nats']} {again['nats']}")
-            return values
+    evaluate = validation.evaluate_elbo
 
-    settings = config(40, lr=0.02), some_pictures(), folder / "validated", group.device
-    Checked(*settings, quiet=True, save_minutes=99, group=group).run()
+    def evaluate_twice(model: Any, *args: Any, **options: Any) -> dict[str, float]:
+        values = evaluate(model, *args, **options)
+        fresh = make_model(model.config)
+        fresh.load_state_dict(model.state_dict())
+        again = evaluate(fresh, *args, **options)
+        if group.main:
+            print(f"validated {values['nats']} {again['nats']}")
+        return values
+
+    validation.evaluate_elbo = evaluate_twice
+    make(group, folder / "validated", 40, lr=0.02).run()
 
 
 def elastic(folder: Path) -> int:

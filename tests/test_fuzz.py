@@ -118,7 +118,7 @@ def png() -> bytes:
 
 def checkpoint() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        make_trainer(Path(folder)).save()
+        make_trainer(Path(folder)).recovery.save()
         return (Path(folder) / "last.ckpt").read_bytes()
 
 
@@ -167,7 +167,7 @@ def test_checkpoint_bytes(content: bytes) -> None:
         path = Path(folder) / "last.ckpt"
         path.write_bytes(content)
         try:
-            make_trainer(Path(folder)).resume()
+            make_trainer(Path(folder)).recovery.resume()
         except UserError as error:
             one_line(error)
             with pytest.raises(UserError):

@@ -28,7 +28,7 @@ from srvae_pyro.models.loading import save_pretrained
 from srvae_pyro.parallel import Group
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
-from srvae_pyro.training.trainer import Trainer
+from srvae_pyro.training.loop import Trainer
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 CPU = torch.device("cpu")
@@ -83,7 +83,7 @@ def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None
     first, second = (rank["random"]["cpu"] for rank in whole["ranks"])
     assert not torch.equal(first, second)
     alone = make(Group(), tmp_path / "whole", 9)
-    alone.resume()
+    alone.recovery.resume()
     assert alone.run().step == 9
 
 
@@ -178,9 +178,9 @@ def test_batches_are_shared_out() -> None:
 
 def test_a_batch_that_cannot_be_shared_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shared evenly by 1 processes in 3 parts"):
-        Trainer(tiny_config(), some_pictures(), tmp_path, CPU, quiet=True, accumulate=3)
+        Trainer(tiny_config(), some_pictures(), tmp_path, accumulate=3)
 
 
 def test_free_nats_of_parts_of_a_batch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave out one of the two"):
-        Trainer(tiny_config(free_nats=4.0), some_pictures(), tmp_path, CPU, accumulate=2)
+        Trainer(tiny_config(free_nats=4.0), some_pictures(), tmp_path, accumulate=2)

@@ -30,17 +30,20 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
 from srvae_pyro.lock import locked
 from srvae_pyro.models.loading import CONFIG, WEIGHTS, load, read_weights, save_weights
-from srvae_pyro.train import IN_USE, TrainArguments
-from srvae_pyro.training import trainer as trainer_module
+from srvae_pyro.train import TrainArguments
+from srvae_pyro.training import recovery
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
-from srvae_pyro.training.trainer import Trainer
+from srvae_pyro.training.loop import Trainer
+from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.session import IN_USE
+from srvae_pyro.training.validation import Validation
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def _as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(Trainer, "draw", lambda self, log: None)
+    monkeypatch.setattr(Validation, "draw", lambda *args, **options: None)
     pyro.enable_validation(False)
     yield
     pyro.enable_validation(True)
@@ -97,13 +100,13 @@ def test_checkpoints_within_an_epoch_come_by_time(
 ) -> None:
     saved: list[int] = []
     monkeypatch.setattr(
-        trainer_module, "save_checkpoint", lambda path, s: saved.append(s["progress"]["step"])
+        recovery, "save_checkpoint", lambda path, s: saved.append(s["progress"]["step"])
     )
     args = (tiny_config(steps=4), some_pictures())
-    Trainer(*args, tmp_path / "a", torch.device("cpu"), quiet=True, save_minutes=0).run()
+    Trainer(*args, tmp_path / "a", quiet=True, save_minutes=0).run()
     assert saved == [0, 1, 2, 3, 4]
     saved.clear()
-    Trainer(*args, tmp_path / "b", torch.device("cpu"), quiet=True, save_minutes=99).run()
+    Trainer(*args, tmp_path / "b", quiet=True, save_minutes=99).run()
     assert saved == [0, 4]
 
 
@@ -123,24 +126,24 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_a_full_disk_leaves_what_was_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(run, tiny_config(steps=2))
-    trainer.resume()
+    trainer.recovery.resume()
     before = {name: (run / name).read_bytes() for name in (LAST, WEIGHTS)}
     with largest_file(2000):
-        trainer.save()
-        assert not trainer.save_best()
+        trainer.recovery.save()
+        assert not trainer.recovery.write_weights()
     assert {name: (run / name).read_bytes() for name in before} == before
     assert not list(run.glob(".*partial*"))
     said = capsys.readouterr()
     assert "what was there is untouched, training goes on" in said.out + said.err
-    assert trainer.unsaved
-    trainer.save()
-    assert not trainer.unsaved
+    assert trainer.recovery.unsaved
+    trainer.recovery.save()
+    assert not trainer.recovery.unsaved
 
 
 def failing(times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The second and following saves fail ``times`` times; what became of each."""
     became: list[str] = []
-    save = trainer_module.save_checkpoint
+    save = recovery.save_checkpoint
 
     def sometimes(path: Path, state: dict[str, Any]) -> None:
         if 0 < len(became) <= times:
@@ -149,8 +152,8 @@ def failing(times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         save(path, state)
         became.append(f"step {state['progress']['step']}")
 
-    monkeypatch.setattr(trainer_module, "save_checkpoint", sometimes)
-    monkeypatch.setattr(trainer_module, "RETRY_AFTER", 0.0)
+    monkeypatch.setattr(recovery, "save_checkpoint", sometimes)
+    monkeypatch.setattr(recovery, "RETRY_AFTER", 0.0)
     return became
 
 
@@ -174,7 +177,7 @@ def test_a_run_whose_end_cannot_be_saved_says_so(
 
 
 def test_metrics_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = trainer_module.MetricsLog(tmp_path, 0)
+    log = MetricsLog(tmp_path, 0)
     log.close()  # TensorBoard's thread, which would only complain
     log.write("train", 1, {"loss": 1.5})
     with largest_file(50):
@@ -209,9 +212,8 @@ def test_a_terminal_or_log_that_takes_nothing_does_not_end_a_run(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Gone(number))
     monkeypatch.setattr(sys, "stderr", Gone(number))
-    settings = tiny_config(steps=9), some_pictures(), tmp_path, torch.device("cpu")
-    trainer = Trainer(*settings, save_minutes=0)
-    trainer.say("nobody hears this")
+    trainer = Trainer(tiny_config(steps=9), some_pictures(), tmp_path, save_minutes=0)
+    talk.say("nobody hears this")
     assert trainer.run().step == 9
     assert load_checkpoint(tmp_path / LAST)["progress"]["step"] == 9
 
@@ -262,6 +264,33 @@ def test_a_bar_in_a_log_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyP
         bar.set_postfix_str("validating")
         bar.update(4)
     assert log.getvalue() == ""
+
+
+def test_rank_0_alone_speaks_and_one_process_a_machine_complains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(talk, "LINE_EVERY", 0.0)
+
+    def told(rank: int, local: int) -> tuple[list[str], list[str]]:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        log = io.StringIO()
+        for _ in talk.Bar(range(2), file=log):
+            time.sleep(0.01)
+        talk.say("said")
+        talk.complain("wrong")
+        output = capsys.readouterr()
+        return output.out.splitlines() + output.err.splitlines(), log.getvalue().splitlines()
+
+    words, lines = told(0, 0)
+    assert words == ["said", "wrong"]
+    assert lines
+    assert told(1, 1) == ([], [])
+    assert told(8, 0) == (["wrong"], [])  # the first of another machine, which has other files
+    monkeypatch.delenv("RANK")
+    log = io.StringIO()
+    assert list(talk.Bar(range(2), file=log, in_log=False)) == [0, 1]
+    assert not log.getvalue()
 
 
 def test_the_systems_refusal_is_one_line(
@@ -383,7 +412,7 @@ def test_an_optimiser_of_other_shapes_is_a_users_error(run: Path) -> None:
     state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(5)
     save_checkpoint(run / LAST, state)
     with pytest.raises(UserError, match=r"last\.ckpt does not suit .* another shape"):
-        trainer.resume()
+        trainer.recovery.resume()
 
 
 @pytest.mark.parametrize(
@@ -417,7 +446,7 @@ def test_a_config_is_checked_field_by_field(
 
 
 def test_weights_survive_a_trip(tmp_path: Path) -> None:
-    model = make_trainer(tmp_path).model
+    model = make_trainer(tmp_path).learner.model
     save_weights(model, tmp_path)
     for name, tensor in read_weights(tmp_path / WEIGHTS).items():
         np.testing.assert_array_equal(tensor, model.state_dict()[name])

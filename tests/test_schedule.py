@@ -111,15 +111,14 @@ def some_terms(**closed_form: Tensor) -> ElboTerms:
 
 def test_loss_with_nothing_weighted_is_the_negative_elbo() -> None:
     terms = some_terms()
-    for weights, free in (({}, {}), ({"z": 1.0}, {"z": 0.0})):
-        loss = weighted_loss(terms, weights, free)
-        assert loss.shape == ()
-        assert loss.item() == pytest.approx(terms.total.mean().item(), rel=1e-6)
+    loss = weighted_loss(terms)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(terms.total.mean().item(), rel=1e-6)
 
 
 def test_only_the_weighted_site_is_weighted() -> None:
     terms = some_terms()
-    difference = weighted_loss(terms, {}, {}) - weighted_loss(terms, {"z": 0.25}, {})
+    difference = weighted_loss(terms) - weighted_loss(terms, 0.25)
     assert difference.item() == pytest.approx(0.75 * terms.kl["z"].mean().item(), rel=1e-5)
 
 
@@ -129,8 +128,8 @@ def test_free_nats_cost_nothing_and_teach_nothing_below_their_share() -> None:
     elements[:, 0], elements[:, 1] = 2.5, 0.5
     elements.requires_grad_()
     terms = some_terms(z=elements)
-    rest = weighted_loss(terms, {"z": 0.0}, {})
-    loss = weighted_loss(terms, {}, {"z": 8.0})
+    rest = weighted_loss(terms, 0.0)
+    loss = weighted_loss(terms, free_nats=8.0)
     assert (loss - rest).item() == pytest.approx(10.0 + 4.0, rel=1e-6)
     loss.backward()
     assert elements.grad is not None
@@ -143,14 +142,14 @@ def test_free_nats_are_shared_over_the_batch() -> None:
     elements = torch.zeros(2, 1, 1, 1)
     elements[0] = 10.0
     terms = ElboTerms({}, {"z": elements.flatten()}, {"z": elements})
-    assert weighted_loss(terms, {}, {"z": 3.0}).item() == 5.0
+    assert weighted_loss(terms, free_nats=3.0).item() == 5.0
 
 
 def test_free_nats_are_shared_over_the_processes() -> None:
     """Parts of a batch have the gradient of the whole, also where one of them alone were free."""
     elements = torch.tensor([0.0, 10.0])[:, None, None, None].requires_grad_()
     parts = [ElboTerms({}, {"z": part.flatten()}, {"z": part}) for part in elements.split(1)]
-    losses = [weighted_loss(part, {}, {"z": 3.0}, lambda _: torch.tensor([5.0])) for part in parts]
+    losses = [weighted_loss(part, 1.0, 3.0, lambda _: torch.tensor([5.0])) for part in parts]
     torch.stack(losses).mean().backward()
     assert elements.grad is not None
     assert elements.grad.flatten().tolist() == [0.5, 0.5]

@@ -32,10 +32,11 @@ from srvae_pyro.models import SRVAE
 from srvae_pyro.models.loading import read_config
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.train import TrainArguments
-from srvae_pyro.training import trainer as trainer_module
+from srvae_pyro.training import loop, session
 from srvae_pyro.training.flags import setting_flags
+from srvae_pyro.training.learner import Learner
+from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.settings import fresh_config, resume_command, resumed_config
-from srvae_pyro.training.trainer import Trainer
 
 BATCH, STEPS = 4, 7  # of 16 training pictures: one epoch of 4 steps, and 3 more
 
@@ -69,7 +70,7 @@ def make_pictures(folder: Path, count: int = 20) -> None:
 def tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("srvae_pyro.training.settings.preset", tiny_preset)
-        patch.setattr(trainer_module, "LOG_EVERY", 2)
+        patch.setattr(loop, "LOG_EVERY", 2)
         yield
 
 
@@ -290,12 +291,12 @@ def test_a_run_that_died_before_its_first_step_is_no_dead_end(
 ) -> None:
     make_pictures(tmp_path / "pictures")
 
-    def die(self: Trainer) -> None:
+    def die(self: Learner, images: torch.Tensor) -> None:
         raise KeyboardInterrupt
 
     with tiny():
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "initialize", die)
+            patch.setattr(Learner, "initialize", die)
             with pytest.raises(KeyboardInterrupt):
                 train.main(arguments(tmp_path, steps=1))
         assert train.main(arguments(tmp_path, steps=1)) == 0
@@ -390,7 +391,7 @@ def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:
     splits = []
     for seeds in ({"seed": 1}, {"seed": 2}, {"data_seed": 1}):
         given = arguments(tmp_path, **seeds)
-        splits.append(train.load_pictures(fresh_config(given), given))
+        splits.append(session.load_pictures(fresh_config(given), given))
     assert torch.equal(splits[0].test, splits[1].test)
     assert not torch.equal(splits[0].test, splits[2].test)
 
@@ -402,7 +403,7 @@ def test_resuming_with_pictures_of_another_size_is_refused(
 
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     pictures = DataSplits("", MemoryPictures(images), images, images)
-    monkeypatch.setattr(train, "load_pictures", lambda *_: pictures)
+    monkeypatch.setattr(session, "load_pictures", lambda *_: pictures)
     given = TrainArguments(run=str(done.folder), resume=True, steps=9, keep_allocator=True)
     with pytest.raises(srvae_pyro.UserError, match="32"):
         train.main(given)
@@ -518,10 +519,10 @@ def test_pictures_that_do_not_suit_name_the_flag_that_helps(
     (tmp_path / "pictures" / "99.png").write_text("no picture, which reading all would tell")
     given = arguments(tmp_path, strict=True)
     with tiny(), pytest.raises(UserError, match=f"pass --image-size {better}$"):
-        train.load_pictures(fresh_config(given), given)
+        session.load_pictures(fresh_config(given), given)
     given = replace(given, image_size=better, strict=False)
     with tiny(), pytest.warns(match="left out"):
-        assert train.load_pictures(fresh_config(given), given).shape == (3, better, better)
+        assert session.load_pictures(fresh_config(given), given).shape == (3, better, better)
 
 
 # The flags

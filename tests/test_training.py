@@ -7,7 +7,9 @@ import math
 import os
 import pickle
 import signal
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,14 @@ from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.loading import validation_nats
 from srvae_pyro.parallel import Group
-from srvae_pyro.training import trainer as trainer_module
+from srvae_pyro.training import loop, recovery, validation
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from srvae_pyro.training.interrupt import Interrupt
+from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.progress import Clock, Progress
 from srvae_pyro.training.schedule import GradientClip
-from srvae_pyro.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -74,7 +77,19 @@ def some_pictures(train: int = 22) -> DataSplits:
 def make_trainer(
     folder: Path, config: RunConfig | None = None, kind: type[Trainer] = Trainer
 ) -> Any:
-    return kind(config or tiny_config(), some_pictures(), folder, CPU, quiet=True)
+    return kind(config or tiny_config(), some_pictures(), folder, quiet=True)
+
+
+def begin(trainer: Trainer) -> None:
+    """Makes the first weights."""
+    trainer.learner.initialize(trainer.batches.first(BATCH))
+
+
+def end_epoch(trainer: Trainer) -> None:
+    """Validates and saves as at the end of an epoch."""
+    with closing(MetricsLog(trainer.folder, 0)) as trainer.log, trainer.make_bar() as trainer.bar:
+        trainer.validate()
+        trainer.recovery.save()
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -116,8 +131,8 @@ def draw_nothing(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
 @pytest.fixture(autouse=True)
 def _as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pyro's checks off, as the command has them; metrics every second step; little drawing."""
-    monkeypatch.setattr(trainer_module, "LOG_EVERY", 2)
-    monkeypatch.setattr(trainer_module, "progress_pictures", draw_nothing)
+    monkeypatch.setattr(loop, "LOG_EVERY", 2)
+    monkeypatch.setattr(validation, "progress_pictures", draw_nothing)
     pyro.enable_validation(False)
     yield
     pyro.enable_validation(True)
@@ -163,12 +178,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert make_trainer(folder, config, interrupted_at(at)).run().step == at
     torch.manual_seed(99)  # what happens in between does not matter
     resumed = make_trainer(folder, config)
-    resumed.resume()
+    resumed.recovery.resume()
     assert resumed.progress.step == at
     resumed.run()
 
-    assert_same(resumed.state(), whole.state())
-    assert_same(load_checkpoint(folder / "last.ckpt"), whole.state())
+    assert_same(resumed.recovery.state(), whole.recovery.state())
+    assert_same(load_checkpoint(folder / "last.ckpt"), whole.recovery.state())
     assert_same(lines_of(folder), lines_of(tmp_path / "whole"))
     logged = [line["step"] for line in lines_of(folder) if line["split"] == "train"]
     assert logged == [1, *range(2, steps + 1, 2)]
@@ -178,10 +193,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_every_step_draws_augmentation_and_noise(tmp_path: Path) -> None:
     """What resuming restores is there to be restored."""
     trainer = make_trainer(tmp_path)
-    trainer.initialize()
-    before = trainer.state()
+    begin(trainer)
+    before = trainer.recovery.state()
     trainer.update(trainer.data.train.images[:BATCH])
-    after = trainer.state()
+    after = trainer.recovery.state()
     before, after = before["ranks"][0], after["ranks"][0]
     assert not torch.equal(before["augmentation"], after["augmentation"])
     assert not torch.equal(before["random"]["cpu"], after["random"]["cpu"])
@@ -225,7 +240,7 @@ class Killed(Trainer):
 def test_what_batch_systems_and_lost_terminals_send_saves_too(number: int, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, kind=interrupted_at(2, number))
     trainer.run()
-    assert trainer.stopped_by == number
+    assert trainer.interrupt.signal == number
     assert load_checkpoint(tmp_path / "last.ckpt")["progress"]["step"] == 2
 
 
@@ -252,16 +267,16 @@ def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path / "killed", kind=Killed).run()
     resumed = make_trainer(tmp_path / "killed")
-    resumed.resume()
+    resumed.recovery.resume()
     resumed.run()
     whole = make_trainer(tmp_path / "whole")
     whole.run()
-    assert_same(resumed.state(), whole.state())
+    assert_same(resumed.recovery.state(), whole.recovery.state())
 
 
 def test_one_training_picture_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 2"):
-        Trainer(tiny_config(), some_pictures(train=1), tmp_path, CPU, quiet=True).run()
+        Trainer(tiny_config(), some_pictures(train=1), tmp_path, quiet=True).run()
 
 
 # The order of the pictures
@@ -293,16 +308,16 @@ def test_fewer_pictures_than_a_batch_make_one_batch() -> None:
 
 def test_a_truncated_checkpoint_is_a_users_error(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    trainer.save()
+    trainer.recovery.save()
     path = tmp_path / "last.ckpt"
     content = path.read_bytes()
     for length in (0, 1, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
         with pytest.raises(UserError, match=r"last\.ckpt") as error:
-            trainer.resume()
+            trainer.recovery.resume()
         assert "\n" not in str(error.value)
     path.write_bytes(content)
-    trainer.resume()
+    trainer.recovery.resume()
 
 
 @pytest.mark.parametrize(
@@ -311,20 +326,20 @@ def test_a_truncated_checkpoint_is_a_users_error(tmp_path: Path) -> None:
 def test_a_checkpoint_of_something_else_is_a_users_error(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"last\.ckpt") as error:
-        make_trainer(tmp_path).resume()
+        make_trainer(tmp_path).recovery.resume()
     assert "\n" not in str(error.value)
 
 
 def test_a_checkpoint_of_another_model_is_a_users_error(tmp_path: Path) -> None:
-    make_trainer(tmp_path, tiny_config("vae")).save()
+    make_trainer(tmp_path, tiny_config("vae")).recovery.save()
     with pytest.raises(UserError, match=r"last\.ckpt") as error:
-        make_trainer(tmp_path, tiny_config("srvae")).resume()
+        make_trainer(tmp_path, tiny_config("srvae")).recovery.resume()
     assert "\n" not in str(error.value)
 
 
 def test_no_checkpoint_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"last\.ckpt"):
-        make_trainer(tmp_path).resume()
+        make_trainer(tmp_path).recovery.resume()
 
 
 class Malicious:
@@ -406,17 +421,14 @@ def test_training_learns(tmp_path: Path) -> None:
 def test_validation_disturbs_nothing_and_repeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "progress_pictures", progress_pictures)
+    monkeypatch.setattr(validation, "progress_pictures", progress_pictures)
     trainer = make_trainer(tmp_path)
-    trainer.initialize()
-    before = copy.deepcopy(trainer.state())
-    log = MetricsLog(tmp_path, 0)
-    with trainer.bar() as bar:
-        trainer.finish_epoch(log, bar)
-        first, after = dict(trainer.progress.val), copy.deepcopy(trainer.state())
-        torch.rand(5)
-        trainer.finish_epoch(log, bar)
-    log.close()
+    begin(trainer)
+    before = copy.deepcopy(trainer.recovery.state())
+    end_epoch(trainer)
+    first, after = dict(trainer.progress.val), copy.deepcopy(trainer.recovery.state())
+    torch.rand(5)
+    end_epoch(trainer)
     assert trainer.progress.val == first
     for name in set(before) - {"progress"}:
         assert_same(after[name], before[name], name)
@@ -424,52 +436,44 @@ def test_validation_disturbs_nothing_and_repeats(
 
 def test_validation_is_of_the_averaged_weights(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    trainer.initialize()
+    begin(trainer)
     with torch.no_grad():
-        for parameter in trainer.model.parameters():
+        for parameter in trainer.learner.model.parameters():
             parameter.fill_(float("nan"))
-    log = MetricsLog(tmp_path, 0)
-    with trainer.bar() as bar:
-        trainer.finish_epoch(log, bar)
-    log.close()
+    end_epoch(trainer)
     assert torch.tensor(trainer.progress.val["nats"]).isfinite()
-    assert_same(best_of(tmp_path), weights_of(trainer.average.module))
+    assert_same(best_of(tmp_path), weights_of(trainer.learner.averaged))
 
 
-class Scored(Trainer):
-    """Its validation finds the given scores, and keeps what was scored."""
+def score(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, Tensor]]:
+    """Lets the models that are scored next have the scores; their weights, as they are scored."""
+    scored: list[dict[str, Tensor]] = []
 
-    scores: tuple[float, ...]
+    def next_score(model: ImageModel, *args: Any, **kwargs: Any) -> dict[str, float]:
+        scored.append(weights_of(model))
+        nats = scores[len(scored) - 1]
+        return {"nats": nats, "bits_per_dim": nats}
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.seen: list[dict[str, Tensor]] = []
-
-    def evaluate(
-        self, model: ImageModel, images: Tensor, group: Group | None = None
-    ) -> dict[str, float]:
-        score = self.scores[len(self.seen)]
-        self.seen.append(weights_of(model))
-        return {"nats": score, "bits_per_dim": score}
+    monkeypatch.setattr(validation, "evaluate_elbo", next_score)
+    return scored
 
 
-def scored(*scores: float) -> type[Trainer]:
-    return type("Scored", (Scored,), {"scores": scores})
-
-
-def test_the_best_weights_are_kept_when_validation_gets_worse(tmp_path: Path) -> None:
+def test_the_best_weights_are_kept_when_validation_gets_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     untrained = 99.0
-    kind = scored(untrained, 10.0, 5.0, 7.0, float("nan"))
-    trainer = make_trainer(tmp_path, tiny_config("vae", steps=4 * EPOCH), kind)
+    scored = score(monkeypatch, untrained, 10.0, 5.0, 7.0, float("nan"))
+    trainer = make_trainer(tmp_path, tiny_config("vae", steps=4 * EPOCH))
     trainer.run()
-    assert len(trainer.seen) == 5
+    assert len(scored) == 5
     assert trainer.progress.best == 5.0
-    assert_same(best_of(tmp_path), trainer.seen[2])
+    assert_same(best_of(tmp_path), scored[2])
     # A run resumed from there remembers.
-    again = make_trainer(tmp_path, tiny_config("vae", steps=5 * EPOCH), scored(6.0))
-    again.resume()
+    score(monkeypatch, 6.0)
+    again = make_trainer(tmp_path, tiny_config("vae", steps=5 * EPOCH))
+    again.recovery.resume()
     again.run()
-    assert_same(best_of(tmp_path), trainer.seen[2])
+    assert_same(best_of(tmp_path), scored[2])
 
 
 def test_better_weights_are_kept_by_a_run_that_went_back(
@@ -480,25 +484,25 @@ def test_better_weights_are_kept_by_a_run_that_went_back(
     before, nats = path.read_bytes(), validation_nats(path)
     assert nats == min(line["nats"] for line in lines_of(tmp_path) if line["split"] == "val")
     back = make_trainer(tmp_path, tiny_config(steps=12))
-    back.resume()
+    back.recovery.resume()
     back.progress.best = math.inf  # as in a checkpoint from before the best weights
-    evaluate = Trainer.evaluate
+    evaluate = validation.evaluate_elbo
 
-    def worse(self: Trainer, *args: Any) -> dict[str, float]:
-        values = evaluate(self, *args)
-        return {**values, "nats": nats + 1}
+    def worse(*args: Any, **kwargs: Any) -> dict[str, float]:
+        return {**evaluate(*args, **kwargs), "nats": nats + 1}
 
-    monkeypatch.setattr(Trainer, "evaluate", worse)
+    monkeypatch.setattr(validation, "evaluate_elbo", worse)
     back.run()
     assert path.read_bytes() == before
     assert back.progress.best == nats
 
 
-def test_a_validation_that_is_not_finite_is_beaten_by_any_that_is(tmp_path: Path) -> None:
-    kind = scored(99.0, float("nan"), 8.0)
-    trainer = make_trainer(tmp_path, tiny_config("vae", steps=2 * EPOCH), kind)
-    trainer.run()
-    assert_same(best_of(tmp_path), trainer.seen[2])
+def test_a_validation_that_is_not_finite_is_beaten_by_any_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = score(monkeypatch, 99.0, float("nan"), 8.0)
+    make_trainer(tmp_path, tiny_config("vae", steps=2 * EPOCH)).run()
+    assert_same(best_of(tmp_path), scored[2])
 
 
 def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> None:
@@ -512,6 +516,26 @@ def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> Non
     assert trainer.fraction_done() == 1
 
 
+def test_processes_decide_alike_by_the_first_ones_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    interrupts = Interrupt(), Interrupt()
+    clocks = [
+        Clock(Progress(), interrupt, Group(rank, 2)) for rank, interrupt in enumerate(interrupts)
+    ]
+    clocks[0].save_in(2.5)
+    decisions = []
+    for moment in (102.0, 103.0, 104.0):
+        now = moment
+        interrupts[1].signal = signal.SIGTERM if moment == 104 else None
+        sums = [sum(votes) for votes in zip(*(clock.votes() for clock in clocks), strict=True)]
+        for clock in clocks:
+            clock.count(sums)
+        decisions.append([(c.save_due, c.stop, c.progress.seconds) for c in clocks])
+    expected = (False, False, 2.0), (True, False, 3.0), (True, True, 4.0)
+    assert decisions == [[decision] * 2 for decision in expected]
+
+
 # Updates that are not finite
 
 
@@ -519,20 +543,21 @@ def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> Non
 def started(tmp_path: Path) -> Trainer:
     """A trainer after one good step."""
     trainer: Trainer = make_trainer(tmp_path)
-    trainer.initialize()
+    begin(trainer)
     trainer.update(trainer.data.train.images[:BATCH])
     return trainer
 
 
 def learnt(trainer: Trainer) -> dict[str, Any]:
-    state = trainer.state()
+    state = trainer.recovery.state()
     parts = {name: state[name] for name in ("model", "average", "norms")}
     return copy.deepcopy({**parts, "optimizer": state["optimizer"]["state"]})
 
 
 def spoil_x(trainer: Trainer, spoilt: Iterable[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """x's log-probability is NaN where ``spoilt`` is true, call by call of the ELBO."""
-    terms = trainer.elbo.terms
+    elbo = trainer.learner.objective.elbo
+    terms = elbo.terms
     calls = iter(spoilt)
 
     def spoilt_terms(*args: Any, **kwargs: Any) -> Any:
@@ -541,7 +566,7 @@ def spoil_x(trainer: Trainer, spoilt: Iterable[bool], monkeypatch: pytest.Monkey
             found.reconstruction["x"] = found.reconstruction["x"] * float("nan")
         return found
 
-    monkeypatch.setattr(trainer.elbo, "terms", spoilt_terms)
+    monkeypatch.setattr(elbo, "terms", spoilt_terms)
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -552,7 +577,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_poisoned_parameter_spreads_no_further(
     started: Trainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = list(started.model.model.get_submodule("p_x").parameters())[-1]
+    head = list(started.learner.model.model.get_submodule("p_x").parameters())[-1]
     good = head.detach().clone()
     with torch.no_grad():
         head.view(-1)[0] = float("nan")
@@ -592,7 +617,7 @@ def test_an_update_that_is_not_finite_is_left_out(
 def test_an_infinite_gradient_is_named(
     started: Trainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, parameter = list(started.model.named_parameters())[-1]
+    name, parameter = list(started.learner.model.named_parameters())[-1]
     before = learnt(started)
     handle = parameter.register_hook(lambda gradient: gradient + float("inf"))
     started.update(started.data.train.images[:BATCH])
@@ -604,15 +629,15 @@ def test_an_infinite_gradient_is_named(
 def test_skipped_updates_in_a_row_lead_back_to_the_checkpoint_with_a_smaller_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trainer_module, "MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr(recovery, "MAX_SKIPPED_IN_A_ROW", 3)
     trainer = make_trainer(tmp_path, tiny_config(steps=EPOCH + 4))
     # The checkpoint at the epoch's end is good, one that falls among bad updates is not written.
-    trainer.save_every = 0.0
+    trainer.recovery.save_every = 0.0
     spoil_x(trainer, [*[False] * EPOCH, *[True] * 3, *[False] * 99], monkeypatch)
     saved = []
-    save = trainer_module.save_checkpoint
+    save = recovery.save_checkpoint
     monkeypatch.setattr(
-        trainer_module,
+        recovery,
         "save_checkpoint",
         lambda path, state: (saved.append(state["progress"]["step"]), save(path, state)),
     )
@@ -633,20 +658,20 @@ def test_the_second_way_back_takes_the_averaged_weights(
     trainer = make_trainer(tmp_path, tiny_config(steps=4))
     trainer.run()
     trainer.progress.rollbacks = 1
-    trainer.roll_back()
+    trainer.recovery.roll_back()
     assert trainer.progress.rollbacks == 2
-    assert not trainer.optimizer.state
-    assert_same(weights_of(trainer.model), weights_of(trainer.average.module))
+    assert not trainer.learner.optimizer.state
+    assert_same(weights_of(trainer.learner.model), weights_of(trainer.learner.averaged))
 
 
 def test_ways_back_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr(recovery, "MAX_SKIPPED_IN_A_ROW", 3)
     trainer = make_trainer(tmp_path, tiny_config(steps=99))
     spoil_x(trainer, itertools.chain([False] * EPOCH, itertools.repeat(True)), monkeypatch)
     with pytest.raises(UserError, match=r"3 returns to the last checkpoint did not help") as error:
         trainer.run()
     assert "\n" not in str(error.value)
-    assert trainer.progress.rollbacks == trainer_module.MAX_ROLLBACKS
+    assert trainer.progress.rollbacks == recovery.MAX_ROLLBACKS
     assert load_checkpoint(tmp_path / "last.ckpt")["progress"]["step"] == EPOCH
 
 
@@ -664,17 +689,17 @@ def test_the_clip_cannot_lock() -> None:
 def test_a_run_that_goes_bad_leaves_a_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr(recovery, "MAX_SKIPPED_IN_A_ROW", 3)
     make_trainer(tmp_path, tiny_config(steps=4)).run()
     bad = make_trainer(tmp_path, tiny_config(steps=30))
-    bad.resume()
+    bad.recovery.resume()
     with monkeypatch.context() as patch:
         spoil_x(bad, itertools.repeat(True), patch)
         with pytest.raises(UserError, match="checkpoint is untouched"):
             bad.run()
     healed = make_trainer(tmp_path, tiny_config(steps=8))
-    healed.resume()
-    assert all(value.isfinite().all() for value in healed.model.state_dict().values())
+    healed.recovery.resume()
+    assert all(value.isfinite().all() for value in healed.learner.model.state_dict().values())
     assert healed.run().step == 8
     assert lines_of(tmp_path)[-1]["step"] == 8
 
@@ -697,25 +722,26 @@ def test_skipped_updates_are_in_the_metrics(
 @CUDA
 def test_a_step_in_bf16_on_a_gpu(tmp_path: Path) -> None:
     config = tiny_config(prior="realnvp", precision="bf16")
-    trainer = Trainer(config, some_pictures(), tmp_path, torch.device("cuda"), quiet=True)
-    trainer.initialize()
+    trainer = Trainer(config, some_pictures(), tmp_path, Group(device=torch.device("cuda")))
+    begin(trainer)
     trainer.update(next(trainer.batches.epoch(0)))
     assert trainer.progress.skipped == 0
     assert torch.tensor(trainer.means.read()["loss"]).isfinite()
-    assert all(p.is_cuda and p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert all(p.is_cuda and p.dtype == torch.float32 for p in trainer.learner.model.parameters())
 
 
 @pytest.mark.gpu
 @CUDA
 def test_resuming_on_a_gpu_restores_its_state(tmp_path: Path) -> None:
-    device, config = torch.device("cuda"), tiny_config(steps=2 * EPOCH)
-    interrupted_at(7)(config, some_pictures(), tmp_path, device, quiet=True).run()
+    gpu, config = Group(device=torch.device("cuda")), tiny_config(steps=2 * EPOCH)
+    interrupted_at(7)(config, some_pictures(), tmp_path, gpu, quiet=True).run()
     saved = load_checkpoint(tmp_path / "last.ckpt")
-    trainer = Trainer(config, some_pictures(), tmp_path, device, quiet=True)
-    trainer.resume()
-    state = trainer.state()
-    assert "cuda" in saved["random"]
-    assert_same(state["random"], saved["random"])
+    trainer = Trainer(config, some_pictures(), tmp_path, gpu, quiet=True)
+    trainer.recovery.resume()
+    state = trainer.recovery.state()
+    random, saved_random = (part["ranks"][0]["random"] for part in (state, saved))
+    assert "cuda" in saved_random
+    assert_same(random, saved_random)
     for name, value in state["model"].items():
         assert value.is_cuda
         assert torch.equal(value.cpu(), saved["model"][name]), name

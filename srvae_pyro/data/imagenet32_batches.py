@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from srvae_pyro.data.imagenet32_layout import (
     HELD_OUT,
@@ -25,7 +24,7 @@ from srvae_pyro.data.splits import DataSplits, hold_out, only_size, to_channels
 from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.data.unpickle import read_arrays
 from srvae_pyro.errors import UserError
-from srvae_pyro.talk import hide_bar
+from srvae_pyro.talk import Bar
 
 __all__ = ["load_imagenet32_batches"]
 
@@ -134,12 +133,12 @@ def _read_all(paths: list[Path], channels: int) -> Tensor:
     room = sum(_bytes(path) for path in paths) // IMAGE
     images = torch.empty(room, channels, 32, 32, dtype=torch.uint8)
     filled = 0
-    for path in tqdm(
+    for path in Bar(
         paths,
         desc="reading ImageNet32",
         unit="batch",
         leave=False,
-        disable=hide_bar(),
+        in_log=False,
     ):
         batch = _read(path, channels)
         images[filled : filled + len(batch)] = batch

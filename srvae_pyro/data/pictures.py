@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from srvae_pyro.data.colours import as_rgb, eight_bits
 from srvae_pyro.data.opening import open_picture
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.talk import hide_bar
+from srvae_pyro.talk import Bar
 
 __all__ = [
     "find_pictures",
@@ -195,12 +194,12 @@ def _in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[
     size = max(1, min(256, count // (4 * workers)))
     starts = range(0, count, size)
     stops = [min(start + size, count) for start in starts]
-    bar = tqdm(
+    bar = Bar(
         total=count,
         desc=f"reading {what}",
         unit="file",
         leave=False,
-        disable=hide_bar(),
+        in_log=False,
     )
     with ThreadPoolExecutor(workers) as pool, bar:
         results = pool.map(work, starts, stops)  # an error cancels the parts not begun

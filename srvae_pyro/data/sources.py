@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.talk import hide_bar
+from srvae_pyro.talk import Bar
 
 __all__ = ["PictureFiles", "Source", "TarShards"]
 
@@ -105,7 +104,7 @@ class TarShards:
         self.paths: list[Path] = []
         empty: list[Path] = []
         offsets, sizes, counts = [], [], []
-        for path in tqdm(paths, desc="indexing", unit="shard", leave=False, disable=hide_bar()):
+        for path in Bar(paths, desc="indexing", unit="shard", leave=False, in_log=False):
             members = _members(path)
             if not len(members):
                 empty.append(path)

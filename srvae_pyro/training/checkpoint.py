@@ -1,4 +1,4 @@
-"""Checkpoints: the best model for others, and everything needed to go on."""
+"""Checkpoints: files that hold everything needed to go on, and are whole or refused."""
 
 from __future__ import annotations
 
@@ -12,32 +12,22 @@ from torch import Tensor
 from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_whole
+from srvae_pyro.models.loading import CONFIG
 
 __all__ = [
     "LAST",
+    "can_resume",
     "check_optimizer",
     "load_checkpoint",
-    "random_state",
-    "restore_random_state",
     "save_checkpoint",
 ]
 
 LAST = "last.ckpt"
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of PyTorch's random numbers on the CPU and on ``device``."""
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Go back to what :func:`random_state` found; on a device that it was not on, as it is."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+def can_resume(folder: Path) -> bool:
+    """Whether a run's folder holds what it takes to go on."""
+    return (folder / CONFIG).is_file() and (folder / LAST).is_file()
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -88,19 +78,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Whether an optimiser's state has the shapes of its parameters, which PyTorch does not check.
+    """Refuse an optimiser's state of other shapes than its parameters: PyTorch does not check.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it has other parameters, or other shapes.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, values in state["state"].items():
-        if not (isinstance(number, int) and 0 <= number < len(parameters)):
-            raise ValueError(f"its optimiser has a parameter {number!r}")
+    for index, values in state["state"].items():
+        if not (isinstance(index, int) and 0 <= index < len(parameters)):
+            raise ValueError(f"its optimiser has a parameter {index!r}")
         for name, value in values.items():
-            if (
-                isinstance(value, Tensor)
-                and value.dim()
-                and value.shape != parameters[number].shape
-            ):
-                raise ValueError(f"its optimiser's {name} of parameter {number} has another shape")
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[index].shape:
+                raise ValueError(f"its optimiser's {name} of parameter {index} has another shape")

@@ -1,4 +1,4 @@
-"""Stop at the next step on Ctrl-C, a lost terminal, or what batch systems send before the end."""
+"""Stop after the current step on SIGINT, SIGTERM, SIGHUP, or a batch system's warning signals."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from srvae_pyro.talk import talks
-from srvae_pyro.training.messages import say
+from srvae_pyro.talk import say
 
 __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """Within it, the first signal to end is noted (it becomes true) and not acted on.
+    """A context that notes the first signal to end, and then is true, instead of acting on it.
 
-    A second Ctrl-C or SIGTERM acts as usual. The others may come as often as they like: a terminal
-    that goes away sends SIGHUP more than once, a system with a limit SIGXCPU every second.
+    A second Ctrl-C or SIGTERM acts as usual. The other signals may be repeated: a terminal that
+    goes away sends SIGHUP more than once, a system with a time limit SIGXCPU every second.
+
+    Attributes:
+        signal: the first one's number; None before it.
     """
 
     URGENT = (signal.SIGINT, signal.SIGTERM)
@@ -40,7 +42,7 @@ class Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in (*self.URGENT, *self.GENTLE):
                 handler = signal.getsignal(number)
-                # What nohup ignores stays ignored; so does what was not set from Python.
+                # Keep what nohup ignores, and handlers that were not set from Python.
                 if handler is None or (number in self.GENTLE and handler == signal.SIG_IGN):
                     continue
                 self._previous[number] = signal.signal(number, self._note)
@@ -65,6 +67,6 @@ class Interrupt:
             self.signal = number
         if number in self.URGENT:
             self._restore(*self.URGENT)
-        if first and talks():
+        if first:
             again = "; once more to stop at once" if number in self.URGENT else ""
             say(f"stopping after this step{again}")

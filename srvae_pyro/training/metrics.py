@@ -1,4 +1,4 @@
-"""Metrics of a run, in ``metrics.jsonl`` and TensorBoard."""
+"""A run's metrics over its steps, in ``metrics.jsonl`` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from srvae_pyro.files import write_text
-from srvae_pyro.training.messages import say
+from srvae_pyro.talk import say
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,26 +26,30 @@ class MetricsLog:
 
     Args:
         folder: the run's folder.
-        step: lines after this step, written by a run that was then resumed from it, are dropped.
+        step: the step that the run goes on from; lines of later steps are dropped.
+        enabled: whether to write anything: rank 0 does.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, enabled: bool = True) -> None:
         self.path = folder / METRICS
+        self.enabled = enabled
         self.pending: list[str] = []  # lines that could not be written yet
         self.rewind(step)
-        self.writer = _writer(folder / "tensorboard", step + 1)
+        self.writer = _writer(folder / "tensorboard", step + 1) if enabled else None
 
     def rewind(self, step: int) -> None:
         """Drop what was written after ``step`` steps, and a line cut off by the process's death."""
-        if self.path.exists():
+        if self.enabled and self.path.exists():
             kept = [line for line in _complete_lines(self.path) if json.loads(line)["step"] <= step]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, split: str, step: int, values: dict[str, Any]) -> None:
         """Write the values of ``split`` (train or val) after ``step`` steps.
 
-        What a full disk does not take is kept and written with the next.
+        Lines that a full disk does not take are written with the next ones.
         """
+        if not self.enabled:
+            return
         self.pending.append(json.dumps({"split": split, "step": step, **values}) + "\n")
         try:
             content = "".join(self.pending).encode()
@@ -94,7 +98,7 @@ def _writer(folder: Path, step: int) -> SummaryWriter | None:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    """The lines of a file that are whole; the last may have been cut off."""
+    """The complete lines of a file; the last may have been cut off."""
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

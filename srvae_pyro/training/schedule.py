@@ -1,4 +1,4 @@
-"""What changes as training goes on: the learning rate and the weight of KL_z."""
+"""Schedules: the learning rate, the weight of KL_z, and the bound on the gradient's norm."""
 
 from __future__ import annotations
 
@@ -31,18 +31,17 @@ def kl_weight(config: TrainingConfig, progress: float) -> float:
 
 
 class GradientClip:
-    """A bound on the gradient's norm relative to what is normal here.
+    """A bound on the gradient's norm: ``factor`` times the median of the last norms.
 
-    The bound is ``factor`` times the median of the last norms. Larger gradients are scaled down to
-    it, and their own norms count in the median: where gradients have grown for good the bound
-    follows, so it cannot lock.
+    Larger gradients are scaled down to it, but count in the median with their full norms: where
+    gradients have grown for good the bound follows, so it cannot lock.
 
     Args:
         factor: times the median.
         window: how many norms are remembered.
 
     Raises:
-        ValueError: the factor is not above 0: all gradients would become 0.
+        ValueError: the factor is not above 0, so that all gradients would become 0.
     """
 
     def __init__(self, factor: float, window: int = 100) -> None:
@@ -53,7 +52,7 @@ class GradientClip:
         self.norms: list[float] = []
 
     def scale(self, norm: float) -> float:
-        """What to multiply a gradient of this finite norm by; remembers it."""
+        """The factor for a gradient of this finite norm, which is remembered."""
         recent = sorted(self.norms)
         bound = self.factor * recent[len(recent) // 2] if recent else math.inf
         self.norms = [*self.norms, norm][-self.window :]

@@ -16,16 +16,15 @@ from srvae_pyro.config import EARLIER, DataConfig, ModelName, Preset, RunConfig
 from srvae_pyro.data import DATA_SETS, check_shards
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.run_data import can_have_moved
-from srvae_pyro.models.loading import CONFIG, RUNS, WEIGHTS, find_run, read_config
+from srvae_pyro.models.loading import RUNS, WEIGHTS, find_run, read_config
 from srvae_pyro.presets import PRESETS, preset
-from srvae_pyro.training.checkpoint import LAST
+from srvae_pyro.training.checkpoint import LAST, can_resume
 from srvae_pyro.training.flags import OWN, given, setting_flags
 
 if TYPE_CHECKING:
     from srvae_pyro.train import TrainArguments
 
 __all__ = [
-    "can_resume",
     "data_name",
     "folder_of",
     "fresh_config",
@@ -227,11 +226,6 @@ def run_folder(arguments: TrainArguments) -> Path:
             "name with --run"
         )
     return folder
-
-
-def can_resume(folder: Path) -> bool:
-    """Whether a run's folder holds what it takes to go on."""
-    return (folder / CONFIG).is_file() and (folder / LAST).is_file()
 
 
 def resume_command(arguments: TrainArguments) -> str:

@@ -1,0 +1,222 @@
+"""What learns: a model with its optimiser and objective, one update at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srvae_pyro.config import RunConfig
+from srvae_pyro.data import augment
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.elbo import TermsELBO
+from srvae_pyro.models import ImageModel, make_model
+from srvae_pyro.parallel import Group
+from srvae_pyro.pixels import to_unit
+from srvae_pyro.streams import torch_seed
+from srvae_pyro.training.checkpoint import check_optimizer
+from srvae_pyro.training.ema import ExponentialAverage
+from srvae_pyro.training.objective import Objective
+from srvae_pyro.training.randomness import Randomness
+from srvae_pyro.training.schedule import GradientClip
+
+__all__ = ["Learner", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one update.
+
+    Attributes:
+        loss: mean over this process's images, nats an image, a scalar on the device.
+        terms: the ELBO's terms and their ``total``, nats, (B) each.
+        norm: of the gradient before clipping, a scalar on the device.
+        votes: the votes handed in, summed over the processes.
+        fault: what was not finite, so that the update was skipped; empty if it was made.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    norm: Tensor
+    votes: list[float]
+    fault: str = ""
+
+    @property
+    def skipped(self) -> bool:
+        return bool(self.fault)
+
+
+class Learner:
+    """A model that learns from batches, and an average of its weights.
+
+    Args:
+        config: the run's.
+        batch_size: images an update, over all processes.
+        group: the processes that train together.
+        accumulate: parts of a batch whose gradients are summed before the update.
+
+    Raises:
+        UserError: a batch cannot be shared so.
+    """
+
+    def __init__(
+        self, config: RunConfig, batch_size: int, group: Group = Group(), accumulate: int = 1
+    ) -> None:
+        settings = config.training
+        if accumulate > 1 and settings.free_nats > 0:
+            raise UserError(
+                "free nats are of a batch as a whole, which --accumulate takes in parts: "
+                "leave out one of the two"
+            )
+        if batch_size % (group.size * accumulate):
+            raise UserError(
+                f"a batch of {batch_size} pictures cannot be shared evenly by "
+                f"{group.size} processes in {accumulate} parts: choose another number of "
+                "them, or another --batch-size"
+            )
+        self.config, self.settings = config, settings
+        self.batch_size, self.group, self.accumulate = batch_size, group, accumulate
+        torch.manual_seed(torch_seed(settings.seed, *b"weights"))
+        self.model: ImageModel = make_model(config.model).to(group.device)
+        self.optimizer = torch.optim.Adamax(
+            self.model.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps
+        )
+        elbo = TermsELBO(analytic_kl=settings.analytic_kl, detailed_kl=settings.free_nats > 0)
+        self.objective = Objective(self.model, elbo, settings.free_nats, group.mean)
+        self.parallel: nn.Module = self.objective  # see distribute
+        self.clip = GradientClip(settings.clip_factor)
+        self.average = ExponentialAverage(self.model, settings.ema_half_life)
+        self.randomness = Randomness(settings.seed, group)
+
+    @property
+    def averaged(self) -> ImageModel:
+        """The model with the averaged weights, which rank 0 keeps."""
+        return self.average.module
+
+    def initialize(self, images: Tensor) -> None:
+        """Data-dependent initialisation, of what is not initialised yet, on uint8 images."""
+        self.model.initialize(to_unit(images.to(self.group.device)))
+        self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
+
+    def distribute(self) -> None:
+        """Let all processes learn together from now on, starting with rank 0's weights."""
+        self.parallel = self.group.data_parallel(self.objective)
+
+    # One update.
+
+    def step(
+        self,
+        images: Tensor,
+        *,
+        rate: float,
+        kl_weight: float,
+        images_seen: int,
+        votes: Callable[[], list[float]],
+    ) -> Outcome:
+        """Learn from this process's part of a batch, unless something is not finite.
+
+        Args:
+            images: uint8 (B, C, H, W) on the device.
+            rate: the learning rate.
+            kl_weight: of KL_z.
+            images_seen: by all processes, before this batch.
+            votes: gives numbers to sum over the processes.
+        """
+        if self.config.data.augment:
+            images = augment(images, self.randomness.augmentation)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, terms = self.backward(to_unit(images), kl_weight)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        total_norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        norm, batch_loss, counted = self.agree(total_norm, loss, votes)
+        if not (math.isfinite(norm) and math.isfinite(batch_loss)):
+            return Outcome(loss, terms, total_norm, counted, self.fault(terms))
+        scale = self.clip.scale(norm)
+        if scale < 1:
+            torch._foreach_mul_(gradients, scale)
+        self.optimizer.step()
+        if self.group.main:
+            self.average.update(images_seen + self.batch_size, self.batch_size)
+        return Outcome(loss, terms, total_norm, counted)
+
+    def backward(self, x: Tensor, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of images x (B, C, H, W), part by part; the loss, and the terms, (B) each."""
+        losses, parts_terms = [], []
+        parts = x.chunk(self.accumulate)
+        for part in parts:
+            # Processes exchange gradients with the last part alone.
+            hold = self.group.size > 1 and part is not parts[-1]
+            with self.parallel.no_sync() if hold else nullcontext():  # type: ignore[operator]
+                with self.autocast():
+                    loss, terms = self.parallel(part, kl_weight)
+                share = len(part) / len(x)
+                (loss * share).backward()
+            losses.append(loss.detach() * share)
+            parts_terms.append({name: term.detach() for name, term in terms.items()})
+        joined = {name: torch.cat([t[name] for t in parts_terms]) for name in parts_terms[0]}
+        return torch.stack(losses).sum(), joined
+
+    def autocast(self) -> torch.autocast:
+        """Networks in the run's precision; log-probabilities stay in float32 by themselves."""
+        enabled = self.settings.precision == "bf16"
+        return torch.autocast(self.group.device.type, torch.bfloat16, enabled=enabled)
+
+    def agree(
+        self, norm: Tensor, loss: Tensor, votes: Callable[[], list[float]]
+    ) -> tuple[float, float, list[float]]:
+        """The gradient's norm, and the loss and the votes reduced over all processes.
+
+        The update's one synchronisation with the device and with other processes.
+        """
+        if self.group.size == 1:
+            values = torch.stack([norm, loss]).tolist()
+            return values[0], values[1], votes()
+        ballot = torch.tensor(votes(), dtype=torch.float64, device=self.group.device)
+        sums = self.group.sum(torch.cat([loss.double()[None], ballot]))
+        first, total, *counted = torch.cat([norm.double()[None], sums]).tolist()
+        return first, total / self.group.size, counted
+
+    def fault(self, terms: dict[str, Tensor]) -> str:
+        """The sites, or else the parameter's gradient, that were not finite in this process."""
+        sites = [
+            name.partition("_")[2]
+            for name, term in terms.items()
+            if name != "total" and not bool(term.isfinite().all())
+        ]
+        if sites:
+            return f"site {', '.join(sites)}"
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                return f"gradient of {name}"
+        return "gradient of all together"
+
+    # What a checkpoint holds.
+
+    def state(self) -> dict[str, Any]:
+        """What all processes have in common."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "norms": self.clip.norms,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a :meth:`state`."""
+        check_optimizer(state["optimizer"], self.optimizer)
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.clip.norms = [float(norm) for norm in state["norms"]]
+
+    def restart_from_average(self) -> None:
+        """Take the averaged weights, and forget the optimiser's moments."""
+        self.model.load_state_dict(self.averaged.state_dict())
+        self.optimizer.state.clear()

@@ -1,0 +1,214 @@
+"""A run: updates, logging, validation and checkpoints, in the order in which they happen."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from pathlib import Path
+
+from torch import Tensor
+
+from srvae_pyro.config import RunConfig
+from srvae_pyro.data import DataSplits
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim
+from srvae_pyro.parallel import Group
+from srvae_pyro.talk import Bar, say
+from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.interrupt import Interrupt
+from srvae_pyro.training.learner import Learner
+from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.progress import Clock, Progress
+from srvae_pyro.training.recovery import Recovery
+from srvae_pyro.training.schedule import kl_weight, learning_rate
+from srvae_pyro.training.validation import Validation
+
+__all__ = ["Trainer"]
+
+LOG_EVERY = 50  # steps
+
+
+class Trainer:
+    """Trains the model of a run's config and keeps the run's folder.
+
+    Args:
+        config: the run's.
+        data: the pictures.
+        folder: the run's folder; nothing is written before :meth:`run`.
+        group: the processes that train together.
+        accumulate: parts of a batch whose gradients are summed before the update.
+        save_minutes: between checkpoints within an epoch; each epoch's end has one too.
+        quiet: whether to show no progress bar.
+
+    Raises:
+        UserError: too few pictures, or batches that cannot be shared.
+    """
+
+    log: MetricsLog
+    bar: Bar
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: DataSplits,
+        folder: Path,
+        group: Group = Group(),
+        *,
+        accumulate: int = 1,
+        save_minutes: float = 10.0,
+        quiet: bool = False,
+    ) -> None:
+        if len(data.train) < 2:
+            raise UserError("training needs at least 2 pictures: there is 1")
+        settings = config.training
+        self.config, self.settings = config, settings
+        self.data, self.folder, self.group, self.quiet = data, folder, group, quiet
+        self.batches = Batches(
+            data.train, settings.batch_size, group.device, settings.seed, group.rank, group.size
+        )
+        self.learner = Learner(config, self.batches.batch_size, group, accumulate)
+        self.progress, self.means, self.interrupt = Progress(), RunningMean(), Interrupt()
+        self.clock = Clock(self.progress, self.interrupt, group)
+        kept = self.learner, self.progress, self.means
+        self.recovery = Recovery(folder, *kept, self.clock, group, 60 * save_minutes)
+        self.validation = Validation(self.learner, data, settings, folder, group)
+        self._logged = 0, 0.0  # images and seconds when metrics were last written
+
+    def fraction_done(self) -> float:
+        """From 0 to 1, by whichever of epochs, steps and minutes ends first."""
+        return self.progress.fraction_done(self.settings, len(self.batches))
+
+    def run(self) -> Progress:
+        """Train to the end, or to a signal; the run's folder is complete either way.
+
+        Raises:
+            UserError: nothing can be written, or updates are not finite time and again.
+        """
+        if not self.recovery.resumed:
+            self.begin()
+        self.learner.distribute()
+        self.clock.save_in(self.recovery.save_every)
+        self._logged = self.progress.images, self.progress.seconds
+        log = MetricsLog(self.folder, self.progress.step, enabled=self.group.main)
+        with closing(log) as self.log, self.interrupt, self.make_bar() as self.bar:
+            while self.fraction_done() < 1 and not self.clock.stop:
+                self.run_epoch()
+            if self.fraction_done() >= 1 and self.progress.step_in_epoch:
+                self.validate()  # the run ends within an epoch
+            self.recovery.save()
+            self.recovery.keep_some()
+        if self.recovery.unsaved:
+            raise UserError(
+                f"the end of the run could not be saved ({self.recovery.unsaved}): make room, then "
+                "--resume goes on from the last checkpoint that was"
+            )
+        return self.progress
+
+    def begin(self) -> None:
+        """The first weights, how good they are, and the first checkpoint."""
+        if self.group.main:  # the other processes take over its weights
+            self.learner.initialize(self.batches.first(max(self.settings.batch_size, 2)))
+            self.progress.untrained = self.validation.untrained()
+        self.learner.randomness.seed_noise(step=0)
+        self.recovery.save()
+        if self.recovery.unsaved:
+            raise UserError(f"{self.folder} cannot be written to: {self.recovery.unsaved}")
+
+    def run_epoch(self) -> None:
+        """The rest of an epoch, or as much of it as the run's limits and signals leave."""
+        progress = self.progress
+        self.clock.start()
+        for images in self.batches.epoch(progress.epoch, progress.step_in_epoch):
+            self.update(images)
+            if self.recovery.needed:
+                self.roll_back()
+                return
+            if progress.step % LOG_EVERY == 0 or progress.step == 1:
+                self.log_training()
+            self.bar.n = 1000 * self.fraction_done()
+            self.bar.update(0)
+            if self.fraction_done() >= 1 or self.clock.stop:
+                break
+            if self.clock.save_due:
+                self.recovery.save()
+        if progress.step_in_epoch >= len(self.batches):
+            progress.epoch += 1
+            progress.step_in_epoch = 0
+            self.validate()
+            self.recovery.save()
+
+    def update(self, images: Tensor) -> None:
+        """Learn from this process's part of a batch, uint8 (B, C, H, W) on the device."""
+        progress, done = self.progress, self.fraction_done()
+        outcome = self.learner.step(
+            images,
+            rate=learning_rate(self.settings, progress.step, done) * progress.rate_factor,
+            kl_weight=kl_weight(self.settings, done),
+            images_seen=progress.images,
+            votes=self.clock.votes,
+        )
+        self.clock.count(outcome.votes)
+        if outcome.skipped:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+            say(
+                f"step {progress.step}: not finite at {outcome.fault}; update skipped "
+                f"({progress.skipped} so far)"
+            )
+        else:
+            progress.skipped_in_a_row = 0
+            terms = dict(outcome.terms)
+            bits = terms.pop("total") * bits_per_dim(1.0, self.data.shape)
+            norm = {"bits_per_dim": bits, "gradient_norm": outcome.norm}
+            self.means.add({"loss": outcome.loss, **terms, **norm})
+        progress.step += 1
+        progress.step_in_epoch += 1
+        progress.images += self.batches.batch_size
+
+    def roll_back(self) -> None:
+        """Return to the last checkpoint, and forget what was logged since."""
+        self.recovery.roll_back()
+        self._logged = self.progress.images, self.progress.seconds
+        self.log.rewind(self.progress.step)
+
+    def log_training(self) -> None:
+        """Write the means since the last time, over all processes."""
+        progress = self.progress
+        images, seconds = self._logged
+        self._logged = progress.images, progress.seconds
+        speed = (progress.images - images) / max(progress.seconds - seconds, 1e-9)
+        values = self.means.read(self.group.sum)
+        postfix = {
+            "epoch": progress.epoch,
+            "bits/dim": f"{values.get('bits_per_dim', math.nan):.3f}",
+        }
+        if progress.val:
+            postfix["val"] = f"{progress.val['bits_per_dim']:.3f}"
+        self.bar.set_postfix({**postfix, "images/s": f"{speed:.0f}"}, refresh=False)
+        values["lr"] = self.learner.optimizer.param_groups[0]["lr"]
+        values["images_per_second"] = speed
+        values["epoch"] = progress.epoch
+        values["seconds"] = progress.seconds
+        values["skipped"] = progress.skipped
+        self.log.write("train", progress.step, values)
+
+    def validate(self) -> None:
+        """Score the averaged weights, keep them if they are the best, and draw."""
+        progress = self.progress
+        self.bar.set_postfix_str("validating")
+        progress.val = self.validation.score()
+        self.log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
+        self.recovery.keep_if_best(progress.val["nats"])
+        self.validation.draw(self.log, progress.step, finished=self.fraction_done() >= 1)
+
+    def make_bar(self) -> Bar:
+        """A progress bar over the run, in thousandths of it; in a log a line now and then."""
+        return Bar(
+            total=1000,
+            initial=1000 * self.fraction_done(),
+            disable=self.quiet,
+            mininterval=1.0,
+            miniters=0,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            log_format="{percentage:.1f}%, {elapsed}<{remaining}{postfix}",
+        )

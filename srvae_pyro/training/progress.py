@@ -1,0 +1,108 @@
+"""How far a run is, and what its processes decide together: to stop, or to save."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from srvae_pyro.config import TrainingConfig
+from srvae_pyro.parallel import Group
+from srvae_pyro.training.interrupt import Interrupt
+
+__all__ = ["Clock", "Progress"]
+
+
+@dataclass
+class Progress:
+    """How far a run is; a checkpoint holds these fields by name."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    images: int = 0
+    seconds: float = 0.0  # of training, without validation and pauses
+    skipped: int = 0  # updates left out because something was not finite
+    skipped_in_a_row: int = 0
+    rollbacks: int = 0  # returns to the last checkpoint after too many skipped in a row
+    rate_factor: float = 1.0  # on the learning rate, halved by each rollback
+    best: float = math.inf  # validation nats an image
+    untrained: float = math.nan  # test bits/dim before the first update
+    val: dict[str, float] = field(default_factory=dict)
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Take over a checkpoint's values.
+
+        Raises:
+            TypeError: one of them is not a field.
+        """
+        vars(self).update(vars(Progress(**values)))
+
+    def fraction_done(self, settings: TrainingConfig, epoch_steps: int) -> float:
+        """From 0 to 1, by whichever limit ends first.
+
+        Args:
+            settings: with the limits: epochs, steps, minutes.
+            epoch_steps: updates an epoch.
+        """
+        fractions = [0.0]
+        if settings.epochs is not None:
+            fractions.append(self.step / max(settings.epochs * epoch_steps, 1))
+        if settings.steps is not None:
+            fractions.append(self.step / max(settings.steps, 1))
+        if settings.max_minutes is not None:
+            fractions.append(self.seconds / 60 / settings.max_minutes)
+        return min(max(fractions), 1.0)
+
+
+class Clock:
+    """The run's clock, and whether to stop or to save, the same in all processes.
+
+    At each update every process hands in its :meth:`votes`. Their sums over the processes come back
+    to :meth:`count` with the update's one all-reduce, so that all of them decide alike.
+
+    Attributes:
+        save_due: whether the time between two checkpoints is over, by rank 0's clock.
+
+    Args:
+        progress: whose seconds it counts.
+        interrupt: the signals to this process.
+        group: the processes that train together.
+    """
+
+    def __init__(self, progress: Progress, interrupt: Interrupt, group: Group) -> None:
+        self.progress = progress
+        self.interrupt = interrupt
+        self.group = group
+        self.save_due = False
+        self._stop = False
+        self._read_at = time.monotonic()
+        self._save_at = math.inf
+
+    def start(self) -> None:
+        """Count from now on: what came before was no training."""
+        self._read_at = time.monotonic()
+
+    def save_in(self, seconds: float) -> None:
+        """Let the next checkpoint be due then."""
+        self._save_at = time.monotonic() + seconds
+
+    def votes(self) -> list[float]:
+        """A signal received, a checkpoint due, seconds since the last votes; times by rank 0's."""
+        now = time.monotonic()
+        seconds, self._read_at = now - self._read_at, now
+        times = [float(now > self._save_at), seconds] if self.group.main else [0.0, 0.0]
+        return [float(bool(self.interrupt)), *times]
+
+    def count(self, votes: Sequence[float]) -> None:
+        """Take the votes' sums over the processes."""
+        stop, due, seconds = votes
+        self._stop, self.save_due = stop > 0, due > 0
+        self.progress.seconds += seconds
+
+    @property
+    def stop(self) -> bool:
+        """Whether a signal has reached any process; one alone need not wait for the votes."""
+        return self._stop or (self.group.size == 1 and bool(self.interrupt))

@@ -1,0 +1,203 @@
+"""A run's two files of weights, and the ways back: resuming, and rolling back from bad updates."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.terms import RunningMean
+from srvae_pyro.models.loading import WEIGHTS, save_weights, validation_nats
+from srvae_pyro.parallel import Group
+from srvae_pyro.talk import say
+from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
+from srvae_pyro.training.learner import Learner
+from srvae_pyro.training.progress import Clock, Progress
+
+__all__ = ["Recovery"]
+
+RETRY_AFTER = 60.0  # seconds after a checkpoint that could not be written
+MAX_SKIPPED_IN_A_ROW = 10
+MAX_ROLLBACKS = 3
+
+
+class Recovery:
+    """Keeps ``last.ckpt``, with all that it takes to go on, and the best ``model.safetensors``.
+
+    Args:
+        folder: the run's folder.
+        learner, progress, means: what the checkpoint is of, to be restored in place.
+        clock: is told when the next checkpoint is due.
+        group: the processes that train together, of which rank 0 writes.
+        save_every: seconds between checkpoints within an epoch.
+
+    Attributes:
+        resumed: whether the run goes on from a checkpoint.
+        unsaved: why the last checkpoint could not be written; empty if it was.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        learner: Learner,
+        progress: Progress,
+        means: RunningMean,
+        clock: Clock,
+        group: Group,
+        save_every: float,
+    ) -> None:
+        self.folder = folder
+        self.learner, self.progress, self.means = learner, progress, means
+        self.clock, self.group, self.save_every = clock, group, save_every
+        self.resumed = False
+        self.unsaved = ""
+
+    # The last checkpoint.
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on as if nothing had happened; all processes take part."""
+        means = {
+            "sums": {name: total.cpu() for name, total in self.means.sums.items()},
+            "counts": dict(self.means.counts),
+        }
+        return {
+            **self.learner.state(),
+            "progress": dict(vars(self.progress)),
+            "ranks": self.group.gather({**self.learner.randomness.state(), **means}),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`; with another number of processes, with new noise."""
+        self.learner.restore(state)
+        self.progress.restore(state["progress"])
+        ranks, step = state["ranks"], self.progress.step
+        if len(ranks) != self.group.size:
+            self.means.sums, self.means.counts = {}, {}
+            self.learner.randomness.seed(step)
+            return
+        ours, device = ranks[self.group.rank], self.group.device
+        self.means.sums = {name: total.to(device) for name, total in ours["sums"].items()}
+        self.means.counts = dict(ours["counts"])
+        self.learner.randomness.restore(ours, step)
+
+    def save(self) -> None:
+        """Write ``last.ckpt``; after a failure, as of a full disk, again in a minute.
+
+        Not while updates are skipped: the weights may be what is wrong.
+        """
+        if self.progress.skipped_in_a_row:
+            return
+        path, state = self.folder / LAST, self.state()
+        if not self.group.main:
+            return
+        try:
+            save_checkpoint(path, state)
+        except OSError as error:
+            self.unsaved = error.strerror or str(error)
+            self.clock.save_in(RETRY_AFTER)
+            say(
+                f"cannot write {path} ({self.unsaved}): what was there is untouched, training goes "
+                "on and tries again"
+            )
+        else:
+            self.unsaved = ""
+            self.clock.save_in(self.save_every)
+
+    def resume(self) -> None:
+        """Go on from ``last.ckpt``.
+
+        Raises:
+            UserError: it is missing, damaged or of another model.
+        """
+        path = self.folder / LAST
+        self.group.barrier()  # rank 0 may still be writing it
+        state = load_checkpoint(path)
+        try:
+            self.restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} does not suit this run's settings: {reason}") from None
+        self.resumed = True
+
+    # Rolling back.
+
+    @property
+    def needed(self) -> bool:
+        """Whether so many updates in a row were skipped that waiting for a good one is no use."""
+        return self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
+
+    def roll_back(self) -> None:
+        """Return to the last checkpoint with half the learning rate.
+
+        From the second time on with the averaged weights and a fresh optimiser: the checkpoint
+        itself may lead to where it went wrong.
+
+        Raises:
+            UserError: that has been tried often enough.
+        """
+        progress = self.progress
+        kept = {
+            "rollbacks": progress.rollbacks + 1,
+            "rate_factor": progress.rate_factor / 2,
+            "skipped": progress.skipped,
+            "seconds": progress.seconds,
+        }
+        if progress.rollbacks >= MAX_ROLLBACKS:
+            raise UserError(
+                f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, and {MAX_ROLLBACKS} "
+                "returns to the last checkpoint did not help: try a lower --lr or --precision "
+                "fp32; that checkpoint is untouched"
+            )
+        self.resume()
+        vars(progress).update(kept)
+        if progress.rollbacks > 1:
+            self.learner.restart_from_average()
+        say(
+            f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite: back to step "
+            f"{progress.step} with {progress.rate_factor:g} of the learning rate"
+        )
+
+    # The best weights.
+
+    def keep_if_best(self, nats: float) -> None:
+        """Write the averaged weights if no better ones have been; rank 0.
+
+        Args:
+            nats: of validation, an image; a finite one is better than one that is not.
+        """
+        if not self.group.main:
+            return
+        best = self.best()
+        better = nats < best or not math.isfinite(best)
+        self.progress.best = nats if better and self.write_weights(nats) else best
+
+    def best(self) -> float:
+        """Validation nats an image of ``model.safetensors``; infinite if there is none.
+
+        As the file has them: it may be of a later step than the checkpoint that a run resumes.
+        """
+        path = self.folder / WEIGHTS
+        if not path.exists():
+            return math.inf
+        nats = validation_nats(path)
+        return self.progress.best if nats is None else nats
+
+    def keep_some(self) -> None:
+        """Write the averaged weights if none have been, before the first validation; rank 0."""
+        if self.group.main and not (self.folder / WEIGHTS).exists():
+            self.write_weights()
+
+    def write_weights(self, nats: float | None = None) -> bool:
+        """Write the averaged weights to ``model.safetensors``; whether that worked.
+
+        Args:
+            nats: of validation, an image, if there was one.
+        """
+        try:
+            save_weights(self.learner.averaged, self.folder, nats)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            say(f"cannot write {self.folder / WEIGHTS} ({reason}): training goes on")
+            return False
+        return True

@@ -1,0 +1,234 @@
+"""One run from its settings to its report: what the command train does."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srvae_pyro.config import ModelConfig, RunConfig
+from srvae_pyro.data import DataSplits, PictureOptions, load_data
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.baselines import histogram_nats
+from srvae_pyro.evaluation.report import record
+from srvae_pyro.evaluation.run_data import has_earlier_layout, refuse_missing
+from srvae_pyro.evaluation.terms import bits_per_dim, spread
+from srvae_pyro.files import write_json
+from srvae_pyro.lock import locked
+from srvae_pyro.models.base import sizes_of
+from srvae_pyro.models.loading import CONFIG, load, load_weights
+from srvae_pyro.networks import checkpoint_blocks, compile_networks
+from srvae_pyro.parallel import Group, process_group
+from srvae_pyro.runtime import process_cores, start
+from srvae_pyro.talk import say
+from srvae_pyro.training.checkpoint import can_resume
+from srvae_pyro.training.loop import Trainer
+from srvae_pyro.training.settings import (
+    folder_of,
+    fresh_config,
+    resume_command,
+    resumed_config,
+    run_folder,
+)
+from srvae_pyro.training.validation import score
+
+if TYPE_CHECKING:
+    from srvae_pyro.train import TrainArguments
+
+__all__ = ["IN_USE", "load_pictures", "run"]
+
+IN_USE = "another process trains there; wait for it, stop it, or choose another name with --run"
+
+
+def run(arguments: TrainArguments) -> int:
+    """Train as asked, with the other processes that torchrun started; the exit code."""
+    with process_group(arguments.device) as group:
+        return run_in(group, arguments)
+
+
+def run_in(group: Group, arguments: TrainArguments) -> int:
+    """This process's part of a run; the exit code."""
+    if group.restarts and can_resume(folder_of(arguments)):
+        arguments = replace(arguments, resume=True)  # torchrun restarted a run
+    folder = run_folder(arguments)
+    config = resumed_config(arguments, folder) if arguments.resume else fresh_config(arguments)
+    config = with_precision(config, arguments, group)
+    with group.main_first():
+        pictures = load_pictures(config, arguments)
+    config = with_pictures(config, pictures, folder, arguments.resume)
+    trainer = make_trainer(config, pictures, folder, group, arguments)
+    with locked(folder, IN_USE) if group.main else nullcontext():
+        return train(trainer, arguments)
+
+
+def with_precision(config: RunConfig, arguments: TrainArguments, group: Group) -> RunConfig:
+    """The settings with the precision that this machine computes in, for which it is set up."""
+    keep = arguments.resume and arguments.precision == "auto"
+    precision = start(
+        group.device,
+        config.training.precision if keep else arguments.precision,
+        threads=arguments.threads,
+        keep_allocator=arguments.keep_allocator,
+    )
+    return replace(config, training=replace(config.training, precision=precision))
+
+
+def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
+    """The pictures that a run trains on."""
+    data = config.data
+    if arguments.resume:
+        refuse_missing(data)
+    options = PictureOptions(
+        image_size=data.image_size,
+        channels=data.channels,
+        seed=data.seed,
+        limit=data.limit,
+        strict=arguments.strict,
+        stream=arguments.stream or data.info.get("streamed"),
+        exact_names=has_earlier_layout(data),
+        check_shape=lambda shape: check_shape(config.model, shape),
+    )
+    pictures = load_data(data.data, arguments.data_root, options)
+    workers = arguments.workers
+    pictures.train.workers = min(process_cores() // 2, 8) if workers is None else workers
+    return pictures
+
+
+def check_shape(model: ModelConfig, shape: tuple[int, int, int]) -> None:
+    """Refuse pictures (C, H, W) that do not suit the networks.
+
+    Raises:
+        UserError: they do not; names the ``--image-size`` that would.
+    """
+
+    def problem(shape: tuple[int, int, int]) -> UserError | None:
+        try:
+            sizes_of(replace(model, image_shape=shape))
+        except UserError as error:
+            return error
+        return None
+
+    if wrong := problem(shape):
+        side = shape[1] if shape[1] == shape[2] else min(*shape[1:], 64)
+        # The next larger size that suits, so that nothing of a picture is lost.
+        better = (size for size in range(side, side + 65) if not problem((shape[0], size, size)))
+        size = next(better, None)
+        raise UserError(f"{wrong}: pass --image-size {size}") if size else wrong
+
+
+def with_pictures(config: RunConfig, pictures: DataSplits, folder: Path, resume: bool) -> RunConfig:
+    """The settings completed by what the pictures are.
+
+    Raises:
+        UserError: a run that is to be resumed was trained on others.
+    """
+    fingerprint = pictures.fingerprint()
+    if resume:
+        if config.model.image_shape != pictures.shape:
+            was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, pictures.shape))
+            raise UserError(f"{folder} was trained on pictures of {was}, its data now has {now}")
+        recorded = config.data.info.get("fingerprint")
+        if recorded is not None and not pictures.is_known_as(recorded):
+            raise UserError(
+                f"{folder}: the pictures of {pictures.name} are not those that it was trained on; "
+                "bring them back or name their place with --data to resume, or start another --run"
+            )
+    info = {**pictures.info, "fingerprint": fingerprint}
+    return replace(
+        config,
+        model=replace(config.model, image_shape=pictures.shape),
+        data=replace(config.data, info=info),
+    )
+
+
+def make_trainer(
+    config: RunConfig,
+    pictures: DataSplits,
+    folder: Path,
+    group: Group,
+    arguments: TrainArguments,
+) -> Trainer:
+    """What trains the run; nothing is written yet."""
+    trainer = Trainer(
+        config,
+        pictures,
+        folder,
+        group,
+        accumulate=arguments.accumulate,
+        save_minutes=arguments.save_minutes,
+    )
+    model = trainer.learner.model
+    if config.training.init and not arguments.resume:
+        load_weights(model, config.training.init)
+    if arguments.checkpoint_activations:
+        checkpoint_blocks(model)
+    if arguments.compile:
+        compile_networks(model)
+    return trainer
+
+
+def train(trainer: Trainer, arguments: TrainArguments) -> int:
+    """Train in the run's folder, which is locked; the exit code."""
+    folder, group = trainer.folder, trainer.group
+    if arguments.resume:
+        trainer.recovery.resume()
+        if trainer.fraction_done() >= 1 and not group.restarts:
+            raise UserError(
+                f"{folder} has reached its end: give --epochs, --steps or --max-minutes more"
+            )
+    if group.main:
+        write_json(folder / CONFIG, trainer.config.to_dict())
+    introduce(trainer)
+    progress = trainer.run()
+    if trainer.fraction_done() < 1:
+        say(
+            f"stopped in epoch {progress.epoch}, after {progress.step} steps; go on with: "
+            f"{resume_command(arguments)}"
+        )
+        return 128 + (trainer.interrupt.signal or signal.SIGINT)
+    if group.main:
+        report(trainer)
+    return 0
+
+
+def introduce(trainer: Trainer) -> None:
+    """Say what is trained, on what, and where."""
+    config, data = trainer.config, trainer.data
+    parameters = sum(p.numel() for p in trainer.learner.model.parameters())
+    say(
+        f"{config.model.model} {config.preset}: {parameters:,} parameters, "
+        f"{len(data.train):,} pictures of {'x'.join(map(str, data.shape))}, "
+        f"{trainer.group.device}, {config.training.precision}, to {trainer.folder}"
+    )
+    say(f"pictures of {data.name}: {data.info.get('split')}")
+
+
+def report(trainer: Trainer) -> None:
+    """Score the best weights on test images, write ``evaluation.json``, say what came out."""
+    data, folder, progress = trainer.data, trainer.folder, trainer.progress
+    count = trainer.settings.validation_images
+    elbo = score(load(folder, trainer.group.device), data, "test", count)
+    images = spread(data.test, count)
+    histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
+    results = {
+        "split": "test",
+        "images": len(images),
+        "elbo": elbo,
+        "untrained_bits_per_dim": progress.untrained,
+        "histogram_bits_per_dim": histogram,
+        "steps": progress.step,
+        "seconds": progress.seconds,
+        "skipped": progress.skipped,
+    }
+    record(folder, "training", results)
+    terms = ", ".join(f"{n.upper()} {v:.0f}" for n, v in elbo.items() if n[:2] in ("re", "kl"))
+    first = "at the start" if trainer.settings.init else "untrained"
+    say(f"test, {len(images):,} pictures: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
+    say(f"  nats an image: {terms}")
+    say(
+        f"  for comparison: {progress.untrained:.3f} {first}, {histogram:.3f} by a histogram of "
+        "each dimension"
+    )
+    say(f"see {folder / 'figures'}, or: python -m srvae_pyro.generate {folder}")
