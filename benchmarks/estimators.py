@@ -14,7 +14,8 @@ import torch
 from srvae_pyro.evaluation.measure import evaluate_likelihood
 from srvae_pyro.evaluation.run_data import load_for
 from srvae_pyro.evaluation.terms import spread_numbers
-from srvae_pyro.models.loading import find_run, load, read_config
+from srvae_pyro.models import load
+from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.runtime import choose_device, tune_allocator
 
 

@@ -63,7 +63,7 @@ def train(folder: Path, precision: str, pipe: Connection | None) -> None:
 def check(folder: Path, saved: int) -> str:
     """What is wrong with the folder of a killed run that had saved step ``saved``, or nothing."""
     from srvae_pyro.errors import UserError
-    from srvae_pyro.models.loading import WEIGHTS, read_weights
+    from srvae_pyro.runs import WEIGHTS, read_weights
     from srvae_pyro.training.checkpoint import LAST, load_checkpoint
 
     if not (folder / LAST).exists():
@@ -80,7 +80,7 @@ def check(folder: Path, saved: int) -> str:
 def same(one: Path, other: Path) -> bool:
     """Whether two runs have the same checkpoint, clocks left out, and the same best weights."""
     from srvae_pyro.digest import digest
-    from srvae_pyro.models.loading import WEIGHTS, read_weights
+    from srvae_pyro.runs import WEIGHTS, read_weights
     from srvae_pyro.training.checkpoint import LAST, load_checkpoint
 
     states = [load_checkpoint(folder / LAST) for folder in (one, other)]

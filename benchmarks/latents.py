@@ -19,8 +19,9 @@ from srvae_pyro import SRVAE
 from srvae_pyro.evaluation.enlarge import psnr, shrunk
 from srvae_pyro.evaluation.run_data import load_for
 from srvae_pyro.evaluation.terms import spread
-from srvae_pyro.models.loading import find_run, load, read_config
+from srvae_pyro.models import load
 from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.runtime import tune_allocator
 
 

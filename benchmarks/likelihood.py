@@ -12,7 +12,7 @@ import time
 import pyro
 import torch
 
-from srvae_pyro.evaluation.likelihood import estimate_log_likelihood, evaluations_at_once
+from srvae_pyro.inference.importance import estimate_log_likelihood, evaluations_at_once
 from srvae_pyro.models import make_model
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.runtime import choose_device, tune_allocator

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from srvae_pyro.evaluation.elbo import TermsELBO
+from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.networks import DenseStep
 from srvae_pyro.presets import PRESETS, preset

@@ -16,7 +16,9 @@ import torch
 from srvae_pyro.config import DataConfig
 from srvae_pyro.evaluation.run_data import load_for
 from srvae_pyro.evaluation.terms import evaluate_elbo, spread
-from srvae_pyro.models.loading import WEIGHTS, find_run, load, save_pretrained
+from srvae_pyro.models import load
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.runs import WEIGHTS, find_run
 from srvae_pyro.runtime import tune_allocator
 
 

@@ -88,7 +88,7 @@ def make_step(setting: dict[str, Any], job: dict[str, Any], device: Any) -> Call
     import torch
 
     from srvae_pyro import runtime
-    from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
+    from srvae_pyro.inference.importance import estimate_log_likelihood
     from srvae_pyro.models import make_model
     from srvae_pyro.presets import preset
 
@@ -137,7 +137,7 @@ def train_step(
     import torch
     from pyro.infer import Trace_ELBO
 
-    from srvae_pyro.evaluation.elbo import TermsELBO
+    from srvae_pyro.inference.elbo import TermsELBO
 
     optimizer = torch.optim.Adamax(net.parameters(), lr=1e-5)
     stock, terms = Trace_ELBO(), TermsELBO()
@@ -224,7 +224,7 @@ def gigaflops(job: dict[str, Any]) -> float | None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from srvae_pyro.evaluation.elbo import TermsELBO
+    from srvae_pyro.inference.elbo import TermsELBO
     from srvae_pyro.models import make_model
     from srvae_pyro.networks import DenseStep
     from srvae_pyro.presets import preset

@@ -18,7 +18,7 @@ from pathlib import Path
 from presets import gigaflops
 
 from srvae_pyro.models import make_model
-from srvae_pyro.models.loading import read_config
+from srvae_pyro.runs import read_config
 
 RATE = ("--lr", "3e-3")
 SLOWLY = ("--kl-start", "0.02", "--kl-warmup", "0.5")

@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from srvae_pyro.config import ModelConfig
     from srvae_pyro.distributions import DiscretizedLogisticMixture
     from srvae_pyro.errors import UserError
-    from srvae_pyro.models import SRVAE, VAE
-    from srvae_pyro.models.loading import load
+    from srvae_pyro.models import SRVAE, VAE, load
 
 __version__ = "0.1.0"
 
@@ -30,7 +29,7 @@ _HOMES = {
     "DiscretizedLogisticMixture": "srvae_pyro.distributions",
     "ModelConfig": "srvae_pyro.config",
     "UserError": "srvae_pyro.errors",
-    "load": "srvae_pyro.models.loading",
+    "load": "srvae_pyro.models",
 }
 
 

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 from srvae_pyro.checked import Above, AtLeast, Between, Flag, Settings, build
 
 __all__ = [
+    "DATA_SETS",
     "EARLIER",
+    "SHARDS",
     "DataConfig",
     "Dense",
     "Device",
@@ -27,6 +29,9 @@ __all__ = [
     "TrainingConfig",
     "TransformName",
 ]
+
+DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")
+SHARDS = "wds:"  # how the name of pictures in tar shards begins
 
 Device = Literal["auto", "cpu", "cuda"]
 ModelName = Literal["srvae", "vae"]

@@ -111,7 +111,8 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
 
     from srvae_pyro.evaluation.run_data import warn_if_trained_on
     from srvae_pyro.evaluation.terms import spread_numbers
-    from srvae_pyro.models.loading import find_run, load, read_config
+    from srvae_pyro.models import load
+    from srvae_pyro.runs import find_run, read_config
     from srvae_pyro.runtime import choose_precision, tune_allocator
 
     folder = find_run(arguments.run)
@@ -168,7 +169,7 @@ def check_places(arguments: EvaluateArguments, folder: Path) -> Path | None:
 
     from srvae_pyro.evaluation.report import EVALUATION
     from srvae_pyro.files import check_place
-    from srvae_pyro.models.loading import from_hub
+    from srvae_pyro.system.hub import is_cached_copy
 
     if arguments.json is not None:
         try:
@@ -177,7 +178,7 @@ def check_places(arguments: EvaluateArguments, folder: Path) -> Path | None:
             reason = error.strerror or error
             raise UserError(f"--json {arguments.json} cannot be written: {reason}") from None
     try:
-        if not from_hub(folder):
+        if not is_cached_copy(folder):
             check_place(folder / EVALUATION)
             return folder
         reason = f"{folder} is a copy from the Hub"

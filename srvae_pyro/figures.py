@@ -67,9 +67,11 @@ def main(arguments: FiguresArguments) -> int:
     from srvae_pyro.evaluation.run_data import load_for, warn_if_trained_on
     from srvae_pyro.evaluation.terms import spread
     from srvae_pyro.files import write_whole
-    from srvae_pyro.models.loading import find_run, from_hub, load, read_config
+    from srvae_pyro.models import load
     from srvae_pyro.pixels import to_unit
+    from srvae_pyro.runs import find_run, read_config
     from srvae_pyro.runtime import choose_device
+    from srvae_pyro.system.hub import is_cached_copy
 
     folder = find_run(arguments.run)
     config = read_config(folder)
@@ -95,7 +97,7 @@ def main(arguments: FiguresArguments) -> int:
         figures = figures_of(models[folder.name], x.to(device), arguments)
     else:
         figures = compared(models, x.to(device), arguments)
-    out = arguments.out or (Path("figures") if from_hub(folder) else folder / "figures")
+    out = arguments.out or (Path("figures") if is_cached_copy(folder) else folder / "figures")
     for name, rows in figures.items():
         picture = labelled_rows(rows, arguments.side)
         write_whole(out / f"{name}.png", picture.save)

@@ -77,8 +77,10 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
     from srvae_pyro.digest import digest
     from srvae_pyro.evaluation.drawn import DrawnPictures, runs_of
     from srvae_pyro.evaluation.pictures import save_picture
-    from srvae_pyro.models.decoding import Decode
-    from srvae_pyro.models.loading import find_run, from_hub, load
+    from srvae_pyro.inference.decoding import Decode
+    from srvae_pyro.models import load
+    from srvae_pyro.runs import find_run
+    from srvae_pyro.system.hub import is_cached_copy
     from srvae_pyro.talk import Bar
 
     # Refuses what cannot be, before a folder is touched.
@@ -87,7 +89,7 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
     model = load(folder, group.device)
     out = arguments.out
     if out is None:
-        out = Path("generated") if from_hub(folder) else folder / "figures" / "generated"
+        out = Path("generated") if is_cached_copy(folder) else folder / "figures" / "generated"
     settings = {
         "weights": digest(dict(sorted(model.state_dict().items()))),
         "seed": arguments.seed,

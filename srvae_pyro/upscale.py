@@ -83,11 +83,13 @@ def main(arguments: UpscaleArguments) -> int:
 
     from srvae_pyro.evaluation.enlarge import Enlarger, enlarging, factor_of, passes_for
     from srvae_pyro.evaluation.photographs import names_for, read_photograph, shown
-    from srvae_pyro.models.loading import find_run, from_hub, load
+    from srvae_pyro.models import load
+    from srvae_pyro.runs import find_run
     from srvae_pyro.runtime import choose_device, tune_allocator
+    from srvae_pyro.system.hub import is_cached_copy
 
     folder = find_run(arguments.run)
-    if arguments.out is None and from_hub(folder):
+    if arguments.out is None and is_cached_copy(folder):
         raise UserError(f"{arguments.run} is a copy from the Hub: say with --out where to write")
     out = arguments.out or folder / "figures" / "upscaled"
     device = choose_device(arguments.device)

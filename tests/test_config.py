@@ -10,7 +10,7 @@ import pytest
 from srvae_pyro.checked import AtLeast, Between, hints_of, metadata_of, type_of
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.base import sizes_of
+from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.presets import PRESETS, preset
 
 

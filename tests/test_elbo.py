@@ -13,7 +13,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
+from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import SRVAE, VAE, ImageModel
 
 MakeConfig = Callable[..., ModelConfig]

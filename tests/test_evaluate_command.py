@@ -19,18 +19,19 @@ from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main, print_results
-from srvae_pyro.evaluation.elbo import TermsELBO
-from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
 from srvae_pyro.evaluation.report import record
 from srvae_pyro.evaluation.run_data import load_for
 from srvae_pyro.evaluation.terms import Units, evaluate_elbo, spread, spread_numbers
 from srvae_pyro.files import write_json
-from srvae_pyro.models import make_model
-from srvae_pyro.models.decoding import Decode
-from srvae_pyro.models.loading import CONFIG, load, read_config, save_pretrained
-from srvae_pyro.noise import ImageNoise
+from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.elbo import TermsELBO
+from srvae_pyro.inference.importance import estimate_log_likelihood
+from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.models import load, make_model
+from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.runs import CONFIG, read_config
 
 MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 

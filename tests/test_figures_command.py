@@ -18,7 +18,8 @@ from srvae_pyro.evaluation.labelled import LabelledRow, labelled_rows
 from srvae_pyro.figures import FiguresArguments, main
 from srvae_pyro.files import write_json
 from srvae_pyro.models import make_model
-from srvae_pyro.models.loading import CONFIG, read_config, save_pretrained
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.runs import CONFIG, read_config
 
 BOTH = {"paper-samples", "paper-reconstructions", "paper-interpolations"}
 SRVAE_ONLY = {"paper-super-resolution", "paper-generative-reconstructions", "swapped-latents"}

@@ -18,7 +18,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.drawn import runs_of
 from srvae_pyro.generate import GenerateArguments, main
 from srvae_pyro.models import ImageModel, make_model
-from srvae_pyro.models.loading import save_pretrained
+from srvae_pyro.models.base import save_pretrained
 
 
 @pytest.fixture

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from srvae_pyro import SRVAE, VAE, ModelConfig, UserError
 from srvae_pyro.config import Dense
-from srvae_pyro.evaluation.likelihood import (
+from srvae_pyro.evaluation.measure import evaluate_likelihood
+from srvae_pyro.evaluation.terms import standard_error
+from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.importance import (
     _normal_log_prob,
     estimate_log_likelihood,
     evaluations_at_once,
 )
-from srvae_pyro.evaluation.measure import evaluate_likelihood
-from srvae_pyro.evaluation.memory import peak_bytes
-from srvae_pyro.evaluation.terms import standard_error
-from srvae_pyro.evaluation.weights import effective_pairs, effective_samples, log_mean, pareto_k
-from srvae_pyro.models.decoding import Decode
+from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.weights import effective_pairs, effective_samples, log_mean, pareto_k
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.noise import ImageNoise
+from srvae_pyro.system.memory import peak_bytes
 
 TINY = dict(
     latent_channels=4,

@@ -22,8 +22,8 @@ import srvae_pyro
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
-from srvae_pyro.models import SRVAE, VAE, ImageModel, make_model
-from srvae_pyro.models.loading import CONFIG, WEIGHTS, find_run, load, read_config, save_weights
+from srvae_pyro.models import SRVAE, VAE, ImageModel, load, make_model
+from srvae_pyro.runs import CONFIG, WEIGHTS, find_run, read_config, save_weights
 
 MODELS: dict[str, dict[str, Any]] = {
     "srvae": {},
@@ -539,7 +539,7 @@ def test_whatever_keeps_a_model_away_is_told_in_a_line(
     def fail(*_: Any, **__: Any) -> str:
         raise raised
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    monkeypatch.setattr("srvae_pyro.system.hub.snapshot_download", fail)
     with pytest.raises(UserError, match=reason) as error:
         load("owner/name")
     assert "ann:pw" not in message_of(error)
@@ -550,7 +550,7 @@ def test_a_copy_of_the_hub_that_is_not_whole_is_told(
 ) -> None:
     make_run(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr("srvae_pyro.system.hub.snapshot_download", lambda *_, **__: str(tmp_path))
     with pytest.raises(UserError, match=f"owner/name from the Hub has no {WEIGHTS}") as error:
         load("owner/name")
     message_of(error)

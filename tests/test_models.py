@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.data.transforms import make_transform
 from srvae_pyro.distributions import StandardPrior
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel
@@ -30,6 +29,7 @@ from srvae_pyro.models.conditionals import (
     LatentGivenImages,
     LatentGivenLower,
 )
+from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormalized
 
 MakeConfig = Callable[..., ModelConfig]

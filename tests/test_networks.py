@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.evaluation.elbo import TermsELBO
+from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import make_model
 from srvae_pyro.networks import (
     ChannelAttention,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from srvae_pyro.noise import ImageNoise
+from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.streams import stream, torch_seed
 
 

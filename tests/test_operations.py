@@ -12,10 +12,10 @@ from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.likelihood import estimate_log_likelihood
+from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.importance import estimate_log_likelihood
+from srvae_pyro.inference.operations import slerp
 from srvae_pyro.models import SRVAE, ImageModel, make_model
-from srvae_pyro.models.decoding import Decode
-from srvae_pyro.models.operations import slerp
 from srvae_pyro.pixels import to_levels, to_unit
 
 LATENT = (2, 4, 4)

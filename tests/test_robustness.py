@@ -29,7 +29,8 @@ from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json, write_whole
 from srvae_pyro.lock import locked
-from srvae_pyro.models.loading import CONFIG, WEIGHTS, load, read_weights, save_weights
+from srvae_pyro.models import load
+from srvae_pyro.runs import CONFIG, WEIGHTS, read_weights, save_weights
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import recovery
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
@@ -422,12 +423,7 @@ def test_an_optimiser_of_other_shapes_is_a_users_error(run: Path) -> None:
         (None, "modell", {}, r"did you mean model\?"),
         ("model", "latent_channels", 0, "latent_channels must be from 1 to 4096, not 0"),
         ("model", "p_x", {"growth": -1, "steps": 1}, "growth must be from 1 to 4096, not -1"),
-        (
-            "model",
-            "image_shape",
-            [3, 16],
-            "image_shape must be a list of 3 whole numbers",
-        ),
+        ("model", "image_shape", [3, 16], "image_shape must be a list of 3 whole numbers"),
         ("model", "p_u", "flow", "p_u must be realnvp, mixture or standard, not 'flow'"),
         ("training", "lr", float("nan"), "lr must be above 0, not nan"),
         ("training", "betas", [0.9, 1.0], "betas must be at most 0.99"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from srvae_pyro.config import TrainingConfig
-from srvae_pyro.evaluation.elbo import ElboTerms
+from srvae_pyro.inference.elbo import ElboTerms
 from srvae_pyro.training.ema import ExponentialAverage
 from srvae_pyro.training.objective import weighted_loss
 from srvae_pyro.training.schedule import GradientClip, kl_weight, learning_rate

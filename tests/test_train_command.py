@@ -29,8 +29,8 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.baselines import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
-from srvae_pyro.models.loading import read_config
 from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.runs import read_config
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import loop, session
 from srvae_pyro.training.flags import setting_flags

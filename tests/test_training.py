@@ -26,8 +26,8 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.pictures import progress_pictures
 from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
 from srvae_pyro.models import ImageModel
-from srvae_pyro.models.loading import validation_nats
 from srvae_pyro.parallel import Group
+from srvae_pyro.runs import validation_nats
 from srvae_pyro.training import loop, recovery, validation
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint

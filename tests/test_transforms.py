@@ -7,8 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from srvae_pyro.data import PictureOptions, load_data
-from srvae_pyro.data.transforms import Downscale, Grayscale, Sketch, make_transform
 from srvae_pyro.errors import UserError
+from srvae_pyro.models.transforms import Downscale, Grayscale, Sketch, make_transform
 from srvae_pyro.pixels import to_unit
 
 NAMES = ("downscale2", "downscale4", "grayscale", "sketch")

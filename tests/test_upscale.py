@@ -22,10 +22,10 @@ from srvae_pyro.evaluation.enlarge import Enlarger, lr_psnr, psnr, shrunk
 from srvae_pyro.evaluation.photographs import names_for, read_photograph
 from srvae_pyro.evaluation.tiles import spans
 from srvae_pyro.formats import FORMATS
-from srvae_pyro.models import SRVAE, make_model
-from srvae_pyro.models.loading import load, save_pretrained
+from srvae_pyro.inference.noise import TileNoise
+from srvae_pyro.models import SRVAE, load, make_model
+from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
-from srvae_pyro.noise import TileNoise
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscale import UpscaleArguments, main
 

@@ -6,19 +6,18 @@ import warnings
 from difflib import get_close_matches
 from pathlib import Path
 
+from srvae_pyro.config import DATA_SETS, SHARDS
 from srvae_pyro.data.cifar10 import load_cifar10
 from srvae_pyro.data.folder import load_folder
 from srvae_pyro.data.imagenet32 import load_imagenet32
 from srvae_pyro.data.imagenet32_batches import load_imagenet32_batches
 from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.photos import load_photos
-from srvae_pyro.data.shards import PREFIX, load_shards
+from srvae_pyro.data.shards import load_shards
 from srvae_pyro.data.splits import DataSplits
 from srvae_pyro.errors import UserError
 
 __all__ = ["DATA_SETS", "load_data"]
-
-DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")
 
 
 def load_data(name: str, root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
@@ -58,7 +57,7 @@ def _load(name: str, root: Path, options: PictureOptions) -> DataSplits:
         return load_imagenet32_batches(root, options)
     if name == "photos":
         return load_photos(options)
-    if name.startswith(PREFIX):
+    if name.startswith(SHARDS):
         return load_shards(name, options)
     return load_folder(_folder(name), options)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from braceexpand import braceexpand
 
+from srvae_pyro.config import SHARDS
 from srvae_pyro.data.fingerprint import fingerprint_of
 from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.sources import TarShards
@@ -17,9 +18,8 @@ from srvae_pyro.data.splits import DataSplits, hold_out
 from srvae_pyro.data.streaming import StreamedPictures
 from srvae_pyro.errors import UserError
 
-__all__ = ["PREFIX", "check_shards", "fingerprint_shards", "load_shards", "shard_paths"]
+__all__ = ["check_shards", "fingerprint_shards", "load_shards", "shard_paths"]
 
-PREFIX = "wds:"
 MOST_HELD_OUT = 10_000
 
 
@@ -56,7 +56,7 @@ def shard_paths(name: str) -> list[Path]:
     """
     check_shards(name)
     try:
-        return [Path(part).expanduser() for part in braceexpand(name.removeprefix(PREFIX))]
+        return [Path(part).expanduser() for part in braceexpand(name.removeprefix(SHARDS))]
     except ValueError:
         raise UserError(f"--data {name}: a brace is not closed") from None
 
@@ -74,7 +74,7 @@ def check_shards(name: str) -> None:
     Raises:
         UserError: ``name`` is of that kind.
     """
-    pattern = name.removeprefix(PREFIX)
+    pattern = name.removeprefix(SHARDS)
     kinds = ("://", "pipe:", "::", "*", "?")
     if any(kind in pattern for kind in kinds) and not Path(pattern).is_file():
         raise UserError(

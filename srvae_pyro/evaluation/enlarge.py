@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.transforms import Downscale
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.memory import peak_bytes
 from srvae_pyro.evaluation.tiles import spans
+from srvae_pyro.inference.decoding import Decode, Decoding
+from srvae_pyro.inference.noise import Noise, TileNoise
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.models.decoding import Decode, Decoding
+from srvae_pyro.models.transforms import Downscale
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.noise import Noise, TileNoise
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.memory import peak_bytes
 from srvae_pyro.talk import Bar
 
 __all__ = [

@@ -20,8 +20,8 @@ from srvae_pyro.evaluation.image_statistics import (
     sha256_of_file,
 )
 from srvae_pyro.evaluation.terms import spread
+from srvae_pyro.inference.decoding import Decoding
 from srvae_pyro.models import ImageModel
-from srvae_pyro.models.decoding import Decoding
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_levels
 from srvae_pyro.runtime import exact_float32

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import Precision
-from srvae_pyro.evaluation.likelihood import (
+from srvae_pyro.evaluation.terms import bits_per_dim, standard_error
+from srvae_pyro.inference.importance import (
     Estimator,
     estimate_log_likelihood,
     evaluations_at_once,
 )
-from srvae_pyro.evaluation.terms import bits_per_dim, standard_error
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.parallel import Group
@@ -50,7 +50,7 @@ def evaluate_likelihood(
         images: the images.
         device: where the model is.
         samples: importance samples an image.
-        estimator: see :mod:`srvae_pyro.evaluation.likelihood`.
+        estimator: see :mod:`srvae_pyro.inference.importance`.
         seed: of the noise.
         numbers: the images' numbers, to which their noise is tied; 0 and on if not given.
         memory_gb: gigabytes that tensors may take.

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.files import write_whole
+from srvae_pyro.inference.decoding import Decoding
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.models.decoding import Decoding
 
 __all__ = ["grid", "progress_pictures", "save_picture", "side_by_side"]
 

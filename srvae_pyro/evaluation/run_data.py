@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from srvae_pyro.config import DataConfig, RunConfig
+from srvae_pyro.config import SHARDS, DataConfig, RunConfig
 from srvae_pyro.data import DATA_SETS, DataSplits, PictureOptions, load_data
 from srvae_pyro.data.fingerprint import is_of_files
 from srvae_pyro.data.folder import fingerprint_folder
-from srvae_pyro.data.shards import PREFIX, fingerprint_shards, shard_paths
+from srvae_pyro.data.shards import fingerprint_shards, shard_paths
 from srvae_pyro.data.split_folders import find_split_folders
 from srvae_pyro.errors import UserError
 
@@ -103,7 +103,7 @@ def refuse_missing(data: DataConfig) -> None:
 def can_have_moved(config: RunConfig, data: str) -> bool:
     """Whether ``data`` may be a run's pictures at another place, by what is recorded of them."""
     recorded = config.data.info.get("fingerprint")
-    kinds = {name in DATA_SETS or name.startswith(PREFIX) for name in (data, config.data.data)}
+    kinds = {name in DATA_SETS or name.startswith(SHARDS) for name in (data, config.data.data)}
     named = {data, config.data.data} & set(DATA_SETS)
     return recorded is not None and not named and len(kinds) == 1 and _is_there(data)
 
@@ -116,7 +116,7 @@ def has_earlier_layout(data: DataConfig) -> bool:
 
 
 def _is_there(name: str) -> bool:
-    if name.startswith(PREFIX):
+    if name.startswith(SHARDS):
         return all(path.is_file() for path in shard_paths(name))
     return bool(name) and Path(name).expanduser().is_dir()
 
@@ -129,7 +129,7 @@ def _is_own(config: RunConfig, data: str, data_root: Path) -> bool:
         return False
     recorded, exact = config.data.info["fingerprint"], has_earlier_layout(config.data)
     if is_of_files(recorded):
-        if data.startswith(PREFIX):
+        if data.startswith(SHARDS):
             return fingerprint_shards(data) == recorded
         return fingerprint_folder(Path(data).expanduser(), exact) == recorded
     if _is_there(config.data.data):
@@ -178,13 +178,13 @@ def _overlap(data: DataConfig, shown: DataSplits, split: str) -> bool:
 def _place(name: str) -> Path | None:
     """The folder that a data set is, if it is there."""
     folder = Path(name).expanduser()
-    if not name or name in DATA_SETS or name.startswith(PREFIX) or not folder.is_dir():
+    if not name or name in DATA_SETS or name.startswith(SHARDS) or not folder.is_dir():
         return None
     return folder.resolve()
 
 
 def _same_place(one: str, other: str) -> bool:
-    if one.startswith(PREFIX) and other.startswith(PREFIX):
+    if one.startswith(SHARDS) and other.startswith(SHARDS):
         return [p.resolve() for p in shard_paths(one)] == [p.resolve() for p in shard_paths(other)]
     place = _place(one)
     return place is not None and place == _place(other)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from srvae_pyro.evaluation.enlarge import answers, enlarging, factor_of, psnr, shrunk
 from srvae_pyro.evaluation.terms import RunningMean
+from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import ImageModel
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runtime import exact_float32

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import Precision
-from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
+from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
+from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import ImageModel
-from srvae_pyro.models.base import sizes_of
-from srvae_pyro.models.decoding import Decode
+from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.noise import ImageNoise
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runtime import exact_float32

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +13,25 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
 from srvae_pyro import runtime
-from srvae_pyro.config import ModelConfig, RunConfig
-from srvae_pyro.data.transforms import Transform, make_transform
+from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.operations import Operations
+from srvae_pyro.files import write_json
+from srvae_pyro.inference.operations import Operations
+from srvae_pyro.models.card import model_card, shared_settings
+from srvae_pyro.models.loading import current_names, read_state
 from srvae_pyro.networks import WeightNormalized, aim_heads, initializing
+from srvae_pyro.runs import CONFIG, MODEL_FILES, WEIGHTS, read_config, save_weights
+from srvae_pyro.system.hub import download, refuse_address
 
 _PROGRAMS = itertools.count()  # numbers for the names under which programs register
 
-__all__ = ["ImageModel", "Sizes", "current_names", "images_plate", "make_prior", "sizes_of"]
+__all__ = ["ImageModel", "images_plate", "make_prior", "save_pretrained"]
 
 
 def images_plate(x: Tensor | None = None, count: int = 1) -> Any:
     """The plate of the images (..., B, C, H, W), or of ``count``: the rightmost batch dimension."""
     return pyro.plate("images", count if x is None else x.shape[-4], dim=-1)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Shapes (channels, height, width) that follow from a model's config."""
-
-    transform: Transform
-    lower: tuple[int, int, int]  # of y
-    lower_stages: int  # how often y's resolution is halved towards u
-    latent: tuple[int, int, int]  # of u and of z
-
-
-def sizes_of(config: ModelConfig) -> Sizes:
-    """Check the image's shape against the networks and derive all others.
-
-    Raises:
-        UserError: the shape does not suit; the message says which sizes do.
-    """
-    channels, height, width = config.image_shape
-    if channels not in (1, 3):
-        raise UserError(f"images need 1 or 3 channels, not {channels}")
-    transform = make_transform(config.d)
-    multiple = config.multiple(config.stages)
-    if height % multiple or width % multiple or min(height, width) < multiple:
-        below = max(min(height, width) // multiple, 1) * multiple
-        raise UserError(
-            f"images of {height}x{width} do not suit {config.stages} halvings and the "
-            f"{config.p_u} prior: height and width must be multiples of {multiple}, "
-            f"such as {below} or {below + multiple}"
-        )
-    latent = (config.latent_channels, height // 2**config.stages, width // 2**config.stages)
-    if config.model == "vae":
-        return Sizes(transform, config.image_shape, config.stages, latent)
-    lower = transform.output_shape(config.image_shape)
-    factor = height // lower[1]
-    lower_stages = config.stages - (factor.bit_length() - 1)
-    if 2 ** (factor.bit_length() - 1) != factor or lower_stages < 0:
-        raise UserError(
-            f"a y {factor} times smaller than x does not suit {config.stages} halvings: "
-            f"use at least {factor.bit_length() - 1} stages and a power of 2"
-        )
-    return Sizes(transform, lower, lower_stages, latent)
 
 
 def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
@@ -82,26 +43,6 @@ def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
     prior = RealNVPPrior(shape, config.p_u_network.growth, config.p_u_network.steps)
     aim_heads(prior, config.head_scale)
     return prior
-
-
-# What parts were called in weights saved by version 0.1, the first that fits.
-_RENAMED = {
-    "model.lower.prior.": "model.p_u.",
-    "model.lower.likelihood.": "model.p_y.",
-    "model.prior.": "model.p_z.",
-    "model.likelihood.": "model.p_x.",
-    "guide.lower.posterior.": "guide.q_u.",
-    "guide.posterior.": "guide.q_z.",
-}
-
-
-def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under the names that parts of models have now."""
-    renamed = {}
-    for name, tensor in state.items():
-        old = next((old for old in _RENAMED if name.startswith(old)), "")
-        renamed[_RENAMED.get(old, "") + name.removeprefix(old)] = tensor
-    return renamed
 
 
 class ImageModel(Operations, PyTorchModelHubMixin):
@@ -169,18 +110,44 @@ class ImageModel(Operations, PyTorchModelHubMixin):
 
         return model, guide
 
+    @classmethod
+    def kind_of(cls, config: ModelConfig) -> type[ImageModel]:
+        """The class of the models that ``config.model`` names, ``SRVAE`` or ``VAE``."""
+        return next(k for k in cls.__subclasses__() if k.__name__.lower() == config.model)
+
+    @staticmethod
+    def from_run(folder: Path, device: str | torch.device = "cpu") -> ImageModel:
+        """The trained model of a run's folder, ready to generate.
+
+        Raises:
+            UserError: its files do not fit together.
+        """
+        config = read_config(folder)
+        kind = ImageModel.kind_of(config.model)
+        path = folder / WEIGHTS
+        if not path.is_file():
+            raise UserError(
+                f"{folder} has no {WEIGHTS} yet: training writes it at the end of an epoch"
+            )
+        try:
+            state = read_state(path, lambda: kind(config.model))
+            model = kind(config.model)
+            model.run_config = config
+            model.load_state_dict(state)
+        except (RuntimeError, ValueError, OSError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{path} does not hold the weights of its {CONFIG}: {reason}") from None
+        return model.to(device).eval()
+
     # The Hub's way to save and load: the two files of a run's folder that make a model.
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from srvae_pyro.models.loading import save_pretrained
-
         save_pretrained(self, save_directory)
 
     def generate_model_card(self, *_: Any, repo_id: str = "OWNER/NAME", **__: Any) -> ModelCard:
         """The card that goes with a saved model."""
-        from srvae_pyro.models.card import model_card
-
-        return ModelCard(model_card(self, repo_id))
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return ModelCard(model_card(_settings_of(self), parameters, repo_id))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload weights, settings and a card; see :class:`~huggingface_hub.ModelHubMixin`."""
@@ -189,7 +156,11 @@ class ImageModel(Operations, PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **options: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        map_location: str | torch.device = "cpu",
+        **options: Any,
     ) -> ImageModel:
         """The model in a folder or on the Hub; options as :class:`~huggingface_hub.ModelHubMixin`.
 
@@ -197,14 +168,29 @@ class ImageModel(Operations, PyTorchModelHubMixin):
             UserError: it is not to be had, or is of another kind.
         """
         # Not by way of the mixin, which asks the Hub for the settings first and fails in its words.
-        return cls._from_pretrained(model_id=str(pretrained_model_name_or_path), **options)
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, **options: Any) -> ImageModel:
-        from srvae_pyro.models.loading import load_pretrained
-
-        model = load_pretrained(model_id, **options)
+        name = str(pretrained_model_name_or_path)
+        folder = Path(name)
+        if not folder.is_dir():
+            refuse_address(name)
+            known = {key: options[key] for key in _HUB_OPTIONS if key in options}
+            folder = download(name, MODEL_FILES, **known)
+        model = ImageModel.from_run(folder, map_location)
         if not isinstance(model, cls):
             kind = type(model).__name__
-            raise UserError(f"{model_id} is a {kind}: load it with {kind}.from_pretrained")
+            raise UserError(f"{name} is a {kind}: load it with {kind}.from_pretrained")
         return model
+
+
+_HUB_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+
+
+def _settings_of(model: ImageModel) -> RunConfig:
+    """A model's settings without what is private."""
+    unknown = RunConfig(preset="", model=model.config, data=DataConfig(data=""))
+    return shared_settings(model.run_config or unknown)
+
+
+def save_pretrained(model: ImageModel, folder: Path) -> None:
+    """Write the two files that make a model: weights, and settings without what is private."""
+    write_json(folder / CONFIG, _settings_of(model).to_dict())
+    save_weights(model, folder)

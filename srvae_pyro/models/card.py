@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from srvae_pyro.config import DataConfig, RunConfig
-from srvae_pyro.data.load import DATA_SETS
-from srvae_pyro.data.shards import PREFIX
-
-if TYPE_CHECKING:
-    from srvae_pyro.models.base import ImageModel
+from srvae_pyro.config import DATA_SETS, SHARDS, RunConfig
 
 __all__ = ["model_card", "shared_settings"]
 
@@ -50,32 +45,31 @@ def _shared_name(data: str) -> str:
     """A data set's name, or the last part of a path."""
     if data in DATA_SETS:
         return data
-    if data.startswith(PREFIX):
-        return PREFIX + Path(data.removeprefix(PREFIX)).name
+    if data.startswith(SHARDS):
+        return SHARDS + Path(data.removeprefix(SHARDS)).name
     name = Path(data).name
     return f"./{name}" if name in DATA_SETS else name  # a folder, not the data set of its name
 
 
-def model_card(model: ImageModel, repo_id: str) -> str:
+def model_card(run: RunConfig, parameters: int, repo_id: str) -> str:
     """The card of a model in Markdown, headed by what the Hub reads.
 
     Args:
-        model: the model.
+        run: its settings, as :func:`shared_settings` gives them.
+        parameters: how many it has.
         repo_id: what to load it by.
     """
-    run = model.run_config or RunConfig(preset="", data=DataConfig(data=""), model=model.config)
-    run = shared_settings(run)
-    kind = {"srvae": "srVAE", "vae": "VAE"}[model.config.model]
-    channels, height, width = model.config.image_shape
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    config = run.model
+    kind = {"srvae": "srVAE", "vae": "VAE"}[config.model]
+    channels, height, width = config.image_shape
     use = [f'x = model.generate(16)["x"]  # (16, {channels}, {height}, {width}) in [0, 1]']
     commands = [f"python -m srvae_pyro.generate {repo_id} --count 16"]
-    if model.config.model == "srvae":
+    if config.model == "srvae":
         use += [
             "y = model.guide.d(x)  # y = d(x)",
             'answers = model.super_resolve(y, samples=8)["x"]',
         ]
-        if model.config.d.startswith("downscale"):
+        if config.d.startswith("downscale"):
             commands.append(f"python -m srvae_pyro.upscale {repo_id} PHOTO.jpg")
     commands.append(f"python -m srvae_pyro.evaluate {repo_id} --data DIR --split all --elbo-only")
     colours = "3 channels" if channels == 3 else "1 channel"
@@ -95,7 +89,7 @@ tags:
 
 # {kind} of {height}x{width} pictures
 
-The {_KINDS[model.config.model]}
+The {_KINDS[config.model]}
 ([arXiv:2006.05218](https://arxiv.org/abs/2006.05218)){preset}: {parameters:,} parameters,
 pictures of {height}x{width} pixels and {colours}. `config.json` has every setting,
 `model.safetensors` the weights.

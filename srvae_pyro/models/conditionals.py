@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srvae_pyro.config import Dense, ModelConfig
-from srvae_pyro.data.transforms import Transform
 from srvae_pyro.distributions import DiscretizedLogisticMixture
+from srvae_pyro.models.transforms import Transform
 from srvae_pyro.networks import Decoder, Encoder, PlainNetwork, aim_heads
 
 __all__ = [
@@ -222,7 +222,7 @@ class ImageGivenLower(nn.Module):
         lower_channels: channels of y.
 
     Example:
-        >>> from srvae_pyro.data.transforms import make_transform
+        >>> from srvae_pyro.models.transforms import make_transform
         >>> config = ModelConfig(
         ...     latent_channels=4, components=2, p_x_from_z=Dense(8, 2), p_x=Dense(4, 2, blocks=1)
         ... )

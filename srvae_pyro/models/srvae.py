@@ -19,15 +19,17 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.data.transforms import Transform
-from srvae_pyro.models.base import ImageModel, images_plate, make_prior, sizes_of
+from srvae_pyro.inference.checks import check_images
+from srvae_pyro.inference.operations import Sampling, draw
+from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import (
     ImageGivenLatent,
     ImageGivenLower,
     LatentGivenImages,
     LatentGivenLower,
 )
-from srvae_pyro.models.operations import Sampling, check_images, draw
+from srvae_pyro.models.shapes import sizes_of
+from srvae_pyro.models.transforms import Transform
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
 

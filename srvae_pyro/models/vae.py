@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.base import ImageModel, images_plate, make_prior, sizes_of
+from srvae_pyro.inference.operations import Sampling, draw
+from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import ImageGivenLatent, LatentGivenImages
-from srvae_pyro.models.operations import Sampling, draw
+from srvae_pyro.models.shapes import sizes_of
 
 __all__ = ["VAE", "VAEGuide", "VAEModel"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_whole
-from srvae_pyro.models.loading import CONFIG
+from srvae_pyro.runs import CONFIG
 
 __all__ = [
     "LAST",

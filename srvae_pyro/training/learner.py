@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import augment
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.elbo import TermsELBO
+from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from srvae_pyro.evaluation.elbo import ElboTerms, TermsELBO
+from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import ImageModel
 
 __all__ = ["Objective", "weighted_loss"]

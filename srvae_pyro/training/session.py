@@ -17,10 +17,12 @@ from srvae_pyro.evaluation.run_data import has_earlier_layout, refuse_missing
 from srvae_pyro.evaluation.terms import bits_per_dim, spread
 from srvae_pyro.files import write_json
 from srvae_pyro.lock import locked
-from srvae_pyro.models.base import sizes_of
-from srvae_pyro.models.loading import CONFIG, load, load_weights
+from srvae_pyro.models import load
+from srvae_pyro.models.loading import load_weights
+from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
 from srvae_pyro.parallel import Group, process_group
+from srvae_pyro.runs import CONFIG
 from srvae_pyro.runtime import process_cores, start
 from srvae_pyro.talk import say
 from srvae_pyro.training.checkpoint import can_resume

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 from srvae_pyro import __version__
 from srvae_pyro.checked import Flag, hints_of, metadata_of
 from srvae_pyro.commands import flag_of
-from srvae_pyro.config import EARLIER, DataConfig, ModelName, Preset, RunConfig
-from srvae_pyro.data import DATA_SETS, check_shards
+from srvae_pyro.config import DATA_SETS, EARLIER, SHARDS, DataConfig, ModelName, Preset, RunConfig
+from srvae_pyro.data import check_shards
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.run_data import can_have_moved
-from srvae_pyro.models.loading import RUNS, WEIGHTS, find_run, read_config
 from srvae_pyro.presets import PRESETS, preset
+from srvae_pyro.runs import RUNS, WEIGHTS, find_run, read_config
 from srvae_pyro.training.checkpoint import LAST, can_resume
 from srvae_pyro.training.flags import OWN, given, setting_flags
 
@@ -191,9 +191,9 @@ def _trained_with_another(setting: str, folder: Path) -> UserError:
 
 def data_name(data: str) -> str:
     """A data set's name as it is, a folder's path made absolute: a run may be resumed elsewhere."""
-    if data.startswith("wds:"):
+    if data.startswith(SHARDS):
         check_shards(data)
-        return f"wds:{Path(data[4:]).expanduser().absolute()}"
+        return f"{SHARDS}{Path(data.removeprefix(SHARDS)).expanduser().absolute()}"
     folder = Path(data).expanduser()
     return data if data in DATA_SETS or not folder.is_dir() else str(folder.resolve())
 

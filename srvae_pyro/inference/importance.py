@@ -28,15 +28,15 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.memory import peak_bytes
-from srvae_pyro.evaluation.weights import (
+from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.weights import (
     effective_pairs,
     effective_samples,
     log_mean,
     pareto_k,
 )
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.noise import ImageNoise
+from srvae_pyro.system.memory import peak_bytes
 
 __all__ = [
     "Estimator",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from srvae_pyro.distributions import DiscretizedLogisticMixture
 from srvae_pyro.errors import UserError
-from srvae_pyro.noise import GlobalNoise, Noise
+from srvae_pyro.inference.noise import GlobalNoise, Noise
 
 __all__ = ["Decode", "Decoding", "FromNoise", "noise_of"]
 

@@ -1,0 +1,1 @@
+"""Inference on the programs: their ELBO, importance weights, how sites are drawn, operations."""

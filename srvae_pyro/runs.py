@@ -1,0 +1,141 @@
+"""A run's folder: where it is, its settings and its weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from difflib import get_close_matches
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from srvae_pyro.config import RunConfig
+from srvae_pyro.digest import digest
+from srvae_pyro.errors import UserError
+from srvae_pyro.files import write_whole
+from srvae_pyro.system.hub import download, refuse_address
+
+__all__ = [
+    "CONFIG",
+    "MODEL_FILES",
+    "RUNS",
+    "WEIGHTS",
+    "find_run",
+    "read_config",
+    "read_weights",
+    "save_weights",
+    "validation_nats",
+]
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+MODEL_FILES = (CONFIG, WEIGHTS)  # what makes a model
+RUNS = Path("runs")
+VALIDATION = "validation_nats"  # in the metadata of the weights
+
+
+def find_run(run: str | Path) -> Path:
+    """The folder of a run: a folder, a name under ``runs/``, or a Hub id ``owner/name``.
+
+    Raises:
+        UserError: there is none; says what is there.
+    """
+    for folder in (Path(run), RUNS / run):
+        if (folder / CONFIG).is_file():
+            return folder
+    for folder in (Path(run), RUNS / run):
+        if folder.is_dir():
+            raise UserError(f"{folder} holds no {CONFIG}: it is not the folder of a run")
+    name = str(run)
+    refuse_address(name)
+    if name.count("/") == 1 and not name.startswith((".", "~", "runs/")):
+        return download(name, MODEL_FILES)
+    names = sorted(path.parent.name for path in RUNS.glob(f"*/{CONFIG}"))
+    close = get_close_matches(name, names, n=1)
+    if close:
+        hint = f"did you mean {close[0]}?"
+    elif names:
+        hint = f"under {RUNS}/ there are {', '.join(names[:8])}"
+    else:
+        hint = "train one first: python -m srvae_pyro.train --preset quickstart --data photos"
+    raise UserError(f"no run called {name}: {hint}")
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The settings in a run's folder.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, dict) or "model" not in values:
+        raise UserError(f"{path} is not the config of a run of this program")
+    try:
+        return RunConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def save_weights(model: nn.Module, folder: Path, validation_nats: float | None = None) -> None:
+    """Write ``model.safetensors``, whole or not at all.
+
+    Args:
+        model: whose weights.
+        folder: where to.
+        validation_nats: what they score, nats an image; kept with them.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    metadata = {"format": "pt", "digest": _digest(state)}
+    if validation_nats is not None:
+        metadata[VALIDATION] = repr(validation_nats)
+
+    def write(partial: Path) -> None:
+        try:
+            save_file(state, partial, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    write_whole(folder / WEIGHTS, write)
+
+
+def validation_nats(path: Path) -> float | None:
+    """What :func:`save_weights` kept with the weights in a file; None if there is no such number.
+
+    Weights that cannot be read count as the worst.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(VALIDATION)
+        return None if text is None else float(text)
+    except (SafetensorError, OSError, ValueError):
+        return math.inf
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, checked against their digest if it has one.
+
+    Raises:
+        ValueError: it is damaged or of another format.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if metadata.get("digest", wanted := _digest(state)) != wanted:
+        raise ValueError("it is damaged, its content is not what was written")
+    return state
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    return digest(dict(sorted(state.items())))  # the file has an order of its own

@@ -1,0 +1,1 @@
+"""The machine: devices, processes, files, memory, the terminal, random streams, the Hub."""

@@ -1,0 +1,88 @@
+"""The Hugging Face Hub: a model's files from it, and what can be wrong in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from srvae_pyro.errors import UserError
+
+__all__ = ["download", "is_cached_copy", "refuse_address"]
+
+
+def is_cached_copy(folder: Path) -> bool:
+    """Whether a folder is read-only: a copy in the Hub's cache."""
+    return folder.resolve().parent.name == "snapshots"
+
+
+def refuse_address(name: str) -> None:
+    """Refuse a model's address where its Hub id is meant."""
+    address = re.match(r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/+(.*)", name)
+    if address:
+        name_in_it = "/".join(address[1].split("/")[:2])
+        raise UserError(f"{name} is an address: give the id in it, {name_in_it}")
+
+
+def download(name: str, files: Sequence[str], **options: Any) -> Path:
+    """The folder of a model in the Hub's cache, downloaded if it is not there.
+
+    Args:
+        name: its id, ``owner/name``.
+        files: names of the files that make a model.
+        options: of ``huggingface_hub.snapshot_download``.
+
+    Raises:
+        UserError: it is not to be had; says why in one line.
+    """
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(files), **options))
+    except MemoryError:
+        raise
+    except Exception as error:  # proxies and servers make the client raise almost anything
+        raise UserError(
+            f"{name} is neither a folder here nor to be had from the Hub: {_why(name, error)}"
+        ) from None
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise UserError(
+            f"{name} from the Hub has no {missing[0]}: it is no model of this program, or its copy "
+            "in the cache is not whole and the Hub does not answer"
+        )
+    return folder
+
+
+def _why(name: str, error: Exception) -> str:
+    """What an error of the Hub's client comes to, in one line with what to do."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "socks" in text.lower():
+        if isinstance(error, ImportError) or "dependencies" in text:
+            return "the SOCKS proxy that is set needs a package more: pip install socksio pysocks"
+        return "the proxy that is set is of a kind that cannot be used: set an http or socks5 one"
+    if isinstance(error, GatedRepoError):
+        return "it is gated; ask for access on its page, then log in with: hf auth login"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is none of that name, or it is private; for that log in with: hf auth login"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such revision"
+    if isinstance(error, HFValidationError):
+        return "that is not how an id is written, owner/name"
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
+        return "the Hub does not answer, and the cache has no whole copy of it"
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        status = error.response.status_code
+        advice = "log in with: hf auth login" if status in (401, 403) else "try again later"
+        return f"it answers {status}: {advice}"
+    return text[:200]
