@@ -15,15 +15,15 @@ import tyro
 
 from srvae_pyro.checked import Between, Flag, hints_of, metadata_of, type_of
 from srvae_pyro.commands import Group
-from srvae_pyro.config import DataConfig, ModelConfig, TrainingConfig
+from srvae_pyro.config import DataConfig, ModelConfig, ModelName, TrainingConfig
 from srvae_pyro.presets import PRESETS, preset
 
-__all__ = ["OWN", "RECORDED", "SettingFlag", "given", "setting_flags", "with_setting_flags"]
+__all__ = ["DECLARED", "RECORDED", "SettingFlag", "given", "setting_flags", "with_setting_flags"]
 
 T = TypeVar("T")
 PARTS = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}  # of a RunConfig
-RECORDED = Flag()  # marks an argument that a run's config knows, so that resuming needs it not
-OWN = {"precision"}  # settings with a flag that is not made from them, as it can be auto too
+RECORDED = Flag()  # marks an argument that is in config.json, so that --resume does not need it
+DECLARED = {"precision"}  # the arguments' class has a flag for it that can be auto too
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class SettingFlag:
         part: which part of the config the setting is in: model, data or training.
         setting: its name there.
         hint: its annotation there.
-        look: how its flag differs from that.
+        spec: how its flag differs from that.
         defaults: what it can be without the flag, by preset.
     """
 
     part: str
     setting: str
     hint: Any
-    look: Flag
+    spec: Flag
     defaults: tuple[Any, ...]
 
     @property
     def name(self) -> str:
         """The flag's name, with underscores."""
-        return self.look.name or self.setting
+        return self.spec.name or self.setting
 
     @property
     def is_switch(self) -> bool:
@@ -73,8 +73,8 @@ class SettingFlag:
 
     def _metavar(self) -> str:
         kind = type_of(self.hint)
-        if self.look.metavar:
-            return self.look.metavar
+        if self.spec.metavar:
+            return self.spec.metavar
         if get_origin(kind) is Literal:
             return "{" + ",".join(map(str, get_args(kind))) + "}"
         if get_origin(kind) is tuple:
@@ -86,7 +86,7 @@ class SettingFlag:
     def _behaviour(self) -> str:
         """What the help says after the flag's meaning: a narrow range, and the default."""
         bounds = [f"{mark}; " for mark in metadata_of(self.hint) if isinstance(mark, Between)]
-        return f"({''.join(bounds)}default: {self.look.default or self._default()})"
+        return f"({''.join(bounds)}default: {self.spec.default or self._default()})"
 
     def _default(self) -> str:
         if len(self.defaults) > 1:
@@ -102,20 +102,18 @@ def setting_flags() -> tuple[SettingFlag, ...]:
 
 
 def _setting_flags() -> Iterator[SettingFlag]:
-    models = [preset(name, model)[0] for name in PRESETS for model in ("srvae", "vae")]
-    trainings = [preset(name)[1] for name in PRESETS]
     examples: dict[str, list[Any]] = {
-        "model": models,
+        "model": [preset(name, model)[0] for name in PRESETS for model in get_args(ModelName)],
         "data": [DataConfig()],
-        "training": trainings,
+        "training": [preset(name)[1] for name in PRESETS],
     }
     for part, kind in PARTS.items():
         for setting, hint in hints_of(kind).items():
-            looks = [mark for mark in metadata_of(hint) if isinstance(mark, Flag)]
-            if setting in OWN or not (looks or part == "training"):
+            specs = [mark for mark in metadata_of(hint) if isinstance(mark, Flag)]
+            if setting in DECLARED or not (specs or part == "training"):
                 continue
             defaults = dict.fromkeys(getattr(example, setting) for example in examples[part])
-            yield SettingFlag(part, setting, hint, (looks or [Flag()])[0], tuple(defaults))
+            yield SettingFlag(part, setting, hint, (specs or [Flag()])[0], tuple(defaults))
 
 
 def with_setting_flags(kind: type[T]) -> type[T]:

@@ -19,7 +19,7 @@ from srvae_pyro.evaluation.run_data import can_have_moved
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.runs import RUNS, WEIGHTS, find_run, read_config
 from srvae_pyro.training.checkpoint import LAST, can_resume
-from srvae_pyro.training.flags import OWN, given, setting_flags
+from srvae_pyro.training.flags import DECLARED, given, setting_flags
 
 if TYPE_CHECKING:
     from srvae_pyro.train import TrainArguments
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # What ends a run. Giving one lifts the others; all may be changed when it is resumed.
-LIMITS = [f.setting for f in setting_flags() if f.look.limit]
+LIMITS = [f.setting for f in setting_flags() if f.spec.limit]
 
 
 def fresh_config(arguments: TrainArguments) -> RunConfig:
@@ -113,7 +113,7 @@ def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
                 f"--set {setting}: give a setting as config.json names it, such as "
                 "model.p_x.growth=24 or training.anneal=0.5"
             )
-        if path == ["training"] and last in OWN:
+        if path == ["training"] and last in DECLARED:
             raise UserError(f"--set {setting}: say {flag_of(last)} {text}")
         try:
             part[last] = json.loads(text)
