@@ -14,6 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["check_place", "holding", "set_aside", "write_json", "write_text", "write_whole"]
 
 
@@ -79,11 +84,12 @@ def holding(folder: Path, wait: bool = False) -> Iterator[bool]:
         folder: the folder, which is there.
         wait: until nobody is, where the system can tell.
     """
+    if fcntl is None:
+        yield False
+        return
     try:
-        import fcntl
-
         descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):  # Windows, which opens no folders either
+    except OSError:
         yield False
         return
     try:

@@ -1,5 +1,6 @@
 """Distributions: the discretised logistic mixture, RealNVP transforms and the priors."""
 
+from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNVP, Squeeze
@@ -7,6 +8,7 @@ from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNV
 __all__ = [
     "AffineCoupling",
     "DiscretizedLogisticMixture",
+    "ImageDistribution",
     "MixturePrior",
     "OnFirstHalf",
     "Prior",

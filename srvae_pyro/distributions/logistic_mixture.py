@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from srvae_pyro.distributions.constraints import image_grid
+from srvae_pyro.distributions.images import ImageDistribution
 
 __all__ = ["DiscretizedLogisticMixture"]
 
@@ -26,7 +25,7 @@ MIN_LOG_SCALE = -7.0
 UNBOUNDED = 1e20
 
 
-class DiscretizedLogisticMixture(TorchDistribution):
+class DiscretizedLogisticMixture(ImageDistribution):
     r"""A mixture of logistics over images, each integrated over the bins of the 256 levels.
 
     The colours x_1, x_2, x_3 of a pixel share the mixture component k,
@@ -72,9 +71,6 @@ class DiscretizedLogisticMixture(TorchDistribution):
         "log_scales": constraints.independent(constraints.real, 4),
         "coefficients": constraints.independent(constraints.interval(-1.0, 1.0), 4),
     }
-    support = image_grid
-    has_rsample = False
-    has_enumerate_support = False
 
     def __init__(
         self,
@@ -229,22 +225,15 @@ class DiscretizedLogisticMixture(TorchDistribution):
         log_mass = score.logsumexp(-3) - self.logits.logsumexp(-3)
         return log_mass.sum((-2, -1))
 
-    @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        """Draw a component a pixel, then colour by colour, each put on the grid before the next.
-
-        All random numbers come from PyTorch's global generator.
-        """
+    @property
+    def noise_like(self) -> Tensor:
+        """Of the shape (..., 1 + C, H, W): the first chooses a component, the others colours."""
         channels, height, width = self.event_shape
-        shape = torch.Size(sample_shape) + self.batch_shape
-        return self.draw(self.means.new_empty((*shape, 1 + channels, height, width)).uniform_())
+        return self.means.new_empty(()).expand(*self.batch_shape, 1 + channels, height, width)
 
     @torch.no_grad()
     def draw(self, uniform: Tensor) -> Tensor:
-        """The sample that uniform noise makes: (..., 1 + C, H, W) in [0, 1) to (..., C, H, W).
-
-        The first channel of the noise chooses each pixel's component, the others its colours.
-        """
+        """A component a pixel, then colour by colour, each put on the grid before the next."""
         choice, *rest = uniform.split(1, dim=-3)
         cumulative = self.logits.softmax(-3).cumsum(-3)[..., :-1, :, :]
         means, log_scales, coefficients = self._of_component((choice >= cumulative).sum(-3))

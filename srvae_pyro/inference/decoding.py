@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from srvae_pyro.distributions import DiscretizedLogisticMixture
+from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.noise import GlobalNoise, Noise
 
@@ -63,21 +63,19 @@ class Decode(Messenger):
         if msg["is_observed"] or msg["done"] or msg["value"] is not None:
             return
         fn = msg["fn"]
-        if isinstance(fn, DiscretizedLogisticMixture):
+        if isinstance(fn, ImageDistribution):
             msg["value"] = self._image(msg["name"], fn)
             msg["done"] = True
         elif isinstance(fn, _LATENTS):
             msg["value"] = self._latent(msg["name"], fn)
             msg["done"] = True
 
-    def _image(self, name: str, fn: DiscretizedLogisticMixture) -> Tensor:
+    def _image(self, name: str, fn: ImageDistribution) -> Tensor:
         if self.decoding != "sample":
             return fn.mean if self.decoding == "mean" and name == "x" else fn.mode
         if self.image_temperature != 1:
             fn = fn.with_temperature(self.image_temperature)
-        channels, height, width = fn.event_shape
-        like = fn.means.new_empty(()).expand(*fn.batch_shape, 1 + channels, height, width)
-        return fn.draw(self.noise.uniform(name, like))
+        return fn.draw(self.noise.uniform(name, fn.noise_like))
 
     def _latent(self, name: str, fn: Any) -> Tensor:
         """A draw with its spread multiplied by the temperature."""

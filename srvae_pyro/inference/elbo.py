@@ -48,6 +48,14 @@ class TermsELBO(Trace_ELBO):
         detailed_kl: hand back that KL element by element, whether or not it is the loss, and the
             posteriors' means.
         kwargs: as for ``Trace_ELBO``.
+
+    Example:
+        >>> from srvae_pyro import SRVAE
+        >>> from srvae_pyro.presets import preset
+        >>> net, x = SRVAE(preset("quickstart")[0]), torch.zeros(2, 3, 32, 32)
+        >>> terms = TermsELBO(analytic_kl=True).terms(net.model, net.guide, x)
+        >>> {name: tuple(term.shape) for name, term in terms.named().items()}
+        {'re_y': (2,), 're_x': (2,), 'kl_u': (2,), 'kl_z': (2,)}
     """
 
     def __init__(

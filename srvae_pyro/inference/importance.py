@@ -90,20 +90,28 @@ def estimate_log_likelihood(
         samples: S, importance samples an image.
         estimator: see the module.
         seed: of the noise.
-        images: the images' numbers, to which their noise is tied; 0 to B - 1 if not given.
+        images: the images' indices, to which their noise is tied; 0 to B - 1 if not given.
         at_once: evaluations (images times samples) of the networks at a time: a matter of memory
             only.
 
     Raises:
         UserError: there are no samples, or no such estimator.
+
+    Example:
+        >>> from srvae_pyro import SRVAE
+        >>> from srvae_pyro.presets import preset
+        >>> net, x = SRVAE(preset("quickstart")[0]), torch.zeros(2, 3, 32, 32)
+        >>> estimate = estimate_log_likelihood(net, x, samples=3)
+        >>> estimate.log_likelihood.shape, bool((estimate.log_likelihood >= estimate.elbo).all())
+        (torch.Size([2]), True)
     """
     if samples < 1 or at_once < 1:
         raise UserError(f"importance samples must be at least 1, not {min(samples, at_once)}")
     if estimator not in get_args(Estimator):
         raise UserError(f"--estimator is product or paired, not {estimator!r}")
-    numbers = list(range(len(x))) if images is None else list(images)
-    weigh = _Weighing(samples, max(at_once // len(x), 1), ImageNoise(seed, numbers))
-    if estimator == "paired" or not hasattr(model.model, "p_u"):
+    indices = list(range(len(x))) if images is None else list(images)
+    weigh = _Weighing(samples, max(at_once // len(x), 1), ImageNoise(seed, indices))
+    if estimator == "paired" or not has_two_levels(model.model):
         weights = weigh.paired(model.model, model.guide, x)
         values = log_mean(weights), weights.mean(0), effective_samples(weights), pareto_k(weights)
     else:
@@ -139,7 +147,7 @@ def log_likelihood(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Log weights of pairs, (S, B) each: means over the partners, and of equal numbers."""
+    """Log weights of pairs, (S, B) each: means over the partners, and of equal indices."""
 
     rows: Tensor  # of each u, over the z's
     columns: Tensor  # of each z, over the u's
@@ -175,48 +183,53 @@ class _Weighing:
         like = q.mean.new_empty(()).expand(self.samples, *q.mean.shape)
         return q.mean + q.stddev * self.noise.normal(site, like)
 
-    def own(self, x: Tensor, z: Tensor, q: Any, likelihood: Any) -> Tensor:
-        """log p(x|.., z) - log q(z|x), (S, B)."""
-        return self.over_parts(lambda s: likelihood(z[s]).log_prob(x) - q.log_prob(z[s]))
+    def ratio(self, image: Tensor, latent: Tensor, p: Any, q: Any) -> Tensor:
+        """log p(image|.., latent) - log q(latent|image), (S, B)."""
+        return self.over_parts(lambda s: p(latent[s]).log_prob(image) - q.log_prob(latent[s]))
 
-    def level(self, name: str, image: Tensor, q: Any, p: Any, prior: Any) -> tuple[Tensor, Tensor]:
-        """A one-level VAE's latent (S, B, C, h, w) and its log weights (S, B)."""
-        latent = self.draw(name, q)
-        own = self.own(image, latent, q, p)
+    def one_level(self, site: str, image: Tensor, q: Any, p: Any, prior: Any) -> tuple[Tensor, ...]:
+        """A latent drawn from q (S, B, C, h, w), and log p(image|latent) p(latent) / q, (S, B)."""
+        latent = self.draw(site, q)
         p_latent = prior(tuple(latent.shape[-2:]))
-        return latent, own + self.over_parts(lambda s: p_latent.log_prob(latent[s]))
+        ratio = self.ratio(image, latent, p, q)
+        return latent, ratio + self.over_parts(lambda s: p_latent.log_prob(latent[s]))
 
     def paired(self, model: Any, guide: Any, x: Tensor) -> Tensor:
-        """The log weights (S, B)."""
-        if not hasattr(model, "p_u"):
-            return self.level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
-        y, q = guide.d(x), guide.q_z(x)
-        given = model.p_z.given(y)
-        z = self.draw("z", q)
-        u, weights = self.level("u", y, guide.q_u(y), model.p_y, model.p_u)
-        own = self.own(x, z, q, partial(model.p_x, y))
-        return weights + own + self.over_parts(lambda s: given(u[s]).log_prob(z[s]))
+        """The log weights (S, B) of the s-th u with the s-th z."""
+        if not has_two_levels(model):
+            return self.one_level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
+        y, q_z = guide.d(x), guide.q_z(x)
+        p_z = model.p_z.given(y)
+        z = self.draw("z", q_z)
+        u, weights = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
+        weights = weights + self.ratio(x, z, partial(model.p_x, y), q_z)
+        return weights + self.over_parts(lambda s: p_z(u[s]).log_prob(z[s]))
 
     def pairs(self, model: Any, guide: Any, x: Tensor) -> _Pairs:
-        """All pairs of z's samples with u's."""
-        y, q = guide.d(x), guide.q_z(x)
-        given = model.p_z.given(y)
-        z = self.draw("z", q)
-        own = self.own(x, z, q, partial(model.p_x, y))
-        u, weights = self.level("u", y, guide.q_u(y), model.p_y, model.p_u)
-        centred = (z - q.mean).flatten(2).double().transpose(0, 1)  # (B, S, D)
+        """The log weights of every u with every z."""
+        y, q_z = guide.d(x), guide.q_z(x)
+        p_z = model.p_z.given(y)
+        z = self.draw("z", q_z)
+        of_z = self.ratio(x, z, partial(model.p_x, y), q_z)
+        u, of_u = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
+        centred = (z - q_z.mean).flatten(2).double().transpose(0, 1)  # (B, S, D)
         rows, diagonal = [], []
-        columns = torch.full_like(own, -torch.inf)
+        columns = torch.full_like(of_z, -torch.inf)
         for part in self.parts():
-            p = given(u[part])
-            between = _normal_log_prob(centred, p.mean - q.mean, p.stddev)  # (s, S, B)
-            between = between + weights[part].unsqueeze(1) + own
-            rows.append(log_mean(between, dim=1))
-            columns = torch.logaddexp(columns, between.logsumexp(0))
-            own_pairs = between[:, part].diagonal(dim1=0, dim2=1).T
-            diagonal.append(own_pairs.clone())  # a view would keep all pairs
+            p = p_z(u[part])
+            weights = _normal_log_prob(centred, p.mean - q_z.mean, p.stddev)  # (s, S, B)
+            weights = weights + of_u[part].unsqueeze(1) + of_z
+            rows.append(log_mean(weights, dim=1))
+            columns = torch.logaddexp(columns, weights.logsumexp(0))
+            equal = weights[:, part].diagonal(dim1=0, dim2=1).T
+            diagonal.append(equal.clone())  # a view would keep all pairs
         columns = columns - math.log(self.samples)
         return _Pairs(torch.cat(rows), columns, torch.cat(diagonal))
+
+
+def has_two_levels(model: Any) -> bool:
+    """Whether a program is the srVAE's, with u and z; the VAE has z alone."""
+    return hasattr(model, "p_u")
 
 
 def _normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import pyro
 import pyro.distributions as dist
@@ -11,16 +11,14 @@ import torch
 from pyro.infer import Predictive
 from torch import Tensor, nn
 
-from srvae_pyro.distributions import DiscretizedLogisticMixture
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.checks import check_images
 from srvae_pyro.inference.decoding import Decode, Decoding, FromNoise, noise_of
 from srvae_pyro.inference.importance import log_likelihood
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.networks import cached_weights
-
-if TYPE_CHECKING:
-    from srvae_pyro.config import ModelConfig
 
 __all__ = ["Operations", "Sampling", "draw", "slerp"]
 
@@ -233,7 +231,7 @@ class Operations(nn.Module):
         return {
             name: noise_of(site["fn"], site["value"])
             for name, site in sites.items()
-            if not isinstance(site["fn"], DiscretizedLogisticMixture) and name != "images"
+            if not isinstance(site["fn"], ImageDistribution) and name != "images"
         }
 
     def log_likelihood(

@@ -18,7 +18,12 @@ def log_mean(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 
 def effective_samples(log_weights: Tensor) -> Tensor:
-    """Kish's effective sample size of weights (S, B): (B,), from 1 to S."""
+    """Kish's effective sample size of weights (S, B): (B,), from 1 to S.
+
+    Example:
+        >>> effective_samples(torch.tensor([[0.0, 0.0], [0.0, -100.0]]))
+        tensor([2., 1.])
+    """
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
 
@@ -54,7 +59,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     """
     if len(log_weights) < MIN_SAMPLES_FOR_TAIL:
         return torch.full_like(log_weights[0], torch.nan)
-    from arviz_stats.base import array_stats
+    from arviz_stats.base import array_stats  # here, as it takes 1.5 s to import
 
     # Made for leave-one-out: it takes log-likelihoods, whose negatives are the log weights.
     _, k = array_stats.psislw(-log_weights.T.cpu().numpy(), axis=-1)

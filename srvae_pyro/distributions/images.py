@@ -1,0 +1,60 @@
+"""What the likelihoods of 8-bit images have in common: they can be drawn from given noise."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from srvae_pyro.distributions.constraints import image_grid
+
+__all__ = ["ImageDistribution"]
+
+
+class ImageDistribution(TorchDistribution):
+    """A distribution over images (C, H, W) with values on the grid k / 255 of [0, 1].
+
+    A likelihood is a subclass with what every Pyro distribution has, ``log_prob`` (nats, an image
+    each) and ``expand``, and with what is declared here; then all operations work on it, at any
+    temperature, with a stream of noise for each image.
+    """
+
+    support = image_grid
+    has_rsample = False
+    has_enumerate_support = False
+
+    @property
+    def noise_like(self) -> Tensor:
+        """Of the shape (..., N, H, W), type and device of the noise for a :meth:`draw`."""
+        raise NotImplementedError
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """The sample that uniform noise makes.
+
+        Args:
+            uniform: (..., N, H, W) in [0, 1), N numbers a pixel.
+
+        Returns:
+            Images (..., C, H, W) on the grid.
+        """
+        raise NotImplementedError
+
+    @property
+    def mode(self) -> Tensor:
+        """A picture without noise, (..., C, H, W) on the grid."""
+        raise NotImplementedError
+
+    @property
+    def mean(self) -> Tensor:
+        """The expectation, (..., C, H, W), which is not on the grid."""
+        raise NotImplementedError
+
+    def with_temperature(self, temperature: float) -> ImageDistribution:
+        """The same with its noise multiplied by a positive temperature."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Images (sample_shape, batch_shape, C, H, W) by PyTorch's global generator."""
+        like = self.noise_like
+        return self.draw(like.new_empty(torch.Size(sample_shape) + like.shape).uniform_())
