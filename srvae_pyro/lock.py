@@ -1,4 +1,4 @@
-"""One process a folder."""
+"""A lock on a folder, so that one process works in it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(folder: Path, refusal: str) -> Iterator[None]:
-    """Make ``folder`` and let no other process work in it meanwhile.
+    """Make ``folder`` and lock it.
 
-    The operating system holds the lock (``.lock``) for the process, so one that dies frees it.
+    The operating system holds the lock (``.lock``) for the process and frees it if that dies.
 
     Args:
         folder: the folder.
-        refusal: what to say after "it is in use: " where another process is there.
+        refusal: what to say after "is in use: " if another process holds the lock.
 
     Raises:
-        UserError: another process is.
+        UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")

@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_what_was_there(run: Path, capsys: pytest.CaptureFixt
     before = {name: (run / name).read_bytes() for name in (LAST, WEIGHTS)}
     with largest_file(2000):
         trainer.recovery.save()
-        assert not trainer.recovery.write_weights()
+        assert not trainer.best.write()
     assert {name: (run / name).read_bytes() for name in before} == before
     assert not list(run.glob(".*partial*"))
     said = capsys.readouterr()

@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state``, tensors and plain containers, whole or not at all.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        OSError: it cannot be written; an earlier file is untouched.
     """
 
     content = {"digest": digest(state), "state": state}
@@ -42,7 +42,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     def write(partial: Path) -> None:
         try:
             torch.save(content, partial)
-        except RuntimeError as error:  # PyTorch's writer has no other for a full disk
+        except RuntimeError as error:  # what PyTorch's writer raises on a full disk
             raise OSError(str(error).strip().splitlines()[0]) from error
 
     write_whole(path, write)
@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file, so there is nothing to resume; leave out --resume")
     damaged = f"{path} is damaged or not a checkpoint of this program"
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a strange pickle protocol
+        with warnings.catch_warnings(action="ignore"):  # about the pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise

@@ -15,6 +15,7 @@ from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim
 from srvae_pyro.parallel import Group
 from srvae_pyro.talk import Bar, say
 from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.best_weights import BestWeights
 from srvae_pyro.training.interrupt import Interrupt
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
@@ -44,7 +45,7 @@ class Trainer:
         UserError: too few pictures, or batches that cannot be shared.
     """
 
-    log: MetricsLog
+    log: MetricsLog  # while it runs
     bar: Bar
 
     def __init__(
@@ -69,8 +70,10 @@ class Trainer:
         self.learner = Learner(config, self.batches.batch_size, group, accumulate)
         self.progress, self.means, self.interrupt = Progress(), RunningMean(), Interrupt()
         self.clock = Clock(self.progress, self.interrupt, group)
-        kept = self.learner, self.progress, self.means
-        self.recovery = Recovery(folder, *kept, self.clock, group, 60 * save_minutes)
+        self.recovery = Recovery(
+            folder, self.learner, self.progress, self.means, self.clock, group, 60 * save_minutes
+        )
+        self.best = BestWeights(folder, self.learner, self.progress, group)
         self.validation = Validation(self.learner, data, settings, folder, group)
         self._logged = 0, 0.0  # images and seconds when metrics were last written
 
@@ -96,7 +99,7 @@ class Trainer:
             if self.fraction_done() >= 1 and self.progress.step_in_epoch:
                 self.validate()  # the run ends within an epoch
             self.recovery.save()
-            self.recovery.keep_some()
+            self.best.ensure()  # stopped before the first validation
         if self.recovery.unsaved:
             raise UserError(
                 f"the end of the run could not be saved ({self.recovery.unsaved}): make room, then "
@@ -159,8 +162,8 @@ class Trainer:
             progress.skipped_in_a_row = 0
             terms = dict(outcome.terms)
             bits = terms.pop("total") * bits_per_dim(1.0, self.data.shape)
-            norm = {"bits_per_dim": bits, "gradient_norm": outcome.norm}
-            self.means.add({"loss": outcome.loss, **terms, **norm})
+            means = {"loss": outcome.loss, **terms, "bits_per_dim": bits}
+            self.means.add({**means, "gradient_norm": outcome.norm})
         progress.step += 1
         progress.step_in_epoch += 1
         progress.images += self.batches.batch_size
@@ -198,7 +201,7 @@ class Trainer:
         self.bar.set_postfix_str("validating")
         progress.val = self.validation.score()
         self.log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
-        self.recovery.keep_if_best(progress.val["nats"])
+        self.best.offer(progress.val["nats"])
         self.validation.draw(self.log, progress.step, finished=self.fraction_done() >= 1)
 
     def make_bar(self) -> Bar:

@@ -1,8 +1,7 @@
-"""A run's two files of weights, and the ways back: resuming, and rolling back from bad updates."""
+"""The last checkpoint, and the ways back to it: resuming, and rolling back from bad updates."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ MAX_ROLLBACKS = 3
 
 
 class Recovery:
-    """Keeps ``last.ckpt``, with all that it takes to go on, and the best ``model.safetensors``.
+    """Keeps ``last.ckpt``, with all that it takes to go on, and returns to it.
 
     Args:
         folder: the run's folder.
@@ -52,8 +51,6 @@ class Recovery:
         self.clock, self.group, self.save_every = clock, group, save_every
         self.resumed = False
         self.unsaved = ""
-
-    # The last checkpoint.
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on as if nothing had happened; all processes take part."""
@@ -120,8 +117,6 @@ class Recovery:
             raise UserError(f"{path} does not suit this run's settings: {reason}") from None
         self.resumed = True
 
-    # Rolling back.
-
     @property
     def needed(self) -> bool:
         """Whether so many updates in a row were skipped that waiting for a good one is no use."""
@@ -157,47 +152,3 @@ class Recovery:
             f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite: back to step "
             f"{progress.step} with {progress.rate_factor:g} of the learning rate"
         )
-
-    # The best weights.
-
-    def keep_if_best(self, nats: float) -> None:
-        """Write the averaged weights if no better ones have been; rank 0.
-
-        Args:
-            nats: of validation, an image; a finite one is better than one that is not.
-        """
-        if not self.group.main:
-            return
-        best = self.best()
-        better = nats < best or not math.isfinite(best)
-        self.progress.best = nats if better and self.write_weights(nats) else best
-
-    def best(self) -> float:
-        """Validation nats an image of ``model.safetensors``; infinite if there is none.
-
-        As the file has them: it may be of a later step than the checkpoint that a run resumes.
-        """
-        path = self.folder / WEIGHTS
-        if not path.exists():
-            return math.inf
-        nats = validation_nats(path)
-        return self.progress.best if nats is None else nats
-
-    def keep_some(self) -> None:
-        """Write the averaged weights if none have been, before the first validation; rank 0."""
-        if self.group.main and not (self.folder / WEIGHTS).exists():
-            self.write_weights()
-
-    def write_weights(self, nats: float | None = None) -> bool:
-        """Write the averaged weights to ``model.safetensors``; whether that worked.
-
-        Args:
-            nats: of validation, an image, if there was one.
-        """
-        try:
-            save_weights(self.learner.averaged, self.folder, nats)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            say(f"cannot write {self.folder / WEIGHTS} ({reason}): training goes on")
-            return False
-        return True
