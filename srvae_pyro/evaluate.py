@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, option, run_command
-from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,9 +77,9 @@ class EvaluateArguments:
     """pictures at a time, where --memory-gb does not decide"""
     memory_gb: float = 4.0
     """gigabytes for the tensors of importance sampling"""
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     """of the networks; what is reported should be fp32"""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one"""
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.json")] = None
     """also write the numbers to this file"""

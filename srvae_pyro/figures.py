@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, check_folder, option, run_command
-from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class FiguresArguments:
     """height of a picture in a figure, about"""
     out: Annotated[Path | None, option("DIR", "the run's figures/")] = None
     """folder for the figures"""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one"""
 
 

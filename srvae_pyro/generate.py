@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, check_folder, option, run_command
-from srvae_pyro.config import Device
 
 __all__ = ["GenerateArguments", "main"]
 
@@ -56,7 +55,7 @@ class GenerateArguments:
     """pictures at a time"""
     scale: int = 2
     """pixels a pixel in the grid; the single pictures keep their size"""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one"""
 
 

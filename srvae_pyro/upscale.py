@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from srvae_pyro.commands import at_least, check_folder, option, run_command
-from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError, out_of_memory
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class UpscaleArguments:
     """gigabytes for the networks; a photograph that needs more is enlarged in tiles"""
     gif: bool = False
     """also NAME-x2.gif, the samples as an animation"""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one"""
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from srvae_pyro.config import Precision
 from srvae_pyro.evaluation.terms import bits_per_dim, standard_error
 from srvae_pyro.inference.importance import (
     Estimator,
@@ -38,7 +37,7 @@ def evaluate_likelihood(
     seed: int = 0,
     numbers: Tensor | None = None,
     memory_gb: float = 4.0,
-    precision: Precision = "fp32",
+    precision: Literal["fp32", "bf16"] = "fp32",
     progress: bool = False,
     group: Group | None = None,
     photographs: Tensor | None = None,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from srvae_pyro.config import Precision
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.inference.noise import ImageNoise
@@ -120,7 +119,7 @@ def evaluate_elbo(
     batch_size: int = 100,
     seed: int = 0,
     numbers: Tensor | None = None,
-    precision: Precision = "fp32",
+    precision: Literal["fp32", "bf16"] = "fp32",
     progress: bool = False,
     group: Group | None = None,
     units: bool = False,

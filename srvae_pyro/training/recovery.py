@@ -8,7 +8,6 @@ from typing import Any
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.terms import RunningMean
 from srvae_pyro.parallel import Group
-from srvae_pyro.runs import WEIGHTS, save_weights, validation_nats
 from srvae_pyro.talk import say
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from srvae_pyro.training.learner import Learner
