@@ -1,4 +1,10 @@
-"""What the commands have in common: parsing, and mistakes told in one line."""
+"""What the commands have in common: parsing, and mistakes told in one line.
+
+A command's arguments are a dataclass. What an argument may be stands on it and is checked after
+parsing, and a :class:`Group` puts its flag under a heading of the help::
+
+    threads: Annotated[int | None, AtLeast(1), option("N", "one a core")] = None
+"""
 
 from __future__ import annotations
 
@@ -7,19 +13,37 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
+from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.talk import complain, steady_streams, talks
 
-__all__ = ["at_least", "check_folder", "option", "run_command"]
+__all__ = [
+    "Group",
+    "at_least",
+    "check_arguments",
+    "check_folder",
+    "flag_of",
+    "option",
+    "parse",
+    "run_command",
+]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """For ``Annotated``: the heading of the help that an argument's flag stands under."""
+
+    title: str
 
 
 def option(metavar: str, default: str, alias: str | None = None) -> Any:
@@ -27,6 +51,22 @@ def option(metavar: str, default: str, alias: str | None = None) -> Any:
     hint = f"(default: {default})"
     aliases = [alias] if alias else None
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=aliases)
+
+
+def flag_of(name: str) -> str:
+    """The flag of an argument, such as ``--kl-start`` of ``kl_start``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_arguments(arguments: Any) -> None:
+    """Refuse arguments that are outside the bounds on their annotations.
+
+    Raises:
+        UserError: one is; names its flag.
+    """
+    for name, hint in hints_of(type(arguments)).items():
+        if any(isinstance(bound, AtLeast | Between) for bound in metadata_of(hint)):
+            check(flag_of(name), hint, getattr(arguments, name))
 
 
 def at_least(arguments: Any, **least: float) -> None:
@@ -70,11 +110,75 @@ def run_command(
         sys.stdout.reconfigure(errors="replace")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     with steady_streams():
-        arguments = tyro.cli(
-            kind, prog=f"python -m srvae_pyro.{prog}", config=(tyro.conf.FlagCreatePairsOff,)
-        )
+        arguments = parse(kind, prog)
         _expand_home(arguments)
-        sys.exit(_run(lambda: main(arguments), prog, memory))
+
+        def command() -> int | None:
+            check_arguments(arguments)
+            return main(arguments)
+
+        sys.exit(_run(command, prog, memory))
+
+
+def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> T:
+    """The arguments of a command from its command line.
+
+    Args:
+        kind: the dataclass of the command's arguments.
+        prog: the command's name.
+        words: the command line after the name; the process's if None.
+    """
+    grouped = _grouped(kind)
+    parsed = tyro.cli(
+        grouped,
+        prog=f"python -m srvae_pyro.{prog}",
+        args=words,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    if grouped is kind:
+        return parsed
+    values = dict(vars(parsed))
+    groups = [values.pop(title) for title in {group.title for _, group in _groups(kind)}]
+    for group in groups:
+        values |= vars(group)
+    return kind(**values)
+
+
+def _groups(kind: Any) -> list[tuple[str, Group]]:
+    """The names of a dataclass's fields that have a group, with it."""
+    return [
+        (name, mark)
+        for name, hint in hints_of(kind).items()
+        for mark in metadata_of(hint)
+        if isinstance(mark, Group)
+    ]
+
+
+def _grouped(kind: Any) -> Any:
+    """The dataclass that tyro parses: with one more for each group, as tyro makes headings of them.
+
+    A string on the annotation is the argument's help, as tyro finds no text after the fields of
+    classes that are made here.
+    """
+    group_of = dict(_groups(kind))
+    if not group_of:
+        return kind
+    hints = hints_of(kind)
+
+    def copied(field: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
+        texts = [mark for mark in metadata_of(hints[field.name]) if isinstance(mark, str)]
+        metadata = {"help": texts[0] if texts else None}
+        again = dataclasses.field(default=field.default, metadata=metadata)
+        return field.name, hints[field.name], again
+
+    fields = [copied(field) for field in dataclasses.fields(kind) if field.name not in group_of]
+    for title in dict.fromkeys(group.title for group in group_of.values()):
+        members = [f for f in dataclasses.fields(kind) if group_of.get(f.name) == Group(title)]
+        group = dataclasses.make_dataclass(title, [copied(field) for field in members])
+        fields.append((title, group, dataclasses.field(default_factory=group)))
+    grouped = dataclasses.make_dataclass(kind.__name__, fields)
+    grouped.__doc__ = kind.__doc__
+    return grouped
 
 
 def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, get_args
 
-from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
+from srvae_pyro.config import Dense, ModelConfig, ModelName, Preset, TrainingConfig
 
-__all__ = ["PRESETS", "Preset", "preset"]
+__all__ = ["PRESETS", "preset"]
 
-Preset = Literal["paper", "small", "quickstart"]
-PRESETS: tuple[Preset, ...] = ("paper", "small", "quickstart")
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 # Initialisation that learns faster than the published one in the first hours.
 _QUICK_START: dict[str, Any] = {
@@ -22,7 +20,7 @@ _QUICK_START: dict[str, Any] = {
     "posterior_log_variance": -3.0,
 }
 
-_MODELS: dict[tuple[Preset, str], ModelConfig] = {
+_MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
     ("paper", "srvae"): ModelConfig(),
     ("paper", "vae"): ModelConfig(model="vae", q_z=Dense(16, 8), p_x_from_z=Dense(128, 6)),
     ("small", "srvae"): ModelConfig(
@@ -97,12 +95,10 @@ _TRAINING: dict[Preset, TrainingConfig] = {
 }
 
 
-def preset(
-    name: Preset, model: Literal["srvae", "vae"] = "srvae"
-) -> tuple[ModelConfig, TrainingConfig]:
+def preset(name: Preset, model: ModelName = "srvae") -> tuple[ModelConfig, TrainingConfig]:
     """The model and training settings of a preset.
 
     ``paper`` is the published model. ``small`` suits a workstation, or hours on a CPU;
     ``quickstart`` minutes on a CPU.
     """
-    return replace(_MODELS[name, model]), replace(_TRAINING[name])
+    return _MODELS[name, model], _TRAINING[name]

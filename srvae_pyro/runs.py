@@ -76,7 +76,10 @@ def read_config(folder: Path) -> RunConfig:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, dict) or "model" not in values:
         raise UserError(f"{path} is not the config of a run of this program")
-    return RunConfig.from_dict(values)
+    try:
+        return RunConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def save_weights(model: nn.Module, folder: Path, validation_nats: float | None = None) -> None:

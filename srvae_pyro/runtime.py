@@ -16,6 +16,7 @@ from typing import Literal
 import pyro
 import torch
 
+from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 
 __all__ = [
@@ -37,7 +38,7 @@ MEMORY_LIMITS = (
 )
 
 
-def choose_device(name: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
+def choose_device(name: Device = "auto") -> torch.device:
     """The device called ``name``; ``auto`` takes a GPU if there is one.
 
     Raises:
@@ -50,9 +51,7 @@ def choose_device(name: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device
     return torch.device(name)
 
 
-def choose_precision(
-    name: Literal["auto", "fp32", "bf16"], device: torch.device
-) -> Literal["fp32", "bf16"]:
+def choose_precision(name: Literal["auto", Precision], device: torch.device) -> Precision:
     """``fp32`` or ``bf16``; ``auto`` takes bf16 where the device computes in it natively.
 
     bf16 holds for the networks alone: every log-probability is computed in float32. fp32 lets CUDA
@@ -77,11 +76,11 @@ def choose_precision(
 
 def start(
     device: torch.device,
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: Literal["auto", Precision] = "auto",
     *,
     threads: int | None = None,
     keep_allocator: bool = False,
-) -> Literal["fp32", "bf16"]:
+) -> Precision:
     """Set up the process of a command: allocator, threads, no checks of values within Pyro.
 
     Args:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
 
+from srvae_pyro.checked import AtLeast, Between, hints_of, metadata_of, type_of
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.shapes import sizes_of
@@ -74,8 +76,12 @@ def test_settings_left_out_have_their_defaults() -> None:
         ({"model": {"q_u": {"growth": 1, "steps": 1, "width": 1}}}, "width"),
         ({"training": {"learning_rate": 1}}, "learning_rate"),
         ({"model": {"q_u": {"growth": 1}}}, "steps"),
-        ({"model": 3}, "ModelConfig"),
-        ({"model": {"q_u": 3}}, "Dense"),
+        ({"model": 3}, "^model must be an object of settings, not 3$"),
+        ({"model": {"q_u": 3}}, "^q_u must be an object of settings, not 3$"),
+        ({"training": {"analytic_kl": 1}}, "^analytic_kl must be true or false, not 1$"),
+        ({"training": {"betas": [0.9]}}, "^betas must be a list of 2 numbers, not"),
+        ({"training": {"epochs": 2.5}}, "^epochs must be a whole number or null, not 2.5$"),
+        ({"training": {"precision": "fp16"}}, "^precision must be fp32 or bf16, not 'fp16'$"),
         ({"model": {"image_shape": "3x32x32"}}, "image_shape"),
         ({"model": {"latent_channels": None}}, "latent_channels"),
     ],
@@ -95,25 +101,47 @@ def test_settings_cannot_be_changed_in_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "value"),
+    ("part", "name", "value", "wanted"),
     [
-        (TrainingConfig, "clip_factor", 0),
-        (TrainingConfig, "validation_images", 0),
-        (TrainingConfig, "max_minutes", 0.0),
-        (TrainingConfig, "lr_decay", 1.5),
-        (TrainingConfig, "seed", -1),
-        (DataConfig, "limit", 0),
-        (DataConfig, "image_size", 0),
-        (ModelConfig, "components", 0),
+        ("training", "lr", 0, "above 0"),
+        ("training", "lr", float("nan"), "above 0"),
+        ("training", "lr", float("inf"), "at most 1000000000"),
+        ("training", "clip_factor", 0, "above 0"),
+        ("training", "validation_images", 0, "at least 1"),
+        ("training", "max_minutes", 0.0, "above 0"),
+        ("training", "epochs", 10**99, f"at most {2**63}"),
+        ("training", "lr_decay", 1.5, "at most 1"),
+        ("training", "kl_start", 2, "from 0 to 1"),
+        ("training", "free_nats", -1, "at least 0"),
+        ("training", "seed", -1, "at least 0"),
+        ("training", "betas", (0.9, 1.0), "at most 0.999999999999"),
+        ("data", "limit", 0, "at least 1"),
+        ("data", "image_size", 0, "at least 1"),
+        ("model", "components", 0, "from 1 to 1000"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused_wherever_it_is_given(
-    kind: Any, name: str, value: Any
+    part: str, name: str, value: Any, wanted: str
 ) -> None:
-    with pytest.raises(UserError, match=f"^{name} cannot be {value}$"):
+    told = re.escape(f"{name} must be {wanted}, not {short(value)}")
+    kind = {"training": TrainingConfig, "data": DataConfig, "model": ModelConfig}[part]
+    with pytest.raises(UserError, match=f"^{told}$"):
         kind(**{name: value})
-    part = {TrainingConfig: "training", DataConfig: "data", ModelConfig: "model"}[kind]
     values = RunConfig().to_dict()
     values[part][name] = value
-    with pytest.raises(UserError, match=f"^config.json: {name} cannot be {value}$"):
+    with pytest.raises(UserError, match=f"^{told}$"):
         RunConfig.from_dict(values)
+
+
+def short(value: Any) -> str:
+    text = repr(value).removesuffix(".0")
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+@pytest.mark.parametrize("kind", [Dense, ModelConfig, DataConfig, TrainingConfig])
+def test_every_number_has_bounds(kind: Any) -> None:
+    for name, hint in hints_of(kind).items():
+        words = str(type_of(hint))
+        if "Literal" not in words and ("int" in words or "float" in words):
+            bounds = [mark for mark in metadata_of(hint) if isinstance(mark, AtLeast | Between)]
+            assert len(bounds) == 1, name

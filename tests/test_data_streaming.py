@@ -25,6 +25,7 @@ from srvae_pyro.runtime import process_memory
 from srvae_pyro.streams import stream
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
+from srvae_pyro.training.settings import data_name
 
 CPU = torch.device("cpu")
 
@@ -259,7 +260,7 @@ def test_bad_names_of_shards_are_users_errors(shards: str) -> None:
             load_data(name, Path())
         if name.startswith("wds:") and "brace" not in message:
             with pytest.raises(UserError, match=message):
-                train.data_name(name)
+                data_name(name)
 
 
 def test_sizes_that_differ_are_told(tmp_path: Path) -> None:

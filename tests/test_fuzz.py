@@ -22,8 +22,9 @@ from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.runs import read_config
-from srvae_pyro.train import TrainArguments, make_config
+from srvae_pyro.train import TrainArguments
 from srvae_pyro.training.checkpoint import load_checkpoint
+from srvae_pyro.training.settings import fresh_config
 
 often = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 scalars = (
@@ -94,7 +95,7 @@ def test_command_lines(line: list[str]) -> None:
     """A command line is parsed to settings that can be, or refused with code 2."""
 
     def parse_only(arguments: TrainArguments) -> None:
-        make_config(arguments)
+        fresh_config(arguments)
 
     output, errors = io.StringIO(), io.StringIO()
     with (

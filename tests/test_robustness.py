@@ -31,11 +31,12 @@ from srvae_pyro.files import write_json, write_whole
 from srvae_pyro.lock import locked
 from srvae_pyro.models import load
 from srvae_pyro.runs import CONFIG, WEIGHTS, read_weights, save_weights
-from srvae_pyro.train import IN_USE, TrainArguments
+from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import recovery
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.session import IN_USE
 from srvae_pyro.training.validation import Validation
 
 ROOT = Path(__file__).parents[1]
@@ -420,14 +421,14 @@ def test_an_optimiser_of_other_shapes_is_a_users_error(run: Path) -> None:
     [
         ("model", "latent_channel", 4, r"'latent_channel'; did you mean latent_channels"),
         (None, "modell", {}, r"did you mean model\?"),
-        ("model", "latent_channels", 0, "latent_channels cannot be 0"),
-        ("model", "p_x", {"growth": -1, "steps": 1}, "growth cannot be -1"),
-        ("model", "image_shape", [3, 16], "image_shape cannot be"),
-        ("model", "p_u", "flow", "p_u cannot be 'flow'"),
-        ("training", "lr", float("nan"), "lr cannot be nan"),
-        ("training", "betas", [0.9, 1.0], "betas cannot be"),
-        ("training", "batch_size", "32", "batch_size cannot be '32'"),
-        ("data", "limit", True, "limit cannot be True"),
+        ("model", "latent_channels", 0, "latent_channels must be from 1 to 4096, not 0"),
+        ("model", "p_x", {"growth": -1, "steps": 1}, "growth must be from 1 to 4096, not -1"),
+        ("model", "image_shape", [3, 16], "image_shape must be a list of 3 whole numbers"),
+        ("model", "p_u", "flow", "p_u must be realnvp, mixture or standard, not 'flow'"),
+        ("training", "lr", float("nan"), "lr must be above 0, not nan"),
+        ("training", "betas", [0.9, 1.0], "betas must be at most 0.99"),
+        ("training", "batch_size", "32", "batch_size must be a whole number, not '32'"),
+        ("data", "limit", True, "limit must be a whole number or null, not True"),
     ],
 )
 def test_a_config_is_checked_field_by_field(

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import pyro
 import pytest
 import torch
-import tyro
 from PIL import Image
 
 import srvae_pyro
 from srvae_pyro import generate, train
-from srvae_pyro.commands import run_command
+from srvae_pyro.checked import metadata_of
+from srvae_pyro.commands import parse, run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
@@ -31,10 +31,12 @@ from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import read_config
-from srvae_pyro.train import TrainArguments, make_config, resume_command
+from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import loop, session
+from srvae_pyro.training.flags import setting_flags
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.loop import Trainer
+from srvae_pyro.training.settings import fresh_config, resume_command, resumed_config
 
 BATCH, STEPS = 4, 7  # of 16 training pictures: one epoch of 4 steps, and 3 more
 
@@ -67,7 +69,7 @@ def make_pictures(folder: Path, count: int = 20) -> None:
 @contextlib.contextmanager
 def tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("srvae_pyro.presets.preset", tiny_preset)
+        patch.setattr("srvae_pyro.training.settings.preset", tiny_preset)
         patch.setattr(loop, "LOG_EVERY", 2)
         yield
 
@@ -138,7 +140,7 @@ def test_a_run_leaves_a_complete_folder(done: Done) -> None:
 def test_a_run_records_its_settings(done: Done) -> None:
     config = read_config(done.folder)
     with tiny():
-        asked = make_config(done.arguments)
+        asked = fresh_config(done.arguments)
     assert config.preset == "paper"
     assert config.model == replace(asked.model, image_shape=(3, 16, 16))
     assert config.training == replace(asked.training, precision="fp32")
@@ -229,8 +231,7 @@ def test_a_finished_run_is_not_started_again(
     other = {"srvae": "vae", "vae": "srvae"}[done.model]
     for flags in (("--preset", "small"), ("--batch-size", "5"), ("--channels", "1")):
         assert flags[0] in mistake(monkeypatch, capsys, *resume, *flags)
-    if other == "vae":  # the default cannot be told from no flag
-        assert "--model" in mistake(monkeypatch, capsys, *resume, "--model", other)
+    assert "--model" in mistake(monkeypatch, capsys, *resume, "--model", other)
     assert {path: path.stat().st_mtime_ns for path in done.folder.iterdir()} == before
 
 
@@ -377,7 +378,7 @@ def test_the_command_to_resume_has_what_settings_have_not() -> None:
     )
     words = shlex.split(resume_command(given))
     assert words[:3] == ["python", "-m", "srvae_pyro.train"]
-    again = tyro.cli(TrainArguments, args=words[3:], config=(tyro.conf.FlagCreatePairsOff,))
+    again = parse(TrainArguments, words=words[3:])
     kept = ("data_root", "run", "workers", "device", "threads", "strict", "keep_allocator")
     assert again == TrainArguments(resume=True, **{name: getattr(given, name) for name in kept})
     plain = TrainArguments(data="photos")
@@ -390,7 +391,7 @@ def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:
     splits = []
     for seeds in ({"seed": 1}, {"seed": 2}, {"data_seed": 1}):
         given = arguments(tmp_path, **seeds)
-        splits.append(session.load_pictures(make_config(given), given))
+        splits.append(session.load_pictures(fresh_config(given), given))
     assert torch.equal(splits[0].test, splits[1].test)
     assert not torch.equal(splits[0].test, splits[2].test)
 
@@ -518,10 +519,10 @@ def test_pictures_that_do_not_suit_name_the_flag_that_helps(
     (tmp_path / "pictures" / "99.png").write_text("no picture, which reading all would tell")
     given = arguments(tmp_path, strict=True)
     with tiny(), pytest.raises(UserError, match=f"pass --image-size {better}$"):
-        session.load_pictures(make_config(given), given)
+        session.load_pictures(fresh_config(given), given)
     given = replace(given, image_size=better, strict=False)
     with tiny(), pytest.warns(match="left out"):
-        assert session.load_pictures(make_config(given), given).shape == (3, better, better)
+        assert session.load_pictures(fresh_config(given), given).shape == (3, better, better)
 
 
 # The flags
@@ -531,7 +532,7 @@ def test_flags_reach_the_settings() -> None:
     given = TrainArguments(
         lr=0.5, batch_size=7, seed=3, epochs=2, transform="sketch", prior="mixture", no_augment=True
     )
-    config = make_config(replace(given, guide_z_sees_y=True, limit=9, channels=1, image_size=64))
+    config = fresh_config(replace(given, guide_z_sees_y=True, limit=9, channels=1, image_size=64))
     training = config.training
     assert (training.lr, training.batch_size, training.seed) == (0.5, 7, 3)
     assert (training.epochs, training.steps, training.max_minutes) == (2, None, None)
@@ -540,11 +541,78 @@ def test_flags_reach_the_settings() -> None:
     data = config.data
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
     assert data.seed == 0
-    assert make_config(replace(given, data_seed=4)).data.seed == 4
+    assert fresh_config(replace(given, data_seed=4)).data.seed == 4
+
+
+def test_every_training_setting_has_a_flag_with_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(TrainArguments, "train", ["--help"])
+    told = capsys.readouterr().out
+    names = {f.name for f in fields(TrainArguments)}
+    assert {f.name for f in fields(TrainingConfig)} <= names
+    for flag in setting_flags():
+        assert f"--{flag.name.replace('_', '-')}" in told
+        assert any(isinstance(mark, str) for mark in metadata_of(flag.hint)), flag.name
+
+
+def test_flags_of_all_kinds_reach_the_settings() -> None:
+    line = "--preset small --betas 0.5 0.75 --analytic-kl False --anneal 0.25 --no-augment"
+    config = fresh_config(parse(TrainArguments, words=shlex.split(line)))
+    assert (config.training.betas, config.training.anneal) == ((0.5, 0.75), 0.25)
+    assert (config.training.analytic_kl, config.data.augment) == (False, False)
+    assert fresh_config(parse(TrainArguments, words=["--preset", "small"])).training.analytic_kl
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("lr", "0", "above 0"),
+        ("kl_start", "2", "from 0 to 1"),
+        ("free_nats", "-1", "at least 0"),
+        ("validation_images", "0", "at least 1"),
+    ],
+)
+def test_a_mistake_is_told_in_the_same_words_wherever_it_is_made(
+    name: str,
+    value: str,
+    wanted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flag, setting = f"--{name.replace('_', '-')}", f"training.{name}={value}"
+    told = mistake(monkeypatch, capsys, flag, value)
+    assert told == f"train: {flag} must be {wanted}, not {value}\n"
+    told = mistake(monkeypatch, capsys, "--set", setting)
+    assert told == f"train: --set {setting}: {name} must be {wanted}, not {value}\n"
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(f'{{"model": {{}}, "training": {{"{name}": {value}}}}}')
+    (run / "last.ckpt").touch()
+    told = mistake(monkeypatch, capsys, "--run", "mine", "--resume")
+    assert told == f"train: runs/mine/config.json: {name} must be {wanted}, not {value}\n"
+
+
+def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
+    done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume = ("--run", str(done.folder), "--resume", "--keep-allocator", "--device", "cpu")
+    for flags in ("--seed 1", "--lr-decay 0.5", "--data-seed 1", "--no-augment", "--prior mixture"):
+        told = mistake(monkeypatch, capsys, *resume, *flags.split())
+        assert f"was trained with another {flags.split()[0]}: leave it out to resume" in told
+    # Its length may change, by either way, and what is the same may be said.
+    given = parse(TrainArguments, words=[*resume, "--seed", "0", "--epochs", "3"])
+    config = resumed_config(given, done.folder).training
+    assert (config.epochs, config.steps, config.max_minutes) == (3, None, None)
+    given = parse(TrainArguments, words=[*resume, "--set", "training.steps=9"])
+    assert resumed_config(given, done.folder).training.steps == 9
 
 
 def test_no_flags_are_the_published_run() -> None:
-    config = make_config(TrainArguments())
+    config = fresh_config(TrainArguments())
     assert config.model == ModelConfig()
     assert (config.training, config.data.data) == (TrainingConfig(), "cifar10")
 
@@ -579,11 +647,14 @@ def test_histogram_is_of_each_dimension() -> None:
 
 def test_any_setting_can_be_set() -> None:
     given = ("model.p_x.growth=5", "training.anneal=0.25", "model.likelihood_start=published")
-    config = make_config(TrainArguments(preset="small", set=given))
-    plain = make_config(TrainArguments(preset="small"))
+    config = fresh_config(TrainArguments(preset="small", set=given))
+    plain = fresh_config(TrainArguments(preset="small"))
     assert (config.model.p_x.growth, config.training.anneal) == (5, 0.25)
     assert config.model.likelihood_start == "published"
     assert config.model.p_x.steps == plain.model.p_x.steps
+    earlier = ("model.prior=mixture", "model.prior_network.growth=3")
+    config = fresh_config(TrainArguments(preset="small", set=earlier))
+    assert (config.model.p_u, config.model.p_u_network.growth) == ("mixture", 3)
 
 
 @pytest.mark.parametrize(
@@ -593,12 +664,14 @@ def test_any_setting_can_be_set() -> None:
         ("p_x=5", "give a setting as config.json names it"),
         ("model.nothing.here=5", "give a setting as config.json names it"),
         ("model.p_x.growth", "give a setting as config.json names it"),
-        ("model.p_x.growth=many", "growth cannot be 'many'"),
+        ("model.p_x.growth=many", "growth must be a whole number, not 'many'"),
+        ("training.precision=bf16", "--set training.precision=bf16: say --precision bf16"),
+        ("training.lr=0", "--set training.lr=0: lr must be above 0, not 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_a_users_error(setting: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        make_config(TrainArguments(preset="small", set=(setting,)))
+        fresh_config(TrainArguments(preset="small", set=(setting,)))
 
 
 def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
@@ -609,7 +682,7 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
         longer = {"resume": True, "steps": STEPS + 1}
         assert train.main(arguments(tmp_path, set=given, **longer)) == 0
         other = ("training.ema_half_life=200",)
-        with pytest.raises(UserError, match="other settings than --set"):
+        with pytest.raises(UserError, match=r"another --set training\.ema_half_life: leave it"):
             train.main(arguments(tmp_path, set=other, resume=True, steps=STEPS + 2))
 
 

@@ -6,8 +6,8 @@ import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from srvae_pyro.commands import at_least
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data import DataSplits, PictureOptions, load_data
 from srvae_pyro.data.run_data import has_earlier_layout, refuse_missing
@@ -26,28 +26,27 @@ from srvae_pyro.parallel import Group, process_group
 from srvae_pyro.runs import CONFIG
 from srvae_pyro.runtime import process_cores, start
 from srvae_pyro.talk import say
-from srvae_pyro.train import (
-    IN_USE,
-    TrainArguments,
+from srvae_pyro.training.checkpoint import can_resume
+from srvae_pyro.training.loop import Trainer
+from srvae_pyro.training.settings import (
     folder_of,
-    make_config,
+    fresh_config,
     resume_command,
     resumed_config,
     run_folder,
 )
-from srvae_pyro.training.checkpoint import can_resume
-from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.validation import score
 
-__all__ = ["load_pictures", "run"]
+if TYPE_CHECKING:
+    from srvae_pyro.train import TrainArguments
+
+__all__ = ["IN_USE", "load_pictures", "run"]
+
+IN_USE = "another process trains there; wait for it, stop it, or choose another name with --run"
 
 
 def run(arguments: TrainArguments) -> int:
     """Train as asked, with the other processes that torchrun started; the exit code."""
-    at_least(arguments, seed=0, threads=1, accumulate=1, workers=0)
-    at_least(arguments, data_seed=0, limit=1, image_size=1)
-    if not arguments.save_minutes > 0:
-        raise UserError(f"--save-minutes must be above 0, not {arguments.save_minutes}")
     with process_group(arguments.device) as group:
         return run_in(group, arguments)
 
@@ -57,7 +56,7 @@ def run_in(group: Group, arguments: TrainArguments) -> int:
     if group.restarts and can_resume(folder_of(arguments)):
         arguments = replace(arguments, resume=True)  # torchrun restarted a run
     folder = run_folder(arguments)
-    config = resumed_config(arguments, folder) if arguments.resume else make_config(arguments)
+    config = resumed_config(arguments, folder) if arguments.resume else fresh_config(arguments)
     config = with_precision(config, arguments, group)
     with group.main_first():
         pictures = load_pictures(config, arguments)

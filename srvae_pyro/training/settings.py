@@ -1,0 +1,242 @@
+"""From the train command's flags to a run's folder and settings, for new and for resumed runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from srvae_pyro import __version__
+from srvae_pyro.checked import Flag, hints_of, metadata_of
+from srvae_pyro.commands import flag_of
+from srvae_pyro.config import DATA_SETS, EARLIER, SHARDS, DataConfig, ModelName, Preset, RunConfig
+from srvae_pyro.data import check_shards
+from srvae_pyro.data.run_data import can_have_moved
+from srvae_pyro.errors import UserError
+from srvae_pyro.presets import PRESETS, preset
+from srvae_pyro.runs import RUNS, WEIGHTS, find_run, read_config
+from srvae_pyro.training.checkpoint import LAST, can_resume
+from srvae_pyro.training.flags import DECLARED, given, setting_flags
+
+if TYPE_CHECKING:
+    from srvae_pyro.train import TrainArguments
+
+__all__ = [
+    "data_name",
+    "folder_of",
+    "fresh_config",
+    "resume_command",
+    "resumed_config",
+    "run_folder",
+    "with_flags",
+    "with_settings",
+]
+
+# What ends a run. Giving one lifts the others; all may be changed when it is resumed.
+LIMITS = [f.setting for f in setting_flags() if f.spec.limit]
+
+
+def fresh_config(arguments: TrainArguments) -> RunConfig:
+    """The settings of a new run, before its data is known.
+
+    Raises:
+        UserError: they cannot be, or not together.
+    """
+    run: str = given(arguments)["training"].get("init", "")
+    init = read_config(find_run(run)) if run else None
+    name, kind = _names(arguments, init)
+    model, training = preset(name, kind)
+    start = RunConfig(name, init.model if init else model, DataConfig(), training, __version__)
+    config = with_flags(start, arguments)
+    if init:
+        _refuse_other_networks(run, start, config)
+    if kind == "vae":
+        _refuse_srvaes(arguments)
+    changed = with_settings(config, arguments.set)
+    if init and changed.model != config.model:
+        raise UserError("--init brings its run's networks: leave out --set model...")
+    return changed
+
+
+def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
+    """The settings of the run to go on with, its length or its pictures' place changed if asked.
+
+    Raises:
+        UserError: other settings are asked for than the run was trained with; names the first.
+    """
+    saved = read_config(folder)
+    if arguments.preset not in (None, saved.preset):
+        raise _trained_with_another("--preset", folder)
+    config = with_flags(saved, arguments)
+    flags = {(flag.part, flag.setting): flag_of(flag.name) for flag in setting_flags()}
+    for part, setting in _differences(saved, config):
+        place = (part, setting) == ("data", "data")
+        if not place or not can_have_moved(saved, config.data.data):
+            raise _trained_with_another(flags[part, setting], folder)
+    changed = with_settings(config, arguments.set)
+    for part, setting in _differences(config, changed):
+        raise _trained_with_another(f"--set {part}.{setting}", folder)
+    return changed
+
+
+def with_flags(config: RunConfig, arguments: TrainArguments) -> RunConfig:
+    """The config with the settings that flags are given for."""
+    parts = given(arguments)
+    if "data" in parts["data"]:
+        parts["data"]["data"] = data_name(parts["data"]["data"])
+    if not parts["training"].keys().isdisjoint(LIMITS):
+        parts["training"] = dict.fromkeys(LIMITS) | parts["training"]
+    changed = {
+        part: dataclasses.replace(getattr(config, part), **values) for part, values in parts.items()
+    }
+    return dataclasses.replace(config, **changed)
+
+
+def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
+    """The config with each ``part.name=value`` set, the value as in JSON.
+
+    Raises:
+        UserError: there is no such setting, or it cannot be that.
+    """
+    for setting in settings:
+        values = config.to_dict()
+        name, equals, text = setting.partition("=")
+        *path, last = (EARLIER.get(key, key) for key in name.split("."))
+        part: Any = values
+        for key in path:
+            part = part.get(key) if isinstance(part, dict) else None
+        if not equals or path[:1] not in (["model"], ["training"]) or not isinstance(part, dict):
+            raise UserError(
+                f"--set {setting}: give a setting as config.json names it, such as "
+                "model.p_x.growth=24 or training.anneal=0.5"
+            )
+        if path == ["training"] and last in DECLARED:
+            raise UserError(f"--set {setting}: say {flag_of(last)} {text}")
+        try:
+            part[last] = json.loads(text)
+        except ValueError:
+            part[last] = text  # a word
+        try:
+            config = RunConfig.from_dict(values)
+        except UserError as error:
+            raise UserError(f"--set {setting}: {error}") from None
+    return config
+
+
+def _names(arguments: TrainArguments, init: RunConfig | None) -> tuple[Preset, ModelName]:
+    """The preset and the kind of model, given or those of the run to start from."""
+    name, kind = arguments.preset, given(arguments)["model"].get("model")
+    if init is not None:
+        known = init.preset in PRESETS
+        name = name or (cast("Preset", init.preset) if known else None)
+        kind = kind or init.model.model
+    return name or "paper", kind or "srvae"
+
+
+def _refuse_other_networks(run: str, init: RunConfig, config: RunConfig) -> None:
+    """Refuse flags that ask for other networks than the run's whose weights are to be the start.
+
+    Raises:
+        UserError: one does.
+    """
+    channels = init.model.image_shape[0]
+    if config.data.channels != channels:
+        raise UserError(
+            f"--init {run} is of --channels {channels}, not {config.data.channels}: say "
+            f"--channels {channels} too"
+        )
+    flags = {flag.setting: flag_of(flag.name) for flag in setting_flags() if flag.part == "model"}
+    for _, setting in _differences(init, config, parts=("model",)):
+        was, now = getattr(init.model, setting), getattr(config.model, setting)
+        raise UserError(
+            f"--init {run} is of {flags[setting]} {was}, not {now}: leave out one of the two"
+        )
+
+
+def _refuse_srvaes(arguments: TrainArguments) -> None:
+    """Refuse flags that only the srVAE has.
+
+    Raises:
+        UserError: one is given.
+    """
+    flags = given(arguments)
+    if flags["training"].get("free_nats"):
+        raise UserError("--free-nats is the srVAE's: the VAE's KL_z has no closed form")
+    if not flags["model"].keys().isdisjoint(("d", "guide_z_sees_y")):
+        raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
+
+
+def _differences(
+    one: RunConfig, other: RunConfig, parts: tuple[str, ...] = ("model", "data", "training")
+) -> list[tuple[str, str]]:
+    """Part and name of each setting that differs, but for limits of the run's length."""
+    return [
+        (part, field.name)
+        for part in parts
+        for field in dataclasses.fields(getattr(one, part))
+        if field.name not in LIMITS
+        and getattr(getattr(one, part), field.name) != getattr(getattr(other, part), field.name)
+    ]
+
+
+def _trained_with_another(setting: str, folder: Path) -> UserError:
+    return UserError(
+        f"{folder} was trained with another {setting}: leave it out to resume, or choose another "
+        "--run"
+    )
+
+
+def data_name(data: str) -> str:
+    """A data set's name as it is, a folder's path made absolute: a run may be resumed elsewhere."""
+    if data.startswith(SHARDS):
+        check_shards(data)
+        return f"{SHARDS}{Path(data.removeprefix(SHARDS)).expanduser().absolute()}"
+    folder = Path(data).expanduser()
+    return data if data in DATA_SETS or not folder.is_dir() else str(folder.resolve())
+
+
+def folder_of(arguments: TrainArguments) -> Path:
+    """Where the run is or will be."""
+    name = arguments.run
+    if name is None:
+        config = fresh_config(arguments)
+        data = re.sub(r"\{.*|\.tar$", "", Path(config.data.data).name).rstrip("-_.") or "data"
+        name = f"{config.model.model}-{config.preset}-{data}"
+    path = Path(name)
+    return path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
+
+
+def run_folder(arguments: TrainArguments) -> Path:
+    """Where the run is or will be.
+
+    Raises:
+        UserError: the folder holds a run already, or to resume there is none.
+    """
+    folder = folder_of(arguments)
+    # A run that died before its first checkpoint left settings only, and is started anew.
+    if arguments.resume:
+        if not can_resume(folder):
+            raise UserError(f"{folder}: no run to resume; leave out --resume to start one")
+    elif (folder / LAST).exists() or (folder / WEIGHTS).exists():
+        raise UserError(
+            f"{folder} holds a run already: add --resume to go on with it, or choose another "
+            "name with --run"
+        )
+    return folder
+
+
+def resume_command(arguments: TrainArguments) -> str:
+    """What to type to go on with a run, all that its settings do not have included."""
+    words = ["python", "-m", "srvae_pyro.train"]
+    words += ["--run", arguments.run or folder_of(arguments).name, "--resume"]
+    hints = hints_of(type(arguments))
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        recorded = any(isinstance(mark, Flag) for mark in metadata_of(hints[field.name]))
+        if not recorded and field.name not in ("run", "resume") and value != field.default:
+            words.append(flag_of(field.name))
+            words += [] if value is True else [str(value)]
+    return shlex.join(words)
