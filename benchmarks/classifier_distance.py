@@ -36,8 +36,8 @@ from tqdm import tqdm
 import srvae_pyro
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.evaluation.fid import drawer
-from srvae_pyro.files import write_json, write_whole
-from srvae_pyro.runtime import tune_allocator
+from srvae_pyro.system.device import tune_allocator
+from srvae_pyro.system.files import write_json, write_whole
 
 WIDTHS = (32, 64, 128, 256)
 

@@ -16,7 +16,7 @@ from srvae_pyro.data.subset import evenly_spaced_indices
 from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.models import load
 from srvae_pyro.runs import find_run, read_config
-from srvae_pyro.runtime import choose_device, tune_allocator
+from srvae_pyro.system.device import choose_device, tune_allocator
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import torch
 from srvae_pyro.inference.importance import estimate_log_likelihood, evaluations_at_once
 from srvae_pyro.models import make_model
 from srvae_pyro.presets import PRESETS, preset
-from srvae_pyro.runtime import choose_device, tune_allocator
+from srvae_pyro.system.device import choose_device, tune_allocator
 
 
 def naive(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.models import load
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import WEIGHTS, find_run
-from srvae_pyro.runtime import tune_allocator
+from srvae_pyro.system.device import tune_allocator
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def work(pipe: Connection, setting: dict[str, Any], job: dict[str, Any]) -> None:
     """A process: makes its step, then runs it whenever asked and answers with the seconds."""
-    from srvae_pyro.runtime import choose_device, tune_allocator
+    from srvae_pyro.system.device import choose_device, tune_allocator
 
     device = choose_device()
     if setting["allocator"] and device.type == "cpu":
@@ -87,10 +87,10 @@ def make_step(setting: dict[str, Any], job: dict[str, Any], device: Any) -> Call
     import pyro
     import torch
 
-    from srvae_pyro import runtime
     from srvae_pyro.inference.importance import estimate_log_likelihood
     from srvae_pyro.models import make_model
     from srvae_pyro.presets import preset
+    from srvae_pyro.system import device as runtime
 
     if job["what"] == "ceiling":
         return ceiling_step(setting["precision"], device)

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
-from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
-from srvae_pyro.files import write_whole
+from srvae_pyro.system.digest import digest
+from srvae_pyro.system.files import write_whole
 from srvae_pyro.system.hub import download, refuse_address
 
 __all__ = [

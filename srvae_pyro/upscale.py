@@ -2,84 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
-
-from srvae_pyro.commands import at_least, check_folder, option, run_command
-from srvae_pyro.errors import UserError
+from srvae_pyro.system.command_line import run_command
 from srvae_pyro.upscaling import LESS_MEMORY
+from srvae_pyro.upscaling.arguments import UpscaleArguments
 
 __all__ = ["UpscaleArguments", "main"]
 
 
-@dataclass
-class UpscaleArguments:
-    """Enlarge photographs of any size by a srVAE whose y is a downscaled x.
-
-    Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible answers
-    NAME-x2-01.png to K, their mean, and NAME-x2-std.png, a map of where they differ (the standard
-    deviation; white is the largest, which is printed). LR-PSNR, printed for each answer, is how
-    well it agrees with its question: the PSNR of the answer made small again against the
-    photograph.
-    Transparency is enlarged by bicubic interpolation. A gray photograph's answers are gray; EXIF,
-    XMP, resolution and colour profile are kept, and what is not is said. All files are checked
-    before any is enlarged.
-    """
-
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """a run's name under runs/, its folder, or a Hub id"""
-    images: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
-    ]
-    """picture files; of an animation the first picture is taken"""
-    out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
-    """folder for the answers"""
-    factor: Annotated[int | None, option("N", "the model's")] = None
-    """how many times larger: the model's own factor or a power of it"""
-    samples: int = 1
-    """how many different answers for each, K"""
-    decode: Annotated[
-        Literal["sample", "mode", "mean"] | None,
-        option("sample|mode|mean", "mode for one answer, sample for several"),
-    ] = None
-    """draw each pixel, take the likeliest component's mean, or the expectation"""
-    temperature: Annotated[
-        float | None, option("T", "0 for one answer that is not sampled, else 1")
-    ] = None
-    """factor on the standard deviations of the latents; with 0 and mode the one most faithful"""
-    image_temperature: float = 1.0
-    """the same for the pixels that are sampled"""
-    seed: int = 0
-    """of all noise: a picture has the same answers with the same seed"""
-    tile: Annotated[int | None, option("PIXELS", "as --memory-gb allows")] = None
-    """enlarge in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
-    memory_gb: float = 4.0
-    """gigabytes for the networks; a photograph that needs more is enlarged in tiles"""
-    gif: bool = False
-    """also NAME-x2.gif, the samples as an animation"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU if there is one"""
-
-
-def check(arguments: UpscaleArguments) -> None:
-    """Refuse what makes no sense whatever the model."""
-    if not arguments.images:
-        raise UserError("name at least one picture file after the run")
-    at_least(arguments, samples=1, tile=0)
-    check_folder(arguments.out)
-    if arguments.gif and arguments.samples < 2:
-        raise UserError("--gif animates several answers: give --samples 2 or more")
-
-
 def main(arguments: UpscaleArguments) -> int:
     """Enlarge as asked; the exit code: 2 if any picture failed."""
-    check(arguments)
-    from srvae_pyro.upscaling.session import upscale
+    from srvae_pyro.upscaling.session import upscale  # not before: --help is to be fast
 
     return upscale(arguments)
 

@@ -19,7 +19,7 @@ from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
-from srvae_pyro.parallel import Group, process_group
+from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from srvae_pyro.commands import run_command
 from srvae_pyro.errors import out_of_memory
 from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.system.command_line import run_command
 
 SHORT = [
     MemoryError(),
@@ -65,7 +65,7 @@ def test_every_command_names_flags_that_it_has(
     def heard(kind, main, prog, memory="") -> None:
         hints.append((memory, vars(kind)["__dataclass_fields__"]))
 
-    monkeypatch.setattr("srvae_pyro.commands.run_command", heard)
+    monkeypatch.setattr("srvae_pyro.system.command_line.run_command", heard)
     monkeypatch.delitem(sys.modules, f"srvae_pyro.{command}", raising=False)
     runpy.run_module(f"srvae_pyro.{command}", run_name="__main__")
     ((memory, fields),) = hints

@@ -21,8 +21,8 @@ from srvae_pyro.data import MemoryPictures, PictureOptions, load_data
 from srvae_pyro.data.orders import WINDOW, shuffled_in_windows
 from srvae_pyro.data.streaming import StreamedPictures
 from srvae_pyro.errors import UserError
-from srvae_pyro.runtime import process_memory
-from srvae_pyro.streams import stream
+from srvae_pyro.system.device import process_memory
+from srvae_pyro.system.streams import stream
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.settings import data_name

@@ -29,16 +29,16 @@ from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.evaluation.report import print_measures
 from srvae_pyro.evaluation.selection import Selection, Split
-from srvae_pyro.files import write_json
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
-from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import CONFIG, read_config
+from srvae_pyro.system.files import write_json
+from srvae_pyro.system.parallel import Group
 
 MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 

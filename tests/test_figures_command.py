@@ -16,10 +16,10 @@ from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
 from srvae_pyro.figures import FiguresArguments, main
-from srvae_pyro.files import write_json
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import CONFIG, read_config
+from srvae_pyro.system.files import write_json
 
 BOTH = {"paper-samples", "paper-reconstructions", "paper-interpolations"}
 SRVAE_ONLY = {"paper-super-resolution", "paper-generative-reconstructions", "swapped-latents"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from srvae_pyro.files import check_place, write_whole
+from srvae_pyro.system.files import check_place, write_whole
 
 
 def test_a_name_as_long_as_can_be_is_written(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, example, given, settings
 from PIL import Image
 from test_training import make_trainer, tiny_config
 
-from srvae_pyro.commands import run_command
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.runs import read_config
+from srvae_pyro.system.command_line import run_command
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.settings import fresh_config

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from srvae_pyro import SRVAE, VAE, ModelConfig, UserError
 from srvae_pyro.config import Dense
 from srvae_pyro.evaluation.likelihood import evaluate_likelihood
-from srvae_pyro.evaluation.means import standard_error
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.importance import (
     _normal_log_prob,
     estimate_log_likelihood,
     evaluations_at_once,
 )
+from srvae_pyro.inference.means import standard_error
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.inference.weights import effective_pairs, effective_samples, log_mean, pareto_k
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel

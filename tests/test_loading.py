@@ -21,9 +21,11 @@ from torch import Tensor
 import srvae_pyro
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.files import write_json, write_whole
 from srvae_pyro.models import SRVAE, VAE, ImageModel, load, make_model
+from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import CONFIG, WEIGHTS, find_run, read_config, save_weights
+from srvae_pyro.system.digest import digest
+from srvae_pyro.system.files import write_json, write_whole
 
 MODELS: dict[str, dict[str, Any]] = {
     "srvae": {},
@@ -126,6 +128,8 @@ def test_weights_and_settings_under_earlier_names_load(kind: str, tmp_path: Path
     config["model"] = {SETTINGS_BEFORE.get(k, k): v for k, v in config["model"].items()}
     (tmp_path / CONFIG).write_text(json.dumps(config))
     assert_alike(load(tmp_path), model)
+    # Results and pictures kept of them are still known.
+    assert weights_digest(model) == digest(dict(sorted(state.items())))
     # What a checkpoint does.
     other = make_model(model.config)
     other.load_state_dict(state)

@@ -25,7 +25,7 @@ from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
-from srvae_pyro.parallel import Group
+from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.loop import Trainer

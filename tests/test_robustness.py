@@ -22,15 +22,15 @@ import torch
 from safetensors.torch import save_file
 from test_training import make_trainer, some_pictures, tiny_config
 
-from srvae_pyro import talk
-from srvae_pyro.commands import run_command
 from srvae_pyro.config import RunConfig
-from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
-from srvae_pyro.files import write_json, write_whole
-from srvae_pyro.lock import locked
 from srvae_pyro.models import load
 from srvae_pyro.runs import CONFIG, WEIGHTS, read_weights, save_weights
+from srvae_pyro.system import console as talk
+from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.digest import digest
+from srvae_pyro.system.files import write_json, write_whole
+from srvae_pyro.system.lock import locked
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import recovery
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
@@ -221,7 +221,7 @@ def test_a_terminal_or_log_that_takes_nothing_does_not_end_a_run(
 
 def test_a_closed_pipe_leaves_the_exit_code_as_it_is() -> None:
     code = (
-        "from srvae_pyro.talk import steady_streams\n"
+        "from srvae_pyro.system.console import steady_streams\n"
         "import sys\n"
         "with steady_streams():\n"
         "    for _ in range(9): print('words ' * 9999); print('words', file=sys.stderr)\n"

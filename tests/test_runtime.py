@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from srvae_pyro.commands import run_command
 from srvae_pyro.errors import UserError
-from srvae_pyro.runtime import choose_device, choose_precision, tune_allocator
+from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.device import choose_device, choose_precision, tune_allocator
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_allocator_is_not_tuned_where_it_is_not_glibc(monkeypatch: pytest.Monkey
 def test_a_tuned_allocator_allocates() -> None:
     """In a process of its own: it holds for all of one."""
     code = (
-        "from srvae_pyro.runtime import tune_allocator\n"
+        "from srvae_pyro.system.device import tune_allocator\n"
         "import sys, torch\n"
         "done = tune_allocator()\n"
         "for _ in range(3):\n"

@@ -22,7 +22,6 @@ from PIL import Image
 import srvae_pyro
 from srvae_pyro import generate, train
 from srvae_pyro.checked import metadata_of
-from srvae_pyro.commands import parse, run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
@@ -31,6 +30,7 @@ from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import read_config
+from srvae_pyro.system.command_line import parse, run_command
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import loop, session
 from srvae_pyro.training.flags import setting_flags

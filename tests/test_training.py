@@ -26,10 +26,10 @@ from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.drawing.progress import progress_pictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.elbo_terms import ElboResult
-from srvae_pyro.evaluation.means import RunningMean, bits_per_dim
+from srvae_pyro.inference.means import RunningMean, bits_per_dim
 from srvae_pyro.models import ImageModel
-from srvae_pyro.parallel import Group
 from srvae_pyro.runs import validation_nats
+from srvae_pyro.system.parallel import Group
 from srvae_pyro.training import loop, recovery, validation
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint

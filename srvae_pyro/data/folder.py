@@ -19,7 +19,7 @@ from srvae_pyro.data.splits import DataSplits, hold_out
 from srvae_pyro.data.streaming import StreamedPictures
 from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.errors import UserError
-from srvae_pyro.runtime import process_memory
+from srvae_pyro.system.device import process_memory
 
 __all__ = ["fingerprint_folder", "load_folder"]
 

@@ -24,7 +24,7 @@ from srvae_pyro.data.splits import DataSplits, hold_out, only_size, to_channels
 from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.data.unpickle import read_arrays
 from srvae_pyro.errors import UserError
-from srvae_pyro.talk import Bar
+from srvae_pyro.system.console import Bar
 
 __all__ = ["load_imagenet32_batches"]
 

@@ -20,7 +20,7 @@ from srvae_pyro.data.mending import CutOffError, mended
 from srvae_pyro.data.tiff import seek_full_page
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.formats import FORMATS, HEAD, unread_by_content, unread_by_name
-from srvae_pyro.runtime import process_memory
+from srvae_pyro.system.device import process_memory
 
 __all__ = ["Opened", "open_picture"]
 

@@ -17,7 +17,7 @@ from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.data.splits import DataSplits
 from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.errors import UserError
-from srvae_pyro.streams import stream
+from srvae_pyro.system.streams import stream
 
 __all__ = ["COUNTS", "PHOTOGRAPHS", "Region", "load_photos", "regions"]
 

@@ -21,7 +21,7 @@ from srvae_pyro.data.opening import open_picture
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.talk import Bar
+from srvae_pyro.system.console import Bar
 
 __all__ = [
     "find_pictures",

@@ -15,7 +15,7 @@ import numpy as np
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.talk import Bar
+from srvae_pyro.system.console import Bar
 
 __all__ = ["PictureFiles", "Source", "TarShards"]
 

@@ -16,7 +16,7 @@ from srvae_pyro.data.fingerprint import is_of_files
 from srvae_pyro.data.training_pictures import TrainingPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma
-from srvae_pyro.streams import stream
+from srvae_pyro.system.streams import stream
 
 __all__ = ["DataSplits", "hold_out", "only_size", "to_channels"]
 

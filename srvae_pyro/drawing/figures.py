@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,18 +10,16 @@ from torch import Tensor
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
 from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.drawing.arguments import FiguresArguments
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
-from srvae_pyro.files import write_whole
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import find_run, read_config
-from srvae_pyro.runtime import choose_device, start
+from srvae_pyro.system.device import choose_device, start
+from srvae_pyro.system.files import write_whole
 from srvae_pyro.system.hub import is_cached_copy
-
-if TYPE_CHECKING:
-    from srvae_pyro.figures import FiguresArguments
 
 __all__ = ["draw_figures"]
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
-from srvae_pyro.files import write_json
-from srvae_pyro.lock import locked
+from srvae_pyro.system.digest import digest
+from srvae_pyro.system.files import write_json
+from srvae_pyro.system.lock import locked
 
 __all__ = ["GeneratedPictures", "chunks"]
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from srvae_pyro import __version__
-from srvae_pyro.digest import digest
+from srvae_pyro.drawing.arguments import GenerateArguments
 from srvae_pyro.drawing.generated import GeneratedPictures, chunks
 from srvae_pyro.drawing.grids import grid, save_picture, side_by_side
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.models import ImageModel, load
-from srvae_pyro.parallel import Group, process_group
+from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import find_run
-from srvae_pyro.runtime import start
+from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import start
 from srvae_pyro.system.hub import is_cached_copy
-from srvae_pyro.talk import Bar
-
-if TYPE_CHECKING:
-    from srvae_pyro.generate import GenerateArguments
+from srvae_pyro.system.parallel import Group, process_group
 
 __all__ = ["generate"]
 
@@ -65,7 +63,7 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
 def _settings(model: ImageModel, arguments: GenerateArguments) -> dict[str, Any]:
     """All that decides what the pictures are."""
     return {
-        "weights": digest(dict(sorted(model.state_dict().items()))),
+        "weights": weights_digest(model),
         "seed": arguments.seed,
         "decode": arguments.decode,
         "temperature": float(arguments.temperature),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srvae_pyro.files import write_whole
+from srvae_pyro.system.files import write_whole
 
 __all__ = ["grid", "save_picture", "side_by_side"]
 

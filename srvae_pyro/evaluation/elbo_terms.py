@@ -8,16 +8,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from srvae_pyro.evaluation.means import bits_per_dim, standard_error
 from srvae_pyro.evaluation.sweep import gathered, sweep
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
+from srvae_pyro.inference.means import bits_per_dim, standard_error
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.parallel import Group
 
 __all__ = ["ActiveUnits", "ElboResult", "LatentUnits", "evaluate_elbo"]
 

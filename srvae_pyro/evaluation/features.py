@@ -23,9 +23,9 @@ from srvae_pyro.evaluation.fidelity import (
     find_weights,
     weights_folder,
 )
-from srvae_pyro.files import write_whole
-from srvae_pyro.runtime import exact_float32
-from srvae_pyro.talk import Bar
+from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.files import write_whole
 
 __all__ = ["FeatureExtractor"]
 

@@ -16,8 +16,8 @@ from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fidelity import fidelity
 from srvae_pyro.inference.decoding import Decoding
 from srvae_pyro.models import ImageModel
-from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_levels
+from srvae_pyro.system.parallel import Group
 
 __all__ = ["Distances", "Draw", "drawer", "fid_and_kid"]
 

@@ -10,18 +10,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from srvae_pyro.evaluation.means import bits_per_dim, standard_error
 from srvae_pyro.evaluation.sweep import gathered, sweep
 from srvae_pyro.inference.importance import (
     Estimator,
     estimate_log_likelihood,
     evaluations_at_once,
 )
+from srvae_pyro.inference.means import bits_per_dim, standard_error
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.runtime import exact_float32
+from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.parallel import Group
 
 __all__ = ["LikelihoodResult", "evaluate_likelihood"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.record import EVALUATION, record_measures
-from srvae_pyro.files import check_place, write_json
+from srvae_pyro.system.files import check_place, write_json
 from srvae_pyro.system.hub import is_cached_copy
 
 __all__ = ["Outputs"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from srvae_pyro.files import holding, set_aside, write_json
+from srvae_pyro.system.files import holding, set_aside, write_json
 
 __all__ = ["EVALUATION", "record", "record_measures"]
 

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from torch import Tensor
 from srvae_pyro import __version__
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
-from srvae_pyro.digest import digest
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.arguments import EvaluateArguments
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fid import drawer, fid_and_kid
@@ -27,12 +27,11 @@ from srvae_pyro.evaluation.report import print_measures
 from srvae_pyro.evaluation.selection import Selection, select
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.models import ImageModel, load
-from srvae_pyro.parallel import Group, process_group
+from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import find_run, read_config
-from srvae_pyro.runtime import start
-
-if TYPE_CHECKING:
-    from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.system.device import start
+from srvae_pyro.system.digest import digest
+from srvae_pyro.system.parallel import Group, process_group
 
 __all__ = ["evaluate"]
 
@@ -214,7 +213,7 @@ def _settings(
     return {
         "run": str(folder),
         "flags": _flags(arguments, *["limit"] * limited, "seed", "precision"),
-        "weights": digest(dict(sorted(model.state_dict().items()))),
+        "weights": weights_digest(model),
         "data": selection.data.info,
         "split": selection.split,
         "images": count,

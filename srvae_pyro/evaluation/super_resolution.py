@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.evaluation.means import RunningMean
 from srvae_pyro.evaluation.sweep import sweep
+from srvae_pyro.inference.means import RunningMean
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.system.parallel import Group
 from srvae_pyro.upscaling.answers import answers
 from srvae_pyro.upscaling.enlarging import downscaled, enlarging, factor_of
 from srvae_pyro.upscaling.quality import WINDOW, psnr, ssim

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srvae_pyro.parallel import Group
-from srvae_pyro.runtime import exact_float32
-from srvae_pyro.talk import Bar
+from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.parallel import Group
 
 __all__ = ["Sweep", "gathered", "sweep"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.streams import stream
+from srvae_pyro.system.streams import stream
 
 __all__ = ["GlobalNoise", "ImageNoise", "Noise", "TileNoise"]
 

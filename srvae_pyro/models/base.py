@@ -12,16 +12,16 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
-from srvae_pyro import runtime
 from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.errors import UserError
-from srvae_pyro.files import write_json
 from srvae_pyro.inference.operations import Operations
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.models.loading import current_names, read_state
 from srvae_pyro.networks import WeightNormalized, aim_heads, initializing
 from srvae_pyro.runs import CONFIG, MODEL_FILES, WEIGHTS, read_config, save_weights
+from srvae_pyro.system import device as runtime
+from srvae_pyro.system.files import write_json
 from srvae_pyro.system.hub import download, refuse_address
 
 _PROGRAMS = itertools.count()  # numbers for the names under which programs register

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.runs import WEIGHTS, find_run, read_weights
+from srvae_pyro.system.digest import digest
 
-__all__ = ["current_names", "load_weights", "read_state"]
+__all__ = ["current_names", "load_weights", "read_state", "weights_digest"]
 
 # What parts were called in weights saved by version 0.1, the first that fits.
 _RENAMED = {
@@ -27,11 +28,24 @@ _RENAMED = {
 
 def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict under the names that parts of models have now."""
+    return _renamed(state, _RENAMED)
+
+
+def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in state.items():
-        old = next((old for old in _RENAMED if name.startswith(old)), "")
-        renamed[_RENAMED.get(old, "") + name.removeprefix(old)] = tensor
+        start = next((start for start in names if name.startswith(start)), "")
+        renamed[names.get(start, "") + name.removeprefix(start)] = tensor
     return renamed
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash by which a model's weights are known again, in what is kept of results.
+
+    Of the tensors under the names of version 0.1, so that what it kept is still known.
+    """
+    before = {new: old for old, new in _RENAMED.items()}
+    return digest(dict(sorted(_renamed(model.state_dict(), before).items())))
 
 
 def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.training_pictures import TrainingPictures
-from srvae_pyro.streams import stream
+from srvae_pyro.system.streams import stream
 
 __all__ = ["Batches"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from srvae_pyro.parallel import Group
 from srvae_pyro.runs import WEIGHTS, save_weights, validation_nats
-from srvae_pyro.talk import say
+from srvae_pyro.system.console import say
+from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.progress import Progress
 

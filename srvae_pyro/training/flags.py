@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import tyro
 
 from srvae_pyro.checked import Between, Flag, hints_of, metadata_of, type_of
-from srvae_pyro.commands import Group
 from srvae_pyro.config import DataConfig, ModelConfig, ModelName, TrainingConfig
 from srvae_pyro.presets import PRESETS, preset
+from srvae_pyro.system.command_line import Group
 
 __all__ = ["DECLARED", "RECORDED", "SettingFlag", "given", "setting_flags", "with_setting_flags"]
 

@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from srvae_pyro.talk import say
+from srvae_pyro.system.console import say
 
 __all__ = ["Interrupt"]
 

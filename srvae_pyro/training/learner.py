@@ -16,9 +16,9 @@ from srvae_pyro.data import augment
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import ImageModel, make_model
-from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.streams import torch_seed
+from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.streams import torch_seed
 from srvae_pyro.training.checkpoint import check_optimizer
 from srvae_pyro.training.ema import ExponentialAverage
 from srvae_pyro.training.objective import Objective

@@ -11,9 +11,9 @@ from torch import Tensor
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.means import RunningMean, bits_per_dim
-from srvae_pyro.parallel import Group
-from srvae_pyro.talk import Bar, say
+from srvae_pyro.inference.means import RunningMean, bits_per_dim
+from srvae_pyro.system.console import Bar, say
+from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.best_weights import BestWeights
 from srvae_pyro.training.interrupt import Interrupt

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from srvae_pyro.files import write_text
-from srvae_pyro.talk import say
+from srvae_pyro.system.console import say
+from srvae_pyro.system.files import write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

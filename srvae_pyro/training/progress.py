@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srvae_pyro.config import TrainingConfig
-from srvae_pyro.parallel import Group
+from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.interrupt import Interrupt
 
 __all__ = ["Clock", "Progress"]

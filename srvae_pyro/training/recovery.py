@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.means import RunningMean
-from srvae_pyro.parallel import Group
-from srvae_pyro.talk import say
+from srvae_pyro.inference.means import RunningMean
+from srvae_pyro.system.console import say
+from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.progress import Clock, Progress

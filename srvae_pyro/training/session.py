@@ -6,7 +6,6 @@ import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data import DataSplits, PictureOptions, load_data
@@ -14,18 +13,19 @@ from srvae_pyro.data.run_data import has_earlier_layout, refuse_missing
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.histogram import histogram_nats
-from srvae_pyro.evaluation.means import bits_per_dim
 from srvae_pyro.evaluation.record import record
-from srvae_pyro.files import write_json
-from srvae_pyro.lock import locked
+from srvae_pyro.inference.means import bits_per_dim
 from srvae_pyro.models import load
 from srvae_pyro.models.loading import load_weights
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
-from srvae_pyro.parallel import Group, process_group
 from srvae_pyro.runs import CONFIG
-from srvae_pyro.runtime import process_cores, start
-from srvae_pyro.talk import say
+from srvae_pyro.system.console import say
+from srvae_pyro.system.device import process_cores, start
+from srvae_pyro.system.files import write_json
+from srvae_pyro.system.lock import locked
+from srvae_pyro.system.parallel import Group, process_group
+from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.settings import (
@@ -36,9 +36,6 @@ from srvae_pyro.training.settings import (
     run_folder,
 )
 from srvae_pyro.training.validation import score
-
-if TYPE_CHECKING:
-    from srvae_pyro.train import TrainArguments
 
 __all__ = ["IN_USE", "load_pictures", "run"]
 

@@ -7,22 +7,20 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from srvae_pyro import __version__
 from srvae_pyro.checked import Flag, hints_of, metadata_of
-from srvae_pyro.commands import flag_of
 from srvae_pyro.config import DATA_SETS, EARLIER, SHARDS, DataConfig, ModelName, Preset, RunConfig
 from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
 from srvae_pyro.errors import UserError
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.runs import RUNS, WEIGHTS, find_run, read_config
+from srvae_pyro.system.command_line import flag_of
+from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import LAST, can_resume
 from srvae_pyro.training.flags import DECLARED, given, setting_flags
-
-if TYPE_CHECKING:
-    from srvae_pyro.train import TrainArguments
 
 __all__ = [
     "data_name",

@@ -16,10 +16,10 @@ from srvae_pyro.drawing.grids import save_picture
 from srvae_pyro.drawing.progress import progress_pictures
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.models import ImageModel
-from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.streams import torch_seed
-from srvae_pyro.talk import say
+from srvae_pyro.system.console import say
+from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.streams import torch_seed
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
 

@@ -24,8 +24,8 @@ from srvae_pyro.inference.noise import Noise, TileNoise
 from srvae_pyro.models import SRVAE
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.console import Bar
 from srvae_pyro.system.memory import peak_bytes
-from srvae_pyro.talk import Bar
 from srvae_pyro.upscaling.answers import answers
 from srvae_pyro.upscaling.enlarging import factor_of, lower_multiple
 from srvae_pyro.upscaling.tiles import spans

@@ -17,7 +17,7 @@ from srvae_pyro.data.colours import as_rgb, eight_bits
 from srvae_pyro.data.opening import Opened, open_picture
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
-from srvae_pyro.files import write_whole
+from srvae_pyro.system.files import write_whole
 from srvae_pyro.upscaling.metadata import dpi_of, exif_of, xmp_of
 
 __all__ = ["Photograph", "names_for", "read_photograph", "save_gif", "save_photograph", "shown"]

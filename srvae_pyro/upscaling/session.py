@@ -7,16 +7,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.models import SRVAE, load
 from srvae_pyro.runs import find_run
-from srvae_pyro.runtime import choose_device, process_memory, start
+from srvae_pyro.system.device import choose_device, process_memory, start
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling import LESS_MEMORY
+from srvae_pyro.upscaling.arguments import UpscaleArguments
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import enlarging, factor_of, passes_for
 from srvae_pyro.upscaling.photographs import (
@@ -28,9 +28,6 @@ from srvae_pyro.upscaling.photographs import (
     shown,
 )
 from srvae_pyro.upscaling.quality import PixelStatistics, lr_psnr
-
-if TYPE_CHECKING:
-    from srvae_pyro.upscale import UpscaleArguments
 
 __all__ = ["upscale"]
 

@@ -23,11 +23,10 @@ import tyro
 from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.talk import complain, steady_streams, talks
+from srvae_pyro.system.console import complain, steady_streams, talks
 
 __all__ = [
     "Group",
-    "at_least",
     "check_arguments",
     "check_folder",
     "flag_of",
@@ -59,26 +58,16 @@ def flag_of(name: str) -> str:
 
 
 def check_arguments(arguments: Any) -> None:
-    """Refuse arguments that are outside the bounds on their annotations.
+    """Refuse arguments outside the bounds on their annotations, or that their ``check`` refuses.
 
     Raises:
-        UserError: one is; names its flag.
+        UserError: there is one; names its flag.
     """
     for name, hint in hints_of(type(arguments)).items():
         if any(isinstance(bound, AtLeast | Between) for bound in metadata_of(hint)):
             check(flag_of(name), hint, getattr(arguments, name))
-
-
-def at_least(arguments: Any, **least: float) -> None:
-    """Refuse numbers below what is given for them by name; None means that none was given.
-
-    Raises:
-        UserError: one is.
-    """
-    for name, bound in least.items():
-        value = getattr(arguments, name)
-        if value is not None and not value >= bound:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+    if hasattr(arguments, "check"):
+        arguments.check()
 
 
 def check_folder(out: Path | None) -> None:

@@ -18,7 +18,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.runtime import choose_device, processes_here
+from srvae_pyro.system.device import choose_device, processes_here
 
 __all__ = ["Group", "process_group"]
 

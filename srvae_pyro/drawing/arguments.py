@@ -1,0 +1,93 @@
+"""The flags of the commands generate and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from srvae_pyro.checked import AtLeast
+from srvae_pyro.config import Device
+from srvae_pyro.system.command_line import check_folder, option
+
+__all__ = ["FiguresArguments", "GenerateArguments"]
+
+
+@dataclass
+class GenerateArguments:
+    """Draw new pictures from a trained model: single PNGs, and a grid of the first 64.
+
+    The PNGs are in pictures/ of the folder --out, which holds nothing else; grid.png has each y
+    beside its x, and generate.json tells what they were drawn with. Pictures that are there already
+    by the same settings are not drawn again, so a call that was stopped goes on, and a larger
+    --count adds to a smaller one. Those of an earlier call that are not asked for are moved to
+    earlier/.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """a run's name under runs/, its folder, or a Hub id"""
+    count: Annotated[int, AtLeast(1)] = 64
+    """how many pictures"""
+    decode: Literal["sample", "mode", "mean"] = "sample"
+    """draw each pixel, take the likeliest component's mean, or the expectation"""
+    temperature: float = 1.0
+    """factor on the standard deviations of the latents; below 1: more typical, less varied"""
+    image_temperature: float = 1.0
+    """the same for the pixels that are sampled"""
+    seed: Annotated[int, AtLeast(0)] = 0
+    """of all noise; picture i of a seed is the same whatever the batch size"""
+    out: Annotated[
+        Path | None, option("DIR", "the run's figures/generated; ./generated for a Hub id")
+    ] = None
+    """folder for the pictures"""
+    batch_size: Annotated[int, AtLeast(1)] = 64
+    """pictures at a time"""
+    scale: Annotated[int, AtLeast(1)] = 2
+    """pixels a pixel in the grid; the single pictures keep their size"""
+    device: Device = "auto"
+    """auto takes a GPU if there is one"""
+
+    def check(self) -> None:
+        """Refuse an ``--out`` that is a picture's name."""
+        check_folder(self.out)
+
+
+@dataclass
+class FiguresArguments:
+    """Draw the paper's Figures 3 and 5 to 11 for a run, as labelled PNGs.
+
+    Samples, reconstructions and interpolations; for the srVAE also super-resolution, generative
+    reconstructions, and pictures made from u of one and z of another; with --compare two runs side
+    by side.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """a run's name under runs/, its folder, or a Hub id"""
+    compare: Annotated[str | None, option("RUN", "no other")] = None
+    """another run, to be drawn beside the first"""
+    data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
+    """a data set's name or a folder of pictures, whose test pictures are drawn"""
+    data_root: Path = Path("data")
+    """where the named data sets are, or are downloaded to"""
+    count: Annotated[int, AtLeast(1)] = 10
+    """pictures a row"""
+    samples: Annotated[int, AtLeast(1)] = 3
+    """answers of super-resolution for each picture"""
+    decode: Literal["sample", "mode", "mean"] = "sample"
+    """draw each pixel, take the likeliest component's mean, or the expectation"""
+    temperature: float = 1.0
+    """factor on the standard deviations of the latents"""
+    seed: Annotated[int, AtLeast(0)] = 0
+    """of all noise"""
+    side: Annotated[int, AtLeast(1), tyro.conf.arg(metavar="PIXELS")] = 80
+    """height of a picture in a figure, about"""
+    out: Annotated[Path | None, option("DIR", "the run's figures/")] = None
+    """folder for the figures"""
+    device: Device = "auto"
+    """auto takes a GPU if there is one"""
+
+    def check(self) -> None:
+        """Refuse an ``--out`` that is a picture's name."""
+        check_folder(self.out)

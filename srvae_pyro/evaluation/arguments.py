@@ -1,0 +1,81 @@
+"""The flags of the command evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from srvae_pyro.checked import Above, AtLeast
+from srvae_pyro.config import Device, Precision
+from srvae_pyro.errors import UserError
+from srvae_pyro.system.command_line import option
+
+__all__ = ["EvaluateArguments"]
+
+
+@dataclass
+class EvaluateArguments:
+    """Measure a trained model as the paper's Table 1 does.
+
+    The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
+    if asked for, FID and KID of generated pictures, and the quality of super-resolution. Prints a
+    table and writes all numbers, with what is needed to repeat them, to the run's evaluation.json,
+    each as soon as it is there and beside those of other pictures and flags.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """a run's name under runs/, its folder, or a Hub id"""
+    data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
+    """a data set's name or a folder of pictures; what the run was trained on may have been moved"""
+    data_root: Path = Path("data")
+    """where the named data sets are, or are downloaded to"""
+    split: Literal["train", "val", "test", "all"] = "test"
+    """which pictures"""
+    limit: Annotated[int | None, AtLeast(1), option("N", "all")] = None
+    """only so many, evenly spaced over the split, the same ones always"""
+    seed: Annotated[int, AtLeast(0)] = 0
+    """of all noise; each picture has noise of its own, whatever the batch"""
+
+    importance_samples: Annotated[int, AtLeast(1)] = 500
+    """samples an image of the likelihood, S; the time grows with it"""
+    estimator: Literal["product", "paired"] = "product"
+    """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
+    elbo_samples: Annotated[int, AtLeast(1)] = 1
+    """samples an image of the evidence lower bound"""
+    elbo_only: bool = False
+    """leave out importance sampling, which takes most of the time"""
+
+    fid: bool = False
+    """also FID and KID: 10,000 generated pictures against test, 50,000 against train pictures"""
+    fid_weights: Annotated[Path | None, option("FILE", "torch-fidelity's cache, else download")] = (
+        None
+    )
+    """weights of torch-fidelity's Inception network"""
+    fid_images: Annotated[int | None, AtLeast(2), option("N", "10000 and 50000")] = None
+    """fewer pictures for both: faster, but biased upwards and not comparable"""
+    decode: Literal["sample", "mode"] = "sample"
+    """of the generated pictures: draw each pixel, or the likeliest component's mean"""
+    temperature: Annotated[float, AtLeast(0)] = 1.0
+    """of the generated pictures' latents"""
+
+    super_resolution: bool = False
+    """also PSNR and SSIM of super-resolution against bicubic and others (srVAE)"""
+
+    batch_size: Annotated[int, AtLeast(1)] = 100
+    """pictures at a time, where --memory-gb does not decide"""
+    memory_gb: Annotated[float, Above(0)] = 4.0
+    """gigabytes for the tensors of importance sampling"""
+    precision: Precision = "fp32"
+    """of the networks; what is reported should be fp32"""
+    device: Device = "auto"
+    """auto takes a GPU if there is one"""
+    json: Annotated[Path | None, option("FILE", "only the run's evaluation.json")] = None
+    """also write the numbers to this file"""
+
+    def check(self) -> None:
+        """Refuse a ``--json`` that is a folder."""
+        if self.json is not None and self.json.is_dir():
+            raise UserError(f"--json {self.json} is a folder: name a file")

@@ -1,0 +1,75 @@
+"""The flags of the command upscale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from srvae_pyro.checked import Above, AtLeast
+from srvae_pyro.config import Device
+from srvae_pyro.errors import UserError
+from srvae_pyro.system.command_line import check_folder, option
+
+__all__ = ["UpscaleArguments"]
+
+
+@dataclass
+class UpscaleArguments:
+    """Enlarge photographs of any size by a srVAE whose y is a downscaled x.
+
+    Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible answers
+    NAME-x2-01.png to K, their mean, and NAME-x2-std.png, a map of where they differ (the standard
+    deviation; white is the largest, which is printed). LR-PSNR, printed for each answer, is how
+    well it agrees with its question: the PSNR of the answer made small again against the
+    photograph.
+    Transparency is enlarged by bicubic interpolation. A gray photograph's answers are gray; EXIF,
+    XMP, resolution and colour profile are kept, and what is not is said. All files are checked
+    before any is enlarged.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """a run's name under runs/, its folder, or a Hub id"""
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
+    ]
+    """picture files; of an animation the first picture is taken"""
+    out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
+    """folder for the answers"""
+    factor: Annotated[int | None, option("N", "the model's")] = None
+    """how many times larger: the model's own factor or a power of it"""
+    samples: Annotated[int, AtLeast(1)] = 1
+    """how many different answers for each, K"""
+    decode: Annotated[
+        Literal["sample", "mode", "mean"] | None,
+        option("sample|mode|mean", "mode for one answer, sample for several"),
+    ] = None
+    """draw each pixel, take the likeliest component's mean, or the expectation"""
+    temperature: Annotated[
+        float | None, option("T", "0 for one answer that is not sampled, else 1")
+    ] = None
+    """factor on the standard deviations of the latents; with 0 and mode the one most faithful"""
+    image_temperature: float = 1.0
+    """the same for the pixels that are sampled"""
+    seed: Annotated[int, AtLeast(0)] = 0
+    """of all noise: a picture has the same answers with the same seed"""
+    tile: Annotated[int | None, AtLeast(0), option("PIXELS", "as --memory-gb allows")] = None
+    """enlarge in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
+    memory_gb: Annotated[float, Above(0)] = 4.0
+    """gigabytes for the networks; a photograph that needs more is enlarged in tiles"""
+    gif: bool = False
+    """also NAME-x2.gif, the samples as an animation"""
+    device: Device = "auto"
+    """auto takes a GPU if there is one"""
+
+    def check(self) -> None:
+        """Refuse what makes no sense whatever the model."""
+        if not self.images:
+            raise UserError("name at least one picture file after the run")
+        check_folder(self.out)
+        if self.gif and self.samples < 2:
+            raise UserError("--gif animates several answers: give --samples 2 or more")
