@@ -34,8 +34,8 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 import srvae_pyro
+from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.evaluation.fid import drawer
-from srvae_pyro.evaluation.terms import spread
 from srvae_pyro.files import write_json, write_whole
 from srvae_pyro.runtime import tune_allocator
 
@@ -200,7 +200,7 @@ def main() -> None:
         print(f"| {name} | {rows[name]['test']:.2f} | {rows[name]['train']:.2f} |", flush=True)
 
     print("| Fréchet distance, classifier's features | to test | to train |\n|---|---|---|")
-    report(f"{len(test):,} training pictures", spread(images, len(test)))
+    report(f"{len(test):,} training pictures", evenly_spaced(images, len(test)))
     report(f"{len(test):,} test pictures", test)
     for name, pictures in yardsticks(test).items():
         report(name, pictures.clamp(0, 255).round())

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyro
 import torch
 
-from srvae_pyro.evaluation.measure import evaluate_likelihood
-from srvae_pyro.evaluation.run_data import load_for
-from srvae_pyro.evaluation.terms import spread_numbers
+from srvae_pyro.data.run_data import load_for
+from srvae_pyro.data.subset import evenly_spaced_indices
+from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.models import load
 from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.runtime import choose_device, tune_allocator
@@ -37,8 +37,8 @@ def main() -> None:
     model = load(folder, device)
     data = load_for(read_config(folder), arguments.data, arguments.data_root)
     test, photographs = data.test, data.photographs.get("test")
-    numbers = spread_numbers(len(test), arguments.limit)
-    print(f"{folder}, {len(numbers)} test pictures, bits/dim ± standard error over the pictures")
+    indices = evenly_spaced_indices(len(test), arguments.limit)
+    print(f"{folder}, {len(indices)} test pictures, bits/dim ± standard error over the pictures")
     print(
         f"{'S':>5} {'estimator':10}{'precision':10}{'nll':>16}{'ELBO':>9}{'ESS':>8}{'k':>7}{'s':>8}"
     )
@@ -47,21 +47,21 @@ def main() -> None:
             for precision in arguments.precisions:
                 result = evaluate_likelihood(
                     model,
-                    test[numbers],
+                    test[indices],
                     device,
                     samples,
                     estimator=estimator,
-                    numbers=numbers,
+                    indices=indices,
                     precision=precision,
-                    photographs=None if photographs is None else photographs[numbers],
+                    photographs=None if photographs is None else photographs[indices],
                 )
-                k = torch.nan if result["pareto_k"] is None else result["pareto_k"]
-                error = result["standard_error"]
+                k = torch.nan if result.pareto_k is None else result.pareto_k
+                error = result.standard_error
                 print(
                     f"{samples:5} {estimator:10}{precision:10}"
-                    f"{result['bits_per_dim']:9.4f} ± {torch.nan if error is None else error:.4f}"
-                    f"{result['elbo_bits_per_dim']:9.4f}{result['effective_samples']:8.2f}"
-                    f"{k:7.2f}{result['seconds']:8.0f}",
+                    f"{result.bits_per_dim:9.4f} ± {torch.nan if error is None else error:.4f}"
+                    f"{result.elbo_bits_per_dim:9.4f}{result.effective_samples:8.2f}"
+                    f"{k:7.2f}{result.seconds:8.0f}",
                     flush=True,
                 )
 

@@ -16,13 +16,14 @@ from typing import Any
 import pyro
 
 from srvae_pyro import SRVAE
-from srvae_pyro.evaluation.enlarge import psnr, shrunk
-from srvae_pyro.evaluation.run_data import load_for
-from srvae_pyro.evaluation.terms import spread
+from srvae_pyro.data.run_data import load_for
+from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.models import load
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.runtime import tune_allocator
+from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.quality import psnr
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
         parser.error(f"{folder} has no u: it is a VAE")
     test = load_for(read_config(folder), options.data, Path("data")).test
     # A folder's pictures are in the order of their classes: b is of another one.
-    levels = spread(test, options.limit)
+    levels = evenly_spaced(test, options.limit)
     half = len(levels) // 2
     a = to_unit(levels)
     b = a.roll(half, dims=0)
@@ -56,7 +57,7 @@ def main() -> None:
     print("| x from u of a and | x, a | d(x), y | x, b |\n|---|---|---|---|")
     for name, sites in rows.items():
         x, y = to_levels(sites["x"]), to_levels(sites["y"])
-        pairs = ((x, levels), (shrunk(model, x), y), (x, levels.roll(half, dims=0)))
+        pairs = ((x, levels), (downscaled(model, x), y), (x, levels.roll(half, dims=0)))
         values = " | ".join(f"{psnr(*pair).mean():.1f}" for pair in pairs)
         print(f"| {name} | {values} |")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from srvae_pyro.config import DataConfig
-from srvae_pyro.evaluation.run_data import load_for
-from srvae_pyro.evaluation.terms import evaluate_elbo, spread
+from srvae_pyro.data.run_data import load_for
+from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.models import load
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import WEIGHTS, find_run
@@ -33,7 +34,7 @@ def main() -> None:
     model = load(find_run(options.run))
     config = model.run_config
     assert config is not None, "a run has settings"
-    val = spread(load_for(config, options.data, Path("data")).val, options.limit)
+    val = evenly_spaced(load_for(config, options.data, Path("data")).val, options.limit)
     counts = {"counts": config.data.info.get("counts", {})}
     data = DataConfig(Path(config.data.data).name, augment=config.data.augment, info=counts)
     given = load(find_run(options.run))
@@ -43,7 +44,7 @@ def main() -> None:
     print(f"{options.out / WEIGHTS}: {size / 1e6:.2f} MB")
     for name, each in (("single precision", model), ("half precision", load(options.out))):
         elbo = evaluate_elbo(each, val, torch.device("cpu"))
-        print(f"{name}: {elbo['bits_per_dim']:.4f} bits/dim on {len(val)} validation pictures")
+        print(f"{name}: {elbo.bits_per_dim:.4f} bits/dim on {len(val)} validation pictures")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from test_training import some_pictures, tiny_config
 from srvae_pyro import evaluate, generate, train
 from srvae_pyro.config import RunConfig
 from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.parallel import Group, process_group
@@ -91,14 +92,14 @@ def validated(group: Group, folder: Path) -> None:
 
     evaluate = validation.evaluate_elbo
 
-    def evaluate_twice(model: Any, *args: Any, **options: Any) -> dict[str, float]:
-        values = evaluate(model, *args, **options)
+    def evaluate_twice(model: Any, *args: Any, **options: Any) -> ElboResult:
+        result: ElboResult = evaluate(model, *args, **options)
         fresh = make_model(model.config)
         fresh.load_state_dict(model.state_dict())
         again = evaluate(fresh, *args, **options)
         if group.main:
-            print(f"validated {values['nats']} {again['nats']}")
-        return values
+            print(f"validated {result.nats} {again.nats}")
+        return result
 
     validation.evaluate_elbo = evaluate_twice
     make(group, folder / "validated", 40, lr=0.02).run()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,18 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
-from srvae_pyro.data import PictureOptions, load_data
+from srvae_pyro.data import DataSplits, MemoryPictures, PictureOptions, load_data
+from srvae_pyro.data.run_data import load_for
+from srvae_pyro.data.subset import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluate import EvaluateArguments, main, print_results
-from srvae_pyro.evaluation.report import record
-from srvae_pyro.evaluation.run_data import load_for
-from srvae_pyro.evaluation.terms import Units, evaluate_elbo, spread, spread_numbers
+from srvae_pyro.evaluate import EvaluateArguments, main
+from srvae_pyro.evaluation.elbo_terms import ActiveUnits, ElboResult, evaluate_elbo
+from srvae_pyro.evaluation.fid import Distances
+from srvae_pyro.evaluation.fidelity import Weights
+from srvae_pyro.evaluation.measures import Measures
+from srvae_pyro.evaluation.record import record
+from srvae_pyro.evaluation.report import print_measures
+from srvae_pyro.evaluation.selection import Selection, Split
 from srvae_pyro.files import write_json
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.elbo import TermsELBO
@@ -66,9 +73,10 @@ def test_terms_are_those_of_the_elbo(
     assert main(arguments) == 0
     values = json.loads(out.read_text())
     test = load_data(str(folder), folder).test
-    images, numbers = spread(test, limit), spread_numbers(len(test), limit)
+    images = evenly_spaced(test, limit)
+    indices = evenly_spaced_indices(len(test), limit)
     model = load(run)
-    with Decode(noise=ImageNoise(0, numbers.tolist())):
+    with Decode(noise=ImageNoise(0, indices.tolist())):
         terms = TermsELBO(analytic_kl=True).terms(model.model, model.guide, to_unit(images))
     for name, term in terms.named().items():
         assert values["elbo"][name] == pytest.approx(term.mean().item(), rel=1e-5)
@@ -118,7 +126,8 @@ def test_units_are_counted(folder: Path, tmp_path: Path, tiny: Callable[..., Mod
         mean = q(x).mean
         expected[f"units_{name}"] = mean[0].numel()
         expected[f"active_units_{name}"] = (mean.var(0, correction=0) > 0.01).sum().item()
-    counted = evaluate_elbo(model, images, torch.device("cpu"), units=True, batch_size=4)
+    result = evaluate_elbo(model, images, torch.device("cpu"), units=True, batch_size=4)
+    counted = result.to_json()
     assert {name: counted[name] for name in expected} == expected
     assert 0 < counted["kl_units_z"] <= counted["units_z"]
     assert "kl_units_u" not in counted  # a flow's KL has no closed form
@@ -127,20 +136,20 @@ def test_units_are_counted(folder: Path, tmp_path: Path, tiny: Callable[..., Mod
         for part in (x, x[:1].expand_as(x))
     ]
     for terms, all_alike in zip(two, (False, True), strict=True):
-        units = Units()
+        units = ActiveUnits()
         units.add(terms)
-        found = units.read(len(x), Group())
-        assert (found["active_units_z"] == 0) == all_alike
+        found = units.read(len(x), Group())["z"]
+        assert (found.active == 0) == all_alike
         kl = terms.detailed_kl["z"].mean(0)
-        assert found["kl_units_z"] == (kl > 0.01).sum()
+        assert found.kl == (kl > 0.01).sum()
 
 
 def test_more_elbo_samples_are_averaged(folder: Path, run: Path, tmp_path: Path) -> None:
     model, images = load(run), load_data(str(folder), folder).test
     cpu = torch.device("cpu")
-    single = evaluate_elbo(model, images, cpu)
-    many = evaluate_elbo(model, images, cpu, samples=3, batch_size=7)
-    again = evaluate_elbo(model, images, cpu, samples=3, batch_size=100)
+    single = evaluate_elbo(model, images, cpu).to_json()
+    many = evaluate_elbo(model, images, cpu, samples=3, batch_size=7).to_json()
+    again = evaluate_elbo(model, images, cpu, samples=3, batch_size=100).to_json()
     assert many["re_x"] != single["re_x"]
     for name, value in many.items():
         assert again[name] == pytest.approx(value, rel=1e-5)
@@ -165,13 +174,16 @@ def test_a_vae_is_measured_too(
 
 
 def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFixture[str]) -> None:
-    elbo = {"re_x": 1.0, "re_y": 2.0, "kl_z": 3.0, "kl_u": 4.0}
-    elbo |= {"bits_per_dim": 3.0, "standard_error": 0.1, "y_bits_per_dim": 5.0}
+    terms = {"re_x": 1.0, "re_y": 2.0, "kl_z": 3.0, "kl_u": 4.0}
+    elbo = ElboResult(terms, 10.0, 3.0, standard_error=0.1, y_bits_per_dim=5.0)
+    test = torch.zeros(10, 3, 1, 1, dtype=torch.uint8)
 
-    def text(name: str, trained_on: str, images: int = 10, split: str = "test") -> str:
-        info = {"name": name, "counts": {"test": 10}}
-        result = {"elbo": elbo, "data": info, "images": images, "split": split}
-        print_results(result, trained_on)
+    def text(name: str, trained_on: str, images: int = 10, split: Split = "test") -> str:
+        data = DataSplits(name, MemoryPictures(test), test[:0], test)
+        indices = torch.arange(images)
+        print_measures(
+            Measures(elbo), Selection(data, split, test[indices], indices, 10), trained_on
+        )
         return capsys.readouterr().out
 
     assert "3.65  5107  1241   619   819" in text("cifar10", "cifar10").replace("3.650", "3.65")
@@ -259,7 +271,7 @@ def test_pictures_that_a_run_learnt_from_are_told(
 def test_a_folder_of_test_pictures_alone_can_be_measured_on(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.evaluation.fid.find_weights", lambda path: path)
+    monkeypatch.setattr("srvae_pyro.evaluation.suite.FeatureExtractor", lambda *_: None)
     shutil.rmtree(folder / "train")
     given = EvaluateArguments(str(run), data=str(folder), elbo_only=True)
     assert main(given) == 0
@@ -283,27 +295,26 @@ def test_a_folder_without_the_split(folder: Path, run: Path, tmp_path: Path) -> 
 def test_fid_is_asked_for_as_in_the_paper(
     folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from srvae_pyro.evaluation import fid
-
     asked = []
 
-    def stand_in(draw, real, **options):
+    def stand_in(draw, real, extractor, **options):
         drawn = draw(0, 3)
-        asked.append((len(real), options["samples"], drawn.dtype, options["weights"].name))
-        return {
-            "fid": 12.345,
-            "kid_mean": 0.01,
-            "kid_std": 0.001,
-            "generated": options["samples"],
-            "real": len(real),
-        }
+        asked.append((len(real), options["samples"], drawn.dtype, extractor.weights.path.name))
+        return Distances(12.345, 0.01, 0.001, 1000, options["samples"], len(real))
 
-    monkeypatch.setattr(fid, "fid_and_kid", stand_in)
-    monkeypatch.setattr(fid, "find_weights", lambda path: path)
+    monkeypatch.setattr("srvae_pyro.evaluation.suite.fid_and_kid", stand_in)
+    searched = []
+
+    def find_weights(path: Path) -> Weights:
+        searched.append(path)
+        return Weights(path, "")
+
+    monkeypatch.setattr("srvae_pyro.evaluation.features.find_weights", find_weights)
     arguments = EvaluateArguments(
         str(run), data=str(folder), elbo_only=True, fid=True, fid_weights=Path("weights.pth")
     )
     assert main(arguments) == 0
+    assert len(searched) == 1  # the file is hashed
     # Test pictures, and all others: 13 or 14 to train on and the one that is held out.
     byte = torch.uint8
     assert asked == [(15, 10_000, byte, "weights.pth"), (15, 50_000, byte, "weights.pth")]
@@ -363,11 +374,11 @@ def test_pictures_of_another_shape_are_refused(
         main(EvaluateArguments(str(tmp_path / "wide"), data=str(folder)))
 
 
-def test_spread_covers_the_whole() -> None:
+def test_evenly_spaced_images_cover_the_whole() -> None:
     images = torch.arange(10)
-    assert spread(images, 3).tolist() == [0, 4, 9]
-    assert spread(images, None) is images
-    assert len(spread(images, 7).unique()) == 7
+    assert evenly_spaced(images, 3).tolist() == [0, 4, 9]
+    assert evenly_spaced(images, None) is images
+    assert len(evenly_spaced(images, 7).unique()) == 7
 
 
 # What is recorded
@@ -492,13 +503,13 @@ def test_nothing_is_written_to_a_copy_from_the_hub(folder: Path, run: Path) -> N
 def test_each_result_is_recorded_before_the_next_is_measured(
     folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from srvae_pyro.evaluation import fid, measure, super_resolution
+    from srvae_pyro.evaluation import suite
 
-    key, real = f"{folder}/test", measure.evaluate_likelihood
+    key, real = f"{folder}/test", suite.evaluate_likelihood
     seen = []
 
-    def look(name: str, result: Callable[..., dict]) -> Callable[..., dict]:
-        def stand_in(*args, **options) -> dict:
+    def look(name: str, result: Callable[..., Any]) -> Callable[..., Any]:
+        def stand_in(*args, **options) -> Any:
             entry = recorded(run)[key]
             distances = [split for split in ("test", "train") if split in entry.get("fid", {})]
             seen.append((name, [m for m in MEASURES if m in entry], distances))
@@ -506,14 +517,14 @@ def test_each_result_is_recorded_before_the_next_is_measured(
 
         return stand_in
 
-    def fail(*args, **options) -> dict:
+    def fail(*args, **options) -> None:
         raise KeyboardInterrupt
 
-    distance = dict.fromkeys(("fid", "kid_mean", "kid_std", "generated", "real"), 1)
-    monkeypatch.setattr(measure, "evaluate_likelihood", look("likelihood", real))
-    monkeypatch.setattr(fid, "fid_and_kid", look("fid", lambda *args, **options: distance))
-    monkeypatch.setattr(fid, "find_weights", lambda path: path)
-    monkeypatch.setattr(super_resolution, "measure", look("super_resolution", fail))
+    distances = Distances(1, 1, 1, 1, 1, 1)
+    monkeypatch.setattr(suite, "evaluate_likelihood", look("likelihood", real))
+    monkeypatch.setattr(suite, "fid_and_kid", look("fid", lambda *args, **options: distances))
+    monkeypatch.setattr(suite, "FeatureExtractor", lambda *_: True)
+    monkeypatch.setattr(suite, "evaluate_super_resolution", look("super_resolution", fail))
     arguments = EvaluateArguments(
         str(run), str(folder), fid=True, super_resolution=True, importance_samples=2
     )
@@ -532,7 +543,7 @@ def test_each_result_is_recorded_before_the_next_is_measured(
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.evaluate.measured", None)
+    monkeypatch.setattr("srvae_pyro.evaluation.suite.measure", None)
     (run / "file").touch()
     with pytest.raises(UserError, match=r"--json .*out.json cannot be written: Not a directory"):
         main(EvaluateArguments(str(run), str(folder), json=run / "file" / "out.json"))
@@ -549,7 +560,7 @@ def test_results_of_a_run_that_cannot_be_written_to_are_printed(
         if path.parent == run:
             raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr("srvae_pyro.files.check_place", refuse)
+    monkeypatch.setattr("srvae_pyro.evaluation.outputs.check_place", refuse)
     arguments = EvaluateArguments(str(run), str(folder), elbo_only=True)
     with pytest.warns(UserWarning, match=r"Read-only.*: the results are printed only; --json FILE"):
         assert main(arguments) == 0
@@ -566,7 +577,7 @@ def test_a_disk_that_fills_up_is_told_and_the_rest_is_measured(
     def full(*args) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("srvae_pyro.evaluation.report.write_json", full)
+    monkeypatch.setattr("srvae_pyro.evaluation.record.write_json", full)
     arguments = EvaluateArguments(str(run), str(folder), importance_samples=2)
     with pytest.warns(UserWarning, match="run cannot be written to: No space left on device"):
         assert main(arguments) == 2
@@ -578,18 +589,18 @@ def test_crops_of_photographs_are_clustered(run: Path, capsys: pytest.CaptureFix
     assert main(EvaluateArguments(str(run), **options)) == 0
     entry = recorded(run)["photos/test"]
     data = load_data("photos", run, PictureOptions(image_size=16))
-    numbers = spread_numbers(1000, 12)
+    indices = evenly_spaced_indices(1000, 12)
     found = evaluate_elbo(
         load(run),
-        data.test[numbers],
+        data.test[indices],
         torch.device("cpu"),
-        numbers=numbers,
-        photographs=data.photographs["test"][numbers],
+        indices=indices,
+        photographs=data.photographs["test"][indices],
     )
-    assert entry["elbo"]["standard_error"] == pytest.approx(found["standard_error"])
+    assert entry["elbo"]["standard_error"] == pytest.approx(found.standard_error)
     assert entry["elbo"]["photographs"] == entry["likelihood"]["photographs"] == 5
     text = capsys.readouterr().out
-    assert f"± {found['standard_error']:.4f} bits/dim over 5 photographs" in text
+    assert f"± {found.standard_error:.4f} bits/dim over 5 photographs" in text
 
 
 def test_one_picture_has_no_standard_error(

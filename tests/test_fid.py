@@ -15,10 +15,12 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from srvae_pyro.drawing.grids import save_picture
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation import fid as module
-from srvae_pyro.evaluation.fid import drawer, fid_and_kid, find_weights
-from srvae_pyro.evaluation.pictures import save_picture
+from srvae_pyro.evaluation import fid, fidelity
+from srvae_pyro.evaluation.features import FeatureExtractor
+from srvae_pyro.evaluation.fid import Distances, drawer, fid_and_kid
+from srvae_pyro.evaluation.fidelity import INCEPTION, find_weights
 from srvae_pyro.models import make_model
 from srvae_pyro.pixels import to_levels
 
@@ -28,10 +30,10 @@ NAME = "mean-colours"
 @pytest.fixture(scope="module")
 def network() -> Iterator[type]:
     """A network registered with torch-fidelity: three features, the picture's mean colours."""
-    fidelity = pytest.importorskip("torch_fidelity")
+    torch_fidelity = pytest.importorskip("torch_fidelity")
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-    class MeanColours(fidelity.FeatureExtractorBase):
+    class MeanColours(torch_fidelity.FeatureExtractorBase):
         seen: list[Tensor] = []  # noqa: RUF012
 
         def __init__(self, name: str, features: list[str], **_: Any) -> None:
@@ -51,7 +53,7 @@ def network() -> Iterator[type]:
             self.seen.append(images.clone())
             return (images.float().mean(dim=(2, 3)),)
 
-    fidelity.register_feature_extractor(NAME, MeanColours)
+    torch_fidelity.register_feature_extractor(NAME, MeanColours)
     yield MeanColours
     del FEATURE_EXTRACTORS_REGISTRY[NAME]
 
@@ -71,15 +73,19 @@ def levels(count: int, low: int, high: int, seed: int, channels: int = 3) -> Ten
     return torch.randint(low, high, shape, generator=generator, dtype=torch.uint8)
 
 
-def measure(fake: Tensor, real: Tensor, cache: Path, **options: Any) -> dict[str, float]:
+def measure(
+    fake: Tensor, real: Tensor, cache: Path, weights: Path | None = None, **options: Any
+) -> Distances:
     """FID and KID with the mean colours, of ``fake`` drawn on demand."""
-    settings = {"samples": len(fake), "batch_size": 7, "extractor": NAME, "progress": False}
-    return fid_and_kid(
+    settings = {"samples": len(fake), "batch_size": 7, "progress": False}
+    found = fid_and_kid(
         lambda first, count: fake[first : first + count],
         real,
-        cache=cache,
+        FeatureExtractor(NAME, weights, cache=cache),
         **(settings | options),
     )
+    assert found is not None
+    return found
 
 
 def colours(images: Tensor) -> np.ndarray:
@@ -113,20 +119,20 @@ def test_fid_is_the_frechet_distance_of_the_features(network: Any, tmp_path: Pat
     fake, real = levels(60, 0, 200, seed=1), levels(80, 40, 256, seed=2)
     found = measure(fake, real, tmp_path, samples=60)
     used = real[torch.linspace(0, 79, 60, dtype=torch.float64).round().long()]
-    assert found["fid"] == pytest.approx(frechet(colours(fake), colours(used)), rel=1e-4)
-    assert (found["generated"], found["real"]) == (60, 60)
+    assert found.fid == pytest.approx(frechet(colours(fake), colours(used)), rel=1e-4)
+    assert (found.generated, found.real) == (60, 60)
 
 
 def test_kid_averages_over_subsets_of_the_squared_distance(network: Any, tmp_path: Path) -> None:
     fake, real = levels(60, 0, 200, seed=1), levels(60, 20, 220, seed=2)
     found = measure(fake, real, tmp_path)
-    assert found["kid_subset_size"] == 30
+    assert found.kid_subset_size == 30
     whole = mmd(colours(fake), colours(real))
-    assert abs(found["kid_mean"] - whole) < 3 * found["kid_std"] / 100**0.5 + 1e-3 * whole
-    assert found["kid_std"] > 0
+    assert abs(found.kid_mean - whole) < 3 * found.kid_std / 100**0.5 + 1e-3 * whole
+    assert found.kid_std > 0
     other = measure(fake, real, tmp_path, seed=1)
-    assert other["kid_mean"] != found["kid_mean"]
-    assert other["fid"] == found["fid"]
+    assert other.kid_mean != found.kid_mean
+    assert other.fid == found.fid
 
 
 def test_kid_takes_the_usual_subsets_where_there_are_enough(
@@ -135,18 +141,18 @@ def test_kid_takes_the_usual_subsets_where_there_are_enough(
     from torch_fidelity.defaults import DEFAULTS
 
     usual = DEFAULTS["kid_subset_size"], DEFAULTS["rng_seed"]
-    assert usual == (module.KID_SUBSET_SIZE, module.KID_SEED)
-    monkeypatch.setattr(module, "KID_SUBSET_SIZE", 40)  # 1000 would take seconds
+    assert usual == (fid.KID_SUBSET_SIZE, fid.KID_SEED)
+    monkeypatch.setattr(fid, "KID_SUBSET_SIZE", 40)  # 1000 would take seconds
     fake, real = levels(40, 0, 200, seed=1), levels(40, 20, 220, seed=2)
     found = measure(fake, real, tmp_path)
-    assert found["kid_subset_size"] == 40
-    assert found["kid_mean"] == pytest.approx(mmd(colours(fake), colours(real)), rel=1e-3)
-    assert measure(fake[1:], real, tmp_path)["kid_subset_size"] == 19
+    assert found.kid_subset_size == 40
+    assert found.kid_mean == pytest.approx(mmd(colours(fake), colours(real)), rel=1e-3)
+    assert measure(fake[1:], real, tmp_path).kid_subset_size == 19
 
 
 def test_a_set_is_at_distance_0_from_itself(network: Any, tmp_path: Path) -> None:
     real = levels(50, 0, 256, seed=3)
-    assert abs(measure(real, real, tmp_path)["fid"]) < 1e-3  # colours vary by thousands
+    assert abs(measure(real, real, tmp_path).fid) < 1e-3  # colours vary by thousands
 
 
 def test_numbers_are_those_of_torch_fidelity_on_png_files(network: Any, tmp_path: Path) -> None:
@@ -169,9 +175,9 @@ def test_numbers_are_those_of_torch_fidelity_on_png_files(network: Any, tmp_path
         verbose=False,
     )
     ours = measure(fake, real, tmp_path)
-    assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
-    assert ours["kid_mean"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
-    assert ours["kid_std"] == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
+    assert ours.fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+    assert ours.kid_mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert ours.kid_std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
 
 
 def test_real_features_are_computed_once(seen: list[Tensor], tmp_path: Path) -> None:
@@ -234,12 +240,12 @@ def test_pictures_are_drawn_in_order_each_once(network: Any, tmp_path: Path) -> 
         asked.append((first, count))
         return fake[first : first + count]
 
-    found = fid_and_kid(
-        draw, real, samples=20, batch_size=8, cache=tmp_path, extractor=NAME, progress=False
-    )
+    extractor = FeatureExtractor(NAME, cache=tmp_path)
+    found = fid_and_kid(draw, real, extractor, samples=20, batch_size=8, progress=False)
+    assert found is not None
     assert asked == [(0, 8), (8, 8), (16, 4)]
-    assert (found["generated"], found["real"], found["kid_subset_size"]) == (20, 9, 4)
-    assert found["fid"] == pytest.approx(frechet(colours(fake), colours(real)), rel=1e-4)
+    assert (found.generated, found.real, found.kid_subset_size) == (20, 9, 4)
+    assert found.fid == pytest.approx(frechet(colours(fake), colours(real)), rel=1e-4)
 
 
 def test_grey_pictures_are_repeated_to_colour(seen: list[Tensor], tmp_path: Path) -> None:
@@ -249,7 +255,7 @@ def test_grey_pictures_are_repeated_to_colour(seen: list[Tensor], tmp_path: Path
     # All covariance lies along grey: the distance of two normals on a line, three times.
     a, b = colours(fake), colours(real)
     on_line = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
-    assert found["fid"] == pytest.approx(3 * on_line, rel=1e-4)
+    assert found.fid == pytest.approx(3 * on_line, rel=1e-4)
 
 
 def test_too_few_pictures_are_said_to_be(network: Any, tmp_path: Path) -> None:
@@ -269,9 +275,8 @@ def test_what_is_drawn_must_be_as_asked_for(network: Any, tmp_path: Path, drawn:
         fid_and_kid(
             lambda first, count: drawn,
             levels(5, 0, 256, seed=1),
+            FeatureExtractor(NAME, cache=tmp_path),
             samples=5,
-            cache=tmp_path,
-            extractor=NAME,
             progress=False,
         )
 
@@ -279,7 +284,7 @@ def test_what_is_drawn_must_be_as_asked_for(network: Any, tmp_path: Path, drawn:
 def test_drawer_makes_the_levels_of_the_models_pictures(tiny: Any, pictures: Any) -> None:
     model = make_model(tiny()).eval()
     model.initialize(pictures())
-    draw = drawer(model, decode="mode", temperature=0.7, seed=5, batch_size=2)
+    draw = drawer(model, decode="mode", temperature=0.7, seed=5)
     expected = model.generate(5, decode="mode", temperature=0.7, seed=5)["x"]
     whole, parts = draw(0, 5), torch.cat([draw(0, 3), draw(3, 2)])
     assert whole.dtype == torch.uint8
@@ -321,7 +326,7 @@ def test_weights_are_found_where_torch_fidelity_keeps_them(
     own = hub / Path(url).name
     write_weights(own)
     with pytest.warns(UserWarning, match="cannot be compared with published ones"):
-        assert find_weights() == own
+        assert find_weights().path == own
     assert not loaded
 
 
@@ -331,10 +336,10 @@ def test_the_published_weights_are_taken_without_a_word(
     file = tmp_path / "weights.pth"
     write_weights(file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setattr(module, "INCEPTION_SHA256", digest)
+    monkeypatch.setattr(fidelity, "INCEPTION_SHA256", digest)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert find_weights(file) == file
+        assert find_weights(file).path == file
 
 
 def test_weights_are_downloaded_to_where_torch_fidelity_looks(
@@ -347,7 +352,7 @@ def test_weights_are_downloaded_to_where_torch_fidelity_looks(
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.warns(UserWarning, match="cannot be compared"):
-        path = find_weights(None)
+        path = find_weights(None).path
     assert path == hub / Path(url).name
     monkeypatch.delattr(torch.hub, "download_url_to_file")
     assert list(torch.hub.load_state_dict_from_url(url)) == ["fc.weight"]  # as torch-fidelity does
@@ -392,9 +397,7 @@ def test_weights_cannot_run_code(network: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as weights alone"):
         find_weights(file)
     with pytest.raises(UserError, match="cannot be read as weights alone"):
-        fid_and_kid(
-            lambda first, count: torch.empty(0), levels(4, 0, 9, 1), samples=4, weights=file
-        )
+        FeatureExtractor(INCEPTION, file)
     assert not mark.exists()
 
 
@@ -415,8 +418,8 @@ def test_weights_that_do_not_fit_are_told_in_one_line(network: Any, tmp_path: Pa
         fid_and_kid(
             lambda first, count: torch.empty(0),
             levels(4, 0, 9, seed=1),
+            FeatureExtractor(INCEPTION, tmp_path / "weights.pth"),
             samples=4,
-            weights=tmp_path / "weights.pth",
         )
     assert "\n" not in str(caught.value)
 

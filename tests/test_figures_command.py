@@ -13,8 +13,8 @@ from torchvision.utils import save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import PictureOptions, load_data
+from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.labelled import LabelledRow, labelled_rows
 from srvae_pyro.figures import FiguresArguments, main
 from srvae_pyro.files import write_json
 from srvae_pyro.models import make_model

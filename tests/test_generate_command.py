@@ -14,8 +14,8 @@ from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import load_data
+from srvae_pyro.drawing.generated import chunks
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.drawn import runs_of
 from srvae_pyro.generate import GenerateArguments, main
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.models.base import save_pretrained
@@ -34,7 +34,7 @@ def asked(
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the pictures that are drawn, in order."""
+    """The indices of the pictures that are drawn, in order."""
     numbers: list[int] = []
     generate = ImageModel.generate
 
@@ -134,7 +134,7 @@ def test_a_call_that_was_stopped_goes_on(
     asked: GenerateArguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments, generate = replace(asked, count=10), ImageModel.generate
-    monkeypatch.setattr("srvae_pyro.generate.IN_GRID", 5)
+    monkeypatch.setattr("srvae_pyro.drawing.generation.IN_GRID", 5)
 
     def stop(self: ImageModel, count: int, *, first: int = 0, **options: Any) -> dict:
         if first >= 6:
@@ -219,12 +219,14 @@ def test_memory_does_not_grow_with_the_count(
     assert len(kept) == 6
 
 
-def test_numbers_are_drawn_in_runs() -> None:
-    assert list(runs_of([], 3)) == []
-    assert list(runs_of([0, 1, 2, 3, 5, 8, 9], 3)) == [
+def test_indices_are_drawn_in_chunks() -> None:
+    assert list(chunks([], 3)) == []
+    assert list(chunks([0, 1, 2, 3, 5, 8, 9], 3)) == [
         range(0, 3),
         range(3, 4),
         range(5, 6),
         range(8, 10),
     ]
-    assert torch.cat([torch.tensor(run) for run in runs_of(range(10), 4)]).tolist() == [*range(10)]
+    assert torch.cat([torch.tensor(chunk) for chunk in chunks(range(10), 4)]).tolist() == [
+        *range(10)
+    ]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from srvae_pyro import SRVAE, VAE, ModelConfig, UserError
 from srvae_pyro.config import Dense
-from srvae_pyro.evaluation.measure import evaluate_likelihood
-from srvae_pyro.evaluation.terms import standard_error
+from srvae_pyro.evaluation.likelihood import evaluate_likelihood
+from srvae_pyro.evaluation.means import standard_error
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.importance import (
     _normal_log_prob,
@@ -393,21 +393,21 @@ def test_over_a_set_of_pictures() -> None:
     result = evaluate_likelihood(net, images, torch.device("cpu"), 6)
     each = estimate_log_likelihood(net, pictures(5), 6).log_likelihood
     unit = 3 * 16 * 16 * math.log(2)
-    assert result["bits_per_dim"] == pytest.approx(-each.mean().item() / unit, rel=1e-6)
-    assert result["standard_error"] == pytest.approx(each.std().item() / 5**0.5 / unit, rel=1e-3)
-    assert result["elbo_bits_per_dim"] > result["bits_per_dim"]
-    assert result["pareto_k"] is None  # too few samples to tell
-    assert "photographs" not in result
+    assert result.bits_per_dim == pytest.approx(-each.mean().item() / unit, rel=1e-6)
+    assert result.standard_error == pytest.approx(each.std().item() / 5**0.5 / unit, rel=1e-3)
+    assert result.elbo_bits_per_dim > result.bits_per_dim
+    assert result.pareto_k is None  # too few samples to tell
+    assert "photographs" not in result.to_json()
     cut = torch.tensor([0, 0, 1, 1, 1])
     alike = evaluate_likelihood(net, images, torch.device("cpu"), 6, photographs=cut)
-    assert (alike["bits_per_dim"], alike["photographs"]) == (result["bits_per_dim"], 2)
+    assert (alike.bits_per_dim, alike.photographs) == (result.bits_per_dim, 2)
     error = standard_error(each, cut)
     assert error is not None
-    assert alike["standard_error"] == pytest.approx(error / unit, rel=1e-3)
+    assert alike.standard_error == pytest.approx(error / unit, rel=1e-3)
     one = evaluate_likelihood(net, images[:1], torch.device("cpu"), 6)
-    assert one["standard_error"] is None
-    half = evaluate_likelihood(net, images[2:], torch.device("cpu"), 6, numbers=torch.arange(2, 5))
-    assert half["nats"] == pytest.approx(-each[2:].mean().item(), rel=1e-6)
+    assert one.standard_error is None
+    half = evaluate_likelihood(net, images[2:], torch.device("cpu"), 6, indices=torch.arange(2, 5))
+    assert half.nats == pytest.approx(-each[2:].mean().item(), rel=1e-6)
 
 
 def test_bad_requests() -> None:

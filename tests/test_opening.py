@@ -15,8 +15,8 @@ from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.data.mending import CutOffError, mended
 from srvae_pyro.data.pictures import find_pictures, read_picture
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.photographs import read_photograph, save_photograph
 from srvae_pyro.formats import EXTENSIONS
+from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
 
 
 def picture(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:

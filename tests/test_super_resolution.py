@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.enlarge import Spread, answers, psnr, shrunk
-from srvae_pyro.evaluation.super_resolution import interpolated, measure, ssim, table
+from srvae_pyro.evaluation.report import super_resolution_table
+from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution, interpolated
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.upscaling.answers import answers
+from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.quality import PixelStatistics, psnr, ssim
 
 
 def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
@@ -61,8 +65,8 @@ def test_equal_pictures_have_100_db() -> None:
 def test_shrinking_is_the_models_transform(model: SRVAE) -> None:
     x = levels(2)
     expected = to_levels(model.guide.d(to_unit(x)))
-    assert torch.equal(shrunk(model, x).int(), expected)
-    assert torch.equal(shrunk(model, x, 2), shrunk(model, shrunk(model, x)))
+    assert torch.equal(downscaled(model, x).int(), expected)
+    assert torch.equal(downscaled(model, x, 2), downscaled(model, downscaled(model, x)))
 
 
 def test_answers_are_those_of_super_resolve(model: SRVAE) -> None:
@@ -73,48 +77,53 @@ def test_answers_are_those_of_super_resolve(model: SRVAE) -> None:
 
 def test_what_is_measured(model: SRVAE) -> None:
     images = levels(5)
-    result = measure(model, images, samples=3, batch_size=6)
-    y = shrunk(model, images)
+    result = evaluate_super_resolution(model, images, samples=3, batch_size=6)
+    y = downscaled(model, images)
     nearest = y.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    scores = result["methods"]["nearest"]
-    assert scores["psnr"] == pytest.approx(psnr(nearest, images).mean().item())
-    assert scores["ssim"] == pytest.approx(ssim(nearest, images).mean().item())
-    assert scores["lr_psnr"] == pytest.approx(psnr(shrunk(model, nearest), y).mean().item())
+    scores = result.methods["nearest"]
+    assert scores.psnr == pytest.approx(psnr(nearest, images).mean().item())
+    assert scores.ssim == pytest.approx(ssim(nearest, images).mean().item())
+    assert scores.lr_psnr == pytest.approx(psnr(downscaled(model, nearest), y).mean().item())
     mode = to_levels(answers(model, to_unit(y), decode="mode", temperature=0.0)).to(torch.uint8)
     expected = psnr(mode, images).mean().item()
-    assert result["methods"]["mode"]["psnr"] == pytest.approx(expected, abs=0.01)
+    assert result.methods["mode"].psnr == pytest.approx(expected, abs=0.01)
     # The mean of answers is nearer to anything than an answer is, on average.
-    assert result["methods"]["mean"]["psnr"] > result["methods"]["sample"]["psnr"]
-    assert result["diversity"]["pairwise_rmse"] > result["diversity"]["std"] > 0
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result.methods["mean"].psnr > result.methods["sample"].psnr
+    assert result.diversity.pairwise_rmse > result.diversity.std > 0
+    assert json.loads(json.dumps(asdict(result), allow_nan=False)) == asdict(result)
 
 
 def test_bicubic_of_a_plain_picture_is_exact(model: SRVAE) -> None:
-    result = measure(model, torch.full((2, 3, 16, 16), 77, dtype=torch.uint8), samples=1)
-    assert result["methods"]["bicubic"]["psnr"] == 100
-    assert result["methods"]["bicubic"]["lr_psnr"] == 100
-    assert result["diversity"]["std"] is None
-    assert "differ" not in table(result)
+    result = evaluate_super_resolution(
+        model, torch.full((2, 3, 16, 16), 77, dtype=torch.uint8), samples=1
+    )
+    assert result.methods["bicubic"].psnr == 100
+    assert result.methods["bicubic"].lr_psnr == 100
+    assert result.diversity.std is None
+    assert "differ" not in super_resolution_table(result)
 
 
 def test_numbers_do_not_depend_on_the_batch(model: SRVAE) -> None:
     images = levels(5)
-    whole = measure(model, images, samples=2, seed=3)
-    parts = measure(model, images, samples=2, seed=3, batch_size=1)
-    for name, scores in whole["methods"].items():
-        for kind, value in scores.items():
-            assert parts["methods"][name][kind] == pytest.approx(value, rel=1e-3)
-    # An image's noise goes with its number.
-    last = measure(model, images[4:], samples=2, seed=3, numbers=torch.tensor([4]))
-    other = measure(model, images[4:], samples=2, seed=3, numbers=torch.tensor([5]))
-    y = to_unit(shrunk(model, images[4:]))
+    whole = evaluate_super_resolution(model, images, samples=2, seed=3)
+    parts = evaluate_super_resolution(model, images, samples=2, seed=3, batch_size=1)
+    for name, scores in whole.methods.items():
+        assert asdict(parts.methods[name]) == pytest.approx(asdict(scores), rel=1e-3)
+    # An image's noise goes with its index.
+    last = evaluate_super_resolution(
+        model, images[4:], samples=2, seed=3, indices=torch.tensor([4])
+    )
+    other = evaluate_super_resolution(
+        model, images[4:], samples=2, seed=3, indices=torch.tensor([5])
+    )
+    y = to_unit(downscaled(model, images[4:]))
     assert y.shape == (1, 3, 8, 8)
-    assert last["methods"]["mode"] == other["methods"]["mode"]
-    assert last["methods"]["sample"] != other["methods"]["sample"]
+    assert last.methods["mode"] == other.methods["mode"]
+    assert last.methods["sample"] != other.methods["sample"]
 
 
 def test_table_is_aligned(model: SRVAE) -> None:
-    text = table(measure(model, levels(2), samples=2))
+    text = super_resolution_table(evaluate_super_resolution(model, levels(2), samples=2))
     lines = text.splitlines()
     assert len({len(line) for line in lines[:-1]}) == 1
     assert "mean of 2 samples" in text
@@ -124,9 +133,9 @@ def test_table_is_aligned(model: SRVAE) -> None:
 def test_small_pictures_have_no_ssim(tiny: Callable[..., ModelConfig]) -> None:
     model = make_model(tiny(image_shape=(1, 8, 8), p_u="standard"))
     model.initialize(to_unit(levels(4, (1, 8, 8))))
-    result = measure(model, levels(3, (1, 8, 8)), samples=2)
-    assert result["methods"]["lanczos"]["ssim"] is None
-    assert table(result).splitlines()[4].split()[0::2] == ["lanczos", "-"]
+    result = evaluate_super_resolution(model, levels(3, (1, 8, 8)), samples=2)
+    assert result.methods["lanczos"].ssim is None
+    assert super_resolution_table(result).splitlines()[4].split()[0::2] == ["lanczos", "-"]
 
 
 def test_interpolation_is_pillows_on_colours() -> None:
@@ -146,15 +155,15 @@ def test_models_that_do_not_enlarge_are_refused(
     tiny: Callable[..., ModelConfig], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        measure(make_model(tiny(**changes)), levels(2))
+        evaluate_super_resolution(make_model(tiny(**changes)), levels(2))
 
 
-def test_spread_is_mean_and_deviation() -> None:
+def test_pixel_statistics_are_mean_and_deviation() -> None:
     samples = levels(6)
-    spread = Spread()
+    statistics = PixelStatistics()
     for x in samples:
-        spread.add(x)
-    mean, deviation, white = spread.pictures()
+        statistics.add(x)
+    mean, deviation, white = statistics.pictures()
     assert torch.equal(mean, samples.double().mean(dim=0).round().to(torch.uint8))
     expected = samples.double().var(dim=0).mean(dim=0, keepdim=True).sqrt()
     assert white == pytest.approx(expected.max().item())

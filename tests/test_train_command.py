@@ -26,7 +26,7 @@ from srvae_pyro.commands import parse, run_command
 from srvae_pyro.config import Dense, ModelConfig, TrainingConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.baselines import histogram_nats
+from srvae_pyro.evaluation.histogram import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import to_levels, to_unit

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from torch import Tensor
 
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
 from srvae_pyro.data import DataSplits, MemoryPictures
+from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.drawing.progress import progress_pictures
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.pictures import progress_pictures
-from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim, spread
+from srvae_pyro.evaluation.elbo_terms import ElboResult
+from srvae_pyro.evaluation.means import RunningMean, bits_per_dim
 from srvae_pyro.models import ImageModel
 from srvae_pyro.parallel import Group
 from srvae_pyro.runs import validation_nats
@@ -403,9 +405,11 @@ def test_bits_per_dim_of_a_uniform_image_are_8() -> None:
 
 def test_pictures_to_validate_on_are_spread_evenly() -> None:
     images = torch.arange(10)
-    assert spread(images, 4).tolist() == [0, 3, 6, 9]
-    assert spread(images, 10).tolist() == spread(images, 99).tolist() == list(range(10))
-    assert spread(images, None) is images
+    assert evenly_spaced(images, 4).tolist() == [0, 3, 6, 9]
+    assert (
+        evenly_spaced(images, 10).tolist() == evenly_spaced(images, 99).tolist() == list(range(10))
+    )
+    assert evenly_spaced(images, None) is images
 
 
 # Learning and validation
@@ -449,10 +453,10 @@ def score(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, Ten
     """Lets the models that are scored next have the scores; their weights, as they are scored."""
     scored: list[dict[str, Tensor]] = []
 
-    def next_score(model: ImageModel, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def next_score(model: ImageModel, *args: Any, **kwargs: Any) -> ElboResult:
         scored.append(weights_of(model))
         nats = scores[len(scored) - 1]
-        return {"nats": nats, "bits_per_dim": nats}
+        return ElboResult({}, nats, nats, standard_error=None)
 
     monkeypatch.setattr(validation, "evaluate_elbo", next_score)
     return scored
@@ -488,8 +492,8 @@ def test_better_weights_are_kept_by_a_run_that_went_back(
     back.progress.best = math.inf  # as in a checkpoint from before the best weights
     evaluate = validation.evaluate_elbo
 
-    def worse(*args: Any, **kwargs: Any) -> dict[str, float]:
-        return {**evaluate(*args, **kwargs), "nats": nats + 1}
+    def worse(*args: Any, **kwargs: Any) -> ElboResult:
+        return replace(evaluate(*args, **kwargs), nats=nats + 1)
 
     monkeypatch.setattr(validation, "evaluate_elbo", worse)
     back.run()

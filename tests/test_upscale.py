@@ -18,9 +18,6 @@ from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.enlarge import Enlarger, lr_psnr, psnr, shrunk
-from srvae_pyro.evaluation.photographs import names_for, read_photograph
-from srvae_pyro.evaluation.tiles import spans
 from srvae_pyro.formats import FORMATS
 from srvae_pyro.inference.noise import TileNoise
 from srvae_pyro.models import SRVAE, load, make_model
@@ -28,6 +25,11 @@ from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscale import UpscaleArguments, main
+from srvae_pyro.upscaling.enlarger import Enlarger
+from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.photographs import names_for, read_photograph
+from srvae_pyro.upscaling.quality import lr_psnr, psnr
+from srvae_pyro.upscaling.tiles import spans
 
 
 def smooth(height: int, width: int, channels: int = 3, seed: int = 0) -> Tensor:
@@ -362,7 +364,10 @@ def test_four_times_is_twice_twice(model: SRVAE) -> None:
     enlarger = Enlarger(model)
     assert torch.equal(enlarger(picture, passes=2), enlarger(enlarger(picture)))
     x = enlarger(picture, passes=2)
-    assert lr_psnr(model, x, picture, 2) == psnr(shrunk(model, shrunk(model, x)), picture).item()
+    assert (
+        lr_psnr(model, x, picture, 2)
+        == psnr(downscaled(model, downscaled(model, x)), picture).item()
+    )
 
 
 def test_samples_mean_deviation_and_animation(
@@ -494,7 +499,7 @@ def test_an_answer_too_large_for_memory_is_refused_before_any_work(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_of(smooth(80, 100)).save(tmp_path / "a.png")
-    monkeypatch.setattr("srvae_pyro.runtime.process_memory", lambda: 1e6)
+    monkeypatch.setattr("srvae_pyro.upscaling.session.process_memory", lambda: 1e6)
     with pytest.raises(UserError, match=r"would become 200x160 pixels.*cut out a part"):
         upscale(run(), tmp_path / "a.png", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,1 +1,1 @@
-"""Evaluation: the ELBO and its terms, baselines, pictures of what a model does."""
+"""What ``evaluate`` measures: ELBO, likelihood, FID, super-resolution, and its reports."""

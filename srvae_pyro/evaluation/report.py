@@ -1,20 +1,17 @@
-"""Evaluations as people read them: the paper's Table 1, and a run's ``evaluation.json``."""
+"""Evaluations as text: the paper's Table 1, and what does not fit into a table."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from srvae_pyro.files import holding, set_aside, write_json
+from srvae_pyro.evaluation.elbo_terms import ElboResult
+from srvae_pyro.evaluation.likelihood import UNRELIABLE_K, LikelihoodResult
+from srvae_pyro.evaluation.measures import Measures
+from srvae_pyro.evaluation.selection import Selection
+from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
 
-__all__ = ["EVALUATION", "PUBLISHED", "Row", "record", "record_measures", "table"]
-
-EVALUATION = "evaluation.json"
+__all__ = ["PUBLISHED", "Row", "columns", "print_measures", "super_resolution_table"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,19 @@ PUBLISHED: dict[tuple[str, str], list[Row]] = {
 }
 
 
+def columns(rows: list[list[str]], left: int) -> str:
+    """Cells in aligned columns: the first ``left`` flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
 def table(rows: list[Row]) -> str:
     """The rows laid out like the paper's Table 1."""
     with_fid = any(row.fid_test is not None or row.fid_train is not None for row in rows)
@@ -62,128 +72,124 @@ def table(rows: list[Row]) -> str:
         cells = [row.data, row.model, f"{row.nll:.3f}{error}"]
         cells += ["-" if term is None else f"{term:.0f}" for term in terms]
         if with_fid:
-            test, train = (
-                "N/A" if f is None else f"{f:.2f}" for f in (row.fid_test, row.fid_train)
-            )
+            distances = (row.fid_test, row.fid_train)
+            test, train = ("N/A" if fid is None else f"{fid:.2f}" for fid in distances)
             cells.append(f"{test} ({train})")
         lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return columns(lines, left=2)
 
 
-def record(folder: Path, key: str, result: dict[str, Any]) -> Path:
-    """Put a result under ``key`` into the folder's ``evaluation.json``, beside the others there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder, wait=True):  # two evaluations may end at the same time
-        write_json(folder / EVALUATION, {**_known(folder / EVALUATION), key: result})
-    return folder / EVALUATION
+def super_resolution_table(result: SuperResolutionResult) -> str:
+    """The scores by method, and how samples differ."""
+    names = {
+        "sample": "srVAE, one sample",
+        "mean": f"srVAE, mean of {result.samples} samples",
+        "mode": "srVAE, mode at temperature 0",
+        "expectation": "srVAE, expectation at temperature 0",
+    }
+    rows = [[f"super-resolution x{result.factor}", "PSNR (dB)", "SSIM", "LR-PSNR (dB)"]]
+    for method, scores in result.methods.items():
+        similarity = "-" if scores.ssim is None else f"{scores.ssim:.4f}"
+        rows.append(
+            [names.get(method, method), f"{scores.psnr:.2f}", similarity, f"{scores.lr_psnr:.2f}"]
+        )
+    text = columns(rows, left=1)
+    diversity = result.diversity
+    if diversity.std is not None:
+        text += (
+            f"\nsamples differ by {diversity.std:.1f} levels of 255 (standard deviation a pixel), "
+            f"two of them by {diversity.pairwise_rmse:.1f} (root mean square)"
+        )
+    return text
 
 
-def record_measures(
-    folder: Path, key: str, settings: dict[str, Any], measures: dict[str, dict[str, Any]]
-) -> Path:
-    """Put what was measured on the pictures called ``key`` into the folder's ``evaluation.json``.
-
-    Nothing is lost. Under ``key`` is what these weights did on the most pictures; what was found
-    with other flags, such as ``--limit``, is under ``key`` and those, and ``, earlier 1`` is added
-    to what differs in more: weights, pictures, versions. Within it the measure of the most samples
-    has its plain name, and others their flags likewise; what is measured again takes its own place.
+def print_measures(measures: Measures, selection: Selection, trained_on: str) -> None:
+    """Print the table, and below it what does not fit into one.
 
     Args:
-        folder: the run's.
-        key: data set and split.
-        settings: what is needed to repeat it: ``flags``, ``weights``, ``data``, ``images`` and
-            others, all of which make it what it is but ``run``, where the run is.
-        measures: the numbers by what they are of, ``elbo``, ``likelihood`` and the like, each with
-            ``flags`` of its own.
-
-    Raises:
-        OSError: it cannot be written; what was there before still is.
+        measures: of the model.
+        selection: the images that they are of.
+        trained_on: the data set that the model was trained on.
     """
-    settings = json.loads(json.dumps(settings))  # as it will be read again
+    elbo, likelihood = measures.elbo, measures.likelihood
+    name = selection.data.name
+    published = PUBLISHED.get((name, trained_on), []) if selection.is_test_split else []
+    print(table([_row(measures, Path(name).name), *published]))
+    over = _over(likelihood or elbo)
+    print(f"nll: {_source(likelihood)}{f', ±{over}' if over else ''}; the terms in nats an image")
+    print(f"ELBO {elbo.bits_per_dim:.4f}{_error(elbo)} bits/dim{_over(elbo)}", end="")
+    if elbo.y_bits_per_dim is not None:
+        print(f"; of y alone, (RE_y + KL_u) a dimension of y: {elbo.y_bits_per_dim:.4f}", end="")
+    print()
+    for latent in ("z", "u"):
+        if latent in elbo.units:
+            print(_active_units(elbo, latent))
+    if likelihood and likelihood.pareto_k is not None:
+        print(_trust(likelihood))
+    for split, distances in measures.distances.items():
+        print(
+            f"FID {distances.fid:.2f}, KID {distances.kid_mean:.5f} ± {distances.kid_std:.5f}: "
+            f"{distances.generated:,} generated against {distances.real:,} {split} pictures"
+        )
+    if measures.super_resolution:
+        print(super_resolution_table(measures.super_resolution))
 
-    def same_settings(entry: dict[str, Any]) -> bool:
-        return all(entry.get(name) == settings[name] for name in settings.keys() - {"run"})
 
-    def with_measures(before: dict[str, Any]) -> dict[str, Any]:
-        entry = {**before, **settings}
-        for name, values in measures.items():
-            _put_measure(entry, name, values)
-        return entry
-
-    def rank(entry: dict[str, Any]) -> tuple[bool, int, int]:
-        # Files of before had no weights in them.
-        now = all(entry.get(name, settings[name]) == settings[name] for name in ("weights", "data"))
-        return now, _number_in(entry, "images"), _number_in(entry.get("likelihood"), "samples")
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder, wait=True):  # two evaluations may end at the same time
-        known = _known(folder / EVALUATION)
-        _put(known, key, same=same_settings, update=with_measures, rank=rank)
-        write_json(folder / EVALUATION, known)
-    return folder / EVALUATION
-
-
-def _put_measure(entry: dict[str, Any], name: str, values: dict[str, Any]) -> None:
-    """Put a measure's values beside those that were found with other flags."""
-    _put(
-        entry,
-        name,
-        same=lambda other: other.get("flags") == values["flags"],
-        update=lambda other: {**other, **values},
-        rank=lambda other: _number_in(other, "samples"),
+def _row(measures: Measures, data: str) -> Row:
+    """The model's row of Table 1, its nll by importance sampling if that was asked for."""
+    terms, nll = measures.elbo.terms, measures.likelihood or measures.elbo
+    fid = {split: distances.fid for split, distances in measures.distances.items()}
+    return Row(
+        data,
+        "srVAE" if "re_y" in terms else "VAE",
+        nll.bits_per_dim,
+        re_x=terms["re_x"],
+        re_y=terms.get("re_y"),
+        kl_z=terms["kl_z"],
+        kl_u=terms.get("kl_u"),
+        error=nll.standard_error,
+        fid_test=fid.get("test"),
+        fid_train=fid.get("train"),
     )
 
 
-def _number_in(entry: Any, name: str) -> int:
-    """What a file has under that name, which somebody may have changed by hand."""
-    value = entry.get(name) if isinstance(entry, dict) else None
-    return value if isinstance(value, int) else 0
+def _error(result: ElboResult | LikelihoodResult) -> str:
+    """The standard error, where there is one: one image or photograph has none."""
+    return "" if result.standard_error is None else f" ± {result.standard_error:.4f}"
 
 
-def _put(
-    known: dict[str, Any],
-    key: str,
-    *,
-    same: Callable[[dict[str, Any]], bool],
-    update: Callable[[dict[str, Any]], dict[str, Any]],
-    rank: Callable[[dict[str, Any]], Any],
-) -> None:
-    """Update the entry that is the same, or an empty one, and name it and its like by their rank.
-
-    The highest, and of equal ones the one that is updated, has the ``key``; others have their
-    flags, and a number where that is not enough, behind it.
-    """
-    names = [n for n in known if n == key or n.startswith((f"{key} -", f"{key}, "))]
-    entries = [known.pop(name) for name in names]
-    whole = [entry for entry in entries if isinstance(entry, dict)]
-    before = next((entry for entry in whole if same(entry)), {})
-    others = [entry for entry in whole if entry is not before]
-    first, *rest = sorted([update(before), *others], key=rank, reverse=True)
-    known[key] = first
-    for entry in [*rest, *(entry for entry in entries if not isinstance(entry, dict))]:
-        flags = entry.get("flags") if isinstance(entry, dict) else None
-        name = f"{key} {flags}" if flags else key
-        numbered = (f"{name}, earlier {number}" for number in itertools.count(1))
-        known[next(n for n in itertools.chain([name], numbered) if n not in known)] = entry
+def _over(result: ElboResult | LikelihoodResult) -> str:
+    """What the standard error is over, where that is not the images."""
+    if result.standard_error is None or result.photographs is None:
+        return ""
+    return f" over {result.photographs} photographs"
 
 
-def _known(path: Path) -> dict[str, Any]:
-    """What is recorded already; a damaged file is set aside."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError):
-        known = None
-    if not isinstance(known, dict):
-        aside = set_aside(path)
-        warnings.warn(f"{path} is damaged: it is kept as {aside.name}", stacklevel=1)
-        return {}
-    return known
+def _source(likelihood: LikelihoodResult | None) -> str:
+    """Where the headline number comes from."""
+    if likelihood is None:
+        return "the negative ELBO"
+    return (
+        f"importance sampling, {likelihood.samples} samples, {likelihood.estimator}, "
+        f"{likelihood.seconds:.0f} s"
+    )
+
+
+def _active_units(elbo: ElboResult, latent: str) -> str:
+    """How many of a latent's units are in use."""
+    counts = elbo.units[latent]
+    line = f"{latent}: {counts.active} of {counts.units} units active"
+    line += " (variance of the posterior mean above 0.01)"
+    if counts.kl is not None:
+        line += f", {counts.kl} with a KL above 0.01 nats"
+    return line
+
+
+def _trust(likelihood: LikelihoodResult) -> str:
+    """How far the importance weights can be trusted."""
+    share = 100 * (likelihood.pareto_k_above_threshold or 0)
+    return (
+        f"importance weights: {likelihood.effective_samples:.1f} effective of {likelihood.samples} "
+        f"samples, Pareto k {likelihood.pareto_k:.2f} on average, above {UNRELIABLE_K} for "
+        f"{share:.0f}% of the images: the nll is an upper bound that more samples would lower"
+    )

@@ -1,110 +1,123 @@
-"""How good super-resolution is, against pictures whose x is known and against interpolation."""
+"""Quality of super-resolution against pictures whose x is known, beside interpolation."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.evaluation.enlarge import answers, enlarging, factor_of, psnr, shrunk
-from srvae_pyro.evaluation.terms import RunningMean
+from srvae_pyro.evaluation.means import RunningMean
+from srvae_pyro.evaluation.sweep import sweep
 from srvae_pyro.inference.noise import ImageNoise
-from srvae_pyro.models import ImageModel
+from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.runtime import exact_float32
-from srvae_pyro.talk import Bar
+from srvae_pyro.upscaling.answers import answers
+from srvae_pyro.upscaling.enlarging import downscaled, enlarging, factor_of
+from srvae_pyro.upscaling.quality import WINDOW, psnr, ssim
 
-__all__ = ["BASELINES", "measure", "ssim", "table"]
+__all__ = [
+    "INTERPOLATIONS",
+    "Diversity",
+    "Scores",
+    "SuperResolutionResult",
+    "evaluate_super_resolution",
+    "interpolated",
+]
 
-BASELINES = {
+INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-WINDOW = 11  # pixels a side of SSIM's Gaussian window
+METHODS = (*INTERPOLATIONS, "sample", "mean", "mode", "expectation")
 
 
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of uint8 pictures (B, C, H, W), averaged over colours: (B).
+@dataclass(frozen=True)
+class Scores:
+    """How near answers are to the pictures, on average.
 
-    As published: a Gaussian window of 11x11 pixels and standard deviation 1.5, where it lies within
-    the picture. The same number as scikit-image's ``structural_similarity`` with these settings,
-    a batch at a time.
-
-    References:
-        Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004,
-        IEEE Transactions on Image Processing 13(4), section III.B.
+    Attributes:
+        psnr: dB.
+        ssim: None for pictures under 11 pixels a side.
+        lr_psnr: dB, of d of the answer against y.
     """
-    places = torch.arange(WINDOW, dtype=torch.float64, device=a.device) - WINDOW // 2
-    window = torch.exp(-0.5 * (places / 1.5) ** 2)
-    window = window / window.sum()
 
-    def local(x: Tensor) -> Tensor:
-        flat = F.conv2d(x.flatten(0, 1)[:, None], window.reshape(1, 1, 1, -1))
-        return F.conv2d(flat, window.reshape(1, 1, -1, 1)).unflatten(0, x.shape[:2])[:, :, 0]
-
-    a, b = a.double(), b.double()
-    mean_a, mean_b = local(a), local(b)
-    variances = local(a * a) - mean_a**2 + local(b * b) - mean_b**2
-    covariance = local(a * b) - mean_a * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    likeness = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return (likeness / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))).mean(dim=(1, 2, 3))
+    psnr: float
+    ssim: float | None
+    lr_psnr: float
 
 
-def interpolated(y: Tensor, factor: int, how: Image.Resampling) -> Tensor:
-    """uint8 pictures (B, C, h, w) enlarged by Pillow in 8 bits: uint8 (B, C, H, W)."""
-    size = (factor * y.shape[-1], factor * y.shape[-2])
-    planes = [
-        np.asarray(Image.fromarray(plane).resize(size, how)) for plane in y.flatten(0, 1).numpy()
-    ]
-    return torch.from_numpy(np.stack(planes)).unflatten(0, y.shape[:2])
+@dataclass(frozen=True)
+class Diversity:
+    """How samples differ, in levels of 255; None for one sample.
+
+    Attributes:
+        std: the standard deviation over the samples, averaged over pixels and colours.
+        pairwise_rmse: the root mean squared difference of two samples, averaged over pairs and
+            pictures.
+    """
+
+    std: float | None
+    pairwise_rmse: float | None
+
+
+@dataclass(frozen=True)
+class SuperResolutionResult:
+    """The quality of super-resolution on a set of pictures.
+
+    Attributes:
+        methods: scores by name: of Pillow's nearest, bilinear, bicubic and lanczos; of a
+            ``sample``; of ``mean``, the mean of the samples; of ``mode`` and ``expectation``,
+            decoded so at temperature 0.
+        diversity: of the samples.
+        images: how many pictures.
+        samples: answers of the model for each, K.
+        seed: of the noise.
+        factor: how many times larger x is than y.
+    """
+
+    methods: dict[str, Scores]
+    diversity: Diversity
+    images: int
+    samples: int
+    seed: int
+    factor: int
 
 
 @torch.no_grad()
 @cached_weights()
-def measure(
+def evaluate_super_resolution(
     model: ImageModel,
     images: Tensor,
     *,
     samples: int = 8,
     seed: int = 0,
-    numbers: Tensor | None = None,
+    indices: Tensor | None = None,
     batch_size: int = 100,
     progress: bool = False,
-    group: Group | None = None,
-) -> dict[str, Any]:
+    group: Group = Group(),
+) -> SuperResolutionResult:
     """The quality of super-resolution on uint8 pictures x (N, C, H, W), from y = d(x).
 
-    Every way's answers are in 8 bits. Each number is the mean over the pictures, and over the
-    samples where there are several, of one picture's own number; in dB an exact picture counts as
-    100 (interpolation of a plain one is exact), so averages stay finite.
+    All answers are in 8 bits. Each number is the mean over the pictures, and over the samples
+    where there are several, of one picture's own number; in dB an exact picture counts as 100
+    (interpolation of a plain one is exact), so averages stay finite.
 
     Args:
         model: a srVAE whose y is a downscaled x.
         images: the pictures.
         samples: answers of the model for each, K.
         seed: of the noise; each picture has its own, whatever the batch.
-        numbers: the pictures' numbers, to which their noise is tied; 0 and on if not given.
+        indices: the pictures' indices, to which their noise is tied; 0 and on if not given.
         batch_size: pictures times samples at a time.
         progress: whether to show a bar.
         group: the processes that share the pictures, all of which get the result.
-
-    Returns:
-        ``methods``: by name, ``psnr`` and ``lr_psnr`` in dB and ``ssim`` (None for pictures under
-        11 pixels a side) of Pillow's nearest, bilinear, bicubic and lanczos; of a ``sample``; of
-        ``mean``, the mean of the K samples; of ``mode`` and ``expectation``, decoded so at
-        temperature 0. ``lr_psnr`` compares d of the answer with y. ``diversity``: ``std``, the
-        standard deviation over the samples averaged over pixels and colours, and ``pairwise_rmse``,
-        the root mean squared difference of two samples averaged over pairs and pictures, both in
-        levels of 255, None for one sample. And ``images``, ``samples``, ``seed``, ``factor``.
 
     Raises:
         UserError: the model does not enlarge.
@@ -113,46 +126,62 @@ def measure(
     srvae = enlarging(model)
     if not len(images) or batch_size < 1 or samples < 1:
         raise ValueError("pictures, samples and batch_size must be at least 1")
-    count, group = len(images), group or Group()
-    mine = group.share(count)
-    numbers = (torch.arange(count) if numbers is None else numbers)[mine]
-    images = images[mine]
-    factor, means = factor_of(srvae), RunningMean()
+    means = RunningMean()
     step = max(batch_size // samples, 1)
-    with exact_float32(), Bar(total=len(images), unit="image", disable=not progress) as bar:
-        for x, own in zip(images.cpu().split(step), numbers.split(step), strict=True):
-            y = shrunk(srvae, x)
-            unit = to_unit(y)
-            drawn = []
-            for part in range(samples):
-                noise = ImageNoise((seed, part), own.tolist())
-                drawn.append(_in_levels(answers(srvae, unit, noise=noise)))
-            found = {name: [interpolated(y, factor, how)] for name, how in BASELINES.items()}
-            found["sample"] = drawn
-            spread = torch.stack(drawn).float()
-            found["mean"] = [spread.mean(dim=0).round().to(torch.uint8)]
-            mode = answers(srvae, unit, decode="mode", temperature=0.0)
-            expectation = answers(srvae, unit, decode="mean", temperature=0.0)
-            found["mode"], found["expectation"] = [_in_levels(mode)], [_in_levels(expectation)]
-            for name, pictures in found.items():
+    with sweep(images, indices, batch_size=step, group=group, progress=progress) as batches:
+        for batch, batch_indices in batches:
+            x = batch.cpu()
+            y = downscaled(srvae, x)
+            drawn = _samples(srvae, y, samples, seed, batch_indices)
+            for name, pictures in _answers_by_method(srvae, y, drawn).items():
                 for picture in pictures:
-                    means.add({f"{name} {k}": v for k, v in _scores(picture, x).items()})
-                    means.add({f"{name} lr_psnr": psnr(shrunk(srvae, picture), y)})
+                    scores = _scores(picture, x)
+                    scores["lr_psnr"] = psnr(downscaled(srvae, picture), y)
+                    means.add({f"{name} {kind}": score for kind, score in scores.items()})
             if samples > 1:
-                means.add(_diversity(spread))
-            bar.update(len(x))
+                means.add(_diversity(drawn.float()))
     values = means.read(group.sum)
-    return {
-        "methods": {
-            name: {kind: values.get(f"{name} {kind}") for kind in ("psnr", "ssim", "lr_psnr")}
-            for name in found
+    return SuperResolutionResult(
+        {
+            name: Scores(
+                values[f"{name} psnr"], values.get(f"{name} ssim"), values[f"{name} lr_psnr"]
+            )
+            for name in METHODS
         },
-        "diversity": {kind: values.get(kind) for kind in ("std", "pairwise_rmse")},
-        "images": count,
-        "samples": samples,
-        "seed": seed,
-        "factor": factor,
+        Diversity(values.get("std"), values.get("pairwise_rmse")),
+        len(images),
+        samples,
+        seed,
+        factor_of(srvae),
+    )
+
+
+def _samples(model: SRVAE, y: Tensor, samples: int, seed: int, indices: list[int]) -> Tensor:
+    """Answers of the model to y (B, c, h, w), uint8 (S, B, C, H, W)."""
+    noises = [ImageNoise((seed, sample), indices) for sample in range(samples)]
+    return torch.stack([_in_levels(answers(model, to_unit(y), noise=noise)) for noise in noises])
+
+
+def _answers_by_method(model: SRVAE, y: Tensor, samples: Tensor) -> dict[str, Tensor]:
+    """Answers to y (B, c, h, w) by what gave them: uint8 (K, B, C, H, W), K being 1 for most."""
+    factor, unit = factor_of(model), to_unit(y)
+    one_each = {
+        name: interpolated(y, factor, method) for name, method in INTERPOLATIONS.items()
+    } | {
+        "mean": samples.float().mean(dim=0).round().to(torch.uint8),
+        "mode": _in_levels(answers(model, unit, decode="mode", temperature=0.0)),
+        "expectation": _in_levels(answers(model, unit, decode="mean", temperature=0.0)),
     }
+    return {"sample": samples} | {name: answer[None] for name, answer in one_each.items()}
+
+
+def interpolated(y: Tensor, factor: int, method: Image.Resampling) -> Tensor:
+    """uint8 pictures (B, C, h, w) enlarged by Pillow in 8 bits: uint8 (B, C, H, W)."""
+    size = (factor * y.shape[-1], factor * y.shape[-2])
+    planes = [
+        np.asarray(Image.fromarray(plane).resize(size, method)) for plane in y.flatten(0, 1).numpy()
+    ]
+    return torch.from_numpy(np.stack(planes)).unflatten(0, y.shape[:2])
 
 
 def _in_levels(x: Tensor) -> Tensor:
@@ -160,6 +189,7 @@ def _in_levels(x: Tensor) -> Tensor:
 
 
 def _scores(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """PSNR and, of pictures that are large enough, SSIM of uint8 (B, C, H, W): (B) each."""
     scores = {"psnr": psnr(a, b)}
     if min(a.shape[-2:]) >= WINDOW:
         scores["ssim"] = ssim(a, b)
@@ -174,33 +204,3 @@ def _diversity(samples: Tensor) -> dict[str, Tensor]:
         "std": samples.std(dim=0).mean(dim=(1, 2, 3)),
         "pairwise_rmse": torch.stack(rmse).mean(dim=0),
     }
-
-
-def table(result: dict[str, Any]) -> str:
-    """What :func:`measure` found, aligned."""
-    names = {
-        "sample": "srVAE, one sample",
-        "mean": f"srVAE, mean of {result['samples']} samples",
-        "mode": "srVAE, mode at temperature 0",
-        "expectation": "srVAE, expectation at temperature 0",
-    }
-    lines = [[f"super-resolution x{result['factor']}", "PSNR (dB)", "SSIM", "LR-PSNR (dB)"]]
-    for name, scores in result["methods"].items():
-        cells = [
-            "-" if scores[kind] is None else f"{scores[kind]:.{digits}f}"
-            for kind, digits in (("psnr", 2), ("ssim", 4), ("lr_psnr", 2))
-        ]
-        lines.append([names.get(name, name), *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    text = [
-        line[0].ljust(widths[0])
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
-        for line in lines
-    ]
-    diversity = result["diversity"]
-    if diversity["std"] is not None:
-        text.append(
-            f"samples differ by {diversity['std']:.1f} levels of 255 (standard deviation a pixel), "
-            f"two of them by {diversity['pairwise_rmse']:.1f} (root mean square)"
-        )
-    return "\n".join(text)

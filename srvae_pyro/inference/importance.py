@@ -58,7 +58,7 @@ class LikelihoodEstimate:
         log_likelihood: nats.
         elbo: the evidence lower bound from the same samples, nats.
         effective_samples: :math:`(\\sum w)^2 / \\sum w^2`, from 1 to S; for ``product`` see
-            :func:`~srvae_pyro.evaluation.weights.effective_pairs`.
+            :func:`~srvae_pyro.inference.weights.effective_pairs`.
         pareto_k: shape of the weights' tail, larger is worse, above 0.7 unreliable; of u's or z's
             for ``product``, each weighted by the sum over the others, whichever is worse; nan
             below 25 samples.

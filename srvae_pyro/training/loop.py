@@ -11,7 +11,7 @@ from torch import Tensor
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.terms import RunningMean, bits_per_dim
+from srvae_pyro.evaluation.means import RunningMean, bits_per_dim
 from srvae_pyro.parallel import Group
 from srvae_pyro.talk import Bar, say
 from srvae_pyro.training.batches import Batches

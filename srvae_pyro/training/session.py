@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data import DataSplits, PictureOptions, load_data
+from srvae_pyro.data.run_data import has_earlier_layout, refuse_missing
+from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.baselines import histogram_nats
-from srvae_pyro.evaluation.report import record
-from srvae_pyro.evaluation.run_data import has_earlier_layout, refuse_missing
-from srvae_pyro.evaluation.terms import bits_per_dim, spread
+from srvae_pyro.evaluation.histogram import histogram_nats
+from srvae_pyro.evaluation.means import bits_per_dim
+from srvae_pyro.evaluation.record import record
 from srvae_pyro.files import write_json
 from srvae_pyro.lock import locked
 from srvae_pyro.models import load
@@ -212,7 +213,7 @@ def report(trainer: Trainer) -> None:
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
     count = trainer.settings.validation_images
     elbo = score(load(folder, trainer.group.device), data, "test", count)
-    images = spread(data.test, count)
+    images = evenly_spaced(data.test, count)
     histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
     results = {
         "split": "test",

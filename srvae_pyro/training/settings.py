@@ -14,8 +14,8 @@ from srvae_pyro.checked import Flag, hints_of, metadata_of
 from srvae_pyro.commands import flag_of
 from srvae_pyro.config import DATA_SETS, EARLIER, SHARDS, DataConfig, ModelName, Preset, RunConfig
 from srvae_pyro.data import check_shards
+from srvae_pyro.data.run_data import can_have_moved
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.run_data import can_have_moved
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.runs import RUNS, WEIGHTS, find_run, read_config
 from srvae_pyro.training.checkpoint import LAST, can_resume

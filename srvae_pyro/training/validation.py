@@ -11,8 +11,10 @@ import torch
 
 from srvae_pyro.config import TrainingConfig
 from srvae_pyro.data import DataSplits
-from srvae_pyro.evaluation.pictures import progress_pictures, save_picture
-from srvae_pyro.evaluation.terms import evaluate_elbo, spread
+from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.drawing.grids import save_picture
+from srvae_pyro.drawing.progress import progress_pictures
+from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.models import ImageModel
 from srvae_pyro.parallel import Group
 from srvae_pyro.pixels import to_unit
@@ -41,10 +43,10 @@ def score(
     """
     images, photographs = getattr(data, split), data.photographs.get(split)
     if photographs is not None:
-        photographs = spread(photographs, count)
-    return evaluate_elbo(
-        model, spread(images, count), model.device, group=group, photographs=photographs
-    )
+        photographs = evenly_spaced(photographs, count)
+    images = evenly_spaced(images, count)
+    result = evaluate_elbo(model, images, model.device, group=group, photographs=photographs)
+    return result.to_json()
 
 
 class Validation:
@@ -93,7 +95,7 @@ class Validation:
         device = self.group.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(torch_seed(self.settings.seed, *b"pictures"))
-            images = to_unit(spread(self.data.val, 16))
+            images = to_unit(evenly_spaced(self.data.val, 16))
             pictures = progress_pictures(self.learner.averaged, images)
         for name, picture in pictures.items():
             path = self.folder / "figures" / f"{name}-{step:07d}.png"

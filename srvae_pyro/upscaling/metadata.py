@@ -1,4 +1,4 @@
-"""What a photograph's file says beside its pixels, as far as it holds for an enlargement too."""
+"""Metadata of a photograph that hold for its enlargement too: EXIF, XMP, resolution."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ MOST_XMP = 1_000_000  # bytes; more would not be read back from a PNG
 def exif_of(image: Image.Image) -> bytes | None:
     """EXIF without orientation, sizes and thumbnail; None if there is none or it is damaged."""
     try:
-        own, kept = image.getexif(), Image.Exif()
-        for tag in KEPT.intersection(own):
+        exif, kept = image.getexif(), Image.Exif()
+        for tag in KEPT.intersection(exif):
             if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-                further = dict(own.get_ifd(tag))
+                further = dict(exif.get_ifd(tag))
                 if ExifTags.IFD.Interop in further:
-                    further[ExifTags.IFD.Interop] = own.get_ifd(ExifTags.IFD.Interop)
+                    further[ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
                 for size in SIZES:
                     further.pop(size, None)
                 if further:
                     kept[tag] = further
             else:
-                kept[tag] = own[tag]
+                kept[tag] = exif[tag]
         return kept.tobytes() if len(kept) else None
     except MemoryError:
         raise
@@ -60,9 +60,9 @@ def xmp_of(image: Image.Image) -> bytes | None:
 
 def dpi_of(image: Image.Image) -> tuple[float, float] | None:
     """Dots per inch across and down; None if the file does not say, or nothing sensible."""
-    given: Any = image.info.get("dpi")
+    dpi: Any = image.info.get("dpi")
     try:
-        across, down = (float(value) for value in given)
+        across, down = (float(value) for value in dpi)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     sensible = all(math.isfinite(value) and 1 <= value < 1e6 for value in (across, down))

@@ -1,4 +1,4 @@
-"""What a likelihood is worth: a baseline without a model of how pixels depend on each other."""
+"""Baseline: an independent histogram for each dimension."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["histogram_nats"]
 
 
 def histogram_nats(train: Tensor, test: Tensor, prior_weight: float = 100.0) -> float:
-    """Negative log-likelihood, mean nats an image, when every dimension has a histogram of its own.
+    """Negative log-likelihood, mean nats an image, by an independent histogram for each dimension.
 
     The factorial model: each channel of each pixel is drawn from the frequencies of its 256 levels
     in the training pictures, independently of all others. Frequencies are smoothed by the channel's

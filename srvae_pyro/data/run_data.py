@@ -1,4 +1,4 @@
-"""The pictures to measure or show a trained model on, and whether it has learnt from them."""
+"""Pictures for a trained model: those of its run or others, and whether it was trained on them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ __all__ = [
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
     """The pictures that a run was trained on, or others, in the size and channels of its model.
 
-    Where ``data`` has the very pictures that the run was trained on, wherever they are now, they
-    are split as they were for it, and ``info["own"]`` is true. A warning says if these are no
-    longer the pictures that they were.
+    If ``data`` has the run's pictures, wherever they are now, they are split as they were for it,
+    and ``info["own"]`` is true. A warning says if they have changed since.
 
     Args:
         config: the run's.
@@ -40,16 +39,16 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     channels, height, width = config.model.image_shape
     if data is None:
         refuse_missing(config.data)
-    own = data is None or _is_own(config, data, data_root)
+    of_run = data is None or _is_of_run(config, data, data_root)
     # Folders and photographs can be brought to any square.
     fits = height == width and (data == "photos" or data not in DATA_SETS)
     options = PictureOptions(
-        image_size=config.data.image_size if own else (height if fits else None),
+        image_size=config.data.image_size if of_run else (height if fits else None),
         channels=channels,
         seed=config.data.seed,
-        limit=config.data.limit if own else None,
+        limit=config.data.limit if of_run else None,
         for_training=False,
-        exact_names=own and has_earlier_layout(config.data),
+        exact_names=of_run and has_earlier_layout(config.data),
     )
     loaded = load_data(config.data.data if data is None else data, data_root, options)
     if loaded.shape != (channels, height, width):
@@ -57,13 +56,13 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
             f"{loaded.name} has pictures of {loaded.shape[1]}x{loaded.shape[2]}, the model is for "
             f"{height}x{width}: give --data of that size"
         )
-    if own and _has_changed(config.data, loaded):
+    if of_run and _has_changed(config.data, loaded):
         warnings.warn(
             f"the pictures of {loaded.name} are not those that the run was trained on: it may have "
             "learnt from some that are held out now",
             stacklevel=2,
         )
-    return loaded.described(own=own)
+    return loaded.described(own=of_run)
 
 
 def warn_if_trained_on(run: str | Path, config: RunConfig, shown: DataSplits, split: str) -> None:
@@ -121,7 +120,7 @@ def _is_there(name: str) -> bool:
     return bool(name) and Path(name).expanduser().is_dir()
 
 
-def _is_own(config: RunConfig, data: str, data_root: Path) -> bool:
+def _is_of_run(config: RunConfig, data: str, data_root: Path) -> bool:
     """Whether ``data`` has the pictures that a run was trained on."""
     if data == config.data.data or _same_place(data, config.data.data):
         return True

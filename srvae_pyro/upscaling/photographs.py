@@ -1,4 +1,4 @@
-"""Photographs of any kind as levels and transparency, and answers written beside each other."""
+"""Read photographs of any kind as levels and transparency, and write their enlargements."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from srvae_pyro.data.colours import as_rgb, eight_bits
 from srvae_pyro.data.opening import Opened, open_picture
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.metadata import dpi_of, exif_of, xmp_of
 from srvae_pyro.files import write_whole
+from srvae_pyro.upscaling.metadata import dpi_of, exif_of, xmp_of
 
 __all__ = ["Photograph", "names_for", "read_photograph", "save_gif", "save_photograph", "shown"]
 
@@ -138,7 +138,7 @@ def _photograph(opened: Opened, channels: int) -> Photograph:
 
 def _hidden_filled(image: Image.Image, alpha: Image.Image) -> Image.Image:
     """The picture with the nearest visible colour wherever it is wholly transparent."""
-    from scipy.ndimage import distance_transform_edt
+    from scipy.ndimage import distance_transform_edt  # slow to import, and seldom needed
 
     hidden = np.asarray(alpha) == 0
     if not hidden.any() or hidden.all():

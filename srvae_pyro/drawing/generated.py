@@ -1,4 +1,4 @@
-"""A folder of generated pictures, and what they were drawn with."""
+"""A folder of generated pictures and the settings that they were drawn with."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.files import write_json
 from srvae_pyro.lock import locked
 
-__all__ = ["DrawnPictures", "runs_of"]
+__all__ = ["GeneratedPictures", "chunks"]
 
 RECORD = "generate.json"
 GRID = "grid.png"
 
 
-class DrawnPictures:
-    """The pictures 0 to ``count - 1`` of some settings, in ``FOLDER/pictures`` with no others.
+class GeneratedPictures:
+    """Pictures 0 to ``count - 1`` of some settings, in ``FOLDER/pictures`` with no others.
 
     ``FOLDER/grid.png`` shows the first of them and ``FOLDER/generate.json`` tells the settings.
     What an earlier call drew and this one does not ask for is kept in ``FOLDER/earlier``, in a
@@ -30,9 +30,9 @@ class DrawnPictures:
 
     Args:
         folder: the folder.
-        run: whose pictures they are, for people.
+        run: the run that draws them, for people.
         settings: all that decides what the pictures are, fit for JSON.
-        count: how many there shall be.
+        count: how many pictures.
     """
 
     def __init__(self, folder: Path, run: str, settings: dict[str, Any], count: int) -> None:
@@ -43,17 +43,17 @@ class DrawnPictures:
         self.pictures = folder / "pictures"
         self.grid = folder / GRID
 
-    def path(self, number: int) -> Path:
+    def path(self, index: int) -> Path:
         """Where a picture is or will be."""
-        return self.pictures / f"{number:05d}.png"
+        return self.pictures / f"{index:05d}.png"
 
-    def missing(self, numbers: range) -> list[int]:
+    def missing(self, indices: range) -> list[int]:
         """Which of these pictures are still to be drawn."""
-        return [number for number in numbers if not self.path(number).exists()]
+        return [index for index in indices if not self.path(index).exists()]
 
     @contextmanager
     def claimed(self) -> Iterator[int]:
-        """Hold the folder, with no pictures of other settings or numbers in its ``pictures``.
+        """Hold the folder, with no pictures of other settings or indices in its ``pictures``.
 
         Yields:
             How many were moved to ``earlier``.
@@ -68,42 +68,50 @@ class DrawnPictures:
     def _make_room(self) -> int:
         """Move out what is not asked for, and back what is; how many went out."""
         record = self._record()
-        there = _numbered(self.pictures, whole=True)
-        if there and not record:
-            raise _not_ours(min(there.values()))
+        present = _by_index(self.pictures, nothing_else=True)
+        if present and not record:
+            raise _not_ours(min(present.values()))
         same = record.get("settings") == self.settings
-        others = [path for number, path in there.items() if not same or number >= self.count]
+        others = [path for index, path in present.items() if not same or index >= self.count]
         if others:
-            aside = self._aside(record["settings"])
-            aside.mkdir(parents=True, exist_ok=True)
-            for path in others:
-                os.replace(path, aside / path.name)
-            if not same and self.grid.exists():
-                os.replace(self.grid, aside / GRID)
-            write_json(aside / RECORD, {**record, "count": len(_numbered(aside))})
+            self._move_out(others, record, with_grid=not same)
         now = {"run": self.run, "settings": self.settings, "count": self.count}
         write_json(self.folder / RECORD, now)
         self.pictures.mkdir(exist_ok=True)
         for partial in self.pictures.glob(".*.partial.png"):  # of a process that was killed
             partial.unlink()
+        self._move_back()
+        return len(others)
+
+    def _move_out(self, paths: list[Path], record: dict[str, Any], with_grid: bool) -> None:
+        """Move pictures, and perhaps the grid, to the folder of the settings in their record."""
+        aside = self._aside(record["settings"])
+        aside.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            os.replace(path, aside / path.name)
+        if with_grid and self.grid.exists():
+            os.replace(self.grid, aside / GRID)
+        write_json(aside / RECORD, {**record, "count": len(_by_index(aside))})
+
+    def _move_back(self) -> None:
+        """Move back the pictures of these settings that are asked for again."""
         aside = self._aside(self.settings)
-        kept = _numbered(aside)
-        for number in [number for number in kept if number < self.count]:
-            os.replace(kept.pop(number), self.path(number))
+        kept = _by_index(aside)
+        for index in [index for index in kept if index < self.count]:
+            os.replace(kept.pop(index), self.path(index))
         if not kept:
             for name in (RECORD, GRID):
                 (aside / name).unlink(missing_ok=True)
             for empty in (aside, aside.parent):
                 with suppress(OSError):  # it is not empty, or was never there
                     empty.rmdir()
-        return len(others)
 
     def _aside(self, settings: dict[str, Any]) -> Path:
         """The folder for pictures of these settings that are not asked for."""
         return self.folder / "earlier" / digest(settings)[:8]
 
     def _record(self) -> dict[str, Any]:
-        """What the pictures that are there were drawn with; nothing where there are none.
+        """What the pictures in the folder were drawn with; nothing where there are none.
 
         Raises:
             UserError: that cannot be read.
@@ -128,26 +136,26 @@ def _not_ours(path: Path) -> UserError:
     )
 
 
-def _numbered(folder: Path, whole: bool = False) -> dict[int, Path]:
-    """The pictures in a folder by their numbers.
+def _by_index(folder: Path, nothing_else: bool = False) -> dict[int, Path]:
+    """The pictures in a folder by their indices.
 
     Raises:
         UserError: there shall be nothing else, and there is.
     """
-    found = {}
+    pictures = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if re.fullmatch(r"\d{5,}\.png", path.name):
-            found[int(path.stem)] = path
-        elif whole and not path.name.startswith("."):
+            pictures[int(path.stem)] = path
+        elif nothing_else and not path.name.startswith("."):
             raise _not_ours(path)
-    return found
+    return pictures
 
 
-def runs_of(numbers: Sequence[int], most: int) -> Iterator[range]:
-    """Ascending numbers as runs without gaps, each of at most ``most``."""
+def chunks(indices: Sequence[int], size: int) -> Iterator[range]:
+    """Ascending indices as ranges without gaps, each of at most ``size``."""
     start = 0
-    for end in range(1, len(numbers) + 1):
-        last = end == len(numbers) or numbers[end] != numbers[end - 1] + 1
-        if last or end - start == most:
-            yield range(numbers[start], numbers[end - 1] + 1)
+    for end in range(1, len(indices) + 1):
+        last = end == len(indices) or indices[end] != indices[end - 1] + 1
+        if last or end - start == size:
+            yield range(indices[start], indices[end - 1] + 1)
             start = end

@@ -1,0 +1,206 @@
+"""The paper's figures of a run: the command ``figures`` from its arguments to its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from srvae_pyro.config import RunConfig
+from srvae_pyro.data.run_data import load_for, warn_if_trained_on
+from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
+from srvae_pyro.errors import UserError
+from srvae_pyro.files import write_whole
+from srvae_pyro.inference.operations import Sampling
+from srvae_pyro.models import SRVAE, ImageModel, load
+from srvae_pyro.pixels import to_unit
+from srvae_pyro.runs import find_run, read_config
+from srvae_pyro.runtime import choose_device, start
+from srvae_pyro.system.hub import is_cached_copy
+
+if TYPE_CHECKING:
+    from srvae_pyro.figures import FiguresArguments
+
+__all__ = ["draw_figures"]
+
+DEVIATION_OF = 8  # answers at least, for a map of where they differ
+SAMPLE_ROWS = 4
+INTERPOLATIONS = 4
+INTERPOLATION_STEPS = 8
+
+Figures = dict[str, list[LabelledRow]]  # by file name
+
+
+def draw_figures(arguments: FiguresArguments) -> int:
+    """Draw as asked; the exit code."""
+    folder = find_run(arguments.run)
+    config = read_config(folder)
+    device = choose_device(arguments.device)
+    start(device)
+    models = {folder.name: load(folder, device)}
+    configs = {folder: config}
+    if arguments.compare is not None:
+        other = find_run(arguments.compare)
+        configs[other] = read_config(other)
+        if configs[other].model.image_shape != config.model.image_shape:
+            raise UserError(f"{other} and {folder} are for pictures of different sizes")
+        models[other.name if other.name != folder.name else str(other)] = load(other, device)
+    x = _test_images(configs, arguments).to(device)
+    options: Sampling = {
+        "decode": arguments.decode,
+        "temperature": arguments.temperature,
+        "seed": arguments.seed,
+    }
+    if len(models) == 1:
+        figures = figures_of(models[folder.name], x, arguments.samples, options)
+    else:
+        figures = compared(models, x[::2], options)
+    out = arguments.out or (Path("figures") if is_cached_copy(folder) else folder / "figures")
+    for name, rows in figures.items():
+        picture = labelled_rows(rows, arguments.side)
+        write_whole(out / f"{name}.png", picture.save)
+        print(out / f"{name}.png")
+    return 0
+
+
+def _test_images(configs: dict[Path, RunConfig], arguments: FiguresArguments) -> Tensor:
+    """The images x (2N, C, H, W) to draw, two for each of a row's pictures.
+
+    Args:
+        configs: settings by run; the data is the first run's.
+        arguments: the command's.
+
+    Raises:
+        UserError: there are too few test pictures.
+    """
+    data = load_for(next(iter(configs.values())), arguments.data, arguments.data_root)
+    if not len(data.test):
+        raise UserError(f"{data.name} has no test pictures: name others with --data")
+    for run, config in configs.items():
+        warn_if_trained_on(run, config, data, "test")
+    x = to_unit(evenly_spaced(data.test, 2 * arguments.count))
+    # Pictures of a folder are often in the order of their classes: not one kind only.
+    x = x[: 2 * (len(x) // 2)]
+    if not len(x):
+        raise UserError("figures need at least 2 test pictures: there is 1")
+    return x
+
+
+def figures_of(model: ImageModel, x: Tensor, samples: int, options: Sampling) -> Figures:
+    """The figures of one model.
+
+    Args:
+        model: the model.
+        x: images (2N, C, H, W).
+        samples: answers of super-resolution for each picture.
+        options: of the model's operations.
+    """
+    first = x[::2]
+    figures = {
+        "paper-samples": sample_rows(model, len(first), options),
+        "paper-reconstructions": [
+            LabelledRow("picture", first),
+            LabelledRow("reconstruction", model.reconstruct(first, **options)["x"]),
+        ],
+        "paper-interpolations": interpolation_rows(model, x, options),
+    }
+    if isinstance(model, SRVAE):
+        figures |= {
+            "paper-super-resolution": super_resolution_rows(model, first, samples, options),
+            "paper-generative-reconstructions": generative_rows(model, first, options),
+            "swapped-latents": swapped_rows(model, x, options),
+        }
+    return figures
+
+
+def sample_rows(model: ImageModel, count: int, options: Sampling) -> list[LabelledRow]:
+    """New images in rows of ``count``, each row of x's after its row of y's."""
+    sites = model.generate(SAMPLE_ROWS * count, **options)
+    rows = []
+    for start_of_row in range(0, SAMPLE_ROWS * count, count):
+        part = slice(start_of_row, start_of_row + count)
+        if "y" in sites:
+            rows.append(LabelledRow("y", sites["y"][part], gap=start_of_row > 0))
+        rows.append(LabelledRow("x", sites["x"][part]))
+    return rows
+
+
+def interpolation_rows(model: ImageModel, x: Tensor, options: Sampling) -> list[LabelledRow]:
+    """From x[0] to x[1], from x[2] to x[3] and so on: a row, or two with y, for each of four."""
+    a, b = x[0 : 2 * INTERPOLATIONS : 2], x[1 : 2 * INTERPOLATIONS : 2]
+    sites = model.interpolate(a, b, INTERPOLATION_STEPS, **options)
+    rows = []
+    for pair in range(len(a)):
+        ends = (a[pair : pair + 1], b[pair : pair + 1])
+        if isinstance(model, SRVAE):
+            y = [model.guide.d(end) for end in ends]
+            path = torch.cat([y[0], sites["y"][:, pair], y[1]])
+            rows.append(LabelledRow("y", path, gap=pair > 0))
+        path = torch.cat([ends[0], sites["x"][:, pair], ends[1]])
+        rows.append(LabelledRow("picture, way, picture", path))
+    return rows
+
+
+def super_resolution_rows(
+    model: SRVAE, x: Tensor, samples: int, options: Sampling
+) -> list[LabelledRow]:
+    """Answers to y = d(x): some samples, where they differ, and the likeliest."""
+    y = model.guide.d(x)
+    count = max(samples, DEVIATION_OF)
+    answers = model.super_resolve(y, count, **options)["x"]
+    deviation = answers.std(dim=0, correction=1).square().mean(dim=1, keepdim=True).sqrt()
+    likeliest = model.super_resolve(y, decode="mode", temperature=0.0)["x"][0]
+    return [
+        LabelledRow("y = d(x)", y),
+        *(LabelledRow(f"x given y, {i + 1}", answers[i]) for i in range(samples)),
+        LabelledRow(f"deviation of {count}", deviation / deviation.amax()),
+        LabelledRow("likeliest", likeliest),
+        LabelledRow("picture", x),
+    ]
+
+
+def generative_rows(model: SRVAE, x: Tensor, options: Sampling) -> list[LabelledRow]:
+    """x by way of u alone, beside its reconstruction from y and z."""
+    generated = model.generative_reconstruct(x, **options)
+    return [
+        LabelledRow("picture", x),
+        LabelledRow("y = d(x)", model.guide.d(x)),
+        LabelledRow("y from u", generated["y"]),
+        LabelledRow("x from u", generated["x"]),
+        LabelledRow("x from y, z", model.reconstruct(x, **options)["x"]),
+    ]
+
+
+def swapped_rows(model: SRVAE, x: Tensor, options: Sampling) -> list[LabelledRow]:
+    """u of x[0] with z of x[1], of x[2] with x[3] and so on, beside the same u with its own z.
+
+    Pixels are the likeliest, so that what differs is latent.
+    """
+    a, b = x[::2], x[1::2]
+    options = {**options, "decode": "mode"}
+    unchanged, swapped = model.recombine(a, a, **options), model.recombine(a, b, **options)
+    return [
+        LabelledRow("a", a),
+        LabelledRow("b", b),
+        LabelledRow("y from u of a", unchanged["y"]),
+        LabelledRow("x: u of a, z of a", unchanged["x"]),
+        LabelledRow("x: u of a, z of b", swapped["x"]),
+        LabelledRow("x: u of a, z given u", model.generative_reconstruct(a, **options)["x"]),
+    ]
+
+
+def compared(models: dict[str, ImageModel], x: Tensor, options: Sampling) -> Figures:
+    """Samples and reconstructions of several models beside each other, by their names."""
+    samples: list[LabelledRow] = []
+    reconstructions = [LabelledRow("picture", x)]
+    for name, model in models.items():
+        generated = model.generate(2 * len(x), **options)["x"]
+        samples += [
+            LabelledRow(name, generated[: len(x)], gap=bool(samples)),
+            LabelledRow("", generated[len(x) :]),
+        ]
+        reconstructions.append(LabelledRow(name, model.reconstruct(x, **options)["x"]))
+    return {"compared-samples": samples, "compared-reconstructions": reconstructions}

@@ -1,0 +1,29 @@
+"""The results of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from srvae_pyro.evaluation.elbo_terms import ElboResult
+from srvae_pyro.evaluation.fid import Distances
+from srvae_pyro.evaluation.likelihood import LikelihoodResult
+from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
+
+__all__ = ["Measures"]
+
+
+@dataclass
+class Measures:
+    """What has been measured of a model; None for what was not asked for, or not yet.
+
+    Attributes:
+        elbo: always the first.
+        likelihood: by importance sampling.
+        distances: FID and KID by the split of the real pictures, ``test`` or ``train``.
+        super_resolution: of a srVAE that enlarges.
+    """
+
+    elbo: ElboResult
+    likelihood: LikelihoodResult | None = None
+    distances: dict[str, Distances] = field(default_factory=dict)
+    super_resolution: SuperResolutionResult | None = None

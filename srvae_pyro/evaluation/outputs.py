@@ -1,0 +1,80 @@
+"""The files that an evaluation's results are written to."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.record import EVALUATION, record_measures
+from srvae_pyro.files import check_place, write_json
+from srvae_pyro.system.hub import is_cached_copy
+
+__all__ = ["Outputs"]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results are written to.
+
+    Attributes:
+        run: the run's folder, whose ``evaluation.json`` they go to; None where that cannot be.
+        json: another file, if asked for.
+    """
+
+    run: Path | None
+    json: Path | None
+
+    @classmethod
+    def checked(cls, run: Path, json: Path | None) -> Outputs:
+        """Those that can be written; a warning says before the work if the run's cannot.
+
+        Raises:
+            UserError: the file that was asked for cannot be written.
+        """
+        if json is not None:
+            try:
+                check_place(json)
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(f"--json {json} cannot be written: {reason}") from None
+        try:
+            if not is_cached_copy(run):
+                check_place(run / EVALUATION)
+                return cls(run, json)
+            reason = f"{run} is a copy from the Hub"
+        except OSError as error:
+            reason = f"{run} cannot be written to ({error.strerror or error})"
+        kept = "not recorded there" if json else "printed only; --json FILE keeps them"
+        warnings.warn(f"{reason}: the results are {kept}", stacklevel=1)
+        return cls(None, json)
+
+    def write(self, key: str, settings: dict[str, Any], measures: dict[str, Any]) -> bool:
+        """Write all that has been measured so far; whether that could be done.
+
+        A disk that is full now may have room when the next result is there.
+
+        Args:
+            key: data set and split.
+            settings: what is needed to repeat the evaluation.
+            measures: the numbers by what they are of.
+        """
+        written = True
+        try:
+            if self.run is not None:
+                record_measures(self.run, key, settings, measures)
+        except OSError as error:
+            written = False
+            warnings.warn(
+                f"{self.run} cannot be written to: {error.strerror or error}", stacklevel=1
+            )
+        try:
+            if self.json is not None:
+                write_json(self.json, settings | measures)
+        except OSError as error:
+            written = False
+            reason = error.strerror or error
+            warnings.warn(f"{self.json} cannot be written: {reason}", stacklevel=1)
+        return written

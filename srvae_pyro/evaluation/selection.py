@@ -1,0 +1,88 @@
+"""Which images an evaluation is of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from srvae_pyro.data import DATA_SETS, DataSplits
+from srvae_pyro.data.subset import evenly_spaced_indices
+from srvae_pyro.errors import UserError
+
+__all__ = ["Selection", "Split", "select"]
+
+Split = Literal["train", "val", "test", "all"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The images that a model is evaluated on.
+
+    Attributes:
+        data: the data set.
+        split: which part of it.
+        images: uint8 (N, C, H, W).
+        indices: of the images in the split, (N).
+        total: how many images the split has.
+        photographs: the indices of the photographs that the images are cut from, (N), if from a
+            few.
+    """
+
+    data: DataSplits
+    split: Split
+    images: Tensor
+    indices: Tensor
+    total: int
+    photographs: Tensor | None = None
+
+    @property
+    def key(self) -> str:
+        """What results on it are recorded under."""
+        return f"{self.data.name}/{self.split}"
+
+    @property
+    def is_test_split(self) -> bool:
+        """Whether it is all the test images."""
+        return self.split == "test" and len(self.images) == len(self.data.test)
+
+
+def select(data: DataSplits, split: Split, limit: int | None) -> Selection:
+    """Images of a split, at most ``limit`` of them, evenly spaced.
+
+    Raises:
+        UserError: there are none; they do not fit into memory; or the split is a tenth of a folder
+            that the model does not know, drawn at random.
+    """
+    images = _images_of(data, split)
+    indices = evenly_spaced_indices(len(images), limit)
+    photographs = _photographs_of(data, split)
+    if photographs is not None:
+        photographs = photographs[indices]
+    return Selection(data, split, images[indices], indices, len(images), photographs)
+
+
+def _images_of(data: DataSplits, split: Split) -> Tensor:
+    """The split's images, or those of all three."""
+    if data.info.get("streamed") and split in ("train", "all"):
+        raise UserError(f"{data.name} is too large for --split {split}: take val or test")
+    if split == "all":
+        return torch.cat([data.train.in_memory(), data.val, data.test])
+    at_random = split in data.info.get("held_out_indices", {}) and data.name not in DATA_SETS
+    if at_random and not data.info["own"]:
+        raise UserError(
+            f"{data.name} has no folder {split}/: give --split all to measure on all its pictures"
+        )
+    images: Tensor = data.train.in_memory() if split == "train" else getattr(data, split)
+    if not len(images):
+        raise UserError(f"{data.name} has no folder {split}/: take another --split")
+    return images
+
+
+def _photographs_of(data: DataSplits, split: Split) -> Tensor | None:
+    """The photographs that the split's images are cut from, if from a few."""
+    splits = ("train", "val", "test") if split == "all" else (split,)
+    known = [data.photographs[name] for name in splits if name in data.photographs]
+    return torch.cat(known) if len(known) == len(splits) else None

@@ -1,0 +1,70 @@
+"""Which models enlarge, and by what factor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models.transforms import Downscale
+
+__all__ = ["downscaled", "enlarging", "factor_of", "lower_multiple", "passes_for"]
+
+MOST_PASSES = 3
+
+
+def enlarging(model: ImageModel) -> SRVAE:
+    """The model, if it is one that enlarges: a srVAE whose y is a downscaled x.
+
+    Raises:
+        UserError: it is not; says why.
+    """
+    if not isinstance(model, SRVAE):
+        raise UserError(
+            "this run is a one-level VAE, which has no y to enlarge: give the run of a srVAE"
+        )
+    transform = model.guide.d
+    if not isinstance(transform, Downscale):
+        raise UserError(
+            f"this srVAE's y is a {transform.name} picture as large as x, so it does not enlarge: "
+            "give a run with --transform downscale2 or downscale4"
+        )
+    return model
+
+
+def factor_of(model: SRVAE) -> int:
+    """How many times larger x is than y."""
+    transform = model.guide.d
+    assert isinstance(transform, Downscale)
+    return transform.factor
+
+
+def passes_for(model: SRVAE, factor: int) -> int:
+    """How often the model enlarges for ``factor``, which is a power of its own.
+
+    Raises:
+        UserError: it is not one.
+    """
+    model_factor = factor_of(model)
+    factors = [model_factor**passes for passes in range(1, MOST_PASSES + 1)]
+    if factor not in factors:
+        raise UserError(
+            f"--factor {factor}: this model enlarges {model_factor} times, so the factor is one of "
+            f"{', '.join(map(str, factors))}"
+        )
+    return factors.index(factor) + 1
+
+
+def lower_multiple(model: SRVAE) -> int:
+    """What y's height and width must be multiples of."""
+    return model.config.multiple(model.lower_stages)
+
+
+def downscaled(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:
+    """d(x), ``passes`` times, of uint8 levels (..., C, H, W): uint8 levels (..., C, h, w)."""
+    for _ in range(passes):
+        # A colour at a time: its integer arithmetic takes many times the picture's memory.
+        colours = [model.guide.d.of_levels(c.int()) for c in x.split(1, dim=-3)]
+        x = torch.cat([colour.to(torch.uint8) for colour in colours], dim=-3)
+    return x
