@@ -27,7 +27,6 @@ from srvae_pyro.talk import complain, steady_streams, talks
 
 __all__ = [
     "Group",
-    "at_least",
     "check_arguments",
     "check_folder",
     "flag_of",
@@ -67,18 +66,6 @@ def check_arguments(arguments: Any) -> None:
     for name, hint in hints_of(type(arguments)).items():
         if any(isinstance(bound, AtLeast | Between) for bound in metadata_of(hint)):
             check(flag_of(name), hint, getattr(arguments, name))
-
-
-def at_least(arguments: Any, **least: float) -> None:
-    """Refuse numbers below what is given for them by name; None means that none was given.
-
-    Raises:
-        UserError: one is.
-    """
-    for name, bound in least.items():
-        value = getattr(arguments, name)
-        if value is not None and not value >= bound:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
 
 
 def check_folder(out: Path | None) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import at_least, option, run_command
+from srvae_pyro.checked import Above, AtLeast
+from srvae_pyro.commands import option, run_command
+from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 
 __all__ = ["EvaluateArguments", "main"]
@@ -33,16 +34,16 @@ class EvaluateArguments:
     """where the named data sets are, or are downloaded to"""
     split: Literal["train", "val", "test", "all"] = "test"
     """which pictures"""
-    limit: Annotated[int | None, option("N", "all")] = None
+    limit: Annotated[int | None, AtLeast(1), option("N", "all")] = None
     """only so many, evenly spaced over the split, the same ones always"""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0)] = 0
     """of all noise; each picture has noise of its own, whatever the batch"""
 
-    importance_samples: int = 500
+    importance_samples: Annotated[int, AtLeast(1)] = 500
     """samples an image of the likelihood, S; the time grows with it"""
     estimator: Literal["product", "paired"] = "product"
     """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
-    elbo_samples: int = 1
+    elbo_samples: Annotated[int, AtLeast(1)] = 1
     """samples an image of the evidence lower bound"""
     elbo_only: bool = False
     """leave out importance sampling, which takes most of the time"""
@@ -53,34 +54,31 @@ class EvaluateArguments:
         None
     )
     """weights of torch-fidelity's Inception network"""
-    fid_images: Annotated[int | None, option("N", "10000 and 50000")] = None
+    # At least 2: FID compares covariances.
+    fid_images: Annotated[int | None, AtLeast(2), option("N", "10000 and 50000")] = None
     """fewer pictures for both: faster, but biased upwards and not comparable"""
     decode: Literal["sample", "mode"] = "sample"
     """of the generated pictures: draw each pixel, or the likeliest component's mean"""
-    temperature: float = 1.0
+    temperature: Annotated[float, AtLeast(0)] = 1.0
     """of the generated pictures' latents"""
 
     super_resolution: bool = False
     """also PSNR and SSIM of super-resolution against bicubic and others (srVAE)"""
 
-    batch_size: int = 100
+    batch_size: Annotated[int, AtLeast(1)] = 100
     """pictures at a time, where --memory-gb does not decide"""
-    memory_gb: float = 4.0
+    memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes for the tensors of importance sampling"""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """of the networks; what is reported should be fp32"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one"""
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.json")] = None
     """also write the numbers to this file"""
 
 
 def check(arguments: EvaluateArguments) -> None:
-    """Refuse numbers that make no sense."""
-    at_least(arguments, limit=1, batch_size=1, importance_samples=1, elbo_samples=1)
-    at_least(arguments, fid_images=2, seed=0, temperature=0)  # FID compares covariances
-    if not arguments.memory_gb > 0 or not math.isfinite(arguments.memory_gb):
-        raise UserError(f"--memory-gb must be above 0, not {arguments.memory_gb}")
+    """Refuse what makes no sense whatever the model."""
     if arguments.json is not None and arguments.json.is_dir():
         raise UserError(f"--json {arguments.json} is a folder: name a file")
 

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import at_least, check_folder, option, run_command
+from srvae_pyro.checked import AtLeast
+from srvae_pyro.commands import check_folder, option, run_command
+from srvae_pyro.config import Device
 
 __all__ = ["FiguresArguments", "main"]
 
@@ -30,27 +32,26 @@ class FiguresArguments:
     """a data set's name or a folder of pictures, whose test pictures are drawn"""
     data_root: Path = Path("data")
     """where the named data sets are, or are downloaded to"""
-    count: int = 10
+    count: Annotated[int, AtLeast(1)] = 10
     """pictures a row"""
-    samples: int = 3
+    samples: Annotated[int, AtLeast(1)] = 3
     """answers of super-resolution for each picture"""
     decode: Literal["sample", "mode", "mean"] = "sample"
     """draw each pixel, take the likeliest component's mean, or the expectation"""
     temperature: float = 1.0
     """factor on the standard deviations of the latents"""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0)] = 0
     """of all noise"""
-    side: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 80
+    side: Annotated[int, AtLeast(1), tyro.conf.arg(metavar="PIXELS")] = 80
     """height of a picture in a figure, about"""
     out: Annotated[Path | None, option("DIR", "the run's figures/")] = None
     """folder for the figures"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one"""
 
 
 def main(arguments: FiguresArguments) -> int:
     """Draw as asked; the exit code."""
-    at_least(arguments, count=1, samples=1, side=1, seed=0)
     check_folder(arguments.out)
     from srvae_pyro.drawing.figures import draw_figures
 

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import at_least, check_folder, option, run_command
+from srvae_pyro.checked import AtLeast
+from srvae_pyro.commands import check_folder, option, run_command
+from srvae_pyro.config import Device
 
 __all__ = ["GenerateArguments", "main"]
 
@@ -26,7 +28,7 @@ class GenerateArguments:
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """a run's name under runs/, its folder, or a Hub id"""
-    count: int = 64
+    count: Annotated[int, AtLeast(1)] = 64
     """how many pictures"""
     decode: Literal["sample", "mode", "mean"] = "sample"
     """draw each pixel, take the likeliest component's mean, or the expectation"""
@@ -34,23 +36,22 @@ class GenerateArguments:
     """factor on the standard deviations of the latents; below 1: more typical, less varied"""
     image_temperature: float = 1.0
     """the same for the pixels that are sampled"""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0)] = 0
     """of all noise; picture i of a seed is the same whatever the batch size"""
     out: Annotated[
         Path | None, option("DIR", "the run's figures/generated; ./generated for a Hub id")
     ] = None
     """folder for the pictures"""
-    batch_size: int = 64
+    batch_size: Annotated[int, AtLeast(1)] = 64
     """pictures at a time"""
-    scale: int = 2
+    scale: Annotated[int, AtLeast(1)] = 2
     """pixels a pixel in the grid; the single pictures keep their size"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one"""
 
 
 def main(arguments: GenerateArguments) -> int:
     """Generate as asked; the exit code."""
-    at_least(arguments, count=1, batch_size=1, scale=1, seed=0)
     check_folder(arguments.out)
     from srvae_pyro.drawing.generation import generate
 

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from srvae_pyro.commands import at_least, check_folder, option, run_command
+from srvae_pyro.checked import AtLeast
+from srvae_pyro.commands import check_folder, option, run_command
+from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
 from srvae_pyro.upscaling import LESS_MEMORY
 
@@ -41,7 +43,7 @@ class UpscaleArguments:
     """folder for the answers"""
     factor: Annotated[int | None, option("N", "the model's")] = None
     """how many times larger: the model's own factor or a power of it"""
-    samples: int = 1
+    samples: Annotated[int, AtLeast(1)] = 1
     """how many different answers for each, K"""
     decode: Annotated[
         Literal["sample", "mode", "mean"] | None,
@@ -56,13 +58,13 @@ class UpscaleArguments:
     """the same for the pixels that are sampled"""
     seed: int = 0
     """of all noise: a picture has the same answers with the same seed"""
-    tile: Annotated[int | None, option("PIXELS", "as --memory-gb allows")] = None
+    tile: Annotated[int | None, AtLeast(0), option("PIXELS", "as --memory-gb allows")] = None
     """enlarge in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
     memory_gb: float = 4.0
     """gigabytes for the networks; a photograph that needs more is enlarged in tiles"""
     gif: bool = False
     """also NAME-x2.gif, the samples as an animation"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one"""
 
 
@@ -70,7 +72,6 @@ def check(arguments: UpscaleArguments) -> None:
     """Refuse what makes no sense whatever the model."""
     if not arguments.images:
         raise UserError("name at least one picture file after the run")
-    at_least(arguments, samples=1, tile=0)
     check_folder(arguments.out)
     if arguments.gif and arguments.samples < 2:
         raise UserError("--gif animates several answers: give --samples 2 or more")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from srvae_pyro.commands import check_arguments
 from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import DataSplits, MemoryPictures, PictureOptions, load_data
 from srvae_pyro.data.run_data import load_for
@@ -341,8 +342,13 @@ def test_fid_is_asked_for_as_in_the_paper(
 )
 def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> None:
     arguments = EvaluateArguments(**{"run": str(run), "data": str(folder), "limit": 1, **options})
-    with pytest.raises(UserError) as error:
+
+    def command() -> None:  # as run_command does it
+        check_arguments(arguments)
         main(arguments)
+
+    with pytest.raises(UserError) as error:
+        command()
     assert message in str(error.value)
 
 

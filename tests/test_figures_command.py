@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import save_image
 
+from srvae_pyro.commands import check_arguments
 from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
@@ -104,7 +105,7 @@ def test_a_run_compared_on_pictures_that_it_learnt_from_is_told(
 def test_bad_requests(folder: Path, run: Callable[..., str], tmp_path: Path) -> None:
     path = run("mine")
     with pytest.raises(UserError, match="--count must be at least 1, not 0"):
-        main(FiguresArguments(path, count=0))
+        check_arguments(FiguresArguments(path, count=0))
     with pytest.raises(UserError, match="no run called nowhere"):
         main(FiguresArguments("nowhere"))
     with pytest.raises(UserError, match="different sizes"):

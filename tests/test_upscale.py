@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from srvae_pyro.commands import check_arguments
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import FORMATS
@@ -78,7 +79,9 @@ def model(run: Callable[..., Path]) -> SRVAE:
 
 
 def upscale(run: Path, *images: Path, **options: Any) -> int:
-    return main(UpscaleArguments(str(run), images, **options))
+    arguments = UpscaleArguments(str(run), images, **options)
+    check_arguments(arguments)  # as run_command does
+    return main(arguments)
 
 
 # Kinds of files
