@@ -37,6 +37,7 @@ from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import CONFIG, read_config
+from srvae_pyro.system.command_line import check_arguments
 from srvae_pyro.system.files import write_json
 from srvae_pyro.system.parallel import Group
 
@@ -341,8 +342,13 @@ def test_fid_is_asked_for_as_in_the_paper(
 )
 def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> None:
     arguments = EvaluateArguments(**{"run": str(run), "data": str(folder), "limit": 1, **options})
-    with pytest.raises(UserError) as error:
+
+    def command() -> None:  # as run_command does it
+        check_arguments(arguments)
         main(arguments)
+
+    with pytest.raises(UserError) as error:
+        command()
     assert message in str(error.value)
 
 

@@ -19,6 +19,7 @@ from srvae_pyro.figures import FiguresArguments, main
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import CONFIG, read_config
+from srvae_pyro.system.command_line import check_arguments
 from srvae_pyro.system.files import write_json
 
 BOTH = {"paper-samples", "paper-reconstructions", "paper-interpolations"}
@@ -104,7 +105,7 @@ def test_a_run_compared_on_pictures_that_it_learnt_from_is_told(
 def test_bad_requests(folder: Path, run: Callable[..., str], tmp_path: Path) -> None:
     path = run("mine")
     with pytest.raises(UserError, match="--count must be at least 1, not 0"):
-        main(FiguresArguments(path, count=0))
+        check_arguments(FiguresArguments(path, count=0))
     with pytest.raises(UserError, match="no run called nowhere"):
         main(FiguresArguments("nowhere"))
     with pytest.raises(UserError, match="different sizes"):

@@ -24,6 +24,7 @@ from srvae_pyro.models import SRVAE, load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.command_line import check_arguments
 from srvae_pyro.upscale import UpscaleArguments, main
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import downscaled
@@ -78,7 +79,9 @@ def model(run: Callable[..., Path]) -> SRVAE:
 
 
 def upscale(run: Path, *images: Path, **options: Any) -> int:
-    return main(UpscaleArguments(str(run), images, **options))
+    arguments = UpscaleArguments(str(run), images, **options)
+    check_arguments(arguments)  # as run_command does
+    return main(arguments)
 
 
 # Kinds of files

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from srvae_pyro.config import Precision
 from srvae_pyro.evaluation.sweep import gathered, sweep
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
@@ -92,7 +93,7 @@ def evaluate_elbo(
     batch_size: int = 100,
     seed: int = 0,
     indices: Tensor | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     progress: bool = False,
     group: Group = Group(),
     units: bool = False,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from srvae_pyro.config import Precision
 from srvae_pyro.evaluation.sweep import gathered, sweep
 from srvae_pyro.inference.importance import (
     Estimator,
@@ -59,7 +60,7 @@ class LikelihoodResult:
     pareto_k_above_threshold: float | None
     samples: int
     estimator: Estimator
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     seed: int
     at_once: int
     seconds: float
@@ -112,7 +113,7 @@ def evaluate_likelihood(
     seed: int = 0,
     indices: Tensor | None = None,
     memory_gb: float = 4.0,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     progress: bool = False,
     group: Group = Group(),
     photographs: Tensor | None = None,
