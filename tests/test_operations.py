@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -11,6 +12,7 @@ from pyro.infer import Predictive
 from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig
+from srvae_pyro.distributions import Prior
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.importance import estimate_log_likelihood
@@ -117,6 +119,20 @@ def test_latents_of_temperature_0_are_the_means(srvae: SRVAE) -> None:
     assert sites["u"].abs().max() == 0
     prior = srvae.model.p_z(sites["y"], sites["u"])
     torch.testing.assert_close(sites["z"], prior.base_dist.mean, rtol=1e-4, atol=1e-5)
+
+
+class Laplace(Prior):
+    def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
+        return dist.Laplace(torch.zeros(self.shape), 1.0).to_event(3)
+
+
+def test_latents_that_are_not_normal_are_drawn_by_pyro_and_have_no_temperature() -> None:
+    made = make("vae")
+    made.model.p_z = Laplace((2, 4, 4))
+    z = made.generate(500)["z"]
+    assert z.abs().mean().item() == pytest.approx(1, abs=0.05)  # 0.8 of a normal as wide
+    with pytest.raises(UserError, match="latents that are normal, which z is not"):
+        made.generate(1, temperature=0.5)
 
 
 def test_temperature_0_of_a_mixture_is_one_of_its_means() -> None:

@@ -3,13 +3,18 @@
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyro
 import pytest
 import torch
 
+from srvae_pyro.config import DATA_SETS, TransformName
+from srvae_pyro.data import load_data
+from srvae_pyro.data.load import LOADERS
 from srvae_pyro.models import make_model
+from srvae_pyro.models.transforms import TRANSFORMS, make_transform
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.presets import PRESETS, Preset, preset
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +40,51 @@ def test_pyro_example_runs() -> None:
     assert torch.equal(
         pyro.poutine.trace(names["given_y"]).get_trace(count=8).nodes["y"]["value"], names["y"]
     )
+
+
+def test_what_one_writes_oneself_works() -> None:
+    pyro.enable_validation(False)
+    page = (ROOT / "docs" / "write-your-own.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    loaders = dict(LOADERS)
+    try:
+        for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+            exec(block, names)
+        static = load_data("static", ROOT)
+    finally:
+        LOADERS.clear()
+        LOADERS.update(loaders)
+    net, x = names["net"], names["x"]
+    assert torch.equal(net.guide.d(x), x[..., ::2, ::2])
+    assert net.model.p_u.log_scale.grad.abs().sum() > 0
+    assert net.model.p_x.convolution.weight.grad.abs().sum() > 0
+    assert names["answers"].shape == (2, 4, 3, 32, 32)
+    assert torch.equal(to_unit(to_levels(names["answers"])), names["answers"])
+    assert names["log_p"].isfinite().all()
+    assert names["dark"].shape == x.shape
+    assert (len(static.train), static.shape) == (80, (3, 32, 32))
+
+
+def test_the_likelihood_that_one_writes_is_one() -> None:
+    page = (ROOT / "docs" / "write-your-own.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    code = next(block for block in blocks if "class Levels(" in block)
+    for part in (blocks[0], code.split("class LevelsGivenLower")[0]):
+        exec(part, names)
+    likelihood = names["Levels"](2 * torch.randn(256, 1, 1, 1))
+    every = torch.arange(256).reshape(256, 1, 1, 1) / 255
+    probabilities = likelihood.log_prob(every).exp()
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
+    drawn = to_levels(likelihood.sample((20_000,))).flatten().bincount(minlength=256) / 20_000
+    assert (drawn - probabilities).abs().max() < 0.015
+
+
+@pytest.mark.parametrize("transform", get_args(TransformName))
+def test_every_name_has_what_it_names(transform: str) -> None:
+    assert TRANSFORMS.keys() == set(get_args(TransformName))
+    assert make_transform(transform).name == transform
+    assert LOADERS.keys() == set(DATA_SETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)

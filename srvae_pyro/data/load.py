@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from srvae_pyro.data.shards import load_shards
 from srvae_pyro.data.splits import DataSplits
 from srvae_pyro.errors import UserError
 
-__all__ = ["DATA_SETS", "load_data"]
+__all__ = ["DATA_SETS", "LOADERS", "load_data"]
+
+# A loader is given the folder of named data sets and what is asked of the pictures.
+LOADERS: dict[str, Callable[[Path, PictureOptions], DataSplits]] = {
+    "cifar10": load_cifar10,
+    "imagenet32": load_imagenet32,
+    "imagenet32-batches": load_imagenet32_batches,
+    "photos": lambda _root, options: load_photos(options),
+}
 
 
 def load_data(name: str, root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
@@ -49,14 +58,8 @@ def load_data(name: str, root: Path, options: PictureOptions = DEFAULTS) -> Data
 
 
 def _load(name: str, root: Path, options: PictureOptions) -> DataSplits:
-    if name == "cifar10":
-        return load_cifar10(root, options)
-    if name == "imagenet32":
-        return load_imagenet32(root, options)
-    if name == "imagenet32-batches":
-        return load_imagenet32_batches(root, options)
-    if name == "photos":
-        return load_photos(options)
+    if name in LOADERS:
+        return LOADERS[name](root, options)
     if name.startswith(SHARDS):
         return load_shards(name, options)
     return load_folder(_folder(name), options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -16,16 +17,12 @@ __all__ = ["Decode", "Decoding", "FromNoise", "noise_of"]
 
 Decoding = Literal["sample", "mode", "mean"]
 
-_LATENTS = (
-    dist.Independent,
-    dist.Normal,
-    dist.TransformedDistribution,
-    dist.MixtureSameFamily,
-)
-
 
 class Decode(Messenger):
     """A Pyro effect handler that changes how unobserved sites are drawn.
+
+    That of images (:class:`~srvae_pyro.distributions.ImageDistribution`) and of latents that are
+    normal, a flow of a normal or a mixture of normals; others are left to Pyro.
 
     Args:
         decoding: ``sample`` draws an image's pixels from the likelihood; ``mode`` takes the
@@ -39,7 +36,7 @@ class Decode(Messenger):
         noise: where the draws come from; PyTorch's global generator if not given.
 
     Raises:
-        UserError: there is no such decoding, or a temperature is too low.
+        UserError: there is no such decoding, or a temperature is too low or cannot be had.
     """
 
     def __init__(
@@ -66,9 +63,13 @@ class Decode(Messenger):
         if isinstance(fn, ImageDistribution):
             msg["value"] = self._image(msg["name"], fn)
             msg["done"] = True
-        elif isinstance(fn, _LATENTS):
+        elif isinstance(_bottom_of(fn), dist.Normal | dist.MixtureSameFamily):
             msg["value"] = self._latent(msg["name"], fn)
             msg["done"] = True
+        elif self.temperature != 1 and _is_random(fn):
+            raise UserError(
+                f"a temperature needs latents that are normal, which {msg['name']} is not"
+            )
 
     def _image(self, name: str, fn: ImageDistribution) -> Tensor:
         if self.decoding != "sample":
@@ -82,7 +83,7 @@ class Decode(Messenger):
         if isinstance(fn, dist.MixtureSameFamily):
             # The component keeps its chance; its own spread shrinks.
             fn = self._component(name, fn)
-        base = _normal_of(fn)
+        base = _bottom_of(fn)
         mean = base.mean.expand(fn.batch_shape + base.mean.shape[len(fn.batch_shape) :])
         return from_noise(fn, self.noise.normal(name, mean), self.temperature)
 
@@ -144,8 +145,13 @@ def noise_of(fn: Any, value: Tensor) -> Tensor:
     return (value - fn.mean) / fn.stddev
 
 
-def _normal_of(fn: Any) -> Any:
-    """The normal at the bottom of a latent's distribution."""
+def _bottom_of(fn: Any) -> Any:
+    """What a distribution is a transformation of, or is made of independent ones of."""
     while isinstance(fn, dist.Independent | dist.TransformedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def _is_random(fn: Any) -> bool:
+    """Whether a site's distribution is one of chance; not of a plate, nor a Delta."""
+    return isinstance(fn, TorchDistributionMixin) and not isinstance(fn, dist.Delta)

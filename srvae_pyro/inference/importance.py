@@ -199,7 +199,7 @@ class _Weighing:
         if not has_two_levels(model):
             return self.one_level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
         y, q_z = guide.d(x), guide.q_z(x)
-        p_z = model.p_z.given(y)
+        p_z = _given(model.p_z, y)
         z = self.draw("z", q_z)
         u, weights = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
         weights = weights + self.ratio(x, z, partial(model.p_x, y), q_z)
@@ -208,7 +208,7 @@ class _Weighing:
     def pairs(self, model: Any, guide: Any, x: Tensor) -> _Pairs:
         """The log weights of every u with every z."""
         y, q_z = guide.d(x), guide.q_z(x)
-        p_z = model.p_z.given(y)
+        p_z = _given(model.p_z, y)
         z = self.draw("z", q_z)
         of_z = self.ratio(x, z, partial(model.p_x, y), q_z)
         u, of_u = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
@@ -225,6 +225,11 @@ class _Weighing:
             diagonal.append(equal.clone())  # a view would keep all pairs
         columns = columns - math.log(self.samples)
         return _Pairs(torch.cat(rows), columns, torch.cat(diagonal))
+
+
+def _given(p_z: Any, y: Tensor) -> Callable[[Tensor], Any]:
+    """p(z|y, .) as a function of u, y encoded once if the network can."""
+    return p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
 
 
 def has_two_levels(model: Any) -> bool:

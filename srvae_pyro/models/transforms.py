@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma, to_levels, to_unit
 
-__all__ = ["Downscale", "Grayscale", "Sketch", "Transform", "make_transform"]
+__all__ = ["TRANSFORMS", "Downscale", "Grayscale", "Sketch", "Transform", "make_transform"]
 
 Shape = tuple[int, int, int]
 
@@ -178,7 +178,7 @@ def _shrink_last(levels: Tensor, factor: int) -> Tensor:
     return (sums + 2 ** (_PRECISION - 1)) >> _PRECISION
 
 
-_TRANSFORMS: dict[str, Callable[[], Transform]] = {
+TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "downscale2": lambda: Downscale(2),
     "downscale4": lambda: Downscale(4),
     "grayscale": Grayscale,
@@ -192,10 +192,8 @@ def make_transform(name: str) -> Transform:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in _TRANSFORMS:
-        close = get_close_matches(name, _TRANSFORMS, n=1)
+    if name not in TRANSFORMS:
+        close = get_close_matches(name, TRANSFORMS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(
-            f"no transform is called {name!r}: {hint}There are {', '.join(_TRANSFORMS)}"
-        )
-    return _TRANSFORMS[name]()
+        raise UserError(f"no transform is called {name!r}: {hint}There are {', '.join(TRANSFORMS)}")
+    return TRANSFORMS[name]()
