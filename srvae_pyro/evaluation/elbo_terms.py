@@ -142,7 +142,7 @@ def evaluate_elbo(
 
 
 class ActiveUnits:
-    """Counts the elements of the latents that carry something, from sums over images."""
+    """Counts the active units of the latents (Burda et al. 2015), from sums over images."""
 
     THRESHOLD = 0.01  # of a variance, and of nats
 

@@ -88,7 +88,7 @@ class ImageNoise:
 
 
 class TileNoise:
-    """A tile of a field of noise without end, the same wherever a tile of it is cut.
+    """A tile of an infinite noise field; overlapping tiles see the same values.
 
     Two tiles agree where they overlap. The field is made of blocks that depend on the numbers, the
     site's name and the block's place alone, so it is never held as a whole. Drawn on the CPU.

@@ -1,4 +1,4 @@
-"""What people do with a model: each operation is a program, drawn by Pyro's Predictive."""
+"""Generate, interpolate and more: each operation is a program, drawn by Pyro's Predictive."""
 
 from __future__ import annotations
 

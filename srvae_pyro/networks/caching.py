@@ -17,7 +17,7 @@ _scope: ContextVar[dict[Key, Tensor] | None] = ContextVar("scope", default=None)
 
 @contextmanager
 def cached_weights() -> Iterator[None]:
-    """Compute normalised and merged weights once within it, where no gradient is asked for.
+    """A scope in which normalised and merged weights are computed once; bypassed under autograd.
 
     The caller promises that no parameter changes before the scope ends; this is not checked.
     Nothing outlives the scope, and outside of one everything is computed at each call. Scopes nest;

@@ -42,9 +42,9 @@ class TrainArguments:
     ] = None
     resume: Annotated[
         bool,
-        "go on from the run's last checkpoint, with its settings; its length can be changed, and "
-        "then what is a share of it moves too: the learning rate's fall, KL_z's weight; --data "
-        "says where its pictures are now, if they were moved",
+        "go on from the run's last checkpoint, with its settings; the length may change, and "
+        "schedules that are shares of it rescale with it; --data says where the pictures are now, "
+        "if they were moved",
     ] = False
     save_minutes: Annotated[
         float,
