@@ -20,6 +20,7 @@ __all__ = [
     "DataConfig",
     "Dense",
     "Device",
+    "LatentLikelihoodName",
     "ModelConfig",
     "ModelName",
     "Precision",
@@ -34,6 +35,7 @@ DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")
 SHARDS = "wds:"  # how the name of pictures in tar shards begins
 
 Device = Literal["auto", "cpu", "cuda"]
+LatentLikelihoodName = Literal["independent", "pyramid"]
 ModelName = Literal["srvae", "vae"]
 Precision = Literal["fp32", "bf16"]
 Preset = Literal["paper", "small", "quickstart"]
@@ -74,12 +76,26 @@ class ModelConfig(Settings):
     d: Annotated[TransformName, Flag(name="transform"), "y = d(x) of the srVAE"] = "downscale2"
     guide_z_sees_y: Annotated[bool, Flag(), "q(z|x,y) instead of q(z|x)"] = False  # property B
 
+    latent_likelihood: Annotated[
+        LatentLikelihoodName,
+        Flag(),
+        "of what a latent alone is decoded to, p(y|u) or the VAE's p(x|z): pixels independent of "
+        "each other, or from coarse to fine",
+    ] = "independent"
+    u_stages: Annotated[
+        int | None,
+        Between(0, 16),
+        Flag(default="to z's size; with pyramid once more"),
+        "how often a side of y is halved towards u",
+    ] = None
+
     p_u: Annotated[PriorName, Flag(name="prior"), "prior of the lowest latent"] = "realnvp"
     p_u_network: Dense = Dense(64, 5)  # of each coupling
     p_u_components: Annotated[int, Between(1, 100_000), "of the mixture"] = 100
 
     q_u: Dense = Dense(64, 3)  # q(u|y)
-    p_y: Dense = Dense(128, 4)  # p(y|u)
+    p_y: Dense = Dense(128, 4)  # p(y|u); of the pyramid what all its networks see of u
+    pyramid: Dense = Dense(48, 3)  # each of the pyramid's networks of a group of pixels
     q_z: Dense = Dense(16, 4)  # q(z|x)
     p_z_from_y: Dense = Dense(32, 5)  # p(z|y,u), its branch of y
     p_z_from_u: Dense = Dense(64, 3, 3)  # p(z|y,u), its branch of u

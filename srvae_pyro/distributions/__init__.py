@@ -1,8 +1,9 @@
-"""Distributions: the discretised logistic mixture, RealNVP transforms and the priors."""
+"""Distributions: the discretised logistic mixture, the pyramid, RealNVP transforms and the priors."""
 
 from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
+from srvae_pyro.distributions.pyramid import Pyramid
 from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNVP, Squeeze
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "MixturePrior",
     "OnFirstHalf",
     "Prior",
+    "Pyramid",
     "RealNVP",
     "RealNVPPrior",
     "Squeeze",

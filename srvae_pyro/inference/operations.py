@@ -121,6 +121,7 @@ class Operations(nn.Module):
     model: nn.Module
     guide: nn.Module
     config: ModelConfig
+    multiple: int  # what the sides of images are multiples of
 
     @property
     def device(self) -> torch.device:
@@ -134,10 +135,10 @@ class Operations(nn.Module):
             UserError: their shape, type or values do not suit, or the shapes differ.
         """
         config = self.config
-        multiple = config.multiple(config.stages)
         channels, *size = config.image_shape
+        fixed = size if config.p_u == "mixture" else None
         for name, x in zip(names, images, strict=True):
-            check_images(x, name, channels, multiple, size if config.p_u == "mixture" else None)
+            check_images(x, name, channels, self.multiple, fixed)
         shapes = [tuple(x.shape) for x in images]
         if len(set(shapes)) > 1:
             raise UserError(f"images of {shapes[0]} and {shapes[1]} do not pair up")
@@ -210,12 +211,12 @@ class Operations(nn.Module):
             name: torch.stack([slerp(ends[0][name], ends[1][name], t) for t in path]).flatten(0, 1)
             for name in ends[0]
         }
-        factor = 2**self.config.stages
-        size = a.shape[-2] // factor, a.shape[-1] // factor
+        # Of the lowest latent, which the model draws first: the others' sizes follow from it.
+        height, width = next(iter(between.values())).shape[-2:]
 
         def program(*noise: Tensor) -> None:
             with FromNoise(dict(zip(between, noise, strict=True))):
-                self.model(size=size)
+                self.model(size=(height, width))
 
         indices = list(range(len(a))) * steps
         sites = draw(program, *between.values(), indices=indices, **sampling)

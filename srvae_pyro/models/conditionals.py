@@ -68,6 +68,7 @@ class LatentGivenImages(nn.Module):
         dense: of the encoder.
         stages: how often the resolution is halved.
         d: the transform whose y is seen beside x, if it is.
+        widening: how many of the halvings double the encoder's channels; all if not given.
 
     Example:
         >>> q_z = LatentGivenImages(ModelConfig(latent_channels=4), 3, Dense(4, 2), stages=2)
@@ -83,11 +84,14 @@ class LatentGivenImages(nn.Module):
         dense: Dense,
         stages: int,
         d: Transform | None = None,
+        widening: int | None = None,
     ) -> None:
         super().__init__()
         self.d = d
         latent = config.latent_channels
-        self.encoder = Encoder(channels, 2 * latent, dense.growth, dense.steps, stages)
+        self.encoder = Encoder(
+            channels, 2 * latent, dense.growth, dense.steps, stages, widening=widening
+        )
         # Of the means, of the log-variances.
         scale = torch.tensor([config.posterior_scale or config.head_scale, config.head_scale])
         mean = torch.tensor([0.0, config.posterior_log_variance])
@@ -113,7 +117,8 @@ class LatentGivenLower(nn.Module):
     Args:
         config: the model's.
         channels: channels of y.
-        stages: how often y's resolution is halved to reach the latents'.
+        stages: how often y's resolution is halved to reach z's.
+        u_stages: how often it is halved to reach u's; as often if not given.
 
     Example:
         >>> config = ModelConfig(
@@ -128,12 +133,21 @@ class LatentGivenLower(nn.Module):
         torch.Size([5, 4, 8, 8])
     """
 
-    def __init__(self, config: ModelConfig, channels: int, stages: int) -> None:
+    def __init__(
+        self, config: ModelConfig, channels: int, stages: int, u_stages: int | None = None
+    ) -> None:
         super().__init__()
         latent = config.latent_channels
         y, u, joint = config.p_z_from_y, config.p_z_from_u, config.p_z
         self.from_y = Encoder(channels, latent, y.growth, y.steps, stages, head=False)
-        self.from_u = PlainNetwork(latent, latent, u.growth, u.steps, u.blocks, head=False)
+        smaller = 0 if u_stages is None else u_stages - stages  # u than z
+        self.from_u: nn.Module
+        if smaller > 0:
+            self.from_u = Decoder(latent, latent, u.growth, u.steps, smaller, head=False)
+        elif smaller < 0:
+            self.from_u = Encoder(latent, latent, u.growth, u.steps, -smaller, head=False)
+        else:
+            self.from_u = PlainNetwork(latent, latent, u.growth, u.steps, u.blocks, head=False)
         self.joint = PlainNetwork(2 * latent, 2 * latent, joint.growth, joint.steps, joint.blocks)
         aim_heads(self, config.head_scale)
 

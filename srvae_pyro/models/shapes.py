@@ -17,8 +17,12 @@ class Sizes:
 
     transform: Transform
     lower: tuple[int, int, int]  # of y
-    lower_stages: int  # how often y's resolution is halved towards u
-    latent: tuple[int, int, int]  # of u and of z
+    lower_stages: int  # how often y's resolution is halved towards z
+    u_stages: int  # how often it is halved towards u
+    latent: tuple[int, int, int]  # of z
+    lower_latent: tuple[int, int, int]  # of u
+    multiple: int  # what x's height and width are multiples of
+    lower_multiple: int  # what y's are
 
 
 def sizes_of(config: ModelConfig) -> Sizes:
@@ -31,23 +35,57 @@ def sizes_of(config: ModelConfig) -> Sizes:
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
     transform = make_transform(config.d)
-    multiple = config.multiple(config.stages)
-    if height % multiple or width % multiple or min(height, width) < multiple:
+    if config.model == "vae":
+        if config.u_stages is not None:
+            raise UserError("u_stages is the srVAE's: the VAE has no u")
+        multiple = _checked(config, config.stages)
+        latent = _halved(config, config.image_shape, config.stages)
+        shape = config.image_shape
+        stages = config.stages
+        return Sizes(transform, shape, stages, stages, latent, latent, multiple, multiple)
+    factor = getattr(transform, "factor", 1)
+    halvings = factor.bit_length() - 1
+    lower_stages = config.stages - halvings
+    u_stages = config.u_stages
+    if u_stages is None:
+        u_stages = max(lower_stages, 0) + (config.latent_likelihood == "pyramid")
+    multiple = _checked(config, halvings + u_stages)
+    lower = transform.output_shape(config.image_shape)
+    if 2**halvings != factor or lower_stages < 0:
+        raise UserError(
+            f"a y {factor} times smaller than x does not suit {config.stages} halvings: "
+            f"use at least {halvings} stages and a power of 2"
+        )
+    return Sizes(
+        transform,
+        lower,
+        lower_stages,
+        u_stages,
+        latent=_halved(config, config.image_shape, config.stages),
+        lower_latent=_halved(config, lower, u_stages),
+        multiple=multiple,
+        lower_multiple=multiple // factor,
+    )
+
+
+def _halved(config: ModelConfig, shape: tuple[int, int, int], stages: int) -> tuple[int, int, int]:
+    """The shape of a latent towards which images of ``shape`` are halved so often."""
+    return config.latent_channels, shape[1] >> stages, shape[2] >> stages
+
+
+def _checked(config: ModelConfig, stages: int) -> int:
+    """What the sides of x are multiples of, which is halved so often towards the lowest latent.
+
+    Raises:
+        UserError: the config's image is of another size; says which would do.
+    """
+    _, height, width = config.image_shape
+    multiple = max(config.multiple(stages), 2**config.stages)  # both are powers of 2
+    if height % multiple or width % multiple:
         below = max(min(height, width) // multiple, 1) * multiple
         raise UserError(
-            f"images of {height}x{width} do not suit {config.stages} halvings and the "
+            f"images of {height}x{width} do not suit {max(stages, config.stages)} halvings and the "
             f"{config.p_u} prior: height and width must be multiples of {multiple}, "
             f"such as {below} or {below + multiple}"
         )
-    latent = (config.latent_channels, height // 2**config.stages, width // 2**config.stages)
-    if config.model == "vae":
-        return Sizes(transform, config.image_shape, config.stages, latent)
-    lower = transform.output_shape(config.image_shape)
-    factor = height // lower[1]
-    lower_stages = config.stages - (factor.bit_length() - 1)
-    if 2 ** (factor.bit_length() - 1) != factor or lower_stages < 0:
-        raise UserError(
-            f"a y {factor} times smaller than x does not suit {config.stages} halvings: "
-            f"use at least {factor.bit_length() - 1} stages and a power of 2"
-        )
-    return Sizes(transform, lower, lower_stages, latent)
+    return multiple

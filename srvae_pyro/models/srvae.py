@@ -23,11 +23,11 @@ from srvae_pyro.inference.checks import check_images
 from srvae_pyro.inference.operations import Sampling, draw
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import (
-    ImageGivenLatent,
     ImageGivenLower,
     LatentGivenImages,
     LatentGivenLower,
 )
+from srvae_pyro.models.pyramid import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
 
@@ -59,7 +59,7 @@ class SRVAEModel(nn.Module):
         Args:
             x: observed images.
             count: how many images, where none are observed.
-            size: height and width of the latents, where not the model's own.
+            size: height and width of u, where not the model's own.
         """
         with images_plate(x, count):
             u = pyro.sample("u", self.p_u(size))
@@ -105,17 +105,20 @@ class SRVAE(ImageModel):
         super().__init__(config)
         sizes = sizes_of(config)
         channels, lower_channels, d = config.image_shape[0], sizes.lower[0], sizes.transform
-        self.lower_channels, self.lower_stages = lower_channels, sizes.lower_stages
+        self.lower_channels = lower_channels
+        self.multiple, self.lower_multiple = sizes.multiple, sizes.lower_multiple
         self.model = SRVAEModel(
-            p_u=make_prior(config, sizes.latent),
-            p_y=ImageGivenLatent(config, lower_channels, config.p_y, sizes.lower_stages),
-            p_z=LatentGivenLower(config, lower_channels, sizes.lower_stages),
+            p_u=make_prior(config, sizes.lower_latent),
+            p_y=image_given_latent(config, lower_channels, config.p_y, sizes.u_stages),
+            p_z=LatentGivenLower(config, lower_channels, sizes.lower_stages, sizes.u_stages),
             p_x=ImageGivenLower(config, d, channels, lower_channels),
         )
         seen = channels + (lower_channels if config.guide_z_sees_y else 0)
         self.guide = SRVAEGuide(
             d=d,
-            q_u=LatentGivenImages(config, lower_channels, config.q_u, sizes.lower_stages),
+            q_u=LatentGivenImages(
+                config, lower_channels, config.q_u, sizes.u_stages, widening=sizes.lower_stages
+            ),
             q_z=LatentGivenImages(
                 config, seen, config.q_z, config.stages, d if config.guide_z_sees_y else None
             ),
@@ -190,6 +193,5 @@ class SRVAE(ImageModel):
 
     def check_lower(self, y: Tensor) -> None:
         """Refuse a y that the networks cannot take, as :meth:`check_images` does an x."""
-        multiple = self.config.multiple(self.lower_stages)
         size = sizes_of(self.config).lower[1:] if self.config.p_u == "mixture" else None
-        check_images(y, "y", self.lower_channels, multiple, size)
+        check_images(y, "y", self.lower_channels, self.lower_multiple, size)

@@ -17,7 +17,8 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Sampling, draw
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
-from srvae_pyro.models.conditionals import ImageGivenLatent, LatentGivenImages
+from srvae_pyro.models.conditionals import LatentGivenImages
+from srvae_pyro.models.pyramid import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 
 __all__ = ["VAE", "VAEGuide", "VAEModel"]
@@ -82,9 +83,10 @@ class VAE(ImageModel):
         super().__init__(config)
         sizes = sizes_of(config)
         channels = config.image_shape[0]
+        self.multiple = sizes.multiple
         self.model = VAEModel(
             p_z=make_prior(config, sizes.latent),
-            p_x=ImageGivenLatent(config, channels, config.p_x_from_z, config.stages),
+            p_x=image_given_latent(config, channels, config.p_x_from_z, config.stages),
         )
         self.guide = VAEGuide(q_z=LatentGivenImages(config, channels, config.q_z, config.stages))
 

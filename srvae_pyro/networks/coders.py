@@ -14,7 +14,8 @@ class Encoder(nn.Sequential):
     """(B, in, H, W) to (B, out, H / 2**stages, W / 2**stages).
 
     ``stages`` times {dense block; 3x3 convolution with stride 2 to twice the channels; the growth
-    doubles}; one more dense block; 1x1 convolution.
+    doubles}; one more dense block; 1x1 convolution. Where fewer halvings are to widen it, the later
+    ones bring the channels back to what the block was given, and the growth stays.
 
     Args:
         channels: channels of the input.
@@ -24,6 +25,7 @@ class Encoder(nn.Sequential):
         stages: how often the resolution is halved.
         head: whether the output is the parameters of a distribution; see
             :class:`~srvae_pyro.networks.WeightNormConv2d`.
+        widening: how many of the halvings double channels and growth; all if not given.
     """
 
     def __init__(
@@ -35,13 +37,15 @@ class Encoder(nn.Sequential):
         stages: int,
         *,
         head: bool = True,
+        widening: int | None = None,
     ) -> None:
         layers: list[nn.Module] = []
-        for _ in range(stages):
+        for stage in range(stages):
             block = DenseBlock(channels, growth, steps)
-            channels = 2 * block.out_channels
+            if widening is None or stage < widening:
+                channels = 2 * block.out_channels
+                growth *= 2
             layers += [block, WeightNormConv2d(block.out_channels, channels, 3, stride=2)]
-            growth *= 2
         block = DenseBlock(channels, growth, steps)
         last = WeightNormConv2d(block.out_channels, out_channels, 1, head=head)
         super().__init__(*layers, block, last)

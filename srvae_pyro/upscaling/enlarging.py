@@ -58,7 +58,7 @@ def passes_for(model: SRVAE, factor: int) -> int:
 
 def lower_multiple(model: SRVAE) -> int:
     """What y's height and width must be multiples of."""
-    return model.config.multiple(model.lower_stages)
+    return model.lower_multiple
 
 
 def downscaled(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:

@@ -1,0 +1,191 @@
+"""p(y|u), or the one-level VAE's p(x|z), from coarse to fine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srvae_pyro.config import Dense, ModelConfig
+from srvae_pyro.distributions import DiscretizedLogisticMixture, Pyramid
+from srvae_pyro.distributions.pyramid import GROUPS
+from srvae_pyro.models.conditionals import ImageGivenLatent, aim_likelihood, over_images
+from srvae_pyro.networks import (
+    DenseBlock,
+    PlainNetwork,
+    WeightNormConv2d,
+    WeightNormConvTranspose2d,
+    aim_heads,
+)
+
+__all__ = ["PyramidGivenLatent", "image_given_latent"]
+
+
+def image_given_latent(
+    config: ModelConfig, channels: int, dense: Dense, stages: int
+) -> ImageGivenLatent | PyramidGivenLatent:
+    """The network that ``config.latent_likelihood`` names; arguments as of either."""
+    pyramid = config.latent_likelihood == "pyramid"
+    return (PyramidGivenLatent if pyramid else ImageGivenLatent)(config, channels, dense, stages)
+
+
+class PyramidGivenLatent(nn.Module):
+    """p(y|u), or the one-level VAE's p(x|z), by a network for each part of the image.
+
+    A dense block of the latent gives the coarsest image's parameters by a 1x1 convolution, and,
+    doubled in size once a level, what the networks of the groups see of the latent. Each of these
+    works at the coarser size and sees the coarser image and the groups before too. Its locations
+    are relative to the mean of the nearest four of the pixels known, and each colour's to how far
+    the colours before are from theirs.
+
+    Args:
+        config: the model's; ``config.pyramid`` is of the groups' networks.
+        channels: channels of the image.
+        dense: of the block that sees the latent alone.
+        stages: how often the resolution is doubled: the levels.
+
+    Example:
+        >>> config = ModelConfig(latent_channels=4, components=2, pyramid=Dense(4, 1))
+        >>> p_y = PyramidGivenLatent(config, channels=3, dense=Dense(8, 2), stages=2)
+        >>> likelihood = p_y(torch.randn(5, 4, 4, 4))
+        >>> y = likelihood.sample()
+        >>> y.shape, likelihood.log_prob(y).shape
+        (torch.Size([5, 3, 16, 16]), torch.Size([5]))
+    """
+
+    def __init__(self, config: ModelConfig, channels: int, dense: Dense, stages: int) -> None:
+        super().__init__()
+        self.channels = channels
+        out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
+        self.trunk = DenseBlock(config.latent_channels, dense.growth, dense.steps)
+        self.coarsest = WeightNormConv2d(self.trunk.out_channels, out, 1, head=True)
+        aim_likelihood(self.coarsest, config, channels)
+        self.lifts, self.groups = nn.ModuleList(), nn.ModuleList()
+        seen = self.trunk.out_channels
+        for level in range(stages):
+            if level:
+                self.lifts.append(WeightNormConvTranspose2d(seen, max(seen // 2, 1)))
+                seen = max(seen // 2, 1)
+            self.groups.append(
+                nn.ModuleList(
+                    PlainNetwork(
+                        seen + (1 + before) * channels,
+                        out,
+                        config.pyramid.growth,
+                        config.pyramid.steps,
+                        config.pyramid.blocks,
+                        full_precision_input=True,
+                    )
+                    for before in range(len(GROUPS))
+                )
+            )
+        aim_relative_likelihood(self.groups, config, channels)
+
+    def features(self, latent: Tensor) -> list[Tensor]:
+        """What the networks see of the latent, (..., F, h, w) each, a level after the other."""
+        features = [over_images(self.trunk, latent)]
+        for lift in self.lifts:
+            features.append(F.elu(over_images(lift, features[-1])))
+        return features
+
+    def group(
+        self, level: int, features: Tensor, coarser: Tensor, groups: Sequence[Tensor]
+    ) -> DiscretizedLogisticMixture:
+        """The distribution of a level's next group; see :class:`~srvae_pyro.distributions.Pyramid`.
+
+        Args:
+            level: 0 is the coarsest image's size.
+            features: of the level.
+            coarser: the coarser image (..., C, h, w).
+            groups: those before, of the same shape.
+        """
+
+        # In float32: bfloat16 would round pixels by up to half a level of 256.
+        def network(features: Tensor, *pixels: Tensor) -> Tensor:
+            seen = torch.cat([features.to(pixels[0].dtype), *pixels], dim=1)
+            return self.groups[level][len(groups)](seen)
+
+        parameters = over_images(network, features, coarser, *groups)
+        return relative_mixture(parameters, nearest_four(coarser, groups))
+
+    def forward(self, latent: Tensor) -> Pyramid:
+        features = self.features(latent)
+        parameters = over_images(self.coarsest, features[0])
+        return Pyramid(
+            DiscretizedLogisticMixture.from_channels(parameters, self.channels),
+            [partial(self.group, level, features[level]) for level in range(len(self.groups))],
+        )
+
+
+def nearest_four(coarser: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    """The mean of the four pixels nearest to each of the next group among those known.
+
+    At the borders the outermost pixels are repeated.
+
+    Args:
+        coarser: pixels (0, 0) of each block of 2x2, (..., C, h, w).
+        groups: those of the groups before, at (1, 1) and then (0, 1).
+    """
+    right, below = _next(coarser, -1), _next(coarser, -2)
+    if not groups:  # (1, 1), in the middle of four blocks' pixels
+        return (coarser + right + below + _next(right, -2)) / 4
+    middle = groups[0]
+    if len(groups) == 1:  # (0, 1)
+        return (coarser + right + middle + _before(middle, -2)) / 4
+    return (coarser + below + middle + _before(middle, -1)) / 4
+
+
+def _next(x: Tensor, dim: int) -> Tensor:
+    """Each pixel's next one along ``dim``; the last one's is itself."""
+    size = x.shape[dim]
+    return torch.cat([x.narrow(dim, 1, size - 1), x.narrow(dim, size - 1, 1)], dim)
+
+
+def _before(x: Tensor, dim: int) -> Tensor:
+    """Each pixel's one before along ``dim``; the first one's is itself."""
+    return torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, x.shape[dim] - 1)], dim)
+
+
+def relative_mixture(parameters: Tensor, reference: Tensor) -> DiscretizedLogisticMixture:
+    r"""The mixture whose locations are relative to a reference r, an image (..., C, H, W).
+
+    .. math:: \mu_c = r_c + m_c + \sum_{c' < c} a_{c'} (x_{c'} - r_{c'})
+
+    Args:
+        parameters: as of :meth:`~srvae_pyro.distributions.DiscretizedLogisticMixture.from_channels`.
+        reference: the reference.
+    """
+    mixture = DiscretizedLogisticMixture.from_channels(parameters, reference.shape[-3])
+    shift = reference.to(mixture.means.dtype).unsqueeze(-4)  # (..., 1, C, H, W)
+    if mixture.coefficients is not None:
+        red, green, blue = shift.unbind(-3)
+        a = mixture.coefficients.unbind(-3)
+        colours = [red.expand_as(a[0]), green - a[0] * red, blue - a[1] * red - a[2] * green]
+        shift = torch.stack(torch.broadcast_tensors(*colours), dim=-3)
+    return DiscretizedLogisticMixture(
+        mixture.logits, mixture.means + shift, mixture.log_scales, mixture.coefficients
+    )
+
+
+def aim_relative_likelihood(networks: nn.Module, config: ModelConfig, channels: int) -> None:
+    """As :func:`~srvae_pyro.models.conditionals.aim_likelihood`, for relative locations.
+
+    Where ``config.likelihood_start`` is "pictures": locations near the reference, and log-scales
+    spread from -5 to -2, about 2 to 35 levels of 256.
+
+    Args:
+        networks: end in the heads.
+        config: the model's.
+        channels: channels of the image.
+    """
+    k = config.components
+    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
+    scale = torch.full_like(mean, config.likelihood_scale)
+    if config.likelihood_start == "pictures":
+        scale[k : k + k * channels] *= 0.1
+        spread = torch.linspace(-5.0, -2.0, k).repeat_interleave(channels)
+        mean[k + k * channels : k + 2 * k * channels] = spread
+    aim_heads(networks, scale, mean)
