@@ -96,6 +96,7 @@ class ModelConfig(Settings):
     q_u: Dense = Dense(64, 3)  # q(u|y)
     p_y: Dense = Dense(128, 4)  # p(y|u); of the pyramid what all its networks see of u
     pyramid: Dense = Dense(48, 3)  # each of the pyramid's networks of a group of pixels
+    pyramid_channels: Annotated[int, Between(1, 65536), "of u that each of these sees"] = 128
     q_z: Dense = Dense(16, 4)  # q(z|x)
     p_z_from_y: Dense = Dense(32, 5)  # p(z|y,u), its branch of y
     p_z_from_u: Dense = Dense(64, 3, 3)  # p(z|y,u), its branch of u

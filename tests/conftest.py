@@ -33,6 +33,8 @@ def tiny() -> Callable[..., ModelConfig]:
             "p_u_components": 3,
             **dict.fromkeys(("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z"), dense),
             **dict.fromkeys(("p_z_from_u", "p_z", "p_x"), plain),
+            "pyramid": Dense(4, 1),
+            "pyramid_channels": 5,
             "init_scale": 0.1,
             "head_scale": 0.1,
             "likelihood_scale": 0.1,

@@ -52,7 +52,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "one stage": {"stages": 1, "image_shape": (3, 8, 8)},
     "narrow branch of z": {"p_x_z_channels": 5},
     "plausible pictures": {"likelihood_start": "pictures", "posterior_log_variance": -2.0},
+    "pyramid": {"latent_likelihood": "pyramid"},
+    "pyramid, grayscale": {"latent_likelihood": "pyramid", "d": "grayscale"},
+    "pyramid, mixture": {"latent_likelihood": "pyramid", "p_u": "mixture"},
+    "pyramid, one channel": {"latent_likelihood": "pyramid", "image_shape": (1, 16, 16)},
+    "pyramid, u as large as z": {"latent_likelihood": "pyramid", "u_stages": 1},
+    "pyramid, u larger than z": {"latent_likelihood": "pyramid", "u_stages": 1, "stages": 3},
+    "u smaller than z": {"u_stages": 3, "p_u": "standard"},
     "vae": {"model": "vae"},
+    "vae, pyramid": {"model": "vae", "latent_likelihood": "pyramid"},
     "vae, mixture": {"model": "vae", "p_u": "mixture"},
     "vae, standard": {"model": "vae", "p_u": "standard"},
     "vae, one channel": {"model": "vae", "image_shape": (1, 16, 16)},
@@ -124,7 +132,13 @@ def test_sites_and_their_shapes(option: str, tiny: MakeConfig, pictures: Picture
             "downscale2": (channels, height // 2, width // 2),
             "downscale4": (channels, height // 4, width // 4),
         }
-        events |= {"y": y.get(config.d, (1, height, width)), "u": latent}
+        lower = y.get(config.d, (1, height, width))
+        events |= {"y": lower, "u": latent}
+        if config.u_stages is not None:
+            small = 2**config.u_stages
+            events["u"] = (config.latent_channels, lower[1] // small, lower[2] // small)
+        elif config.latent_likelihood == "pyramid":
+            events["u"] = (latent[0], latent[1] // 2, latent[2] // 2)
     assert sites(model) == set(events)
     assert sites(guide) == set(events) - {"x"}
     assert model.observation_nodes == ["x"]

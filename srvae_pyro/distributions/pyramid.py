@@ -69,9 +69,7 @@ class Pyramid(ImageDistribution):
         event = torch.Size((channels, height << len(finer), width << len(finer)))
         super().__init__(coarsest.batch_shape, event, validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
-    ) -> Pyramid:
+    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None) -> Pyramid:
         """The same distribution with a larger batch shape; nothing is computed or copied."""
         new = self._get_checked_instance(Pyramid, _instance)
         new.coarsest, new.finer = self.coarsest.expand(torch.Size(batch_shape)), self.finer

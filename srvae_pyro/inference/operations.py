@@ -16,7 +16,7 @@ from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.checks import check_images
 from srvae_pyro.inference.decoding import Decode, Decoding, FromNoise, noise_of
-from srvae_pyro.inference.importance import log_likelihood
+from srvae_pyro.inference.importance import has_two_levels, log_likelihood
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.networks import cached_weights
 
@@ -227,7 +227,9 @@ class Operations(nn.Module):
     def _noise(self, x: Tensor) -> dict[str, Tensor]:
         """The noise that makes each latent of x, drawn from the guide, by site."""
         guide = pyro.poutine.trace(self.guide).get_trace(x)
-        model = pyro.poutine.trace(pyro.poutine.replay(self.model, trace=guide)).get_trace(x)
+        lowest = guide.nodes["u" if has_two_levels(self.model) else "z"]["value"]
+        replayed = pyro.poutine.replay(self.model, trace=guide)
+        model = pyro.poutine.trace(replayed).get_trace(x, size=tuple(lowest.shape[-2:]))
         sites = {name: model.nodes[name] for name in model.stochastic_nodes}
         return {
             name: noise_of(site["fn"], site["value"])

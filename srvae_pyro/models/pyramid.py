@@ -63,12 +63,14 @@ class PyramidGivenLatent(nn.Module):
         self.trunk = DenseBlock(config.latent_channels, dense.growth, dense.steps)
         self.coarsest = WeightNormConv2d(self.trunk.out_channels, out, 1, head=True)
         aim_likelihood(self.coarsest, config, channels)
+        seen = config.pyramid_channels
         self.lifts, self.groups = nn.ModuleList(), nn.ModuleList()
-        seen = self.trunk.out_channels
         for level in range(stages):
-            if level:
-                self.lifts.append(WeightNormConvTranspose2d(seen, max(seen // 2, 1)))
-                seen = max(seen // 2, 1)
+            if level == 0:
+                self.lifts.append(WeightNormConv2d(self.trunk.out_channels, seen, 1))
+            else:
+                wide = self.trunk.out_channels if level == 1 else seen
+                self.lifts.append(WeightNormConvTranspose2d(wide, seen))
             self.groups.append(
                 nn.ModuleList(
                     PlainNetwork(
@@ -84,11 +86,16 @@ class PyramidGivenLatent(nn.Module):
             )
         aim_relative_likelihood(self.groups, config, channels)
 
-    def features(self, latent: Tensor) -> list[Tensor]:
-        """What the networks see of the latent, (..., F, h, w) each, a level after the other."""
-        features = [over_images(self.trunk, latent)]
-        for lift in self.lifts:
-            features.append(F.elu(over_images(lift, features[-1])))
+    def features(self, trunk: Tensor) -> list[Tensor]:
+        """What the groups' networks see of the latent, (..., F, h, w), a level after the other.
+
+        Args:
+            trunk: the trunk's output.
+        """
+        features: list[Tensor] = []
+        for level, lift in enumerate(self.lifts):
+            source = features[-1] if level > 1 else trunk
+            features.append(F.elu(over_images(lift, source)))
         return features
 
     def group(
@@ -112,8 +119,9 @@ class PyramidGivenLatent(nn.Module):
         return relative_mixture(parameters, nearest_four(coarser, groups))
 
     def forward(self, latent: Tensor) -> Pyramid:
-        features = self.features(latent)
-        parameters = over_images(self.coarsest, features[0])
+        trunk = over_images(self.trunk, latent)
+        parameters = over_images(self.coarsest, trunk)
+        features = self.features(trunk)
         return Pyramid(
             DiscretizedLogisticMixture.from_channels(parameters, self.channels),
             [partial(self.group, level, features[level]) for level in range(len(self.groups))],
@@ -159,14 +167,14 @@ def relative_mixture(parameters: Tensor, reference: Tensor) -> DiscretizedLogist
         reference: the reference.
     """
     mixture = DiscretizedLogisticMixture.from_channels(parameters, reference.shape[-3])
-    shift = reference.to(mixture.means.dtype).unsqueeze(-4)  # (..., 1, C, H, W)
+    reference = reference.to(mixture.means.dtype).unsqueeze(-4)  # (..., 1, C, H, W)
+    means = mixture.means + reference
     if mixture.coefficients is not None:
-        red, green, blue = shift.unbind(-3)
-        a = mixture.coefficients.unbind(-3)
-        colours = [red.expand_as(a[0]), green - a[0] * red, blue - a[1] * red - a[2] * green]
-        shift = torch.stack(torch.broadcast_tensors(*colours), dim=-3)
+        earlier = mixture.coefficients * reference[..., [0, 0, 1], :, :]
+        zero, of_green, of_blue, of_blue_too = F.pad(earlier, (0, 0, 0, 0, 1, 0)).unbind(-3)
+        means = means - torch.stack([zero, of_green, of_blue + of_blue_too], dim=-3)
     return DiscretizedLogisticMixture(
-        mixture.logits, mixture.means + shift, mixture.log_scales, mixture.coefficients
+        mixture.logits, means, mixture.log_scales, mixture.coefficients
     )
 
 
