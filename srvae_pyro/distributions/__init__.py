@@ -1,4 +1,4 @@
-"""Distributions: the discretised logistic mixture, the pyramid, RealNVP transforms and the priors."""
+"""Distributions: discretised logistic mixtures, the pyramid, RealNVP transforms and priors."""
 
 from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture

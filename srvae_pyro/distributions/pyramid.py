@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,8 @@ class Pyramid(ImageDistribution):
         p(y) = p(y^0) \prod_{l=1}^{L} \prod_{g=1}^{3} p(y^l_g \mid y^{l-1}, y^l_{<g})
 
     The pixels of the image :math:`y^l` at level l are those of :math:`y^{l-1}`, at (0, 0) of each
-    block of 2x2, and three groups: at (1, 1), at (0, 1), at (1, 0) of all blocks. Each group, and the
-    coarsest image, is a distribution of images of its own, of the coarser image's size.
+    block of 2x2, and three groups: at (1, 1), at (0, 1), at (1, 0) of all blocks. Each group, like
+    the coarsest image, is an image of the coarser one's size with a distribution of its own.
     ``log_prob`` asks for each once, with the value's own pixels as what comes before; ``draw``
     asks for one after the other.
 
@@ -54,7 +54,7 @@ class Pyramid(ImageDistribution):
         (torch.Size([5, 1, 8, 8]), torch.Size([5]))
     """
 
-    arg_constraints = {}  # noqa: RUF012 (declared by the base class, and never changed)
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -111,11 +112,13 @@ class PyramidGivenLatent(nn.Module):
         """
 
         # In float32: bfloat16 would round pixels by up to half a level of 256.
-        def network(features: Tensor, *pixels: Tensor) -> Tensor:
+        def joined(features: Tensor, *pixels: Tensor) -> Tensor:
             seen = torch.cat([features.to(pixels[0].dtype), *pixels], dim=1)
-            return self.groups[level][len(groups)](seen)
+            out: Tensor = networks[len(groups)](seen)
+            return out
 
-        parameters = over_images(network, features, coarser, *groups)
+        networks = cast("nn.ModuleList", self.groups[level])
+        parameters = over_images(joined, features, coarser, *groups)
         return relative_mixture(parameters, nearest_four(coarser, groups))
 
     def forward(self, latent: Tensor) -> Pyramid:
@@ -163,7 +166,7 @@ def relative_mixture(parameters: Tensor, reference: Tensor) -> DiscretizedLogist
     .. math:: \mu_c = r_c + m_c + \sum_{c' < c} a_{c'} (x_{c'} - r_{c'})
 
     Args:
-        parameters: as of :meth:`~srvae_pyro.distributions.DiscretizedLogisticMixture.from_channels`.
+        parameters: of channels as :meth:`DiscretizedLogisticMixture.from_channels` takes.
         reference: the reference.
     """
     mixture = DiscretizedLogisticMixture.from_channels(parameters, reference.shape[-3])

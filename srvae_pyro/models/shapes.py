@@ -31,7 +31,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
     Raises:
         UserError: the shape does not suit; the message says which sizes do.
     """
-    channels, height, width = config.image_shape
+    channels = config.image_shape[0]
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
     transform = make_transform(config.d)
