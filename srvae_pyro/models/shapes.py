@@ -37,7 +37,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
     transform = make_transform(config.d)
     if config.model == "vae":
         if config.u_stages is not None:
-            raise UserError("u_stages is the srVAE's: the VAE has no u")
+            raise UserError("--u-stages is the srVAE's: the VAE has no u")
         multiple = _checked(config, config.stages)
         latent = _halved(config, config.image_shape, config.stages)
         shape = config.image_shape
