@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from srvae_pyro.checked import AtLeast
+from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device
 from srvae_pyro.system.command_line import check_folder, option
 
@@ -34,8 +34,10 @@ class GenerateArguments:
     """draw each pixel, take the likeliest component's mean, or the expectation"""
     temperature: float = 1.0
     """factor on the standard deviations of the latents; below 1: more typical, less varied"""
-    image_temperature: float = 1.0
+    image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for the pixels that are sampled"""
+    y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
+    """the same for the pixels of the srVAE's y"""
     seed: Annotated[int, AtLeast(0)] = 0
     """of all noise; picture i of a seed is the same whatever the batch size"""
     out: Annotated[
@@ -79,6 +81,10 @@ class FiguresArguments:
     """draw each pixel, take the likeliest component's mean, or the expectation"""
     temperature: float = 1.0
     """factor on the standard deviations of the latents"""
+    image_temperature: Annotated[float, Above(0)] = 1.0
+    """the same for the pixels that are sampled"""
+    y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
+    """the same for the pixels of the srVAE's y"""
     seed: Annotated[int, AtLeast(0)] = 0
     """of all noise"""
     side: Annotated[int, AtLeast(1), tyro.conf.arg(metavar="PIXELS")] = 80

@@ -34,6 +34,7 @@ class Decode(Messenger):
             multiplied by it.
         image_temperature: of the likelihoods that are sampled from.
         noise: where the draws come from; PyTorch's global generator if not given.
+        y_temperature: instead of ``image_temperature`` for y, if given.
 
     Raises:
         UserError: there is no such decoding, or a temperature is too low or cannot be had.
@@ -45,15 +46,18 @@ class Decode(Messenger):
         temperature: float = 1.0,
         image_temperature: float = 1.0,
         noise: Noise | None = None,
+        y_temperature: float | None = None,
     ) -> None:
         super().__init__()
+        if y_temperature is None:
+            y_temperature = image_temperature
         if decoding not in get_args(Decoding):
             raise UserError(f"--decode is {', '.join(get_args(Decoding))}, not {decoding!r}")
-        if temperature < 0 or image_temperature <= 0:
+        if temperature < 0 or min(image_temperature, y_temperature) <= 0:
             raise UserError("a temperature of the latents is at least 0, of the images above 0")
         self.decoding = decoding
         self.temperature = temperature
-        self.image_temperature = image_temperature
+        self.image_temperature, self.y_temperature = image_temperature, y_temperature
         self.noise = noise or GlobalNoise()
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -74,8 +78,9 @@ class Decode(Messenger):
     def _image(self, name: str, fn: ImageDistribution) -> Tensor:
         if self.decoding != "sample":
             return fn.mean if self.decoding == "mean" and name == "x" else fn.mode
-        if self.image_temperature != 1:
-            fn = fn.with_temperature(self.image_temperature)
+        temperature = self.y_temperature if name == "y" else self.image_temperature
+        if temperature != 1:
+            fn = fn.with_temperature(temperature)
         return fn.draw(self.noise.uniform(name, fn.noise_like))
 
     def _latent(self, name: str, fn: Any) -> Tensor:
