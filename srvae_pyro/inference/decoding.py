@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
@@ -52,9 +53,15 @@ class Decode(Messenger):
         if y_temperature is None:
             y_temperature = image_temperature
         if decoding not in get_args(Decoding):
-            raise UserError(f"--decode is {', '.join(get_args(Decoding))}, not {decoding!r}")
-        if temperature < 0 or min(image_temperature, y_temperature) <= 0:
-            raise UserError("a temperature of the latents is at least 0, of the images above 0")
+            raise UserError(
+                f"decode must be one of {', '.join(get_args(Decoding))}, not {decoding!r}"
+            )
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperature must be at least 0 and finite, not {temperature}")
+        of_images = {"image_temperature": image_temperature, "y_temperature": y_temperature}
+        for name, value in of_images.items():
+            if not 0 < value < math.inf:
+                raise UserError(f"{name} must be above 0 and finite, not {value}")
         self.decoding = decoding
         self.temperature = temperature
         self.image_temperature, self.y_temperature = image_temperature, y_temperature
