@@ -31,7 +31,7 @@ def activations(model: ImageModel, images: int, bf16: bool) -> int:
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = objective(x, 1.0)[0]
+            loss = objective(x)[0]
         loss.backward()
 
     step()  # the gradients are there already

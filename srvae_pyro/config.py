@@ -205,6 +205,24 @@ class TrainingConfig(Settings):
     kl_warmup: Annotated[
         float, Between(0, 1), Flag("SHARE"), "share of the run over which that weight rises to 1"
     ] = 0.0
+    kl_u_start: Annotated[
+        float, Between(0, 1), Flag("WEIGHT"), "weight of the srVAE's KL_u at the start"
+    ] = 1.0
+    kl_u_warmup: Annotated[
+        float, Between(0, 1), Flag("SHARE"), "share of the run over which that weight rises to 1"
+    ] = 0.0
+    detach_u: Annotated[
+        bool,
+        "p(z|y,u) of the srVAE takes u as it is: no gradient of KL_z reaches q(u|y), which learns "
+        "from RE_y and KL_u alone",
+    ] = False
+    y_updates: Annotated[
+        int,
+        Between(1, 1000),
+        "updates a step of the srVAE's p(u), p(y|u) and q(u|y): the first with all networks, "
+        "further ones from RE_y and KL_u of the same pictures, augmented and drawn from q(u|y) "
+        "anew; a step counts once, in --steps as in --epochs",
+    ] = 1
     free_nats: Annotated[
         float,
         AtLeast(0),

@@ -19,6 +19,7 @@ from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
+from srvae_pyro.system.digest import digest
 from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
@@ -46,7 +47,8 @@ def quiet(trainer: Trainer) -> Trainer:
 
     def agree_and_write(*values: Any) -> tuple[float, float, list[float]]:
         if trainer.progress.step == 0 and trainer.group.main:
-            gradient = {n: p.grad for n, p in learner.model.named_parameters()}
+            parameters = learner.model.named_parameters()
+            gradient = {n: p.grad for n, p in parameters if p.grad is not None}
             torch.save(gradient, trainer.folder / "gradient.pt")
         return agree(*values)
 
@@ -61,8 +63,11 @@ def make(group: Group, folder: Path, steps: int, accumulate: int = 1, **training
 
 
 def update(group: Group, folder: Path) -> None:
-    """Some updates without noise, in one part and in two, and one with free nats."""
+    """Some updates without noise, in one part and in two, with free nats, with y's own."""
     without_noise()
+    trainer = make(group, folder / f"{group.size}xlower", 5, 2, y_updates=3, detach_u=True)
+    trainer.run()
+    assert len(set(group.gather(digest(trainer.learner.model.state_dict())))) == 1
     make(group, folder / f"{group.size}xfree", 1, free_nats=FREE).run()
     for parts in (1, 2):
         trainer = make(group, folder / f"{group.size}x{parts}", 7, parts)

@@ -298,8 +298,11 @@ def test_fid_is_asked_for_as_in_the_paper(
 ) -> None:
     asked = []
 
+    pictures = []
+
     def stand_in(draw, real, extractor, **options):
         drawn = draw(0, 3)
+        pictures.append(drawn)
         asked.append((len(real), options["samples"], drawn.dtype, extractor.weights.path.name))
         return Distances(12.345, 0.01, 0.001, 1000, options["samples"], len(real))
 
@@ -321,7 +324,16 @@ def test_fid_is_asked_for_as_in_the_paper(
     assert asked == [(15, 10_000, byte, "weights.pth"), (15, 50_000, byte, "weights.pth")]
     values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
     assert values["fid"]["train"]["fid"] == 12.345
+    assert values["fid"]["flags"] == ("--decode sample --temperature 1.0 --fid-weights weights.pth")
     assert "12.35 (12.35)" in capsys.readouterr().out.replace("12.34", "12.35")
+    # Of pictures at other temperatures the result stands beside it.
+    assert main(replace(arguments, image_temperature=0.5, y_temperature=0.25)) == 0
+    values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
+    flags = "--decode sample --temperature 1.0 --image-temperature 0.5 --y-temperature 0.25"
+    assert values["fid"]["flags"] == f"{flags} --fid-weights weights.pth"
+    assert values["fid"]["y_temperature"] == 0.25
+    assert "fid --decode sample --temperature 1.0 --fid-weights weights.pth" in values
+    assert not torch.equal(pictures[0], pictures[-1])
 
 
 @pytest.mark.parametrize(

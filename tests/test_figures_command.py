@@ -63,6 +63,14 @@ def test_figures(
     before = {name: file.read_bytes() for name, file in files.items()}
     assert main(given) == 0
     assert {name: file.read_bytes() for name, file in files.items()} == before
+    if model == "srvae":  # temperatures reach what is sampled, and nothing else
+        assert main(replace(given, y_temperature=0.5)) == 0
+        same = {name for name, file in files.items() if file.read_bytes() == before[name]}
+        of_given_y = {"paper-reconstructions", "paper-super-resolution", "swapped-latents"}
+        assert same == of_given_y
+    else:
+        with pytest.raises(UserError, match="--y-temperature is the srVAE's: a VAE has no y"):
+            main(replace(given, y_temperature=0.5))
     rows = {"paper-reconstructions": 2}
     if model == "srvae":
         rows |= {"paper-super-resolution": 6, "paper-generative-reconstructions": 5}
@@ -73,7 +81,8 @@ def test_figures(
 def test_two_runs_beside_each_other(folder: Path, run: Callable[..., str], tmp_path: Path) -> None:
     first, second = run("one"), run("two", model="vae")
     out = tmp_path / "out"
-    assert main(FiguresArguments(first, second, data=str(folder), count=2, out=out)) == 0
+    given = FiguresArguments(first, second, data=str(folder), count=2, out=out)
+    assert main(replace(given, y_temperature=0.5)) == 0  # of the one that has a y
     assert {f.name for f in out.iterdir()} == {
         "compared-samples.png",
         "compared-reconstructions.png",

@@ -88,6 +88,7 @@ def test_pictures_of_two_settings_are_never_mixed(
         {"decode": "mode"},
         {"temperature": 0.5},
         {"image_temperature": 0.5},
+        {"y_temperature": 0.5},
     )
     for change in changes:
         capsys.readouterr()
@@ -101,6 +102,35 @@ def test_pictures_of_two_settings_are_never_mixed(
     main(asked)  # and the first again, which are still there
     assert contents(asked) == before
     assert drawn == [0, 1, 2, 3, 4, 5]  # for the grid alone
+
+
+def test_a_temperature_of_y_that_changes_nothing_is_no_other_setting(
+    asked: GenerateArguments, drawn: list[int]
+) -> None:
+    main(replace(asked, image_temperature=0.5))
+    assert asked.out is not None
+    settings = json.loads((asked.out / "generate.json").read_text())["settings"]
+    assert "y_temperature" not in settings  # as earlier versions recorded it
+    before = contents(asked)
+    drawn.clear()
+    main(replace(asked, image_temperature=0.5, y_temperature=0.5, count=7))
+    assert before.items() <= contents(asked).items()
+    assert not (asked.out / "earlier").exists()
+    assert drawn[0] == 6
+    main(replace(asked, image_temperature=0.5, y_temperature=2.0))
+    settings = json.loads((asked.out / "generate.json").read_text())["settings"]
+    assert settings["y_temperature"] == 2.0
+
+
+def test_a_temperature_of_y_is_the_srvaes(
+    asked: GenerateArguments, tiny: Callable[..., ModelConfig], tmp_path: Path
+) -> None:
+    save_pretrained(make_model(tiny(model="vae")), tmp_path / "vae")
+    given = replace(asked, run=str(tmp_path / "vae"), y_temperature=0.5)
+    with pytest.raises(UserError, match="--y-temperature is the srVAE's: a VAE has no y"):
+        main(given)
+    assert asked.out is not None
+    assert not asked.out.exists()
 
 
 def test_other_weights_are_other_settings(

@@ -173,10 +173,31 @@ def test_cold_pixels_are_nearer_to_their_mode() -> None:
     assert distance(0.05) < 0.7 * distance(1.0)
 
 
+def test_y_has_a_temperature_of_its_own(srvae: SRVAE) -> None:
+    both = srvae.generate(4, seed=1, image_temperature=0.3)
+    y_alone = srvae.generate(4, seed=1, y_temperature=0.3)
+    assert torch.equal(y_alone["y"], both["y"])
+    assert not torch.equal(y_alone["x"], both["x"])
+    x_alone = srvae.generate(4, seed=1, image_temperature=0.3, y_temperature=1.0)
+    plain = srvae.generate(4, seed=1)
+    assert torch.equal(x_alone["y"], plain["y"])
+    assert not torch.equal(x_alone["x"], plain["x"])
+
+
+def test_a_temperature_of_y_is_refused_where_there_is_no_y() -> None:
+    with pytest.raises(UserError, match="y_temperature is the srVAE's: this model has no y"):
+        make("vae").generate(1, y_temperature=0.5)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"decode": "median"}, {"temperature": -0.1}, {"image_temperature": 0.0}],
-    ids=["decode", "temperature", "image_temperature"],
+    [
+        {"decode": "median"},
+        {"temperature": -0.1},
+        {"image_temperature": 0.0},
+        {"y_temperature": 0.0},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_decoding_that_makes_no_sense_is_refused(srvae: SRVAE, wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError) as error:

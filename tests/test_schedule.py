@@ -11,7 +11,7 @@ from srvae_pyro.config import TrainingConfig
 from srvae_pyro.inference.elbo import ElboTerms
 from srvae_pyro.training.ema import ExponentialAverage
 from srvae_pyro.training.objective import weighted_loss
-from srvae_pyro.training.schedule import GradientClip, kl_weight, learning_rate
+from srvae_pyro.training.schedule import GradientClip, kl_weights, learning_rate
 
 # The learning rate
 
@@ -49,10 +49,18 @@ def test_learning_rate_anneals_to_its_floor() -> None:
 
 def test_kl_weight_rises_to_one_and_stays() -> None:
     config = TrainingConfig(kl_start=0.2, kl_warmup=0.5)
-    weights = [kl_weight(config, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    assert weights == pytest.approx([0.2, 0.6, 1.0, 1.0, 1.0])
-    assert weights[-1] == 1.0
-    assert kl_weight(TrainingConfig(), 0.0) == 1.0  # published: the plain ELBO throughout
+    weights = [kl_weights(config, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert [weight["z"] for weight in weights] == pytest.approx([0.2, 0.6, 1.0, 1.0, 1.0])
+    assert weights[-1] == {"z": 1.0, "u": 1.0}
+    # Published: the plain ELBO throughout.
+    assert kl_weights(TrainingConfig(), 0.0) == {"z": 1.0, "u": 1.0}
+
+
+def test_each_kl_has_a_warm_up_of_its_own() -> None:
+    config = TrainingConfig(kl_start=0.5, kl_warmup=1.0, kl_u_start=0.0, kl_u_warmup=0.2)
+    weights = [kl_weights(config, progress) for progress in (0.0, 0.1, 0.2)]
+    assert [weight["z"] for weight in weights] == pytest.approx([0.5, 0.55, 0.6])
+    assert [weight["u"] for weight in weights] == pytest.approx([0.0, 0.5, 1.0])
 
 
 # Clipping
@@ -116,10 +124,11 @@ def test_loss_with_nothing_weighted_is_the_negative_elbo() -> None:
     assert loss.item() == pytest.approx(terms.total.mean().item(), rel=1e-6)
 
 
-def test_only_the_weighted_site_is_weighted() -> None:
+@pytest.mark.parametrize("site", ["z", "u"])
+def test_only_the_weighted_site_is_weighted(site: str) -> None:
     terms = some_terms()
-    difference = weighted_loss(terms) - weighted_loss(terms, 0.25)
-    assert difference.item() == pytest.approx(0.75 * terms.kl["z"].mean().item(), rel=1e-5)
+    difference = weighted_loss(terms) - weighted_loss(terms, {site: 0.25})
+    assert difference.item() == pytest.approx(0.75 * terms.kl[site].mean().item(), rel=1e-5)
 
 
 def test_free_nats_cost_nothing_and_teach_nothing_below_their_share() -> None:
@@ -128,7 +137,7 @@ def test_free_nats_cost_nothing_and_teach_nothing_below_their_share() -> None:
     elements[:, 0], elements[:, 1] = 2.5, 0.5
     elements.requires_grad_()
     terms = some_terms(z=elements)
-    rest = weighted_loss(terms, 0.0)
+    rest = weighted_loss(terms, {"z": 0.0})
     loss = weighted_loss(terms, free_nats=8.0)
     assert (loss - rest).item() == pytest.approx(10.0 + 4.0, rel=1e-6)
     loss.backward()
@@ -149,7 +158,7 @@ def test_free_nats_are_shared_over_the_processes() -> None:
     """Parts of a batch have the gradient of the whole, also where one of them alone were free."""
     elements = torch.tensor([0.0, 10.0])[:, None, None, None].requires_grad_()
     parts = [ElboTerms({}, {"z": part.flatten()}, {"z": part}) for part in elements.split(1)]
-    losses = [weighted_loss(part, 1.0, 3.0, lambda _: torch.tensor([5.0])) for part in parts]
+    losses = [weighted_loss(part, None, 3.0, lambda _: torch.tensor([5.0])) for part in parts]
     torch.stack(losses).mean().backward()
     assert elements.grad is not None
     assert elements.grad.flatten().tolist() == [0.5, 0.5]

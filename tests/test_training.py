@@ -28,12 +28,14 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.inference.means import RunningMean, bits_per_dim
 from srvae_pyro.models import ImageModel
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import validation_nats
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.training import loop, recovery, validation
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from srvae_pyro.training.interrupt import Interrupt
+from srvae_pyro.training.learner import Target
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Clock, Progress
@@ -42,6 +44,7 @@ from srvae_pyro.training.schedule import GradientClip
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BATCH, EPOCH = 4, 5  # images a batch, batches an epoch of the 22 training pictures
+SWITCHES = {"kl_u_start": 0.1, "kl_u_warmup": 0.7, "detach_u": True, "y_updates": 3}
 
 
 def tiny_config(model: Any = "srvae", prior: Any = "standard", **training: Any) -> RunConfig:
@@ -160,19 +163,28 @@ def interrupted_at(step: int, number: int = signal.SIGINT) -> type[Trainer]:
 
 
 @pytest.mark.parametrize(
-    ("model", "prior", "precision", "at", "steps"),
+    ("model", "prior", "precision", "at", "steps", "switches"),
     [
-        ("srvae", "realnvp", "fp32", 3, EPOCH + 2),  # in the first epoch, metrics half averaged
-        ("srvae", "realnvp", "bf16", 2, EPOCH + 2),
-        ("srvae", "standard", "fp32", EPOCH, EPOCH + 3),  # an epoch's end
-        ("vae", "standard", "fp32", 2 * EPOCH + 1, 2 * EPOCH + 3),
-        ("vae", "mixture", "bf16", 1, 4),
+        # In the first epoch, metrics half averaged.
+        ("srvae", "realnvp", "fp32", 3, EPOCH + 2, {}),
+        ("srvae", "realnvp", "bf16", 2, EPOCH + 2, SWITCHES),
+        ("srvae", "standard", "fp32", EPOCH, EPOCH + 3, SWITCHES),  # an epoch's end
+        ("vae", "standard", "fp32", 2 * EPOCH + 1, 2 * EPOCH + 3, {}),
+        ("vae", "mixture", "bf16", 1, 4, {}),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    model: str, prior: str, precision: Any, at: int, steps: int, tmp_path: Path
+    model: str,
+    prior: str,
+    precision: Any,
+    at: int,
+    steps: int,
+    switches: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
-    config = tiny_config(model, prior, steps=steps, precision=precision, anneal=0.5, kl_warmup=0.5)
+    config = tiny_config(
+        model, prior, steps=steps, precision=precision, anneal=0.5, kl_warmup=0.5, **switches
+    )
     whole = make_trainer(tmp_path / "whole", config)
     whole.run()
 
@@ -560,7 +572,7 @@ def learnt(trainer: Trainer) -> dict[str, Any]:
 
 def spoil_x(trainer: Trainer, spoilt: Iterable[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """x's log-probability is NaN where ``spoilt`` is true, call by call of the ELBO."""
-    elbo = trainer.learner.objective.elbo
+    elbo = trainer.learner.whole.objective.elbo
     terms = elbo.terms
     calls = iter(spoilt)
 
@@ -717,6 +729,109 @@ def test_skipped_updates_are_in_the_metrics(
     train = [line for line in lines_of(tmp_path) if line["split"] == "train"]
     assert [line["skipped"] for line in train] == [0, 1, 1]
     assert all(torch.tensor(line["loss"]).isfinite() for line in train if "loss" in line)
+
+
+# Each level by itself
+
+
+def gradients(trainer: Trainer, target: Target) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of some pictures, with the same noise each time, and its gradients."""
+    torch.manual_seed(3)
+    learner, x = trainer.learner, to_unit(trainer.data.train.images[:BATCH])
+    learner.optimizer.zero_grad(set_to_none=True)
+    loss, _ = learner.backward(target.parallel, x, {"z": 0.5, "u": 0.25})
+    parameters = learner.model.named_parameters()
+    return loss, {name: p.grad.clone() for name, p in parameters if p.grad is not None}
+
+
+@pytest.mark.parametrize(("precision", "analytic"), [("fp32", False), ("bf16", True)])
+def test_kl_z_can_be_kept_from_u(precision: Any, analytic: bool, tmp_path: Path) -> None:
+    config = tiny_config(precision=precision, analytic_kl=analytic, y_updates=2)
+    joint = make_trainer(tmp_path, config)
+    begin(joint)
+    apart = make_trainer(tmp_path, with_training(config, detach_u=True))
+    apart.learner.restore(joint.learner.state())
+    loss, whole = gradients(joint, joint.learner.whole)
+    loss_apart, detached = gradients(apart, apart.learner.whole)
+    assert torch.equal(loss, loss_apart)
+    assert whole.keys() == detached.keys()
+    changed = {name for name in whole if not torch.equal(whole[name], detached[name])}
+    of_q_u = {name for name in whole if name.startswith("guide.q_u.")}
+    assert changed
+    assert changed <= of_q_u  # in bf16 some are rounded to the same
+    # What is left to q(u|y), and all that p(u) and p(y|u) ever have, is of RE_y and KL_u.
+    _, lower = gradients(apart, apart.learner.lower[0])
+    of_p = {name for name in whole if name.startswith(("model.p_u.", "model.p_y."))}
+    assert lower.keys() == of_q_u | of_p
+    for name, gradient in lower.items():
+        torch.testing.assert_close(gradient, detached[name], msg=name)
+
+
+def with_training(config: RunConfig, **changes: Any) -> RunConfig:
+    return replace(config, training=replace(config.training, **changes))
+
+
+def test_y_can_have_more_updates_than_x(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, tiny_config(prior="realnvp", steps=4, y_updates=3))
+    progress = trainer.run()
+    assert (progress.step, progress.images, progress.skipped) == (4, 4 * BATCH, 0)
+    counts: dict[str, set[int]] = {}
+    for name, parameter in trainer.learner.model.named_parameters():
+        network = ".".join(name.split(".")[:2])
+        steps = trainer.learner.optimizer.state[parameter]["step"]
+        counts.setdefault(network, set()).add(int(steps))
+    once = {name: {4} for name in ("model.p_z", "model.p_x", "guide.q_z")}
+    assert counts == once | {name: {12} for name in ("model.p_u", "model.p_y", "guide.q_u")}
+    assert len(trainer.learner.lower[0].clip.norms) == 8
+
+
+def test_a_further_update_of_y_leaves_x_as_it_is(tmp_path: Path) -> None:
+    """Also the moments of its networks: the first update is that of a run without further ones."""
+    states = []
+    for updates in (1, 2):
+        trainer = make_trainer(tmp_path, tiny_config(y_updates=updates))
+        begin(trainer)
+        torch.manual_seed(5)
+        trainer.update(trainer.data.train.images[:BATCH])
+        states.append(weights_of(trainer.learner.model))
+    one, two = states
+    changed = {name.split(".")[1] for name in one if not torch.equal(one[name], two[name])}
+    assert changed == {"p_y", "q_u"}  # p(u) has no parameters here
+
+
+def test_a_further_update_that_is_not_finite_is_left_out_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(tmp_path, tiny_config(y_updates=3))
+    begin(trainer)
+    monkeypatch.setattr(
+        trainer.learner.lower[0].objective, "forward", lambda x, weights: infinite(trainer)
+    )
+    before = learnt(trainer)
+    trainer.update(trainer.data.train.images[:BATCH])
+    told = "not finite at site y in a further update of y's level; update skipped (1 so far)"
+    assert told in said(capsys)
+    assert trainer.progress.skipped_in_a_row == 1
+    after = learnt(trainer)  # the first update was made, and is in the average
+    assert not torch.equal(torch.tensor(after["norms"]), torch.tensor(before["norms"]))
+    assert all(value.isfinite().all() for value in after["model"].values())
+    assert any(not torch.equal(v, before["average"][n]) for n, v in after["average"].items())
+
+
+def infinite(trainer: Trainer) -> tuple[Tensor, dict[str, Tensor]]:
+    """A loss that is not, and its terms."""
+    loss = sum(p.sum() for p in trainer.learner.lower[0].objective.parameters()) * float("inf")
+    return loss, {"re_y": loss.expand(BATCH), "kl_u": torch.zeros(BATCH)}
+
+
+def test_a_vae_has_one_update_whatever_the_settings_of_its_preset(tmp_path: Path) -> None:
+    """Presets have their training for both models."""
+    weights = []
+    for name, switches in (("plain", {}), ("switched", SWITCHES)):
+        trainer = make_trainer(tmp_path / name, tiny_config("vae", steps=2, **switches))
+        trainer.run()
+        weights.append(weights_of(trainer.learner.model))
+    assert_same(*weights)
 
 
 # On a GPU

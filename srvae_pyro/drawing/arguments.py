@@ -36,6 +36,8 @@ class GenerateArguments:
     """factor on the standard deviations of the latents; below 1: more typical, less varied"""
     image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for the pixels that are sampled"""
+    y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
+    """the same for the pixels of the srVAE's y"""
     seed: Annotated[int, AtLeast(0)] = 0
     """of all noise; picture i of a seed is the same whatever the batch size"""
     out: Annotated[
@@ -79,6 +81,10 @@ class FiguresArguments:
     """draw each pixel, take the likeliest component's mean, or the expectation"""
     temperature: Annotated[float, AtLeast(0)] = 1.0
     """factor on the standard deviations of the latents"""
+    image_temperature: Annotated[float, Above(0)] = 1.0
+    """the same for the pixels that are sampled"""
+    y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
+    """the same for the pixels of the srVAE's y"""
     seed: Annotated[int, AtLeast(0)] = 0
     """of all noise"""
     side: Annotated[int, AtLeast(1), tyro.conf.arg(metavar="PIXELS")] = 80

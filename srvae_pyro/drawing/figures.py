@@ -12,6 +12,7 @@ from srvae_pyro.data.run_data import load_for, warn_if_trained_on
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.drawing.arguments import FiguresArguments
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
+from srvae_pyro.drawing.sampling import for_model, sampling_of
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load
@@ -45,12 +46,8 @@ def draw_figures(arguments: FiguresArguments) -> int:
         if configs[other].model.image_shape != config.model.image_shape:
             raise UserError(f"{other} and {folder} are for pictures of different sizes")
         models[other.name if other.name != folder.name else str(other)] = load(other, device)
+    options = sampling_of(arguments, *models.values())
     x = _test_images(configs, arguments).to(device)
-    options: Sampling = {
-        "decode": arguments.decode,
-        "temperature": arguments.temperature,
-        "seed": arguments.seed,
-    }
     if len(models) == 1:
         figures = figures_of(models[folder.name], x, arguments.samples, options)
     else:
@@ -194,10 +191,11 @@ def compared(models: dict[str, ImageModel], x: Tensor, options: Sampling) -> Fig
     samples: list[LabelledRow] = []
     reconstructions = [LabelledRow("picture", x)]
     for name, model in models.items():
-        generated = model.generate(2 * len(x), **options)["x"]
+        its = for_model(options, model)
+        generated = model.generate(2 * len(x), **its)["x"]
         samples += [
             LabelledRow(name, generated[: len(x)], gap=bool(samples)),
             LabelledRow("", generated[len(x) :]),
         ]
-        reconstructions.append(LabelledRow(name, model.reconstruct(x, **options)["x"]))
+        reconstructions.append(LabelledRow(name, model.reconstruct(x, **its)["x"]))
     return {"compared-samples": samples, "compared-reconstructions": reconstructions}

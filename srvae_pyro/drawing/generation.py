@@ -13,7 +13,8 @@ from srvae_pyro import __version__
 from srvae_pyro.drawing.arguments import GenerateArguments
 from srvae_pyro.drawing.generated import GeneratedPictures, chunks
 from srvae_pyro.drawing.grids import grid, save_picture, side_by_side
-from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.drawing.sampling import sampling_of
+from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import find_run
@@ -37,11 +38,10 @@ def generate(arguments: GenerateArguments) -> int:
 
 def generate_in(group: Group, arguments: GenerateArguments) -> int:
     """One process of the group's part of the pictures; the exit code."""
-    # Refuses what cannot be, before a folder is touched.
-    Decode(arguments.decode, arguments.temperature, arguments.image_temperature)
     start(group.device)
     folder = find_run(arguments.run)
     model = load(folder, group.device)
+    sampling_of(arguments, model)  # refuses what cannot be, before a folder is touched
     out = arguments.out
     if out is None:
         out = Path("generated") if is_cached_copy(folder) else folder / "figures" / "generated"
@@ -62,7 +62,7 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
 
 def _settings(model: ImageModel, arguments: GenerateArguments) -> dict[str, Any]:
     """All that decides what the pictures are."""
-    return {
+    settings = {
         "weights": weights_digest(model),
         "seed": arguments.seed,
         "decode": arguments.decode,
@@ -70,6 +70,10 @@ def _settings(model: ImageModel, arguments: GenerateArguments) -> dict[str, Any]
         "image_temperature": float(arguments.image_temperature),
         "version": __version__,
     }
+    # Not where it changes nothing: pictures of versions that had none are the same.
+    if arguments.y_temperature not in (None, arguments.image_temperature):
+        settings["y_temperature"] = arguments.y_temperature
+    return settings
 
 
 def _draw_missing(
@@ -101,15 +105,8 @@ def _draw_missing(
 
 def _draw(model: ImageModel, indices: range, arguments: GenerateArguments) -> dict[str, Tensor]:
     """The sites of the pictures of these indices, in one batch."""
-    return model.generate(
-        len(indices),
-        decode=arguments.decode,
-        temperature=arguments.temperature,
-        image_temperature=arguments.image_temperature,
-        seed=arguments.seed,
-        first=indices.start,
-        batch_size=len(indices),
-    )
+    sampling: Sampling = {**sampling_of(arguments, model), "batch_size": len(indices)}
+    return model.generate(len(indices), first=indices.start, **sampling)
 
 
 def _first_pictures(sites: dict[str, Tensor], indices: range, count: int) -> Sites:

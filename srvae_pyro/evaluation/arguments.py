@@ -60,6 +60,10 @@ class EvaluateArguments:
     """of the generated pictures: draw each pixel, or the likeliest component's mean"""
     temperature: Annotated[float, AtLeast(0)] = 1.0
     """of the generated pictures' latents"""
+    image_temperature: Annotated[float, Above(0)] = 1.0
+    """of the generated pictures' pixels that are sampled"""
+    y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
+    """of those of the srVAE's y"""
 
     super_resolution: bool = False
     """also PSNR and SSIM of super-resolution against bicubic and others (srVAE)"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from srvae_pyro.drawing.generated import chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fidelity import fidelity
-from srvae_pyro.inference.decoding import Decoding
+from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_levels
 from srvae_pyro.system.parallel import Group
@@ -139,14 +140,7 @@ def _distances(generated: Tensor, real: Tensor, seed: int) -> Distances:
     )
 
 
-def drawer(
-    model: ImageModel,
-    *,
-    decode: Decoding = "sample",
-    temperature: float = 1.0,
-    image_temperature: float = 1.0,
-    seed: int = 0,
-) -> Draw:
+def drawer(model: ImageModel, **sampling: Unpack[Sampling]) -> Draw:
     """What :func:`fid_and_kid` draws pictures of a model with, as many at once as it asks for.
 
     Picture i of a seed is the same, whatever is asked for together with it. The levels are those
@@ -154,22 +148,12 @@ def drawer(
 
     Args:
         model: the model.
-        decode: see :meth:`~srvae_pyro.models.ImageModel.generate`, and so for the others.
-        temperature: of the latents.
-        image_temperature: of the likelihoods that are sampled from.
-        seed: of all noise.
+        sampling: as of its ``generate``, the seed 0 if not given.
     """
 
     def draw(first: int, count: int) -> Tensor:
-        sites = model.generate(
-            count,
-            decode=decode,
-            temperature=temperature,
-            image_temperature=image_temperature,
-            seed=seed,
-            first=first,
-            batch_size=count,
-        )
+        at_once: Sampling = {"seed": 0, **sampling, "batch_size": count}
+        sites = model.generate(count, first=first, **at_once)
         return to_levels(sites["x"]).to(torch.uint8)
 
     return draw

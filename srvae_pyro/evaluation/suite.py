@@ -14,6 +14,7 @@ from torch import Tensor
 from srvae_pyro import __version__
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
+from srvae_pyro.drawing.sampling import sampling_of
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.arguments import EvaluateArguments
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
@@ -53,6 +54,7 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     outputs = Outputs.checked(folder, arguments.json) if group.main else None
     if arguments.super_resolution and config.model.model != "srvae":
         raise UserError(f"{folder} is a VAE, which has no y: --super-resolution is the srVAE's")
+    sampling_of(arguments, model)  # refuses what cannot be
     extractor = None
     if arguments.fid:
         with group.main_first():  # before anything that takes long
@@ -146,9 +148,7 @@ def _measure_fid(
     measures: Measures,
 ) -> Iterator[Measures]:
     """FID and KID added against the test pictures, then against all others."""
-    draw = drawer(
-        model, decode=arguments.decode, temperature=arguments.temperature, seed=arguments.seed
-    )
+    draw = drawer(model, **sampling_of(arguments, model))
     for split, count in FID_IMAGES.items():
         distances = fid_and_kid(
             draw,
@@ -187,7 +187,15 @@ def _to_json(measures: Measures, arguments: EvaluateArguments) -> dict[str, Any]
     flags = {
         "elbo": _flags(arguments, "elbo_samples"),
         "likelihood": _flags(arguments, "importance_samples", "estimator"),
-        "fid": _flags(arguments, "decode", "temperature", "fid_images", "fid_weights"),
+        "fid": _flags(
+            arguments,
+            "decode",
+            "temperature",
+            *["image_temperature"] * (arguments.image_temperature != 1),
+            "y_temperature",
+            "fid_images",
+            "fid_weights",
+        ),
         "super_resolution": "",
     }
     values: dict[str, dict[str, Any]] = {
@@ -196,7 +204,8 @@ def _to_json(measures: Measures, arguments: EvaluateArguments) -> dict[str, Any]
     if measures.likelihood:
         values["likelihood"] = measures.likelihood.to_json()
     if measures.distances:
-        drawn_with = {"decode": arguments.decode, "temperature": arguments.temperature}
+        names = ("decode", "temperature", "image_temperature", "y_temperature")
+        drawn_with = {name: getattr(arguments, name) for name in names}
         by_split = {split: asdict(distances) for split, distances in measures.distances.items()}
         values["fid"] = {**drawn_with, **by_split}
     if measures.super_resolution:

@@ -35,6 +35,7 @@ class Decode(Messenger):
             multiplied by it.
         image_temperature: of the likelihoods that are sampled from.
         noise: where the draws come from; PyTorch's global generator if not given.
+        y_temperature: instead of ``image_temperature`` for y, if given.
 
     Raises:
         UserError: there is no such decoding, or a temperature is too low or cannot be had.
@@ -46,21 +47,24 @@ class Decode(Messenger):
         temperature: float = 1.0,
         image_temperature: float = 1.0,
         noise: Noise | None = None,
+        y_temperature: float | None = None,
     ) -> None:
         super().__init__()
+        if y_temperature is None:
+            y_temperature = image_temperature
         if decoding not in get_args(Decoding):
             raise UserError(
                 f"decode must be one of {', '.join(get_args(Decoding))}, not {decoding!r}"
             )
         if not 0 <= temperature < math.inf:
             raise UserError(f"temperature must be at least 0 and finite, not {temperature}")
-        if not 0 < image_temperature < math.inf:
-            raise UserError(
-                f"image_temperature must be above 0 and finite, not {image_temperature}"
-            )
+        of_images = {"image_temperature": image_temperature, "y_temperature": y_temperature}
+        for name, value in of_images.items():
+            if not 0 < value < math.inf:
+                raise UserError(f"{name} must be above 0 and finite, not {value}")
         self.decoding = decoding
         self.temperature = temperature
-        self.image_temperature = image_temperature
+        self.image_temperature, self.y_temperature = image_temperature, y_temperature
         self.noise = noise or GlobalNoise()
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -81,8 +85,9 @@ class Decode(Messenger):
     def _image(self, name: str, fn: ImageDistribution) -> Tensor:
         if self.decoding != "sample":
             return fn.mean if self.decoding == "mean" and name == "x" else fn.mode
-        if self.image_temperature != 1:
-            fn = fn.with_temperature(self.image_temperature)
+        temperature = self.y_temperature if name == "y" else self.image_temperature
+        if temperature != 1:
+            fn = fn.with_temperature(temperature)
         return fn.draw(self.noise.uniform(name, fn.noise_like))
 
     def _latent(self, name: str, fn: Any) -> Tensor:

@@ -32,6 +32,7 @@ class Sampling(TypedDict, total=False):
             srVAE's y is its mode.
         temperature: factor on the standard deviations of the latents, 1.
         image_temperature: the same of the likelihoods that are sampled from, 1.
+        y_temperature: instead of ``image_temperature`` for the srVAE's y; None: as that.
         seed: image i of a seed has the same noise in every call, whatever the batch; without one
             PyTorch's generator is drawn from.
         batch_size: images (times samples) at a time, 64.
@@ -40,6 +41,7 @@ class Sampling(TypedDict, total=False):
     decode: Decoding
     temperature: float
     image_temperature: float
+    y_temperature: float | None
     seed: int | None
     batch_size: int
 
@@ -55,6 +57,7 @@ def draw(
     decode: Decoding = "sample",
     temperature: float = 1.0,
     image_temperature: float = 1.0,
+    y_temperature: float | None = None,
     seed: int | None = None,
     batch_size: int = 64,
 ) -> dict[str, Tensor]:
@@ -76,7 +79,7 @@ def draw(
         By site (B, ...), or (S, B, ...) if ``samples`` is given.
 
     Raises:
-        UserError: a number is too small.
+        UserError: a number is too small, or there is no y for a temperature of its own.
     """
     count = len(inputs[0]) if count is None else count
     if count < 1 or batch_size < 1 or (samples is not None and samples < 1):
@@ -102,8 +105,10 @@ def draw(
         if seed is not None:
             noise = ImageNoise(seed, indices[start : start + step], dim=-4 - plates)
         size = min(step, count - start)
-        with Decode(decode, temperature, image_temperature, noise):
+        with Decode(decode, temperature, image_temperature, noise, y_temperature):
             sites = Predictive(on_inputs, batch, num_samples=size, parallel=True)()
+        if y_temperature is not None and "y" not in sites:
+            raise UserError("y_temperature is the srVAE's: this model has no y")
         chunks.append({name: value.squeeze(plates) for name, value in sites.items()})
     joined = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
     if samples is None:

@@ -6,6 +6,7 @@ import torch
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.models.base import ImageModel
+from srvae_pyro.models.lower import LowerVAE
 from srvae_pyro.models.srvae import SRVAE, SRVAEGuide, SRVAEModel
 from srvae_pyro.models.vae import VAE, VAEGuide, VAEModel
 from srvae_pyro.runs import find_run
@@ -14,6 +15,7 @@ __all__ = [
     "SRVAE",
     "VAE",
     "ImageModel",
+    "LowerVAE",
     "SRVAEGuide",
     "SRVAEModel",
     "VAEGuide",

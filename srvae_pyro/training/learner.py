@@ -1,11 +1,11 @@
-"""What learns: a model with its optimiser and objective, one update at a time."""
+"""What learns: a model with its optimiser and objectives, one step at a time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from srvae_pyro.config import RunConfig
 from srvae_pyro.data import augment
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.elbo import TermsELBO
-from srvae_pyro.models import ImageModel, make_model
+from srvae_pyro.models import SRVAE, ImageModel, LowerVAE, make_model
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.system.streams import torch_seed
@@ -30,14 +30,15 @@ __all__ = ["Learner", "Outcome"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one update.
+    """What came of a step, or of one of its updates.
 
     Attributes:
         loss: mean over this process's images, nats an image, a scalar on the device.
         terms: the ELBO's terms and their ``total``, nats, (B) each.
         norm: of the gradient before clipping, a scalar on the device.
         votes: the votes handed in, summed over the processes.
-        fault: what was not finite, so that the update was skipped; empty if it was made.
+        fault: what was not finite, so that the update, or of a step one of its further updates of
+            y's level, was skipped; empty if all were made.
     """
 
     loss: Tensor
@@ -49,6 +50,23 @@ class Outcome:
     @property
     def skipped(self) -> bool:
         return bool(self.fault)
+
+
+class Target:
+    """What an update descends, with the bound on its gradient's norm.
+
+    Args:
+        objective: the loss.
+        clip_factor: of the bound.
+
+    Attributes:
+        parallel: the objective as all processes share it, see :meth:`Learner.distribute`.
+    """
+
+    def __init__(self, objective: Objective, clip_factor: float) -> None:
+        self.objective = objective
+        self.parallel: nn.Module = objective
+        self.clip = GradientClip(clip_factor)
 
 
 class Learner:
@@ -87,9 +105,14 @@ class Learner:
             self.model.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps
         )
         elbo = TermsELBO(analytic_kl=settings.analytic_kl, detailed_kl=settings.free_nats > 0)
-        self.objective = Objective(self.model, elbo, settings.free_nats, group.mean)
-        self.parallel: nn.Module = self.objective  # see distribute
-        self.clip = GradientClip(settings.clip_factor)
+        srvae = self.model if isinstance(self.model, SRVAE) else None
+        detach_u = settings.detach_u and srvae is not None
+        objective = Objective(self.model, elbo, settings.free_nats, group.mean, detach_u)
+        self.whole = Target(objective, settings.clip_factor)
+        # Further updates of a step, of y's level alone.
+        self.lower: list[Target] = []
+        if srvae is not None and settings.y_updates > 1:
+            self.lower = [Target(Objective(LowerVAE(srvae), elbo), settings.clip_factor)]
         self.average = ExponentialAverage(self.model, settings.ema_half_life)
         self.randomness = Randomness(settings.seed, group)
 
@@ -105,57 +128,84 @@ class Learner:
 
     def distribute(self) -> None:
         """Let all processes learn together from now on, starting with rank 0's weights."""
-        self.parallel = self.group.data_parallel(self.objective)
+        for target in (self.whole, *self.lower):
+            target.parallel = self.group.data_parallel(target.objective)
 
-    # One update.
+    # One step.
 
     def step(
         self,
         images: Tensor,
         *,
         rate: float,
-        kl_weight: float,
+        kl_weights: Mapping[str, float],
         images_seen: int,
         votes: Callable[[], list[float]],
     ) -> Outcome:
         """Learn from this process's part of a batch, unless something is not finite.
 
+        An update of all networks, and where the settings have it further ones of y's level alone,
+        by the same optimiser: it leaves networks without a gradient, and their moments, as they
+        are. Loss, terms and norm are of the first update.
+
         Args:
             images: uint8 (B, C, H, W) on the device.
             rate: the learning rate.
-            kl_weight: of KL_z.
+            kl_weights: of KL_z and KL_u by site.
             images_seen: by all processes, before this batch.
             votes: gives numbers to sum over the processes.
         """
-        if self.config.data.augment:
-            images = augment(images, self.randomness.augmentation)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
+        outcome = self.update(self.whole, images, kl_weights, votes)
+        if outcome.skipped:
+            return outcome
+        for target in self.lower * (self.settings.y_updates - 1):
+            further = self.update(target, images, kl_weights, list)
+            if further.skipped:
+                outcome = replace(
+                    outcome, fault=f"{further.fault} in a further update of y's level"
+                )
+                break
+        if self.group.main:
+            self.average.update(images_seen + self.batch_size, self.batch_size)
+        return outcome
+
+    def update(
+        self,
+        target: Target,
+        images: Tensor,
+        kl_weights: Mapping[str, float],
+        votes: Callable[[], list[float]],
+    ) -> Outcome:
+        """One update of the networks that ``target`` is of; arguments as of :meth:`step`."""
+        if self.config.data.augment:
+            images = augment(images, self.randomness.augmentation)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, terms = self.backward(to_unit(images), kl_weight)
+        loss, terms = self.backward(target.parallel, to_unit(images), kl_weights)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         total_norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         norm, batch_loss, counted = self.agree(total_norm, loss, votes)
         if not (math.isfinite(norm) and math.isfinite(batch_loss)):
             return Outcome(loss, terms, total_norm, counted, self.fault(terms))
-        scale = self.clip.scale(norm)
+        scale = target.clip.scale(norm)
         if scale < 1:
             torch._foreach_mul_(gradients, scale)
         self.optimizer.step()
-        if self.group.main:
-            self.average.update(images_seen + self.batch_size, self.batch_size)
         return Outcome(loss, terms, total_norm, counted)
 
-    def backward(self, x: Tensor, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def backward(
+        self, objective: nn.Module, x: Tensor, kl_weights: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of images x (B, C, H, W), part by part; the loss, and the terms, (B) each."""
         losses, parts_terms = [], []
         parts = x.chunk(self.accumulate)
         for part in parts:
             # Processes exchange gradients with the last part alone.
             hold = self.group.size > 1 and part is not parts[-1]
-            with self.parallel.no_sync() if hold else nullcontext():  # type: ignore[operator]
+            with objective.no_sync() if hold else nullcontext():  # type: ignore[operator]
                 with self.autocast():
-                    loss, terms = self.parallel(part, kl_weight)
+                    loss, terms = objective(part, kl_weights)
                 share = len(part) / len(x)
                 (loss * share).backward()
             losses.append(loss.detach() * share)
@@ -205,7 +255,8 @@ class Learner:
             "model": self.model.state_dict(),
             "average": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "norms": self.clip.norms,
+            "norms": self.whole.clip.norms,
+            "lower_norms": [target.clip.norms for target in self.lower],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -214,7 +265,10 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.clip.norms = [float(norm) for norm in state["norms"]]
+        self.whole.clip.norms = [float(norm) for norm in state["norms"]]
+        # Earlier versions had no further updates.
+        for target, norms in zip(self.lower, state.get("lower_norms", []), strict=False):
+            target.clip.norms = [float(norm) for norm in norms]
 
     def restart_from_average(self) -> None:
         """Take the averaged weights, and forget the optimiser's moments."""

@@ -21,7 +21,7 @@ from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Clock, Progress
 from srvae_pyro.training.recovery import Recovery
-from srvae_pyro.training.schedule import kl_weight, learning_rate
+from srvae_pyro.training.schedule import kl_weights, learning_rate
 from srvae_pyro.training.validation import Validation
 
 __all__ = ["Trainer"]
@@ -146,7 +146,7 @@ class Trainer:
         outcome = self.learner.step(
             images,
             rate=learning_rate(self.settings, progress.step, done) * progress.rate_factor,
-            kl_weight=kl_weight(self.settings, done),
+            kl_weights=kl_weights(self.settings, done),
             images_seen=progress.images,
             votes=self.clock.votes,
         )

@@ -1,55 +1,63 @@
-"""The training objective: the negative ELBO, with KL_z weighted or partly free."""
+"""The training objective: the negative ELBO, with KLs weighted, KL_z partly free, u detached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
-from srvae_pyro.models import ImageModel
+from srvae_pyro.models import ImageModel, LowerVAE
 
-__all__ = ["Objective", "weighted_loss"]
+__all__ = ["Objective", "detached", "weighted_loss"]
 
 
 class Objective(nn.Module):
     """The loss as a module, so that ``DistributedDataParallel`` can wrap it.
 
     Args:
-        model: the model.
+        model: a model and guide pair.
         elbo: computes the ELBO's terms.
         free_nats, average: see :func:`weighted_loss`.
+        detach_u: whether p(z|y,u) takes u as it is, see :func:`detached`.
     """
 
     def __init__(
         self,
-        model: ImageModel,
+        model: ImageModel | LowerVAE,
         elbo: TermsELBO,
         free_nats: float = 0.0,
         average: Callable[[Tensor], Tensor] | None = None,
+        detach_u: bool = False,
     ) -> None:
         super().__init__()
         self.average = average
         self.model = model
         self.elbo = elbo
         self.free_nats = free_nats
+        self.detach_u = detach_u
 
-    def forward(self, x: Tensor, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, x: Tensor, kl_weights: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of images x (B, C, H, W); the terms and their ``total``, (B) each; nats.
 
         Args:
             x: the images, in [0, 1].
-            weight: of KL_z.
+            kl_weights: see :func:`weighted_loss`.
         """
-        terms = self.elbo.terms(self.model.model, self.model.guide, x)
-        loss = weighted_loss(terms, weight, self.free_nats, self.average)
+        model, guide = self.model.model, self.model.guide
+        with detached(model.get_submodule("p_z"), 1) if self.detach_u else nullcontext():
+            terms = self.elbo.terms(model, guide, x)
+        loss = weighted_loss(terms, kl_weights, self.free_nats, self.average)
         return loss, {**terms.named(), "total": terms.total}
 
 
 def weighted_loss(
     terms: ElboTerms,
-    weight: float = 1.0,
+    kl_weights: Mapping[str, float] | None = None,
     free_nats: float = 0.0,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -57,8 +65,8 @@ def weighted_loss(
 
     Args:
         terms: of the ELBO.
-        weight: factor on KL_z (Sonderby et al., Ladder Variational Autoencoders, 2016,
-            arXiv:1602.02282).
+        kl_weights: factors on KL_z and KL_u by site, 1 where none is given (Sonderby et al., Ladder
+            Variational Autoencoders, 2016, arXiv:1602.02282).
         free_nats: nats an image of KL_z that cost nothing, shared evenly by z's channels; each
             channel's mean KL over the batch counts from its share on (Kingma et al., Improved
             Variational Inference with Inverse Autoregressive Flow, 2016, arXiv:1606.04934,
@@ -69,9 +77,8 @@ def weighted_loss(
     for term in terms.reconstruction.values():
         loss = term.mean() + loss
     for site, term in terms.kl.items():
-        if site != "z":
-            loss = loss + term.mean()
-        elif free_nats > 0 and site in terms.detailed_kl:
+        weight = (kl_weights or {}).get(site, 1.0)
+        if site == "z" and free_nats > 0 and site in terms.detailed_kl:
             channels = terms.detailed_kl[site].sum(dim=(-2, -1)).mean(dim=0)
             share = channels.new_tensor(free_nats / len(channels))
             batch = channels.detach() if average is None else average(channels.detach())
@@ -79,3 +86,26 @@ def weighted_loss(
         else:
             loss = loss + weight * term.mean()
     return loss
+
+
+@contextmanager
+def detached(conditional: nn.Module, argument: int) -> Iterator[None]:
+    """Within it a conditional takes one of what it is given as it is, without a gradient to it.
+
+    Of p(z|y,u) and u: the program's line ``z = sample("z", p_z(y, u))`` stays, the loss keeps its
+    value and p(z|y,u) learns as before, but KL_z does not shape u. Sharper to this end than a
+    weight on KL_z, which is also the gradient of p(z|y,u) and q(z|x).
+
+    Args:
+        conditional: a network that returns a distribution.
+        argument: the number of the argument, from 0.
+    """
+
+    def detach(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(v.detach() if i == argument else v for i, v in enumerate(given))
+
+    hook = conditional.register_forward_pre_hook(detach)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,4 +1,4 @@
-"""Schedules: the learning rate, the weight of KL_z, and the bound on the gradient's norm."""
+"""Schedules: the learning rate, the weights of the KLs, and the bound on the gradient's norm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from srvae_pyro.config import TrainingConfig
 
-__all__ = ["GradientClip", "kl_weight", "learning_rate"]
+__all__ = ["GradientClip", "kl_weights", "learning_rate"]
 
 
 def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
@@ -23,11 +23,20 @@ def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
     return rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
 
 
-def kl_weight(config: TrainingConfig, progress: float) -> float:
-    """The weight of KL_z: from ``kl_start`` linearly to 1 over ``kl_warmup`` of the run."""
-    if progress >= config.kl_warmup:
-        return 1.0
-    return config.kl_start + (1 - config.kl_start) * progress / config.kl_warmup
+def kl_weights(config: TrainingConfig, progress: float) -> dict[str, float]:
+    """The weights of KL_z and KL_u by site, with ``progress`` from 0 to 1 of the run done.
+
+    From ``kl_start`` linearly to 1 over ``kl_warmup`` of the run; u's likewise.
+    """
+    return {
+        "z": _risen(config.kl_start, config.kl_warmup, progress),
+        "u": _risen(config.kl_u_start, config.kl_u_warmup, progress),
+    }
+
+
+def _risen(start: float, warmup: float, progress: float) -> float:
+    """From ``start`` linearly to 1 while ``progress`` goes from 0 to ``warmup``."""
+    return 1.0 if progress >= warmup else start + (1 - start) * progress / warmup
 
 
 class GradientClip:

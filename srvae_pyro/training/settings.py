@@ -11,7 +11,16 @@ from typing import Any, cast
 
 from srvae_pyro import __version__
 from srvae_pyro.checked import Flag, hints_of, metadata_of
-from srvae_pyro.config import DATA_SETS, EARLIER, SHARDS, DataConfig, ModelName, Preset, RunConfig
+from srvae_pyro.config import (
+    DATA_SETS,
+    EARLIER,
+    SHARDS,
+    DataConfig,
+    ModelName,
+    Preset,
+    RunConfig,
+    TrainingConfig,
+)
 from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
 from srvae_pyro.errors import UserError
@@ -35,6 +44,14 @@ __all__ = [
 
 # What ends a run. Giving one lifts the others; all may be changed when it is resumed.
 LIMITS = [f.setting for f in setting_flags() if f.spec.limit]
+# Settings of training that the VAE cannot have, and why.
+SRVAES = {
+    "free_nats": "the VAE's KL_z has no closed form",
+    "kl_u_start": "the VAE has no u; its KL_z has --kl-start",
+    "kl_u_warmup": "the VAE has no u; its KL_z has --kl-warmup",
+    "detach_u": "the VAE has no u",
+    "y_updates": "the VAE has no y",
+}
 
 
 def fresh_config(arguments: TrainArguments) -> RunConfig:
@@ -51,9 +68,9 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
     config = with_flags(start, arguments)
     if init:
         _refuse_other_networks(run, start, config)
-    if kind == "vae":
-        _refuse_srvaes(arguments)
     changed = with_settings(config, arguments.set)
+    if kind == "vae":
+        _refuse_srvaes(arguments, training, changed.training)
     if init and changed.model != config.model:
         raise UserError("--init brings its run's networks: leave out --set model...")
     return changed
@@ -161,16 +178,18 @@ def _refuse_other_networks(run: str, init: RunConfig, config: RunConfig) -> None
         )
 
 
-def _refuse_srvaes(arguments: TrainArguments) -> None:
-    """Refuse flags that only the srVAE has.
+def _refuse_srvaes(
+    arguments: TrainArguments, preset: TrainingConfig, training: TrainingConfig
+) -> None:
+    """Refuse settings that only the srVAE has, where they are not the preset's for both.
 
     Raises:
         UserError: one is given.
     """
-    flags = given(arguments)
-    if flags["training"].get("free_nats"):
-        raise UserError("--free-nats is the srVAE's: the VAE's KL_z has no closed form")
-    if not flags["model"].keys().isdisjoint(("d", "guide_z_sees_y")):
+    for setting, reason in SRVAES.items():
+        if getattr(training, setting) != getattr(preset, setting):
+            raise UserError(f"{flag_of(setting)} is the srVAE's: {reason}")
+    if not given(arguments)["model"].keys().isdisjoint(("d", "guide_z_sees_y")):
         raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
 
 

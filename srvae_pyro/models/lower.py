@@ -1,0 +1,72 @@
+r"""The srVAE's lower level alone: a VAE of y = d(x), its first lines and its networks.
+
+::
+
+    model:  u ~ p(u)                guide:  y = d(x)
+            y ~ p(y|u)                      u ~ q(u|y)
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from srvae_pyro.models.base import images_plate
+from srvae_pyro.models.srvae import SRVAE
+from srvae_pyro.models.transforms import Transform
+
+__all__ = ["LowerGuide", "LowerModel", "LowerVAE"]
+
+
+class LowerModel(nn.Module):
+    """p(y, u) = p(y|u) p(u), a Pyro program.
+
+    Args:
+        p_u: p(u), a module that returns a distribution, given height and width or None.
+        p_y: p(y|u) likewise, given u.
+    """
+
+    def __init__(self, p_u: nn.Module, p_y: nn.Module) -> None:
+        super().__init__()
+        self.p_u = p_u
+        self.p_y = p_y
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As many images y as there are images x (B, C, H, W)."""
+        with images_plate(x):
+            u = pyro.sample("u", self.p_u(None))
+            return pyro.sample("y", self.p_y(u))
+
+
+class LowerGuide(nn.Module):
+    """q(y, u|x) = q(u|y) delta(y = d(x)), a Pyro program.
+
+    Args:
+        d: the deterministic y = d(x).
+        q_u: q(u|y), a module that returns a distribution.
+    """
+
+    def __init__(self, d: Transform, q_u: nn.Module) -> None:
+        super().__init__()
+        self.d = d
+        self.q_u = q_u
+
+    def forward(self, x: Tensor) -> None:
+        """Sample y and u of the images x (B, C, H, W)."""
+        with images_plate(x):
+            y = pyro.sample("y", dist.Delta(self.d(x), event_dim=3))
+            pyro.sample("u", self.q_u(y))
+
+
+class LowerVAE(nn.Module):
+    """A model and guide pair of y = d(x) alone, of a srVAE's networks and with no others.
+
+    Args:
+        srvae: whose networks it shares.
+    """
+
+    def __init__(self, srvae: SRVAE) -> None:
+        super().__init__()
+        self.model = LowerModel(srvae.model.p_u, srvae.model.p_y)
+        self.guide = LowerGuide(srvae.guide.d, srvae.guide.q_u)
