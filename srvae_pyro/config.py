@@ -38,7 +38,7 @@ ModelName = Literal["srvae", "vae"]
 Precision = Literal["fp32", "bf16"]
 Preset = Literal["paper", "small", "quickstart"]
 PriorName = Literal["realnvp", "mixture", "standard"]
-TransformName = Literal["downscale2", "downscale4", "grayscale", "sketch"]
+TransformName = Literal["downscale2", "downscale4", "average2", "grayscale", "sketch"]
 
 # What settings of the model were called before.
 EARLIER = {

@@ -1,5 +1,6 @@
-"""Distributions: the discretised logistic mixture, RealNVP transforms and the priors."""
+"""Distributions: mixtures of discretised logistics, RealNVP transforms and the priors."""
 
+from srvae_pyro.distributions.consistent import ConsistentMixture
 from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
@@ -7,6 +8,7 @@ from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNV
 
 __all__ = [
     "AffineCoupling",
+    "ConsistentMixture",
     "DiscretizedLogisticMixture",
     "ImageDistribution",
     "MixturePrior",
