@@ -20,6 +20,7 @@ __all__ = [
     "DataConfig",
     "Dense",
     "Device",
+    "LikelihoodName",
     "ModelConfig",
     "ModelName",
     "Precision",
@@ -34,6 +35,7 @@ DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")
 SHARDS = "wds:"  # how the name of pictures in tar shards begins
 
 Device = Literal["auto", "cpu", "cuda"]
+LikelihoodName = Literal["independent", "exact"]
 ModelName = Literal["srvae", "vae"]
 Precision = Literal["fp32", "bf16"]
 Preset = Literal["paper", "small", "quickstart"]
@@ -72,6 +74,12 @@ class ModelConfig(Settings):
     stages: Annotated[int, Between(0, 16), "how often a side of an image is halved towards z"] = 2
     components: Annotated[int, Between(1, 1000), "logistics in each likelihood"] = 10
     d: Annotated[TransformName, Flag(name="transform"), "y = d(x) of the srVAE"] = "downscale2"
+    likelihood: Annotated[
+        LikelihoodName,
+        Flag(),
+        "of x given y and z: pixels independent, or only pictures with d(x) = y; exact needs "
+        "--transform average2",
+    ] = "independent"
     guide_z_sees_y: Annotated[bool, Flag(), "q(z|x,y) instead of q(z|x)"] = False  # property B
 
     p_u: Annotated[PriorName, Flag(name="prior"), "prior of the lowest latent"] = "realnvp"

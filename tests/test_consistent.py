@@ -5,13 +5,14 @@ import itertools
 import math
 import pickle
 
+import mpmath
 import numpy as np
 import pyro
 import pytest
 import torch
 from PIL import Image
 from scipy import special, stats
-from torch import Tensor
+from torch import Tensor, float64
 
 from srvae_pyro.distributions import ConsistentMixture
 from srvae_pyro.distributions.blocks import agreeing, from_blocks, to_blocks
@@ -167,20 +168,22 @@ def test_a_factor_sums_to_one_at_the_extremes(dtype):
 
 
 def test_a_factor_is_the_definition():
-    low, high = torch.tensor([0.0, 0.0, 20.0, 250.0]), torch.tensor([255.0, 40.0, 23.0, 255.0])
-    for location, scale in itertools.product((-20.0, 21.3, 260.0), (1.5, 9.0, 300.0)):
-        for level in (20.0, 22.0, 23.0, 250.0, 255.0):
-            fits = (low <= level) & (level <= high)
-            got = log_share(*(torch.tensor(v) if isinstance(v, float) else v[fits].double()
-                              for v in (level, low, high, location, 1 / scale)))  # fmt: skip
-            for share, a, b in zip(got, low[fits].tolist(), high[fits].tolist(), strict=True):
-                edges = [level - 0.5, level + 0.5, a - 0.5, b + 0.5]
-                edges = [-np.inf if e < 0 else np.inf if e > 255 else e for e in edges]
-                # From the nearer tail, which does not saturate.
-                sign = 1 if location > level else -1
-                mass = special.expit(sign * (np.array(edges) - location) / scale)
-                expected = np.log((mass[1] - mass[0]) / (mass[3] - mass[2]))
-                assert abs(share.item() - expected) < 1e-9 * max(abs(expected), 1)
+    mpmath.mp.dps = 400
+
+    def mass(a: float, b: float, location: float, scale: float) -> mpmath.mpf:
+        def cdf(edge: float) -> mpmath.mpf:
+            if edge < 0 or edge > 255:
+                return mpmath.mpf(edge > 0)
+            return 1 / (1 + mpmath.exp((mpmath.mpf(location) - edge) / mpmath.mpf(scale)))
+
+        return cdf(b + 0.5) - cdf(a - 0.5)
+
+    for low, high in ((0, 255), (0, 40), (20, 23), (250, 255)):
+        for where in itertools.product((-20.0, 21.25, 260.0), (1.5, 9.0, 300.0)):
+            for level in {low, low + 1, high - 1, high}:
+                expected = mpmath.log(mass(level, level, *where) / mass(low, high, *where))
+                numbers = torch.tensor((level, low, high, where[0], 1 / where[1]), dtype=float64)
+                assert log_share(*numbers).item() == pytest.approx(float(expected), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -455,6 +455,10 @@ def mistake(
         ("--image-size 18", "multiples of"),
         ("--image-size 18", "pass --image-size 24"),
         ("--channels 1 --transform grayscale", "3 channels"),
+        ("--likelihood exact", "--likelihood exact needs --transform average2, not downscale2"),
+        ("--likelihood exact --transform sketch", "needs --transform average2, not sketch"),
+        ("--model vae --likelihood exact", "--likelihood"),
+        ("--transform average2 --likelihood exakt", "independent"),
     ],
 )
 def test_mistakes_of_train(

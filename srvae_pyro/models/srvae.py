@@ -28,6 +28,7 @@ from srvae_pyro.models.conditionals import (
     LatentGivenImages,
     LatentGivenLower,
 )
+from srvae_pyro.models.consistent import ConsistentGivenLower
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
 
@@ -104,13 +105,15 @@ class SRVAE(ImageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         sizes = sizes_of(config)
+        exact = config.likelihood == "exact"
+        image_given_lower = ConsistentGivenLower if exact else ImageGivenLower
         channels, lower_channels, d = config.image_shape[0], sizes.lower[0], sizes.transform
         self.lower_channels, self.lower_stages = lower_channels, sizes.lower_stages
         self.model = SRVAEModel(
             p_u=make_prior(config, sizes.latent),
             p_y=ImageGivenLatent(config, lower_channels, config.p_y, sizes.lower_stages),
             p_z=LatentGivenLower(config, lower_channels, sizes.lower_stages),
-            p_x=ImageGivenLower(config, d, channels, lower_channels),
+            p_x=image_given_lower(config, d, channels, lower_channels),
         )
         seen = channels + (lower_channels if config.guide_z_sees_y else 0)
         self.guide = SRVAEGuide(

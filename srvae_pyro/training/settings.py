@@ -163,8 +163,10 @@ def _refuse_srvaes(arguments: TrainArguments) -> None:
     flags = given(arguments)
     if flags["training"].get("free_nats"):
         raise UserError("--free-nats is the srVAE's: the VAE's KL_z has no closed form")
-    if not flags["model"].keys().isdisjoint(("d", "guide_z_sees_y")):
-        raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
+    if not flags["model"].keys().isdisjoint(("d", "likelihood", "guide_z_sees_y")):
+        raise UserError(
+            "--transform, --likelihood and --guide-z-sees-y are the srVAE's: the VAE has no y"
+        )
 
 
 def _differences(
