@@ -132,6 +132,7 @@ def test_sites_and_their_shapes(option: str, tiny: MakeConfig, pictures: Picture
     if config.model == "srvae":
         y = {
             "downscale2": (channels, height // 2, width // 2),
+            "average2": (channels, height // 2, width // 2),
             "downscale4": (channels, height // 4, width // 4),
         }
         events |= {"y": y.get(config.d, (1, height, width)), "u": latent}
