@@ -17,7 +17,7 @@ from srvae_pyro.networks import Decoder, PlainNetwork, aim_heads
 __all__ = ["ConsistentGivenLower", "aim_consistent"]
 
 LOG_SCALES = (-5.0, -2.0)  # at the start, spread over the components
-COLOURS = (0.5, 0.0, 0.5)  # coefficients at the start: each colour goes half with the one before
+COLOURS = (0.8, 0.0, 0.8)  # coefficients at the start: each colour goes with the one before
 LOCATION_SPREAD = 0.1  # of the locations at the start, which are relative to y, to other parameters
 
 
