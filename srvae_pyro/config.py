@@ -109,6 +109,11 @@ class ModelConfig(Settings):
         """What the sides of an image are multiples of that is halved so often towards u."""
         return 2**stages * (2 if self.p_u == "realnvp" else 1)
 
+    @property
+    def any_size(self) -> bool:
+        """Whether the model takes images of other sizes than its own; a mixture prior has one."""
+        return self.p_u != "mixture"
+
 
 @dataclass(frozen=True)
 class DataConfig(Settings):

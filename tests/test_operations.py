@@ -476,6 +476,19 @@ def test_answers_and_reconstructions_keep_their_noise_too(srvae: SRVAE) -> None:
         assert (one != all_).float().mean() < 1e-3
 
 
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -1.0])
+def test_temperatures_that_are_none_are_refused(srvae: SRVAE, temperature: float) -> None:
+    for name in ("temperature", "image_temperature"):
+        with pytest.raises(UserError, match=f"^{name} must be .*, not {temperature}"):
+            srvae.generate(1, **{name: temperature})
+
+
+def test_images_in_double_precision_are_taken(srvae: SRVAE) -> None:
+    x = pictures(2)
+    single, double = (srvae.reconstruct(images, seed=0)["x"] for images in (x, x.double()))
+    assert torch.equal(single, double)
+
+
 # The mean
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from srvae_pyro.checked import AtLeast
+from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device
 from srvae_pyro.system.command_line import check_folder, option
 
@@ -32,9 +32,9 @@ class GenerateArguments:
     """how many pictures"""
     decode: Literal["sample", "mode", "mean"] = "sample"
     """draw each pixel, take the likeliest component's mean, or the expectation"""
-    temperature: float = 1.0
+    temperature: Annotated[float, AtLeast(0)] = 1.0
     """factor on the standard deviations of the latents; below 1: more typical, less varied"""
-    image_temperature: float = 1.0
+    image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for the pixels that are sampled"""
     seed: Annotated[int, AtLeast(0)] = 0
     """of all noise; picture i of a seed is the same whatever the batch size"""
@@ -45,7 +45,7 @@ class GenerateArguments:
     batch_size: Annotated[int, AtLeast(1)] = 64
     """pictures at a time"""
     scale: Annotated[int, AtLeast(1)] = 2
-    """pixels a pixel in the grid; the single pictures keep their size"""
+    """how many times larger pictures are in the grid; the single ones keep their size"""
     device: Device = "auto"
     """auto takes a GPU if there is one"""
 
@@ -77,7 +77,7 @@ class FiguresArguments:
     """answers of super-resolution for each picture"""
     decode: Literal["sample", "mode", "mean"] = "sample"
     """draw each pixel, take the likeliest component's mean, or the expectation"""
-    temperature: float = 1.0
+    temperature: Annotated[float, AtLeast(0)] = 1.0
     """factor on the standard deviations of the latents"""
     seed: Annotated[int, AtLeast(0)] = 0
     """of all noise"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
@@ -48,9 +49,15 @@ class Decode(Messenger):
     ) -> None:
         super().__init__()
         if decoding not in get_args(Decoding):
-            raise UserError(f"--decode is {', '.join(get_args(Decoding))}, not {decoding!r}")
-        if temperature < 0 or image_temperature <= 0:
-            raise UserError("a temperature of the latents is at least 0, of the images above 0")
+            raise UserError(
+                f"decode must be one of {', '.join(get_args(Decoding))}, not {decoding!r}"
+            )
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperature must be at least 0 and finite, not {temperature}")
+        if not 0 < image_temperature < math.inf:
+            raise UserError(
+                f"image_temperature must be above 0 and finite, not {image_temperature}"
+            )
         self.decoding = decoding
         self.temperature = temperature
         self.image_temperature = image_temperature

@@ -127,6 +127,22 @@ class Operations(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    def prepared(self, x: Tensor) -> Tensor:
+        """Images where the parameters are, in float32, or in float64 if these are."""
+        parameter = next(self.parameters())
+        double = parameter.dtype == torch.float64
+        return x.to(parameter.device, torch.float64 if double else torch.float32)
+
+    def draw(
+        self, program: Callable[..., Any], *inputs: Tensor, **options: Any
+    ) -> dict[str, Tensor]:
+        """As the function :func:`draw`, each batch brought to the model's device."""
+
+        def prepared(*batch: Tensor) -> Any:
+            return program(*map(self.prepared, batch))
+
+        return draw(prepared, *inputs, **options)
+
     def check_images(self, *images: Tensor, names: Sequence[str] = "x") -> None:
         """Refuse images (B, C, H, W) that the networks cannot take or would misread.
 
@@ -137,7 +153,7 @@ class Operations(nn.Module):
         multiple = config.multiple(config.stages)
         channels, *size = config.image_shape
         for name, x in zip(names, images, strict=True):
-            check_images(x, name, channels, multiple, size if config.p_u == "mixture" else None)
+            check_images(x, name, channels, multiple, None if config.any_size else size)
         shapes = [tuple(x.shape) for x in images]
         if len(set(shapes)) > 1:
             raise UserError(f"images of {shapes[0]} and {shapes[1]} do not pair up")
@@ -204,7 +220,7 @@ class Operations(nn.Module):
         for end, x in enumerate((a, b)):
             noise = None if seed is None else ImageNoise((seed, end, *b"end"), range(len(x)))
             with Decode(temperature=temperature, noise=noise):
-                ends.append(self._noise(x.to(self.device)))
+                ends.append(self._noise(self.prepared(x)))
         path = torch.linspace(0, 1, steps).tolist()
         between = {
             name: torch.stack([slerp(ends[0][name], ends[1][name], t) for t in path]).flatten(0, 1)
@@ -253,7 +269,7 @@ class Operations(nn.Module):
             UserError: these are no images for this model, or memory does not suffice.
         """
         self.check_images(x)
-        return log_likelihood(self, x.to(self.device), samples, seed=seed, memory_gb=memory_gb)
+        return log_likelihood(self, self.prepared(x), samples, seed=seed, memory_gb=memory_gb)
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:

@@ -36,13 +36,15 @@ def images_plate(x: Tensor | None = None, count: int = 1) -> Any:
 
 def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
     """The prior that the config names, on events of ``shape``."""
-    if config.p_u == "standard":
-        return StandardPrior(shape)
-    if config.p_u == "mixture":
-        return MixturePrior(shape, config.p_u_components)
-    prior = RealNVPPrior(shape, config.p_u_network.growth, config.p_u_network.steps)
-    aim_heads(prior, config.head_scale)
-    return prior
+    match config.p_u:
+        case "standard":
+            return StandardPrior(shape)
+        case "mixture":
+            return MixturePrior(shape, config.p_u_components)
+        case "realnvp":
+            prior = RealNVPPrior(shape, config.p_u_network.growth, config.p_u_network.steps)
+            aim_heads(prior, config.head_scale)
+            return prior
 
 
 class ImageModel(Operations, PyTorchModelHubMixin):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.inference.checks import check_images
-from srvae_pyro.inference.operations import Sampling, draw
+from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import (
     ImageGivenLatent,
@@ -137,7 +137,7 @@ class SRVAE(ImageModel):
                 pyro.sample("x", self.model.p_x(y, z))
 
         self.check_images(x)
-        return draw(program, x.to(self.device), **sampling)
+        return self.draw(program, x, **sampling)
 
     def generative_reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
         """x by way of u alone, the rest drawn anew; arguments as of :meth:`reconstruct`."""
@@ -150,7 +150,7 @@ class SRVAE(ImageModel):
                 pyro.sample("x", self.model.p_x(y, z))
 
         self.check_images(x)
-        return draw(program, x.to(self.device), **sampling)
+        return self.draw(program, x, **sampling)
 
     def recombine(
         self, structure: Tensor, detail: Tensor, **sampling: Unpack[Sampling]
@@ -165,7 +165,7 @@ class SRVAE(ImageModel):
                 pyro.sample("x", self.model.p_x(y, z))
 
         self.check_images(structure, detail, names=("structure", "detail"))
-        return draw(program, structure.to(self.device), detail.to(self.device), **sampling)
+        return self.draw(program, structure, detail, **sampling)
 
     def super_resolution(self, y: Tensor) -> Tensor:
         """The program of :meth:`super_resolve`: an x that y may be d(x) of."""
@@ -189,10 +189,10 @@ class SRVAE(ImageModel):
             By site: x (S, B, C, H, W), and y, z, u likewise.
         """
         self.check_lower(y)
-        return draw(self.super_resolution, y.to(self.device), samples=samples, **sampling)
+        return self.draw(self.super_resolution, y, samples=samples, **sampling)
 
     def check_lower(self, y: Tensor) -> None:
         """Refuse a y that the networks cannot take, as :meth:`check_images` does an x."""
         multiple = self.config.multiple(self.lower_stages)
-        size = sizes_of(self.config).lower[1:] if self.config.p_u == "mixture" else None
+        size = None if self.config.any_size else sizes_of(self.config).lower[1:]
         check_images(y, "y", self.lower_channels, multiple, size)

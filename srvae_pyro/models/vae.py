@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.operations import Sampling, draw
+from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import ImageGivenLatent, LatentGivenImages
 from srvae_pyro.models.shapes import sizes_of
@@ -97,7 +97,7 @@ class VAE(ImageModel):
                 pyro.sample("x", self.model.p_x(z))
 
         self.check_images(x)
-        return draw(program, x.to(self.device), **sampling)
+        return self.draw(program, x, **sampling)
 
     def generative_reconstruct(self, *_: Any, **__: Any) -> NoReturn:
         """The srVAE's alone, as :meth:`super_resolve`: the one-level VAE has no y."""

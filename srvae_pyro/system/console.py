@@ -17,7 +17,12 @@ LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
 
 def talks() -> bool:
     """Whether this process is rank 0 of those that torchrun started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    return not in_group() or os.environ.get("RANK", "0") == "0"
+
+
+def in_group() -> bool:
+    """Whether torchrun's variables tell of other processes; a scheduler may leave some of them."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and "MASTER_ADDR" in os.environ
 
 
 def say(text: str) -> None:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.console import in_group
 from srvae_pyro.system.device import choose_device, processes_here
 
 __all__ = ["Group", "process_group"]
@@ -120,16 +122,15 @@ class Group:
 
 
 @contextmanager
-def process_group(device: Any = "auto") -> Iterator[Group]:
+def process_group(device: Device = "auto") -> Iterator[Group]:
     """The group by torchrun's environment variables, or one process: NCCL on GPUs, gloo on CPUs.
 
     Raises:
         UserError: the device is not there.
     """
     chosen = choose_device(device)
-    size = int(os.environ.get("WORLD_SIZE", "1"))
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if size == 1 or "MASTER_ADDR" not in os.environ:
+    if not in_group():
         yield Group(device=chosen, restarts=restarts)
         return
     if chosen.type == "cuda":

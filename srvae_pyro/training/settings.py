@@ -67,16 +67,19 @@ def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
     """
     saved = read_config(folder)
     if arguments.preset not in (None, saved.preset):
-        raise _trained_with_another("--preset", folder)
+        raise _trained_with_another("--preset", folder, saved.preset, arguments.preset)
     config = with_flags(saved, arguments)
     flags = {(flag.part, flag.setting): flag_of(flag.name) for flag in setting_flags()}
     for part, setting in _differences(saved, config):
         place = (part, setting) == ("data", "data")
         if not place or not can_have_moved(saved, config.data.data):
-            raise _trained_with_another(flags[part, setting], folder)
+            raise _trained_with_another(
+                flags[part, setting], folder, *_values(part, setting, saved, config)
+            )
     changed = with_settings(config, arguments.set)
     for part, setting in _differences(config, changed):
-        raise _trained_with_another(f"--set {part}.{setting}", folder)
+        name = f"--set {part}.{setting}"
+        raise _trained_with_another(name, folder, *_values(part, setting, config, changed))
     return changed
 
 
@@ -109,7 +112,11 @@ def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
         if not equals or path[:1] not in (["model"], ["training"]) or not isinstance(part, dict):
             raise UserError(
                 f"--set {setting}: give a setting as config.json names it, such as "
-                "model.p_x.growth=24 or training.anneal=0.5"
+                "model.p_x.growth=24 or training.anneal=0.5; those of the data have flags"
+            )
+        if path[:1] == ["model"] and last == "image_shape":
+            raise UserError(
+                f"--set {setting}: it follows from the pictures, --image-size, --channels"
             )
         if path == ["training"] and last in DECLARED:
             raise UserError(f"--set {setting}: say {flag_of(last)} {text}")
@@ -182,10 +189,15 @@ def _differences(
     ]
 
 
-def _trained_with_another(setting: str, folder: Path) -> UserError:
+def _values(part: str, setting: str, *configs: RunConfig) -> list[Any]:
+    return [getattr(getattr(config, part), setting) for config in configs]
+
+
+def _trained_with_another(setting: str, folder: Path, before: Any, asked: Any) -> UserError:
+    values = "" if isinstance(before, bool) else f" ({before}, not {asked})"
     return UserError(
-        f"{folder} was trained with another {setting}: leave it out to resume, or choose another "
-        "--run"
+        f"{folder} was trained with another {setting}{values}: leave it out to resume, or choose "
+        "another --run"
     )
 
 
@@ -205,6 +217,8 @@ def folder_of(arguments: TrainArguments) -> Path:
         config = fresh_config(arguments)
         data = re.sub(r"\{.*|\.tar$", "", Path(config.data.data).name).rstrip("-_.") or "data"
         name = f"{config.model.model}-{config.preset}-{data}"
+    if not name:
+        raise UserError("--run needs a name, or the path of a folder")
     path = Path(name)
     return path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
 
@@ -219,7 +233,11 @@ def run_folder(arguments: TrainArguments) -> Path:
     # A run that died before its first checkpoint left settings only, and is started anew.
     if arguments.resume:
         if not can_resume(folder):
-            raise UserError(f"{folder}: no run to resume; leave out --resume to start one")
+            what = "weights, but no checkpoint" if (folder / WEIGHTS).exists() else "no run"
+            raise UserError(
+                f"{folder}: {what} to resume; leave out --resume to start one"
+                + (", under another --run" if (folder / WEIGHTS).exists() else "")
+            )
     elif (folder / LAST).exists() or (folder / WEIGHTS).exists():
         raise UserError(
             f"{folder} holds a run already: add --resume to go on with it, or choose another "

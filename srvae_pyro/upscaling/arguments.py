@@ -51,10 +51,10 @@ class UpscaleArguments:
     ] = None
     """draw each pixel, take the likeliest component's mean, or the expectation"""
     temperature: Annotated[
-        float | None, option("T", "0 for one answer that is not sampled, else 1")
+        float | None, AtLeast(0), option("T", "0 for one answer that is not sampled, else 1")
     ] = None
     """factor on the standard deviations of the latents; with 0 and mode the one most faithful"""
-    image_temperature: float = 1.0
+    image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for the pixels that are sampled"""
     seed: Annotated[int, AtLeast(0)] = 0
     """of all noise: a picture has the same answers with the same seed"""
