@@ -82,17 +82,16 @@ class ConsistentMixture(BlockMixtureParameters):
         # An impossible image is scored as if its pixels were in their intervals: no NaN gradients.
         low, high = torch.minimum(low, x), torch.maximum(high, x)
 
-        def colours(part: Tensor) -> tuple[Tensor, ...]:
-            return part.unsqueeze(-4).unbind(-3)  # (..., 4, 1, h, w) each
-
-        residuals = colours(x - left)
-        location = (expected.unsqueeze(-4) + LAST_LEVEL * self.means).unbind(-3)
-        precision = (torch.exp(-self.log_scales) / LAST_LEVEL).unbind(-3)
+        bases = (expected.unsqueeze(-4) + LAST_LEVEL * self.means).unbind(-3)
+        residuals = (x - left).unsqueeze(-4).unbind(-3)  # (..., 4, 1, h, w) each
         weights = () if self.coefficients is None else self.coefficients.unbind(-3)
-        score = self.logits.log_softmax(-3)  # (..., 4, K, h, w)
-        for c, level in enumerate(zip(colours(x), colours(low), colours(high), strict=True)):
-            where = location_of(location[c], weights, residuals[:c])
-            score = score + log_share(*level, where, precision[c])
+        location = torch.stack(
+            [location_of(base, weights, residuals[:c]) for c, base in enumerate(bases)], -3
+        )
+        precision = torch.exp(-self.log_scales) / LAST_LEVEL
+        x, low, high = (part.unsqueeze(-4) for part in (x, low, high))
+        share = log_share(x, low, high, location, precision)  # (..., 4, K, C, h, w)
+        score = self.logits.log_softmax(-3) + share.sum(-3)
         log_mass = score.logsumexp(-3).sum((-3, -2, -1))
         return log_mass.masked_fill(~possible, -torch.inf)
 
