@@ -21,6 +21,7 @@ __all__ = [
     "Dense",
     "Device",
     "LatentLikelihoodName",
+    "LikelihoodName",
     "ModelConfig",
     "ModelName",
     "Precision",
@@ -36,11 +37,12 @@ SHARDS = "wds:"  # how the name of pictures in tar shards begins
 
 Device = Literal["auto", "cpu", "cuda"]
 LatentLikelihoodName = Literal["independent", "pyramid"]
+LikelihoodName = Literal["independent", "exact"]
 ModelName = Literal["srvae", "vae"]
 Precision = Literal["fp32", "bf16"]
 Preset = Literal["paper", "small", "quickstart"]
 PriorName = Literal["realnvp", "mixture", "standard"]
-TransformName = Literal["downscale2", "downscale4", "grayscale", "sketch"]
+TransformName = Literal["downscale2", "downscale4", "average2", "grayscale", "sketch"]
 
 # What settings of the model were called before.
 EARLIER = {
@@ -74,6 +76,12 @@ class ModelConfig(Settings):
     stages: Annotated[int, Between(0, 16), "how often a side of an image is halved towards z"] = 2
     components: Annotated[int, Between(1, 1000), "logistics in each likelihood"] = 10
     d: Annotated[TransformName, Flag(name="transform"), "y = d(x) of the srVAE"] = "downscale2"
+    likelihood: Annotated[
+        LikelihoodName,
+        Flag(),
+        "of x given y and z: pixels independent, or only pictures with d(x) = y; exact needs "
+        "--transform average2",
+    ] = "independent"
     guide_z_sees_y: Annotated[bool, Flag(), "q(z|x,y) instead of q(z|x)"] = False  # property B
 
     latent_likelihood: Annotated[

@@ -33,11 +33,14 @@ def test_examples(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "distributions.blocks",
+        "distributions.consistent",
         "distributions.constraints",
         "distributions.logistic_mixture",
         "distributions.priors",
         "distributions.realnvp",
         "models.conditionals",
+        "models.consistent",
     ],
 )
 def test_modules_that_have_examples(name: str) -> None:

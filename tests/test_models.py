@@ -43,6 +43,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "grayscale": {"d": "grayscale"},
     "grayscale, z sees y": {"d": "grayscale", "guide_z_sees_y": True},
     "sketch": {"d": "sketch"},
+    "average2": {"d": "average2"},
+    "exact": {"d": "average2", "likelihood": "exact"},
+    "exact, z sees y": {"d": "average2", "likelihood": "exact", "guide_z_sees_y": True},
+    "exact, one channel": {"d": "average2", "likelihood": "exact", "image_shape": (1, 16, 16)},
+    "exact, one stage": {
+        "d": "average2",
+        "likelihood": "exact",
+        "stages": 1,
+        "image_shape": (3, 8, 8),
+    },
     "mixture": {"p_u": "mixture"},
     "standard": {"p_u": "standard"},
     "one channel": {"image_shape": (1, 16, 16)},
@@ -130,6 +140,7 @@ def test_sites_and_their_shapes(option: str, tiny: MakeConfig, pictures: Picture
     if config.model == "srvae":
         y = {
             "downscale2": (channels, height // 2, width // 2),
+            "average2": (channels, height // 2, width // 2),
             "downscale4": (channels, height // 4, width // 4),
         }
         lower = y.get(config.d, (1, height, width))
@@ -249,6 +260,8 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(
         ({"image_shape": (1, 16, 16), "d": "grayscale"}, "3 channels"),
         ({"d": "downscale4", "stages": 1}, "at least 2 stages"),
         ({"d": "downscale3"}, "downscale2"),
+        ({"likelihood": "exact"}, "--likelihood exact needs --transform average2, not downscale2"),
+        ({"likelihood": "exact", "d": "average2", "model": "vae"}, "the VAE has no y"),
     ],
 )
 def test_unsuitable_options_are_refused(

@@ -461,6 +461,9 @@ def mistake(
         ("--image-size 18", "multiples of"),
         ("--image-size 18", "pass --image-size 24"),
         ("--channels 1 --transform grayscale", "3 channels"),
+        ("--likelihood exact", "--likelihood exact needs --transform average2, not downscale2"),
+        ("--likelihood exact --transform sketch", "needs --transform average2, not sketch"),
+        ("--model vae --likelihood exact", "--likelihood"),
     ],
 )
 def test_mistakes_of_train(
@@ -627,6 +630,23 @@ def test_no_flags_are_the_published_run() -> None:
 
 
 # What the report compares with
+
+
+def test_an_exact_run_trains_and_is_resumed(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    exact: dict[str, Any] = {"transform": "average2", "likelihood": "exact", "precision": "bf16"}
+    with tiny():
+        for name, steps in (("whole", (3,)), ("parts", (2, 3))):
+            for i, limit in enumerate(steps):
+                given = arguments(tmp_path, run=str(tmp_path / name), steps=limit, **exact)
+                assert train.main(replace(given, resume=i > 0)) == 0
+    whole, parts = (srvae_pyro.load(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.config.likelihood == "exact"
+    assert whole.config.d == "average2"
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[key]), key
+    drawn = whole.generate(3, seed=0)
+    assert torch.equal(whole.guide.d(drawn["x"]), drawn["y"])
 
 
 def test_histogram_by_hand() -> None:

@@ -1,5 +1,6 @@
-"""Distributions: discretised logistic mixtures, the pyramid, RealNVP transforms and priors."""
+"""Distributions: mixtures of discretised logistics, the pyramid, RealNVP transforms and priors."""
 
+from srvae_pyro.distributions.consistent import ConsistentMixture
 from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
@@ -8,6 +9,7 @@ from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNV
 
 __all__ = [
     "AffineCoupling",
+    "ConsistentMixture",
     "DiscretizedLogisticMixture",
     "ImageDistribution",
     "MixturePrior",

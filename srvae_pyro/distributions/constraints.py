@@ -5,7 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["image_grid"]
+from srvae_pyro.distributions.blocks import allowed_sums, to_blocks
+from srvae_pyro.pixels import to_levels
+
+__all__ = ["image_grid", "images_averaging_to"]
 
 
 class _ImageGrid(constraints.Constraint):
@@ -43,3 +46,31 @@ class _ImageGrid(constraints.Constraint):
 
 
 image_grid = _ImageGrid()
+
+
+class _ImagesAveragingTo(constraints.Constraint):
+    """Images on the grid whose 2x2 blocks have the rounded averages y.
+
+    Args:
+        y: images (..., C, h, w) on the grid; those checked are (..., C, 2h, 2w).
+    """
+
+    is_discrete = True
+    event_dim = 3
+
+    def __init__(self, y: Tensor) -> None:
+        self.y = y
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each image is one of them, (...)."""
+        sums = to_blocks(to_levels(value)).sum(-4)
+        least, most = allowed_sums(to_levels(self.y))
+        agrees = ((least <= sums) & (sums <= most)).flatten(-3).all(-1)
+        return agrees & image_grid.check(value)
+
+    def __repr__(self) -> str:
+        return "images whose 2x2 blocks have the rounded averages y"
+
+
+images_averaging_to = _ImagesAveragingTo

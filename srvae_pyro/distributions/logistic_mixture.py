@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from srvae_pyro.distributions.images import ImageDistribution
+from srvae_pyro.distributions.precision import at_least_float32, without_autocast
 
 __all__ = ["DiscretizedLogisticMixture"]
 
@@ -112,9 +112,9 @@ class DiscretizedLogisticMixture(ImageDistribution):
             log_scales.shape[:-4],
             () if coefficients is None else coefficients.shape[:-4],
         )
-        self.logits = _at_least_float32(logits).expand(*batch_shape, *logits.shape[-3:])
-        self.means = _at_least_float32(means).expand(batch_shape + event)
-        self.log_scales = _at_least_float32(log_scales).expand(batch_shape + event)
+        self.logits = at_least_float32(logits).expand(*batch_shape, *logits.shape[-3:])
+        self.means = at_least_float32(means).expand(batch_shape + event)
+        self.log_scales = at_least_float32(log_scales).expand(batch_shape + event)
         self.coefficients: Tensor | None = None
         if coefficients is None:
             self.arg_constraints = {
@@ -123,7 +123,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
                 if name != "coefficients"
             }
         else:
-            self.coefficients = _at_least_float32(coefficients).expand(batch_shape + event)
+            self.coefficients = at_least_float32(coefficients).expand(batch_shape + event)
         super().__init__(batch_shape, event[1:], validate_args=validate_args)
 
     @staticmethod
@@ -159,7 +159,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
             )
         components = total // per_component
         # Dense pixels: scoring reads whole planes, which channels_last would scatter.
-        parameters = _at_least_float32(parameters).contiguous()
+        parameters = at_least_float32(parameters).contiguous()
         rest = (total - components) // (components * channels)
         logits, *others = parameters.split([components, *[components * channels] * rest], dim=-3)
         means, log_scales, *raw = (other.unflatten(-3, (components, channels)) for other in others)
@@ -196,7 +196,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
         """Log-probability in nats of each image (..., C, H, W), whose values are on the grid."""
         if self._validate_args:
             self._validate_sample(value)
-        with _without_autocast(value):
+        with without_autocast(value):
             return self._log_prob(value.to(self.means.dtype))
 
     def _log_prob(self, value: Tensor) -> Tensor:
@@ -328,14 +328,3 @@ def _channels_per_component(channels: int) -> int:
     if channels not in (1, 3):
         raise ValueError(f"images have 1 or 3 colour channels, not {channels}")
     return 3 if channels == 1 else 10
-
-
-def _at_least_float32(parameter: Tensor) -> Tensor:
-    return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
-
-
-def _without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
-    device = tensor.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)

@@ -10,6 +10,7 @@ from srvae_pyro.evaluation.likelihood import UNRELIABLE_K, LikelihoodResult
 from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
+from srvae_pyro.upscaling.quality import shown_psnr
 
 __all__ = ["PUBLISHED", "Row", "columns", "print_measures", "super_resolution_table"]
 
@@ -90,9 +91,8 @@ def super_resolution_table(result: SuperResolutionResult) -> str:
     rows = [[f"super-resolution x{result.factor}", "PSNR (dB)", "SSIM", "LR-PSNR (dB)"]]
     for method, scores in result.methods.items():
         similarity = "-" if scores.ssim is None else f"{scores.ssim:.4f}"
-        rows.append(
-            [names.get(method, method), f"{scores.psnr:.2f}", similarity, f"{scores.lr_psnr:.2f}"]
-        )
+        agreement = shown_psnr(scores.lr_psnr, 2)
+        rows.append([names.get(method, method), f"{scores.psnr:.2f}", similarity, agreement])
     text = columns(rows, left=1)
     diversity = result.diversity
     if diversity.std is not None:

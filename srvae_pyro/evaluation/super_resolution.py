@@ -16,6 +16,7 @@ from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.parallel import Group
+from srvae_pyro.upscaling.agreement import rounded
 from srvae_pyro.upscaling.answers import answers
 from srvae_pyro.upscaling.enlarging import downscaled, enlarging, factor_of
 from srvae_pyro.upscaling.quality import WINDOW, psnr, ssim
@@ -165,12 +166,13 @@ def _samples(model: SRVAE, y: Tensor, samples: int, seed: int, indices: list[int
 def _answers_by_method(model: SRVAE, y: Tensor, samples: Tensor) -> dict[str, Tensor]:
     """Answers to y (B, c, h, w) by what gave them: uint8 (K, B, C, H, W), K being 1 for most."""
     factor, unit = factor_of(model), to_unit(y)
+    expectation = answers(model, unit, decode="mean", temperature=0.0)
     one_each = {
         name: interpolated(y, factor, method) for name, method in INTERPOLATIONS.items()
     } | {
-        "mean": samples.float().mean(dim=0).round().to(torch.uint8),
+        "mean": rounded(samples.float().mean(dim=0), model, y),
         "mode": _in_levels(answers(model, unit, decode="mode", temperature=0.0)),
-        "expectation": _in_levels(answers(model, unit, decode="mean", temperature=0.0)),
+        "expectation": rounded(expectation.cpu() * 255, model, y),
     }
     return {"sample": samples} | {name: answer[None] for name, answer in one_each.items()}
 

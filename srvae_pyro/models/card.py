@@ -69,7 +69,7 @@ def model_card(run: RunConfig, parameters: int, repo_id: str) -> str:
             "y = model.guide.d(x)  # y = d(x)",
             'answers = model.super_resolve(y, samples=8)["x"]',
         ]
-        if config.d.startswith("downscale"):
+        if config.d.startswith(("downscale", "average")):
             commands.append(f"python -m srvae_pyro.upscale {repo_id} PHOTO.jpg")
     commands.append(f"python -m srvae_pyro.evaluate {repo_id} --data DIR --split all --elbo-only")
     colours = "3 channels" if channels == 3 else "1 channel"

@@ -27,6 +27,7 @@ from srvae_pyro.models.conditionals import (
     LatentGivenImages,
     LatentGivenLower,
 )
+from srvae_pyro.models.consistent import ConsistentGivenLower
 from srvae_pyro.models.pyramid import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
@@ -104,6 +105,8 @@ class SRVAE(ImageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         sizes = sizes_of(config)
+        exact = config.likelihood == "exact"
+        image_given_lower = ConsistentGivenLower if exact else ImageGivenLower
         channels, lower_channels, d = config.image_shape[0], sizes.lower[0], sizes.transform
         self.lower_channels = lower_channels
         self.multiple, self.lower_multiple = sizes.multiple, sizes.lower_multiple
@@ -111,7 +114,7 @@ class SRVAE(ImageModel):
             p_u=make_prior(config, sizes.lower_latent),
             p_y=image_given_latent(config, lower_channels, config.p_y, sizes.u_stages),
             p_z=LatentGivenLower(config, lower_channels, sizes.lower_stages, sizes.u_stages),
-            p_x=ImageGivenLower(config, d, channels, lower_channels),
+            p_x=image_given_lower(config, d, channels, lower_channels),
         )
         seen = channels + (lower_channels if config.guide_z_sees_y else 0)
         self.guide = SRVAEGuide(

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma, to_levels, to_unit
 
-__all__ = ["TRANSFORMS", "Downscale", "Grayscale", "Sketch", "Transform", "make_transform"]
+__all__ = [
+    "TRANSFORMS",
+    "Average2",
+    "Downscale",
+    "Grayscale",
+    "Sketch",
+    "Transform",
+    "make_transform",
+]
 
 Shape = tuple[int, int, int]
 
@@ -107,6 +115,23 @@ class Downscale(Transform):
         return flat.reshape(*y.shape[:-2], height, width)
 
 
+class Average2(Downscale):
+    """The rounded average of 2x2 pixels: (C, H, W) to (C, H/2, W/2).
+
+    y = (a + b + c + d + 2) >> 2, level for level Pillow's ``Image.reduce(2)``. Each pixel of x
+    counts in one of y, so the x of a y can be counted, block by block. y is lifted bilinearly as
+    for other downscalings: a pixel of y stands in the middle of its block.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.name = "average2"
+
+    def of_levels(self, levels: Tensor) -> Tensor:
+        rows = levels[..., ::2, :] + levels[..., 1::2, :]
+        return (rows[..., ::2] + rows[..., 1::2] + 2) >> 2
+
+
 class Grayscale(Transform):
     """The luma of a colour picture: (3, H, W) to (1, H, W).
 
@@ -120,7 +145,7 @@ class Grayscale(Transform):
         if channels != 3:
             raise UserError(
                 f"the transform grayscale needs images of 3 channels, not {channels}: "
-                "choose downscale2, downscale4 or sketch"
+                "choose downscale2, downscale4, average2 or sketch"
             )
         return 1, height, width
 
@@ -181,13 +206,14 @@ def _shrink_last(levels: Tensor, factor: int) -> Tensor:
 TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "downscale2": lambda: Downscale(2),
     "downscale4": lambda: Downscale(4),
+    "average2": Average2,
     "grayscale": Grayscale,
     "sketch": Sketch,
 }
 
 
 def make_transform(name: str) -> Transform:
-    """The transform called ``name``: downscale2, downscale4, grayscale or sketch.
+    """The transform called ``name``: downscale2, downscale4, average2, grayscale or sketch.
 
     Raises:
         UserError: there is none of that name.

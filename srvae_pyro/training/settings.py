@@ -189,8 +189,10 @@ def _refuse_srvaes(
     for setting, reason in SRVAES.items():
         if getattr(training, setting) != getattr(preset, setting):
             raise UserError(f"{flag_of(setting)} is the srVAE's: {reason}")
-    if not given(arguments)["model"].keys().isdisjoint(("d", "guide_z_sees_y")):
-        raise UserError("--transform and --guide-z-sees-y are the srVAE's: the VAE has no y")
+    if not given(arguments)["model"].keys().isdisjoint(("d", "likelihood", "guide_z_sees_y")):
+        raise UserError(
+            "--transform, --likelihood and --guide-z-sees-y are the srVAE's: the VAE has no y"
+        )
 
 
 def _differences(

@@ -5,6 +5,10 @@ convolutions, but their channel attention averages over all that they see and th
 padded with zeros, so a tile's answer is not exactly the whole's. Tiles therefore overlap: what lies
 next to a tile's border is left out and the rest blended with linear weights, and all tiles cut
 their noise from one field, so that blending does not average it away.
+
+Of a model whose answers agree with y in every pixel the pixels are not blended, which would spoil
+that, but cut in the middle of the overlap between two pixels of y; only expectations are blended,
+and then rounded within each block so that they agree.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.upscaling.agreement import gray_answer, is_exact, rounded
 from srvae_pyro.upscaling.answers import answers
 from srvae_pyro.upscaling.enlarging import factor_of, lower_multiple
 from srvae_pyro.upscaling.tiles import spans
@@ -78,19 +83,25 @@ class Enlarger:
             )
 
     @cached_weights()
-    def __call__(self, picture: Tensor, passes: int = 1, sample: int = 0) -> Tensor:
+    def __call__(
+        self, picture: Tensor, passes: int = 1, sample: int = 0, gray: bool = False
+    ) -> Tensor:
         """A picture (c, h, w) of uint8 levels enlarged ``passes`` times: uint8 (C, H, W).
 
         Args:
             picture: of the channels that the model's y has, of any size.
             passes: how often, each time by the model's factor.
             sample: index of the answer.
+            gray: whether an answer that agrees with the picture is to be as gray as it.
 
         Raises:
             UserError: not even a small tile fits into the memory allowed.
         """
         for index in range(passes):
-            picture = self._once(picture, (self.seed, sample, index))
+            x = self._once(picture, (self.seed, sample, index))
+            # Gray before the next pass, whose answer agrees with what it is given.
+            made_gray = gray and len(x) == 3 and is_exact(self.model)
+            picture = gray_answer(x, picture) if made_gray else x
         return picture
 
     @cached_property
@@ -98,7 +109,7 @@ class Enlarger:
     def bytes_per_pixel(self) -> float:
         """Memory that the networks take for each pixel of y, measured on a small picture."""
         side = SMALLEST_TILE * lower_multiple(self.model)
-        y = torch.full((1, self.model.lower_channels, side, side), 0.5)
+        y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
         noise = TileNoise((0,), 0, 0, side)
         self._answer(y, noise)  # weights that are computed once must not count: tiles would differ
         taken = peak_bytes(lambda: self._answer(y, noise))
@@ -139,14 +150,17 @@ class Enlarger:
         columns = spans(y.shape[-1], side or y.shape[-1], multiple)
         tiles = list(itertools.product(rows, columns))
         out = torch.zeros(len(picture), factor * y.shape[-2], factor * y.shape[-1])
+        cut = is_exact(self.model) and self.decode != "mean"
         shown = self.progress and len(tiles) > 1
         with Bar(total=len(tiles), unit="tile", leave=False, disable=not shown) as bar:
             for row, column in tiles:
                 part = to_unit(y[None, :, row.pixels, column.pixels])
                 noise = TileNoise(stream, row.start, column.start, row.stop - row.start)
                 x = self._answer(part, noise)[0].cpu()
-                x *= row.weights(factor)[:, None] * column.weights(factor)
+                x *= row.weights(factor, cut)[:, None] * column.weights(factor, cut)
                 out[:, row.enlarged(factor), column.enlarged(factor)] += x
                 bar.update()
-        out = out[:, : factor * height, : factor * width]
-        return out.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        out = out[:, : factor * height, : factor * width].mul_(255)
+        if self.decode == "mean":
+            return rounded(out, self.model, picture)
+        return out.round_().clamp_(0, 255).to(torch.uint8)

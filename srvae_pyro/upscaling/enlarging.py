@@ -28,7 +28,7 @@ def enlarging(model: ImageModel) -> SRVAE:
     if not isinstance(transform, Downscale):
         raise UserError(
             f"this srVAE's y is a {transform.name} picture as large as x, so it does not enlarge: "
-            "give a run with --transform downscale2 or downscale4"
+            "give a run with --transform downscale2, downscale4 or average2"
         )
     return model
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from srvae_pyro.models import SRVAE
 from srvae_pyro.upscaling.enlarging import downscaled
 
-__all__ = ["WINDOW", "PixelStatistics", "lr_psnr", "psnr", "ssim"]
+__all__ = ["WINDOW", "PixelStatistics", "lr_psnr", "psnr", "shown_psnr", "ssim"]
 
 CAP = 100.0  # dB: what an exact picture counts; one level wrong in a 32x32 picture is below 90
 WINDOW = 11  # pixels a side of SSIM's Gaussian window
@@ -27,6 +27,11 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 def lr_psnr(model: SRVAE, x: Tensor, y: Tensor, passes: int = 1) -> float:
     """How well an answer x agrees with its question y: the PSNR of d(x) against y, in dB."""
     return psnr(downscaled(model, x, passes), y).item()
+
+
+def shown_psnr(decibels: float, digits: int = 1) -> str:
+    """A PSNR as it is printed: ``48.1``, or ``exact`` of equal pictures."""
+    return "exact" if decibels >= CAP else f"{decibels:.{digits}f}"
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -75,11 +80,11 @@ class PixelStatistics:
         """The mean (C, H, W), a map of the deviation (1, H, W), and what its white is, in levels.
 
         The deviation is the root of the variance (that of a sample, over count - 1) averaged over
-        the colours; the map is scaled to its largest value.
+        the colours; the map is scaled to its largest value. The mean is not rounded.
         """
         mean = self.sum.double() / self.count
         variance = (self.squares - mean * self.sum) / max(self.count - 1, 1)
         deviation = variance.clamp_min(0).mean(dim=0, keepdim=True).sqrt()
         white = deviation.max().item()
         scaled = (deviation * (255 / white if white else 0)).round().to(torch.uint8)
-        return mean.round().to(torch.uint8), scaled, white
+        return mean, scaled, white

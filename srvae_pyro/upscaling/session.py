@@ -16,6 +16,7 @@ from srvae_pyro.runs import find_run
 from srvae_pyro.system.device import choose_device, process_memory, start
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling import LESS_MEMORY
+from srvae_pyro.upscaling.agreement import is_exact, rounded
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import enlarging, factor_of, passes_for
@@ -27,7 +28,7 @@ from srvae_pyro.upscaling.photographs import (
     save_photograph,
     shown,
 )
-from srvae_pyro.upscaling.quality import PixelStatistics, lr_psnr
+from srvae_pyro.upscaling.quality import PixelStatistics, lr_psnr, shown_psnr
 
 __all__ = ["upscale"]
 
@@ -68,6 +69,8 @@ def upscale(arguments: UpscaleArguments) -> int:
             print(f"upscale: {error}", file=sys.stderr)
     done = len(names) - failed
     print(f"{done} of {len(names)} pictures enlarged {factor} times in {shown(out)}")
+    if done and is_exact(model):
+        print("Keep them as PNG: JPEG would lose their exact agreement with the photographs")
     return 2 if failed else 0
 
 
@@ -200,18 +203,24 @@ def _answer_file(stem: Path, sample: int, samples: int) -> Path:
     return stem.with_name(stem.name + ending)
 
 
+def lr_psnr_of(model: SRVAE, x: Tensor, y: Tensor, passes: int) -> str:
+    """LR-PSNR as it is printed."""
+    shown = shown_psnr(lr_psnr(model, x, y, passes))
+    return shown if shown == "exact" else f"{shown} dB"
+
+
 def _write_answer(
     enlarger: Enlarger, photograph: Photograph, file: Path, passes: int, sample: int
 ) -> Tensor:
     """Make an answer, write it and report; the answer, uint8 (C, H, W)."""
     began = time.monotonic()
-    x = photograph.toned(enlarger(photograph.levels, passes, sample))
+    x = photograph.toned(enlarger(photograph.levels, passes, sample, photograph.gray))
     save_photograph(file, x, photograph)
-    agreement = lr_psnr(enlarger.model, x, photograph.levels, passes)
+    agreement = lr_psnr_of(enlarger.model, x, photograph.levels, passes)
     seconds = time.monotonic() - began
     print(
         f"  {shown(Path(file.name))}, {x.shape[-1]}x{x.shape[-2]}: "
-        f"LR-PSNR {agreement:.1f} dB, {seconds:.1f} s",
+        f"LR-PSNR {agreement}, {seconds:.1f} s",
         flush=True,
     )
     return x
@@ -221,10 +230,11 @@ def _write_statistics(
     statistics: PixelStatistics, model: SRVAE, photograph: Photograph, stem: Path, passes: int
 ) -> None:
     """Write the answers' mean, and the map of where they differ, and report."""
-    mean, deviation, white = statistics.pictures()
-    agreement = lr_psnr(model, mean, photograph.levels, passes)
+    average, deviation, white = statistics.pictures()
+    mean = rounded(average, model, photograph.levels, passes)
+    agreement = lr_psnr_of(model, mean, photograph.levels, passes)
     save_photograph(stem.with_name(f"{stem.name}-mean.png"), mean, photograph)
-    print(f"  {shown(Path(stem.name))}-mean.png: LR-PSNR {agreement:.1f} dB")
+    print(f"  {shown(Path(stem.name))}-mean.png: LR-PSNR {agreement}")
     scale = f"standard deviation of {statistics.count} answers: white is {white:.2f} levels"
     save_photograph(stem.with_name(f"{stem.name}-std.png"), deviation, comment=scale)
     print(f"  {shown(Path(stem.name))}-std.png: {scale} of 255, black 0")

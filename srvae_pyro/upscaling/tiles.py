@@ -38,14 +38,21 @@ class Span:
     def enlarged(self, factor: int) -> slice:
         return slice(factor * self.start, factor * self.stop)
 
-    def weights(self, factor: int) -> Tensor:
-        """A weight for each pixel of the enlarged tile; those of all tiles add up to 1."""
+    def weights(self, factor: int, cut: bool = False) -> Tensor:
+        """A weight for each pixel of the enlarged tile; those of all tiles add up to 1.
+
+        Args:
+            factor: how many times larger it is.
+            cut: weights are 0 or 1, and change between two pixels of the picture.
+        """
         count = factor * (self.stop - self.start)
         places = self.start + (torch.arange(count, dtype=torch.float64) + 0.5) / factor
 
         def risen(centre: float | None, otherwise: float) -> Tensor:
             if centre is None:
                 return torch.full_like(places, otherwise)
+            if cut:
+                return (places > math.floor(centre)).double()
             return ((places - centre) / self.ramp + 0.5).clamp(0, 1)
 
         return (risen(self.rise, 1.0) - risen(self.fall, 0.0)).float()

@@ -1,0 +1,83 @@
+"""Pictures as blocks of 2x2 pixels whose rounded average is given.
+
+With y = (a + b + c + d + 2) >> 2, which is what the transform average2 computes, the sum of a
+block's levels is one of at most four values.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["agreeing", "allowed_sums", "from_blocks", "interval_of", "to_blocks"]
+
+LAST_LEVEL = 255
+PIXELS = 4  # of a block
+
+
+def to_blocks(x: Tensor) -> Tensor:
+    """(..., C, 2h, 2w) to (..., 4, C, h, w): the pixels of each block, row by row."""
+    parts = x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))  # (..., C, h, 2, w, 2)
+    return parts.movedim((-3, -1), (-5, -4)).flatten(-5, -4)
+
+
+def from_blocks(blocks: Tensor) -> Tensor:
+    """The inverse of :func:`to_blocks`."""
+    parts = blocks.unflatten(-4, (2, 2)).movedim((-5, -4), (-3, -1))
+    return parts.flatten(-2, -1).flatten(-3, -2)
+
+
+def allowed_sums(y: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest sum of a block's levels whose rounded average is the level y."""
+    return (4 * y - 2).clamp_min(0), (4 * y + 1).clamp_max(PIXELS * LAST_LEVEL)
+
+
+def interval_of(y: Tensor, before: Tensor, pixel: int) -> tuple[Tensor, Tensor]:
+    """The least and the largest level of a block's pixel that still allow a sum.
+
+    Args:
+        y: the block's rounded average, a level.
+        before: the sum of the pixels before it.
+        pixel: how many these are, 0 to 3.
+    """
+    least, most = allowed_sums(y)
+    left = LAST_LEVEL * (PIXELS - 1 - pixel)
+    return (least - before - left).clamp_min(0), (most - before).clamp_max(LAST_LEVEL)
+
+
+def agreeing(x: Tensor, y: Tensor) -> Tensor:
+    """Levels near those of x whose blocks' rounded averages are y.
+
+    A block whose sum is not allowed is shifted evenly, within 0 to 255, to the nearest that is;
+    then its pixels are rounded down, and those with the largest remainders up, so many that the sum
+    is the nearest whole number.
+
+    Args:
+        x: (..., C, 2h, 2w), levels that need not be whole.
+        y: (..., C, h, w), whole levels.
+
+    Returns:
+        Whole levels of x's shape, float64.
+
+    Example:
+        >>> x = torch.tensor([[[10.6, 10.6], [10.4, 10.2]]])
+        >>> agreeing(x, torch.tensor([[[10]]]))
+        tensor([[[11., 10.],
+                 [10., 10.]]], dtype=torch.float64)
+    """
+    blocks = to_blocks(x.double()).clamp(0, LAST_LEVEL)
+    least, most = (bound.unsqueeze(-4) for bound in allowed_sums(y.double()))
+    for _ in range(PIXELS):  # each time all is done, or another pixel has reached its end
+        total = blocks.sum(-4, keepdim=True)
+        missing = total.clamp(least, most) - total
+        free = torch.where(missing > 0, blocks < LAST_LEVEL, blocks > 0)
+        share = missing / free.sum(-4, keepdim=True).clamp_min(1)
+        blocks = torch.where(free, blocks + share, blocks).clamp(0, LAST_LEVEL)
+    # Sums that are whole but for the last digits must not be cut down by one.
+    blocks = (blocks * 2**20).round() / 2**20
+    down = blocks.floor()
+    remainder = blocks - down
+    target = blocks.sum(-4, keepdim=True).round().clamp(least, most)
+    up = target - down.sum(-4, keepdim=True)
+    order = remainder.argsort(dim=-4, descending=True, stable=True).argsort(dim=-4)
+    return from_blocks(down + (order < up))
