@@ -104,6 +104,7 @@ def expectation(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) 
     The integral over t in [low, high] of P(X > t). Far from the location, where that loses its
     digits, by Gauss-Legendre quadrature of the quantiles. ``low`` and ``high`` need not be whole.
     """
+    low, high, location, precision = torch.broadcast_tensors(low, high, location, precision)
     high_open, low_open = high >= LAST_LEVEL, low <= 0
     half = low.new_full((), 0.5)
     far = low.new_full((), UNBOUNDED)
@@ -111,11 +112,18 @@ def expectation(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) 
     top = torch.sigmoid((high + torch.where(high_open, far, half) - location) * precision)
     area = F.softplus((high - location) * precision) - F.softplus((low - location) * precision)
     mass = top - below
-    closed = low + (top * (high - low) - area / precision) / mass
+    value = low + (top * (high - low) - area / precision) / mass
+    lost = (mass <= LEAST_MASS) | (precision <= LEAST_PRECISION)
+    if lost.any():
+        where = [part[lost] for part in (low, high, location, precision)]
+        value = value.masked_scatter(lost, _by_quadrature(*where))
+    return torch.minimum(torch.maximum(value, low), high)
+
+
+def _by_quadrature(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> Tensor:
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    tail = torch.zeros_like(mass)
+    total = torch.zeros_like(low)
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):
         value = quantile(low.new_full((), (node + 1) / 2), low, high, location, precision)
-        tail = tail + weight * torch.minimum(torch.maximum(value, low), high)
-    exact = (mass > LEAST_MASS) & (precision > LEAST_PRECISION)
-    return torch.minimum(torch.maximum(torch.where(exact, closed, tail), low), high)
+        total = total + weight * torch.minimum(torch.maximum(value, low), high)
+    return total
