@@ -1,0 +1,45 @@
+"""In how many generated pictures d(x) is y: ``python benchmarks/agreement.py RUN --count 10000``.
+
+With the likelihood ``exact`` in all of them, sampled or by mode, at any temperature.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from srvae_pyro.models import SRVAE, load
+from srvae_pyro.runs import find_run
+from srvae_pyro.system.device import choose_device, start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", help="a run of the srVAE")
+    parser.add_argument("--count", type=int, default=10_000, help="pictures, each way")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    arguments = parser.parse_args()
+    device = choose_device()
+    start(device, threads=arguments.threads)
+    model = load(find_run(arguments.run), device)
+    assert isinstance(model, SRVAE), "the VAE has no y"
+    for decode, temperature in (("sample", 1.0), ("mode", 1.0), ("sample", 2.0)):
+        agreeing = values = 0
+        for first in range(0, arguments.count, 500):
+            count = min(500, arguments.count - first)
+            sites = model.generate(
+                count, first=first, seed=0, decode=decode, image_temperature=temperature
+            )
+            same = model.guide.d(sites["x"]) == sites["y"]
+            agreeing += int(same.flatten(1).all(dim=1).sum())
+            values += int((~same).sum())
+        print(
+            f"{decode}, image temperature {temperature:g}: d(x) = y in every value of "
+            f"{agreeing:,} of {arguments.count:,} pictures, {values:,} values differ"
+        )
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()
