@@ -22,7 +22,7 @@ from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscaling.agreement import agreeing_answer
 from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import downscaled, enlarging, factor_of
+from srvae_pyro.upscaling.enlarging import downscaled, enlarging
 from srvae_pyro.upscaling.tiles import spans
 
 MakeModel = Callable[..., SRVAE]
@@ -63,7 +63,7 @@ def extremes(height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
 def test_every_pixel_agrees_whole_and_in_tiles(make: MakeModel, decode: Any, tile: int) -> None:
     model = make()
-    assert factor_of(enlarging(model)) == 2
+    assert enlarging(model).guide.d.factor == 2
     picture = extremes(45, 51)
     for temperature, image_temperature in ((0.0, 0.2), (1.0, 5.0)):
         enlarger = Enlarger(model, decode, temperature, image_temperature, tile=tile)

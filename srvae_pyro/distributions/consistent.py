@@ -8,7 +8,6 @@ from torch import Tensor
 from srvae_pyro.distributions.block_parameters import BlockMixtureParameters
 from srvae_pyro.distributions.blocks import PIXELS, from_blocks, to_blocks
 from srvae_pyro.distributions.chain import location_of, next_pixel
-from srvae_pyro.distributions.precision import without_autocast
 from srvae_pyro.distributions.truncated import LAST_LEVEL, expectation, log_share, quantile
 from srvae_pyro.pixels import to_levels, to_unit
 
@@ -64,14 +63,8 @@ class ConsistentMixture(BlockMixtureParameters):
         (True, torch.Size([2]))
     """
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability in nats of each image (..., C, 2h, 2w); -inf where its y is another."""
-        if self._validate_args:
-            self._validate_sample(value)
-        with without_autocast(value):
-            return self._log_prob(value.to(self.means.dtype))
-
     def _log_prob(self, value: Tensor) -> Tensor:
+        """-inf for an image (..., C, 2h, 2w) whose y is another."""
         y = self._levels_of_y()
         x = to_blocks(to_levels(value).to(y.dtype))  # (..., 4, C, h, w)
         pixels = x.unbind(-4)

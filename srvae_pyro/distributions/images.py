@@ -7,6 +7,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from srvae_pyro.distributions.constraints import image_grid
+from srvae_pyro.distributions.precision import without_autocast
 
 __all__ = ["ImageDistribution"]
 
@@ -14,14 +15,25 @@ __all__ = ["ImageDistribution"]
 class ImageDistribution(TorchDistribution):
     """A distribution over images (C, H, W) with values on the grid k / 255 of [0, 1].
 
-    A likelihood is a subclass with what every Pyro distribution has, ``log_prob`` (nats, an image
-    each) and ``expand``, and with what is declared here; then all operations work on it, at any
+    A likelihood is a subclass with ``expand``, as every Pyro distribution has it, ``log_prob`` or
+    ``_log_prob``, and with what is declared here; then all operations work on it, at any
     temperature, with a stream of noise for each image.
     """
 
     support = image_grid
     has_rsample = False
     has_enumerate_support = False
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability in nats of each image (..., C, H, W), whose values are on the grid."""
+        if self._validate_args:
+            self._validate_sample(value)
+        with without_autocast(value):
+            return self._log_prob(value.to(self.noise_like.dtype))
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        """What :meth:`log_prob` computes, of a value in the parameters' precision."""
+        raise NotImplementedError
 
     @property
     def noise_like(self) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from srvae_pyro.distributions.images import ImageDistribution
-from srvae_pyro.distributions.precision import at_least_float32, without_autocast
+from srvae_pyro.distributions.precision import at_least_float32
 
 __all__ = ["DiscretizedLogisticMixture"]
 
@@ -191,13 +191,6 @@ class DiscretizedLogisticMixture(ImageDistribution):
         )
         new._validate_args = self._validate_args
         return new
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability in nats of each image (..., C, H, W), whose values are on the grid."""
-        if self._validate_args:
-            self._validate_sample(value)
-        with without_autocast(value):
-            return self._log_prob(value.to(self.means.dtype))
 
     def _log_prob(self, value: Tensor) -> Tensor:
         # With d = (x - mu) / s, half-widths h+ = b+ / s and h- = b- / s, a bin's mass is exactly

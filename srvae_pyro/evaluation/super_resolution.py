@@ -18,7 +18,7 @@ from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.upscaling.agreement import rounded
 from srvae_pyro.upscaling.answers import answers
-from srvae_pyro.upscaling.enlarging import downscaled, enlarging, factor_of
+from srvae_pyro.upscaling.enlarging import downscaled, enlarging
 from srvae_pyro.upscaling.quality import WINDOW, psnr, ssim
 
 __all__ = [
@@ -153,7 +153,7 @@ def evaluate_super_resolution(
         len(images),
         samples,
         seed,
-        factor_of(srvae),
+        srvae.guide.d.factor,
     )
 
 
@@ -165,7 +165,7 @@ def _samples(model: SRVAE, y: Tensor, samples: int, seed: int, indices: list[int
 
 def _answers_by_method(model: SRVAE, y: Tensor, samples: Tensor) -> dict[str, Tensor]:
     """Answers to y (B, c, h, w) by what gave them: uint8 (K, B, C, H, W), K being 1 for most."""
-    factor, unit = factor_of(model), to_unit(y)
+    factor, unit = model.guide.d.factor, to_unit(y)
     expectation = answers(model, unit, decode="mean", temperature=0.0)
     one_each = {
         name: interpolated(y, factor, method) for name, method in INTERPOLATIONS.items()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.distributions import DiscretizedLogisticMixture
+from srvae_pyro.models.aims import aim_likelihood
 from srvae_pyro.models.transforms import Transform
 from srvae_pyro.networks import Decoder, Encoder, PlainNetwork, aim_heads
 
@@ -23,6 +24,7 @@ __all__ = [
     "ImageGivenLower",
     "LatentGivenImages",
     "LatentGivenLower",
+    "joint_networks",
     "over_images",
 ]
 
@@ -173,26 +175,6 @@ class LatentGivenLower(nn.Module):
         return self.given(y)(u)
 
 
-def aim_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> None:
-    """Set what the initialisation of a likelihood's head aims at.
-
-    Zero on average, or, where ``config.likelihood_start`` is "pictures", locations spread over
-    [0.1, 0.9] and log-scales around -2.
-
-    Args:
-        network: ends in the head.
-        config: the model's.
-        channels: channels of the image.
-    """
-    k = config.components
-    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
-    if config.likelihood_start == "pictures":
-        locations = torch.linspace(0.1, 0.9, k).repeat_interleave(channels)  # (component, colour)
-        mean[k : k + k * channels] = locations
-        mean[k + k * channels : k + 2 * k * channels] = -2.0
-    aim_heads(network, config.likelihood_scale, mean)
-
-
 class ImageGivenLatent(nn.Module):
     """p(y|u), or the one-level VAE's p(x|z): a decoder of the latent.
 
@@ -226,6 +208,30 @@ class ImageGivenLatent(nn.Module):
         return DiscretizedLogisticMixture.from_channels(self.parameters_of(latent), self.channels)
 
 
+def joint_networks(
+    config: ModelConfig, stages: int, lower_channels: int, detail: int, out: int
+) -> tuple[Decoder, PlainNetwork]:
+    """The networks of p(x|y,z): of z, and of y joined with what the first makes of z.
+
+    Args:
+        config: the model's.
+        stages: how often z's resolution is doubled.
+        lower_channels: channels of y.
+        detail: channels of what the first makes of z.
+        out: channels of the likelihood.
+    """
+    z, joint = config.p_x_from_z, config.p_x
+    from_z = Decoder(config.latent_channels, detail, z.growth, z.steps, stages, head=False)
+    return from_z, PlainNetwork(
+        lower_channels + detail,
+        out,
+        joint.growth,
+        joint.steps,
+        joint.blocks,
+        full_precision_input=True,
+    )
+
+
 class ImageGivenLower(nn.Module):
     """p(x|y,z): a level's image given the image below, brought to its size, and its latent.
 
@@ -254,20 +260,9 @@ class ImageGivenLower(nn.Module):
         self.channels = channels
         self.d = d
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
-        z, joint = config.p_x_from_z, config.p_x
         # As many channels from z as the likelihood has parameters: 100 in the published networks.
         detail = config.p_x_z_channels or out
-        self.from_z = Decoder(
-            config.latent_channels, detail, z.growth, z.steps, config.stages, head=False
-        )
-        self.joint = PlainNetwork(
-            lower_channels + detail,
-            out,
-            joint.growth,
-            joint.steps,
-            joint.blocks,
-            full_precision_input=True,
-        )
+        self.from_z, self.joint = joint_networks(config, config.stages, lower_channels, detail, out)
         aim_likelihood(self.joint, config, channels)
 
     def network(self, y: Tensor, z: Tensor) -> Tensor:

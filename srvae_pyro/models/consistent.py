@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.distributions import ConsistentMixture
 from srvae_pyro.distributions.blocks import PIXELS
-from srvae_pyro.models.conditionals import over_images
+from srvae_pyro.models.aims import aim_consistent
+from srvae_pyro.models.conditionals import joint_networks, over_images
 from srvae_pyro.models.transforms import Transform
-from srvae_pyro.networks import Decoder, PlainNetwork, aim_heads
 
-__all__ = ["ConsistentGivenLower", "aim_consistent"]
-
-LOG_SCALES = (-5.0, -2.0)  # at the start, spread over the components
-COLOURS = (0.8, 0.0, 0.8)  # coefficients at the start: each colour goes with the one before
-LOCATION_SPREAD = 0.1  # of the locations at the start, which are relative to y, to other parameters
-
-
-def aim_consistent(network: nn.Module, config: ModelConfig, channels: int) -> None:
-    """Set what the initialisation of the head of a likelihood that agrees with y aims at.
-
-    Args:
-        network: ends in the head.
-        config: the model's.
-        channels: channels of the image.
-    """
-    k = config.components
-    colours = PIXELS * k * channels
-    mean = torch.zeros(ConsistentMixture.parameter_channels(k, channels))
-    scale = torch.full_like(mean, config.likelihood_scale)
-    locations, log_scales, coefficients = (
-        slice(PIXELS * k + i * colours, PIXELS * k + (i + 1) * colours) for i in range(3)
-    )
-    scale[locations] *= LOCATION_SPREAD
-    start = torch.linspace(*LOG_SCALES, k) if k > 1 else torch.tensor([sum(LOG_SCALES) / 2])
-    mean[log_scales] = start.repeat_interleave(channels).repeat(PIXELS)
-    if channels == 3:
-        mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(PIXELS * k)
-    aim_heads(network, scale, mean)
+__all__ = ["ConsistentGivenLower"]
 
 
 class ConsistentGivenLower(nn.Module):
@@ -77,18 +48,9 @@ class ConsistentGivenLower(nn.Module):
         super().__init__()
         self.d = d
         out = ConsistentMixture.parameter_channels(config.components, channels)
-        z, joint = config.p_x_from_z, config.p_x
         detail = PIXELS * config.p_x_z_channels or out
-        self.from_z = Decoder(
-            config.latent_channels, detail, z.growth, z.steps, config.stages - 1, head=False
-        )
-        self.joint = PlainNetwork(
-            lower_channels + detail,
-            out,
-            joint.growth,
-            joint.steps,
-            joint.blocks,
-            full_precision_input=True,
+        self.from_z, self.joint = joint_networks(
+            config, config.stages - 1, lower_channels, detail, out
         )
         aim_consistent(self.joint, config, channels)
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.distributions import DiscretizedLogisticMixture, Pyramid
 from srvae_pyro.distributions.pyramid import GROUPS
-from srvae_pyro.models.conditionals import ImageGivenLatent, aim_likelihood, over_images
+from srvae_pyro.models.aims import aim_likelihood, aim_relative_likelihood
+from srvae_pyro.models.conditionals import ImageGivenLatent, over_images
 from srvae_pyro.networks import (
     DenseBlock,
     PlainNetwork,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
-    aim_heads,
 )
 
 __all__ = ["PyramidGivenLatent", "image_given_latent"]
@@ -179,24 +179,3 @@ def relative_mixture(parameters: Tensor, reference: Tensor) -> DiscretizedLogist
     return DiscretizedLogisticMixture(
         mixture.logits, means, mixture.log_scales, mixture.coefficients
     )
-
-
-def aim_relative_likelihood(networks: nn.Module, config: ModelConfig, channels: int) -> None:
-    """As :func:`~srvae_pyro.models.conditionals.aim_likelihood`, for relative locations.
-
-    Where ``config.likelihood_start`` is "pictures": locations near the reference, and log-scales
-    spread from -5 to -2, about 2 to 35 levels of 256.
-
-    Args:
-        networks: end in the heads.
-        config: the model's.
-        channels: channels of the image.
-    """
-    k = config.components
-    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
-    scale = torch.full_like(mean, config.likelihood_scale)
-    if config.likelihood_start == "pictures":
-        scale[k : k + k * channels] *= 0.1
-        spread = torch.linspace(-5.0, -2.0, k).repeat_interleave(channels)
-        mean[k + k * channels : k + 2 * k * channels] = spread
-    aim_heads(networks, scale, mean)

@@ -49,7 +49,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
         shape = config.image_shape
         stages = config.stages
         return Sizes(transform, shape, stages, stages, latent, latent, multiple, multiple)
-    factor = getattr(transform, "factor", 1)
+    factor = transform.factor
     halvings = factor.bit_length() - 1
     lower_stages = config.stages - halvings
     u_stages = config.u_stages

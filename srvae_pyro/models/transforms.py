@@ -42,9 +42,11 @@ class Transform(nn.Module):
 
     Attributes:
         name: what :func:`make_transform` calls it.
+        factor: how many times smaller the sides of y are than those of x.
     """
 
     name: str
+    factor: int = 1
 
     def output_shape(self, shape: Sequence[int]) -> Shape:
         """The shape (c, h, w) of y for an x of ``shape`` (C, H, W).

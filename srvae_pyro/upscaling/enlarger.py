@@ -32,7 +32,6 @@ from srvae_pyro.system.console import Bar
 from srvae_pyro.system.memory import peak_bytes
 from srvae_pyro.upscaling.agreement import gray_answer, is_exact, rounded
 from srvae_pyro.upscaling.answers import answers
-from srvae_pyro.upscaling.enlarging import factor_of, lower_multiple
 from srvae_pyro.upscaling.tiles import spans
 
 __all__ = ["Enlarger"]
@@ -73,7 +72,7 @@ class Enlarger:
             raise UserError(f"--seed must be at least 0, not {self.seed}")
         if not 0 < self.memory_gb < math.inf:
             raise UserError(f"--memory-gb must be above 0, not {self.memory_gb}")
-        multiple = lower_multiple(self.model)
+        multiple = self.model.lower_multiple
         smallest = SMALLEST_TILE * multiple
         if self.tile and (self.tile < smallest or self.tile % multiple):
             near = max(round(self.tile / multiple) * multiple, smallest)
@@ -108,7 +107,7 @@ class Enlarger:
     @cached_weights()
     def bytes_per_pixel(self) -> float:
         """Memory that the networks take for each pixel of y, measured on a small picture."""
-        side = SMALLEST_TILE * lower_multiple(self.model)
+        side = SMALLEST_TILE * self.model.lower_multiple
         y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
         noise = TileNoise((0,), 0, 0, side)
         self._answer(y, noise)  # weights that are computed once must not count: tiles would differ
@@ -126,7 +125,7 @@ class Enlarger:
         pixels = self.memory_gb * 1e9 / self.bytes_per_pixel
         if height * width <= pixels:
             return 0
-        multiple = lower_multiple(self.model)
+        multiple = self.model.lower_multiple
         side = min(int(math.sqrt(pixels)), LARGEST_TILE) // multiple * multiple
         if side < SMALLEST_TILE * multiple:
             need = (SMALLEST_TILE * multiple) ** 2 * self.bytes_per_pixel / 1e9
@@ -140,7 +139,7 @@ class Enlarger:
 
     def _once(self, picture: Tensor, stream: tuple[int, int, int]) -> Tensor:
         """The picture enlarged by the model's factor, with noise of that stream."""
-        factor, multiple = factor_of(self.model), lower_multiple(self.model)
+        factor, multiple = self.model.guide.d.factor, self.model.lower_multiple
         height, width = picture.shape[-2:]
         # NumPy reflects as often as it takes, also a picture of one pixel.
         pads = ((0, 0), (0, -height % multiple), (0, -width % multiple))

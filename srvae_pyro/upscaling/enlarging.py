@@ -9,7 +9,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.models.transforms import Downscale
 
-__all__ = ["downscaled", "enlarging", "factor_of", "lower_multiple", "passes_for"]
+__all__ = ["downscaled", "enlarging", "passes_for"]
 
 MOST_PASSES = 3
 
@@ -33,20 +33,13 @@ def enlarging(model: ImageModel) -> SRVAE:
     return model
 
 
-def factor_of(model: SRVAE) -> int:
-    """How many times larger x is than y."""
-    transform = model.guide.d
-    assert isinstance(transform, Downscale)
-    return transform.factor
-
-
 def passes_for(model: SRVAE, factor: int) -> int:
     """How often the model enlarges for ``factor``, which is a power of its own.
 
     Raises:
         UserError: it is not one.
     """
-    model_factor = factor_of(model)
+    model_factor = model.guide.d.factor
     factors = [model_factor**passes for passes in range(1, MOST_PASSES + 1)]
     if factor not in factors:
         raise UserError(
@@ -54,11 +47,6 @@ def passes_for(model: SRVAE, factor: int) -> int:
             f"{', '.join(map(str, factors))}"
         )
     return factors.index(factor) + 1
-
-
-def lower_multiple(model: SRVAE) -> int:
-    """What y's height and width must be multiples of."""
-    return model.lower_multiple
 
 
 def downscaled(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:

@@ -19,7 +19,7 @@ from srvae_pyro.upscaling import LESS_MEMORY
 from srvae_pyro.upscaling.agreement import is_exact, rounded
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import enlarging, factor_of, passes_for
+from srvae_pyro.upscaling.enlarging import enlarging, passes_for
 from srvae_pyro.upscaling.photographs import (
     Photograph,
     names_for,
@@ -50,7 +50,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     device = choose_device(arguments.device)
     start(device)
     model = enlarging(load(folder, device))
-    factor = factor_of(model) if arguments.factor is None else arguments.factor
+    factor = model.guide.d.factor if arguments.factor is None else arguments.factor
     passes = passes_for(model, factor)
     enlarger = _enlarger(model, arguments)
     names = names_for(arguments.images)

@@ -1,0 +1,84 @@
+"""What data-dependent initialisation aims the heads of likelihoods at."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.distributions import ConsistentMixture, DiscretizedLogisticMixture
+from srvae_pyro.distributions.blocks import PIXELS
+from srvae_pyro.networks import aim_heads
+
+__all__ = ["aim_consistent", "aim_likelihood", "aim_relative_likelihood"]
+
+# How likelihoods start whose locations are relative to pixels that are known.
+LOG_SCALES = (-5.0, -2.0)  # spread over the components
+LOCATION_SPREAD = 0.1  # standard deviation of the locations to that of the other parameters
+COLOURS = (0.8, 0.0, 0.8)  # coefficients at the start: each colour goes with the one before
+
+
+def aim_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> None:
+    """Set what the initialisation of a likelihood's head aims at.
+
+    Zero on average, or, where ``config.likelihood_start`` is "pictures", locations spread over
+    [0.1, 0.9] and log-scales around -2.
+
+    Args:
+        network: ends in the head.
+        config: the model's.
+        channels: channels of the image.
+    """
+    k = config.components
+    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
+    if config.likelihood_start == "pictures":
+        locations = torch.linspace(0.1, 0.9, k).repeat_interleave(channels)  # (component, colour)
+        mean[k : k + k * channels] = locations
+        mean[k + k * channels : k + 2 * k * channels] = -2.0
+    aim_heads(network, config.likelihood_scale, mean)
+
+
+def aim_consistent(network: nn.Module, config: ModelConfig, channels: int) -> None:
+    """Set what the initialisation of the head of a likelihood that agrees with y aims at.
+
+    Args:
+        network: ends in the head.
+        config: the model's.
+        channels: channels of the image.
+    """
+    k = config.components
+    colours = PIXELS * k * channels
+    mean = torch.zeros(ConsistentMixture.parameter_channels(k, channels))
+    scale = torch.full_like(mean, config.likelihood_scale)
+    locations, log_scales, coefficients = (
+        slice(PIXELS * k + i * colours, PIXELS * k + (i + 1) * colours) for i in range(3)
+    )
+    scale[locations] *= LOCATION_SPREAD
+    start = torch.linspace(*LOG_SCALES, k) if k > 1 else torch.tensor([sum(LOG_SCALES) / 2])
+    mean[log_scales] = start.repeat_interleave(channels).repeat(PIXELS)
+    if channels == 3:
+        mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(PIXELS * k)
+    aim_heads(network, scale, mean)
+
+
+def aim_relative_likelihood(networks: nn.Module, config: ModelConfig, channels: int) -> None:
+    """As :func:`aim_likelihood`, for relative locations.
+
+    Where ``config.likelihood_start`` is "pictures": locations near the reference, and log-scales
+    spread from -5 to -2, about 2 to 35 levels of 256.
+
+    Args:
+        networks: end in the heads.
+        config: the model's.
+        channels: channels of the image.
+    """
+    k = config.components
+    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
+    scale = torch.full_like(mean, config.likelihood_scale)
+    if config.likelihood_start == "pictures":
+        scale[k : k + k * channels] *= LOCATION_SPREAD
+        spread = torch.linspace(*LOG_SCALES, k).repeat_interleave(channels)
+        mean[k + k * channels : k + 2 * k * channels] = spread
+    aim_heads(networks, scale, mean)
