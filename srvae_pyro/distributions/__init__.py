@@ -6,6 +6,7 @@ from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.distributions.pyramid import Pyramid
 from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNVP, Squeeze
+from srvae_pyro.distributions.truncated_mixture import TruncatedMixture
 
 __all__ = [
     "AffineCoupling",
@@ -20,4 +21,5 @@ __all__ = [
     "RealNVPPrior",
     "Squeeze",
     "StandardPrior",
+    "TruncatedMixture",
 ]

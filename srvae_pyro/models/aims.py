@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.distributions import ConsistentMixture, DiscretizedLogisticMixture
+from srvae_pyro.distributions import DiscretizedLogisticMixture
 from srvae_pyro.distributions.blocks import PIXELS
+from srvae_pyro.distributions.chain import EARLIER
 from srvae_pyro.networks import aim_heads
 
 __all__ = ["aim_consistent", "aim_likelihood", "aim_relative_likelihood"]
@@ -48,19 +49,27 @@ def aim_consistent(network: nn.Module, config: ModelConfig, channels: int) -> No
         config: the model's.
         channels: channels of the image.
     """
+    scale, mean = _of_a_pixel(config, channels)
+    earlier = EARLIER * channels
+    scale = torch.cat([scale.repeat(PIXELS), torch.full((earlier,), config.likelihood_scale)])
+    aim_heads(network, scale, torch.cat([mean.repeat(PIXELS), torch.zeros(earlier)]))
+
+
+def _of_a_pixel(config: ModelConfig, channels: int) -> tuple[Tensor, Tensor]:
+    """Standard deviations and means of the parameters of one pixel of a block."""
     k = config.components
-    colours = PIXELS * k * channels
-    mean = torch.zeros(ConsistentMixture.parameter_channels(k, channels))
+    colours = k * channels
+    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
     scale = torch.full_like(mean, config.likelihood_scale)
     locations, log_scales, coefficients = (
-        slice(PIXELS * k + i * colours, PIXELS * k + (i + 1) * colours) for i in range(3)
+        slice(k + i * colours, k + (i + 1) * colours) for i in range(3)
     )
     scale[locations] *= LOCATION_SPREAD
     start = torch.linspace(*LOG_SCALES, k) if k > 1 else torch.tensor([sum(LOG_SCALES) / 2])
-    mean[log_scales] = start.repeat_interleave(channels).repeat(PIXELS)
+    mean[log_scales] = start.repeat_interleave(channels)
     if channels == 3:
-        mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(PIXELS * k)
-    aim_heads(network, scale, mean)
+        mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(k)
+    return scale, mean
 
 
 def aim_relative_likelihood(networks: nn.Module, config: ModelConfig, channels: int) -> None:
