@@ -1,6 +1,7 @@
 """Distributions: mixtures of discretised logistics, the pyramid, RealNVP transforms and priors."""
 
 from srvae_pyro.distributions.consistent import ConsistentMixture
+from srvae_pyro.distributions.consistent_groups import ConsistentGroups
 from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
@@ -10,6 +11,7 @@ from srvae_pyro.distributions.truncated_mixture import TruncatedMixture
 
 __all__ = [
     "AffineCoupling",
+    "ConsistentGroups",
     "ConsistentMixture",
     "DiscretizedLogisticMixture",
     "ImageDistribution",

@@ -13,7 +13,7 @@ from srvae_pyro.distributions.blocks import PIXELS
 from srvae_pyro.distributions.chain import EARLIER
 from srvae_pyro.networks import aim_heads
 
-__all__ = ["aim_consistent", "aim_likelihood", "aim_relative_likelihood"]
+__all__ = ["aim_consistent", "aim_likelihood", "aim_pixel", "aim_relative_likelihood"]
 
 # How likelihoods start whose locations are relative to pixels that are known.
 LOG_SCALES = (-5.0, -2.0)  # spread over the components
@@ -53,6 +53,14 @@ def aim_consistent(network: nn.Module, config: ModelConfig, channels: int) -> No
     earlier = EARLIER * channels
     scale = torch.cat([scale.repeat(PIXELS), torch.full((earlier,), config.likelihood_scale)])
     aim_heads(network, scale, torch.cat([mean.repeat(PIXELS), torch.zeros(earlier)]))
+
+
+def aim_pixel(network: nn.Module, config: ModelConfig, channels: int, pixel: int) -> None:
+    """As :func:`aim_consistent`, for the network of one pixel of a block, 0 to 3."""
+    scale, mean = _of_a_pixel(config, channels)
+    earlier = torch.zeros(pixel * channels)
+    scale = torch.cat([scale, earlier + config.likelihood_scale])
+    aim_heads(network, scale, torch.cat([mean, earlier]))
 
 
 def _of_a_pixel(config: ModelConfig, channels: int) -> tuple[Tensor, Tensor]:

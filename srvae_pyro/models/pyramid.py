@@ -15,9 +15,9 @@ from srvae_pyro.distributions import DiscretizedLogisticMixture, Pyramid
 from srvae_pyro.distributions.pyramid import GROUPS
 from srvae_pyro.models.aims import aim_likelihood, aim_relative_likelihood
 from srvae_pyro.models.conditionals import ImageGivenLatent, over_images
+from srvae_pyro.models.group_networks import group_network, group_parameters
 from srvae_pyro.networks import (
     DenseBlock,
-    PlainNetwork,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
 )
@@ -74,14 +74,7 @@ class PyramidGivenLatent(nn.Module):
                 self.lifts.append(WeightNormConvTranspose2d(wide, seen))
             self.groups.append(
                 nn.ModuleList(
-                    PlainNetwork(
-                        seen + (1 + before) * channels,
-                        out,
-                        config.pyramid.growth,
-                        config.pyramid.steps,
-                        config.pyramid.blocks,
-                        full_precision_input=True,
-                    )
+                    group_network(seen, (1 + before) * channels, out, config.pyramid)
                     for before in range(len(GROUPS))
                 )
             )
@@ -110,15 +103,8 @@ class PyramidGivenLatent(nn.Module):
             coarser: the coarser image (..., C, h, w).
             groups: those before, of the same shape.
         """
-
-        # In float32: bfloat16 would round pixels by up to half a level of 256.
-        def joined(features: Tensor, *pixels: Tensor) -> Tensor:
-            seen = torch.cat([features.to(pixels[0].dtype), *pixels], dim=1)
-            out: Tensor = networks[len(groups)](seen)
-            return out
-
         networks = cast("nn.ModuleList", self.groups[level])
-        parameters = over_images(joined, features, coarser, *groups)
+        parameters = group_parameters(networks[len(groups)], features, coarser, *groups)
         return relative_mixture(parameters, nearest_four(coarser, groups))
 
     def forward(self, latent: Tensor) -> Pyramid:
