@@ -40,7 +40,7 @@ def torchrun(mode: str, folder: Path, *options: str) -> str:
     command += [*options, str(WORKER), mode, str(folder)]
     # By the loopback device: a host's own name may lead anywhere.
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
