@@ -166,6 +166,20 @@ class DataConfig(Settings):
         bool, Flag(name="no_augment"), "neither flip nor shift training pictures"
     ] = True
     info: dict[str, Any] = field(default_factory=dict)
+    crops: Annotated[
+        int | None,
+        AtLeast(1, 65536),
+        Flag("PIXELS", default="the pictures as a whole"),
+        "train on random squares of so many pixels a side, cut out of pictures of any sizes at "
+        "their own resolution and not shifted; an epoch has as many of each picture as have its "
+        "area. Validation and test have squares side by side, scored with errors over pictures",
+    ] = None
+    eval_crops: Annotated[
+        int | None,
+        AtLeast(1),
+        Flag(default="2000, or one a picture"),
+        "such squares for validation and for test each at most, shared evenly by the pictures",
+    ] = None
 
 
 @dataclass(frozen=True)

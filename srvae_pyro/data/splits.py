@@ -58,6 +58,11 @@ class DataSplits:
         _, channels, height, width = self.train.shape
         return channels, height, width
 
+    @property
+    def unit(self) -> str:
+        """What its images are: pictures, or crops of pictures."""
+        return "crops" if "crops" in self.info else "pictures"
+
     def fingerprint(self) -> str:
         """Hash to recognise the pictures by: of their files, or of the train and val images."""
         return self.info.get("fingerprint") or self._pixel_hash()

@@ -67,7 +67,7 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     if arguments.split != "train":  # which is asked for by its name
         warn_if_trained_on(folder, config, data, arguments.split)
     if group.main:
-        of = f"{len(selection.images):,} of {selection.total:,} pictures"
+        of = f"{len(selection.images):,} of {selection.total:,} {data.unit}"
         print(f"{folder} on {data.name}, {arguments.split}, {of}")
     settings = _settings(arguments, folder, model, selection)
     measures, written = None, True

@@ -82,13 +82,17 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
         refuse_missing(data)
     options = PictureOptions(
         image_size=data.image_size,
+        crops=data.crops,
+        eval_crops=data.eval_crops,
         channels=data.channels,
         seed=data.seed,
         limit=data.limit,
         strict=arguments.strict,
         stream=arguments.stream or data.info.get("streamed"),
         exact_names=has_earlier_layout(data),
-        check_shape=lambda shape: check_shape(config.model, shape),
+        check_shape=lambda shape: check_shape(
+            config.model, shape, "--image-size" if data.crops is None else "--crops"
+        ),
     )
     pictures = load_data(data.data, arguments.data_root, options)
     workers = arguments.workers
@@ -96,11 +100,11 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
     return pictures
 
 
-def check_shape(model: ModelConfig, shape: tuple[int, int, int]) -> None:
+def check_shape(model: ModelConfig, shape: tuple[int, int, int], flag: str) -> None:
     """Refuse pictures (C, H, W) that do not suit the networks.
 
     Raises:
-        UserError: they do not; names the ``--image-size`` that would.
+        UserError: they do not; names what to pass with ``flag`` that would.
     """
 
     def problem(shape: tuple[int, int, int]) -> UserError | None:
@@ -115,7 +119,7 @@ def check_shape(model: ModelConfig, shape: tuple[int, int, int]) -> None:
         # The next larger size that suits, so that nothing of a picture is lost.
         better = (size for size in range(side, side + 65) if not problem((shape[0], size, size)))
         size = next(better, None)
-        raise UserError(f"{wrong}: pass --image-size {size}") if size else wrong
+        raise UserError(f"{wrong}: pass {flag} {size}") if size else wrong
 
 
 def with_pictures(config: RunConfig, pictures: DataSplits, folder: Path, resume: bool) -> RunConfig:
@@ -199,10 +203,16 @@ def introduce(trainer: Trainer) -> None:
     parameters = sum(p.numel() for p in trainer.learner.model.parameters())
     say(
         f"{config.model.model} {config.preset}: {parameters:,} parameters, "
-        f"{len(data.train):,} pictures of {'x'.join(map(str, data.shape))}, "
+        f"{len(data.train):,} {data.unit} of {'x'.join(map(str, data.shape))}, "
         f"{trainer.group.device}, {config.training.precision}, to {trainer.folder}"
     )
     say(f"pictures of {data.name}: {data.info.get('split')}")
+    if crops := data.info.get("crops"):
+        train, val, test = (f"{crops['pictures'][split]:,}" for split in ("train", "val", "test"))
+        say(
+            f"crops: {len(data.train):,} random ones an epoch, the area of its {train} pictures; "
+            f"{len(data.val):,} of {val} pictures to validate, {len(data.test):,} of {test} to test"
+        )
 
 
 def report(trainer: Trainer) -> None:
@@ -225,7 +235,7 @@ def report(trainer: Trainer) -> None:
     record(folder, "training", results)
     terms = ", ".join(f"{n.upper()} {v:.0f}" for n, v in elbo.items() if n[:2] in ("re", "kl"))
     first = "at the start" if trainer.settings.init else "untrained"
-    say(f"test, {len(images):,} pictures: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
+    say(f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
     say(f"  nats an image: {terms}")
     say(
         f"  for comparison: {progress.untrained:.3f} {first}, {histogram:.3f} by a histogram of "
