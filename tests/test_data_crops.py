@@ -515,7 +515,6 @@ def test_data_sets_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     ).contiguous()
 
     def fixed(root: Path, options: PictureOptions) -> DataSplits:
-        assert options.crops is None
         return DataSplits("cifar10", MemoryPictures(images[:14]), images[14:17], images[17:])
 
     monkeypatch.setitem(LOADERS, "cifar10", fixed)
@@ -530,7 +529,7 @@ def test_data_sets_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert len(smaller.photographs["val"].unique()) == 3
     assert len(load("cifar10", crops=24).train) == 14 * 2
     assert len(load("cifar10", crops=24).val) == 3
-    with pytest.raises(UserError, match="cifar10 has pictures of 32x32, smaller than crops of 64x"):
+    with pytest.raises(UserError, match="cifar10 has images of 32x32, smaller than crops of 64x64"):
         load("cifar10", crops=64)
     with pytest.raises(UserError, match=r"photos is cut .*: give --image-size 64 in place of"):
         load("photos", crops=64)

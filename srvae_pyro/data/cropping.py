@@ -17,7 +17,7 @@ from srvae_pyro.data.options import PictureOptions
 from srvae_pyro.data.pictures import in_parts
 from srvae_pyro.data.sized_pictures import SizedPictures, measure
 from srvae_pyro.data.sources import Source
-from srvae_pyro.data.splits import DataSplits
+from srvae_pyro.data.splits import DataSplits, only_size
 from srvae_pyro.data.streamed_crops import StreamedCrops
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import process_memory
@@ -83,11 +83,7 @@ def crop_images(data: DataSplits, options: PictureOptions) -> DataSplits:
     """
     side = options.crops or 0
     channels, height, width = data.shape
-    if min(height, width) < side:
-        raise UserError(
-            f"{data.name} has pictures of {height}x{width}, smaller than crops of {side}x{side}: "
-            "make the crops smaller, or take --data DIR of larger pictures"
-        )
+    only_size(data.name, options, min(height, width))
     train = MemoryCrops.of_images(data.train.in_memory(), side)
     picture_of = {"train": _grid_pictures(train)}
     grids = {}

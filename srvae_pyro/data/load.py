@@ -78,8 +78,8 @@ def _load(name: str, root: Path, options: PictureOptions) -> DataSplits:
             "--crops, or take --data DIR"
         )
     if name in LOADERS and options.crops is not None:
-        whole = replace(options, crops=None, eval_crops=None, check_shape=None)
-        return crop_images(LOADERS[name](root, whole), options)
+        whole = LOADERS[name](root, replace(options, check_shape=None))
+        return crop_images(whole, options)
     if name in LOADERS:
         return LOADERS[name](root, options)
     if name.startswith(SHARDS):

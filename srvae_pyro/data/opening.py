@@ -84,13 +84,14 @@ def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
             for most formats, but with the beginning of a TIFF it could be another page's size.
 
     Raises:
-        UnreadableError: it is no picture, or of a format that is not read.
+        UnreadableError: it is no picture, of a format that is not read, or too large to decode.
         Exception: whatever Pillow raises on a damaged file.
     """
     with path.open("rb") if content is None else io.BytesIO(content) as file:
         image = _identify(file, file.read(HEAD), path)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             seek_full_page(image, file, path)
+        _check_memory(image)
         return image.size
 
 

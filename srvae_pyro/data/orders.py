@@ -10,7 +10,7 @@ __all__ = ["BLOCK", "MOST_AT_ONCE", "WINDOW", "shuffled", "shuffled_crops", "shu
 
 WINDOW = 16  # tars whose pictures are shuffled together
 BLOCK = 2**29  # bytes of decoded pictures whose crops are shuffled together
-MOST_AT_ONCE = 32  # crops of one picture in a block
+MOST_AT_ONCE = 32  # crops for which a picture enters a block
 
 
 def shuffled(count: int, random: np.random.Generator) -> Tensor:
@@ -43,8 +43,8 @@ def shuffled_crops(
 
     Pictures of :data:`BLOCK` bytes together are shuffled as a whole. Of more, random pictures make
     a block, whose crops are shuffled, and block follows upon block: so whoever reads them decodes a
-    picture once for all its crops in the block. A large picture has no more than
-    :data:`MOST_AT_ONCE` there, or a batch would be of few pictures, and is in several blocks.
+    picture once for all its crops in the block. That is for :data:`MOST_AT_ONCE` crops: a large
+    picture has more and enters several blocks, or a batch would be of few pictures.
 
     Args:
         counts: crops of each picture, at least one, (N).

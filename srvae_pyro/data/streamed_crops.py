@@ -52,6 +52,10 @@ class StreamedCrops:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def forget(self) -> None:
+        """Free the memory of decoded pictures; they are read again when they are needed."""
+        self._held.clear()
+
     def on(self, device: torch.device) -> StreamedCrops:
         return self
 
