@@ -192,7 +192,7 @@ class TrainingConfig(Settings):
     epochs: Annotated[
         int | None, Above(0), Flag(limit=True), "passes over the training pictures"
     ] = 2000
-    steps: Annotated[int | None, Above(0), Flag(default="no limit", limit=True), "updates"] = None
+    steps: Annotated[int | None, Above(0), Flag(limit=True), "updates"] = None
     max_minutes: Annotated[
         float | None,
         Above(0),
@@ -252,7 +252,10 @@ class TrainingConfig(Settings):
         "nats an image of the srVAE's KL_z that cost nothing, shared by its channels",
     ] = 0.0
     validation_images: Annotated[
-        int | None, AtLeast(1), "how many pictures validate an epoch; all if not given"
+        int | None,
+        AtLeast(1),
+        "how many pictures validate an epoch, though at most one for every eight learnt from; "
+        "all if not given",
     ] = None
     seed: Annotated[
         int,

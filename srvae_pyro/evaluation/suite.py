@@ -31,7 +31,7 @@ from srvae_pyro.evaluation.selection import Selection, select
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.loading import weights_digest
-from srvae_pyro.runs import find_run, read_config
+from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import start
 from srvae_pyro.system.digest import digest
 from srvae_pyro.system.parallel import Group, process_group
@@ -54,7 +54,9 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     config = read_config(folder)
     start(group.device, arguments.precision)
     model = load(folder, group.device)
-    outputs = Outputs.checked(folder, arguments.json) if group.main else None
+    outputs = None
+    if group.main:
+        outputs = Outputs.checked(results_folder(arguments.run, folder), arguments.json)
     if arguments.super_resolution and config.model.model != "srvae":
         raise UserError(f"{folder} is a VAE, which has no y: --super-resolution is the srVAE's")
     sampling_of(arguments, model)  # refuses what cannot be

@@ -28,6 +28,7 @@ from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer
+from srvae_pyro.training.pace import time_limit
 from srvae_pyro.training.settings import (
     folder_of,
     fresh_config,
@@ -169,6 +170,7 @@ def make_trainer(
     if arguments.checkpoint_activations:
         checkpoint_blocks(model)
     if arguments.compile:
+        say("the networks are compiled at the first updates, which takes minutes")
         compile_networks(model)
     return trainer
 
@@ -213,12 +215,16 @@ def introduce(trainer: Trainer) -> None:
             f"crops: {len(data.train):,} random ones an epoch, the area of its {train} pictures; "
             f"{len(data.val):,} of {val} pictures to validate, {len(data.test):,} of {test} to test"
         )
+    if limit := time_limit(config.training, trainer.progress.seconds):
+        say(limit)
 
 
 def report(trainer: Trainer) -> None:
     """Score the best weights on test images, write ``evaluation.json``, say what came out."""
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
-    count = trainer.settings.validation_images
+    count = trainer.validation.count("test", progress.images)
+    if trainer.takes_long(count):
+        say(f"scoring the best weights on {count:,} test pictures")
     elbo = score(load(folder, trainer.group.device), data, "test", count)
     images = evenly_spaced(data.test, count)
     histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
@@ -227,6 +233,7 @@ def report(trainer: Trainer) -> None:
         "images": len(images),
         "elbo": elbo,
         "untrained_bits_per_dim": progress.untrained,
+        "untrained_images": progress.untrained_images,
         "histogram_bits_per_dim": histogram,
         "steps": progress.step,
         "seconds": progress.seconds,
@@ -237,8 +244,10 @@ def report(trainer: Trainer) -> None:
     first = "at the start" if trainer.settings.init else "untrained"
     say(f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
     say(f"  nats an image: {terms}")
+    if progress.untrained_images:  # earlier versions did not note it
+        first += f" ({progress.untrained_images:,} pictures)"
     say(
-        f"  for comparison: {progress.untrained:.3f} {first}, {histogram:.3f} by a histogram of "
+        f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
         "each dimension"
     )
     say(f"see {folder / 'figures'}, or: python -m srvae_pyro.generate {folder}")
