@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,7 +80,8 @@ class PyramidGivenLatent(nn.Module):
 
     def finer(self, level: int, features: Tensor, coarser: Tensor) -> ConsistentGroups:
         """The distribution of the image of twice the size of ``coarser``, (..., C, h, w)."""
-        group = partial(self.levels[level].group, coarser, features)
+        groups = cast("PixelGroups", self.levels[level])
+        group = partial(groups.group, coarser, features)
         return ConsistentGroups(coarser, group, validate_args=False)  # expectations, off the grid
 
     def forward(self, latent: Tensor) -> Pyramid:
