@@ -173,6 +173,20 @@ class DataConfig(Settings):
         bool, Flag(name="no_augment"), "neither flip nor shift training pictures"
     ] = True
     info: dict[str, Any] = field(default_factory=dict)
+    crops: Annotated[
+        int | None,
+        AtLeast(1, 65536),
+        Flag("PIXELS", default="the pictures as a whole"),
+        "train on random squares of so many pixels a side, cut out of pictures of any sizes at "
+        "their own resolution and not shifted; an epoch has as many of each picture as have its "
+        "area. Validation and test have squares side by side, scored with errors over pictures",
+    ] = None
+    eval_crops: Annotated[
+        int | None,
+        AtLeast(1),
+        Flag(default="2000, or one a picture"),
+        "such squares for validation and for test each at most, shared evenly by the pictures",
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +199,7 @@ class TrainingConfig(Settings):
     epochs: Annotated[
         int | None, Above(0), Flag(limit=True), "passes over the training pictures"
     ] = 2000
-    steps: Annotated[int | None, Above(0), Flag(default="no limit", limit=True), "updates"] = None
+    steps: Annotated[int | None, Above(0), Flag(limit=True), "updates"] = None
     max_minutes: Annotated[
         float | None,
         Above(0),
@@ -245,7 +259,10 @@ class TrainingConfig(Settings):
         "nats an image of the srVAE's KL_z that cost nothing, shared by its channels",
     ] = 0.0
     validation_images: Annotated[
-        int | None, AtLeast(1), "how many pictures validate an epoch; all if not given"
+        int | None,
+        AtLeast(1),
+        "how many pictures validate an epoch, though at most one for every eight learnt from; "
+        "all if not given",
     ] = None
     seed: Annotated[
         int,
