@@ -6,9 +6,8 @@ import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
-from srvae_pyro.config import ModelConfig, Preset, RunConfig
+from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data import DataSplits, PictureOptions, load_data
 from srvae_pyro.data.run_data import has_earlier_layout, refuse_missing
 from srvae_pyro.data.subset import evenly_spaced
@@ -220,7 +219,7 @@ def introduce(trainer: Trainer) -> None:
     if limit := time_limit(config.training, trainer.progress.seconds):
         say(limit)
     if config.preset in PRESETS and not config.training.init:
-        usual = preset(cast("Preset", config.preset), config.model.model)[0].likelihood
+        usual = preset(config.preset, config.model.model)[0].likelihood
         if usual != config.model.likelihood == "independent" and config.model.d != "average2":
             say(f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform average2")
 
