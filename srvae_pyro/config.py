@@ -131,7 +131,7 @@ class ModelConfig(Settings):
     @property
     def agrees(self) -> bool:
         """Whether every x that is drawn for a y has d(x) = y."""
-        return self.likelihood in ("exact", "groups")
+        return self.likelihood != "independent"
 
     @property
     def any_size(self) -> bool:
@@ -160,8 +160,7 @@ class DataConfig(Settings):
         int,
         AtLeast(0),
         Flag(name="data_seed"),
-        "of the pictures held out for validation and test, and of photos' crops; runs to be "
-        "compared should have the same",
+        "of what is held out, and of photos' crops; the same for runs that are to be compared",
     ] = 0
     limit: Annotated[
         int | None,
@@ -169,17 +168,14 @@ class DataConfig(Settings):
         Flag(default="all"),
         "use only the first so many pictures of each split",
     ] = None
-    augment: Annotated[
-        bool, Flag(name="no_augment"), "neither flip nor shift training pictures"
-    ] = True
+    augment: Annotated[bool, Flag(name="no_augment"), "neither flip nor shift to train"] = True
     info: dict[str, Any] = field(default_factory=dict)
     crops: Annotated[
         int | None,
         AtLeast(1, 65536),
         Flag("PIXELS", default="the pictures as a whole"),
-        "train on random squares of so many pixels a side, cut out of pictures of any sizes at "
-        "their own resolution and not shifted; an epoch has as many of each picture as have its "
-        "area. Validation and test have squares side by side, scored with errors over pictures",
+        "train on random squares of so many pixels a side of pictures as they are, in an epoch as "
+        "many as have their area; validation and test have squares side by side",
     ] = None
     eval_crops: Annotated[
         int | None,
