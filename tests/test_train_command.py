@@ -464,6 +464,7 @@ def mistake(
         ("--likelihood exact", "--likelihood exact needs --transform average2, not downscale2"),
         ("--likelihood exact --transform sketch", "needs --transform average2, not sketch"),
         ("--model vae --likelihood exact", "--likelihood"),
+        ("--likelihood groups", "--likelihood groups needs --transform average2, not downscale2"),
     ],
 )
 def test_mistakes_of_train(
@@ -632,16 +633,17 @@ def test_no_flags_are_the_published_run() -> None:
 # What the report compares with
 
 
-def test_an_exact_run_trains_and_is_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("likelihood", ["exact", "groups"])
+def test_a_run_that_agrees_trains_and_is_resumed(tmp_path: Path, likelihood: Any) -> None:
     make_pictures(tmp_path / "pictures")
-    exact: dict[str, Any] = {"transform": "average2", "likelihood": "exact", "precision": "bf16"}
+    exact: dict[str, Any] = {"transform": "average2", "likelihood": likelihood, "precision": "bf16"}
     with tiny():
         for name, steps in (("whole", (3,)), ("parts", (2, 3))):
             for i, limit in enumerate(steps):
                 given = arguments(tmp_path, run=str(tmp_path / name), steps=limit, **exact)
                 assert train.main(replace(given, resume=i > 0)) == 0
     whole, parts = (srvae_pyro.load(tmp_path / name) for name in ("whole", "parts"))
-    assert whole.config.likelihood == "exact"
+    assert whole.config.likelihood == likelihood
     assert whole.config.d == "average2"
     for key, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[key]), key

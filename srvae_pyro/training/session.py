@@ -19,6 +19,7 @@ from srvae_pyro.models import load
 from srvae_pyro.models.loading import load_weights
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
+from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.runs import CONFIG
 from srvae_pyro.system.console import say
 from srvae_pyro.system.device import process_cores, start
@@ -217,6 +218,10 @@ def introduce(trainer: Trainer) -> None:
         )
     if limit := time_limit(config.training, trainer.progress.seconds):
         say(limit)
+    if config.preset in PRESETS and not config.training.init:
+        usual = preset(config.preset, config.model.model)[0].likelihood
+        if usual != config.model.likelihood == "independent" and config.model.d != "average2":
+            say(f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform average2")
 
 
 def report(trainer: Trainer) -> None:
