@@ -131,7 +131,7 @@ class ModelConfig(Settings):
     @property
     def agrees(self) -> bool:
         """Whether every x that is drawn for a y has d(x) = y."""
-        return self.likelihood in ("exact", "groups")
+        return self.likelihood != "independent"
 
     @property
     def any_size(self) -> bool:
@@ -160,8 +160,7 @@ class DataConfig(Settings):
         int,
         AtLeast(0),
         Flag(name="data_seed"),
-        "of the pictures held out for validation and test, and of photos' crops; runs to be "
-        "compared should have the same",
+        "of what is held out, and of photos' crops; the same for runs that are to be compared",
     ] = 0
     limit: Annotated[
         int | None,
@@ -169,10 +168,21 @@ class DataConfig(Settings):
         Flag(default="all"),
         "use only the first so many pictures of each split",
     ] = None
-    augment: Annotated[
-        bool, Flag(name="no_augment"), "neither flip nor shift training pictures"
-    ] = True
+    augment: Annotated[bool, Flag(name="no_augment"), "neither flip nor shift to train"] = True
     info: dict[str, Any] = field(default_factory=dict)
+    crops: Annotated[
+        int | None,
+        AtLeast(1, 65536),
+        Flag("PIXELS", default="the pictures as a whole"),
+        "train on random squares of so many pixels a side of pictures as they are, in an epoch as "
+        "many as have their area; validation and test have squares side by side",
+    ] = None
+    eval_crops: Annotated[
+        int | None,
+        AtLeast(1),
+        Flag(default="2000, or one a picture"),
+        "such squares for validation and for test each at most, shared evenly by the pictures",
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,7 @@ class TrainingConfig(Settings):
     epochs: Annotated[
         int | None, Above(0), Flag(limit=True), "passes over the training pictures"
     ] = 2000
-    steps: Annotated[int | None, Above(0), Flag(default="no limit", limit=True), "updates"] = None
+    steps: Annotated[int | None, Above(0), Flag(limit=True), "updates"] = None
     max_minutes: Annotated[
         float | None,
         Above(0),
@@ -245,7 +255,10 @@ class TrainingConfig(Settings):
         "nats an image of the srVAE's KL_z that cost nothing, shared by its channels",
     ] = 0.0
     validation_images: Annotated[
-        int | None, AtLeast(1), "how many pictures validate an epoch; all if not given"
+        int | None,
+        AtLeast(1),
+        "how many pictures validate an epoch, though at most one for every eight learnt from; "
+        "all if not given",
     ] = None
     seed: Annotated[
         int,

@@ -10,12 +10,14 @@ from typing import Any
 
 import pyro
 import torch
+from test_kid import Stub
 from test_train_command import arguments, tiny
 from test_training import some_pictures, tiny_config
 
 from srvae_pyro import evaluate, generate, train
 from srvae_pyro.config import RunConfig
 from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.evaluation import kid, suite
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
@@ -155,11 +157,15 @@ def terminated(folder: Path) -> int:
 
 def commands(folder: Path) -> int:
     """The commands that measure and draw, as each process runs them."""
+    suite.LiteFeatures = Stub  # type: ignore[assignment,misc]
+    kid.neighbours = lambda *_: None
     out = EvaluateArguments(
         str(folder / "run"),
         data=str(folder / "pictures"),
         split="all",
         importance_samples=3,
+        kid=True,
+        kid_images=9,
         super_resolution=True,
         json=folder / "two.json",
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.distributions import ConsistentGroups
 from srvae_pyro.distributions.blocks import agreeing, to_blocks
-from srvae_pyro.distributions.pyramid import GROUPS
+from srvae_pyro.distributions.consistent_groups import ORDER
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.models import SRVAE, make_model
@@ -50,7 +50,7 @@ def conditional(channels: int = 3, scale: float = 1.0) -> GroupsGivenLower:
     x = to_unit(torch.stack([smooth(16, 16, channels, seed) for seed in range(4)]))
     with torch.no_grad(), initializing(p_x, 0.1):
         p_x(d(x), torch.randn(4, 4, 8, 8)).log_prob(x)
-        for network in p_x.groups:
+        for network in p_x.groups.networks:
             network[-1].gain.mul_(scale)
     return p_x
 
@@ -122,7 +122,7 @@ def test_another_y_has_no_probability() -> None:
     for distribution in (checked, checked.expand((3, 2)), checked.with_temperature(2.0)):
         with pytest.raises(ValueError, match="rounded averages y"):
             distribution.log_prob(x)
-    free = ConsistentGroups(y, checked.coarsest, checked.finer[0], validate_args=False)
+    free = ConsistentGroups(y, checked.group, validate_args=False)
     log_prob = free.log_prob(x)
     assert log_prob[0].isfinite()
     assert log_prob[1] == -math.inf
@@ -149,7 +149,7 @@ def test_any_batch_shape_scores_and_draws_as_one_by_one() -> None:
     assert torch.equal(d(drawn), y.expand(5, -1, -1, -1, -1))
     torch.testing.assert_close(larger.log_prob(drawn), p_x(y, z[0]).log_prob(drawn))
     sizes = set()
-    for network in (p_x.from_z, *p_x.groups):
+    for network in (p_x.from_z, *p_x.groups.networks):
         network.register_forward_hook(lambda _m, inputs, _o: sizes.add(len(inputs[0])))
     p_x(y, z[0].expand(5, 2, 4, 4, 4)).log_prob(x[:1].expand(5, 2, 3, 8, 8))
     assert sizes == {2}, "what is repeated is computed once"
@@ -162,14 +162,14 @@ def test_any_batch_shape_scores_and_draws_as_one_by_one() -> None:
 def test_no_group_sees_its_own_pixels_or_later_ones(channels: int) -> None:
     p_x = conditional(channels)
     seen: list[Tensor] = []
-    for network in p_x.groups:
+    for network in p_x.groups.networks:
         network.register_forward_hook(lambda _m, _i, out: seen.append(out))
     y = to_unit(torch.randint(40, 200, (2, channels, 4, 4))).requires_grad_()
     z = torch.randn(2, 4, 4, 4).requires_grad_()
     x = p_x(y, z).sample().requires_grad_()
     seen.clear()
     p_x(y, z).log_prob(x)
-    places = [(0, 0), *GROUPS]
+    places = [divmod(i, 2) for i in ORDER]
     assert len(seen) == 4
     for number, parameters in enumerate(seen):
         loss = parameters.square().sum()
@@ -187,7 +187,7 @@ def test_no_group_sees_its_own_pixels_or_later_ones(channels: int) -> None:
 def test_bfloat16_reaches_neither_pixels_nor_probabilities() -> None:
     p_x = conditional()
     first: list[Tensor] = []
-    p_x.groups[2][0].register_forward_hook(lambda _m, inputs, _o: first.extend(inputs))
+    p_x.groups.networks[2][0].register_forward_hook(lambda _m, inputs, _o: first.extend(inputs))
     y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(2, 4, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         x = p_x(y, z).sample()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from parallel_worker import AGREEING, FREE, make, without_noise
 from PIL import Image
+from test_kid import Stub, rows_of
 from test_train_command import make_pictures
 from test_training import assert_same, some_pictures, tiny_config
 from torch import Tensor
@@ -22,6 +23,7 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import MemoryPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.evaluation import kid, suite
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
@@ -107,8 +109,13 @@ def test_every_validation_of_two_processes_is_of_the_average_as_it_is(tmp_path: 
 
 
 def test_measuring_and_drawing_are_the_same_in_two_processes(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    tmp_path: Path,
+    tiny: Callable[..., ModelConfig],
+    pictures: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(suite, "LiteFeatures", Stub)
+    monkeypatch.setattr(kid, "neighbours", lambda *_: None)
     make_pictures(tmp_path / "pictures", 21)
     model = make_model(tiny())
     model.initialize(pictures(8))
@@ -123,6 +130,8 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
             data=data,
             split="all",
             importance_samples=3,
+            kid=True,
+            kid_images=9,
             super_resolution=True,
             json=tmp_path / "one.json",
         )
@@ -140,6 +149,11 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
         assert {name: ours[name] for name in numbers} == pytest.approx(
             {name: theirs[name] for name in numbers}, rel=1e-4
         )
+    ours, theirs = shared[kid.KID_KEY], alone[kid.KID_KEY]
+    assert rows_of(ours) == rows_of(theirs)
+    assert said.count(kid.KID_NAME) == 1
+    for name in rows_of(theirs):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-2, abs=1e-5), name
     for method, scores in alone["super_resolution"]["methods"].items():
         assert shared["super_resolution"]["methods"][method] == pytest.approx(scores, rel=1e-3)
     generate.main(GenerateArguments(run, 9, out=tmp_path / "one"))

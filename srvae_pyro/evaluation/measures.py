@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.evaluation.fid import Distances
+from srvae_pyro.evaluation.kid import KidResult
 from srvae_pyro.evaluation.likelihood import LikelihoodResult
 from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
 
@@ -20,10 +21,12 @@ class Measures:
         elbo: always the first.
         likelihood: by importance sampling.
         distances: FID and KID by the split of the real pictures, ``test`` or ``train``.
+        kid: in EfficientNet-Lite0's features.
         super_resolution: of a srVAE that enlarges.
     """
 
     elbo: ElboResult
     likelihood: LikelihoodResult | None = None
     distances: dict[str, Distances] = field(default_factory=dict)
+    kid: KidResult | None = None
     super_resolution: SuperResolutionResult | None = None

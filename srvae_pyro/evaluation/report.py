@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from srvae_pyro.evaluation.elbo_terms import ElboResult
+from srvae_pyro.evaluation.kid import KID_NAME, KidResult
 from srvae_pyro.evaluation.likelihood import UNRELIABLE_K, LikelihoodResult
 from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
 from srvae_pyro.upscaling.quality import shown_psnr
 
-__all__ = ["PUBLISHED", "Row", "columns", "print_measures", "super_resolution_table"]
+__all__ = ["PUBLISHED", "Row", "columns", "kid_table", "print_measures", "super_resolution_table"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,22 @@ def super_resolution_table(result: SuperResolutionResult) -> str:
     return text
 
 
+def kid_table(result: KidResult) -> str:
+    """The rows with what is known of each."""
+    heads = ["", "±", "pictures", "real", "precision", "recall", "density", "coverage"]
+    rows = [[KID_NAME, *heads]]
+    for name, row in result.rows.items():
+        error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
+        cells = [name, f"{row.kid:.4f}", error, f"{row.pictures:,}", f"{row.real:,}"]
+        overlap = astuple(row.neighbours) if row.neighbours else ()
+        shares = [f"{share:.3f}" for share in overlap] or ["-"] * 4
+        rows.append(cells + shares)
+    note = (
+        "not to be compared with KID in Inception's features; 0 is where nothing can be told apart"
+    )
+    return f"{columns(rows, left=1)}\n{note}; {result.seconds:.0f} s"
+
+
 def print_measures(measures: Measures, selection: Selection, trained_on: str) -> None:
     """Print the table, and below it what does not fit into one.
 
@@ -131,6 +148,8 @@ def print_measures(measures: Measures, selection: Selection, trained_on: str) ->
             f"FID {distances.fid:.2f}, KID {distances.kid_mean:.5f} ± {distances.kid_std:.5f}: "
             f"{distances.generated:,} generated against {distances.real:,} {split} pictures"
         )
+    if measures.kid:
+        print(kid_table(measures.kid))
     if measures.super_resolution:
         print(super_resolution_table(measures.super_resolution))
 

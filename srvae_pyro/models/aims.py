@@ -13,7 +13,7 @@ from srvae_pyro.distributions.blocks import PIXELS
 from srvae_pyro.distributions.chain import EARLIER
 from srvae_pyro.networks import aim_heads
 
-__all__ = ["aim_consistent", "aim_likelihood", "aim_pixel", "aim_relative_likelihood"]
+__all__ = ["aim_consistent", "aim_likelihood", "aim_pixel"]
 
 # How likelihoods start whose locations are relative to pixels that are known.
 LOG_SCALES = (-5.0, -2.0)  # spread over the components
@@ -78,24 +78,3 @@ def _of_a_pixel(config: ModelConfig, channels: int) -> tuple[Tensor, Tensor]:
     if channels == 3:
         mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(k)
     return scale, mean
-
-
-def aim_relative_likelihood(networks: nn.Module, config: ModelConfig, channels: int) -> None:
-    """As :func:`aim_likelihood`, for relative locations.
-
-    Where ``config.likelihood_start`` is "pictures": locations near the reference, and log-scales
-    spread from -5 to -2, about 2 to 35 levels of 256.
-
-    Args:
-        networks: end in the heads.
-        config: the model's.
-        channels: channels of the image.
-    """
-    k = config.components
-    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
-    scale = torch.full_like(mean, config.likelihood_scale)
-    if config.likelihood_start == "pictures":
-        scale[k : k + k * channels] *= LOCATION_SPREAD
-        spread = torch.linspace(*LOG_SCALES, k).repeat_interleave(channels)
-        mean[k + k * channels : k + 2 * k * channels] = spread
-    aim_heads(networks, scale, mean)

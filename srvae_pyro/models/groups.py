@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.distributions import ConsistentGroups, TruncatedMixture
+from srvae_pyro.distributions import ConsistentGroups
 from srvae_pyro.distributions.blocks import PIXELS
-from srvae_pyro.models.aims import aim_pixel
 from srvae_pyro.models.conditionals import over_images
-from srvae_pyro.models.group_networks import group_network, group_parameters
+from srvae_pyro.models.group_networks import PixelGroups
 from srvae_pyro.models.transforms import Transform
 from srvae_pyro.networks import Decoder
 
@@ -22,9 +18,8 @@ __all__ = ["GroupsGivenLower"]
 class GroupsGivenLower(nn.Module):
     """p(x|y,z) that is zero unless d(x) = y, for the transform average2, group after group.
 
-    A decoder brings z to y's size. Of the four pixels of a block each has a network of its own at
-    y's size, which sees y, what the decoder makes of z, and how far the earlier pixels of all
-    blocks are from their y.
+    A decoder brings z to y's size; :class:`~srvae_pyro.models.group_networks.PixelGroups` see what
+    it makes of z.
 
     Args:
         config: the model's; ``config.groups`` is of the pixels' networks.
@@ -53,42 +48,14 @@ class GroupsGivenLower(nn.Module):
     ) -> None:
         super().__init__()
         self.d = d
-        parameters = [
-            ConsistentGroups.parameter_channels(config.components, channels, pixel)
-            for pixel in range(PIXELS)
-        ]
-        detail = PIXELS * config.p_x_z_channels or parameters[0]
         z = config.p_x_from_z
+        first = ConsistentGroups.parameter_channels(config.components, channels, 0)
+        detail = PIXELS * config.p_x_z_channels or first
         self.from_z = Decoder(
             config.latent_channels, detail, z.growth, z.steps, config.stages - 1, head=False
         )
-        self.groups = nn.ModuleList(
-            group_network(detail, lower_channels + pixel * channels, out, config.groups)
-            for pixel, out in enumerate(parameters)
-        )
-        for pixel, network in enumerate(self.groups):
-            aim_pixel(network, config, channels, pixel)
-
-    def pixel(self, y: Tensor, features: Tensor, before: Sequence[Tensor]) -> TruncatedMixture:
-        """The distribution of the next group, images (C, h, w).
-
-        Args:
-            y: the rounded averages (..., C, h, w).
-            features: of z, (..., F, h, w).
-            before: the earlier groups, of y's shape.
-        """
-        network = self.groups[len(before)]
-        parameters = group_parameters(network, features, y, *before, relative=True)
-        return ConsistentGroups.pixel(parameters, y, before)
-
-    def following(
-        self, y: Tensor, features: Tensor, first: Tensor, groups: Sequence[Tensor]
-    ) -> TruncatedMixture:
-        """As :meth:`pixel`, after the first group and those that came next."""
-        return self.pixel(y, features, [first, *groups])
+        self.groups = PixelGroups(config, config.groups, channels, detail)
 
     def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
-        features = over_images(self.from_z, z)
-        return ConsistentGroups(
-            y, self.pixel(y, features, ()), partial(self.following, y, features)
-        )
+        groups: ConsistentGroups = self.groups(y, over_images(self.from_z, z))
+        return groups

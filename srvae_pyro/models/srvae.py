@@ -148,18 +148,18 @@ class SRVAE(ImageModel):
         self.check_images(x)
         return self.draw(program, x, **sampling)
 
+    def generative_reconstruction(self, x: Tensor) -> Tensor:
+        """The program of :meth:`generative_reconstruct`."""
+        with images_plate(x):
+            u = pyro.sample("u", self.guide.q_u(self.guide.d(x)))
+            y = pyro.sample("y", self.model.p_y(u))
+            z = pyro.sample("z", self.model.p_z(y, u))
+            return pyro.sample("x", self.model.p_x(y, z))
+
     def generative_reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
         """x by way of u alone, the rest drawn anew; arguments as of :meth:`reconstruct`."""
-
-        def program(x: Tensor) -> None:
-            with images_plate(x):
-                u = pyro.sample("u", self.guide.q_u(self.guide.d(x)))
-                y = pyro.sample("y", self.model.p_y(u))
-                z = pyro.sample("z", self.model.p_z(y, u))
-                pyro.sample("x", self.model.p_x(y, z))
-
         self.check_images(x)
-        return self.draw(program, x, **sampling)
+        return self.draw(self.generative_reconstruction, x, **sampling)
 
     def recombine(
         self, structure: Tensor, detail: Tensor, **sampling: Unpack[Sampling]

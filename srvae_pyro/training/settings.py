@@ -68,12 +68,26 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
     config = with_flags(start, arguments)
     if init:
         _refuse_other_networks(run, start, config)
-    changed = with_settings(config, arguments.set)
+    changed = with_settings(_suiting(config, arguments), arguments.set)
     if kind == "vae":
         _refuse_srvaes(arguments, training, changed.training)
     if init and changed.model != config.model:
         raise UserError("--init brings its run's networks: leave out --set model...")
     return changed
+
+
+def _suiting(config: RunConfig, arguments: TrainArguments) -> RunConfig:
+    """The config with pixels independent where its preset's likelihood does not suit the transform.
+
+    Only if neither was asked for by ``--likelihood``.
+    """
+    if not config.model.agrees or config.model.d == "average2":
+        return config
+    if "likelihood" in given(arguments)["model"]:
+        return config
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, likelihood="independent")
+    )
 
 
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
