@@ -57,6 +57,11 @@ def tiny_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, TrainingC
     return settings, training
 
 
+def exact_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, TrainingConfig]:
+    settings, training = tiny_preset(name, model)
+    return replace(settings, d="average2", likelihood="groups"), training
+
+
 def make_pictures(folder: Path, count: int = 20) -> None:
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
@@ -757,3 +762,21 @@ def test_init_refuses_other_networks(
     with tiny(), pytest.raises(UserError, match=match):
         train.main(given)
     assert not (tmp_path / "runs").exists()
+
+
+def test_another_transform_than_an_exact_presets_has_independent_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures(tmp_path / "pictures")
+    told = "p(x|y,z) of independent pixels: likelihood groups needs --transform average2\n"
+    with tiny():
+        monkeypatch.setattr("srvae_pyro.training.settings.preset", exact_preset)
+        assert train.main(arguments(tmp_path, transform="grayscale", steps=1)) == 0
+        assert capsys.readouterr().out.count(told) == 1
+        assert read_config(tmp_path / "runs" / "mine").model.likelihood == "independent"
+        assert train.main(arguments(tmp_path, run=str(tmp_path / "runs" / "exact"), steps=1)) == 0
+        assert told not in capsys.readouterr().out
+        assert read_config(tmp_path / "runs" / "exact").model.likelihood == "groups"
+        asked = arguments(tmp_path, run="asked", transform="grayscale", likelihood="exact")
+        with pytest.raises(UserError, match="exact needs --transform average2, not grayscale"):
+            train.main(asked)

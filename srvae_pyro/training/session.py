@@ -19,7 +19,6 @@ from srvae_pyro.models import load
 from srvae_pyro.models.loading import load_weights
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
-from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.runs import CONFIG
 from srvae_pyro.system.console import say
 from srvae_pyro.system.device import process_cores, start
@@ -31,6 +30,7 @@ from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.pace import time_limit
 from srvae_pyro.training.settings import (
+    another_likelihood,
     folder_of,
     fresh_config,
     resume_command,
@@ -218,10 +218,8 @@ def introduce(trainer: Trainer) -> None:
         )
     if limit := time_limit(config.training, trainer.progress.seconds):
         say(limit)
-    if config.preset in PRESETS and not config.training.init:
-        usual = preset(config.preset, config.model.model)[0].likelihood
-        if usual != config.model.likelihood == "independent" and config.model.d != "average2":
-            say(f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform average2")
+    if another := another_likelihood(config):
+        say(another)
 
 
 def report(trainer: Trainer) -> None:

@@ -32,6 +32,7 @@ from srvae_pyro.training.checkpoint import LAST, can_resume
 from srvae_pyro.training.flags import DECLARED, given, setting_flags
 
 __all__ = [
+    "another_likelihood",
     "data_name",
     "folder_of",
     "fresh_config",
@@ -77,17 +78,21 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
 
 
 def _suiting(config: RunConfig, arguments: TrainArguments) -> RunConfig:
-    """The config with pixels independent where its preset's likelihood does not suit the transform.
+    """With pixels independent where the preset's likelihood, if none is given, needs another d."""
+    suits = not config.model.agrees or config.model.d == "average2"
+    if suits or "likelihood" in given(arguments)["model"]:
+        return config
+    model = dataclasses.replace(config.model, likelihood="independent")
+    return dataclasses.replace(config, model=model)
 
-    Only if neither was asked for by ``--likelihood``.
-    """
-    if not config.model.agrees or config.model.d == "average2":
-        return config
-    if "likelihood" in given(arguments)["model"]:
-        return config
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, likelihood="independent")
-    )
+
+def another_likelihood(config: RunConfig) -> str:
+    """What to tell of a run whose likelihood is not its preset's for the sake of its transform."""
+    if config.preset not in PRESETS or config.training.init or config.model.d == "average2":
+        return ""
+    usual = preset(config.preset, config.model.model)[0].likelihood
+    told = f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform average2"
+    return told if usual != config.model.likelihood == "independent" else ""
 
 
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
