@@ -166,6 +166,7 @@ def commands(folder: Path) -> int:
         importance_samples=3,
         kid=True,
         kid_images=9,
+        refine=2,
         super_resolution=True,
         json=folder / "two.json",
     )

@@ -132,13 +132,14 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
             importance_samples=3,
             kid=True,
             kid_images=9,
+            refine=2,
             super_resolution=True,
             json=tmp_path / "one.json",
         )
     )
     alone = json.loads((tmp_path / "one.json").read_text())
     assert shared["images"] == alone["images"] == 21
-    for key in ("elbo", "likelihood"):
+    for key in ("elbo", "likelihood", "refined_likelihood"):
         ours, theirs = (
             {name: value for name, value in found[key].items() if name != "seconds"}
             for found in (shared, alone)

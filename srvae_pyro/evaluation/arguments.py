@@ -46,6 +46,8 @@ class EvaluateArguments:
     """samples an image of the likelihood, S; the time grows with it"""
     estimator: Literal["product", "paired"] = "product"
     """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
+    refine: Annotated[int, AtLeast(0)] = 0
+    """also the likelihood with each picture's q improved by so many gradient steps; 50 do much"""
     elbo_samples: Annotated[int, AtLeast(1)] = 1
     """samples an image of the evidence lower bound"""
     elbo_only: bool = False
@@ -87,6 +89,8 @@ class EvaluateArguments:
     """also write the numbers to this file"""
 
     def check(self) -> None:
-        """Refuse a ``--json`` that is a folder."""
+        """Refuse a ``--json`` that is a folder, and ``--refine`` without importance samples."""
+        if self.refine and self.elbo_only:
+            raise UserError("--refine is of importance sampling: leave out --elbo-only")
         if self.json is not None and self.json.is_dir():
             raise UserError(f"--json {self.json} is a folder: name a file")

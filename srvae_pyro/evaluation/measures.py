@@ -20,6 +20,7 @@ class Measures:
     Attributes:
         elbo: always the first.
         likelihood: by importance sampling.
+        refined: the same after each image's q has been refined.
         distances: FID and KID by the split of the real pictures, ``test`` or ``train``.
         kid: in EfficientNet-Lite0's features.
         super_resolution: of a srVAE that enlarges.
@@ -27,6 +28,7 @@ class Measures:
 
     elbo: ElboResult
     likelihood: LikelihoodResult | None = None
+    refined: LikelihoodResult | None = None
     distances: dict[str, Distances] = field(default_factory=dict)
     kid: KidResult | None = None
     super_resolution: SuperResolutionResult | None = None

@@ -13,7 +13,15 @@ from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
 from srvae_pyro.upscaling.quality import shown_psnr
 
-__all__ = ["PUBLISHED", "Row", "columns", "kid_table", "print_measures", "super_resolution_table"]
+__all__ = [
+    "PUBLISHED",
+    "Row",
+    "columns",
+    "kid_table",
+    "print_measures",
+    "refinement_table",
+    "super_resolution_table",
+]
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,27 @@ def kid_table(result: KidResult) -> str:
     return f"{columns(rows, left=1)}\n{note}; {result.seconds:.0f} s"
 
 
+def refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> str:
+    """What the same samples give of the encoder's q and of the refined one, and the gap."""
+    samples = refined.samples
+    head = ["drawn from q", "ELBO", "nll", f"effective of {samples}", "Pareto k"]
+    rows = [[*head, f"above {UNRELIABLE_K}"]]
+    names = ("of the encoder", f"refined by {refined.refine} steps")
+    for name, result in zip(names, (encoders, refined), strict=True):
+        rows.append([name, f"{result.elbo_bits_per_dim:.4f}", f"{result.bits_per_dim:.4f}"])
+        k, share = result.pareto_k, result.pareto_k_above_threshold
+        rows[-1].append(f"{result.effective_samples:.2f}")
+        rows[-1] += ["-" if k is None else f"{k:.2f}", "-" if share is None else f"{share:.0%}"]
+    elbo = encoders.elbo_bits_per_dim - refined.elbo_bits_per_dim
+    nll = encoders.bits_per_dim - refined.bits_per_dim
+    text = columns(rows, left=1)
+    text += f"\nrefining lowers the ELBO's bits/dim by {elbo:.4f} and the nll's by {nll:.4f}, in "
+    text += f"{refined.seconds:.0f} s"
+    if refined.kept:
+        text += f"; for {refined.kept:,} of the images it does not, and the encoder's q is kept"
+    return text
+
+
 def print_measures(measures: Measures, selection: Selection, trained_on: str) -> None:
     """Print the table, and below it what does not fit into one.
 
@@ -143,6 +172,8 @@ def print_measures(measures: Measures, selection: Selection, trained_on: str) ->
             print(_active_units(elbo, latent))
     if likelihood and likelihood.pareto_k is not None:
         print(_trust(likelihood))
+    if likelihood and measures.refined:
+        print(refinement_table(likelihood, measures.refined))
     for split, distances in measures.distances.items():
         print(
             f"FID {distances.fid:.2f}, KID {distances.kid_mean:.5f} ± {distances.kid_std:.5f}: "

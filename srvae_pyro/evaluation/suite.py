@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -129,7 +130,8 @@ def measure(
     )
     yield measures
     if not arguments.elbo_only:
-        measures.likelihood = evaluate_likelihood(
+        likelihood = partial(
+            evaluate_likelihood,
             model,
             images,
             group.device,
@@ -139,7 +141,11 @@ def measure(
             **common,
             **clustered,
         )
+        measures.likelihood = likelihood()
         yield measures
+        if arguments.refine:
+            measures.refined = likelihood(refine=arguments.refine)
+            yield measures
     if extractor is not None:
         yield from _measure_fid(arguments, model, selection.data, extractor, group, measures)
     if features is not None:
@@ -226,6 +232,7 @@ def _to_json(measures: Measures, arguments: EvaluateArguments) -> dict[str, Any]
     flags = {
         "elbo": _flags(arguments, "elbo_samples"),
         "likelihood": _flags(arguments, "importance_samples", "estimator"),
+        "refined_likelihood": _flags(arguments, "importance_samples", "estimator", "refine"),
         "fid": _flags(decoded, *drawing, "fid_images", "fid_weights"),
         KID_KEY: _flags(arguments, *drawing, "kid_images"),
         "super_resolution": "",
@@ -235,6 +242,8 @@ def _to_json(measures: Measures, arguments: EvaluateArguments) -> dict[str, Any]
     }
     if measures.likelihood:
         values["likelihood"] = measures.likelihood.to_json()
+    if measures.refined:
+        values["refined_likelihood"] = measures.refined.to_json()
     if measures.distances:
         names = ("decode", "temperature", "image_temperature", "y_temperature")
         drawn_with = {name: getattr(decoded, name) for name in names}
