@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parallel_worker import FREE, make, without_noise
+from parallel_worker import AGREEING, FREE, make, without_noise
 from PIL import Image
 from test_kid import Stub, rows_of
 from test_train_command import make_pictures
@@ -42,7 +42,7 @@ def torchrun(mode: str, folder: Path, *options: str) -> str:
     command += [*options, str(WORKER), mode, str(folder)]
     # By the loopback device: a host's own name may lead anywhere.
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -67,8 +67,11 @@ def test_processes_and_parts_of_batches_learn_as_one_process_does(
         make(Group(), tmp_path / f"1x{parts}", 7, parts).run()
     make(Group(), tmp_path / "1xfree", 1, free_nats=FREE).run()
     make(Group(), tmp_path / "1xlower", 5, y_updates=3, detach_u=True).run()
-    one = gradient(tmp_path / "1xfree")
-    assert (gradient(tmp_path / "2xfree") - one).norm() < 1e-5 * one.norm()
+    for name in AGREEING:
+        make(Group(), tmp_path / f"1x{name}", 2, likelihood=name).run()
+    for name in ("free", *AGREEING):
+        one = gradient(tmp_path / f"1x{name}")
+        assert (gradient(tmp_path / f"2x{name}") - one).norm() < 1e-5 * one.norm(), name
     one = gradient(tmp_path / "1x1")
     for name in ("1x2", "2x1", "2x2"):
         assert (gradient(tmp_path / name) - one).norm() < 1e-5 * one.norm(), name
@@ -81,12 +84,14 @@ def test_processes_and_parts_of_batches_learn_as_one_process_does(
 
 def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None:
     torchrun("interrupted", tmp_path)
-    whole = load_checkpoint(tmp_path / "whole" / "last.ckpt")
-    assert_same(load_checkpoint(tmp_path / "parts" / "last.ckpt"), whole)
+    for kind in (*AGREEING, "independent"):
+        folder = tmp_path / kind
+        whole = load_checkpoint(folder / "whole" / "last.ckpt")
+        assert_same(load_checkpoint(folder / "parts" / "last.ckpt"), whole)
     assert len(whole["ranks"]) == 2
     first, second = (rank["random"]["cpu"] for rank in whole["ranks"])
     assert not torch.equal(first, second)
-    alone = make(Group(), tmp_path / "whole", 9)
+    alone = make(Group(), folder / "whole", 9)
     alone.recovery.resume()
     assert alone.run().step == 9
 

@@ -51,7 +51,6 @@ class Trainer:
 
     log: MetricsLog  # while it runs
     bar: Bar
-    pace: Pace
 
     def __init__(
         self,
@@ -80,6 +79,7 @@ class Trainer:
         )
         self.best = BestWeights(folder, self.learner, self.progress, group)
         self.validation = Validation(self.learner, data, settings, folder, group)
+        self.pace = Pace(run_length(settings, len(self.batches)), settings)
         self._logged = 0, 0.0  # images and seconds when metrics were last written
         self._validated_in = 0.0  # seconds, the last time
 
@@ -98,7 +98,7 @@ class Trainer:
         self.learner.distribute()
         self.clock.save_in(self.recovery.save_every)
         self._logged = self.progress.images, self.progress.seconds
-        length = run_length(self.settings, len(self.batches))
+        length = self.pace.length
         self.pace = Pace(length, self.settings, self.progress.step, self.progress.seconds)
         log = MetricsLog(self.folder, self.progress.step, enabled=self.group.main)
         with closing(log) as self.log, self.interrupt, self.make_bar() as self.bar:
@@ -120,7 +120,7 @@ class Trainer:
         if self.group.main:  # the other processes take over its weights
             say("setting up the weights and scoring them before the first update")
             self.learner.initialize(self.batches.first(max(self.settings.batch_size, 2)))
-            length = run_length(self.settings, len(self.batches))
+            length = self.pace.length
             to_learn = None if length is None else length * self.batches.batch_size
             untrained, images = self.validation.untrained(to_learn)
             self.progress.untrained, self.progress.untrained_images = untrained, images

@@ -30,6 +30,7 @@ from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.pace import time_limit
 from srvae_pyro.training.settings import (
+    another_likelihood,
     folder_of,
     fresh_config,
     resume_command,
@@ -217,6 +218,8 @@ def introduce(trainer: Trainer) -> None:
         )
     if limit := time_limit(config.training, trainer.progress.seconds):
         say(limit)
+    if another := another_likelihood(config):
+        say(another)
 
 
 def report(trainer: Trainer) -> None:
@@ -224,7 +227,7 @@ def report(trainer: Trainer) -> None:
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
     count = trainer.validation.count("test", progress.images)
     if trainer.takes_long(count):
-        say(f"scoring the best weights on {count:,} test pictures")
+        say(f"scoring the best weights on {count:,} test {data.unit}")
     elbo = score(load(folder, trainer.group.device), data, "test", count)
     images = evenly_spaced(data.test, count)
     histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
@@ -245,7 +248,7 @@ def report(trainer: Trainer) -> None:
     say(f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
     say(f"  nats an image: {terms}")
     if progress.untrained_images:  # earlier versions did not note it
-        first += f" ({progress.untrained_images:,} pictures)"
+        first += f" ({progress.untrained_images:,} {data.unit})"
     say(
         f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
         "each dimension"
