@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from srvae_pyro.checked import Above, AtLeast, Between, Flag, Settings, build
+from srvae_pyro.earlier import current
+from srvae_pyro.sizes import Dense, Residual
 
 __all__ = [
     "DATA_SETS",
-    "EARLIER",
     "SHARDS",
     "DataConfig",
     "Dense",
@@ -27,6 +28,7 @@ __all__ = [
     "Precision",
     "Preset",
     "PriorName",
+    "Residual",
     "RunConfig",
     "TrainingConfig",
     "TransformName",
@@ -43,23 +45,6 @@ Precision = Literal["fp32", "bf16"]
 Preset = Literal["paper", "small", "quickstart"]
 PriorName = Literal["realnvp", "mixture", "standard"]
 TransformName = Literal["downscale2", "downscale4", "average2", "grayscale", "sketch"]
-
-# What settings of the model were called before.
-EARLIER = {
-    "transform": "d",
-    "prior": "p_u",
-    "prior_network": "p_u_network",
-    "prior_components": "p_u_components",
-}
-
-
-@dataclass(frozen=True)
-class Dense(Settings):
-    """Growth, steps and blocks of a network of dense blocks."""
-
-    growth: Annotated[int, Between(1, 4096), "channels each dense step adds, in the first block"]
-    steps: Annotated[int, Between(1, 256), "dense steps a block"]
-    blocks: Annotated[int, Between(1, 64), "blocks at constant resolution (plain networks)"] = 1
 
 
 @dataclass(frozen=True)
@@ -104,7 +89,7 @@ class ModelConfig(Settings):
 
     q_u: Dense = Dense(64, 3)  # q(u|y)
     p_y: Dense = Dense(128, 4)  # p(y|u); of the pyramid what all its networks see of u
-    pyramid: Dense = Dense(48, 3)  # each of the pyramid's networks of a group of pixels
+    pyramid: Residual = Residual(96, 3)  # each of the pyramid's networks of a group of pixels
     pyramid_channels: Annotated[int, Between(1, 65536), "of u that each of these sees"] = 128
     q_z: Dense = Dense(16, 4)  # q(z|x)
     p_z_from_y: Dense = Dense(32, 5)  # p(z|y,u), its branch of y
@@ -114,7 +99,7 @@ class ModelConfig(Settings):
     # Channels of that branch's output; 0: as many as the likelihood has parameters.
     p_x_z_channels: Annotated[int, Between(0, 65536)] = 0
     p_x: Dense = Dense(64, 5, 3)  # p(x|y,z), joined with y; not of the likelihood groups
-    groups: Dense = Dense(64, 5, 2)  # each of that likelihood's networks of a pixel of a block
+    groups: Residual = Residual(128, 4)  # each of that likelihood's networks of a pixel of a block
 
     # What data-dependent initialisation aims at: standard deviations and means of outputs.
     init_scale: Annotated[float, AtLeast(0), "of hidden layers"] = 0.01
@@ -296,5 +281,5 @@ class RunConfig(Settings):
             UserError: a setting is unknown or missing, or cannot be what it is.
         """
         if isinstance(model := values.get("model"), dict):
-            values = {**values, "model": {EARLIER.get(k, k): v for k, v in model.items()}}
+            values = {**values, "model": current(model)}
         return build(cls, values)

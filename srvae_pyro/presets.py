@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
-from srvae_pyro.config import Dense, ModelConfig, ModelName, Preset, TrainingConfig
+from srvae_pyro.config import Dense, ModelConfig, ModelName, Preset, Residual, TrainingConfig
 
 __all__ = ["PRESETS", "preset"]
 
@@ -20,13 +21,16 @@ _QUICK_START: dict[str, Any] = {
     "posterior_log_variance": -3.0,
 }
 
+# The srVAE whose x agrees with its y, and whose y is drawn from coarse to fine.
+_AGREEING: dict[str, Any] = {"d": "average2", "latent_likelihood": "pyramid"}
+
 _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
     ("paper", "srvae"): ModelConfig(),
     ("paper", "vae"): ModelConfig(model="vae", q_z=Dense(16, 8), p_x_from_z=Dense(128, 6)),
     ("small", "srvae"): ModelConfig(
-        q_u=Dense(20, 2),
-        p_y=Dense(48, 3),
-        pyramid=Dense(24, 2),
+        q_u=Dense(10, 2),
+        p_y=Dense(32, 2),
+        pyramid=Residual(48, 2),
         pyramid_channels=32,
         q_z=Dense(8, 2),
         p_z_from_y=Dense(8, 2),
@@ -35,23 +39,26 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
         p_x_from_z=Dense(24, 2),
         p_x_z_channels=12,
         p_x=Dense(16, 2, 2),
-        groups=Dense(16, 2, 2),
-        p_u_network=Dense(16, 2),
+        groups=Residual(48, 2),
+        p_u_network=Dense(10, 2),
+        likelihood="groups",
+        u_stages=3,
+        **_AGREEING,
         **_QUICK_START,
     ),
     ("small", "vae"): ModelConfig(
         model="vae",
-        q_z=Dense(8, 2),
-        p_x_from_z=Dense(46, 3),
-        pyramid=Dense(24, 2),
+        q_z=Dense(10, 2),
+        p_x_from_z=Dense(62, 3),
+        pyramid=Residual(48, 2),
         pyramid_channels=32,
-        p_u_network=Dense(22, 2),
+        p_u_network=Dense(33, 2),
         **_QUICK_START,
     ),
     ("quickstart", "srvae"): ModelConfig(
         q_u=Dense(8, 2),
         p_y=Dense(24, 2),
-        pyramid=Dense(12, 2),
+        pyramid=Residual(24, 1),
         pyramid_channels=16,
         q_z=Dense(4, 2),
         p_z_from_y=Dense(8, 1),
@@ -60,16 +67,18 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
         p_x_from_z=Dense(16, 2),
         p_x_z_channels=8,
         p_x=Dense(12, 2, 1),
-        groups=Dense(12, 2, 1),
+        groups=Residual(24, 1),
         p_u_network=Dense(8, 2),
         components=5,
+        likelihood="exact",
+        **_AGREEING,
         **_QUICK_START,
     ),
     ("quickstart", "vae"): ModelConfig(
         model="vae",
         q_z=Dense(4, 2),
         p_x_from_z=Dense(24, 2),
-        pyramid=Dense(12, 2),
+        pyramid=Residual(24, 1),
         pyramid_channels=16,
         p_u_network=Dense(8, 2),
         components=5,
@@ -77,31 +86,39 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
     ),
 }
 
-_TRAINING: dict[Preset, TrainingConfig] = {
-    "paper": TrainingConfig(),
-    "small": TrainingConfig(
-        epochs=None,
-        max_minutes=120.0,
-        lr=6e-3,
-        anneal=0.4,
-        lr_min=2e-5,
-        analytic_kl=True,
-        kl_start=0.02,
-        kl_warmup=0.8,
-        validation_images=2000,
+_SMALL = TrainingConfig(
+    epochs=None,
+    max_minutes=120.0,
+    lr=6e-3,
+    anneal=0.4,
+    lr_min=2e-5,
+    analytic_kl=True,
+    kl_start=0.02,
+    kl_warmup=0.8,
+    validation_images=2000,
+)
+_MINUTES = TrainingConfig(
+    epochs=None,
+    steps=1500,  # not minutes: the result does not depend on the machine's speed
+    lr=4e-3,
+    warmup_steps=50,
+    anneal=0.4,
+    lr_min=2e-5,
+    analytic_kl=True,
+    kl_start=0.02,
+    kl_warmup=0.5,
+    validation_images=256,
+)
+
+_TRAINING: dict[tuple[Preset, ModelName], TrainingConfig] = {
+    ("paper", "srvae"): TrainingConfig(),
+    ("paper", "vae"): TrainingConfig(),
+    ("small", "srvae"): replace(
+        _SMALL, kl_warmup=0.4, kl_u_start=0.02, kl_u_warmup=0.5, y_updates=2
     ),
-    "quickstart": TrainingConfig(
-        epochs=None,
-        steps=1500,  # not minutes: the result does not depend on the machine's speed
-        lr=4e-3,
-        warmup_steps=50,
-        anneal=0.4,
-        lr_min=2e-5,
-        analytic_kl=True,
-        kl_start=0.02,
-        kl_warmup=0.5,
-        validation_images=256,
-    ),
+    ("small", "vae"): _SMALL,
+    ("quickstart", "srvae"): replace(_MINUTES, kl_warmup=0.4, kl_u_start=0.02, kl_u_warmup=0.4),
+    ("quickstart", "vae"): _MINUTES,
 }
 
 
@@ -111,4 +128,4 @@ def preset(name: Preset, model: ModelName = "srvae") -> tuple[ModelConfig, Train
     ``paper`` is the published model. ``small`` suits a workstation, or hours on a CPU;
     ``quickstart`` minutes on a CPU.
     """
-    return _MODELS[name, model], _TRAINING[name]
+    return _MODELS[name, model], _TRAINING[name, model]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srvae_pyro.config import Dense, ModelConfig
+from srvae_pyro.config import Dense, ModelConfig, Residual
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,8 @@ def tiny() -> Callable[..., ModelConfig]:
             "p_u_components": 3,
             **dict.fromkeys(("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z"), dense),
             **dict.fromkeys(("p_z_from_u", "p_z", "p_x"), plain),
-            "groups": Dense(4, 1),
-            "pyramid": Dense(4, 1),
+            "groups": Residual(4, 1),
+            "pyramid": Residual(4, 1),
             "pyramid_channels": 5,
             "init_scale": 0.1,
             "head_scale": 0.1,

@@ -145,3 +145,18 @@ def test_every_number_has_bounds(kind: Any) -> None:
         if "Literal" not in words and ("int" in words or "float" in words):
             bounds = [mark for mark in metadata_of(hint) if isinstance(mark, AtLeast | Between)]
             assert len(bounds) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [("groups", "likelihood", "groups"), ("pyramid", "latent_likelihood", "pyramid")],
+)
+def test_networks_that_are_no_more_are_refused_where_a_model_has_them(
+    name: str, setting: str, value: str
+) -> None:
+    values = RunConfig(model=ModelConfig(d="average2")).to_dict()
+    values["model"][name] = {"growth": 48, "steps": 3, "blocks": 1}
+    assert RunConfig.from_dict(values).model == ModelConfig(d="average2")
+    values["model"][setting] = value
+    with pytest.raises(UserError, match=f"earlier version trained this model, with {setting}"):
+        RunConfig.from_dict(values)

@@ -49,15 +49,15 @@ class ConsistentGivenLower(nn.Module):
         self.d = d
         out = ConsistentMixture.parameter_channels(config.components, channels)
         detail = PIXELS * config.p_x_z_channels or out
-        self.from_z, self.joint = joint_networks(
+        self.from_z, self.of_block = joint_networks(
             config, config.stages - 1, lower_channels, detail, out
         )
-        aim_consistent(self.joint, config, channels)
+        aim_consistent(self.of_block, config, channels)
 
     def network(self, y: Tensor, z: Tensor) -> Tensor:
         """(B, channels of the likelihood, h, w), from y (B, C, h, w) and z."""
         # In float32: bfloat16 would round y by up to half a level of 256.
-        return self.joint(torch.cat([y, self.from_z(z).to(y.dtype)], dim=1))
+        return self.of_block(torch.cat([y, self.from_z(z).to(y.dtype)], dim=1))
 
     def parameters_of(self, y: Tensor, z: Tensor) -> Tensor:
         """(..., channels of the likelihood, h, w)."""

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from srvae_pyro.config import Dense, ModelConfig
+from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.distributions import ConsistentGroups, TruncatedMixture
 from srvae_pyro.distributions.blocks import PIXELS
 from srvae_pyro.models.aims import aim_pixel
 from srvae_pyro.models.conditionals import over_images
-from srvae_pyro.networks import PlainNetwork
+from srvae_pyro.networks import ResidualNetwork
 
 __all__ = ["PixelGroups"]
 
@@ -26,28 +26,25 @@ class PixelGroups(nn.Module):
 
     Args:
         config: the model's.
-        dense: of the networks.
+        size: of the networks.
         channels: channels of the image, and of y.
         features: channels of the features.
 
     Example:
-        >>> groups = PixelGroups(ModelConfig(components=2), Dense(4, 2), channels=3, features=5)
+        >>> groups = PixelGroups(ModelConfig(components=2), Residual(4, 1), channels=3, features=5)
         >>> y = torch.full((2, 3, 4, 4), 100 / 255)
         >>> groups(y, torch.randn(2, 5, 4, 4)).sample().shape
         torch.Size([2, 3, 8, 8])
     """
 
-    def __init__(self, config: ModelConfig, dense: Dense, channels: int, features: int) -> None:
+    def __init__(self, config: ModelConfig, size: Residual, channels: int, features: int) -> None:
         super().__init__()
         self.networks = nn.ModuleList(
-            PlainNetwork(
+            ResidualNetwork(
                 features + (1 + before) * channels,
                 ConsistentGroups.parameter_channels(config.components, channels, before),
-                dense.growth,
-                dense.steps,
-                dense.blocks,
-                # In float32 at first: bfloat16 would round pixels by up to half a level of 256.
-                full_precision_input=True,
+                size.width,
+                size.blocks,
             )
             for before in range(PIXELS)
         )
@@ -65,7 +62,8 @@ class PixelGroups(nn.Module):
         network = self.networks[len(before)]
 
         def joined(features: Tensor, y: Tensor, *before: Tensor) -> Tensor:
-            pixels = [y, *(pixel - y for pixel in before)]
+            # About 0, where bfloat16 rounds pixels least; locations are relative to y itself.
+            pixels = [y - 0.5, *(pixel - y for pixel in before)]
             out: Tensor = network(torch.cat([features.to(y.dtype), *pixels], dim=1))
             return out
 

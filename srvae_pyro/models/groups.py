@@ -29,10 +29,10 @@ class GroupsGivenLower(nn.Module):
 
     Example:
         >>> import torch
-        >>> from srvae_pyro.config import Dense
+        >>> from srvae_pyro.config import Dense, Residual
         >>> from srvae_pyro.models.transforms import make_transform
         >>> config = ModelConfig(
-        ...     latent_channels=4, components=2, p_x_from_z=Dense(8, 2), groups=Dense(4, 2)
+        ...     latent_channels=4, components=2, p_x_from_z=Dense(8, 2), groups=Residual(4, 1)
         ... )
         >>> d = make_transform("average2")
         >>> p_x = GroupsGivenLower(config, d, 3, 3)

@@ -41,7 +41,8 @@ class PyramidGivenLatent(nn.Module):
 
     Example:
         >>> import torch
-        >>> config = ModelConfig(latent_channels=4, components=2, pyramid=Dense(4, 1))
+        >>> from srvae_pyro.config import Residual
+        >>> config = ModelConfig(latent_channels=4, components=2, pyramid=Residual(4, 1))
         >>> p_y = PyramidGivenLatent(config, channels=3, dense=Dense(8, 2), stages=2)
         >>> likelihood = p_y(torch.randn(5, 4, 4, 4))
         >>> y = likelihood.sample()

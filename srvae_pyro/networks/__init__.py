@@ -12,6 +12,7 @@ from srvae_pyro.networks.convolution import (
 from srvae_pyro.networks.coupling import ChannelGain, CouplingNetwork
 from srvae_pyro.networks.dense import ChannelAttention, DenseBlock, DenseStep
 from srvae_pyro.networks.options import checkpoint_blocks, compile_networks
+from srvae_pyro.networks.residual import ResidualBlock, ResidualNetwork
 
 __all__ = [
     "ChannelAttention",
@@ -22,6 +23,8 @@ __all__ = [
     "DenseStep",
     "Encoder",
     "PlainNetwork",
+    "ResidualBlock",
+    "ResidualNetwork",
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormalized",

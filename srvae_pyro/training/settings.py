@@ -13,7 +13,6 @@ from srvae_pyro import __version__
 from srvae_pyro.checked import Flag, hints_of, metadata_of
 from srvae_pyro.config import (
     DATA_SETS,
-    EARLIER,
     SHARDS,
     DataConfig,
     ModelName,
@@ -23,6 +22,7 @@ from srvae_pyro.config import (
 )
 from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
+from srvae_pyro.earlier import RENAMED
 from srvae_pyro.errors import UserError
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.runs import RUNS, WEIGHTS, find_run, read_config
@@ -141,7 +141,7 @@ def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
     for setting in settings:
         values = config.to_dict()
         name, equals, text = setting.partition("=")
-        *path, last = (EARLIER.get(key, key) for key in name.split("."))
+        *path, last = (RENAMED.get(key, key) for key in name.split("."))
         part: Any = values
         for key in path:
             part = part.get(key) if isinstance(part, dict) else None

@@ -1,0 +1,27 @@
+"""How large a network is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from srvae_pyro.checked import Between, Settings
+
+__all__ = ["Dense", "Residual"]
+
+
+@dataclass(frozen=True)
+class Dense(Settings):
+    """Growth, steps and blocks of a network of dense blocks."""
+
+    growth: Annotated[int, Between(1, 4096), "channels each dense step adds, in the first block"]
+    steps: Annotated[int, Between(1, 256), "dense steps a block"]
+    blocks: Annotated[int, Between(1, 64), "blocks at constant resolution (plain networks)"] = 1
+
+
+@dataclass(frozen=True)
+class Residual(Settings):
+    """Width and blocks of a residual network."""
+
+    width: Annotated[int, Between(1, 4096), "channels"]
+    blocks: Annotated[int, Between(0, 64), "residual blocks"] = 2
