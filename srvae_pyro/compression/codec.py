@@ -1,0 +1,366 @@
+"""A model as a code: pictures to chains of bits and back.
+
+The srVAE's pictures are in two chains: in the first u and y of all of them, in the second z and x
+given these. So the first alone gives every y. The VAE has one chain, of z and x.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro.distributions import Independent, Normal
+from torch import Tensor
+
+from srvae_pyro.compression.exactness import reproducible
+from srvae_pyro.compression.factors import code_image
+from srvae_pyro.compression.latents import STEP, Posterior, as_array, as_tensor
+from srvae_pyro.compression.pictures import Batch, batches_of, padded
+from srvae_pyro.compression.priors import NormalCode, PriorCode, as_cells, prior_code
+from srvae_pyro.compression.stack import MismatchError, Stack
+from srvae_pyro.compression.tables import Code, Put, Take, code_levels
+from srvae_pyro.distributions import ImageDistribution, TruncatedMixture
+from srvae_pyro.errors import UserError
+from srvae_pyro.models import SRVAE, VAE, ImageModel
+from srvae_pyro.models.shapes import Sizes, sizes_of
+from srvae_pyro.networks import cached_weights
+from srvae_pyro.pixels import to_unit
+
+__all__ = ["Arithmetic", "Chain", "Codec", "chain_names"]
+
+Arithmetic = Literal["fp64", "fp32"]
+Given = Callable[[Tensor], ImageDistribution]
+Encoder = Callable[[Tensor], Independent]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of bits.
+
+    Attributes:
+        words: uint32, all of it.
+        start_words: how many of them it takes to start with, whatever the number of pictures.
+    """
+
+    words: NDArray[np.uint32]
+    start_words: int
+
+
+def chain_names(model: ImageModel) -> list[str]:
+    """What the chains hold, the first first."""
+    return ["u and y", "z and x"] if isinstance(model, SRVAE) else ["z and x"]
+
+
+class Codec:
+    """A model in the arithmetic that it codes with, which is a copy.
+
+    Args:
+        model: a ``SRVAE`` or ``VAE`` of the package's parts.
+        group: pictures a batch, at most: networks get no other number of one size.
+        arithmetic: of the networks; what follows from their outputs is in float64 always.
+
+    Example:
+        >>> from srvae_pyro.presets import preset
+        >>> model = SRVAE(preset("quickstart")[0])
+        >>> pictures = list(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
+        >>> codec = Codec(model)
+        >>> chains = codec.encode(pictures)
+        >>> again = codec.decode([chain.words for chain in chains], [(32, 32)] * 3)
+        >>> all(torch.equal(a, b) for a, b in zip(again, pictures))
+        True
+    """
+
+    def __init__(
+        self, model: ImageModel, group: int = 16, arithmetic: Arithmetic = "fp64"
+    ) -> None:
+        if not isinstance(model, SRVAE | VAE):
+            raise UserError(f"compress has no code for a {type(model).__name__}")
+        self.group = group
+        self.dtype = torch.float64 if arithmetic == "fp64" else torch.float32
+        self.model: SRVAE | VAE = copy.deepcopy(model).to(self.dtype).eval()
+        self.device = next(self.model.parameters()).device
+
+    def encode(self, pictures: Sequence[Tensor], done: Progress = lambda _: None) -> list[Chain]:
+        """The chains of pictures, uint8 (C, h, w) each, of any sizes that the model takes.
+
+        Raises:
+            UserError: the model cannot code them.
+        """
+        stacks = [Stack() for _ in chain_names(self.model)]
+        batches = self._batches([tuple(picture.shape[-2:]) for picture in pictures])
+        with self._coding():
+            for batch in batches:
+                parts = [padded(pictures[i], batch.height, batch.width) for i in batch.indices]
+                levels = torch.stack(parts).to(self.device).long()
+                try:
+                    self._encode(stacks, levels, batch)
+                except (MismatchError, ValueError) as error:
+                    reason = str(error).splitlines()[0]
+                    raise UserError(f"the model cannot code these pictures: {reason}") from None
+                done(len(batch.indices))
+        return [Chain(stack.words(), stack.start_words) for stack in stacks]
+
+    def decode(
+        self,
+        chains: Sequence[NDArray[np.uint32]],
+        sizes: Sequence[tuple[int, int]],
+        done: Progress = lambda _: None,
+    ) -> list[Tensor]:
+        """The pictures, uint8 (C, h, w), of these heights and widths.
+
+        Raises:
+            MismatchError: the chains are not what this model and this machine would have made.
+        """
+        lower = self._decode_first(chains[0], sizes, done)
+        if isinstance(self.model, VAE):
+            pictures = [picture for picture, _ in lower]
+        else:
+            pictures = self._decode_second(self.model, chains[1], sizes, lower, done)
+        return [p[:, :h, :w].contiguous() for p, (h, w) in zip(pictures, sizes, strict=True)]
+
+    def preview(
+        self,
+        chain: NDArray[np.uint32],
+        sizes: Sequence[tuple[int, int]],
+        done: Progress = lambda _: None,
+    ) -> list[Tensor]:
+        """Every y, uint8 (c, h, w), from the srVAE's first chain.
+
+        Raises:
+            MismatchError: as of :meth:`decode`.
+            UserError: the model is a VAE.
+        """
+        if not isinstance(self.model, SRVAE):
+            raise UserError("a VAE has no y: --preview is the srVAE's")
+        factor = self.model.guide.d.factor
+        lower = self._decode_first(chain, sizes, done)
+        return [
+            y[:, : -(-height // factor), : -(-width // factor)].contiguous()
+            for (y, _), (height, width) in zip(lower, sizes, strict=True)
+        ]
+
+    def _batches(self, sizes: Sequence[tuple[int, int]]) -> list[Batch]:
+        config = self.model.config
+        for height, width in sizes:
+            if not config.any_size and (height, width) != config.image_shape[1:]:
+                raise UserError(
+                    f"the mixture prior takes pictures of {config.image_shape[1]}x"
+                    f"{config.image_shape[2]} only, and one is {height}x{width}"
+                )
+        return batches_of(sizes, self.model.multiple, self.group)
+
+    def _coding(self) -> _Coding:
+        return _Coding(self.device)
+
+    def _sizes(self, batch: Batch) -> Sizes:
+        channels = self.model.config.image_shape[0]
+        shape = (channels, batch.height, batch.width)
+        return sizes_of(replace(self.model.config, image_shape=shape))
+
+    def _image(self, levels: Tensor, batch: Batch) -> Tensor:
+        """Levels (n, C, H, W) as an image in [0, 1], with black pictures up to the batch's size."""
+        return to_unit(_filled(levels, batch), self.dtype)
+
+    def _encode(self, stacks: list[Stack], levels: Tensor, batch: Batch) -> None:
+        model = self.model
+        x = self._image(levels, batch)
+        if isinstance(model, VAE):
+            prior = prior_code(model.model.p_z)
+            self._put(stacks[0], prior, model.guide.q_z(x), model.model.p_x, levels, batch)
+            return
+        y = model.guide.d(x)
+        y_levels = torch.round(255 * y[: len(levels)].double()).long()
+        u = self._put(
+            stacks[0],
+            prior_code(model.model.p_u),
+            model.guide.q_u(y),
+            model.model.p_y,
+            y_levels,
+            batch,
+        )
+        prior = _conditional(model.model.p_z(y, u))
+        given = _given_both(model, y)
+        self._put(stacks[1], prior, model.guide.q_z(x), given, levels, batch)
+
+    def _put(
+        self,
+        stack: Stack,
+        prior: PriorCode,
+        posterior: Independent,
+        likelihood: Given,
+        levels: Tensor,
+        batch: Batch,
+    ) -> Tensor:
+        """Draw a latent by bits of the stack, and code an image given it, and it by its prior.
+
+        Returns:
+            The latent, of the batch's size.
+        """
+        count = len(levels)
+        q = _on_grid(posterior, prior, count)
+        shape = (count, *posterior.event_shape)
+        cells = as_tensor(q.pop(stack), levels, shape)
+        latent = self._latent(prior, cells, batch)
+        put = Put()
+        code_image(likelihood(latent), _factor(put, count, batch), _filled(levels, batch))
+        put.push(stack)
+        prior.push(stack, cells, batch.size)
+        return latent
+
+    def _take(
+        self,
+        stack: Stack,
+        prior: PriorCode,
+        posterior: Encoder,
+        likelihood: Given,
+        shape: tuple[int, int, int],
+        batch: Batch,
+    ) -> tuple[Tensor, Tensor]:
+        """The inverse of :meth:`_put`: the levels, and the latent of the batch's size."""
+        count = len(batch.indices)
+        cells = prior.pop(stack, (count, *shape), batch.size)
+        latent = self._latent(prior, cells, batch)
+        factor = _factor(Take(stack), count, batch)
+        levels = code_image(likelihood(latent), factor, None)[:count]
+        q = _on_grid(posterior(self._image(levels, batch)), prior, count)
+        q.push(stack, as_cells(cells))
+        return levels, latent
+
+    def _latent(self, prior: PriorCode, cells: Tensor, batch: Batch) -> Tensor:
+        return prior.values(_filled(cells, batch)).to(self.dtype)
+
+    def _decode_first(
+        self, words: NDArray[np.uint32], sizes: Sequence[tuple[int, int]], done: Progress
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Of each picture the image that the first chain gives, uint8, and its latent."""
+        model, stack = self.model, Stack(words)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        with self._coding():
+            for batch in reversed(self._batches(sizes)):
+                shapes = self._sizes(batch)
+                levels, latent = (
+                    self._take(
+                        stack,
+                        prior_code(model.model.p_z),
+                        model.guide.q_z,
+                        model.model.p_x,
+                        shapes.latent,
+                        batch,
+                    )
+                    if isinstance(model, VAE)
+                    else self._take(
+                        stack,
+                        prior_code(model.model.p_u),
+                        model.guide.q_u,
+                        model.model.p_y,
+                        shapes.lower_latent,
+                        batch,
+                    )
+                )
+                images = levels.to(torch.uint8).cpu()
+                found |= dict(zip(batch.indices, zip(images, latent, strict=False), strict=True))
+                done(len(batch.indices))
+        _check_end(stack)
+        return [found[index] for index in range(len(sizes))]
+
+    def _decode_second(
+        self,
+        model: SRVAE,
+        words: NDArray[np.uint32],
+        sizes: Sequence[tuple[int, int]],
+        lower: list[tuple[Tensor, Tensor]],
+        done: Progress,
+    ) -> list[Tensor]:
+        """Each x, uint8 and padded, from the second chain and each y and u."""
+        stack, found = Stack(words), dict[int, Tensor]()
+        with self._coding():
+            for batch in reversed(self._batches(sizes)):
+                y_levels = torch.stack([lower[index][0] for index in batch.indices])
+                y = self._image(y_levels.to(self.device).long(), batch)
+                u = _filled(torch.stack([lower[index][1] for index in batch.indices]), batch)
+                levels, _ = self._take(
+                    stack,
+                    _conditional(model.model.p_z(y, u)),
+                    model.guide.q_z,
+                    _given_both(model, y),
+                    self._sizes(batch).latent,
+                    batch,
+                )
+                found |= dict(zip(batch.indices, levels.to(torch.uint8).cpu(), strict=True))
+                done(len(batch.indices))
+        _check_end(stack)
+        return [found[index] for index in range(len(sizes))]
+
+
+class _Coding:
+    """Within it arithmetic repeats itself to the bit, and weights are normalised once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.contexts = (torch.no_grad(), cached_weights(), reproducible(device))
+
+    def __enter__(self) -> None:
+        for context in self.contexts:
+            context.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for context in reversed(self.contexts):
+            context.__exit__(*error)  # type: ignore[arg-type]
+
+
+def _given_both(model: SRVAE, y: Tensor) -> Given:
+    """p(x|y, .) as a function of z."""
+    return lambda z: model.model.p_x(y, z)
+
+
+def _filled(values: Tensor, batch: Batch) -> Tensor:
+    """Values (n, ...) with zeros up to the batch's size."""
+    missing = values.new_zeros(batch.size - len(values), *values.shape[1:])
+    return torch.cat([values, missing])
+
+
+def _factor(code: Code, count: int, batch: Batch) -> Callable[..., Tensor]:
+    """What codes a factor of a batch's pictures; those that fill it up are not coded."""
+
+    def coded(pixels: TruncatedMixture, levels: Tensor | None) -> Tensor:
+        known = None if levels is None else levels[:count]
+        return _filled(code_levels(code, pixels, count, known), batch)
+
+    return coded
+
+
+def _normal(distribution: object) -> Normal:
+    """What an encoder gives, which is normal.
+
+    Raises:
+        UserError: it is not.
+    """
+    normal = getattr(distribution, "base_dist", distribution)
+    if not isinstance(normal, torch.distributions.Normal):
+        raise UserError(f"compress has no code for a latent's {type(normal).__name__}")
+    return normal
+
+
+def _conditional(distribution: object) -> NormalCode:
+    """p(z|y,u) as the code of a prior."""
+    normal = _normal(distribution)
+    return NormalCode(normal.loc, normal.loc.double(), normal.scale.double())
+
+
+def _on_grid(posterior: Independent, prior: PriorCode, count: int) -> Posterior:
+    """The posterior of the first pictures in cells of the prior's grid."""
+    normal = _normal(posterior)
+    mean = (normal.loc.double() - prior.location) / prior.scale / STEP
+    std = normal.scale.double() / prior.scale / STEP
+    return Posterior(as_array(mean[:count]), as_array(std[:count]))
+
+
+def _check_end(stack: Stack) -> None:
+    """Refuse a stack on which anything is left but what was there to start with."""
+    if not stack.is_at_start():
+        raise MismatchError("what is left is not what there was to start with")
