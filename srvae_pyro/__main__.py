@@ -3,11 +3,13 @@
 print(
     """The super-resolution VAE in Pyro. Commands, each with --help:
 
-  python -m srvae_pyro.train     train an srVAE or VAE, and go on with a run
-  python -m srvae_pyro.generate  draw new pictures from a trained model
-  python -m srvae_pyro.upscale   enlarge photographs with a trained srVAE
-  python -m srvae_pyro.figures   draw the paper's figures for a trained model
-  python -m srvae_pyro.evaluate  measure a trained model
+  python -m srvae_pyro.train       train an srVAE or VAE, and go on with a run
+  python -m srvae_pyro.generate    draw new pictures from a trained model
+  python -m srvae_pyro.upscale     enlarge photographs with a trained srVAE
+  python -m srvae_pyro.figures     draw the paper's figures for a trained model
+  python -m srvae_pyro.evaluate    measure a trained model
+  python -m srvae_pyro.compress    write pictures into one file, losslessly
+  python -m srvae_pyro.decompress  read them back
 
 A trained model to try them with is called pretrained:
 

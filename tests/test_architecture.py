@@ -18,9 +18,10 @@ LAYERS = [
     ["data"],
     ["drawing"],
     ["upscaling"],
+    ["compression"],
     ["evaluation"],
     ["training"],
-    ["train", "generate", "upscale", "figures", "evaluate"],
+    ["train", "generate", "upscale", "figures", "evaluate", "compress", "decompress"],
     ["__main__", ""],
 ]
 COMMANDS = LAYERS[-2]

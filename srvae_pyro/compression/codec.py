@@ -76,9 +76,7 @@ class Codec:
         True
     """
 
-    def __init__(
-        self, model: ImageModel, group: int = 16, arithmetic: Arithmetic = "fp64"
-    ) -> None:
+    def __init__(self, model: ImageModel, group: int = 16, arithmetic: Arithmetic = "fp64") -> None:
         if not isinstance(model, SRVAE | VAE):
             raise UserError(f"compress has no code for a {type(model).__name__}")
         self.group = group
@@ -93,13 +91,15 @@ class Codec:
             UserError: the model cannot code them.
         """
         stacks = [Stack() for _ in chain_names(self.model)]
-        batches = self._batches([tuple(picture.shape[-2:]) for picture in pictures])
+        batches = self._batches([(len(picture[0]), len(picture[0, 0])) for picture in pictures])
         with self._coding():
             for batch in batches:
                 parts = [padded(pictures[i], batch.height, batch.width) for i in batch.indices]
                 levels = torch.stack(parts).to(self.device).long()
                 try:
                     self._encode(stacks, levels, batch)
+                except UserError:
+                    raise
                 except (MismatchError, ValueError) as error:
                     reason = str(error).splitlines()[0]
                     raise UserError(f"the model cannot code these pictures: {reason}") from None
@@ -117,11 +117,14 @@ class Codec:
         Raises:
             MismatchError: the chains are not what this model and this machine would have made.
         """
-        lower = self._decode_first(chains[0], sizes, done)
-        if isinstance(self.model, VAE):
-            pictures = [picture for picture, _ in lower]
-        else:
-            pictures = self._decode_second(self.model, chains[1], sizes, lower, done)
+        try:
+            lower = self._decode_first(chains[0], sizes, done)
+            if isinstance(self.model, VAE):
+                pictures = [picture for picture, _ in lower]
+            else:
+                pictures = self._decode_second(self.model, chains[1], sizes, lower, done)
+        except (ValueError, OverflowError) as error:  # from numbers that make no sense
+            raise MismatchError(str(error)) from None
         return [p[:, :h, :w].contiguous() for p, (h, w) in zip(pictures, sizes, strict=True)]
 
     def preview(
@@ -139,7 +142,10 @@ class Codec:
         if not isinstance(self.model, SRVAE):
             raise UserError("a VAE has no y: --preview is the srVAE's")
         factor = self.model.guide.d.factor
-        lower = self._decode_first(chain, sizes, done)
+        try:
+            lower = self._decode_first(chain, sizes, done)
+        except (ValueError, OverflowError) as error:
+            raise MismatchError(str(error)) from None
         return [
             y[:, : -(-height // factor), : -(-width // factor)].contiguous()
             for (y, _), (height, width) in zip(lower, sizes, strict=True)

@@ -68,9 +68,10 @@ def _everything(mixture: DiscretizedLogisticMixture) -> Next:
 
 
 def _pyramid(pyramid: Pyramid, factor: Factor, levels: Tensor | None) -> Tensor:
-    parts: list[Tensor | None] = [levels]
+    parts = [levels]
     for _ in pyramid.finer:
-        parts.append(None if levels is None else rounded_average(parts[-1]))
+        finest = parts[-1]
+        parts.append(None if finest is None else rounded_average(finest))
     parts.reverse()
     image = code_image(pyramid.coarsest, factor, parts[0])
     for finer, part in zip(pyramid.finer, parts[1:], strict=True):

@@ -15,14 +15,17 @@ of :math:`e^s`, but for the rounding of each y to a cell.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Transform
 
 from srvae_pyro.compression.latents import STEP
-from srvae_pyro.compression.stack import Stack, uniform
+from srvae_pyro.compression.stack import MismatchError, Stack, uniform
 from srvae_pyro.distributions import AffineCoupling, OnFirstHalf, RealNVP, Squeeze
 from srvae_pyro.distributions.realnvp import checkerboard_mask
 from srvae_pyro.errors import UserError
@@ -32,7 +35,10 @@ __all__ = ["FlowCode"]
 SHIFT = 12
 UNIT = 1 << SHIFT  # S
 FACTORS = (2, 1 << 18)  # what R is clamped to
-BOUND = 1 << 40  # of cells: far from what 64 bits hold
+BOUND = 1 << 40  # of cells, times R: far from what 64 bits hold
+
+Cells = NDArray[np.int64]
+Change = Callable[[Stack, Cells, Cells, Cells], Cells]  # of the elements, given R and t
 
 
 class FlowCode:
@@ -60,7 +66,7 @@ class FlowCode:
         return _from_base(self.transforms, stack, cells, batch)
 
 
-def _to_base(transforms: list, stack: Stack, cells: Tensor, batch: int) -> Tensor:
+def _to_base(transforms: Sequence[Transform], stack: Stack, cells: Tensor, batch: int) -> Tensor:
     for transform in reversed(transforms):
         match transform:
             case AffineCoupling():
@@ -75,7 +81,7 @@ def _to_base(transforms: list, stack: Stack, cells: Tensor, batch: int) -> Tenso
     return cells
 
 
-def _from_base(transforms: list, stack: Stack, cells: Tensor, batch: int) -> Tensor:
+def _from_base(transforms: Sequence[Transform], stack: Stack, cells: Tensor, batch: int) -> Tensor:
     for transform in transforms:
         match transform:
             case AffineCoupling():
@@ -94,7 +100,9 @@ def _unknown(transform: object) -> UserError:
     return UserError(f"compress has no code for the transform {type(transform).__name__}")
 
 
-def _couple(coupling: AffineCoupling, stack: Stack, cells: Tensor, batch: int, change) -> Tensor:
+def _couple(
+    coupling: AffineCoupling, stack: Stack, cells: Tensor, batch: int, change: Change
+) -> Tensor:
     """The cells with those that the coupling changes changed."""
     count = len(cells)
     changed, kept = _parts(coupling, cells)
@@ -129,16 +137,17 @@ def cells_of(coupling: AffineCoupling, cells: Tensor) -> Tensor:
     return second if coupling.reverse else first
 
 
-def _elements(stack: Stack, cells: Tensor, factors: Tensor, shifts: Tensor, change) -> Tensor:
+def _elements(
+    stack: Stack, cells: Tensor, factors: Tensor, shifts: Tensor, change: Change
+) -> Tensor:
     arrays = (part.long().cpu().reshape(-1).numpy() for part in (cells, factors, shifts))
     return torch.from_numpy(change(stack, *arrays)).to(cells.device).reshape(cells.shape)
 
 
-Cells = NDArray[np.int64]
-
-
 def _scaled(stack: Stack, x: Cells, factors: Cells, shifts: Cells) -> Cells:
     """R (x + t) / S, towards the base."""
+    if (np.abs(x) > BOUND).any():
+        raise MismatchError("the flow p(u) takes values too far away")
     total = (x + shifts) * factors + stack.pop(*uniform(factors))
     stack.push(total & (UNIT - 1), *uniform(np.full(len(x), UNIT)))
     return total >> SHIFT

@@ -44,9 +44,9 @@ def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> l
         alike.setdefault((height, width), []).append(index)
     batches = []
     for (height, width), indices in sorted(alike.items()):
-        size = max(min(group, len(indices), PIXELS // (height * width)), 1)
-        for start in range(0, len(indices), size):
-            batches.append(Batch(tuple(indices[start : start + size]), height, width, size))
+        count = max(min(group, len(indices), PIXELS // (height * width)), 1)
+        for start in range(0, len(indices), count):
+            batches.append(Batch(tuple(indices[start : start + count]), height, width, count))
     return batches
 
 

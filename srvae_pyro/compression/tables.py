@@ -41,9 +41,7 @@ class Put:
     def __init__(self) -> None:
         self.noted: list[tuple[Symbols, NDArray[np.float64]]] = []
 
-    def __call__(
-        self, probabilities: NDArray[np.float64], symbols: NDArray[Any] | None
-    ) -> Symbols:
+    def __call__(self, probabilities: NDArray[np.float64], symbols: NDArray[Any] | None) -> Symbols:
         assert symbols is not None
         known: Symbols = symbols.astype(np.int32)
         self.noted.append((known, probabilities))
@@ -66,9 +64,7 @@ class Take:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
 
-    def __call__(
-        self, probabilities: NDArray[np.float64], symbols: NDArray[Any] | None
-    ) -> Symbols:
+    def __call__(self, probabilities: NDArray[np.float64], symbols: NDArray[Any] | None) -> Symbols:
         return self.stack.pop(CATEGORICAL, probabilities)
 
 
@@ -164,7 +160,7 @@ def code_levels(
 
 def _code_chunk(code: Code, pixels: _Pixels, levels: Tensor | None) -> Tensor:
     """The levels of some pixels, (N, C)."""
-    weights, made = pixels.weights, []
+    weights, made = pixels.weights, list[Tensor]()
     device = weights.device
     first = torch.arange(RADIX, device=device, dtype=torch.float64)
     for c in range(pixels.low.shape[1]):
@@ -215,5 +211,7 @@ def _shares(
     ends = (lows.unsqueeze(-1), torch.maximum(highs, lows).unsqueeze(-1))
     masses = log_mass(*ends, location.unsqueeze(1), precision.unsqueeze(1))  # (N, bins, K)
     scores = (weights.unsqueeze(1) + masses).logsumexp(-1)
-    shares: NDArray[np.float64] = scores.masked_fill(~possible, -torch.inf).softmax(-1).cpu().numpy()
+    shares: NDArray[np.float64] = (
+        scores.masked_fill(~possible, -torch.inf).softmax(-1).cpu().numpy()
+    )
     return shares

@@ -1,0 +1,83 @@
+"""The flags of the commands compress and decompress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from srvae_pyro.checked import AtLeast
+from srvae_pyro.config import Device
+from srvae_pyro.errors import UserError
+from srvae_pyro.system.command_line import check_folder, option
+
+__all__ = ["CompressArguments", "DecompressArguments"]
+
+
+@dataclass
+class CompressArguments:
+    """Write pictures into one file by bits-back coding with a trained model, losslessly.
+
+    The file is as small as the model's evidence lower bound says, plus the bits that the chain of
+    pictures starts with and a few for each picture. It holds the 8-bit pixels alone: pictures with
+    transparency or 16 bits are refused, and EXIF and colour profiles are not kept. To read it takes
+    the same model and arithmetic that is the same to the last bits, so mostly the same machine and
+    version of PyTorch: it is for measurement and research, not for archives.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """a run's name under runs/, its folder, or a Hub id"""
+    pictures: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PICTURE...", help_behavior_hint="(at least one)"),
+    ]
+    """picture files, or folders of them"""
+    out: Annotated[Path | None, option("FILE", "must be given")] = None
+    """the file to write"""
+    group: Annotated[int, AtLeast(1, 4096)] = 16
+    """pictures that are coded together; more are faster and cost more bits to start with"""
+    arithmetic: Literal["fp64", "fp32"] = "fp64"
+    """of the networks; fp32 is faster, and seldom the same on another machine"""
+    verify: bool = False
+    """read the pictures back before the file is written; takes as long again"""
+    device: Device = "auto"
+    """auto takes a GPU if there is one"""
+
+    def check(self) -> None:
+        """Refuse what makes no sense whatever the model."""
+        if not self.pictures:
+            raise UserError("name at least one picture file after the run")
+        if self.out is None:
+            raise UserError("name the file to write: --out FILE")
+        if self.out.is_dir():
+            raise UserError(f"--out {self.out} is a folder: name a file")
+
+
+@dataclass
+class DecompressArguments:
+    """Read the pictures back that compress has written into a file, as PNGs.
+
+    All are decoded and compared with their checksums before any is written. Where the arithmetic
+    here is not that which the file was made with, the pictures are the same or one line says that
+    they cannot be read here.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """what compress wrote"""
+    out: Annotated[Path | None, option("DIR", "must be given")] = None
+    """folder for the pictures"""
+    run: Annotated[str | None, option("RUN", "as the file says, under runs/")] = None
+    """the run of the model that the file was made with"""
+    preview: bool = False
+    """every y alone, which takes the first part of the file (srVAE)"""
+    device: Device = "auto"
+    """auto takes a GPU if there is one"""
+
+    def check(self) -> None:
+        """Refuse an ``--out`` that is missing or a picture's name."""
+        if self.out is None:
+            raise UserError("name the folder for the pictures: --out DIR")
+        check_folder(self.out)

@@ -1,0 +1,261 @@
+"""The file of a picture set: parts with their checksums, read without running anything.
+
+``SRVAEbb1``, then parts, each its length as eight bytes, little-endian, its bytes, and a checksum
+of eight more. The parts are a header, JSON that zlib has made small; a checksum of each picture,
+four bytes each; and the chains. A part can be read without those after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.system.files import write_whole
+from srvae_pyro.upscaling.photographs import shown
+
+__all__ = ["Container", "Header", "Picture", "fingerprint", "read_parts", "write_parts"]
+
+MAGIC = b"SRVAEbb1"
+FORMAT = 1
+LENGTH, CHECK, FINGERPRINT = 8, 8, 4  # bytes
+LARGEST = 1 << 28  # bytes of a header: a hostile one cannot fill the memory
+SIDE = 1 << 16  # of a picture, at most
+WORD = np.dtype("<u4")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a file says of a picture.
+
+    Attributes:
+        name: of its file, without a folder or an extension.
+        height: in pixels.
+        width: in pixels.
+        gray: whether the file is to have one channel, though the model has three.
+    """
+
+    name: str
+    height: int
+    width: int
+    gray: bool = False
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        run: what the run of the model is called.
+        model: a digest of its weights and settings.
+        arithmetic: ``fp64`` or ``fp32``.
+        group: pictures a batch.
+        start_words: of each chain, how many 32-bit words it took to start with.
+        made: what it was made with, by name.
+        pictures: in order.
+    """
+
+    run: str
+    model: str
+    arithmetic: str
+    group: int
+    start_words: tuple[int, ...]
+    made: dict[str, str]
+    pictures: tuple[Picture, ...]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each picture."""
+        return [(picture.height, picture.width) for picture in self.pictures]
+
+    def to_bytes(self) -> bytes:
+        """As it stands in the file."""
+        values = asdict(self)
+        # By columns, as most columns repeat themselves.
+        pictures = values.pop("pictures")
+        columns = {f.name: [picture[f.name] for picture in pictures] for f in fields(Picture)}
+        text = json.dumps({"format": FORMAT, **values, "pictures": columns}, separators=(",", ":"))
+        return zlib.compress(text.encode(), 9)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Header:
+        """The header in a file.
+
+        Raises:
+            ValueError: it is none; says why.
+        """
+        inflate = zlib.decompressobj()
+        try:
+            text = inflate.decompress(content, LARGEST)
+            values = json.loads(text)
+        except (zlib.error, ValueError, RecursionError):
+            raise ValueError("its header cannot be read") from None
+        if not inflate.eof or not isinstance(values, dict):
+            raise ValueError("its header cannot be read")
+        if values.get("format") != FORMAT:
+            raise ValueError(f"its format is {values.get('format')!r}, and this version's {FORMAT}")
+        try:
+            columns = values["pictures"]
+            rows = zip(*(columns[f.name] for f in fields(Picture)), strict=True)
+            header = cls(
+                values["run"],
+                values["model"],
+                values["arithmetic"],
+                values["group"],
+                tuple(values["start_words"]),
+                values["made"],
+                tuple(Picture(*row) for row in rows),
+            )
+        except (KeyError, TypeError, ValueError):
+            raise ValueError("its header lacks something") from None
+        header.check()
+        return header
+
+    def check(self) -> None:
+        """Refuse a header that nobody's ``compress`` wrote.
+
+        Raises:
+            ValueError: it is such a one.
+        """
+        texts = [self.run, self.model, self.arithmetic, *(p.name for p in self.pictures)]
+        numbers = [self.group, *self.start_words, *(n for size in self.sizes for n in size)]
+        made = self.made
+        if (
+            not all(type(text) is str for text in texts)
+            or not all(type(number) is int and 0 < number <= 1 << 32 for number in numbers)
+            or not all(type(picture.gray) is bool for picture in self.pictures)
+            or not isinstance(made, dict)
+            or not all(type(text) is str for item in made.items() for text in item)
+            or self.arithmetic not in ("fp64", "fp32")
+            or not self.pictures
+            or any(max(size) > SIDE for size in self.sizes)
+        ):
+            raise ValueError("its header says what cannot be")
+        names = [picture.name for picture in self.pictures]
+        for name in names:
+            if name in ("", ".", "..") or not name.isprintable() or set(name) & set('/\\:\0"<>|?*'):
+                raise ValueError(f"it names a picture {name!r}, which is no name of a file")
+        if len({name.casefold() for name in names}) < len(names):
+            raise ValueError("it names two pictures the same")
+
+
+@dataclass(frozen=True)
+class Container:
+    """The content of a file, or of its first part.
+
+    Attributes:
+        header: what it says of itself.
+        fingerprints: of each y, if the model has one, and of each picture, four bytes each.
+        chains: uint32, those that were read.
+        bytes_read: of the file.
+        size: of all of it.
+    """
+
+    header: Header
+    fingerprints: bytes
+    chains: list[NDArray[np.uint32]]
+    bytes_read: int = 0
+    size: int = 0
+
+    def mismatches(self, pictures: Sequence[Tensor], preview: bool = False) -> int:
+        """How many of the pictures, or of the y's, have another fingerprint."""
+        if preview:
+            return int(fingerprint_of_all(pictures) != self.fingerprints[:FINGERPRINT])
+        own = self.fingerprints[FINGERPRINT:]
+        count = 0
+        for index, picture in enumerate(pictures):
+            start = index * FINGERPRINT
+            count += fingerprint(picture) != own[start : start + FINGERPRINT]
+        return count
+
+
+def fingerprint(picture: Tensor) -> bytes:
+    """Four bytes of a hash of a picture's levels, uint8 (C, H, W)."""
+    levels = picture.cpu().contiguous().numpy().tobytes()
+    return hashlib.blake2b(levels, digest_size=FINGERPRINT).digest()
+
+
+def fingerprint_of_all(pictures: Sequence[Tensor]) -> bytes:
+    """Four bytes of a hash of all pictures' levels."""
+    together = b"".join(fingerprint(picture) for picture in pictures)
+    return hashlib.blake2b(together, digest_size=FINGERPRINT).digest()
+
+
+def fingerprints_of(pictures: Sequence[Tensor], lower: Sequence[Tensor]) -> bytes:
+    """Four bytes of all y's, then four of each picture."""
+    return fingerprint_of_all(lower) + b"".join(fingerprint(picture) for picture in pictures)
+
+
+def write_parts(path: Path, content: Container) -> int:
+    """Write a file, whole or not at all; its bytes."""
+    parts = [content.header.to_bytes(), content.fingerprints]
+    parts += [chain.astype(WORD).tobytes() for chain in content.chains]
+    whole = MAGIC + b"".join(
+        len(part).to_bytes(LENGTH, "little") + part + _check(part) for part in parts
+    )
+    write_whole(path, lambda partial: _write(partial, whole))
+    return len(whole)
+
+
+def read_parts(path: Path, preview: bool = False) -> Container:
+    """Read a file, or of it what the y's need.
+
+    Raises:
+        UserError: it is damaged, ends early, or is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(path, file, preview)
+    except OSError as error:
+        raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{shown(path)} cannot be decompressed: {error}") from None
+
+
+def _read(path: Path, file: BinaryIO, preview: bool) -> Container:
+    size = os.fstat(file.fileno()).st_size
+    if file.read(len(MAGIC)) != MAGIC:
+        raise ValueError("it is not a file that python -m srvae_pyro.compress wrote")
+    header = Header.from_bytes(_part(file, size))
+    fingerprints = _part(file, size)
+    if len(fingerprints) != FINGERPRINT * (1 + len(header.pictures)):
+        raise ValueError("its header and its checksums are of different pictures")
+    chains = []
+    for _ in header.start_words[:1] if preview else header.start_words:
+        part = _part(file, size)
+        if len(part) % WORD.itemsize or not len(part):
+            raise ValueError("a chain of it is no row of 32-bit words")
+        chains.append(np.frombuffer(part, WORD).astype(np.uint32))
+    bytes_read = file.tell()
+    if not preview and bytes_read != size:
+        raise ValueError(f"it has {size - bytes_read} bytes too many")
+    return Container(header, fingerprints, chains, bytes_read, size)
+
+
+def _part(file: BinaryIO, size: int) -> bytes:
+    length = file.read(LENGTH)
+    count = int.from_bytes(length, "little")
+    if len(length) < LENGTH or count + CHECK > size - file.tell():
+        raise ValueError("it ends early, or is damaged")
+    part = file.read(count)
+    if file.read(CHECK) != _check(part):
+        raise ValueError("it is damaged: its content is not what was written")
+    return part
+
+
+def _check(part: bytes) -> bytes:
+    return hashlib.blake2b(part, digest_size=CHECK).digest()
+
+
+def _write(path: Path, content: bytes) -> Any:
+    return path.write_bytes(content)

@@ -1,0 +1,191 @@
+"""The commands compress and decompress from their arguments to their reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
+from srvae_pyro.compression.codec import Chain, Codec, chain_names
+from srvae_pyro.compression.container import (
+    Container,
+    Header,
+    fingerprints_of,
+    read_parts,
+    write_parts,
+)
+from srvae_pyro.compression.exactness import differences, machine
+from srvae_pyro.compression.pictures import padded
+from srvae_pyro.compression.reading import read_lossless
+from srvae_pyro.compression.stack import MismatchError
+from srvae_pyro.errors import UserError
+from srvae_pyro.models import SRVAE, ImageModel, load
+from srvae_pyro.models.loading import weights_digest
+from srvae_pyro.pixels import to_unit
+from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
+from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import choose_device, start
+from srvae_pyro.system.files import check_place
+from srvae_pyro.system.hub import is_cached_copy
+from srvae_pyro.upscaling.photographs import save_photograph, shown
+
+__all__ = ["compress", "decompress"]
+
+WORD_BYTES = 4
+
+
+def compress(arguments: CompressArguments) -> int:
+    """Compress as asked, all pictures read before any is coded; the exit code."""
+    assert arguments.out is not None
+    folder = find_run(arguments.run)
+    check_place(arguments.out)
+    device = choose_device(arguments.device)
+    start(device)
+    model = load(folder, device)
+    pictures, about = read_lossless(arguments.pictures, model.config.image_shape[0], arguments.out)
+    began = time.monotonic()
+    codec = Codec(model, arguments.group, arguments.arithmetic)
+    chains = _encoded(codec, pictures)
+    seconds = time.monotonic() - began
+    header = Header(
+        run=arguments.run if is_cached_copy(folder) else folder.resolve().name,
+        model=weights_digest(model),
+        arithmetic=arguments.arithmetic,
+        group=arguments.group,
+        start_words=tuple(chain.start_words for chain in chains),
+        made=machine(device),
+        pictures=tuple(about),
+    )
+    header.check()
+    prints = fingerprints_of(pictures, lower_of(model, pictures))
+    content = Container(header, prints, [chain.words for chain in chains])
+    if arguments.verify and content.mismatches(_decoded(codec, content, preview=False)):
+        raise UserError("what was read back is not what was written: try --device cpu")
+    size = write_parts(arguments.out, content)
+    _report(arguments, model, pictures, chains, size, seconds)
+    return 0
+
+
+def decompress(arguments: DecompressArguments) -> int:
+    """Decompress as asked, all pictures checked before any is written; the exit code."""
+    assert arguments.out is not None
+    content = read_parts(arguments.file, arguments.preview)
+    header = content.header
+    files = [arguments.out / f"{picture.name}.png" for picture in header.pictures]
+    check_place(arguments.out / "picture.png")
+    for file in files:
+        if file.exists():
+            raise UserError(f"{shown(file)} is there already: give another --out")
+    device = choose_device(arguments.device)
+    start(device)
+    model = load(_run_of(arguments, header), device)
+    if weights_digest(model) != header.model:
+        raise UserError(
+            f"{shown(arguments.file)} was made with other weights than those of "
+            f"{arguments.run or header.run}: name the run that has them with --run"
+        )
+    codec = Codec(model, header.group, "fp64" if header.arithmetic == "fp64" else "fp32")
+    if len(chain_names(model)) != len(header.start_words):
+        raise UserError(f"{shown(arguments.file)} has other chains than its model makes")
+    pictures = _matching(codec, content, arguments, device)
+    for file, picture, levels in zip(files, header.pictures, pictures, strict=True):
+        save_photograph(file, levels[:1] if picture.gray else levels)
+    what = "y's" if arguments.preview else "pictures"
+    read = f"from {content.bytes_read:,} of {content.size:,} bytes" if arguments.preview else ""
+    print(" ".join(f"{len(files)} {what} in {shown(arguments.out)} {read}".split()))
+    return 0
+
+
+def lower_of(model: ImageModel, pictures: Sequence[Tensor]) -> list[Tensor]:
+    """The y of each picture, uint8, as a preview shows it; none of a VAE's."""
+    if not isinstance(model, SRVAE):
+        return []
+    multiple, factor = model.multiple, model.guide.d.factor
+    lower = []
+    for picture in pictures:
+        height, width = picture.shape[-2:]
+        x = padded(picture, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+        y = torch.round(255 * model.guide.d(to_unit(x, torch.float64))).to(torch.uint8)
+        lower.append(y[:, : -(-height // factor), : -(-width // factor)])
+    return lower
+
+
+def _encoded(codec: Codec, pictures: Sequence[Tensor]) -> list[Chain]:
+    with Bar(total=len(pictures), unit="picture") as bar:
+        return codec.encode(pictures, bar.update)
+
+
+def _decoded(codec: Codec, content: Container, preview: bool) -> list[Tensor]:
+    sizes = content.header.sizes
+    with Bar(total=len(sizes) * len(content.chains), unit="picture") as bar:
+        if preview:
+            return codec.preview(content.chains[0], sizes, bar.update)
+        return codec.decode(content.chains, sizes, bar.update)
+
+
+def _matching(
+    codec: Codec, content: Container, arguments: DecompressArguments, device: torch.device
+) -> list[Tensor]:
+    """The pictures, all of which have their checksums.
+
+    Raises:
+        UserError: not all have, so the arithmetic is not that of the file's.
+    """
+    preview = arguments.preview
+    try:
+        pictures = _decoded(codec, content, preview)
+    except MismatchError:
+        pictures = []
+    if pictures and not content.mismatches(pictures, preview):
+        return pictures
+    others = differences(content.header.made, machine(device))
+    raise UserError(
+        f"{shown(arguments.file)} cannot be read here, as this machine computes otherwise than "
+        f"that which it was made on ({others or 'though of the same versions'}); nothing is written"
+    )
+
+
+def _run_of(arguments: DecompressArguments, header: Header) -> Path:
+    """The folder of the model's run. Of a file's own word only runs that are here are taken.
+
+    Raises:
+        UserError: there is none.
+    """
+    if arguments.run is not None:
+        return find_run(arguments.run)
+    name = header.run
+    if name in packaged():
+        return packaged()[name]
+    if not set(name) & set("/\\") and name not in ("", "..") and (RUNS / name / CONFIG).is_file():
+        return RUNS / name
+    raise UserError(
+        f"{shown(arguments.file)} was made with the model {shown(Path(name))}, which is not under "
+        f"{RUNS}/: name its run with --run"
+    )
+
+
+def _report(
+    arguments: CompressArguments,
+    model: ImageModel,
+    pictures: Sequence[Tensor],
+    chains: Sequence[Chain],
+    size: int,
+    seconds: float,
+) -> None:
+    """Say what the file holds, and what of it is what."""
+    assert arguments.out is not None
+    values = sum(picture.numel() for picture in pictures)
+    print(
+        f"{len(pictures)} pictures, {values:,} values, in {shown(arguments.out)}: {size:,} bytes, "
+        f"{8 * size / values:.3f} bits/dim"
+    )
+    rest = size
+    for name, chain in zip(chain_names(model), chains, strict=True):
+        own, began = WORD_BYTES * len(chain.words), WORD_BYTES * chain.start_words
+        rest -= own
+        print(f"  {name}: {own:,} bytes, of which {began:,} to start with")
+    print(f"  header and checksums: {rest:,} bytes; {values / seconds / 1e6:.3f} MB/s")

@@ -1,0 +1,19 @@
+"""Pictures out of a file of compress: ``python -m srvae_pyro.decompress --help``."""
+
+from __future__ import annotations
+
+from srvae_pyro.compression.arguments import DecompressArguments
+from srvae_pyro.system.command_line import run_command
+
+__all__ = ["DecompressArguments", "main"]
+
+
+def main(arguments: DecompressArguments) -> int:
+    """Decompress as asked; the exit code."""
+    from srvae_pyro.compression.session import decompress  # not before: --help is to be fast
+
+    return decompress(arguments)
+
+
+if __name__ == "__main__":
+    run_command(DecompressArguments, main, "decompress", "try a --device with more of it")
