@@ -28,6 +28,7 @@ COMMANDS = LAYERS[-2]
 # Packages that may be missing, or that take a second or more to import and are seldom needed.
 LAZY = {
     "arviz_stats.base",
+    "imagecodecs",
     "scipy.ndimage",
     "torch.utils.tensorboard",
     "torch_fidelity",

@@ -44,7 +44,7 @@ def machine(device: torch.device) -> dict[str, str]:
     cuda = device.type == "cuda"
     return {
         "srvae_pyro": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "constriction": version("constriction"),
         "numpy": version("numpy"),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",

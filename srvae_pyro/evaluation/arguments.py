@@ -23,10 +23,10 @@ class EvaluateArguments:
     """Measure a trained model as the paper's Table 1 does.
 
     The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
-    if asked for, FID and KID of generated pictures, KID by a network that comes in a package, and
-    the quality of super-resolution. Prints a table and writes all numbers, with what is needed to
-    repeat them, to the run's evaluation.json, each as soon as it is there and beside those of other
-    pictures and flags.
+    if asked for, FID and KID of generated pictures, KID by a network that comes in a package, the
+    quality of super-resolution, and the bytes of a lossless code. Prints a table and writes all
+    numbers, with what is needed to repeat them, to the run's evaluation.json, each as soon as it is
+    there and beside those of other pictures and flags.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -76,6 +76,9 @@ class EvaluateArguments:
 
     super_resolution: bool = False
     """also PSNR and SSIM of super-resolution against bicubic and others (srVAE)"""
+
+    compress: Annotated[int | None, AtLeast(1), option("N", "no")] = None
+    """also the bytes of N of the pictures by bits-back coding, and by PNG, WebP and JPEG XL"""
 
     batch_size: Annotated[int, AtLeast(1)] = 100
     """pictures at a time, where --memory-gb does not decide"""

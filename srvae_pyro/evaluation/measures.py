@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from srvae_pyro.evaluation.coding import CodingResult
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.evaluation.fid import Distances
 from srvae_pyro.evaluation.kid import KidResult
@@ -24,6 +25,7 @@ class Measures:
         distances: FID and KID by the split of the real pictures, ``test`` or ``train``.
         kid: in EfficientNet-Lite0's features.
         super_resolution: of a srVAE that enlarges.
+        compression: bytes of the pictures by bits-back coding.
     """
 
     elbo: ElboResult
@@ -32,3 +34,4 @@ class Measures:
     distances: dict[str, Distances] = field(default_factory=dict)
     kid: KidResult | None = None
     super_resolution: SuperResolutionResult | None = None
+    compression: CodingResult | None = None

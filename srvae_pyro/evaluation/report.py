@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from srvae_pyro.evaluation.coding import CodingResult
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.evaluation.kid import KID_NAME, KidResult
 from srvae_pyro.evaluation.likelihood import UNRELIABLE_K, LikelihoodResult
@@ -17,6 +18,7 @@ __all__ = [
     "PUBLISHED",
     "Row",
     "columns",
+    "compression_table",
     "kid_table",
     "print_measures",
     "refinement_table",
@@ -149,6 +151,28 @@ def refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> s
     return text
 
 
+def compression_table(result: CodingResult) -> str:
+    """The bytes by code, and how far the model's are from what the ELBO predicts."""
+    rows = [[f"{result.pictures:,} pictures", "bytes", "bits/dim", "MB/s to write", "to read"]]
+
+    def row(name: str, count: float, *speeds: float) -> None:
+        cells = [f"{count:,.0f}", f"{8 * count / result.values:.3f}"]
+        rows.append([name, *cells, *([f"{s:.3f}" for s in speeds] or ["-", "-"])])
+
+    row("as they are", result.values)
+    row("the negative ELBO", result.predicted_bytes)
+    row("bits back, without its start", result.net_bytes)
+    for size in (result.model, *result.others):
+        row(size.name, size.bytes, size.write_mb_per_second, size.read_mb_per_second)
+    more = 100 * (result.net_bytes / result.predicted_bytes - 1)
+    starts = " and ".join(f"{n:,} for {name}" for name, n in result.start_bytes.items())
+    text = f"{columns(rows, left=1)}\nwithout its start {more:+.2f}% against the ELBO of the same "
+    text += f"pictures; bytes to start with, whatever their number: {starts}"
+    if not any(size.name.startswith("JPEG XL") for size in result.others):
+        text += "\nJPEG XL is not there: pip install 'srvae-pyro[codecs]'"
+    return text
+
+
 def print_measures(measures: Measures, selection: Selection, trained_on: str) -> None:
     """Print the table, and below it what does not fit into one.
 
@@ -183,6 +207,8 @@ def print_measures(measures: Measures, selection: Selection, trained_on: str) ->
         print(kid_table(measures.kid))
     if measures.super_resolution:
         print(super_resolution_table(measures.super_resolution))
+    if measures.compression:
+        print(compression_table(measures.compression))
 
 
 def _row(measures: Measures, data: str) -> Row:

@@ -15,9 +15,11 @@ from torch import Tensor
 from srvae_pyro import __version__
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
+from srvae_pyro.data.subset import evenly_spaced_indices
 from srvae_pyro.drawing.sampling import sampling_of
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels
+from srvae_pyro.evaluation.coding import evaluate_coding
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fid import drawer, fid_and_kid
@@ -155,6 +157,12 @@ def measure(
             model, images, batch_size=arguments.batch_size, **common
         )
         yield measures
+    if arguments.compress is not None and group.main:
+        some = evenly_spaced_indices(len(images), arguments.compress)
+        measures.compression = evaluate_coding(
+            model, images[some], selection.indices[some], seed=arguments.seed, progress=True
+        )
+        yield measures
 
 
 def _measure_fid(
@@ -236,6 +244,7 @@ def _to_json(measures: Measures, arguments: EvaluateArguments) -> dict[str, Any]
         "fid": _flags(decoded, *drawing, "fid_images", "fid_weights"),
         KID_KEY: _flags(arguments, *drawing, "kid_images"),
         "super_resolution": "",
+        "compression": _flags(arguments, "compress"),
     }
     values: dict[str, dict[str, Any]] = {
         "elbo": {**measures.elbo.to_json(), "samples": arguments.elbo_samples}
@@ -253,6 +262,8 @@ def _to_json(measures: Measures, arguments: EvaluateArguments) -> dict[str, Any]
         values[KID_KEY] = measures.kid.to_json()
     if measures.super_resolution:
         values["super_resolution"] = asdict(measures.super_resolution)
+    if measures.compression:
+        values["compression"] = measures.compression.to_json()
     return {name: {**value, "flags": flags[name]} for name, value in values.items()}
 
 

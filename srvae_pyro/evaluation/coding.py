@@ -1,0 +1,190 @@
+"""How many bytes a model's code takes, against what its ELBO predicts and other codecs take."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro.compression.codec import Codec, chain_names
+from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
+from srvae_pyro.models import ImageModel
+from srvae_pyro.system.console import Bar
+
+__all__ = ["CodeSize", "CodingResult", "evaluate_coding"]
+
+WORD_BYTES = 4
+Levels = NDArray[np.uint8]
+Encode = Callable[[Levels], bytes]
+Decode = Callable[[bytes], Levels]
+
+
+@dataclass(frozen=True)
+class CodeSize:
+    """What a code takes.
+
+    Attributes:
+        name: the code's.
+        bytes: of all pictures.
+        write_mb_per_second: millions of values a second to write.
+        read_mb_per_second: to read them back.
+    """
+
+    name: str
+    bytes: int
+    write_mb_per_second: float
+    read_mb_per_second: float
+
+
+@dataclass(frozen=True)
+class CodingResult:
+    """The sizes of the same pictures by a model's code and by others.
+
+    Attributes:
+        pictures: how many.
+        values: of all of them, a byte each.
+        predicted_bytes: by the negative ELBO.
+        model: of the chains, those of which they start with included.
+        start_bytes: by chain, those that it takes to start with, whatever the number of pictures.
+        chain_bytes: by chain, all of it.
+        others: each picture a file, then all in one picture.
+    """
+
+    pictures: int
+    values: int
+    predicted_bytes: float
+    model: CodeSize
+    start_bytes: dict[str, int]
+    chain_bytes: dict[str, int]
+    others: list[CodeSize]
+
+    @property
+    def net_bytes(self) -> int:
+        """Of the model's code, without those to start with."""
+        return self.model.bytes - sum(self.start_bytes.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, and what it takes without the start, for files."""
+        return {**asdict(self), "net_bytes": self.net_bytes}
+
+
+def evaluate_coding(
+    model: ImageModel, images: Tensor, indices: Tensor, *, seed: int = 0, progress: bool = False
+) -> CodingResult:
+    """Code images, and read them back, and write them by other codecs that are there.
+
+    Args:
+        model: the model.
+        images: uint8 (N, C, H, W).
+        indices: of the images, (N), to which the noise of the ELBO is tied.
+        seed: of that noise.
+        progress: whether to show a bar.
+
+    Raises:
+        RuntimeError: what was read back is not what was written.
+        UserError: the model cannot code them.
+    """
+    device = next(model.parameters()).device
+    elbo = evaluate_elbo(model, images, device, seed=seed, indices=indices)
+    codec, pictures = Codec(model), list(images)
+    names = chain_names(model)
+    with Bar(total=(1 + len(names)) * len(images), unit="picture", disable=not progress) as bar:
+        began = time.monotonic()
+        chains = codec.encode(pictures, bar.update)
+        written = time.monotonic()
+        sizes = [(images.shape[-2], images.shape[-1])] * len(images)
+        again = codec.decode([chain.words for chain in chains], sizes, bar.update)
+        read = time.monotonic()
+    if not torch.equal(torch.stack(again), images):
+        raise RuntimeError("what was read back is not what was written")
+    values = images.numel()
+    chain_bytes = [WORD_BYTES * len(chain.words) for chain in chains]
+    start_bytes = [WORD_BYTES * chain.start_words for chain in chains]
+    size = _size("bits back", sum(chain_bytes), values, written - began, read - written)
+    return CodingResult(
+        len(images),
+        values,
+        len(images) * elbo.nats / math.log(2) / 8,
+        size,
+        dict(zip(names, start_bytes, strict=True)),
+        dict(zip(names, chain_bytes, strict=True)),
+        _others(images),
+    )
+
+
+def _others(images: Tensor) -> list[CodeSize]:
+    """What other codecs take, each picture a file and all in one picture."""
+    arrays = [_array(image) for image in images]
+    found = []
+    for name, (encode, decode) in _codecs().items():
+        for what, pictures in (("a file each", arrays), ("one picture", [_mosaic(images)])):
+            began = time.monotonic()
+            files = [encode(picture) for picture in pictures]
+            written = time.monotonic()
+            again = [decode(file) for file in files]
+            read = time.monotonic()
+            if not all(np.array_equal(a, b) for a, b in zip(again, pictures, strict=True)):
+                raise RuntimeError(f"{name} did not keep the pictures")
+            count = sum(len(file) for file in files)
+            seconds = (written - began, read - written)
+            found.append(_size(f"{name}, {what}", count, images.numel(), *seconds))
+    return found
+
+
+def _codecs() -> dict[str, tuple[Encode, Decode]]:
+    """The codecs that are there, by name, as small as they write."""
+    codecs = {
+        "PNG": _pillow("PNG", optimize=True),
+        "WebP": _pillow("WebP", lossless=True, quality=100, method=6),
+    }
+    try:
+        from imagecodecs import jpegxl_decode, jpegxl_encode  # may be missing
+    except ImportError:
+        return codecs
+
+    def encode(levels: Levels) -> bytes:
+        return bytes(jpegxl_encode(levels, lossless=True, effort=9))
+
+    return {**codecs, "JPEG XL": (encode, jpegxl_decode)}
+
+
+def _pillow(kind: str, **options: Any) -> tuple[Encode, Decode]:
+    def encode(levels: Levels) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(levels).save(file, kind, **options)
+        return file.getvalue()
+
+    def decode(content: bytes) -> Levels:
+        with Image.open(io.BytesIO(content)) as image:
+            array = np.asarray(image)
+        return array
+
+    return encode, decode
+
+
+def _array(image: Tensor) -> Levels:
+    """Levels (C, H, W) as (H, W, 3), or as (H, W) of one channel."""
+    array: Levels = image.cpu().movedim(0, -1).contiguous().numpy()
+    return array[..., 0] if array.shape[-1] == 1 else array
+
+
+def _mosaic(images: Tensor) -> Levels:
+    """All images in one about as wide as high, what is missing black."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    missing = images.new_zeros(rows * columns - len(images), *images.shape[1:])
+    grid = torch.cat([images, missing]).unflatten(0, (rows, columns))
+    return _array(grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2))
+
+
+def _size(name: str, count: int, values: int, write: float, read: float) -> CodeSize:
+    return CodeSize(name, count, values / max(write, 1e-9) / 1e6, values / max(read, 1e-9) / 1e6)

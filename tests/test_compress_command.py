@@ -1,0 +1,242 @@
+"""``python -m srvae_pyro.compress`` and ``decompress``: files whole, or one line and none."""
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro import compress, decompress
+from srvae_pyro.compress import CompressArguments
+from srvae_pyro.compression import container
+from srvae_pyro.compression.container import Header, Picture, read_parts
+from srvae_pyro.compression.reading import names_of
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.decompress import DecompressArguments
+from srvae_pyro.errors import UserError
+from srvae_pyro.models import make_model
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.system.command_line import check_arguments
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    tiny: Callable[..., ModelConfig],
+    pictures: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A folder with runs/net, a srVAE with standard prior, and three pictures."""
+    model = make_model(tiny(p_u="standard"))
+    model.initialize(pictures(8))
+    save_pretrained(model, tmp_path / "runs" / "net")
+    generator = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for name, shape in (("a.png", (16, 16, 3)), ("b.webp", (9, 14, 3)), ("gray.png", (16, 16))):
+        levels = generator.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(levels).save(tmp_path / "in" / name, lossless=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def packed(place: Path) -> Path:
+    """The file that they are compressed into."""
+    arguments = CompressArguments("net", (Path("in"),), Path("packed"), group=2)
+    assert compress.main(arguments) == 0
+    return place / "packed"
+
+
+def test_pictures_go_through_a_file(
+    place: Path, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = capsys.readouterr().out
+    assert f"{packed.stat().st_size:,} bytes" in told
+    assert "u and y: " in told
+    assert "to start with" in told
+    assert decompress.main(DecompressArguments(packed, place / "out")) == 0
+    assert "3 pictures in" in capsys.readouterr().out
+    for source in sorted((place / "in").iterdir()):
+        with (
+            Image.open(source) as before,
+            Image.open(place / "out" / f"{source.stem}.png") as after,
+        ):
+            assert before.mode == after.mode
+            assert np.array_equal(np.asarray(before), np.asarray(after))
+    assert len(list((place / "out").iterdir())) == 3
+    header = read_parts(packed).header
+    assert header.made["torch"] == torch.__version__
+    assert header.made["threads"] == "1"
+    with pytest.raises(UserError, match=r"a\.png is there already"):
+        decompress.main(DecompressArguments(packed, place / "out"))
+
+
+def test_the_first_part_alone_shows_every_y(
+    place: Path, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = packed.read_bytes()
+    read = read_parts(packed, preview=True)
+    assert read.bytes_read < 0.4 * len(content)
+    packed.write_bytes(content[: read.bytes_read])  # what has come so far
+    arguments = DecompressArguments(packed, place / "y", preview=True)
+    assert decompress.main(arguments) == 0
+    assert f"from {read.bytes_read:,} of" in capsys.readouterr().out
+    sizes = {path.stem: Image.open(path).size for path in (place / "y").iterdir()}
+    assert sizes == {"a": (8, 8), "b": (7, 5), "gray": (8, 8)}
+    with pytest.raises(UserError, match="it ends early"):
+        decompress.main(replace(arguments, preview=False, out=place / "x"))
+    assert not (place / "x").exists()
+
+
+def test_damage_is_told_in_one_line_and_nothing_written(place: Path, packed: Path) -> None:
+    content, other = packed.read_bytes(), place / "other"
+    generator = np.random.default_rng(0)
+    damages = [content[:n] for n in generator.integers(0, len(content), 15)]
+    for position in generator.integers(0, len(content), 40):
+        changed = bytearray(content)
+        changed[position] ^= 1 << generator.integers(8)
+        damages.append(bytes(changed))
+    damages += [content + b"more", b"", b"\x89PNG\r\n", content[::-1]]
+    for damage in damages:
+        other.write_bytes(damage)
+        with pytest.raises(UserError, match="other cannot be decompressed: it") as told:
+            decompress.main(DecompressArguments(other, place / "out"))
+        assert "\n" not in str(told.value)
+    assert not (place / "out").exists()
+    with pytest.raises(UserError, match="cannot read missing: No such file"):
+        decompress.main(DecompressArguments(Path("missing"), place / "out"))
+
+
+def rewritten(packed: Path, change: Callable[[dict], object]) -> None:
+    """The file with another header, its checksum made to fit: what a foe could write."""
+    content = packed.read_bytes()
+    start = len(container.MAGIC)
+    length = int.from_bytes(content[start : start + 8], "little")
+    values = json.loads(zlib.decompress(content[start + 8 : start + 8 + length]))
+    made = change(values)
+    part = made if isinstance(made, bytes) else zlib.compress(json.dumps(values).encode())
+    rest = content[start + 8 + length + container.CHECK :]
+    head = len(part).to_bytes(8, "little") + part + container._check(part)
+    packed.write_bytes(content[:start] + head + rest)
+
+
+HOSTILE: dict[str, Callable[[dict], object]] = {
+    "outside": lambda v: v["pictures"]["name"].__setitem__(0, "../a"),
+    "absolute": lambda v: v["pictures"]["name"].__setitem__(0, "/tmp/a"),
+    "same": lambda v: v["pictures"]["name"].__setitem__(0, "GRAY"),
+    "no name": lambda v: v["pictures"]["name"].__setitem__(0, ""),
+    "number": lambda v: v["pictures"]["name"].__setitem__(0, 3),
+    "huge": lambda v: v["pictures"]["height"].__setitem__(0, 1 << 31),
+    "nothing": lambda v: v["pictures"]["height"].__setitem__(0, 0),
+    "fewer": lambda v: [column.pop() for column in v["pictures"].values()],
+    "ragged": lambda v: v["pictures"]["height"].pop(),
+    "group": lambda v: v.update(group=-1),
+    "bool": lambda v: v.update(group=True),
+    "arithmetic": lambda v: v.update(arithmetic="fp8"),
+    "format": lambda v: v.update(format=2),
+    "missing": lambda v: v.pop("run"),
+    "list": lambda v: b"[]",
+    "bomb": lambda v: zlib.compress(b"[" * (container.LARGEST + 1), 1),
+    "deep": lambda v: zlib.compress(b"[" * 200_000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_of_a_foe_is_refused(name: str, packed: Path, place: Path) -> None:
+    rewritten(packed, HOSTILE[name])
+    with pytest.raises(UserError, match="packed cannot be decompressed: it"):
+        decompress.main(DecompressArguments(packed, place / "out"))
+    assert not (place / "out").exists()
+
+
+def test_a_file_names_no_run_elsewhere(packed: Path, place: Path) -> None:
+    for name in ("owner/name", str(place / "runs" / "net"), "..", "gone"):
+        rewritten(packed, lambda values, name=name: values.update(run=name))
+        with pytest.raises(UserError, match="which is not under runs/: name its run with --run"):
+            decompress.main(DecompressArguments(packed, place / "out"))
+    assert decompress.main(DecompressArguments(packed, place / "out", run="runs/net")) == 0
+
+
+def test_other_weights_are_told(
+    packed: Path,
+    place: Path,
+    tiny: Callable[..., ModelConfig],
+    pictures: Callable[..., Tensor],
+) -> None:
+    model = make_model(tiny(p_u="standard"))
+    model.initialize(pictures(8, seed=9))
+    save_pretrained(model, place / "runs" / "other")
+    with pytest.raises(UserError, match="made with other weights than those of other"):
+        decompress.main(DecompressArguments(packed, place / "out", run="other"))
+    assert not (place / "out").exists()
+
+
+def test_a_machine_that_computes_otherwise_says_so(
+    packed: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A last bit here and there, as another processor or PyTorch has it, but too many to miss."""
+    from srvae_pyro.compression import tables
+
+    log_mass = tables.log_mass
+    monkeypatch.setattr(tables, "log_mass", lambda *a: log_mass(*a) * (1 + 1e-6))
+    rewritten(packed, lambda values: values["made"].update(torch="2.0.0"))
+    with pytest.raises(UserError, match=r"computes otherwise .*torch 2\.0\.0 there and .* here"):
+        decompress.main(DecompressArguments(packed, place / "out"))
+    assert not (place / "out").exists()
+
+
+def test_what_would_not_be_kept_is_refused(place: Path) -> None:
+    out = Path("packed")
+    levels = np.zeros((16, 16, 4), np.uint8)
+    Image.fromarray(levels).save("clear.png")
+    Image.fromarray(np.zeros((16, 16), np.uint16)).save("deep.png")
+    for name, lost in (("clear.png", "its transparency"), ("deep.png", "8 of its 16 bits")):
+        with pytest.raises(UserError, match=f"{name} would not be kept whole .{lost}"):
+            compress.main(CompressArguments("net", (Path(name),), out))
+    Image.fromarray(levels + np.uint8(255)).save("opaque.png")
+    with pytest.raises(UserError, match=r"opaque\.png is one of the pictures"):
+        compress.main(CompressArguments("net", (Path("opaque.png"),), Path("opaque.png")))
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match="there are no pictures in empty"):
+        compress.main(CompressArguments("net", (Path("empty"),), out))
+    with pytest.raises(UserError, match="there is no file gone"):
+        compress.main(CompressArguments("net", (Path("gone.png"),), out))
+    assert not out.exists()
+    arguments = CompressArguments("net", (Path("opaque.png"),), out, verify=True)
+    assert compress.main(replace(arguments, arithmetic="fp32")) == 0
+    assert read_parts(out).header.arithmetic == "fp32"
+
+
+def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
+    for arguments, told in (
+        (CompressArguments("net", (), tmp_path / "out"), "name at least one picture"),
+        (CompressArguments("net", (Path("a.png"),)), "--out FILE"),
+        (CompressArguments("net", (Path("a.png"),), tmp_path), "is a folder: name a file"),
+        (DecompressArguments(Path("file")), "--out DIR"),
+        (DecompressArguments(Path("file"), Path("a.png")), "--out is a folder"),
+        (CompressArguments("net", (Path("a.png"),), tmp_path / "x", group=0), "--group"),
+    ):
+        with pytest.raises(UserError, match=told):
+            check_arguments(arguments)
+
+
+def test_names_are_told_apart_and_can_be_written() -> None:
+    files = [Path("x/A.png"), Path("y/a.webp"), Path("a-2.png"), Path('b:"?.png'), Path("c\n.png")]
+    names = names_of(files)
+    assert names == ["A", "a-2", "a-2-2", "b___", "c_"]
+    pictures = tuple(Picture(name, 1, 1) for name in names)
+    Header("net", "digest", "fp64", 1, (3, 3), {"torch": "2"}, pictures).check()
+
+
+def test_headers_repeat_themselves_cheaply() -> None:
+    pictures = tuple(Picture(f"{i:05d}", 32, 32) for i in range(1000))
+    header = Header("net", "digest", "fp64", 16, (3, 3), {"torch": "2"}, pictures)
+    content = header.to_bytes()
+    assert len(content) < 4000
+    assert Header.from_bytes(content) == header
