@@ -54,7 +54,10 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
         run_command(EvaluateArguments, fail, "evaluate")
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "figures", "upscale"])
+@pytest.mark.parametrize(
+    "command",
+    ["train", "generate", "evaluate", "figures", "upscale", "compress", "decompress"],
+)
 def test_every_command_names_flags_that_it_has(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,8 @@ given these. So the first alone gives every y. The VAE has one chain, of z and x
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -161,8 +162,11 @@ class Codec:
                 )
         return batches_of(sizes, self.model.multiple, self.group)
 
-    def _coding(self) -> _Coding:
-        return _Coding(self.device)
+    @contextmanager
+    def _coding(self) -> Iterator[None]:
+        """Within it arithmetic repeats itself to the bit, and weights are normalised once."""
+        with torch.no_grad(), cached_weights(), reproducible(self.device):
+            yield
 
     def _sizes(self, batch: Batch) -> Sizes:
         channels = self.model.config.image_shape[0]
@@ -302,21 +306,6 @@ class Codec:
                 done(len(batch.indices))
         _check_end(stack)
         return [found[index] for index in range(len(sizes))]
-
-
-class _Coding:
-    """Within it arithmetic repeats itself to the bit, and weights are normalised once."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.contexts = (torch.no_grad(), cached_weights(), reproducible(device))
-
-    def __enter__(self) -> None:
-        for context in self.contexts:
-            context.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        for context in reversed(self.contexts):
-            context.__exit__(*error)  # type: ignore[arg-type]
 
 
 def _given_both(model: SRVAE, y: Tensor) -> Given:

@@ -24,24 +24,25 @@ CHUNK = 4096  # pixels at a time; part of the format, as it may decide about las
 LEVELS_GRID, LOG_GRID, COEFFICIENT_GRID = 2.0**-12, 2.0**-12, 2.0**-16
 
 
+Shares = NDArray[np.float32]
+
+
 class Code(Protocol):
     """Codes symbols (n) under rows of probabilities (n, values): returns them.
 
     Symbols are given where they are known, to be put on a stack, and else come from one.
     """
 
-    def __call__(
-        self, probabilities: NDArray[np.float64], symbols: NDArray[Any] | None
-    ) -> Symbols: ...
+    def __call__(self, probabilities: Shares, symbols: NDArray[Any] | None) -> Symbols: ...
 
 
 class Put:
     """Notes symbols in the order in which they are known, and then pushes them in reverse."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[Symbols, NDArray[np.float64]]] = []
+        self.noted: list[tuple[Symbols, Shares]] = []
 
-    def __call__(self, probabilities: NDArray[np.float64], symbols: NDArray[Any] | None) -> Symbols:
+    def __call__(self, probabilities: Shares, symbols: NDArray[Any] | None) -> Symbols:
         assert symbols is not None
         known: Symbols = symbols.astype(np.int32)
         self.noted.append((known, probabilities))
@@ -64,7 +65,7 @@ class Take:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
 
-    def __call__(self, probabilities: NDArray[np.float64], symbols: NDArray[Any] | None) -> Symbols:
+    def __call__(self, probabilities: Shares, symbols: NDArray[Any] | None) -> Symbols:
         return self.stack.pop(CATEGORICAL, probabilities)
 
 
@@ -194,7 +195,7 @@ def _shares(
     weights: Tensor,
     location: Tensor,
     precision: Tensor,
-) -> NDArray[np.float64]:
+) -> Shares:
     """Shares of the mixture's mass of the levels from ``first`` to ``last`` within an interval.
 
     Args:
@@ -211,7 +212,5 @@ def _shares(
     ends = (lows.unsqueeze(-1), torch.maximum(highs, lows).unsqueeze(-1))
     masses = log_mass(*ends, location.unsqueeze(1), precision.unsqueeze(1))  # (N, bins, K)
     scores = (weights.unsqueeze(1) + masses).logsumexp(-1)
-    shares: NDArray[np.float64] = (
-        scores.masked_fill(~possible, -torch.inf).softmax(-1).cpu().numpy()
-    )
+    shares: Shares = scores.masked_fill(~possible, -torch.inf).softmax(-1).cpu().numpy()
     return shares

@@ -1,0 +1,88 @@
+"""``evaluate --compress``: bytes beside the ELBO's and other codecs'."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.evaluate import EvaluateArguments, main
+from srvae_pyro.evaluation import coding
+from srvae_pyro.evaluation.coding import CodeSize, CodingResult, evaluate_coding
+from srvae_pyro.evaluation.report import compression_table
+from srvae_pyro.models import make_model
+from srvae_pyro.models.base import save_pretrained
+
+
+def test_bytes_stand_beside_the_elbos(
+    tmp_path: Path,
+    tiny: Callable[..., ModelConfig],
+    pictures: Callable[..., Tensor],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = make_model(tiny(model="vae", p_u="standard"))
+    model.initialize(pictures(8))
+    save_pretrained(model, tmp_path / "run")
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    for number in range(6):
+        levels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(tmp_path / "data" / "test" / f"{number}.png")
+    arguments = EvaluateArguments(
+        str(tmp_path / "run"), str(tmp_path / "data"), elbo_only=True, compress=4
+    )
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "4 pictures" in told
+    assert "PNG, a file each" in told
+    (entry,) = json.loads((tmp_path / "run" / "evaluation.json").read_text()).values()
+    kept = entry["compression"]
+    assert kept["flags"] == "--compress 4"
+    assert kept["values"] == 4 * 3 * 16 * 16
+    assert kept["net_bytes"] == pytest.approx(kept["predicted_bytes"], rel=0.02)
+    assert kept["model"]["bytes"] == sum(kept["chain_bytes"].values())
+    assert kept["net_bytes"] == kept["model"]["bytes"] - sum(kept["start_bytes"].values())
+    names = [size["name"] for size in kept["others"]]
+    assert names[:4] == [
+        "PNG, a file each", "PNG, one picture", "WebP, a file each", "WebP, one picture",
+    ]  # fmt: skip
+
+
+def test_a_code_that_does_not_give_back_is_noticed(
+    tiny: Callable[..., ModelConfig],
+    pictures: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model(tiny(model="vae", p_u="standard"))
+    model.initialize(pictures(8))
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    monkeypatch.setattr(coding.Codec, "decode", lambda *_: list(images + 1))
+    with pytest.raises(RuntimeError, match="is not what was written"):
+        evaluate_coding(model, images, torch.arange(2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_codecs_keep_pictures_of_one_and_three_colours(channels: int) -> None:
+    images = torch.randint(0, 256, (5, channels, 8, 12), dtype=torch.uint8)
+    sizes = coding._others(images)
+    assert {size.name.split(",")[0] for size in sizes} >= {"PNG", "WebP"}
+    assert all(size.bytes > images.numel() for size in sizes)  # noise
+    mosaic = coding._mosaic(images)
+    assert mosaic.shape[:2] == (16, 36)
+    assert np.array_equal(mosaic[8:, 12:24], coding._array(images[4]))
+    assert not mosaic[8:, 24:].any()
+
+
+def test_the_table_says_how_far_the_code_is_from_the_elbo() -> None:
+    sizes = [CodeSize("PNG, a file each", 900, 1.0, 2.0)]
+    model = CodeSize("bits back", 660, 0.01, 0.02)
+    starts, chains = {"u and y": 20, "z and x": 40}, {"u and y": 160, "z and x": 500}
+    table = compression_table(CodingResult(4, 1000, 594.0, model, starts, chains, sizes))
+    assert "bits back, without its start    600     4.800" in table
+    assert "+1.01% against the ELBO" in table
+    assert "20 for u and y and 40 for z and x" in table
+    assert "pip install 'srvae-pyro[codecs]'" in table
