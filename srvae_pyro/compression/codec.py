@@ -15,28 +15,22 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyro.distributions import Independent, Normal
 from torch import Tensor
 
+from srvae_pyro.compression.bits_back import BitsBack, Given, conditional, filled
 from srvae_pyro.compression.exactness import reproducible
-from srvae_pyro.compression.factors import code_image
-from srvae_pyro.compression.latents import STEP, Posterior, as_array, as_tensor
 from srvae_pyro.compression.pictures import Batch, batches_of, padded
-from srvae_pyro.compression.priors import NormalCode, PriorCode, as_cells, prior_code
+from srvae_pyro.compression.priors import prior_code
 from srvae_pyro.compression.stack import MismatchError, Stack
-from srvae_pyro.compression.tables import Code, Put, Take, code_levels
-from srvae_pyro.distributions import ImageDistribution, TruncatedMixture
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel
 from srvae_pyro.models.shapes import Sizes, sizes_of
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.pixels import to_unit
+from srvae_pyro.pixels import to_levels
 
 __all__ = ["Arithmetic", "Chain", "Codec", "chain_names"]
 
 Arithmetic = Literal["fp64", "fp32"]
-Given = Callable[[Tensor], ImageDistribution]
-Encoder = Callable[[Tensor], Independent]
 Progress = Callable[[int], None]
 
 
@@ -81,9 +75,10 @@ class Codec:
         if not isinstance(model, SRVAE | VAE):
             raise UserError(f"compress has no code for a {type(model).__name__}")
         self.group = group
-        self.dtype = torch.float64 if arithmetic == "fp64" else torch.float32
-        self.model: SRVAE | VAE = copy.deepcopy(model).to(self.dtype).eval()
+        dtype = torch.float64 if arithmetic == "fp64" else torch.float32
+        self.model: SRVAE | VAE = copy.deepcopy(model).to(dtype).eval()
         self.device = next(self.model.parameters()).device
+        self.bits_back = BitsBack(dtype)
 
     def encode(self, pictures: Sequence[Tensor], done: Progress = lambda _: None) -> list[Chain]:
         """The chains of pictures, uint8 (C, h, w) each, of any sizes that the model takes.
@@ -173,20 +168,16 @@ class Codec:
         shape = (channels, batch.height, batch.width)
         return sizes_of(replace(self.model.config, image_shape=shape))
 
-    def _image(self, levels: Tensor, batch: Batch) -> Tensor:
-        """Levels (n, C, H, W) as an image in [0, 1], with black pictures up to the batch's size."""
-        return to_unit(_filled(levels, batch), self.dtype)
-
     def _encode(self, stacks: list[Stack], levels: Tensor, batch: Batch) -> None:
         model = self.model
-        x = self._image(levels, batch)
+        x = self.bits_back.image(levels, batch)
         if isinstance(model, VAE):
             prior = prior_code(model.model.p_z)
-            self._put(stacks[0], prior, model.guide.q_z(x), model.model.p_x, levels, batch)
+            self.bits_back.put(stacks[0], prior, model.guide.q_z(x), model.model.p_x, levels, batch)
             return
-        y = model.guide.d(x)
-        y_levels = torch.round(255 * y[: len(levels)].double()).long()
-        u = self._put(
+        y_levels = to_levels(model.guide.d(x[: len(levels)])).long()
+        y = self.bits_back.image(y_levels, batch)
+        u = self.bits_back.put(
             stacks[0],
             prior_code(model.model.p_u),
             model.guide.q_u(y),
@@ -194,56 +185,9 @@ class Codec:
             y_levels,
             batch,
         )
-        prior = _conditional(model.model.p_z(y, u))
+        prior = conditional(model.model.p_z(y, u))
         given = _given_both(model, y)
-        self._put(stacks[1], prior, model.guide.q_z(x), given, levels, batch)
-
-    def _put(
-        self,
-        stack: Stack,
-        prior: PriorCode,
-        posterior: Independent,
-        likelihood: Given,
-        levels: Tensor,
-        batch: Batch,
-    ) -> Tensor:
-        """Draw a latent by bits of the stack, and code an image given it, and it by its prior.
-
-        Returns:
-            The latent, of the batch's size.
-        """
-        count = len(levels)
-        q = _on_grid(posterior, prior, count)
-        shape = (count, *posterior.event_shape)
-        cells = as_tensor(q.pop(stack), levels, shape)
-        latent = self._latent(prior, cells, batch)
-        put = Put()
-        code_image(likelihood(latent), _factor(put, count, batch), _filled(levels, batch))
-        put.push(stack)
-        prior.push(stack, cells, batch.size)
-        return latent
-
-    def _take(
-        self,
-        stack: Stack,
-        prior: PriorCode,
-        posterior: Encoder,
-        likelihood: Given,
-        shape: tuple[int, int, int],
-        batch: Batch,
-    ) -> tuple[Tensor, Tensor]:
-        """The inverse of :meth:`_put`: the levels, and the latent of the batch's size."""
-        count = len(batch.indices)
-        cells = prior.pop(stack, (count, *shape), batch.size)
-        latent = self._latent(prior, cells, batch)
-        factor = _factor(Take(stack), count, batch)
-        levels = code_image(likelihood(latent), factor, None)[:count]
-        q = _on_grid(posterior(self._image(levels, batch)), prior, count)
-        q.push(stack, as_cells(cells))
-        return levels, latent
-
-    def _latent(self, prior: PriorCode, cells: Tensor, batch: Batch) -> Tensor:
-        return prior.values(_filled(cells, batch)).to(self.dtype)
+        self.bits_back.put(stacks[1], prior, model.guide.q_z(x), given, levels, batch)
 
     def _decode_first(
         self, words: NDArray[np.uint32], sizes: Sequence[tuple[int, int]], done: Progress
@@ -254,24 +198,14 @@ class Codec:
         with self._coding():
             for batch in reversed(self._batches(sizes)):
                 shapes = self._sizes(batch)
-                levels, latent = (
-                    self._take(
-                        stack,
-                        prior_code(model.model.p_z),
-                        model.guide.q_z,
-                        model.model.p_x,
-                        shapes.latent,
-                        batch,
-                    )
+                parts = (
+                    (model.model.p_z, model.guide.q_z, model.model.p_x, shapes.latent)
                     if isinstance(model, VAE)
-                    else self._take(
-                        stack,
-                        prior_code(model.model.p_u),
-                        model.guide.q_u,
-                        model.model.p_y,
-                        shapes.lower_latent,
-                        batch,
-                    )
+                    else (model.model.p_u, model.guide.q_u, model.model.p_y, shapes.lower_latent)
+                )
+                prior, posterior, likelihood, shape = parts
+                levels, latent = self.bits_back.take(
+                    stack, prior_code(prior), posterior, likelihood, shape, batch
                 )
                 images = levels.to(torch.uint8).cpu()
                 found |= dict(zip(batch.indices, zip(images, latent, strict=False), strict=True))
@@ -292,11 +226,11 @@ class Codec:
         with self._coding():
             for batch in reversed(self._batches(sizes)):
                 y_levels = torch.stack([lower[index][0] for index in batch.indices])
-                y = self._image(y_levels.to(self.device).long(), batch)
-                u = _filled(torch.stack([lower[index][1] for index in batch.indices]), batch)
-                levels, _ = self._take(
+                y = self.bits_back.image(y_levels.to(self.device).long(), batch)
+                u = filled(torch.stack([lower[index][1] for index in batch.indices]), batch)
+                levels, _ = self.bits_back.take(
                     stack,
-                    _conditional(model.model.p_z(y, u)),
+                    conditional(model.model.p_z(y, u)),
                     model.guide.q_z,
                     _given_both(model, y),
                     self._sizes(batch).latent,
@@ -311,48 +245,6 @@ class Codec:
 def _given_both(model: SRVAE, y: Tensor) -> Given:
     """p(x|y, .) as a function of z."""
     return lambda z: model.model.p_x(y, z)
-
-
-def _filled(values: Tensor, batch: Batch) -> Tensor:
-    """Values (n, ...) with zeros up to the batch's size."""
-    missing = values.new_zeros(batch.size - len(values), *values.shape[1:])
-    return torch.cat([values, missing])
-
-
-def _factor(code: Code, count: int, batch: Batch) -> Callable[..., Tensor]:
-    """What codes a factor of a batch's pictures; those that fill it up are not coded."""
-
-    def coded(pixels: TruncatedMixture, levels: Tensor | None) -> Tensor:
-        known = None if levels is None else levels[:count]
-        return _filled(code_levels(code, pixels, count, known), batch)
-
-    return coded
-
-
-def _normal(distribution: object) -> Normal:
-    """What an encoder gives, which is normal.
-
-    Raises:
-        UserError: it is not.
-    """
-    normal = getattr(distribution, "base_dist", distribution)
-    if not isinstance(normal, torch.distributions.Normal):
-        raise UserError(f"compress has no code for a latent's {type(normal).__name__}")
-    return normal
-
-
-def _conditional(distribution: object) -> NormalCode:
-    """p(z|y,u) as the code of a prior."""
-    normal = _normal(distribution)
-    return NormalCode(normal.loc, normal.loc.double(), normal.scale.double())
-
-
-def _on_grid(posterior: Independent, prior: PriorCode, count: int) -> Posterior:
-    """The posterior of the first pictures in cells of the prior's grid."""
-    normal = _normal(posterior)
-    mean = (normal.loc.double() - prior.location) / prior.scale / STEP
-    std = normal.scale.double() / prior.scale / STEP
-    return Posterior(as_array(mean[:count]), as_array(std[:count]))
 
 
 def _check_end(stack: Stack) -> None:

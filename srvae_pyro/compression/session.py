@@ -25,7 +25,7 @@ from srvae_pyro.compression.stack import MismatchError
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, ImageModel, load
 from srvae_pyro.models.loading import weights_digest
-from srvae_pyro.pixels import to_unit
+from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
@@ -109,7 +109,7 @@ def lower_of(model: ImageModel, pictures: Sequence[Tensor]) -> list[Tensor]:
     for picture in pictures:
         height, width = picture.shape[-2:]
         x = padded(picture, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
-        y = torch.round(255 * model.guide.d(to_unit(x, torch.float64))).to(torch.uint8)
+        y = to_levels(model.guide.d(to_unit(x))).to(torch.uint8)
         lower.append(y[:, : -(-height // factor), : -(-width // factor)])
     return lower
 
