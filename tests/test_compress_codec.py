@@ -135,13 +135,17 @@ def test_a_vae_has_no_preview(
 
 
 def test_batches_follow_from_the_sizes_alone() -> None:
-    sizes = [(16, 16), (30, 16), (15, 16), (32, 16), (9, 9), (400, 400)]
-    batches = batches_of(sizes, 16, group=2)
-    assert [(b.indices, b.height, b.width, b.size) for b in batches] == [
-        ((0, 2), 16, 16, 2),
-        ((4,), 16, 16, 2),
-        ((1, 3), 32, 16, 2),
-        ((5,), 400, 400, 1),
+    sizes = [(16, 16), (30, 16), (15, 16), (32, 16), (9, 9), (400, 400), *[(16, 16)] * 15]
+    batches = batches_of(sizes, 16, group=5)
+    assert [(b.indices, b.height, b.width) for b in batches] == [
+        *(((i,), 16, 16) for i in (0, 2, 4)),  # the next half as many as there are, and so on
+        ((6,), 16, 16),
+        ((7, 8), 16, 16),
+        ((9, 10, 11), 16, 16),
+        ((12, 13, 14, 15), 16, 16),
+        ((16, 17, 18, 19, 20), 16, 16),
+        ((1, 3), 32, 16),
+        ((5,), 400, 400),
     ]
     picture = torch.arange(6).reshape(1, 2, 3)
     assert padded(picture, 3, 4).tolist() == [[[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5]]]

@@ -125,14 +125,14 @@ def test_a_prior_costs_its_density_on_the_grid(prior: torch.nn.Module) -> None:
     cells = torch.round(u / STEP).long()
     stack = filled()
     before = stack.coder.get_compressed()
-    code.push(stack, cells, 24)
+    code.push(stack, cells)
     net = stack.pushed - stack.popped
     wanted = -(prior().log_prob(code.values(cells)).sum() + cells.numel() * math.log(STEP))
     assert net == pytest.approx(wanted.item() / math.log(2), rel=2e-3)
     if isinstance(prior, RealNVPPrior):
         base = torch.distributions.Normal(0.0, 1.0).log_prob(u).sum() / math.log(2)
         assert abs(net + base.item() + cells.numel() * math.log2(STEP)) > 30  # scales do count
-    assert torch.equal(code.pop(stack, tuple(cells.shape), 24), cells)
+    assert torch.equal(code.pop(stack, tuple(cells.shape)), cells)
     assert np.array_equal(stack.coder.get_compressed(), before)
 
 
@@ -141,7 +141,7 @@ def test_the_flow_on_the_grid_is_the_flow() -> None:
     prior = flow()
     u = prior().sample((3,))
     cells = torch.round(u / STEP).long()
-    base = STEP * RealNVPCode(prior).flow.to_base(filled(), cells, 3)
+    base = STEP * RealNVPCode(prior).flow.to_base(filled(), cells)
     wanted = torch.distributions.ComposeTransform(prior.flow()).inv(u)
     assert (base - wanted).abs().max() < 20 * STEP
     assert (u - wanted).abs().max() > 0.1
@@ -151,7 +151,7 @@ def test_a_prior_of_ones_own_is_refused() -> None:
     with pytest.raises(UserError, match="no code for the prior Identity"):
         prior_code(torch.nn.Identity())
     with pytest.raises(NotImplementedError):
-        PriorCode().push(Stack(), torch.zeros(1), 1)
+        PriorCode().push(Stack(), torch.zeros(1))
     assert isinstance(prior_code(mixture()), MixtureCode)
 
 
@@ -202,7 +202,7 @@ def test_a_likelihood_costs_what_it_says(make: Callable[[], ImageDistribution]) 
     before = stack.coder.get_compressed()
 
     def onto(pixels, known):
-        return code_levels(put, pixels, 3, known)
+        return code_levels(put, pixels, known)
 
     assert torch.equal(code_image(likelihood, onto, levels), levels)
     put.push(stack)
@@ -210,7 +210,7 @@ def test_a_likelihood_costs_what_it_says(make: Callable[[], ImageDistribution]) 
     assert stack.pushed == pytest.approx(wanted, rel=1e-3)
 
     def off(pixels, known):
-        return code_levels(Take(stack), pixels, 3, known)
+        return code_levels(Take(stack), pixels, known)
 
     assert torch.equal(code_image(likelihood, off, None), levels)
     assert np.array_equal(stack.coder.get_compressed(), before)
@@ -220,8 +220,8 @@ def test_one_colour_has_tables_too() -> None:
     likelihood = plain(channels=1)
     levels = to_levels(likelihood.sample()).long()
     stack, put = filled(), Put()
-    code_image(likelihood, lambda p, known: code_levels(put, p, 3, known), levels)
+    code_image(likelihood, lambda p, known: code_levels(put, p, known), levels)
     put.push(stack)
     take = Take(stack)
-    made = code_image(likelihood, lambda p, known: code_levels(take, p, 3, known), None)
+    made = code_image(likelihood, lambda p, known: code_levels(take, p, known), None)
     assert torch.equal(made, levels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from pyro.distributions import Independent, Normal
@@ -10,22 +11,21 @@ from torch import Tensor
 
 from srvae_pyro.compression.factors import code_image
 from srvae_pyro.compression.latents import STEP, Posterior, as_array, as_tensor
-from srvae_pyro.compression.pictures import Batch
 from srvae_pyro.compression.priors import NormalCode, PriorCode, as_cells
 from srvae_pyro.compression.stack import Stack
-from srvae_pyro.compression.tables import Code, Put, Take, code_levels
-from srvae_pyro.distributions import ImageDistribution, TruncatedMixture
+from srvae_pyro.compression.tables import Put, Take, code_levels
+from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import to_unit
 
-__all__ = ["BitsBack", "Given", "conditional", "filled"]
+__all__ = ["BitsBack", "Given", "conditional"]
 
 Given = Callable[[Tensor], ImageDistribution]
 Encoder = Callable[[Tensor], Independent]
 
 
 class BitsBack:
-    """Puts latents and images on stacks, and takes them off; networks get whole batches.
+    """Puts latents and images on stacks, and takes them off.
 
     Args:
         dtype: of the networks.
@@ -34,9 +34,9 @@ class BitsBack:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
-    def image(self, levels: Tensor, batch: Batch) -> Tensor:
-        """Levels (n, C, H, W) as an image in [0, 1], with black pictures up to the batch's size."""
-        return to_unit(filled(levels, batch), self.dtype)
+    def image(self, levels: Tensor) -> Tensor:
+        """Levels as an image in [0, 1], in the networks' precision."""
+        return to_unit(levels, self.dtype)
 
     def put(
         self,
@@ -45,22 +45,19 @@ class BitsBack:
         posterior: Independent,
         likelihood: Given,
         levels: Tensor,
-        batch: Batch,
     ) -> Tensor:
         """Draw a latent by bits of the stack, and code an image given it, and it by its prior.
 
         Returns:
-            The latent, of the batch's size.
+            The latent.
         """
-        count = len(levels)
-        q = _on_grid(posterior, prior, count)
-        shape = (count, *posterior.event_shape)
-        cells = as_tensor(q.pop(stack), levels, shape)
-        latent = self._latent(prior, cells, batch)
+        q = _on_grid(posterior, prior)
+        cells = as_tensor(q.pop(stack), levels, (len(levels), *posterior.event_shape))
+        latent = prior.values(cells).to(self.dtype)
         put = Put()
-        code_image(likelihood(latent), _factor(put, count, batch), filled(levels, batch))
+        code_image(likelihood(latent), partial(code_levels, put), levels)
         put.push(stack)
-        prior.push(stack, cells, batch.size)
+        prior.push(stack, cells)
         return latent
 
     def take(
@@ -69,37 +66,14 @@ class BitsBack:
         prior: PriorCode,
         posterior: Encoder,
         likelihood: Given,
-        shape: tuple[int, int, int],
-        batch: Batch,
+        shape: tuple[int, int, int, int],
     ) -> tuple[Tensor, Tensor]:
-        """The inverse of :meth:`put`: the levels, and the latent of the batch's size."""
-        count = len(batch.indices)
-        cells = prior.pop(stack, (count, *shape), batch.size)
-        latent = self._latent(prior, cells, batch)
-        factor = _factor(Take(stack), count, batch)
-        levels = code_image(likelihood(latent), factor, None)[:count]
-        q = _on_grid(posterior(self.image(levels, batch)), prior, count)
-        q.push(stack, as_cells(cells))
+        """The inverse of :meth:`put`, for a latent of that shape: the levels, and the latent."""
+        cells = prior.pop(stack, shape)
+        latent = prior.values(cells).to(self.dtype)
+        levels = code_image(likelihood(latent), partial(code_levels, Take(stack)), None)
+        _on_grid(posterior(self.image(levels)), prior).push(stack, as_cells(cells))
         return levels, latent
-
-    def _latent(self, prior: PriorCode, cells: Tensor, batch: Batch) -> Tensor:
-        return prior.values(filled(cells, batch)).to(self.dtype)
-
-
-def filled(values: Tensor, batch: Batch) -> Tensor:
-    """Values (n, ...) with zeros up to the batch's size."""
-    missing = values.new_zeros(batch.size - len(values), *values.shape[1:])
-    return torch.cat([values, missing])
-
-
-def _factor(code: Code, count: int, batch: Batch) -> Callable[..., Tensor]:
-    """What codes a factor of a batch's pictures; those that fill it up are not coded."""
-
-    def coded(pixels: TruncatedMixture, levels: Tensor | None) -> Tensor:
-        known = None if levels is None else levels[:count]
-        return filled(code_levels(code, pixels, count, known), batch)
-
-    return coded
 
 
 def _normal(distribution: object) -> Normal:
@@ -120,9 +94,9 @@ def conditional(distribution: object) -> NormalCode:
     return NormalCode(normal.loc, normal.loc.double(), normal.scale.double())
 
 
-def _on_grid(posterior: Independent, prior: PriorCode, count: int) -> Posterior:
-    """The posterior of the first pictures in cells of the prior's grid."""
+def _on_grid(posterior: Independent, prior: PriorCode) -> Posterior:
+    """The posterior in cells of the prior's grid."""
     normal = _normal(posterior)
     mean = (normal.loc.double() - prior.location) / prior.scale / STEP
     std = normal.scale.double() / prior.scale / STEP
-    return Posterior(as_array(mean[:count]), as_array(std[:count]))
+    return Posterior(as_array(mean), as_array(std))

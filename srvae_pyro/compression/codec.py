@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from srvae_pyro.compression.bits_back import BitsBack, Given, conditional, filled
+from srvae_pyro.compression.bits_back import BitsBack, Given, conditional
 from srvae_pyro.compression.exactness import reproducible
 from srvae_pyro.compression.pictures import Batch, batches_of, padded
 from srvae_pyro.compression.priors import prior_code
@@ -57,7 +57,7 @@ class Codec:
 
     Args:
         model: a ``SRVAE`` or ``VAE`` of the package's parts.
-        group: pictures a batch, at most: networks get no other number of one size.
+        group: pictures a batch, at most; what is written depends on it.
         arithmetic: of the networks; what follows from their outputs is in float64 always.
 
     Example:
@@ -93,7 +93,7 @@ class Codec:
                 parts = [padded(pictures[i], batch.height, batch.width) for i in batch.indices]
                 levels = torch.stack(parts).to(self.device).long()
                 try:
-                    self._encode(stacks, levels, batch)
+                    self._encode(stacks, levels)
                 except UserError:
                     raise
                 except (MismatchError, ValueError) as error:
@@ -168,26 +168,25 @@ class Codec:
         shape = (channels, batch.height, batch.width)
         return sizes_of(replace(self.model.config, image_shape=shape))
 
-    def _encode(self, stacks: list[Stack], levels: Tensor, batch: Batch) -> None:
+    def _encode(self, stacks: list[Stack], levels: Tensor) -> None:
         model = self.model
-        x = self.bits_back.image(levels, batch)
+        x = self.bits_back.image(levels)
         if isinstance(model, VAE):
             prior = prior_code(model.model.p_z)
-            self.bits_back.put(stacks[0], prior, model.guide.q_z(x), model.model.p_x, levels, batch)
+            self.bits_back.put(stacks[0], prior, model.guide.q_z(x), model.model.p_x, levels)
             return
-        y_levels = to_levels(model.guide.d(x[: len(levels)])).long()
-        y = self.bits_back.image(y_levels, batch)
+        y_levels = to_levels(model.guide.d(x)).long()
+        y = self.bits_back.image(y_levels)
         u = self.bits_back.put(
             stacks[0],
             prior_code(model.model.p_u),
             model.guide.q_u(y),
             model.model.p_y,
             y_levels,
-            batch,
         )
         prior = conditional(model.model.p_z(y, u))
         given = _given_both(model, y)
-        self.bits_back.put(stacks[1], prior, model.guide.q_z(x), given, levels, batch)
+        self.bits_back.put(stacks[1], prior, model.guide.q_z(x), given, levels)
 
     def _decode_first(
         self, words: NDArray[np.uint32], sizes: Sequence[tuple[int, int]], done: Progress
@@ -205,10 +204,10 @@ class Codec:
                 )
                 prior, posterior, likelihood, shape = parts
                 levels, latent = self.bits_back.take(
-                    stack, prior_code(prior), posterior, likelihood, shape, batch
+                    stack, prior_code(prior), posterior, likelihood, (len(batch.indices), *shape)
                 )
                 images = levels.to(torch.uint8).cpu()
-                found |= dict(zip(batch.indices, zip(images, latent, strict=False), strict=True))
+                found |= dict(zip(batch.indices, zip(images, latent, strict=True), strict=True))
                 done(len(batch.indices))
         _check_end(stack)
         return [found[index] for index in range(len(sizes))]
@@ -226,15 +225,14 @@ class Codec:
         with self._coding():
             for batch in reversed(self._batches(sizes)):
                 y_levels = torch.stack([lower[index][0] for index in batch.indices])
-                y = self.bits_back.image(y_levels.to(self.device).long(), batch)
-                u = filled(torch.stack([lower[index][1] for index in batch.indices]), batch)
+                y = self.bits_back.image(y_levels.to(self.device).long())
+                u = torch.stack([lower[index][1] for index in batch.indices])
                 levels, _ = self.bits_back.take(
                     stack,
                     conditional(model.model.p_z(y, u)),
                     model.guide.q_z,
                     _given_both(model, y),
-                    self._sizes(batch).latent,
-                    batch,
+                    (len(batch.indices), *self._sizes(batch).latent),
                 )
                 found |= dict(zip(batch.indices, levels.to(torch.uint8).cpu(), strict=True))
                 done(len(batch.indices))

@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Transform
@@ -57,40 +56,40 @@ class FlowCode:
     def __init__(self, flow: RealNVP) -> None:
         self.transforms = flow()  # from the base
 
-    def to_base(self, stack: Stack, cells: Tensor, batch: int) -> Tensor:
-        """Carry u's cells to the base's; networks get ``batch`` pictures, padded with zeros."""
-        return _to_base(self.transforms, stack, cells, batch)
+    def to_base(self, stack: Stack, cells: Tensor) -> Tensor:
+        """Carry u's cells to the base's."""
+        return _to_base(self.transforms, stack, cells)
 
-    def from_base(self, stack: Stack, cells: Tensor, batch: int) -> Tensor:
+    def from_base(self, stack: Stack, cells: Tensor) -> Tensor:
         """The inverse of :meth:`to_base`."""
-        return _from_base(self.transforms, stack, cells, batch)
+        return _from_base(self.transforms, stack, cells)
 
 
-def _to_base(transforms: Sequence[Transform], stack: Stack, cells: Tensor, batch: int) -> Tensor:
+def _to_base(transforms: Sequence[Transform], stack: Stack, cells: Tensor) -> Tensor:
     for transform in reversed(transforms):
         match transform:
             case AffineCoupling():
-                cells = _couple(transform, stack, cells, batch, _scaled)
+                cells = _couple(transform, stack, cells, _scaled)
             case Squeeze():
                 cells, _ = transform.to_base(cells)
             case OnFirstHalf():
                 half, rest = cells.chunk(2, -3)
-                cells = torch.cat([_to_base(transform.part.parts, stack, half, batch), rest], -3)
+                cells = torch.cat([_to_base(transform.part.parts, stack, half), rest], -3)
             case _:
                 raise _unknown(transform)
     return cells
 
 
-def _from_base(transforms: Sequence[Transform], stack: Stack, cells: Tensor, batch: int) -> Tensor:
+def _from_base(transforms: Sequence[Transform], stack: Stack, cells: Tensor) -> Tensor:
     for transform in transforms:
         match transform:
             case AffineCoupling():
-                cells = _couple(transform, stack, cells, batch, _unscaled)
+                cells = _couple(transform, stack, cells, _unscaled)
             case Squeeze():
                 cells = transform.from_base(cells)
             case OnFirstHalf():
                 half, rest = cells.chunk(2, -3)
-                cells = torch.cat([_from_base(transform.part.parts, stack, half, batch), rest], -3)
+                cells = torch.cat([_from_base(transform.part.parts, stack, half), rest], -3)
             case _:
                 raise _unknown(transform)
     return cells
@@ -100,15 +99,12 @@ def _unknown(transform: object) -> UserError:
     return UserError(f"compress has no code for the transform {type(transform).__name__}")
 
 
-def _couple(
-    coupling: AffineCoupling, stack: Stack, cells: Tensor, batch: int, change: Change
-) -> Tensor:
+def _couple(coupling: AffineCoupling, stack: Stack, cells: Tensor, change: Change) -> Tensor:
     """The cells with those that the coupling changes changed."""
-    count = len(cells)
     changed, kept = _parts(coupling, cells)
-    values = STEP * F.pad(kept, (0,) * 6 + (0, batch - count)).double()
+    values = STEP * kept.double()
     s, t = coupling.scale_and_shift(values.to(next(coupling.network.parameters()).dtype))
-    s, t = s[:count].double(), t[:count].double()
+    s, t = s.double(), t.double()
     factors = torch.round(torch.exp(s) * UNIT).clamp(*FACTORS)
     shifts = torch.round(t / STEP)
     if not bool((factors.isfinite() & (shifts.abs() < BOUND)).all()):

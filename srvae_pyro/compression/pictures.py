@@ -1,4 +1,4 @@
-"""Pictures that are coded together: of one size, so many at a time."""
+"""Pictures that are coded together: of one size, a few at first and then more."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ class Batch:
         indices: which.
         height: that they are padded to.
         width: likewise.
-        size: how many the networks get; those that are missing are black.
     """
 
     indices: tuple[int, ...]
     height: int
     width: int
-    size: int
 
 
 def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> list[Batch]:
     """The batches of pictures of these heights and widths, which follow from nothing else.
+
+    The first is one picture, and none has more than half the area of those before it: the latents
+    of a batch are drawn by bits that these have left, so that a chain starts with few.
 
     Args:
         sizes: of the pictures.
@@ -42,11 +43,14 @@ def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> l
     for index, size in enumerate(sizes):
         height, width = (-(-side // multiple) * multiple for side in size)
         alike.setdefault((height, width), []).append(index)
-    batches = []
+    batches, area = [], 0
     for (height, width), indices in sorted(alike.items()):
-        count = max(min(group, len(indices), PIXELS // (height * width)), 1)
-        for start in range(0, len(indices), count):
-            batches.append(Batch(tuple(indices[start : start + count]), height, width, count))
+        own = height * width
+        while indices:
+            count = max(min(group, PIXELS // own, area // (2 * own)), 1)
+            batches.append(Batch(tuple(indices[:count]), height, width))
+            indices = indices[count:]
+            area += count * own
     return batches
 
 

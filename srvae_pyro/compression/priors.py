@@ -35,17 +35,11 @@ class PriorCode:
         """The latents in these cells, float64."""
         return self.location + self.scale * (STEP * cells.double())
 
-    def push(self, stack: Stack, cells: Tensor, batch: int) -> None:
-        """Put cells (n, C, H, W) on the stack.
-
-        Args:
-            stack: the stack.
-            cells: whole numbers.
-            batch: how many pictures the networks get at a time; the last are padded.
-        """
+    def push(self, stack: Stack, cells: Tensor) -> None:
+        """Put cells, whole numbers (n, C, H, W), on the stack."""
         raise NotImplementedError
 
-    def pop(self, stack: Stack, shape: tuple[int, int, int, int], batch: int) -> Tensor:
+    def pop(self, stack: Stack, shape: tuple[int, int, int, int]) -> Tensor:
         """The inverse of :meth:`push`, for cells of that shape."""
         raise NotImplementedError
 
@@ -64,11 +58,11 @@ class NormalCode(PriorCode):
     ) -> None:
         self.like, self.location, self.scale = like, location, scale
 
-    def push(self, stack: Stack, cells: Tensor, batch: int) -> None:
+    def push(self, stack: Stack, cells: Tensor) -> None:
         flat = as_cells(cells)
         push_normal(stack, flat, *_standard(len(flat)))
 
-    def pop(self, stack: Stack, shape: tuple[int, int, int, int], batch: int) -> Tensor:
+    def pop(self, stack: Stack, shape: tuple[int, int, int, int]) -> Tensor:
         cells = pop_normal(stack, *_standard(int(np.prod(shape))))
         return as_tensor(cells, self.like, shape)
 
@@ -103,14 +97,14 @@ class MixtureCode(PriorCode):
     def _prior(self, count: int) -> NDArray[np.float64]:
         return _with_none(self.log_weights.softmax(-1).expand(count, -1))
 
-    def push(self, stack: Stack, cells: Tensor, batch: int) -> None:
+    def push(self, stack: Stack, cells: Tensor) -> None:
         component = stack.pop(CATEGORICAL, self._given(cells))
         chosen = np.minimum(component, len(self.middles) - 1)
         middle, width = self.middles[chosen].reshape(-1), self.widths[chosen].reshape(-1)
         push_normal(stack, as_cells(cells), middle, width)
         stack.push(component, CATEGORICAL, self._prior(len(cells)))
 
-    def pop(self, stack: Stack, shape: tuple[int, int, int, int], batch: int) -> Tensor:
+    def pop(self, stack: Stack, shape: tuple[int, int, int, int]) -> Tensor:
         component = stack.pop(CATEGORICAL, self._prior(shape[0]))
         chosen = np.minimum(component, len(self.middles) - 1)
         middle, width = self.middles[chosen].reshape(-1), self.widths[chosen].reshape(-1)
@@ -132,14 +126,14 @@ class RealNVPCode(PriorCode):
     def __post_init__(self) -> None:
         self.flow = FlowCode(self.prior.flow)
 
-    def push(self, stack: Stack, cells: Tensor, batch: int) -> None:
-        flat = as_cells(self.flow.to_base(stack, cells, batch))
+    def push(self, stack: Stack, cells: Tensor) -> None:
+        flat = as_cells(self.flow.to_base(stack, cells))
         push_normal(stack, flat, *_standard(len(flat)))
 
-    def pop(self, stack: Stack, shape: tuple[int, int, int, int], batch: int) -> Tensor:
+    def pop(self, stack: Stack, shape: tuple[int, int, int, int]) -> Tensor:
         cells = pop_normal(stack, *_standard(int(np.prod(shape))))
         base = as_tensor(cells, self.prior.anchor, shape)
-        return self.flow.from_base(stack, base, batch)
+        return self.flow.from_base(stack, base)
 
 
 def prior_code(prior: nn.Module) -> PriorCode:

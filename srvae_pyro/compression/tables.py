@@ -97,15 +97,15 @@ class _Pixels:
     left: Tensor
 
     @classmethod
-    def of(cls, pixels: TruncatedMixture, count: int) -> _Pixels:
-        """The pixels of the first ``count`` pictures, picture by picture, row by row."""
+    def of(cls, pixels: TruncatedMixture) -> _Pixels:
+        """The pixels of all pictures, picture by picture, row by row."""
         mixture, known = pixels.mixture, pixels.known
         batch, event = pixels.batch_shape[0], tuple(pixels.event_shape)
 
         def rows(part: Tensor, leading: int) -> Tensor:
             """(B, leading dimensions, H, W) to (N, leading dimensions)."""
             shape = (batch, *part.shape[part.dim() - 2 - leading :])
-            return part.expand(shape)[:count].movedim((-2, -1), (1, 2)).flatten(0, 2).double()
+            return part.expand(shape).movedim((-2, -1), (1, 2)).flatten(0, 2).double()
 
         low, high, left, expected = (rows(part.expand(batch, *event), 1) for part in known)
         base = expected.unsqueeze(1) + LAST_LEVEL * rows(mixture.means, 2)
@@ -129,10 +129,8 @@ class _Pixels:
         return [_Pixels(*part) for part in zip(*parts, strict=True)]
 
 
-def code_levels(
-    code: Code, pixels: TruncatedMixture, count: int, levels: Tensor | None = None
-) -> Tensor:
-    """Code the pictures of a group of pixels, colour by colour as they are drawn.
+def code_levels(code: Code, pixels: TruncatedMixture, levels: Tensor | None = None) -> Tensor:
+    """Code a group of pixels, colour by colour as they are drawn.
 
     A level is two symbols, its sixteen and its place there, each with the exact share of the
     mixture's mass within the interval, in float64. Where the interval leaves one value it has all.
@@ -140,11 +138,10 @@ def code_levels(
     Args:
         code: onto or off a stack.
         pixels: the distribution, of batch shape (B).
-        count: how many of the pictures are coded, the first.
-        levels: theirs, (count, C, H, W) whole numbers, where they are known.
+        levels: whole numbers (B, C, H, W), where they are known.
 
     Returns:
-        The levels, int64 (count, C, H, W).
+        The levels, int64 (B, C, H, W).
     """
     channels, height, width = pixels.event_shape
     rows = None
@@ -152,11 +149,11 @@ def code_levels(
         rows = levels.movedim(1, -1).reshape(-1, channels)
     made = []
     start = 0
-    for part in _Pixels.of(pixels, count).chunks():
+    for part in _Pixels.of(pixels).chunks():
         stop = start + len(part.low)
         made.append(_code_chunk(code, part, None if rows is None else rows[start:stop]))
         start = stop
-    return torch.cat(made).reshape(count, height, width, channels).movedim(-1, 1).contiguous()
+    return torch.cat(made).reshape(-1, height, width, channels).movedim(-1, 1).contiguous()
 
 
 def _code_chunk(code: Code, pixels: _Pixels, levels: Tensor | None) -> Tensor:
