@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from srvae_pyro.system.device import sent
+
 __all__ = ["augment"]
 
 
@@ -25,11 +27,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     flip = torch.randint(0, 2, (count,), generator=generator)
     down = torch.randint(-(height // 20), height // 20 + 1, (count,), generator=generator)
     right = torch.randint(-(width // 20), width // 20 + 1, (count,), generator=generator)
-    # One copy to the device instead of three, and on a GPU one that nothing waits for.
-    drawn = torch.stack([flip, down, right])[:, :, None]
-    if images.is_cuda:
-        drawn = drawn.pin_memory()
-    flip, down, right = drawn.to(images.device, non_blocking=True)
+    # One copy to the device instead of three.
+    flip, down, right = sent(torch.stack([flip, down, right])[:, :, None], images.device)
 
     rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)  # (B, W)

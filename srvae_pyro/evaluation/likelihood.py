@@ -21,7 +21,7 @@ from srvae_pyro.inference.means import bits_per_dim, standard_error
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.device import exact_float32, sent
 from srvae_pyro.system.parallel import Group
 
 __all__ = ["LikelihoodResult", "evaluate_likelihood"]
@@ -148,7 +148,7 @@ def evaluate_likelihood(
             for batch, batch_indices in batches:
                 estimate = estimate_log_likelihood(
                     model,
-                    to_unit(batch.to(device)),
+                    to_unit(sent(batch, device)),
                     samples,
                     estimator=estimator,
                     seed=seed,

@@ -173,7 +173,11 @@ def relative_mixture(parameters: Tensor, reference: Tensor) -> DiscretizedLogist
     reference = reference.to(mixture.means.dtype).unsqueeze(-4)  # (..., 1, C, H, W)
     means = mixture.means + reference
     if mixture.coefficients is not None:
-        earlier = mixture.coefficients * reference[..., [0, 0, 1], :, :]
+        # For (green, red), (blue, red), (blue, green): red, red, green. By a list of indices a GPU
+        # would have to wait for these to be copied to it.
+        red_and_green = reference[..., :2, :, :]
+        of = torch.cat([red_and_green[..., :1, :, :], red_and_green], dim=-3)
+        earlier = mixture.coefficients * of
         zero, of_green, of_blue, of_blue_too = F.pad(earlier, (0, 0, 0, 0, 1, 0)).unbind(-3)
         means = means - torch.stack([zero, of_green, of_blue + of_blue_too], dim=-3)
     return DiscretizedLogisticMixture(
