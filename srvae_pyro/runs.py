@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.console import say
 from srvae_pyro.system.digest import digest
 from srvae_pyro.system.files import write_whole
 from srvae_pyro.system.hub import download, refuse_address
@@ -23,9 +24,12 @@ __all__ = [
     "RUNS",
     "WEIGHTS",
     "find_run",
+    "packaged",
     "read_config",
     "read_weights",
+    "results_folder",
     "save_weights",
+    "validation_images",
     "validation_nats",
 ]
 
@@ -33,11 +37,18 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 MODEL_FILES = (CONFIG, WEIGHTS)  # what makes a model
 RUNS = Path("runs")
-VALIDATION = "validation_nats"  # in the metadata of the weights
+# Where the models are that come along: in the package as setup.py builds it, in the repository.
+PACKAGE = Path(__file__).parent
+PACKAGED = (PACKAGE / "packaged", PACKAGE.parent / "runs")
+# In the metadata of the weights.
+VALIDATION_NATS = "validation_nats"
+VALIDATION_IMAGES = "validation_images"
 
 
 def find_run(run: str | Path) -> Path:
-    """The folder of a run: a folder, a name under ``runs/``, or a Hub id ``owner/name``.
+    """The folder of a run: a folder, a name under ``runs/``, a model that comes along, or a Hub id.
+
+    In this order. A model that comes along is one of :func:`packaged`, a Hub id ``owner/name``.
 
     Raises:
         UserError: there is none; says what is there.
@@ -45,6 +56,9 @@ def find_run(run: str | Path) -> Path:
     for folder in (Path(run), RUNS / run):
         if (folder / CONFIG).is_file():
             return folder
+    along = packaged()
+    if str(run) in along:
+        return along[str(run)]
     for folder in (Path(run), RUNS / run):
         if folder.is_dir():
             raise UserError(f"{folder} holds no {CONFIG}: it is not the folder of a run")
@@ -53,14 +67,39 @@ def find_run(run: str | Path) -> Path:
     if name.count("/") == 1 and not name.startswith((".", "~", "runs/")):
         return download(name, MODEL_FILES)
     names = sorted(path.parent.name for path in RUNS.glob(f"*/{CONFIG}"))
-    close = get_close_matches(name, names, n=1)
+    close = get_close_matches(name, {*names, *along}, n=1)
     if close:
         hint = f"did you mean {close[0]}?"
     elif names:
         hint = f"under {RUNS}/ there are {', '.join(names[:8])}"
     else:
         hint = "train one first: python -m srvae_pyro.train --preset quickstart --data photos"
+        hint += f"; or take {', '.join(along)}, which comes along" if along else ""
     raise UserError(f"no run called {name}: {hint}")
+
+
+def packaged() -> dict[str, Path]:
+    """The folders of the models that come with the package, by name; each has a card."""
+    cards = (card for place in reversed(PACKAGED) for card in place.glob("pretrained*/README.md"))
+    found = {card.parent.name: card.parent for card in cards if (card.parent / CONFIG).is_file()}
+    return dict(sorted(found.items()))
+
+
+def results_folder(run: str | Path, folder: Path) -> Path:
+    """The folder for what is made of a run, which is the run's own but for a model that came along.
+
+    For that it is ``runs/NAME`` in the working directory, and one line says so: the package's may
+    not be writable, and is replaced with the next version.
+
+    Args:
+        run: what the user calls it.
+        folder: what :func:`find_run` found.
+    """
+    if packaged().get(str(run)) != folder:
+        return folder
+    results = RUNS / folder.name
+    say(f"{folder.name} comes with the package: what is made of it goes to {results}")
+    return results
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -82,13 +121,19 @@ def read_config(folder: Path) -> RunConfig:
         raise UserError(f"{path}: {error}") from None
 
 
-def save_weights(model: nn.Module, folder: Path, validation_nats: float | None = None) -> None:
+def save_weights(
+    model: nn.Module,
+    folder: Path,
+    validation_nats: float | None = None,
+    validation_images: int | None = None,
+) -> None:
     """Write ``model.safetensors``, whole or not at all.
 
     Args:
         model: whose weights.
         folder: where to.
         validation_nats: what they score, nats an image; kept with them.
+        validation_images: on how many pictures.
 
     Raises:
         OSError: it cannot be written; what was there before still is.
@@ -96,7 +141,9 @@ def save_weights(model: nn.Module, folder: Path, validation_nats: float | None =
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     metadata = {"format": "pt", "digest": _digest(state)}
     if validation_nats is not None:
-        metadata[VALIDATION] = repr(validation_nats)
+        metadata[VALIDATION_NATS] = repr(validation_nats)
+    if validation_images is not None:
+        metadata[VALIDATION_IMAGES] = str(validation_images)
 
     def write(partial: Path) -> None:
         try:
@@ -114,10 +161,19 @@ def validation_nats(path: Path) -> float | None:
     """
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(VALIDATION)
+            text = (file.metadata() or {}).get(VALIDATION_NATS)
         return None if text is None else float(text)
     except (SafetensorError, OSError, ValueError):
         return math.inf
+
+
+def validation_images(path: Path) -> int | None:
+    """On how many pictures the weights in a file were scored; None if it does not tell."""
+    try:
+        with safe_open(path, "pt") as file:
+            return int((file.metadata() or {})[VALIDATION_IMAGES])
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ def tiny() -> Callable[..., ModelConfig]:
             "p_u_components": 3,
             **dict.fromkeys(("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z"), dense),
             **dict.fromkeys(("p_z_from_u", "p_z", "p_x"), plain),
+            "groups": Dense(4, 1),
             "pyramid": Dense(4, 1),
             "pyramid_channels": 5,
             "init_scale": 0.1,

@@ -2,7 +2,7 @@
 
 PyTorch's ``FakeTensorMode`` runs every operation on shapes, types, strides and devices, without
 values and without a GPU, and raises where devices mix as CUDA would. What it cannot do by itself is
-here: reads of values, which are counted and answered, and ``backward``.
+here: reads of values, which are counted and answered; and ``backward`` is in ``node_by_node``.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pyro
 import pytest
 import torch
+from node_by_node import backward, grad
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from srvae_pyro.config import ModelConfig
+from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.models import ImageModel, make_model, transforms
 from srvae_pyro.networks import merging
 from srvae_pyro.training import learner
 
-__all__ = ["CUDA", "FakeCuda", "Waits", "backward"]
+__all__ = ["CUDA", "KINDS", "MIXED", "FakeCuda", "Waits", "config_of"]
 
 CUDA = torch.device("cuda")
 CHANNELS_LAST = torch.channels_last
@@ -40,6 +42,7 @@ SHAPED_BY_VALUES = (
     aten.repeat_interleave,
 )
 MOVES = (aten.copy_, aten._to_copy)
+MIXED = {"aten.add"}  # which takes a scalar of the CPU's on CUDA too
 INDEXING = (aten.index, aten.index_put, aten.index_put_)
 
 
@@ -158,68 +161,6 @@ def deepcopy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
     return copied
 
 
-def backward(loss: Tensor) -> None:
-    """``loss.backward()`` of a scalar by autograd's own nodes, called one after another.
-
-    PyTorch's engine does not run on CUDA tensors where there is no GPU: before the first node it
-    asks each device up to theirs for its context (``GraphTask::stash_current_streams``), and there
-    is none. The nodes themselves, which hold the formulas, run. As the engine does, a gradient is
-    summed over what was broadcast, brought to the type of what it is the gradient of, and refused
-    on another device.
-
-    Raises:
-        RuntimeError: a gradient is on another device than its tensor.
-    """
-    assert loss.dim() == 0
-    root = loss.grad_fn
-    edges: Counter[Any] = Counter()  # into a node, over which nothing has come yet
-    found, stack = {root}, [root]
-    while stack:
-        for node, _ in stack.pop().next_functions:
-            if node is not None:
-                edges[node] += 1
-                if node not in found:
-                    found.add(node)
-                    stack.append(node)
-    gradients: dict[Any, dict[int, Tensor]] = {root: {0: torch.ones_like(loss)}}
-    ready = [root]
-    with torch.no_grad():
-        while ready:
-            node = ready.pop()
-            outputs = called(node, gradients.pop(node, {}))
-            for (target, slot), gradient in zip(node.next_functions, outputs, strict=True):
-                if target is None:
-                    continue
-                if gradient is not None:
-                    slots = gradients.setdefault(target, {})
-                    gradient = suited(gradient, target._input_metadata[slot])
-                    slots[slot] = slots[slot] + gradient if slot in slots else gradient
-                edges[target] -= 1
-                if not edges[target]:
-                    ready.append(target)
-
-
-def called(node: Any, given: dict[int, Tensor]) -> tuple[Tensor | None, ...]:
-    """A node's gradients of what it was computed from, by those of its outputs."""
-    if not given:
-        return (None,) * len(node.next_functions)
-    if hasattr(node, "variable"):  # a leaf
-        leaf, gradient = node.variable, given[0]
-        leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
-        return ()
-    out = node(*(given.get(slot) for slot in range(len(node._input_metadata))))
-    return out if isinstance(out, tuple) else (out,)
-
-
-def suited(gradient: Tensor, of: Any) -> Tensor:
-    """A gradient as the engine hands it on to a tensor of such metadata."""
-    if gradient.device != of.device:
-        raise RuntimeError(f"a gradient on {gradient.device} of a tensor on {of.device}")
-    if gradient.shape != torch.Size(of.shape):
-        gradient = gradient.sum_to_size(tuple(of.shape))
-    return gradient.to(of.dtype)
-
-
 def made_on_the_cpu(config: ModelConfig) -> ImageModel:
     """A model as it is before it is moved to a device: with all it has on the CPU."""
     with unset_fake_temporarily():
@@ -287,6 +228,7 @@ class FakeCuda:
                 "numpy": numpy,
                 "__format__": lambda tensor, form: format(tensor.item(), form),
             },
+            torch.autograd: {"grad": grad},
             learner: {"make_model": made_on_the_cpu},
             torch.cuda.amp.common: {"amp_definitely_not_available": lambda: False},
             torch.cuda: {
@@ -295,3 +237,50 @@ class FakeCuda:
                 "set_rng_state": lambda state, device: self.states.append((state, device)),
             },
         }
+
+
+# The models that are run on it.
+
+SMALL = Dense(2, 1, 1)
+NETWORKS = ("q_u", "p_y", "q_z", "p_z_from_y", "p_z_from_u", "p_z", "p_x_from_z", "p_x")
+
+
+@dataclass
+class Kind:
+    """A kind of model, and how it is trained."""
+
+    model: dict[str, Any]
+    training: dict[str, Any]
+    accumulate: int = 1
+
+
+KINDS = {
+    "srvae": Kind({"stages": 1, "guide_z_sees_y": True, "p_u": "mixture"}, {"y_updates": 2}),
+    "exact": Kind(
+        {
+            "d": "average2",
+            "likelihood": "exact",
+            "latent_likelihood": "pyramid",
+            "u_stages": 1,
+            "p_u": "standard",
+        },
+        {"analytic_kl": True, "detach_u": True, "free_nats": 1.0},
+    ),
+    "groups": Kind({"d": "average2", "likelihood": "groups", "stages": 1, "p_u": "standard"}, {}),
+    "vae": Kind({"model": "vae", "stages": 1, "p_u": "realnvp"}, {}),
+    # The least, for what is of no kind in particular.
+    "least": Kind({"model": "vae", "stages": 1, "p_u": "standard"}, {}, accumulate=2),
+}
+
+
+def config_of(name: str) -> ModelConfig:
+    settings: dict[str, Any] = {
+        "image_shape": (3, 16, 16),
+        "latent_channels": 2,
+        "components": 2,
+        "p_u_network": Dense(2, 1),
+        "p_u_components": 2,
+        "pyramid_channels": 3,
+        **dict.fromkeys((*NETWORKS, "pyramid", "groups"), SMALL),
+    }
+    return ModelConfig(**(settings | KINDS[name].model))

@@ -10,12 +10,14 @@ from typing import Any
 
 import pyro
 import torch
+from test_kid import Stub
 from test_train_command import arguments, tiny
 from test_training import some_pictures, tiny_config
 
 from srvae_pyro import evaluate, generate, train
 from srvae_pyro.config import RunConfig
 from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.evaluation import kid, suite
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
@@ -24,6 +26,10 @@ from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
 
+AGREEING = {  # settings of the models whose x agree with their y
+    name: {"d": "average2", "likelihood": name, "latent_likelihood": "pyramid"}
+    for name in ("exact", "groups")
+}
 FREE = 0.46  # nats: z's first channel has more than its half in one process alone
 
 
@@ -34,10 +40,10 @@ def without_noise() -> None:
     )
 
 
-def config(steps: int, **training: Any) -> RunConfig:
+def config(steps: int, likelihood: str = "", **training: Any) -> RunConfig:
     made = tiny_config(prior="realnvp", steps=steps, **training)
     made.data.__dict__["augment"] = False  # frozen, but not for a test
-    return made
+    return replace(made, model=replace(made.model, **AGREEING.get(likelihood, {})))
 
 
 def quiet(trainer: Trainer) -> Trainer:
@@ -69,14 +75,16 @@ def update(group: Group, folder: Path) -> None:
     trainer.run()
     assert len(set(group.gather(digest(trainer.learner.model.state_dict())))) == 1
     make(group, folder / f"{group.size}xfree", 1, free_nats=FREE).run()
+    for name in AGREEING:
+        make(group, folder / f"{group.size}x{name}", 2, likelihood=name).run()
     for parts in (1, 2):
         trainer = make(group, folder / f"{group.size}x{parts}", 7, parts)
         trainer.run()
 
 
-def interrupted(group: Group, folder: Path) -> None:
+def interrupted(group: Group, folder: Path, likelihood: str = "") -> None:
     """A run as a whole, and one that is stopped by a signal to one process and resumed."""
-    make(group, folder / "whole", 7).run()
+    make(group, folder / "whole", 7, likelihood=likelihood).run()
 
     class Stopped(Trainer):
         def update(self, images: torch.Tensor) -> None:
@@ -84,12 +92,18 @@ def interrupted(group: Group, folder: Path) -> None:
                 signal.raise_signal(signal.SIGTERM)
             super().update(images)
 
-    settings = config(7), some_pictures(), folder / "parts", group
+    settings = config(7, likelihood), some_pictures(), folder / "parts", group
     stopped = quiet(Stopped(*settings, quiet=True, save_minutes=99))
     assert stopped.run().step == 3
-    resumed = make(group, folder / "parts", 7)
+    resumed = make(group, folder / "parts", 7, likelihood=likelihood)
     resumed.recovery.resume()
     assert resumed.run().step == 7
+
+
+def interrupted_each(group: Group, folder: Path) -> None:
+    """The same of each model."""
+    for likelihood in ("", *AGREEING):
+        interrupted(group, folder / (likelihood or "independent"), likelihood)
 
 
 def validated(group: Group, folder: Path) -> None:
@@ -143,11 +157,16 @@ def terminated(folder: Path) -> int:
 
 def commands(folder: Path) -> int:
     """The commands that measure and draw, as each process runs them."""
+    suite.LiteFeatures = Stub  # type: ignore[assignment,misc]
+    kid.neighbours = lambda *_: None
     out = EvaluateArguments(
         str(folder / "run"),
         data=str(folder / "pictures"),
         split="all",
         importance_samples=3,
+        kid=True,
+        kid_images=9,
+        refine=2,
         super_resolution=True,
         json=folder / "two.json",
     )
@@ -166,7 +185,7 @@ def main() -> int:
     if mode == "commands":
         return commands(folder)
     with process_group("cpu") as group:
-        modes = {"update": update, "interrupted": interrupted, "validated": validated}
+        modes = {"update": update, "interrupted": interrupted_each, "validated": validated}
         modes[mode](group, folder)
     return 0
 

@@ -209,5 +209,5 @@ def test_bfloat16_keeps_the_agreement(make: MakeModel) -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         likelihood = model.model.p_x(y, model.guide.q_z(x).sample())
         assert likelihood.log_prob(x).isfinite().all()
-        assert likelihood.logits.dtype == likelihood.y.dtype == torch.float32
+        assert likelihood.pixels.logits.dtype == likelihood.y.dtype == torch.float32
         assert torch.equal(model.guide.d(likelihood.sample()), y)

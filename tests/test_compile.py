@@ -58,9 +58,11 @@ def test_each_network_is_one_graph(checkpoint: bool, tiny: Tiny, pictures: Calla
     model, x = make_model(tiny(**settings, **small)), pictures(2)
     model.initialize(x)
     checkpoint_blocks(model, checkpoint)
-    # Those with checkpoints differ in nothing else; of the couplings one stands for all.
-    kinds = (PlainNetwork,) if checkpoint else (Encoder, Decoder, PlainNetwork)
-    networks = inputs_of(model, x, *kinds) | dict([inputs_of(model, x, CouplingNetwork).popitem()])
+    networks = inputs_of(model, x, Encoder, Decoder, PlainNetwork)
+    # Of the couplings, and with checkpoints, one stands for all.
+    networks |= dict([inputs_of(model, x, CouplingNetwork).popitem()])
+    if checkpoint:
+        networks = dict([networks.popitem()])
     for network, given in networks.items():
         found = torch._dynamo.explain(network)(*given)
         assert (found.graph_break_count, found.graph_count) == (0, 1), found.break_reasons

@@ -14,9 +14,9 @@ from PIL import Image
 from scipy import special, stats
 from torch import Tensor, float64
 
-from srvae_pyro.distributions import ConsistentMixture
+from srvae_pyro.distributions import ConsistentMixture, DiscretizedLogisticMixture
 from srvae_pyro.distributions.blocks import agreeing, from_blocks, to_blocks
-from srvae_pyro.distributions.truncated import expectation, log_share, quantile
+from srvae_pyro.distributions.truncated import expectation, log_mass, log_masses, quantile
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.pixels import to_unit
@@ -41,14 +41,14 @@ def random_mixture(
     """Of levels y (..., C, h, w), in float64."""
     channels, *size = y.shape[-3:]
     shape = (*batch, 4, components, channels, *size)
-    return ConsistentMixture(
-        to_unit(y, torch.float64),
+    pixels = DiscretizedLogisticMixture(
         torch.randn(*batch, 4, components, *size).double(),
         spread * torch.randn(shape).double(),
         log_scale + 0.5 * torch.randn(shape).double(),
-        0.3 * torch.randn(*batch, 6, channels, *size).double(),
         torch.rand(shape).double() - 0.2 if channels == 3 else None,
     )
+    earlier = 0.3 * torch.randn(*batch, 6, channels, *size).double()
+    return ConsistentMixture(to_unit(y, torch.float64), pixels, earlier)
 
 
 def levels_of(*values: int) -> Tensor:
@@ -58,10 +58,10 @@ def levels_of(*values: int) -> Tensor:
 
 def reference(mixture: ConsistentMixture, x: np.ndarray) -> np.ndarray:
     """log p of one block of levels (4, C) from the definition, in float64."""
-    part = {
-        name: None if value is None else value.detach().double().numpy()[..., 0, 0]
-        for name, value in ((n, getattr(mixture, n)) for n in [*mixture.arg_constraints])
-    }
+    pixels = mixture.pixels
+    named = {name: getattr(pixels, name) for name in pixels.arg_constraints}
+    named |= {"y": mixture.y, "earlier": mixture.earlier}
+    part = {name: value.double().numpy()[..., 0, 0] for name, value in named.items()}
     y, total = np.rint(255 * part["y"]), 0.0
     channels = len(y)
     for i in range(4):
@@ -72,23 +72,23 @@ def reference(mixture: ConsistentMixture, x: np.ndarray) -> np.ndarray:
         if ((x[i] < low) | (x[i] > high)).any():
             return np.float64(-np.inf)
         v = y - (x[:i] - y).sum(0) / (4 - i)
-        scores = special.log_softmax(part["logits"][i])
-        for k in range(len(scores)):
-            for c in range(channels):
+        weights = special.log_softmax(part["logits"][i])
+        for c in range(channels):
+            masses = np.zeros((2, len(weights)))  # of the bin, of the interval
+            for k in range(len(weights)):
                 mu = v[c] + 255 * part["means"][i, k, c]
                 for j in range(i):
                     mu += part["earlier"][[0, 0, 1, 3][i] + j, c] * (x[j, c] - y[c])
                 for e in range(c):
                     mu += part["coefficients"][i, k, c - 1 + e if c == 2 else 0] * (x[i, e] - v[e])
                 s = 255 * math.exp(part["log_scales"][i, k, c])
-
-                def cdf(edge: float, mu: float = mu, s: float = s) -> float:
-                    edge = -np.inf if edge < 0 else np.inf if edge > 255 else edge
-                    return float(special.expit((edge - mu) / s))
-
-                bin_mass = cdf(x[i, c] + 0.5) - cdf(x[i, c] - 0.5)
-                scores[k] += np.log(bin_mass / (cdf(high[c] + 0.5) - cdf(low[c] - 0.5)))
-        total += special.logsumexp(scores)
+                for row, (first, last) in enumerate(((x[i, c], x[i, c]), (low[c], high[c]))):
+                    edges = np.array([first - 0.5, last + 0.5])
+                    edges[edges < 0], edges[edges > 255] = -np.inf, np.inf
+                    masses[row, k] = np.diff(special.expit((edges - mu) / s))[0]
+            joint, allowed = weights + np.log(masses)
+            total += special.logsumexp(joint) - special.logsumexp(allowed)
+            weights = joint
     return np.float64(total)
 
 
@@ -159,12 +159,15 @@ def test_a_factor_sums_to_one_at_the_extremes(dtype):
     level = torch.arange(256, dtype=dtype)
     inside = (low <= level) & (level <= high)
     level = torch.minimum(torch.maximum(level, low), high)
-    share = log_share(level, low, high, location, torch.exp(-log_scale) / 255)
+    share, interval = log_masses(level, low, high, location, torch.exp(-log_scale) / 255)
     assert share.isfinite().all()
     assert (share <= 1e-6).all()
     assert ((share.exp() * inside).sum(-1) - 1).abs().max() < 1e-6
-    for gradient in torch.autograd.grad(share.sum(), (location, log_scale)):
-        assert gradient.isfinite().all()
+    assert interval.isfinite().all()
+    assert (interval <= 1e-6).all()
+    for part in (share, interval):
+        for gradient in torch.autograd.grad(part.sum(), (location, log_scale), retain_graph=True):
+            assert gradient.isfinite().all()
 
 
 def test_a_factor_is_the_definition():
@@ -183,7 +186,39 @@ def test_a_factor_is_the_definition():
             for level in {low, low + 1, high - 1, high}:
                 expected = mpmath.log(mass(level, level, *where) / mass(low, high, *where))
                 numbers = torch.tensor((level, low, high, where[0], 1 / where[1]), dtype=float64)
-                assert log_share(*numbers).item() == pytest.approx(float(expected), rel=1e-12)
+                share, interval = log_masses(*numbers)
+                assert share.item() == pytest.approx(float(expected), rel=1e-12)
+                expected = mpmath.log(mass(low, high, *where))
+                assert interval.item() == pytest.approx(float(expected), rel=1e-12)
+                assert log_mass(*numbers[1:]).item() == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_gradients_of_a_factor_are_those_of_the_definition():
+    """Against autograd through the plain formula, where that has its digits, and broadcast."""
+    location = (40 * torch.rand(2, 3, 4).double() + 10).requires_grad_()
+    precision = (0.04 * torch.rand(3, 4).double() + 0.01).requires_grad_()
+
+    def plain(first: Tensor, last: Tensor) -> Tensor:
+        def below(edge: Tensor) -> Tensor:
+            return torch.sigmoid((edge - location) * precision)
+
+        upper = torch.where(last >= 255, 1, below(last + 0.5))
+        return (upper - torch.where(first <= 0, 0, below(first - 0.5))).log()
+
+    for ends in ((0, 255), (0, 50), (3, 255), (3, 55)):
+        low, high = (torch.tensor(end).double() for end in ends)
+        level = torch.tensor([0, 255, 60, 9]).clamp(*ends).double()
+        found = log_masses(level, low, high, location, precision)
+        expected = plain(level, level) - plain(low, high), plain(low, high)
+        for ours, theirs in zip(found, expected, strict=True):
+            theirs = theirs.expand(ours.shape)
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+            weight = torch.rand(ours.shape).double()
+            slopes = [
+                torch.autograd.grad((v * weight).sum(), (location, precision), retain_graph=True)
+                for v in (ours, theirs)
+            ]
+            torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +230,7 @@ def test_quantiles_fit_the_shares(interval, location, log_scale):
     low, high = (torch.tensor(float(bound)) for bound in interval)
     where = torch.tensor(location), torch.exp(torch.tensor(-log_scale)) / 255
     levels = torch.arange(interval[0], interval[1] + 1).float()
-    cumulative = log_share(levels, low, high, *where).exp().double().cumsum(0)
+    cumulative = log_masses(levels, low, high, *where)[0].exp().double().cumsum(0)
     uniform = (torch.arange(2**16) + 0.5) / 2**16
     drawn = quantile(uniform, low, high, *where).round().clamp(low, high)
     count = torch.stack([(drawn <= level).sum() for level in levels]) / 2**16
@@ -220,7 +255,7 @@ def test_expectations_lie_in_the_interval_and_fit_the_shares():
     level = torch.arange(256).double()
     inside = (low <= level) & (level <= high)
     level = torch.minimum(torch.maximum(level, low), high)
-    share = log_share(level, low, high, location, precision).exp() * inside
+    share = log_masses(level, low, high, location, precision)[0].exp() * inside
     wide = (log_scale > -5).squeeze()  # others lie within a level
     assert ((share * level).sum(-1) - mean.squeeze())[wide].abs().max() < 0.35
 
@@ -291,16 +326,16 @@ def test_each_pixel_follows_its_conditional(y, log_scale):
         before = blocks[:, :i].sum(1)
         low = (max(4 * y - 2, 0) - before - 255 * (3 - i)).clamp_min(0)
         high = (min(4 * y + 1, 1020) - before).clamp_max(255)
-        location = y - (before - i * y) / (4 - i) + 255 * mixture.means[i].item()
+        location = y - (before - i * y) / (4 - i) + 255 * mixture.pixels.means[i].item()
         for j in range(i):
             pair = [0, 0, 1, 3][i] + j
             location = location + mixture.earlier[pair].item() * (blocks[:, j] - y)
-        precision = torch.exp(-mixture.log_scales[i]).view(1, 1) / 255
+        precision = torch.exp(-mixture.pixels.log_scales[i]).view(1, 1) / 255
         every = torch.arange(256).double()
         inside = (low[:, None] <= every) & (every <= high[:, None])
         bounds = low[:, None], high[:, None]
         level = torch.minimum(torch.maximum(every, bounds[0]), bounds[1])
-        p = log_share(level, *bounds, location[:, None], precision).exp() * inside
+        p = log_masses(level, *bounds, location[:, None], precision)[0].exp() * inside
         at = blocks[:, i : i + 1].long()
         upper = p.cumsum(1).gather(1, at).squeeze(1)
         u = upper - torch.rand(n) * p.gather(1, at).squeeze(1)
@@ -338,11 +373,15 @@ def test_gradients_against_finite_differences(channels):
     y = torch.tensor([[0, 77]] if channels == 1 else [[255, 3]]).expand(channels, 1, 2)
     mixture = random_mixture(y)
     x = mixture.sample()
-    names = [name for name in mixture.arg_constraints if name != "y"]
-    parameters = [getattr(mixture, name).clone().requires_grad_() for name in names]
-    assert torch.autograd.gradcheck(
-        lambda *p: ConsistentMixture(mixture.y, *p).log_prob(x), parameters
-    )
+    pixels = mixture.pixels
+    parameters = [mixture.earlier, *(getattr(pixels, name) for name in pixels.arg_constraints)]
+    parameters = [parameter.clone().requires_grad_() for parameter in parameters]
+
+    def log_prob(earlier: Tensor, *of_pixels: Tensor) -> Tensor:
+        pixels = DiscretizedLogisticMixture(*of_pixels)
+        return ConsistentMixture(mixture.y, pixels, earlier).log_prob(x)
+
+    assert torch.autograd.gradcheck(log_prob, parameters)
 
 
 def test_another_y_has_no_probability():
@@ -367,14 +406,13 @@ def test_another_y_has_no_probability():
 
 def test_the_mode_is_the_usual_sample_of_a_sharp_mixture():
     mixture = random_mixture(torch.randint(20, 230, (3, 2, 2)), log_scale=-12.0, spread=0.02)
-    likeliest = 50.0 * torch.nn.functional.one_hot(mixture.logits.argmax(-3), 2).movedim(-1, -3)
+    pixels = mixture.pixels
+    # More than any difference of the components' masses in the intervals.
+    likeliest = 1e6 * torch.nn.functional.one_hot(pixels.logits.argmax(-3), 2).movedim(-1, -3)
     sharp = ConsistentMixture(
         mixture.y,
-        likeliest,
-        mixture.means,
-        mixture.log_scales,
+        DiscretizedLogisticMixture(likeliest, pixels.means, pixels.log_scales, pixels.coefficients),
         mixture.earlier,
-        mixture.coefficients,
     )
     assert torch.equal(sharp.sample((11,)).median(0).values, sharp.mode)
 
@@ -400,16 +438,17 @@ def test_order_of_channels():
     mixture = ConsistentMixture.from_channels(parameters, y)
     assert mixture.batch_shape == (2,)
     assert mixture.event_shape == (3, 6, 10)
+    pixels = mixture.pixels
     for i, k, c in itertools.product(range(4), range(10), range(3)):
-        at = 30 * i + 3 * k + c
-        assert torch.equal(mixture.logits[:, i, k], parameters[:, 10 * i + k])
-        assert torch.equal(mixture.means[:, i, k, c], parameters[:, 40 + at])
-        assert torch.equal(mixture.log_scales[:, i, k, c], parameters[:, 160 + at].clamp(-7, 7))
-        assert torch.equal(mixture.coefficients[:, i, k, c], parameters[:, 280 + at].tanh())
+        at = 100 * i + 10 + 3 * k + c
+        assert torch.equal(pixels.logits[:, i, k], parameters[:, 100 * i + k])
+        assert torch.equal(pixels.means[:, i, k, c], parameters[:, at])
+        assert torch.equal(pixels.log_scales[:, i, k, c], parameters[:, 30 + at].clamp(-7, 7))
+        assert torch.equal(pixels.coefficients[:, i, k, c], parameters[:, 60 + at].tanh())
     assert torch.equal(mixture.earlier[:, 4, 1], parameters[:, 400 + 13].tanh())
     assert ConsistentMixture.parameter_channels(10, 1) == 126
     gray = ConsistentMixture.from_channels(parameters[:, :126], y[:, :1])
-    assert gray.coefficients is None
+    assert gray.pixels.coefficients is None
     assert gray.event_shape == (1, 6, 10)
 
 
@@ -419,18 +458,20 @@ def test_wrong_shapes_are_explained():
         ConsistentMixture.from_channels(torch.zeros(417, 4, 4), y)
     with pytest.raises(ValueError, match="1 or 3 colour channels, not 2"):
         ConsistentMixture.from_channels(torch.zeros(418, 4, 4), y[:2])
-    means, gray = torch.zeros(4, 2, 3, 4, 4), torch.zeros(4, 2, 1, 4, 4)
-    logits, earlier = torch.zeros(4, 2, 4, 4), torch.zeros(6, 3, 4, 4)
-    with pytest.raises(ValueError, match="expected means"):
-        ConsistentMixture(y, logits, logits, logits, earlier)
-    with pytest.raises(ValueError, match="go with 3 colours"):
-        ConsistentMixture(y, logits, means, means, earlier)
+    means, logits = torch.zeros(4, 2, 3, 4, 4), torch.zeros(4, 2, 4, 4)
+    pixels = DiscretizedLogisticMixture(logits, means, means, means)
+    earlier = torch.zeros(6, 3, 4, 4)
+    three = DiscretizedLogisticMixture(logits[:3], means[:3], means[:3], means[:3])
+    with pytest.raises(ValueError, match=r"expected a mixture of batch shape \(\.\.\., 4\)"):
+        ConsistentMixture(y, three, earlier)
     with pytest.raises(ValueError, match="y has shape"):
-        ConsistentMixture(y[:1], logits, means, means, earlier, means)
+        ConsistentMixture(y[:1], pixels, earlier)
     with pytest.raises(ValueError, match="earlier has shape"):
-        ConsistentMixture(y[:1], logits, gray, gray, earlier)
-    with pytest.raises(ValueError, match="coefficients"):
-        ConsistentMixture(y, logits, means, means, earlier, means + 2)
+        ConsistentMixture(y, pixels, earlier[:5])
+    with pytest.raises(ValueError, match="earlier"):
+        ConsistentMixture(y, pixels, earlier + torch.nan)
+    with pytest.raises(ValueError, match="log_scales"):
+        ConsistentMixture.from_channels(torch.full((418, 4, 4), torch.nan), y)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -440,7 +481,7 @@ def test_expand_broadcast_and_copies(channels):
     assert mixture.batch_shape == (2,)
     larger = mixture.expand((5, 2))
     assert type(larger) is ConsistentMixture
-    assert larger.means.data_ptr() == mixture.means.data_ptr()
+    assert larger.pixels.means.data_ptr() == mixture.pixels.means.data_ptr()
     x = larger.sample()
     assert x.shape == (5, 2, channels, 6, 6)
     assert not torch.equal(x[0], x[1])
@@ -458,7 +499,6 @@ def test_temperature():
     x = mixture.sample()
     torch.testing.assert_close(mixture.with_temperature(1).log_prob(x), mixture.log_prob(x))
     cold = mixture.with_temperature(0.25)
-    assert torch.equal(cold.mode, mixture.mode)
     assert cold.sample((100,)).std(0).mean() < 0.7 * mixture.sample((100,)).std(0).mean()
     with pytest.raises(ValueError, match="temperature must be positive"):
         mixture.with_temperature(0)

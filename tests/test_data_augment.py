@@ -59,3 +59,12 @@ def test_levels_and_floats() -> None:
     assert torch.equal(unit, levels.float() / 255)
     assert torch.equal(to_levels(unit), levels.int())
     assert torch.equal(to_levels(to_unit(levels, torch.float64)), levels.int())
+
+
+def test_crops_are_flipped_but_not_shifted() -> None:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (200, 3, 64, 40), generator=generator).byte()
+    results = augment(images, generator, shift=False)
+    flipped = (results == images.flip(3)).flatten(1).all(1)
+    assert (flipped | (results == images).flatten(1).all(1)).all()
+    assert 70 < flipped.sum() < 130

@@ -115,6 +115,8 @@ def test_cifar10_missing(small_cifar: Path, tmp_path: Path, state: str, download
 def test_only_their_own_size(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="32x32, not 64x64"):
         load_data(name, tmp_path, PictureOptions(image_size=64))
+    with pytest.raises(UserError, match="32x32, smaller than crops of 64x64"):
+        load_data(name, tmp_path, PictureOptions(crops=64))
 
 
 # ImageNet32

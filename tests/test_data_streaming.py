@@ -243,7 +243,7 @@ def test_an_empty_shard_is_left_out(shards: str, tmp_path: Path) -> None:
         data = load_data(shards, Path())
     everything = [*reds(data.train.in_memory(99)), *reds(data.val), *reds(data.test)]
     assert sorted(everything) == [*range(25), *range(75, 100)]
-    assert len(data.train.order(stream(0))) == 40
+    assert len(data.train.order(0, 0)) == 40
 
 
 def test_bad_names_of_shards_are_users_errors(shards: str) -> None:

@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from fake_cuda import CUDA, FakeCuda
+from fake_cuda import CUDA, KINDS, MIXED, FakeCuda, config_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_leaves, tree_map
 
-from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
+from srvae_pyro.config import DataConfig, RunConfig, TrainingConfig
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.means import RunningMean
+from srvae_pyro.inference.refinement import refine
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.system.device import sent
 from srvae_pyro.system.parallel import Group
@@ -24,50 +25,7 @@ from srvae_pyro.training.learner import Learner
 from srvae_pyro.upscaling.enlarger import Enlarger
 
 GPU = Group(device=CUDA)
-SMALL = Dense(2, 1, 1)
-NETWORKS = ("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z", "p_z_from_u", "p_z", "p_x", "pyramid")
-
-
-@dataclass
-class Kind:
-    """A kind of model, and how it is trained."""
-
-    model: dict[str, Any]
-    training: dict[str, Any]
-    accumulate: int = 1
-
-
-KINDS = {
-    "srvae": Kind({"stages": 1, "guide_z_sees_y": True, "p_u": "mixture"}, {"y_updates": 2}),
-    "exact": Kind(
-        {
-            "d": "average2",
-            "likelihood": "exact",
-            "latent_likelihood": "pyramid",
-            "u_stages": 1,
-            "p_u": "standard",
-        },
-        {"analytic_kl": True, "detach_u": True, "free_nats": 1.0},
-    ),
-    "vae": Kind({"model": "vae", "stages": 1, "p_u": "realnvp"}, {}),
-    # The least, for what is of no kind in particular.
-    "least": Kind({"model": "vae", "stages": 1, "p_u": "standard"}, {}, accumulate=2),
-}
 READ_A_STEP = ("read", "learner.py:agree")
-MIXED = {"aten.add"}  # which takes a scalar of the CPU's on CUDA too
-
-
-def config_of(name: str) -> ModelConfig:
-    settings: dict[str, Any] = {
-        "image_shape": (3, 16, 16),
-        "latent_channels": 2,
-        "components": 2,
-        "p_u_network": Dense(2, 1),
-        "p_u_components": 2,
-        "pyramid_channels": 3,
-        **dict.fromkeys(NETWORKS, SMALL),
-    }
-    return ModelConfig(**(settings | KINDS[name].model))
 
 
 @dataclass
@@ -148,11 +106,13 @@ def devices(values: Any) -> set[str]:
 
 
 least_alone = pytest.mark.parametrize("on_gpu", ["least"], indirect=True)
+all_kinds = pytest.mark.parametrize("on_gpu", list(KINDS)[:-1], indirect=True)
 
 
 # Training
 
 
+@all_kinds
 def test_a_step(here: OnGpu) -> None:
     """With all that a step can have; the CPU waits once an update, and then for two numbers."""
     learner, waits = here.learner, here.cuda.waits
@@ -224,9 +184,15 @@ def test_validation(here: OnGpu) -> None:
 
 @least_alone
 def test_evaluation(here: OnGpu) -> None:
-    """With all that an evaluation can have: several samples, Pareto k, as much as fits at once."""
+    """With all that an evaluation can have: several samples, Pareto k, as much as fits at once.
+
+    A refined q differs in the steps that make it, in which nothing waits.
+    """
     evaluate_elbo(here.model, here.levels, CUDA, samples=2)
     evaluate_likelihood(here.model, here.levels, CUDA, 25)
+    here.cuda.waits.taken()
+    assert refine(here.model, sent(here.x, CUDA), 2).improved.device.type == "cuda"
+    assert here.cuda.waits.taken() == {}
 
 
 @pytest.mark.parametrize("estimator", ["product", "paired"])
@@ -237,11 +203,12 @@ def test_likelihood(here: OnGpu, estimator: Any) -> None:
     assert here.cuda.waits.taken() == {("to host", "importance.py:<genexpr>"): 4}
 
 
+@all_kinds
 def test_generating(here: OnGpu) -> None:
     """Draws from the device's own generator, or for a seed from the CPU's: nothing waits."""
     waits = here.cuda.waits
     for sampling in ({"seed": 1, "temperature": 0.5, "image_temperature": 0.5}, {}):
-        if here.name == "exact" and not sampling:
+        if here.name in ("exact", "groups") and not sampling:
             continue  # takes the longest, and what draws is the same
         before = waits.sent
         assert devices(here.model.generate(2, **sampling)) == {"cuda"}
@@ -271,6 +238,7 @@ def test_other_operations(here: OnGpu) -> None:
     assert {place for _, place in here.cuda.waits.taken()} == {"checks.py:check_images"}
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_enlarging(here: OnGpu) -> None:
     """A tile is waited for once, when it is brought to the CPU."""
     if not isinstance(here.model, SRVAE):

@@ -15,13 +15,10 @@ from srvae_pyro import SRVAE, VAE, ModelConfig, UserError
 from srvae_pyro.config import Dense
 from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.inference.decoding import Decode
-from srvae_pyro.inference.importance import (
-    _normal_log_prob,
-    estimate_log_likelihood,
-    evaluations_at_once,
-)
+from srvae_pyro.inference.importance import estimate_log_likelihood, evaluations_at_once
 from srvae_pyro.inference.means import standard_error
 from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.weighing import normal_log_prob
 from srvae_pyro.inference.weights import effective_pairs, effective_samples, log_mean, pareto_k
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel
 from srvae_pyro.networks import cached_weights
@@ -86,9 +83,12 @@ def matrix(rows: int, columns: int, seed: int) -> Tensor:
     return 0.7 * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
 
 
-@pytest.fixture(scope="module")
-def linear() -> SimpleNamespace:
-    """The model, a guide that is near its posterior but not it, images, and log p(x, d(x))."""
+def linear_gaussian() -> SimpleNamespace:
+    """The model, a guide that is near its posterior but not it, images, and log p(x, d(x)).
+
+    And ``best``, the highest ELBO of independent normals: with the posterior's precision L they
+    have its mean and variances 1 / L_ii.
+    """
     width, latent, half = 4, 2, 2
     a, b, c = matrix(half, latent, 1), matrix(latent, half, 2), matrix(latent, latent, 3)
     d, e = matrix(width, half, 4), matrix(width, latent, 5)
@@ -122,9 +122,17 @@ def linear() -> SimpleNamespace:
     marginal = dist.MultivariateNormal(
         torch.zeros(len(seen), dtype=torch.float64), cov[seen][:, seen]
     )
-    return SimpleNamespace(
-        net=SimpleNamespace(model=model, guide=guide), x=images, truth=marginal.log_prob(values)
-    )
+    truth = marginal.log_prob(values)
+    latents = torch.cat([torch.arange(2), torch.arange(4, 6)])  # u and z
+    precision = torch.linalg.inv(cov)[latents][:, latents]
+    best = truth - 0.5 * (precision.diagonal().log().sum() - precision.logdet())
+    net = SimpleNamespace(model=model, guide=guide)
+    return SimpleNamespace(net=net, x=images, truth=truth, best=best)
+
+
+@pytest.fixture(scope="module")
+def linear() -> SimpleNamespace:
+    return linear_gaussian()
 
 
 @pytest.mark.parametrize("estimator", ["paired", "product"])
@@ -313,7 +321,7 @@ def test_pairs_by_matrix_products_equal_the_density() -> None:
     torch.manual_seed(0)
     z = torch.randn(2, 5, 12, dtype=torch.float64)
     mean, stddev = torch.randn(3, 2, 3, 2, 2), torch.rand(3, 2, 3, 2, 2) + 0.03
-    found = _normal_log_prob(z, mean, stddev)
+    found = normal_log_prob(z, mean, stddev)
     for i in range(3):
         for j in range(5):
             p = dist.Normal(mean[i].double(), stddev[i].double()).to_event(3)

@@ -53,6 +53,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "stages": 1,
         "image_shape": (3, 8, 8),
     },
+    "groups": {"d": "average2", "likelihood": "groups"},
+    "groups, one channel": {"d": "average2", "likelihood": "groups", "image_shape": (1, 16, 16)},
+    "groups, one stage": {
+        "d": "average2",
+        "likelihood": "groups",
+        "stages": 1,
+        "image_shape": (3, 8, 8),
+    },
     "mixture": {"p_u": "mixture"},
     "standard": {"p_u": "standard"},
     "one channel": {"image_shape": (1, 16, 16)},
@@ -262,6 +270,11 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(
         ({"d": "downscale3"}, "downscale2"),
         ({"likelihood": "exact"}, "--likelihood exact needs --transform average2, not downscale2"),
         ({"likelihood": "exact", "d": "average2", "model": "vae"}, "the VAE has no y"),
+        (
+            {"likelihood": "groups"},
+            "--likelihood groups needs --transform average2, not downscale2",
+        ),
+        ({"likelihood": "groups", "d": "average2", "model": "vae"}, "the VAE has no y"),
     ],
 )
 def test_unsuitable_options_are_refused(

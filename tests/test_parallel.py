@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parallel_worker import FREE, make, without_noise
+from parallel_worker import AGREEING, FREE, make, without_noise
 from PIL import Image
+from test_kid import Stub, rows_of
 from test_train_command import make_pictures
 from test_training import assert_same, some_pictures, tiny_config
 from torch import Tensor
@@ -22,6 +23,7 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import MemoryPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.evaluation import kid, suite
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
@@ -40,7 +42,7 @@ def torchrun(mode: str, folder: Path, *options: str) -> str:
     command += [*options, str(WORKER), mode, str(folder)]
     # By the loopback device: a host's own name may lead anywhere.
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -65,8 +67,11 @@ def test_processes_and_parts_of_batches_learn_as_one_process_does(
         make(Group(), tmp_path / f"1x{parts}", 7, parts).run()
     make(Group(), tmp_path / "1xfree", 1, free_nats=FREE).run()
     make(Group(), tmp_path / "1xlower", 5, y_updates=3, detach_u=True).run()
-    one = gradient(tmp_path / "1xfree")
-    assert (gradient(tmp_path / "2xfree") - one).norm() < 1e-5 * one.norm()
+    for name in AGREEING:
+        make(Group(), tmp_path / f"1x{name}", 2, likelihood=name).run()
+    for name in ("free", *AGREEING):
+        one = gradient(tmp_path / f"1x{name}")
+        assert (gradient(tmp_path / f"2x{name}") - one).norm() < 1e-5 * one.norm(), name
     one = gradient(tmp_path / "1x1")
     for name in ("1x2", "2x1", "2x2"):
         assert (gradient(tmp_path / name) - one).norm() < 1e-5 * one.norm(), name
@@ -79,12 +84,14 @@ def test_processes_and_parts_of_batches_learn_as_one_process_does(
 
 def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None:
     torchrun("interrupted", tmp_path)
-    whole = load_checkpoint(tmp_path / "whole" / "last.ckpt")
-    assert_same(load_checkpoint(tmp_path / "parts" / "last.ckpt"), whole)
+    for kind in (*AGREEING, "independent"):
+        folder = tmp_path / kind
+        whole = load_checkpoint(folder / "whole" / "last.ckpt")
+        assert_same(load_checkpoint(folder / "parts" / "last.ckpt"), whole)
     assert len(whole["ranks"]) == 2
     first, second = (rank["random"]["cpu"] for rank in whole["ranks"])
     assert not torch.equal(first, second)
-    alone = make(Group(), tmp_path / "whole", 9)
+    alone = make(Group(), folder / "whole", 9)
     alone.recovery.resume()
     assert alone.run().step == 9
 
@@ -102,8 +109,13 @@ def test_every_validation_of_two_processes_is_of_the_average_as_it_is(tmp_path: 
 
 
 def test_measuring_and_drawing_are_the_same_in_two_processes(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    tmp_path: Path,
+    tiny: Callable[..., ModelConfig],
+    pictures: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(suite, "LiteFeatures", Stub)
+    monkeypatch.setattr(kid, "neighbours", lambda *_: None)
     make_pictures(tmp_path / "pictures", 21)
     model = make_model(tiny())
     model.initialize(pictures(8))
@@ -118,13 +130,16 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
             data=data,
             split="all",
             importance_samples=3,
+            kid=True,
+            kid_images=9,
+            refine=2,
             super_resolution=True,
             json=tmp_path / "one.json",
         )
     )
     alone = json.loads((tmp_path / "one.json").read_text())
     assert shared["images"] == alone["images"] == 21
-    for key in ("elbo", "likelihood"):
+    for key in ("elbo", "likelihood", "refined_likelihood"):
         ours, theirs = (
             {name: value for name, value in found[key].items() if name != "seconds"}
             for found in (shared, alone)
@@ -135,6 +150,11 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
         assert {name: ours[name] for name in numbers} == pytest.approx(
             {name: theirs[name] for name in numbers}, rel=1e-4
         )
+    ours, theirs = shared[kid.KID_KEY], alone[kid.KID_KEY]
+    assert rows_of(ours) == rows_of(theirs)
+    assert said.count(kid.KID_NAME) == 1
+    for name in rows_of(theirs):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-2, abs=1e-5), name
     for method, scores in alone["super_resolution"]["methods"].items():
         assert shared["super_resolution"]["methods"][method] == pytest.approx(scores, rel=1e-3)
     generate.main(GenerateArguments(run, 9, out=tmp_path / "one"))

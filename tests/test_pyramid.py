@@ -1,87 +1,135 @@
 """The pyramid: probabilities, samples, order, noise; and as p(y|u) in the models."""
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from scipy import stats
+from test_upscale import smooth
 from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig
-from srvae_pyro.distributions import DiscretizedLogisticMixture, ImageDistribution, Pyramid
-from srvae_pyro.distributions.pyramid import GROUPS
+from srvae_pyro.distributions import ImageDistribution, Pyramid
+from srvae_pyro.distributions.blocks import from_blocks, to_blocks
+from srvae_pyro.distributions.consistent_groups import ORDER
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.noise import TileNoise
 from srvae_pyro.models import SRVAE, make_model
-from srvae_pyro.models.pyramid import PyramidGivenLatent, nearest_four, relative_mixture
+from srvae_pyro.models.pyramid import PyramidGivenLatent
+from srvae_pyro.models.transforms import make_transform
+from srvae_pyro.networks import initializing
 from srvae_pyro.pixels import to_levels, to_unit
 
 MakeConfig = Callable[..., ModelConfig]
 Pictures = Callable[..., Tensor]
 
 
-class Coins(ImageDistribution):
-    """Pixels 0 or 1, independent, by logits (..., 1, H, W)."""
+class Halves(ImageDistribution):
+    """Images (1, 2h, 2w) of levels near those of a coarser one y, which they average to.
+
+    Each block adds one of the three ``moves`` to y's level, by chances that depend on all of y.
+    """
 
     arg_constraints = {}  # noqa: RUF012
+    moves = torch.tensor([[0, 0, 0, 0], [9, -9, 5, -5], [-7, 7, 7, -7]])
 
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-        super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
+    def __init__(self, y: Tensor, temperature: float = 1.0) -> None:
+        self.y, self.temperature = y, temperature
+        logits = torch.stack([0 * y, 3 * y - 1, y.roll(1, -1) - 0.5], -1)
+        self.logits = logits / temperature  # (..., 1, h, w, 3)
+        _, height, width = y.shape[-3:]
+        event = torch.Size((1, 2 * height, 2 * width))
+        super().__init__(y.shape[:-3], event, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Coins":
-        return Coins(self.logits.expand(*batch_shape, *self.event_shape))
+    def made(self, move: Tensor) -> Tensor:
+        levels = (255 * self.y).round().unsqueeze(-1) + self.moves[move]  # (..., 1, h, w, 4)
+        return from_blocks(levels.movedim(-1, -4)) / 255
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return ((2 * value - 1) * self.logits).sigmoid().log().sum((-3, -2, -1))
+        blocks = to_blocks(255 * value).movedim(-4, -1) - (255 * self.y).round().unsqueeze(-1)
+        which = (blocks.round().unsqueeze(-2) == self.moves).all(-1)  # (..., 1, h, w, 3)
+        chosen = self.logits.log_softmax(-1).masked_fill(~which, -torch.inf).logsumexp(-1)
+        return chosen.sum((-3, -2, -1))
 
     @property
     def noise_like(self) -> Tensor:
-        return self.logits
+        return self.y.new_empty(()).expand(*self.batch_shape, *self.event_shape)
 
     def draw(self, uniform: Tensor) -> Tensor:
-        return (uniform < self.logits.sigmoid()).to(uniform)
+        choice = uniform[..., ::2, ::2].unsqueeze(-1)
+        return self.made((choice > self.logits.softmax(-1).cumsum(-1)[..., :2]).sum(-1))
 
     @property
     def mode(self) -> Tensor:
-        return (self.logits > 0).to(self.logits)
+        return self.made(self.logits.argmax(-1))
 
     @property
     def mean(self) -> Tensor:
-        return self.logits.sigmoid()
+        return sum(
+            self.logits.softmax(-1)[..., i].repeat_interleave(2, -1).repeat_interleave(2, -2)
+            * self.made(torch.full(self.y.shape, i))
+            for i in range(3)
+        )
 
-    def with_temperature(self, temperature: float) -> "Coins":
-        return Coins(self.logits / temperature)
-
-
-def coins(levels: int) -> Pyramid:
-    """A pyramid over 1x1, or more, of coins that depend on all pixels before, each in its way."""
-
-    def finer(coarser: Tensor, groups: Sequence[Tensor]) -> Coins:
-        before = [image.roll(1, -1) + 0.5 * image for image in (coarser, *groups)]
-        return Coins(sum((3.0 / (2 + i)) * x for i, x in enumerate(before)) - 1.0)
-
-    return Pyramid(Coins(torch.full((1, 1, 1), 0.3)), [finer] * levels, validate_args=False)
+    def with_temperature(self, temperature: float) -> "Halves":
+        return Halves(self.y, self.temperature * temperature)
 
 
-def all_pictures(size: int) -> Tensor:
-    bits = torch.arange(2 ** (size * size)).unsqueeze(-1) >> torch.arange(size * size)
-    return (bits % 2).float().reshape(-1, 1, size, size)
+class OneOf(ImageDistribution):
+    """Images (1, h, w) of the levels 100 and 150, the second by a chance of 0.3 each."""
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, height: int, width: int, logit: float = math.log(3 / 7)) -> None:
+        self.logit = logit
+        super().__init__(torch.Size(), torch.Size((1, height, width)), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        second = (255 * value).round() == 150
+        known = second | ((255 * value).round() == 100)
+        chance = torch.where(second, self.logit, -self.logit) * torch.ones(())
+        return chance.sigmoid().log().masked_fill(~known, -torch.inf).sum((-3, -2, -1))
+
+    @property
+    def noise_like(self) -> Tensor:
+        return torch.empty(()).expand(self.event_shape)
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        return to_unit(100 + 50 * (uniform < torch.tensor(self.logit).sigmoid()))
+
+    @property
+    def mode(self) -> Tensor:
+        return to_unit(torch.full(self.event_shape, 150 if self.logit > 0 else 100))
+
+    @property
+    def mean(self) -> Tensor:
+        chance = torch.tensor(self.logit).sigmoid()
+        return ((100 + 50 * chance) / 255).expand(self.event_shape)
+
+    def with_temperature(self, temperature: float) -> "OneOf":
+        return OneOf(*self.event_shape[1:], self.logit / temperature)
 
 
-def order_of(levels: int, size: int) -> Tensor:
-    """When each pixel of a picture of ``size`` is drawn, 0 for the coarsest's."""
-    order = torch.zeros(size, size, dtype=torch.long)
-    stride = 2**levels
-    for level in range(levels):
-        for number, (row, column) in enumerate(GROUPS):
-            half = stride // 2
-            order[row * half :: stride, column * half :: stride] = 1 + 3 * level + number
-        stride //= 2
-    return order
+def toy(levels: int, height: int = 1, width: int = 1) -> Pyramid:
+    """A pyramid of 2 images at the coarsest pixel, times 3 to the blocks of each level."""
+    return Pyramid(OneOf(height, width), [Halves] * levels, validate_args=False)
+
+
+def all_pictures(levels: int) -> Tensor:
+    """What a :func:`toy` of 1x1 at the coarsest can draw."""
+    pictures = to_unit(torch.tensor([100, 150])).reshape(2, 1, 1, 1)
+    for _ in range(levels):
+        made = []
+        for picture in pictures:
+            places = picture.numel()
+            choices = itertools.product(range(3), repeat=places)
+            made += [Halves(picture).made(torch.tensor(c).view(picture.shape)) for c in choices]
+        pictures = torch.stack(made)
+    return pictures
 
 
 def conditional(levels: int = 2, channels: int = 3, **changes: Any) -> PyramidGivenLatent:
@@ -103,48 +151,65 @@ def conditional(levels: int = 2, channels: int = 3, **changes: Any) -> PyramidGi
 
 @pytest.mark.parametrize("levels", [0, 1, 2])
 def test_probabilities_of_all_pictures_sum_to_one(levels: int) -> None:
-    pyramid = coins(levels)
+    pyramid, pictures = toy(levels), all_pictures(levels)
     assert pyramid.event_shape == (1, 2**levels, 2**levels)
-    total = pyramid.log_prob(all_pictures(2**levels)).double().exp().sum()
+    assert len(pictures) == (2, 6, 6 * 81)[levels]
+    total = pyramid.log_prob(pictures).double().exp().sum()
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+    if levels:
+        other = pictures[:1].clone()
+        other[..., 0, 0] += 20 / 255
+        assert pyramid.log_prob(other) == -torch.inf
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_samples_fit_log_prob(temperature: float) -> None:
-    pyramid = coins(1).with_temperature(temperature)
-    chances = pyramid.log_prob(all_pictures(2)).double().exp()
-    drawn = pyramid.sample((20_000,)).flatten(1)
-    counts = torch.bincount((drawn @ 2.0 ** torch.arange(4)).long(), minlength=16)
-    assert stats.chisquare(counts, chances / chances.sum() * 20_000).pvalue > 1e-3
-    scores = pyramid.log_prob(drawn.reshape(-1, 1, 2, 2)).double()
+    pyramid, pictures = toy(2).with_temperature(temperature), all_pictures(2)
+    chances = pyramid.log_prob(pictures).double().exp()
+    drawn = pyramid.sample((20_000,))
+    same = (255 * drawn).round().flatten(1).unsqueeze(1) == (255 * pictures).round().flatten(1)
+    counts = same.all(-1).double().sum(0)
+    assert counts.sum() == 20_000
+    often = chances * 20_000 > 5
+    grouped = [torch.cat([c[often], c[~often].sum(0, True)]) for c in (counts, chances * 20_000)]
+    expected = grouped[1] * 20_000 / grouped[1].sum()
+    assert stats.chisquare(grouped[0], expected).pvalue > 1e-3
+    scores = pyramid.log_prob(drawn).double()
     entropy = -(chances * chances.log()).sum()
     assert abs(scores.mean() + entropy) < 4 * scores.std() / 20_000**0.5
 
 
-def test_each_pixel_follows_its_own_noise_and_those_before() -> None:
-    pyramid, order = coins(2), order_of(2, 4)
-    assert pyramid.noise_like.shape == (1, 4, 4)
-    noise = torch.rand(400, 1, 4, 4)
+def test_each_level_follows_noise_of_its_own() -> None:
+    """A number of the noise changes one level's image, and those finer, within its own block."""
+    pyramid, p_y = toy(2, 2, 2), conditional()
+    assert pyramid.noise_like.shape == (4, 8, 8)
+    assert p_y(torch.randn(4, 2, 2)).noise_like.shape == (12, 8, 8)
+    noise = torch.rand(200, 4, 8, 8)
     y = pyramid.draw(noise)
-    for row, column in itertools.product(range(4), range(4)):
+    seen = set()
+    for channel, row, column in itertools.product((0, 2), range(8), range(8)):
         other = noise.clone()
-        other[..., row, column] = torch.rand(400, 1)
+        other[:, channel, row, column] = torch.rand(200)
         changed = (pyramid.draw(other) != y).any(0)[0]
-        assert changed[row, column]
-        changed[row, column] = False
-        assert not changed[order <= order[row, column]].any()
+        if not changed.any():
+            continue
+        rows, columns = (changed.any(dim).nonzero().flatten() for dim in (1, 0))
+        # The finest level's is of one block of 2x2, the next one's of 4x4 at least.
+        size = max(rows.max() - rows.min(), columns.max() - columns.min()).item() + 1
+        assert size == 2 if channel == 0 else size >= 4
+        seen.add((channel, row, column))
+    assert len(seen) == 16 + 4 + 4
 
 
 def test_mode_and_mean_go_from_coarse_to_fine() -> None:
-    pyramid = coins(1)
-    # By hand: logits 0.3; 3/2 * 1.5 * y - 1 and so on, in the order of GROUPS.
-    first = torch.tensor(0.3).sigmoid()
-    second = (2.25 * first - 1).sigmoid()
-    third = (2.25 * first + 1.5 * second - 1).sigmoid()
-    fourth = (2.25 * first + 1.5 * second + 1.125 * third - 1).sigmoid()
-    expected = torch.stack([first, third, fourth, second]).reshape(1, 2, 2)
-    torch.testing.assert_close(pyramid.mean, expected)
-    assert torch.equal(pyramid.mode, torch.ones(1, 2, 2))
+    pyramid = toy(1)
+    # By hand: y^0 = 100, with logits 0, 3 * 100 / 255 - 1, 100 / 255 - 0.5 of the moves.
+    expected = torch.tensor([[109, 91], [105, 95]]) / 255
+    torch.testing.assert_close(pyramid.mode, expected.unsqueeze(0))
+    y = 115 / 255
+    chances = torch.tensor([0, 3 * y - 1, y - 0.5]).softmax(0)
+    moved = (115 + chances @ Halves.moves.float()) / 255
+    torch.testing.assert_close(pyramid.mean, moved.reshape(1, 2, 2))
 
 
 def test_expanded_it_is_the_same_distribution() -> None:
@@ -152,7 +217,7 @@ def test_expanded_it_is_the_same_distribution() -> None:
     plain, y = p_y(torch.randn(1, 4, 2, 2)), to_unit(torch.randint(0, 256, (5, 3, 8, 8)))
     larger = plain.expand((5,))
     assert (larger.batch_shape, larger.event_shape) == ((5,), (3, 8, 8))
-    assert larger.noise_like.shape == (5, 4, 8, 8)
+    assert larger.noise_like.shape == (5, 12, 8, 8)
     torch.testing.assert_close(larger.log_prob(y), plain.log_prob(y))
     assert larger.log_prob(y[0]).shape == larger.mode.shape[:1] == larger.mean.shape[:1] == (5,)
     assert larger.sample((2,)).shape == (2, 5, 3, 8, 8)
@@ -169,60 +234,34 @@ def test_a_picture_off_the_grid_or_of_another_size_is_refused() -> None:
 # Its networks
 
 
-def test_the_levels_of_the_last_pixel_sum_to_what_comes_before() -> None:
-    """The joint of 2x2 pixels, summed over one pixel's 256 levels, has lost that factor."""
-    likelihood = conditional(1, channels=1)(torch.randn(4, 1, 1))
-    levels = to_unit(torch.arange(256)).reshape(256, 1, 1, 1)
-    for y in to_unit(torch.tensor([[[[0, 255], [128, 1]]], [[[90, 91], [92, 254]]]])):
-        parts = [y[..., :1, :1], *(y[..., i : i + 1, j : j + 1] for i, j in GROUPS)]
-        before = likelihood.coarsest.log_prob(parts[0])
-        for number in range(3):
-            factor = likelihood.finer[0](parts[0], parts[1 : 1 + number])
-            total = factor.log_prob(levels).double().exp().sum()
-            assert abs(total - 1) < 1e-5
-            if number < 2:
-                before = before + factor.log_prob(parts[1 + number])
-        pictures = y.repeat(256, 1, 1, 1)
-        pictures[..., 1:, :1] = levels
-        joint = likelihood.log_prob(pictures).double().logsumexp(0)
-        torch.testing.assert_close(joint.float(), before, atol=1e-5, rtol=1e-5)
-
-
-def test_sampled_pixels_fit_their_conditionals() -> None:
-    """By the probability integral transform, with the rest of a level spread evenly."""
-    count = 4000
-    with torch.no_grad():
-        likelihood = conditional(1, channels=1, likelihood_scale=0.5)(torch.randn(4, 1, 1))
-        y = likelihood.sample((count,))
-        levels = to_unit(torch.arange(256)).reshape(256, 1, 1, 1, 1)
-        parts = [y[..., :1, :1], *(y[..., i : i + 1, j : j + 1] for i, j in GROUPS)]
-        for number, part in enumerate(parts):
-            before = parts[:number]
-            factor = likelihood.finer[0](before[0], before[1:]) if number else likelihood.coarsest
-            mass = factor.log_prob(levels).double().exp().expand(256, count)
-            level = to_levels(part).long().reshape(1, count)
-            below = mass.cumsum(0).gather(0, level) - mass.gather(0, level)
-            spread = below + torch.rand(1, count) * mass.gather(0, level)
-            counts = torch.histc(spread.float(), 20, 0, 1)
-            assert stats.chisquare(counts.double()).pvalue > 1e-3
-
-
 @pytest.mark.parametrize("channels", [1, 3])
-def test_no_factor_sees_its_own_pixels_or_later_ones(channels: int) -> None:
-    p_y, order = conditional(2, channels), order_of(2, 8)
+def test_no_level_sees_a_finer_one(channels: int) -> None:
+    p_y = conditional(2, channels)
     seen: list[Tensor] = []
-    for networks in p_y.groups:
-        for network in networks:
-            network.register_forward_hook(lambda _m, _i, out: seen.append(out))
-    y = to_unit(torch.randint(0, 256, (2, channels, 8, 8))).requires_grad_()
+    for network in itertools.chain(*(level.networks for level in p_y.levels)):
+        network.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0][:, 5:]))
+    y = to_unit(torch.randint(0, 256, (2, channels, 8, 8)))
     p_y(torch.randn(2, 4, 2, 2)).log_prob(y)
-    assert len(seen) == 6
-    for number, parameters in enumerate(seen, start=1):
-        (slope,) = torch.autograd.grad(parameters.square().sum(), y, retain_graph=True)
-        touched = slope.abs().amax((0, 1)) > 0
-        assert not touched[order >= number].any()
-        # Of the level's image and of the groups before, every pixel.
-        assert touched[order < number].all()
+    assert len(seen) == 8
+    d = make_transform("average2")
+    for number, pixels in enumerate(seen):
+        fine = d(y) if number < 4 else y
+        coarse = d(fine)
+        before = [to_blocks(fine)[:, i] - coarse for i in ORDER[: number % 4]]
+        assert torch.equal(pixels, torch.cat([coarse, *before], 1))
+
+
+def test_coarser_images_are_averages_whatever_is_drawn() -> None:
+    p_y, d = conditional(2), make_transform("average2")
+    drawn: list[Tensor] = []
+    likelihood = p_y(torch.randn(3, 4, 2, 2))
+    finer = [lambda y, f=f: drawn.append(y) or f(y) for f in likelihood.finer]
+    for temperature in (0.1, 1.0, 5.0):
+        drawn.clear()
+        y = Pyramid(likelihood.coarsest, finer).with_temperature(temperature).sample()
+        assert torch.equal(d(y), drawn[1])
+        assert torch.equal(d(drawn[1]), drawn[0])
+        assert likelihood.log_prob(y).isfinite().all()
 
 
 def test_any_batch_shape_scores_as_one_by_one() -> None:
@@ -232,7 +271,7 @@ def test_any_batch_shape_scores_as_one_by_one() -> None:
     assert scores.shape == (3, 2)
     for s, i in itertools.product(range(3), range(2)):
         torch.testing.assert_close(p_y(u[s, i]).log_prob(y[i]), scores[s, i])
-    noise = torch.rand(3, 2, 4, 8, 8)
+    noise = torch.rand(3, 2, 12, 8, 8)
     drawn = p_y(u).draw(noise)
     assert torch.equal(to_unit(to_levels(drawn)), drawn)
     assert (p_y(u[1, 1]).draw(noise[1, 1]) - drawn[1, 1]).abs().mean() < 1e-3
@@ -240,7 +279,7 @@ def test_any_batch_shape_scores_as_one_by_one() -> None:
 
 def test_what_is_repeated_is_computed_once() -> None:
     p_y, sizes = conditional(), set()
-    for network in (p_y.trunk, p_y.coarsest, *p_y.lifts, *itertools.chain(*p_y.groups)):
+    for network in (p_y.trunk, p_y.coarsest, *p_y.lifts, *p_y.levels[0].networks):
         network.register_forward_hook(lambda _m, inputs, _o: sizes.add(len(inputs[0])))
     u, y = torch.randn(2, 4, 2, 2), to_unit(torch.randint(0, 256, (2, 3, 8, 8)))
     p_y(u.expand(5, 2, 4, 2, 2)).log_prob(y.expand(5, 2, 3, 8, 8))
@@ -253,47 +292,26 @@ def test_what_is_repeated_is_computed_once() -> None:
 def test_bfloat16_reaches_neither_pixels_nor_probabilities() -> None:
     p_y = conditional()
     first: list[Tensor] = []
-    p_y.groups[1][2][0].register_forward_hook(lambda _m, inputs, _o: first.extend(inputs))
+    p_y.levels[1].networks[3][0].register_forward_hook(lambda _m, inputs, _o: first.extend(inputs))
     y = to_unit(torch.randint(0, 256, (2, 3, 8, 8)))
     with torch.autocast("cpu", torch.bfloat16):
         scores = p_y(torch.randn(2, 4, 2, 2)).log_prob(y)
     assert scores.dtype == torch.float32
-    assert torch.equal(first[0][:, -9:-6], y[..., ::2, ::2])
+    assert torch.equal(first[0][:, -12:-9], make_transform("average2")(y))
     scores.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in p_y.parameters())
 
 
 def test_the_mean_is_near_the_mean_of_samples() -> None:
     with torch.no_grad():
-        likelihood = conditional(1)(torch.randn(4, 2, 2))
+        p_y = conditional(1)
+        x = to_unit(torch.stack([smooth(4, 4, 3, seed) for seed in range(8)]))
+        with initializing(p_y, 0.1):
+            p_y(torch.randn(8, 4, 2, 2)).log_prob(x)
+        likelihood = p_y(torch.randn(4, 2, 2))
         drawn = likelihood.sample((4000,))
         spread = drawn.std(0)
         assert ((likelihood.mean - drawn.mean(0)).abs() < 0.15 * spread).all()
-        cold = likelihood.with_temperature(1e-4).sample((50,))
-        assert ((cold - likelihood.mode).abs() < 0.02).all()
-
-
-def test_on_a_ramp_the_nearest_four_are_the_pixel_itself() -> None:
-    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
-    ramp = (2 * rows + 3 * columns).reshape(1, 16, 16)
-    groups = [ramp[..., i::2, j::2] for i, j in GROUPS]
-    for number, group in enumerate(groups):
-        guess = nearest_four(ramp[..., ::2, ::2], groups[:number])
-        assert torch.equal(guess[..., 1:-1, 1:-1], group[..., 1:-1, 1:-1])
-
-
-def test_locations_are_relative_to_the_reference() -> None:
-    """Moving reference and value together changes nothing away from the ends of the range."""
-    parameters = torch.randn(2, 30, 4, 4)
-    parameters[:, 3:12] *= 0.05
-    parameters[:, 12:21] = -4.0
-    x, step = torch.randint(100, 150, (2, 3, 4, 4)), torch.tensor([10, -5, 20])[:, None, None]
-    here = relative_mixture(parameters, to_unit(x + 3)).log_prob(to_unit(x))
-    there = relative_mixture(parameters, to_unit(x + step + 3)).log_prob(to_unit(x + step))
-    torch.testing.assert_close(here, there, atol=1e-3, rtol=1e-5)
-    plain = DiscretizedLogisticMixture.from_channels(parameters)
-    zero = relative_mixture(parameters, torch.zeros(3, 4, 4))
-    assert torch.equal(zero.log_prob(to_unit(x)), plain.log_prob(to_unit(x)))
 
 
 # In the models
@@ -335,11 +353,8 @@ def test_importance_sampling(
 
 
 def test_a_tile_of_the_noise_makes_that_tile_of_the_picture() -> None:
-    def finer(coarser: Tensor, groups: Sequence[Tensor]) -> Coins:
-        return Coins(2 * sum(groups, coarser) - 1.5)
-
     def drawn(top: int, height: int) -> Tensor:
-        pyramid = Pyramid(Coins(torch.zeros(1, height // 4, 16)), [finer, finer])
+        pyramid = toy(2, height // 4, 16)
         return pyramid.draw(TileNoise((0,), top, 0, height).uniform("y", pyramid.noise_like))
 
     assert torch.equal(drawn(0, 128)[:, 36:100], drawn(36, 64))

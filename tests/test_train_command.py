@@ -57,6 +57,11 @@ def tiny_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, TrainingC
     return settings, training
 
 
+def exact_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, TrainingConfig]:
+    settings, training = tiny_preset(name, model)
+    return replace(settings, d="average2", likelihood="groups"), training
+
+
 def make_pictures(folder: Path, count: int = 20) -> None:
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
@@ -464,6 +469,7 @@ def mistake(
         ("--likelihood exact", "--likelihood exact needs --transform average2, not downscale2"),
         ("--likelihood exact --transform sketch", "needs --transform average2, not sketch"),
         ("--model vae --likelihood exact", "--likelihood"),
+        ("--likelihood groups", "--likelihood groups needs --transform average2, not downscale2"),
     ],
 )
 def test_mistakes_of_train(
@@ -632,16 +638,17 @@ def test_no_flags_are_the_published_run() -> None:
 # What the report compares with
 
 
-def test_an_exact_run_trains_and_is_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("likelihood", ["exact", "groups"])
+def test_a_run_that_agrees_trains_and_is_resumed(tmp_path: Path, likelihood: Any) -> None:
     make_pictures(tmp_path / "pictures")
-    exact: dict[str, Any] = {"transform": "average2", "likelihood": "exact", "precision": "bf16"}
+    exact: dict[str, Any] = {"transform": "average2", "likelihood": likelihood, "precision": "bf16"}
     with tiny():
         for name, steps in (("whole", (3,)), ("parts", (2, 3))):
             for i, limit in enumerate(steps):
                 given = arguments(tmp_path, run=str(tmp_path / name), steps=limit, **exact)
                 assert train.main(replace(given, resume=i > 0)) == 0
     whole, parts = (srvae_pyro.load(tmp_path / name) for name in ("whole", "parts"))
-    assert whole.config.likelihood == "exact"
+    assert whole.config.likelihood == likelihood
     assert whole.config.d == "average2"
     for key, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[key]), key
@@ -755,3 +762,21 @@ def test_init_refuses_other_networks(
     with tiny(), pytest.raises(UserError, match=match):
         train.main(given)
     assert not (tmp_path / "runs").exists()
+
+
+def test_another_transform_than_an_exact_presets_has_independent_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures(tmp_path / "pictures")
+    told = "p(x|y,z) of independent pixels: likelihood groups needs --transform average2\n"
+    with tiny():
+        monkeypatch.setattr("srvae_pyro.training.settings.preset", exact_preset)
+        assert train.main(arguments(tmp_path, transform="grayscale", steps=1)) == 0
+        assert capsys.readouterr().out.count(told) == 1
+        assert read_config(tmp_path / "runs" / "mine").model.likelihood == "independent"
+        assert train.main(arguments(tmp_path, run=str(tmp_path / "runs" / "exact"), steps=1)) == 0
+        assert told not in capsys.readouterr().out
+        assert read_config(tmp_path / "runs" / "exact").model.likelihood == "groups"
+        asked = arguments(tmp_path, run="asked", transform="grayscale", likelihood="exact")
+        with pytest.raises(UserError, match="exact needs --transform average2, not grayscale"):
+            train.main(asked)

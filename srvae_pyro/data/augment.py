@@ -10,7 +10,7 @@ from srvae_pyro.system.device import sent
 __all__ = ["augment"]
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, shift: bool = True) -> Tensor:
     """Flip each image left to right with probability 1/2 and shift it by up to 5% of its size.
 
     Shifts are whole pixels, uniform in each direction, at most ``size // 20`` (1 pixel at 32); the
@@ -19,14 +19,16 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     Args:
         images: (B, C, H, W), any type.
         generator: on the CPU, so that a run resumed from its state draws the same on any device.
+        shift: whether to shift them; crops, for one, are shifted already.
 
     Returns:
         A new contiguous tensor of the shape and type of ``images``.
     """
     count, channels, height, width = images.shape
     flip = torch.randint(0, 2, (count,), generator=generator)
-    down = torch.randint(-(height // 20), height // 20 + 1, (count,), generator=generator)
-    right = torch.randint(-(width // 20), width // 20 + 1, (count,), generator=generator)
+    most_down, most_right = (height // 20, width // 20) if shift else (0, 0)
+    down = torch.randint(-most_down, most_down + 1, (count,), generator=generator)
+    right = torch.randint(-most_right, most_right + 1, (count,), generator=generator)
     # One copy to the device instead of three.
     flip, down, right = sent(torch.stack([flip, down, right])[:, :, None], images.device)
 

@@ -36,7 +36,7 @@ def load_cifar10(root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    only_size("cifar10", options.image_size, 32)
+    only_size("cifar10", options, 32)
     if root.name == CIFAR10.base_folder:
         root = root.parent
     # CIFAR-10 comes as pickles, which could run code. torchvision unpickles only files whose MD5

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from srvae_pyro.data.cropping import crop_files
 from srvae_pyro.data.fingerprint import fingerprint_of
 from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.pictures import find_pictures, read_readable
@@ -46,22 +48,27 @@ def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     held_out = _hold_out_missing(folder, paths, options.seed) if "train" in paths else {}
 
     files = {split: paths.get(split, [])[: options.limit] for split in SPLITS}
-    streamed = _streamed(folder, files["train"], options)
-    if streamed is not None:
-        del files["train"]
-    images, left_out = _read(folder, files, options)
     info: dict[str, Any] = {
         "source": str(folder),
         "split": _split_text(places, held_out),
         "seed": options.seed,
         "fingerprint": fingerprint,
     }
-    if left_out:
-        info["left_out"] = left_out
     if held_out:
         info |= {"held_out": list(held_out), "held_out_indices": held_out}
     if options.exact_names:
         info["exact_names"] = True
+    if options.crops is not None:
+        sources = {split: PictureFiles(folder, part) for split, part in files.items()}
+        parts = {split: (source, np.arange(len(source))) for split, source in sources.items()}
+        shown = partial(_inside, folder)
+        return crop_files(str(folder), parts, options, info, shown)
+    streamed = _streamed(folder, files["train"], options)
+    if streamed is not None:
+        del files["train"]
+    images, left_out = _read(folder, files, options)
+    if left_out:
+        info["left_out"] = left_out
     if streamed is not None:
         info["streamed"] = True
     train = MemoryPictures(images["train"]) if streamed is None else streamed
@@ -158,7 +165,11 @@ def _read(
         if part and not size:
             raise UserError(f"no picture of {folder} for {split} can be read: repair or add some")
     splits = dict(zip(files, images.split(sizes), strict=True))
-    return splits, [str(paths[i].relative_to(folder)) for i in left_out]
+    return splits, [_inside(folder, paths[i]) for i in left_out]
+
+
+def _inside(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder))
 
 
 def _split_text(places: dict[str, Path], held_out: dict[str, list[int]]) -> str:

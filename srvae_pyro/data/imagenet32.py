@@ -31,7 +31,7 @@ def load_imagenet32(root: Path, options: PictureOptions = DEFAULTS) -> DataSplit
     Raises:
         UserError: it is not there, or not whole.
     """
-    only_size("imagenet32", options.image_size, 32)
+    only_size("imagenet32", options, 32)
     folder = find_png_folder(root)
     if folder is None:
         if find_batches(root):

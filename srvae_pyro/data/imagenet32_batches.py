@@ -49,7 +49,7 @@ def load_imagenet32_batches(root: Path, options: PictureOptions = DEFAULTS) -> D
     Raises:
         UserError: it is not there, not whole, or a pickle that holds more than arrays.
     """
-    only_size("imagenet32-batches", options.image_size, 32)
+    only_size("imagenet32-batches", options, 32)
     files = find_batches(root)
     if not files and find_png_folder(root):
         raise UserError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from srvae_pyro.config import DATA_SETS, SHARDS
 from srvae_pyro.data.cifar10 import load_cifar10
+from srvae_pyro.data.cropping import crop_images
 from srvae_pyro.data.folder import load_folder
 from srvae_pyro.data.imagenet32 import load_imagenet32
 from srvae_pyro.data.imagenet32_batches import load_imagenet32_batches
@@ -43,21 +45,41 @@ def load_data(name: str, root: Path, options: PictureOptions = DEFAULTS) -> Data
     """
     if options.channels not in (1, 3):
         raise UserError(f"images have 1 or 3 channels, not {options.channels}")
-    for flag, value in (("--image-size", options.image_size), ("--limit", options.limit)):
+    for flag, value in (
+        ("--image-size", options.image_size),
+        ("--limit", options.limit),
+        ("--crops", options.crops),
+        ("--eval-crops", options.eval_crops),
+    ):
         if value is not None and value < 1:
             raise UserError(f"{flag} is at least 1, not {value}")
+    if options.crops is not None and options.image_size is not None:
+        raise UserError(
+            "--crops are cut from pictures at their own size: leave out --image-size, or --crops"
+        )
+    if options.eval_crops is not None and options.crops is None:
+        raise UserError("--eval-crops is of --crops: give both, or neither")
     root = Path(root).expanduser()
     if name in DATA_SETS and Path(name).is_dir():
         warnings.warn(
             f"--data {name} is the data set of that name; the folder is --data ./{name}",
             stacklevel=2,
         )
-    if options.check_shape and options.image_size is not None:
-        options.check_shape((options.channels, options.image_size, options.image_size))
+    side = options.crops or options.image_size
+    if options.check_shape and side is not None:
+        options.check_shape((options.channels, side, side))
     return _load(name, root, options).described(limit=options.limit)
 
 
 def _load(name: str, root: Path, options: PictureOptions) -> DataSplits:
+    if name == "photos" and options.crops is not None:
+        raise UserError(
+            f"photos is cut into crops of its own: give --image-size {options.crops} in place of "
+            "--crops, or take --data DIR"
+        )
+    if name in LOADERS and options.crops is not None:
+        whole = LOADERS[name](root, replace(options, check_shape=None))
+        return crop_images(whole, options)
     if name in LOADERS:
         return LOADERS[name](root, options)
     if name.startswith(SHARDS):

@@ -22,7 +22,7 @@ from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.formats import FORMATS, HEAD, unread_by_content, unread_by_name
 from srvae_pyro.system.device import process_memory
 
-__all__ = ["Opened", "open_picture"]
+__all__ = ["Opened", "open_picture", "size_by_header"]
 
 # Measured: the most that reading takes, with the conversion to levels; without and with
 # transparency.
@@ -73,6 +73,26 @@ def open_picture(path: Path, content: bytes | None = None) -> Iterator[Opened]:
             opened, mending = _open_mended(file.read(), path, error)
         with mending or file:
             yield opened
+
+
+def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
+    """Width and height of a picture file, not decoded; EXIF may say that they are to be swapped.
+
+    Args:
+        path: the file.
+        content: its content, if it is not a file of its own at that path. The beginning is enough
+            for most formats, but with the beginning of a TIFF it could be another page's size.
+
+    Raises:
+        UnreadableError: it is no picture, of a format that is not read, or too large to decode.
+        Exception: whatever Pillow raises on a damaged file.
+    """
+    with path.open("rb") if content is None else io.BytesIO(content) as file:
+        image = _identify(file, file.read(HEAD), path)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            seek_full_page(image, file, path)
+        _check_memory(image)
+        return image.size
 
 
 def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, BinaryIO]:

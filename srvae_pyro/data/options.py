@@ -17,7 +17,12 @@ class PictureOptions:
     Attributes:
         image_size: height and width in pixels. A picture of another size is cut to its central
             square and resized. None: the data set's size; the pictures of a folder or of tar shards
-            must then all have one size.
+            must then all have one size, or ``crops`` is given.
+        crops: height and width in pixels of squares that are cut out of the pictures at their own
+            resolution: random ones to train on, evenly spaced ones for validation and test. None:
+            the pictures themselves.
+        eval_crops: at most so many crops for validation and for test each. None: 2,000, or one of
+            each picture if there are more.
         channels: 3 for RGB, 1 for luma (Pillow's "L").
         seed: seeds what is drawn at random: which pictures are held out, where crops lie.
         limit: keep only the first pictures of each split, at most this many.
@@ -34,6 +39,8 @@ class PictureOptions:
     """
 
     image_size: int | None = None
+    crops: int | None = None
+    eval_crops: int | None = None
     channels: int = 3
     seed: int = 0
     limit: int | None = None

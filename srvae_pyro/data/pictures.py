@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from srvae_pyro.data.colours import as_rgb, eight_bits
-from srvae_pyro.data.opening import open_picture
+from srvae_pyro.data.opening import open_picture, size_by_header
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
@@ -25,6 +25,8 @@ from srvae_pyro.system.console import Bar
 
 __all__ = [
     "find_pictures",
+    "in_parts",
+    "picture_size",
     "read_picture",
     "read_pictures",
     "read_readable",
@@ -101,9 +103,30 @@ def read_picture(
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        reason = " ".join(str(error).split())
-        advice = (isinstance(error, UnreadableError) and error.advice) or "repair or remove it"
-        raise UserError(f"cannot read the picture {path} ({reason}): {advice}") from error
+        raise _unread(path, error) from error
+
+
+def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
+    """Width and height of a picture file; EXIF may say that they are to be swapped.
+
+    It is decoded only if its header cannot be read. Arguments and errors are those of
+    :func:`read_picture`.
+    """
+    try:
+        with contextlib.suppress(Exception):
+            return size_by_header(path, content)
+        with open_picture(path, content) as opened:
+            return opened.image.size
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unread(path, error) from error
+
+
+def _unread(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    advice = (isinstance(error, UnreadableError) and error.advice) or "repair or remove it"
+    return UserError(f"cannot read the picture {path} ({reason}): {advice}")
 
 
 def read_pictures(
@@ -169,7 +192,7 @@ def read_readable(
             target[i] = levels.transpose(2, 0, 1)
 
     try:
-        for _ in _in_parts(read, len(paths), what):
+        for _ in in_parts(read, len(paths), what):
             pass
     except _SizesDifferError:
         raise _sizes_error(paths, channels) from None
@@ -187,7 +210,7 @@ class _SizesDifferError(Exception):
     """Two pictures have different sizes."""
 
 
-def _in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T]:
+def in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T]:
     """Call ``work(start, stop)`` on parts of 0..count-1 in threads, with a progress bar."""
     workers = min(32, os.cpu_count() or 1)
     # Parts of some hundred files: one future a file would cost as much as decoding a small file.
@@ -219,7 +242,7 @@ def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
         return counts
 
     counts: Counter[tuple[int, int]] = Counter()
-    for part in _in_parts(sizes, len(paths), "sizes"):
+    for part in in_parts(sizes, len(paths), "sizes"):
         counts.update(part)
     common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in counts.most_common(3))
     return UserError(

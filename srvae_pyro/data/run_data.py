@@ -25,6 +25,8 @@ __all__ = [
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
     """The pictures that a run was trained on, or others, in the size and channels of its model.
 
+    Of a run on crops they are crops, of others too.
+
     If ``data`` has the run's pictures, wherever they are now, they are split as they were for it,
     and ``info["own"]`` is true. A warning says if they have changed since.
 
@@ -42,8 +44,12 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     of_run = data is None or _is_of_run(config, data, data_root)
     # Folders and photographs can be brought to any square.
     fits = height == width and (data == "photos" or data not in DATA_SETS)
+    image_size = config.data.image_size if of_run else (height if fits else None)
+    crops = None if data == "photos" else config.data.crops  # photos are crops anyway
     options = PictureOptions(
-        image_size=config.data.image_size if of_run else (height if fits else None),
+        image_size=image_size if crops is None else None,
+        crops=crops,
+        eval_crops=config.data.eval_crops if crops is not None else None,
         channels=channels,
         seed=config.data.seed,
         limit=config.data.limit if of_run else None,
@@ -135,6 +141,8 @@ def _is_of_run(config: RunConfig, data: str, data_root: Path) -> bool:
         return False  # it takes reading all pictures to know
     options = PictureOptions(
         image_size=config.data.image_size,
+        crops=config.data.crops,
+        eval_crops=config.data.eval_crops,
         channels=config.data.channels,
         seed=config.data.seed,
         limit=config.data.limit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from braceexpand import braceexpand
 
 from srvae_pyro.config import SHARDS
+from srvae_pyro.data.cropping import crop_files
 from srvae_pyro.data.fingerprint import fingerprint_of
 from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.sources import TarShards
@@ -89,6 +91,17 @@ def _split(name: str, source: TarShards, options: PictureOptions) -> DataSplits:
         raise UserError(f"{name} has {len(source)} pictures: it takes 3 at least")
     held = min(MOST_HELD_OUT, max(1, len(source) // 10))
     kept, parts = hold_out(len(source), [held, held], options.seed)
+    info: dict[str, Any] = {
+        "source": name,
+        "split": "val and test held out at random",
+        "seed": options.seed,
+        "fingerprint": fingerprint_of(source),
+        "held_out": ["val", "test"],
+    }
+    if options.crops is not None:
+        indices = dict(zip(("train", "val", "test"), (kept, *parts), strict=True))
+        cut = {split: (source, part[: options.limit]) for split, part in indices.items()}
+        return crop_files(name, cut, replace(options, stream=True), info, _inside)
 
     def streamed(indices: np.ndarray) -> StreamedPictures:
         return StreamedPictures(source, indices[: options.limit], options)
@@ -106,14 +119,12 @@ def _split(name: str, source: TarShards, options: PictureOptions) -> DataSplits:
     (val, val_left_out), (test, test_left_out) = (
         pictures.read_readable(torch.arange(len(pictures))) for pictures in held_out
     )
-    info: dict[str, Any] = {
-        "source": name,
-        "split": "val and test held out at random",
-        "seed": options.seed,
-        "fingerprint": fingerprint_of(source),
-        "held_out": ["val", "test"],
-        "streamed": True,
-    }
+    info["streamed"] = True
     if left_out := [*val_left_out, *test_left_out]:
-        info["left_out"] = ["/".join(path.parts[-2:]) for path in left_out]
+        info["left_out"] = [_inside(path) for path in left_out]
     return DataSplits(name, train, val, test, info)
+
+
+def _inside(path: Path) -> str:
+    """What to call a picture in a tar, wherever the tar is."""
+    return "/".join(path.parts[-2:])

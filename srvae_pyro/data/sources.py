@@ -132,9 +132,7 @@ class TarShards:
         return self.paths[shard] / f"picture {index - self.starts[shard]}"
 
     def content(self, index: int) -> bytes:
-        shard = self._shard(index)
-        with self.paths[shard].open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), int(self.sizes[index]), int(self.offsets[index]))
+        return self.beginning(index, int(self.sizes[index]))
 
     def names_hash(self) -> bytes:
         """Hash of the tars' names and of the places of the pictures in them."""
@@ -149,7 +147,9 @@ class TarShards:
         return self.sizes[indices]
 
     def beginning(self, index: int, most: int) -> bytes:
-        return self.content(index)[:most]
+        shard, size = self._shard(index), min(int(self.sizes[index]), most)
+        with self.paths[shard].open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, int(self.offsets[index]))
 
     def runs(self) -> np.ndarray:
         return self.starts[:-1]

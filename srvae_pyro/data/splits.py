@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.fingerprint import is_of_files
+from srvae_pyro.data.options import PictureOptions
 from srvae_pyro.data.training_pictures import TrainingPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma
@@ -57,6 +58,11 @@ class DataSplits:
         """Shape (C, H, W) of every image."""
         _, channels, height, width = self.train.shape
         return channels, height, width
+
+    @property
+    def unit(self) -> str:
+        """What its images are: pictures, or crops of pictures."""
+        return "crops" if "crops" in self.info else "pictures"
 
     def fingerprint(self) -> str:
         """Hash to recognise the pictures by: of their files, or of the train and val images."""
@@ -104,16 +110,21 @@ def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, l
     return np.sort(kept), [np.sort(part) for part in held]
 
 
-def only_size(name: str, image_size: int | None, size: int) -> None:
-    """Refuse an ``--image-size`` that a data set of one size does not have.
+def only_size(name: str, options: PictureOptions, size: int) -> None:
+    """Refuse an ``--image-size`` or ``--crops`` that a data set of one size does not have.
 
     Raises:
-        UserError: it is another.
+        UserError: it is another size, or the crops are larger.
     """
-    if image_size not in (None, size):
+    if options.image_size not in (None, size):
         raise UserError(
-            f"{name} has images of {size}x{size}, not {image_size}x{image_size}: leave out "
-            "--image-size, or choose --data photos or --data DIR"
+            f"{name} has images of {size}x{size}, not {options.image_size}x{options.image_size}: "
+            "leave out --image-size, or choose --data photos or --data DIR"
+        )
+    if options.crops is not None and options.crops > size:
+        raise UserError(
+            f"{name} has images of {size}x{size}, smaller than crops of "
+            f"{options.crops}x{options.crops}: make these smaller, or choose --data DIR"
         )
 
 

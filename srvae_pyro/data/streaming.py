@@ -20,8 +20,9 @@ from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.data.sources import Source
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import sent
+from srvae_pyro.system.streams import stream
 
-__all__ = ["StreamedPictures"]
+__all__ = ["StreamedPictures", "start_worker"]
 
 CPU = torch.device("cpu")
 MOST_TRIED = 100  # unreadable pictures before giving up
@@ -108,7 +109,8 @@ class StreamedPictures(Dataset[Tensor | str]):
     def on(self, device: torch.device) -> StreamedPictures:
         return self
 
-    def order(self, random: np.random.Generator) -> Tensor:
+    def order(self, seed: int, epoch: int) -> Tensor:
+        random = stream(seed, epoch, *b"order")
         if len(self.runs) == 1:
             return shuffled(len(self), random)  # as if they were in memory
         return shuffled_in_windows(self.runs, len(self), random)
@@ -128,7 +130,7 @@ class StreamedPictures(Dataset[Tensor | str]):
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),  # or it draws from PyTorch's global one
         )
         for images, mistakes in loader:
@@ -205,6 +207,6 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
     return torch.stack(images) if images else torch.empty(0), mistakes
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
     """Leave the process group, whose signals (Ctrl-C, SIGTERM) the trainer handles."""
     os.setpgrp()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from srvae_pyro.data.orders import shuffled
 from srvae_pyro.system.device import sent
+from srvae_pyro.system.streams import stream
 
 __all__ = ["MemoryPictures", "TrainingPictures"]
 
@@ -21,7 +21,7 @@ class TrainingPictures(Protocol):
     All images are uint8 levels (N, C, H, W).
 
     Attributes:
-        shape: (N, C, H, W) of all of them.
+        shape: (N, C, H, W) of all that an epoch has.
         workers: processes that read them ahead; pictures in memory need none.
     """
 
@@ -34,12 +34,16 @@ class TrainingPictures(Protocol):
         """The same pictures, kept on ``device`` if they are in memory and it has room for them."""
         ...
 
-    def order(self, random: np.random.Generator) -> Tensor:
-        """All indices in a random order that is quick to read in."""
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """What an epoch has, in a random order that is quick to read in.
+
+        It depends on the seed and the epoch alone. An index for each image, (N), or whatever tells
+        one apart in a row, (N, ...).
+        """
         ...
 
     def read(self, indices: Tensor) -> Tensor:
-        """The images at ``indices``, on whatever device they are kept."""
+        """The images at ``indices``, part of an order, on whatever device they are kept."""
         ...
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
@@ -89,8 +93,8 @@ class MemoryPictures:
                 return MemoryPictures(self.images.to(device))
         return self
 
-    def order(self, random: np.random.Generator) -> Tensor:
-        return shuffled(len(self), random)
+    def order(self, seed: int, epoch: int) -> Tensor:
+        return shuffled(len(self), stream(seed, epoch, *b"order"))
 
     def read(self, indices: Tensor) -> Tensor:
         return self.images[indices]

@@ -1,14 +1,17 @@
 """Distributions: mixtures of discretised logistics, the pyramid, RealNVP transforms and priors."""
 
 from srvae_pyro.distributions.consistent import ConsistentMixture
+from srvae_pyro.distributions.consistent_groups import ConsistentGroups
 from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.distributions.pyramid import Pyramid
 from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNVP, Squeeze
+from srvae_pyro.distributions.truncated_mixture import TruncatedMixture
 
 __all__ = [
     "AffineCoupling",
+    "ConsistentGroups",
     "ConsistentMixture",
     "DiscretizedLogisticMixture",
     "ImageDistribution",
@@ -20,4 +23,5 @@ __all__ = [
     "RealNVPPrior",
     "Squeeze",
     "StandardPrior",
+    "TruncatedMixture",
 ]

@@ -9,7 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["agreeing", "allowed_sums", "from_blocks", "interval_of", "to_blocks"]
+__all__ = [
+    "agreeing",
+    "allowed_sums",
+    "from_blocks",
+    "interval_of",
+    "rounded_average",
+    "to_blocks",
+]
 
 LAST_LEVEL = 255
 PIXELS = 4  # of a block
@@ -25,6 +32,12 @@ def from_blocks(blocks: Tensor) -> Tensor:
     """The inverse of :func:`to_blocks`."""
     parts = blocks.unflatten(-4, (2, 2)).movedim((-5, -4), (-3, -1))
     return parts.flatten(-2, -1).flatten(-3, -2)
+
+
+def rounded_average(levels: Tensor) -> Tensor:
+    """Integer levels (..., 2h, 2w) to those of each block's rounded average, (..., h, w)."""
+    rows = levels[..., ::2, :] + levels[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2] + 2) >> 2
 
 
 def allowed_sums(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The pixels of a 2x2 block one after the other: what is known before each, where it is expected.
 
-Levels throughout. A block's pixels are counted row by row.
+Levels throughout, which need not be whole where expectations stand for pixels.
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from srvae_pyro.distributions.blocks import PIXELS, interval_of
+from srvae_pyro.distributions.blocks import LAST_LEVEL, PIXELS, interval_of
 
-__all__ = ["Next", "location_of", "next_pixel"]
+__all__ = ["EARLIER", "Next", "levels_of", "next_pixel", "pairs"]
+
+EARLIER = PIXELS * (PIXELS - 1) // 2  # pairs of a pixel of a block and one before it
+NEAR = 1e-3  # of a level: rounding in float32 is far below, expectations seldom fall within
 
 
 class Next(NamedTuple):
@@ -31,33 +35,31 @@ class Next(NamedTuple):
     expected: Tensor
 
 
+def pairs(pixel: int) -> slice:
+    """Which of the pairs (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2) are of a pixel, 0 to 3."""
+    first = pixel * (pixel - 1) // 2
+    return slice(first, first + pixel)
+
+
 def next_pixel(pixels: Sequence[Tensor], y: Tensor, weights: Tensor) -> Next:
     """What is known of the pixel after ``pixels``, all colours at once.
 
     Args:
-        pixels: the earlier pixels of the blocks, up to 3, (..., C, h, w) each.
+        pixels: the earlier pixels of the blocks, n = 0 to 3 of them, (..., C, h, w) each.
         y: the blocks' rounded averages, of the same shape.
-        weights: of each earlier pixel for each later one, in the order (1, 0), (2, 0), (2, 1),
-            (3, 0), (3, 1), (3, 2), (..., 6, C, h, w).
+        weights: of each earlier pixel, (..., n, C, h, w).
     """
     count = len(pixels)
     before = sum(pixels, y.new_zeros(()))
     left = y - (before - count * y) / (PIXELS - count)
     expected = left
-    for j, pixel in enumerate(pixels):
-        expected = expected + weights[..., count * (count - 1) // 2 + j, :, :, :] * (pixel - y)
+    for pixel, weight in zip(pixels, weights.unbind(-4), strict=True):
+        expected = expected + weight * (pixel - y)
     return Next(*interval_of(y, before, count), left, expected)
 
 
-def location_of(base: Tensor, weights: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
-    """The location of a colour, given the pixel's earlier colours.
-
-    Args:
-        base: the location but for them.
-        weights: for the second colour of the first, for the third of the first and of the second.
-        residuals: of the earlier colours, each less what was left for it.
-    """
-    start = max(len(residuals) - 1, 0)
-    for weight, residual in zip(weights[start:], residuals, strict=False):
-        base = base + weight * residual
-    return base
+def levels_of(image: Tensor) -> Tensor:
+    """The levels of an image in [0, 1], whole where it is on the grid."""
+    levels = LAST_LEVEL * image
+    whole = levels.round()
+    return torch.where((levels - whole).abs() < NEAR, whole, levels)

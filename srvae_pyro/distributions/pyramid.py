@@ -1,4 +1,4 @@
-"""Images from coarse to fine: every second pixel first, then the pixels between them."""
+"""Images from coarse to fine, each the rounded average of the next."""
 
 from __future__ import annotations
 
@@ -6,49 +6,47 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from srvae_pyro.distributions.blocks import rounded_average
 from srvae_pyro.distributions.images import ImageDistribution
+from srvae_pyro.pixels import to_levels, to_unit
 
-__all__ = ["GROUPS", "Finer", "Pyramid"]
+__all__ = ["Finer", "Pyramid"]
 
-# Of each block of 2x2 pixels (0, 0) is the coarser image's; the others in the order they are drawn:
-# first the one farthest from what is known, so that the last two have neighbours on all sides.
-GROUPS = ((1, 1), (0, 1), (1, 0))
-
-Finer = Callable[[Tensor, Sequence[Tensor]], ImageDistribution]
+Finer = Callable[[Tensor], ImageDistribution]
 
 
 class Pyramid(ImageDistribution):
-    r"""An image from coarse to fine, the coarser one being every second pixel of the finer.
+    r"""An image from coarse to fine, where a coarser image averages the finer one.
 
     .. math::
-        p(y) = p(y^0) \prod_{l=1}^{L} \prod_{g=1}^{3} p(y^l_g \mid y^{l-1}, y^l_{<g})
+        p(y) = p(y^0) \prod_{l=1}^{L} p(y^l \mid y^{l-1}), \quad y^{l-1} = d(y^l),
 
-    The pixels of the image :math:`y^l` at level l are those of :math:`y^{l-1}`, at (0, 0) of each
-    block of 2x2, and three groups: at (1, 1), at (0, 1), at (1, 0) of all blocks. Each group, like
-    the coarsest image, is an image of the coarser one's size with a distribution of its own.
-    ``log_prob`` asks for each once, with the value's own pixels as what comes before; ``draw``
-    asks for one after the other.
+    with d the rounded average of 2x2 pixels. All y^l with another average have probability 0, so
+    nothing is paid for twice. ``log_prob`` asks for each level once, with the value's own averages
+    as what comes before; ``draw`` asks for one after the other.
 
     References:
-        Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664.
+        Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664;
+        Cao et al., Lossless Image Compression through Super-Resolution, 2020, arXiv:2004.02872,
+        for averages.
 
     Args:
         coarsest: the distribution of :math:`y^0`, images (C, h, w).
-        finer: for each level, coarse to fine, what gives the distribution of its next group, from
-            the coarser image (..., C, h, w) and the groups before, as many of that shape as there
-            are. Its leading dimensions are broadcast with those of ``coarsest``.
+        finer: for each level, coarse to fine, what gives the distribution of the finer image, such
+            as :class:`~srvae_pyro.distributions.ConsistentGroups`, from the coarser one
+            (..., C, h, w). Its leading dimensions are broadcast with those of ``coarsest``. None
+            takes more numbers a pixel as its noise than ``coarsest`` or 2C, the larger.
         validate_args: whether to check scored values.
 
     Example:
-        >>> from srvae_pyro.distributions import DiscretizedLogisticMixture
-        >>> def near(image, groups=()):  # a component of scale e^-3 around the latest pixels
-        ...     means = (groups[-1] if groups else image).unsqueeze(-4)
-        ...     logits = torch.zeros(1, *means.shape[-2:])
-        ...     return DiscretizedLogisticMixture(logits, means, torch.full_like(means, -3.0))
-        >>> pyramid = Pyramid(near(torch.full((5, 1, 2, 2), 0.5)), [near, near])
+        >>> from srvae_pyro.distributions import ConsistentMixture, DiscretizedLogisticMixture
+        >>> def twice(y):  # around what is left of the average
+        ...     channels = ConsistentMixture.parameter_channels(1, 1)
+        ...     return ConsistentMixture.from_channels(torch.zeros(channels, *y.shape[-2:]), y)
+        >>> coarsest = DiscretizedLogisticMixture.from_channels(torch.randn(5, 3, 2, 2), 1)
+        >>> pyramid = Pyramid(coarsest, [twice, twice])
         >>> y = pyramid.sample()
         >>> y.shape, pyramid.log_prob(y).shape
         (torch.Size([5, 1, 8, 8]), torch.Size([5]))
@@ -77,50 +75,57 @@ class Pyramid(ImageDistribution):
         new._validate_args = self._validate_args
         return new
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability in nats of each image (..., C, H, W), whose values are on the grid."""
-        if self._validate_args:
-            self._validate_sample(value)
-        total = self.coarsest.log_prob(self._part(value, 0))
-        for level, finer in enumerate(self.finer):
-            coarser = self._part(value, level)
-            groups = [self._part(value, level, *place) for place in GROUPS]
-            for number, group in enumerate(groups):
-                total = total + finer(coarser, groups[:number]).log_prob(group)
+    def _log_prob(self, value: Tensor) -> Tensor:
+        images = [value]
+        for _ in self.finer:
+            images.append(_average(images[-1]))
+        images.reverse()
+        total = self.coarsest.log_prob(images[0])
+        for finer, coarse, fine in zip(self.finer, images, images[1:], strict=False):
+            total = total + finer(coarse).log_prob(fine)
         return total
 
     @property
     def noise_like(self) -> Tensor:
-        """Of the shape (..., N, H, W), where N is the coarsest's: each pixel has its noise."""
+        """Of the shape (..., N, H, W): half of N for the finest image, the rest for coarser ones.
+
+        Where there is but one image, N is the coarsest's.
+        """
         like = self.coarsest.noise_like
-        return like.new_empty(()).expand(*like.shape[:-2], *self.event_shape[-2:])
+        numbers = max(like.shape[-3], 2 * self.event_shape[0])
+        numbers = 2 * numbers if self.finer else like.shape[-3]
+        return like.new_empty(()).expand(*like.shape[:-3], numbers, *self.event_shape[-2:])
 
     @torch.no_grad()
     def draw(self, uniform: Tensor) -> Tensor:
-        """From coarse to fine, each group given those drawn before."""
-        return self._in_order(lambda part, place: part.draw(self._part(uniform, *place)))
+        """From coarse to fine, each image given the one before."""
+
+        def drawn(image: ImageDistribution, level: int) -> Tensor:
+            noise = _noise_of(uniform, len(self.finer) - level)
+            return image.draw(noise[..., : image.noise_like.shape[-3], :, :])
+
+        return self._in_order(drawn) if self.finer else self.coarsest.draw(uniform)
 
     @property
     @torch.no_grad()
     def mode(self) -> Tensor:
-        """Each group's mode given the modes of what comes before: a picture without noise."""
-        return self._in_order(lambda part, _: part.mode)
+        """Each image's mode given the mode of the coarser one: a picture without noise."""
+        return self._in_order(lambda image, _: image.mode)
 
     @property
     @torch.no_grad()
     def mean(self) -> Tensor:
-        """Each group's expectation given the expectations, not on the grid, of what comes before.
+        """Each image's expectation given the coarser one's, which is not on the grid.
 
-        Exact where the expectations of the groups are linear in what comes before; else what the
-        noise of coarser pixels does to finer ones by way of the curvature is left out.
+        What the noise of coarser images does to finer ones by way of the curvature is left out.
         """
-        return self._in_order(lambda part, _: part.mean)
+        return self._in_order(lambda image, _: image.mean)
 
     def with_temperature(self, temperature: float) -> Pyramid:
         """The pyramid of the same distributions, each at a positive temperature."""
 
         def tempered(finer: Finer) -> Finer:
-            return lambda coarser, groups: finer(coarser, groups).with_temperature(temperature)
+            return lambda coarse: finer(coarse).with_temperature(temperature)
 
         return Pyramid(
             self.coarsest.with_temperature(temperature),
@@ -128,27 +133,32 @@ class Pyramid(ImageDistribution):
             validate_args=self._validate_args,
         )
 
-    def _part(self, value: Tensor, level: int, row: int | None = None, column: int = 0) -> Tensor:
-        """A level's image of the value (..., H, W), or a group of the level above."""
-        stride = 1 << (len(self.finer) - level)
-        if row is None:
-            return value[..., ::stride, ::stride]
-        half = stride // 2
-        return value[..., row * half :: stride, column * half :: stride]
-
-    def _in_order(self, choose: Callable[[ImageDistribution, tuple[int, ...]], Tensor]) -> Tensor:
-        """The image of which ``choose`` makes each part, from its distribution and its place."""
-        image = choose(self.coarsest, (0,))
-        for level, finer in enumerate(self.finer):
-            groups: list[Tensor] = []
-            for place in GROUPS:
-                groups.append(choose(finer(image, groups), (level, *place)))
-            image = _interlaced(image, groups)
+    def _in_order(self, choose: Callable[[ImageDistribution, int], Tensor]) -> Tensor:
+        """The image that ``choose`` makes of each level's distribution, the coarsest's level 0."""
+        image = choose(self.coarsest, 0)
+        for level, finer in enumerate(self.finer, start=1):
+            image = choose(finer(image), level)
         return image
 
 
-def _interlaced(coarser: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """The image (..., C, 2h, 2w) of which ``coarser`` and ``groups`` are the pixels."""
-    places = dict(zip(((0, 0), *GROUPS), torch.broadcast_tensors(coarser, *groups), strict=True))
-    blocks = torch.stack([places[place] for place in sorted(places)], dim=-3)
-    return F.pixel_shuffle(blocks.flatten(-4, -3), 2)
+def _average(image: Tensor) -> Tensor:
+    """The rounded average (..., C, h, w); where the image is repeated, repeated as well."""
+    once = image
+    for dim in range(image.dim() - 3):
+        if image.stride(dim) == 0:
+            once = once.narrow(dim, 0, 1)
+    average = to_unit(rounded_average(to_levels(once)), image.dtype)
+    return average.expand(*image.shape[:-3], *average.shape[-3:])
+
+
+def _noise_of(uniform: Tensor, halvings: int) -> Tensor:
+    """The noise of an image whose sides are halved so often, of (..., N, H, W) in all.
+
+    Of the first half of the channels all is the finest image's, of the second each image has every
+    2^n-th pixel in rows and columns that are no other's: a tile of the noise is a tile of each.
+    """
+    finest, coarser = uniform.chunk(2, -3)
+    if halvings == 0:
+        return finest
+    stride = 1 << halvings
+    return coarser[..., stride // 2 :: stride, stride // 2 :: stride]

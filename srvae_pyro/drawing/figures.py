@@ -17,7 +17,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.runs import find_run, read_config
+from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import write_whole
 from srvae_pyro.system.hub import is_cached_copy
@@ -52,7 +52,10 @@ def draw_figures(arguments: FiguresArguments) -> int:
         figures = figures_of(models[folder.name], x, arguments.samples, options)
     else:
         figures = compared(models, x[::2], options)
-    out = arguments.out or (Path("figures") if is_cached_copy(folder) else folder / "figures")
+    out = arguments.out
+    if out is None:
+        results = results_folder(arguments.run, folder)
+        out = Path("figures") if is_cached_copy(folder) else results / "figures"
     for name, rows in figures.items():
         picture = labelled_rows(rows, arguments.side)
         write_whole(out / f"{name}.png", picture.save)

@@ -17,7 +17,7 @@ from srvae_pyro.drawing.sampling import sampling_of
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.loading import weights_digest
-from srvae_pyro.runs import find_run
+from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import start
 from srvae_pyro.system.hub import is_cached_copy
@@ -44,7 +44,8 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
     sampling_of(arguments, model)  # refuses what cannot be, before a folder is touched
     out = arguments.out
     if out is None:
-        out = Path("generated") if is_cached_copy(folder) else folder / "figures" / "generated"
+        out = results_folder(arguments.run, folder) / "figures" / "generated"
+        out = Path("generated") if is_cached_copy(folder) else out
     settings = _settings(model, arguments)
     pictures = GeneratedPictures(out, str(folder), settings, arguments.count)
     moved = 0

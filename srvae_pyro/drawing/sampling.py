@@ -13,10 +13,10 @@ __all__ = ["SamplingArguments", "for_model", "sampling_of"]
 
 
 class SamplingArguments(Protocol):
-    """The arguments of a command that draws, each as in :class:`Sampling`."""
+    """The arguments of a command that draws, each as in :class:`Sampling`; no decode: sample."""
 
     @property
-    def decode(self) -> Decoding: ...
+    def decode(self) -> Decoding | None: ...
     @property
     def temperature(self) -> float: ...
     @property
@@ -35,11 +35,12 @@ def sampling_of(arguments: SamplingArguments, *models: ImageModel) -> Sampling:
     """
     temperature, of_images = arguments.temperature, arguments.image_temperature
     of_y = arguments.y_temperature
-    Decode(arguments.decode, temperature, of_images, y_temperature=of_y)  # refuses what is wrong
+    decode = arguments.decode or "sample"
+    Decode(decode, temperature, of_images, y_temperature=of_y)  # refuses what is wrong
     if of_y is not None and not any(isinstance(m, SRVAE) for m in models):
         raise UserError("--y-temperature is the srVAE's: a VAE has no y; say --image-temperature")
     return {
-        "decode": arguments.decode,
+        "decode": decode,
         "temperature": temperature,
         "image_temperature": of_images,
         "y_temperature": of_y,

@@ -13,7 +13,9 @@ from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.command_line import option
 
-__all__ = ["EvaluateArguments"]
+__all__ = ["EvaluateArguments", "Pixels"]
+
+Pixels = Literal["sample", "mode"]
 
 
 @dataclass
@@ -21,9 +23,10 @@ class EvaluateArguments:
     """Measure a trained model as the paper's Table 1 does.
 
     The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
-    if asked for, FID and KID of generated pictures, and the quality of super-resolution. Prints a
-    table and writes all numbers, with what is needed to repeat them, to the run's evaluation.json,
-    each as soon as it is there and beside those of other pictures and flags.
+    if asked for, FID and KID of generated pictures, KID by a network that comes in a package, and
+    the quality of super-resolution. Prints a table and writes all numbers, with what is needed to
+    repeat them, to the run's evaluation.json, each as soon as it is there and beside those of other
+    pictures and flags.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -43,6 +46,8 @@ class EvaluateArguments:
     """samples an image of the likelihood, S; the time grows with it"""
     estimator: Literal["product", "paired"] = "product"
     """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
+    refine: Annotated[int, AtLeast(0)] = 0
+    """also the likelihood with each picture's q improved by so many gradient steps; 50 do much"""
     elbo_samples: Annotated[int, AtLeast(1)] = 1
     """samples an image of the evidence lower bound"""
     elbo_only: bool = False
@@ -56,7 +61,11 @@ class EvaluateArguments:
     """weights of torch-fidelity's Inception network"""
     fid_images: Annotated[int | None, AtLeast(2), option("N", "10000 and 50000")] = None
     """fewer pictures for both: faster, but biased upwards and not comparable"""
-    decode: Literal["sample", "mode"] = "sample"
+    kid: bool = False
+    """also KID in EfficientNet-Lite0's features, of x and y, against the pictures of --split"""
+    kid_images: Annotated[int | None, AtLeast(3), option("N", "5000, or a smaller --limit")] = None
+    """how many pictures to generate for it"""
+    decode: Annotated[Pixels | None, option("{sample,mode}", "sample; for --kid both")] = None
     """of the generated pictures: draw each pixel, or the likeliest component's mean"""
     temperature: Annotated[float, AtLeast(0)] = 1.0
     """of the generated pictures' latents"""
@@ -80,6 +89,8 @@ class EvaluateArguments:
     """also write the numbers to this file"""
 
     def check(self) -> None:
-        """Refuse a ``--json`` that is a folder."""
+        """Refuse a ``--json`` that is a folder, and ``--refine`` without importance samples."""
+        if self.refine and self.elbo_only:
+            raise UserError("--refine is of importance sampling: leave out --elbo-only")
         if self.json is not None and self.json.is_dir():
             raise UserError(f"--json {self.json} is a folder: name a file")

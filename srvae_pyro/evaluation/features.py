@@ -27,7 +27,7 @@ from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import exact_float32
 from srvae_pyro.system.files import write_whole
 
-__all__ = ["FeatureExtractor"]
+__all__ = ["FeatureExtractor", "as_colours"]
 
 
 class FeatureExtractor:
@@ -102,7 +102,7 @@ class FeatureExtractor:
             Bar(total=count, desc=label, unit="picture", disable=not progress) as bar,
         ):
             for images in batches:
-                (part,) = self.network(_as_colours(images.to(self.device)))
+                (part,) = self.network(as_colours(images.to(self.device)))
                 if not done:
                     features = torch.empty(count, part.shape[1], dtype=part.dtype)
                 features[done : done + len(part)] = part
@@ -151,11 +151,11 @@ class FeatureExtractor:
         return re.sub(r"[^\w.-]+", "_", name) + ".safetensors"
 
 
-def _as_colours(images: Tensor) -> Tensor:
+def as_colours(images: Tensor) -> Tensor:
     """uint8 pictures (B, 1, H, W) or (B, 3, H, W) with three channels."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
-            "FID takes uint8 pictures (B, 1, H, W) or (B, 3, H, W), not "
+            "the network takes uint8 pictures (B, 1, H, W) or (B, 3, H, W), not "
             f"{images.dtype} of shape {tuple(images.shape)}"
         )
     return images.expand(-1, 3, -1, -1)

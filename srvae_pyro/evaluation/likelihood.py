@@ -12,12 +12,9 @@ from torch import Tensor
 
 from srvae_pyro.config import Precision
 from srvae_pyro.evaluation.sweep import gathered, sweep
-from srvae_pyro.inference.importance import (
-    Estimator,
-    estimate_log_likelihood,
-    evaluations_at_once,
-)
+from srvae_pyro.inference.importance import Estimator, estimates, evaluations_at_once
 from srvae_pyro.inference.means import bits_per_dim, standard_error
+from srvae_pyro.inference.refinement import refined_at_once
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
@@ -48,6 +45,8 @@ class LikelihoodResult:
         seed: of the noise.
         at_once: evaluations of the networks at a time.
         seconds: what it took.
+        refine: gradient steps by which each image's q was improved first.
+        kept: images whose q is the encoder's all the same, as its ELBO was not below.
     """
 
     nats: float
@@ -64,6 +63,8 @@ class LikelihoodResult:
     seed: int
     at_once: int
     seconds: float
+    refine: int = 0
+    kept: int = 0
 
     @classmethod
     def of(
@@ -90,14 +91,17 @@ class LikelihoodResult:
             effective_samples=per_image["effective_samples"].mean().item(),
             pareto_k=_finite(k.mean().item()),
             pareto_k_above_threshold=above if k.isfinite().all() else None,
+            kept=int((~per_image["improved"]).sum()) if settings["refine"] else 0,
             **settings,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """For files, where the threshold is in the name, and photographs if there are a few."""
+        """For files, where the threshold is in the name, and what there is not is left out."""
         values = asdict(self)
         if self.photographs is None:
             del values["photographs"]
+        if not self.refine:
+            del values["refine"], values["kept"]
         names = {"pareto_k_above_threshold": f"pareto_k_above_{UNRELIABLE_K}"}
         return {names.get(name, name): value for name, value in values.items()}
 
@@ -110,6 +114,7 @@ def evaluate_likelihood(
     samples: int,
     *,
     estimator: Estimator = "product",
+    refine: int = 0,
     seed: int = 0,
     indices: Tensor | None = None,
     memory_gb: float = 4.0,
@@ -126,6 +131,8 @@ def evaluate_likelihood(
         device: where the model is.
         samples: importance samples an image.
         estimator: see :mod:`srvae_pyro.inference.importance`.
+        refine: gradient steps by which each image's q is improved before it is sampled from; see
+            :mod:`srvae_pyro.inference.refinement`.
         seed: of the noise.
         indices: the images' indices, to which their noise is tied; 0 and on if not given.
         memory_gb: gigabytes that tensors may take.
@@ -138,28 +145,25 @@ def evaluate_likelihood(
     began = time.monotonic()
     channels, height, width = images.shape[1:]
     unit = bits_per_dim(1.0, (channels, height, width))
-    estimates: list[dict[str, Tensor]] = []
+    values: list[dict[str, Tensor]] = []
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         with exact_float32():
             first = to_unit(images[:1].to(device))
             at_once = evaluations_at_once(model, first, samples, memory_gb)
-        step = max(at_once // samples, 1)
+            step = max(at_once // samples, 1)
+            if refine:
+                step = refined_at_once(model, first, memory_gb)
+        options: Any = {"estimator": estimator, "steps": refine, "seed": seed, "at_once": at_once}
         with sweep(images, indices, batch_size=step, group=group, progress=progress) as batches:
             for batch, batch_indices in batches:
-                estimate = estimate_log_likelihood(
-                    model,
-                    to_unit(sent(batch, device)),
-                    samples,
-                    estimator=estimator,
-                    seed=seed,
-                    images=batch_indices,
-                    at_once=at_once,
-                )
-                estimates.append(vars(estimate))
-                so_far = torch.cat([values["log_likelihood"] for values in estimates])
-                batches.bar.set_postfix_str(f"{-unit * so_far.mean():.3f} bits/dim", refresh=False)
+                x = to_unit(sent(batch, device))
+                for estimate in estimates(model, x, samples, images=batch_indices, **options):
+                    values.append(vars(estimate))
+                    so_far = -unit * torch.cat([v["log_likelihood"] for v in values]).mean()
+                    batches.bar.set_postfix_str(f"{so_far:.3f} bits/dim", refresh=False)
+                    batches.done(len(estimate.elbo))
     return LikelihoodResult.of(
-        gathered(estimates, group),
+        gathered(values, group),
         unit,
         photographs,
         samples=samples,
@@ -168,6 +172,7 @@ def evaluate_likelihood(
         seed=seed,
         at_once=at_once,
         seconds=time.monotonic() - began,
+        refine=refine,
     )
 
 

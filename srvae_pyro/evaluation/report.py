@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from srvae_pyro.evaluation.elbo_terms import ElboResult
+from srvae_pyro.evaluation.kid import KID_NAME, KidResult
 from srvae_pyro.evaluation.likelihood import UNRELIABLE_K, LikelihoodResult
 from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
 from srvae_pyro.upscaling.quality import shown_psnr
 
-__all__ = ["PUBLISHED", "Row", "columns", "print_measures", "super_resolution_table"]
+__all__ = [
+    "PUBLISHED",
+    "Row",
+    "columns",
+    "kid_table",
+    "print_measures",
+    "refinement_table",
+    "super_resolution_table",
+]
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,43 @@ def super_resolution_table(result: SuperResolutionResult) -> str:
     return text
 
 
+def kid_table(result: KidResult) -> str:
+    """The rows with what is known of each."""
+    heads = ["", "±", "pictures", "real", "precision", "recall", "density", "coverage"]
+    rows = [[KID_NAME, *heads]]
+    for name, row in result.rows.items():
+        error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
+        cells = [name, f"{row.kid:.4f}", error, f"{row.pictures:,}", f"{row.real:,}"]
+        overlap = astuple(row.neighbours) if row.neighbours else ()
+        shares = [f"{share:.3f}" for share in overlap] or ["-"] * 4
+        rows.append(cells + shares)
+    note = (
+        "not to be compared with KID in Inception's features; 0 is where nothing can be told apart"
+    )
+    return f"{columns(rows, left=1)}\n{note}; {result.seconds:.0f} s"
+
+
+def refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> str:
+    """What the same samples give of the encoder's q and of the refined one, and the gap."""
+    samples = refined.samples
+    head = ["drawn from q", "ELBO", "nll", f"effective of {samples}", "Pareto k"]
+    rows = [[*head, f"above {UNRELIABLE_K}"]]
+    names = ("of the encoder", f"refined by {refined.refine} steps")
+    for name, result in zip(names, (encoders, refined), strict=True):
+        rows.append([name, f"{result.elbo_bits_per_dim:.4f}", f"{result.bits_per_dim:.4f}"])
+        k, share = result.pareto_k, result.pareto_k_above_threshold
+        rows[-1].append(f"{result.effective_samples:.2f}")
+        rows[-1] += ["-" if k is None else f"{k:.2f}", "-" if share is None else f"{share:.0%}"]
+    elbo = encoders.elbo_bits_per_dim - refined.elbo_bits_per_dim
+    nll = encoders.bits_per_dim - refined.bits_per_dim
+    text = columns(rows, left=1)
+    text += f"\nrefining lowers the ELBO's bits/dim by {elbo:.4f} and the nll's by {nll:.4f}, in "
+    text += f"{refined.seconds:.0f} s"
+    if refined.kept:
+        text += f"; for {refined.kept:,} of the images it does not, and the encoder's q is kept"
+    return text
+
+
 def print_measures(measures: Measures, selection: Selection, trained_on: str) -> None:
     """Print the table, and below it what does not fit into one.
 
@@ -126,11 +172,15 @@ def print_measures(measures: Measures, selection: Selection, trained_on: str) ->
             print(_active_units(elbo, latent))
     if likelihood and likelihood.pareto_k is not None:
         print(_trust(likelihood))
+    if likelihood and measures.refined:
+        print(refinement_table(likelihood, measures.refined))
     for split, distances in measures.distances.items():
         print(
             f"FID {distances.fid:.2f}, KID {distances.kid_mean:.5f} ± {distances.kid_std:.5f}: "
             f"{distances.generated:,} generated against {distances.real:,} {split} pictures"
         )
+    if measures.kid:
+        print(kid_table(measures.kid))
     if measures.super_resolution:
         print(super_resolution_table(measures.super_resolution))
 

@@ -25,12 +25,14 @@ class Sweep:
         indices: of the images in the whole set, (N); their noise is tied to them.
         batch_size: images at a time.
         bar: shows how many images are done.
+        counted: of a batch, those that the bar shows already.
     """
 
     images: Tensor
     indices: Tensor
     batch_size: int
     bar: Bar
+    counted: int = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[int]]]:
         """Images (B, C, H, W) and their indices, batch after batch."""
@@ -38,8 +40,14 @@ class Sweep:
             self.images.split(self.batch_size), self.indices.split(self.batch_size), strict=True
         )
         for images, indices in batches:
+            self.counted = 0
             yield images, indices.tolist()
-            self.bar.update(len(images))
+            self.done(len(images) - self.counted)
+
+    def done(self, count: int) -> None:
+        """Move the bar by some images of a batch before all of it is done."""
+        self.counted += count
+        self.bar.update(count)
 
 
 @contextmanager

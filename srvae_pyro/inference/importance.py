@@ -14,21 +14,25 @@ log p(x) in expectation, tighter with more samples:
 
 y is a function of x, so the sum over other y is left out: the srVAE's figure bounds log p(x) from
 below (paper, equation 12). The one-level VAE has no pairs: both are the same.
+
+The q that samples are drawn from need not be the encoder's: any that is independent normals given
+x does, such as :mod:`~srvae_pyro.inference.refinement` gives, and the better it is the less the
+weights vary.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.refinement import RefinedGuide, refine, refined_at_once
+from srvae_pyro.inference.weighing import Weighing, has_two_levels
 from srvae_pyro.inference.weights import (
     effective_pairs,
     effective_samples,
@@ -41,7 +45,9 @@ from srvae_pyro.system.memory import peak_bytes
 __all__ = [
     "Estimator",
     "LikelihoodEstimate",
+    "LikelihoodOptions",
     "estimate_log_likelihood",
+    "estimates",
     "evaluations_at_once",
     "log_likelihood",
 ]
@@ -52,7 +58,7 @@ PAIR_BYTES = 32  # of a pair of u and z while it is weighed: some float64 at a t
 
 @dataclass(frozen=True)
 class LikelihoodEstimate:
-    """Estimates for B images, float64 on the CPU, each of shape (B,).
+    """Estimates for B images, on the CPU and but for ``improved`` float64, each of shape (B,).
 
     Attributes:
         log_likelihood: nats.
@@ -62,12 +68,29 @@ class LikelihoodEstimate:
         pareto_k: shape of the weights' tail, larger is worse, above 0.7 unreliable; of u's or z's
             for ``product``, each weighted by the sum over the others, whichever is worse; nan
             below 25 samples.
+        improved: whether the samples are of a refined q; else they are of the encoder's.
     """
 
     log_likelihood: Tensor
     elbo: Tensor
     effective_samples: Tensor
     pareto_k: Tensor
+    improved: Tensor
+
+
+class LikelihoodOptions(TypedDict, total=False):
+    """What :func:`log_likelihood` takes beside images and samples, each with its default.
+
+    Attributes:
+        refine: gradient steps by which each image's q is improved before it is sampled from, 0; see
+            :mod:`~srvae_pyro.inference.refinement`.
+        seed: of the noise, 0.
+        memory_gb: gigabytes that tensors may take, 4.
+    """
+
+    refine: int
+    seed: int
+    memory_gb: float
 
 
 @torch.no_grad()
@@ -81,6 +104,7 @@ def estimate_log_likelihood(
     seed: int = 0,
     images: Sequence[int] | None = None,
     at_once: int = 64,
+    guide: RefinedGuide | None = None,
 ) -> LikelihoodEstimate:
     """Estimate log p(x) for each image.
 
@@ -93,6 +117,7 @@ def estimate_log_likelihood(
         images: the images' indices, to which their noise is tied; 0 to B - 1 if not given.
         at_once: evaluations (images times samples) of the networks at a time: a matter of memory
             only.
+        guide: what to draw from, made of the same images; the model's own if not given.
 
     Raises:
         UserError: there are no samples, or no such estimator.
@@ -110,152 +135,84 @@ def estimate_log_likelihood(
     if estimator not in get_args(Estimator):
         raise UserError(f"--estimator is product or paired, not {estimator!r}")
     indices = list(range(len(x))) if images is None else list(images)
-    weigh = _Weighing(samples, max(at_once // len(x), 1), ImageNoise(seed, indices))
+    weigh = Weighing(samples, max(at_once // len(x), 1), ImageNoise(seed, indices))
+    q = model.guide if guide is None else guide
     if estimator == "paired" or not has_two_levels(model.model):
-        weights = weigh.paired(model.model, model.guide, x)
+        weights = weigh.paired(model.model, q, x)
         values = log_mean(weights), weights.mean(0), effective_samples(weights), pareto_k(weights)
     else:
-        pairs = weigh.pairs(model.model, model.guide, x)
+        pairs = weigh.pairs(model.model, q, x)
         ess = effective_pairs(pairs.rows, pairs.columns)
         k = torch.maximum(pareto_k(pairs.rows), pareto_k(pairs.columns))
         values = log_mean(pairs.rows), pairs.diagonal.mean(0), ess, k
-    return LikelihoodEstimate(*(value.cpu() for value in values))
+    improved = torch.zeros(len(x), dtype=torch.bool) if guide is None else guide.improved
+    return LikelihoodEstimate(*(value.cpu() for value in (*values, improved)))
+
+
+def estimates(
+    model: Any,
+    x: Tensor,
+    samples: int,
+    *,
+    estimator: Estimator = "product",
+    steps: int = 0,
+    seed: int = 0,
+    images: Sequence[int] | None = None,
+    at_once: int = 64,
+) -> Iterator[LikelihoodEstimate]:
+    """The images' estimates in order, of as many images at a time as ``at_once`` allows.
+
+    Args:
+        steps: of :func:`~srvae_pyro.inference.refinement.refine`, for all images together.
+
+    The others, and what is raised, are :func:`estimate_log_likelihood`'s.
+    """
+    indices = list(range(len(x))) if images is None else list(images)
+    guide = refine(model, x, steps, seed=seed, images=indices) if steps else None
+    width = max(at_once // samples, 1)
+    for start in range(0, len(x), width):
+        part = slice(start, start + width)
+        yield estimate_log_likelihood(
+            model,
+            x[part],
+            samples,
+            estimator=estimator,
+            seed=seed,
+            images=indices[part],
+            at_once=at_once,
+            guide=None if guide is None else guide[part],
+        )
 
 
 @cached_weights()
 def log_likelihood(
-    model: Any, x: Tensor, samples: int, *, seed: int = 0, memory_gb: float = 4.0
+    model: Any,
+    x: Tensor,
+    samples: int,
+    *,
+    refine: int = 0,
+    seed: int = 0,
+    memory_gb: float = 4.0,
 ) -> Tensor:
     """The estimates (B,) of log p(x) alone, by all pairs, as many images at a time as fit.
 
     Raises:
-        UserError: there are no samples, or memory does not suffice.
+        UserError: there are no samples, fewer than no steps, or memory does not suffice.
     """
     if samples < 1:
         raise UserError(f"importance samples must be at least 1, not {samples}")
+    if refine < 0:
+        raise UserError(f"refine is a number of gradient steps, at least 0, not {refine}")
     at_once = evaluations_at_once(model, x, samples, memory_gb)
-    step = max(at_once // samples, 1)
+    together = refined_at_once(model, x, memory_gb) if refine else len(x)
+    options: Any = {"steps": refine, "seed": seed, "at_once": at_once}
     parts = []
-    for start in range(0, len(x), step):
-        images = range(start, min(start + step, len(x)))
-        estimate = estimate_log_likelihood(
-            model, x[start : start + step], samples, seed=seed, images=images, at_once=at_once
-        )
-        parts.append(estimate.log_likelihood)
+    for start in range(0, len(x), together):
+        images = range(start, min(start + together, len(x)))
+        batch = x[start : start + together]
+        for estimate in estimates(model, batch, samples, images=images, **options):
+            parts.append(estimate.log_likelihood)
     return torch.cat(parts)
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Log weights of pairs, (S, B) each: means over the partners, and of equal indices."""
-
-    rows: Tensor  # of each u, over the z's
-    columns: Tensor  # of each z, over the u's
-    diagonal: Tensor
-
-
-class _Weighing:
-    """Draws latents and weighs them, a few samples at a time.
-
-    Args:
-        samples: S.
-        step: samples at a time.
-        noise: of the images.
-    """
-
-    def __init__(self, samples: int, step: int, noise: ImageNoise) -> None:
-        self.samples = samples
-        self.step = step
-        self.noise = noise
-
-    def parts(self) -> Iterator[slice]:
-        for start in range(0, self.samples, self.step):
-            yield slice(start, min(start + self.step, self.samples))
-
-    def over_parts(self, score: Callable[[slice], Tensor]) -> Tensor:
-        """``score`` of each part of the samples, in float64: (S, B)."""
-        return torch.cat([score(part).double() for part in self.parts()])
-
-    def draw(self, site: str, q: Any) -> Tensor:
-        """S samples (S, B, C, h, w) of a normal q, drawn at once whatever the step."""
-        # Of an image that is repeated the networks give one distribution, not B.
-        q = q.expand((len(self.noise.images),))
-        like = q.mean.new_empty(()).expand(self.samples, *q.mean.shape)
-        return q.mean + q.stddev * self.noise.normal(site, like)
-
-    def ratio(self, image: Tensor, latent: Tensor, p: Any, q: Any) -> Tensor:
-        """log p(image|.., latent) - log q(latent|image), (S, B)."""
-        return self.over_parts(lambda s: p(latent[s]).log_prob(image) - q.log_prob(latent[s]))
-
-    def one_level(self, site: str, image: Tensor, q: Any, p: Any, prior: Any) -> tuple[Tensor, ...]:
-        """A latent drawn from q (S, B, C, h, w), and log p(image|latent) p(latent) / q, (S, B)."""
-        latent = self.draw(site, q)
-        p_latent = prior(tuple(latent.shape[-2:]))
-        ratio = self.ratio(image, latent, p, q)
-        return latent, ratio + self.over_parts(lambda s: p_latent.log_prob(latent[s]))
-
-    def paired(self, model: Any, guide: Any, x: Tensor) -> Tensor:
-        """The log weights (S, B) of the s-th u with the s-th z."""
-        if not has_two_levels(model):
-            return self.one_level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
-        y, q_z = guide.d(x), guide.q_z(x)
-        p_z = _given(model.p_z, y)
-        z = self.draw("z", q_z)
-        u, weights = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
-        weights = weights + self.ratio(x, z, partial(model.p_x, y), q_z)
-        return weights + self.over_parts(lambda s: p_z(u[s]).log_prob(z[s]))
-
-    def pairs(self, model: Any, guide: Any, x: Tensor) -> _Pairs:
-        """The log weights of every u with every z."""
-        y, q_z = guide.d(x), guide.q_z(x)
-        p_z = _given(model.p_z, y)
-        z = self.draw("z", q_z)
-        of_z = self.ratio(x, z, partial(model.p_x, y), q_z)
-        u, of_u = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
-        centred = (z - q_z.mean).flatten(2).double().transpose(0, 1)  # (B, S, D)
-        rows, diagonal = [], []
-        columns = torch.full_like(of_z, -torch.inf)
-        for part in self.parts():
-            p = p_z(u[part])
-            weights = _normal_log_prob(centred, p.mean - q_z.mean, p.stddev)  # (s, S, B)
-            weights = weights + of_u[part].unsqueeze(1) + of_z
-            rows.append(log_mean(weights, dim=1))
-            columns = torch.logaddexp(columns, weights.logsumexp(0))
-            equal = weights[:, part].diagonal(dim1=0, dim2=1).T
-            diagonal.append(equal.clone())  # a view would keep all pairs
-        columns = columns - math.log(self.samples)
-        return _Pairs(torch.cat(rows), columns, torch.cat(diagonal))
-
-
-def _given(p_z: Any, y: Tensor) -> Callable[[Tensor], Any]:
-    """p(z|y, .) as a function of u, y encoded once if the network can."""
-    return p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
-
-
-def has_two_levels(model: Any) -> bool:
-    """Whether a program is the srVAE's, with u and z; the VAE has z alone."""
-    return hasattr(model, "p_u")
-
-
-def _normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
-    """log N(z_j; mean_i, stddev_i) of all pairs by matrix products, in float64.
-
-    Args:
-        z: (B, S, D) float64, near 0: centred, since squares are subtracted.
-        mean: (s, B, C, h, w), centred alike.
-        stddev: of the same shape.
-
-    Returns:
-        (s, S, B), nats.
-    """
-    mean = mean.flatten(2).double().transpose(0, 1)  # (B, s, D)
-    stddev = stddev.flatten(2).double().transpose(0, 1).expand_as(mean)
-    precision = stddev**-2
-    quadratic = torch.bmm(precision, (z**2).transpose(1, 2))  # (B, s, S)
-    quadratic = quadratic - 2 * torch.bmm(mean * precision, z.transpose(1, 2))
-    own = (mean**2 * precision + 2 * stddev.log()).sum(-1, keepdim=True)
-    constant = z.shape[-1] * math.log(2 * math.pi)
-    return -0.5 * (quadratic + own + constant).permute(1, 2, 0)
 
 
 @cached_weights()

@@ -16,8 +16,9 @@ from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.checks import check_images
 from srvae_pyro.inference.decoding import Decode, Decoding, FromNoise, noise_of
-from srvae_pyro.inference.importance import has_two_levels, log_likelihood
+from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
 from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.weighing import has_two_levels
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.device import sent
 
@@ -260,15 +261,14 @@ class Operations(nn.Module):
         }
 
     def log_likelihood(
-        self, x: Tensor, samples: int = 500, *, seed: int = 0, memory_gb: float = 4.0
+        self, x: Tensor, samples: int = 500, **options: Unpack[LikelihoodOptions]
     ) -> Tensor:
         """log p(x) by importance sampling, all pairs: a lower bound in expectation, nats.
 
         Args:
             x: images (B, C, H, W) on the grid k/255.
             samples: importance samples an image.
-            seed: of their noise.
-            memory_gb: gigabytes that tensors may take.
+            options: see :class:`~srvae_pyro.inference.importance.LikelihoodOptions`.
 
         Returns:
             (B,), float64 on the CPU. :mod:`srvae_pyro.inference.importance` has more: the other
@@ -278,7 +278,7 @@ class Operations(nn.Module):
             UserError: these are no images for this model, or memory does not suffice.
         """
         self.check_images(x)
-        return log_likelihood(self, self.prepared(x), samples, seed=seed, memory_gb=memory_gb)
+        return log_likelihood(self, self.prepared(x), samples, **options)
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:

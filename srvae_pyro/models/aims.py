@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.distributions import ConsistentMixture, DiscretizedLogisticMixture
+from srvae_pyro.distributions import DiscretizedLogisticMixture
 from srvae_pyro.distributions.blocks import PIXELS
+from srvae_pyro.distributions.chain import EARLIER
 from srvae_pyro.networks import aim_heads
 
-__all__ = ["aim_consistent", "aim_likelihood", "aim_relative_likelihood"]
+__all__ = ["aim_consistent", "aim_likelihood", "aim_pixel"]
 
 # How likelihoods start whose locations are relative to pixels that are known.
 LOG_SCALES = (-5.0, -2.0)  # spread over the components
@@ -48,37 +49,32 @@ def aim_consistent(network: nn.Module, config: ModelConfig, channels: int) -> No
         config: the model's.
         channels: channels of the image.
     """
+    scale, mean = _of_a_pixel(config, channels)
+    earlier = EARLIER * channels
+    scale = torch.cat([scale.repeat(PIXELS), torch.full((earlier,), config.likelihood_scale)])
+    aim_heads(network, scale, torch.cat([mean.repeat(PIXELS), torch.zeros(earlier)]))
+
+
+def aim_pixel(network: nn.Module, config: ModelConfig, channels: int, pixel: int) -> None:
+    """As :func:`aim_consistent`, for the network of one pixel of a block, 0 to 3."""
+    scale, mean = _of_a_pixel(config, channels)
+    earlier = torch.zeros(pixel * channels)
+    scale = torch.cat([scale, earlier + config.likelihood_scale])
+    aim_heads(network, scale, torch.cat([mean, earlier]))
+
+
+def _of_a_pixel(config: ModelConfig, channels: int) -> tuple[Tensor, Tensor]:
+    """Standard deviations and means of the parameters of one pixel of a block."""
     k = config.components
-    colours = PIXELS * k * channels
-    mean = torch.zeros(ConsistentMixture.parameter_channels(k, channels))
+    colours = k * channels
+    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
     scale = torch.full_like(mean, config.likelihood_scale)
     locations, log_scales, coefficients = (
-        slice(PIXELS * k + i * colours, PIXELS * k + (i + 1) * colours) for i in range(3)
+        slice(k + i * colours, k + (i + 1) * colours) for i in range(3)
     )
     scale[locations] *= LOCATION_SPREAD
     start = torch.linspace(*LOG_SCALES, k) if k > 1 else torch.tensor([sum(LOG_SCALES) / 2])
-    mean[log_scales] = start.repeat_interleave(channels).repeat(PIXELS)
+    mean[log_scales] = start.repeat_interleave(channels)
     if channels == 3:
-        mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(PIXELS * k)
-    aim_heads(network, scale, mean)
-
-
-def aim_relative_likelihood(networks: nn.Module, config: ModelConfig, channels: int) -> None:
-    """As :func:`aim_likelihood`, for relative locations.
-
-    Where ``config.likelihood_start`` is "pictures": locations near the reference, and log-scales
-    spread from -5 to -2, about 2 to 35 levels of 256.
-
-    Args:
-        networks: end in the heads.
-        config: the model's.
-        channels: channels of the image.
-    """
-    k = config.components
-    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
-    scale = torch.full_like(mean, config.likelihood_scale)
-    if config.likelihood_start == "pictures":
-        scale[k : k + k * channels] *= LOCATION_SPREAD
-        spread = torch.linspace(*LOG_SCALES, k).repeat_interleave(channels)
-        mean[k + k * channels : k + 2 * k * channels] = spread
-    aim_heads(networks, scale, mean)
+        mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(k)
+    return scale, mean

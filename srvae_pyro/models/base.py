@@ -19,7 +19,7 @@ from srvae_pyro.inference.operations import Operations
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.models.loading import current_names, read_state
 from srvae_pyro.networks import WeightNormalized, aim_heads, initializing
-from srvae_pyro.runs import CONFIG, MODEL_FILES, WEIGHTS, read_config, save_weights
+from srvae_pyro.runs import CONFIG, MODEL_FILES, WEIGHTS, packaged, read_config, save_weights
 from srvae_pyro.system import device as runtime
 from srvae_pyro.system.files import write_json
 from srvae_pyro.system.hub import download, refuse_address
@@ -164,7 +164,9 @@ class ImageModel(Operations, PyTorchModelHubMixin):
         map_location: str | torch.device = "cpu",
         **options: Any,
     ) -> ImageModel:
-        """The model in a folder or on the Hub; options as :class:`~huggingface_hub.ModelHubMixin`.
+        """The model in a folder, on the Hub, or that comes along, such as ``"pretrained"``.
+
+        Options are those of :class:`~huggingface_hub.ModelHubMixin`.
 
         Raises:
             UserError: it is not to be had, or is of another kind.
@@ -172,7 +174,9 @@ class ImageModel(Operations, PyTorchModelHubMixin):
         # Not by way of the mixin, which asks the Hub for the settings first and fails in its words.
         name = str(pretrained_model_name_or_path)
         folder = Path(name)
-        if not folder.is_dir():
+        if not folder.is_dir() and name in packaged():
+            folder = packaged()[name]
+        elif not folder.is_dir():
             refuse_address(name)
             known = {key: options[key] for key in _HUB_OPTIONS if key in options}
             folder = download(name, MODEL_FILES, **known)

@@ -12,7 +12,7 @@ __all__ = ["model_card", "shared_settings"]
 
 # What is recorded of data and tells nothing of whose they are: no path, no file's name.
 _PUBLIC = (
-    *("shape", "counts", "split", "held_out", "seed", "limit"),
+    *("shape", "counts", "crops", "split", "held_out", "seed", "limit"),
     *("fingerprint", "exact_names", "streamed"),
 )
 _CITATION = """@article{gatopoulos2020srvae,
@@ -133,7 +133,13 @@ def _data(run: RunConfig) -> str:
     text = f"Trained on `{run.data.data}`"
     if counts := info.get("counts"):
         train, val, test = (counts.get(split, 0) for split in ("train", "val", "test"))
-        text += f": {train:,} pictures, beside {val:,} for validation and {test:,} for test"
+        kind = "pictures"
+        if crops := info.get("crops"):
+            kind = (
+                f"random {crops['side']}x{crops['side']} crops an epoch of "
+                f"{crops['pictures']['train']:,} pictures at their own resolution"
+            )
+        text += f": {train:,} {kind}, beside {val:,} for validation and {test:,} for test"
     if split := info.get("split"):
         text += f" ({split})"
     return f"{text}."

@@ -35,11 +35,11 @@ def sizes_of(config: ModelConfig) -> Sizes:
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
     transform = make_transform(config.d)
-    if config.likelihood == "exact" and (config.d != "average2" or config.model == "vae"):
+    if config.agrees and (config.d != "average2" or config.model == "vae"):
         raise UserError(
-            "--likelihood exact is the srVAE's: the VAE has no y"
+            f"--likelihood {config.likelihood} is the srVAE's: the VAE has no y"
             if config.model == "vae"
-            else f"--likelihood exact needs --transform average2, not {config.d}"
+            else f"--likelihood {config.likelihood} needs --transform average2, not {config.d}"
         )
     if config.model == "vae":
         if config.u_stages is not None:

@@ -18,7 +18,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from srvae_pyro.config import ModelConfig
+from srvae_pyro.config import LikelihoodName, ModelConfig
 from srvae_pyro.inference.checks import check_images
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
@@ -28,11 +28,18 @@ from srvae_pyro.models.conditionals import (
     LatentGivenLower,
 )
 from srvae_pyro.models.consistent import ConsistentGivenLower
+from srvae_pyro.models.groups import GroupsGivenLower
 from srvae_pyro.models.pyramid import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
+
+IMAGE_GIVEN_LOWER: dict[LikelihoodName, type[nn.Module]] = {
+    "independent": ImageGivenLower,
+    "exact": ConsistentGivenLower,
+    "groups": GroupsGivenLower,
+}
 
 
 class SRVAEModel(nn.Module):
@@ -105,8 +112,7 @@ class SRVAE(ImageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         sizes = sizes_of(config)
-        exact = config.likelihood == "exact"
-        image_given_lower = ConsistentGivenLower if exact else ImageGivenLower
+        image_given_lower = IMAGE_GIVEN_LOWER[config.likelihood]
         channels, lower_channels, d = config.image_shape[0], sizes.lower[0], sizes.transform
         self.lower_channels = lower_channels
         self.multiple, self.lower_multiple = sizes.multiple, sizes.lower_multiple
@@ -142,18 +148,18 @@ class SRVAE(ImageModel):
         self.check_images(x)
         return self.draw(program, x, **sampling)
 
+    def generative_reconstruction(self, x: Tensor) -> Tensor:
+        """The program of :meth:`generative_reconstruct`."""
+        with images_plate(x):
+            u = pyro.sample("u", self.guide.q_u(self.guide.d(x)))
+            y = pyro.sample("y", self.model.p_y(u))
+            z = pyro.sample("z", self.model.p_z(y, u))
+            return pyro.sample("x", self.model.p_x(y, z))
+
     def generative_reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
         """x by way of u alone, the rest drawn anew; arguments as of :meth:`reconstruct`."""
-
-        def program(x: Tensor) -> None:
-            with images_plate(x):
-                u = pyro.sample("u", self.guide.q_u(self.guide.d(x)))
-                y = pyro.sample("y", self.model.p_y(u))
-                z = pyro.sample("z", self.model.p_z(y, u))
-                pyro.sample("x", self.model.p_x(y, z))
-
         self.check_images(x)
-        return self.draw(program, x, **sampling)
+        return self.draw(self.generative_reconstruction, x, **sampling)
 
     def recombine(
         self, structure: Tensor, detail: Tensor, **sampling: Unpack[Sampling]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srvae_pyro.distributions.blocks import rounded_average
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma, to_levels, to_unit
 
@@ -130,8 +131,7 @@ class Average2(Downscale):
         self.name = "average2"
 
     def of_levels(self, levels: Tensor) -> Tensor:
-        rows = levels[..., ::2, :] + levels[..., 1::2, :]
-        return (rows[..., ::2] + rows[..., 1::2] + 2) >> 2
+        return rounded_average(levels)
 
 
 class Grayscale(Transform):

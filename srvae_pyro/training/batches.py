@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.training_pictures import TrainingPictures
-from srvae_pyro.system.streams import stream
 
 __all__ = ["Batches"]
 
@@ -47,8 +46,8 @@ class Batches:
         return len(self.pictures) // self.batch_size
 
     def order(self, epoch: int) -> Tensor:
-        """Indices of all pictures in the order of ``epoch``."""
-        return self.pictures.order(stream(self.seed, epoch, *b"order"))
+        """What is read in ``epoch``, in its order, see :class:`TrainingPictures`."""
+        return self.pictures.order(self.seed, epoch)
 
     def first(self, count: int) -> Tensor:
         """The first images of the first epoch, uint8 (count, C, H, W)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from srvae_pyro.runs import WEIGHTS, save_weights, validation_nats
+from srvae_pyro.runs import WEIGHTS, save_weights, validation_images, validation_nats
 from srvae_pyro.system.console import say
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.learner import Learner
@@ -28,17 +28,24 @@ class BestWeights:
         self.path = folder / WEIGHTS
         self.learner, self.progress, self.group = learner, progress, group
 
-    def offer(self, nats: float) -> None:
+    def offer(self, nats: float, images: int) -> None:
         """Write the averaged weights if none of the run have been better.
+
+        A score on more pictures than the best one's, as a run has them after its first updates, is
+        another measure, and takes its place.
 
         Args:
             nats: of validation, an image; a finite one is better than one that is not.
+            images: how many validated.
         """
         if not self.group.main:
             return
         best = self.nats()
-        better = nats < best or not math.isfinite(best)
-        self.progress.best = nats if better and self.write(nats) else best
+        known = validation_images(self.path) or images  # earlier versions noted none
+        better = nats < best if images == known else images > known and math.isfinite(nats)
+        if better or not math.isfinite(best):
+            best = nats if self.write(nats, images) else best
+        self.progress.best = best
 
     def ensure(self) -> None:
         """Write the averaged weights if none have been, as before the first validation."""
@@ -55,14 +62,15 @@ class BestWeights:
         nats = validation_nats(self.path)
         return self.progress.best if nats is None else nats
 
-    def write(self, nats: float | None = None) -> bool:
+    def write(self, nats: float | None = None, images: int | None = None) -> bool:
         """Write the averaged weights; whether that worked.
 
         Args:
             nats: of validation, an image, if there was one.
+            images: how many validated.
         """
         try:
-            save_weights(self.learner.averaged, self.path.parent, nats)
+            save_weights(self.learner.averaged, self.path.parent, nats, images)
         except OSError as error:
             say(f"cannot write {self.path} ({error.strerror or error}): training goes on")
             return False

@@ -180,7 +180,8 @@ class Learner:
     ) -> Outcome:
         """One update of the networks that ``target`` is of; arguments as of :meth:`step`."""
         if self.config.data.augment:
-            images = augment(images, self.randomness.augmentation)
+            shift = self.config.data.crops is None
+            images = augment(images, self.randomness.augmentation, shift)
         self.optimizer.zero_grad(set_to_none=True)
         loss, terms = self.backward(target.parallel, to_unit(images), kl_weights)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from srvae_pyro.training.best_weights import BestWeights
 from srvae_pyro.training.interrupt import Interrupt
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.pace import Pace, run_length
 from srvae_pyro.training.progress import Clock, Progress
 from srvae_pyro.training.recovery import Recovery
 from srvae_pyro.training.schedule import kl_weights, learning_rate
@@ -27,6 +29,8 @@ from srvae_pyro.training.validation import Validation
 __all__ = ["Trainer"]
 
 LOG_EVERY = 50  # steps
+WORTH_A_LINE = 5.0  # seconds that something takes that is told in a log
+FORWARD = 0.5  # of an update's time for as many images: no gradient
 
 
 class Trainer:
@@ -75,7 +79,9 @@ class Trainer:
         )
         self.best = BestWeights(folder, self.learner, self.progress, group)
         self.validation = Validation(self.learner, data, settings, folder, group)
+        self.pace = Pace(run_length(settings, len(self.batches)), settings)
         self._logged = 0, 0.0  # images and seconds when metrics were last written
+        self._validated_in = 0.0  # seconds, the last time
 
     def fraction_done(self) -> float:
         """From 0 to 1, by whichever of epochs, steps and minutes ends first."""
@@ -92,6 +98,8 @@ class Trainer:
         self.learner.distribute()
         self.clock.save_in(self.recovery.save_every)
         self._logged = self.progress.images, self.progress.seconds
+        length = self.pace.length
+        self.pace = Pace(length, self.settings, self.progress.step, self.progress.seconds)
         log = MetricsLog(self.folder, self.progress.step, enabled=self.group.main)
         with closing(log) as self.log, self.interrupt, self.make_bar() as self.bar:
             while self.fraction_done() < 1 and not self.clock.stop:
@@ -110,8 +118,12 @@ class Trainer:
     def begin(self) -> None:
         """The first weights, how good they are, and the first checkpoint."""
         if self.group.main:  # the other processes take over its weights
+            say("setting up the weights and scoring them before the first update")
             self.learner.initialize(self.batches.first(max(self.settings.batch_size, 2)))
-            self.progress.untrained = self.validation.untrained()
+            length = self.pace.length
+            to_learn = None if length is None else length * self.batches.batch_size
+            untrained, images = self.validation.untrained(to_learn)
+            self.progress.untrained, self.progress.untrained_images = untrained, images
         self.learner.randomness.seed_noise(step=0)
         self.recovery.save()
         if self.recovery.unsaved:
@@ -126,6 +138,7 @@ class Trainer:
             if self.recovery.needed:
                 self.roll_back()
                 return
+            self.tell_pace()
             if progress.step % LOG_EVERY == 0 or progress.step == 1:
                 self.log_training()
             self.bar.n = 1000 * self.fraction_done()
@@ -197,12 +210,40 @@ class Trainer:
 
     def validate(self) -> None:
         """Score the averaged weights, keep them if they are the best, and draw."""
-        progress = self.progress
+        progress, finished = self.progress, self.fraction_done() >= 1
+        began, images = time.monotonic(), self.validation.count("val", progress.images)
         self.bar.set_postfix_str("validating")
-        progress.val = self.validation.score()
+        if self.bar.plain and self.takes_long(images + self.validation.drawn(progress.images)):
+            say(f"validating on {images:,} pictures")
+        progress.val = self.validation.score(progress.images)
         self.log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
-        self.best.offer(progress.val["nats"])
-        self.validation.draw(self.log, progress.step, finished=self.fraction_done() >= 1)
+        self.best.offer(progress.val["nats"], images)
+        self.validation.draw(self.log, progress.step, progress.images, finished)
+        self._validated_in = time.monotonic() - began
+
+    def tell_pace(self) -> None:
+        """Say how long the run takes, once that can be told or if it was told wrongly."""
+        progress = self.progress
+        self.pace.add(progress.seconds)
+        now, beside = time.monotonic(), self.seconds_beside()
+        if text := self.pace.news(progress.step, progress.seconds, beside, now):
+            say(text)
+
+    def seconds_beside(self) -> float:
+        """Seconds of validation still to come, the report counted as one more, about."""
+        progress, length, epoch = self.progress, self.pace.length or 0, len(self.batches)
+        times = max(math.ceil(length / epoch) - progress.step // epoch, 0) + 1
+        learnt = progress.images + (length - progress.step) * self.batches.batch_size
+        images = self.validation.count("val", learnt) + self.validation.drawn(learnt)
+        return times * (self._validated_in or self.seconds_for(images))
+
+    def seconds_for(self, images: int) -> float:
+        """How long scoring so many images takes, about."""
+        return FORWARD * images / self.batches.batch_size * self.pace.of_one
+
+    def takes_long(self, images: int) -> bool:
+        """Whether scoring so many images takes so long that a line should tell of it."""
+        return self.seconds_for(images) > WORTH_A_LINE
 
     def make_bar(self) -> Bar:
         """A progress bar over the run, in thousandths of it; in a log a line now and then."""

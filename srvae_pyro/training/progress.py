@@ -30,6 +30,7 @@ class Progress:
     rate_factor: float = 1.0  # on the learning rate, halved by each rollback
     best: float = math.inf  # validation nats an image
     untrained: float = math.nan  # test bits/dim before the first update
+    untrained_images: int = 0  # how many of them that was told by
     val: dict[str, float] = field(default_factory=dict)
 
     def restore(self, values: dict[str, Any]) -> None:

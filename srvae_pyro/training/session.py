@@ -28,7 +28,9 @@ from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer
+from srvae_pyro.training.pace import time_limit
 from srvae_pyro.training.settings import (
+    another_likelihood,
     folder_of,
     fresh_config,
     resume_command,
@@ -82,13 +84,17 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
         refuse_missing(data)
     options = PictureOptions(
         image_size=data.image_size,
+        crops=data.crops,
+        eval_crops=data.eval_crops,
         channels=data.channels,
         seed=data.seed,
         limit=data.limit,
         strict=arguments.strict,
         stream=arguments.stream or data.info.get("streamed"),
         exact_names=has_earlier_layout(data),
-        check_shape=lambda shape: check_shape(config.model, shape),
+        check_shape=lambda shape: check_shape(
+            config.model, shape, "--image-size" if data.crops is None else "--crops"
+        ),
     )
     pictures = load_data(data.data, arguments.data_root, options)
     workers = arguments.workers
@@ -96,11 +102,11 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
     return pictures
 
 
-def check_shape(model: ModelConfig, shape: tuple[int, int, int]) -> None:
+def check_shape(model: ModelConfig, shape: tuple[int, int, int], flag: str) -> None:
     """Refuse pictures (C, H, W) that do not suit the networks.
 
     Raises:
-        UserError: they do not; names the ``--image-size`` that would.
+        UserError: they do not; names what to pass with ``flag`` that would.
     """
 
     def problem(shape: tuple[int, int, int]) -> UserError | None:
@@ -115,7 +121,7 @@ def check_shape(model: ModelConfig, shape: tuple[int, int, int]) -> None:
         # The next larger size that suits, so that nothing of a picture is lost.
         better = (size for size in range(side, side + 65) if not problem((shape[0], size, size)))
         size = next(better, None)
-        raise UserError(f"{wrong}: pass --image-size {size}") if size else wrong
+        raise UserError(f"{wrong}: pass {flag} {size}") if size else wrong
 
 
 def with_pictures(config: RunConfig, pictures: DataSplits, folder: Path, resume: bool) -> RunConfig:
@@ -165,6 +171,7 @@ def make_trainer(
     if arguments.checkpoint_activations:
         checkpoint_blocks(model)
     if arguments.compile:
+        say("the networks are compiled at the first updates, which takes minutes")
         compile_networks(model)
     return trainer
 
@@ -199,16 +206,28 @@ def introduce(trainer: Trainer) -> None:
     parameters = sum(p.numel() for p in trainer.learner.model.parameters())
     say(
         f"{config.model.model} {config.preset}: {parameters:,} parameters, "
-        f"{len(data.train):,} pictures of {'x'.join(map(str, data.shape))}, "
+        f"{len(data.train):,} {data.unit} of {'x'.join(map(str, data.shape))}, "
         f"{trainer.group.device}, {config.training.precision}, to {trainer.folder}"
     )
     say(f"pictures of {data.name}: {data.info.get('split')}")
+    if crops := data.info.get("crops"):
+        train, val, test = (f"{crops['pictures'][split]:,}" for split in ("train", "val", "test"))
+        say(
+            f"crops: {len(data.train):,} random ones an epoch, the area of its {train} pictures; "
+            f"{len(data.val):,} of {val} pictures to validate, {len(data.test):,} of {test} to test"
+        )
+    if limit := time_limit(config.training, trainer.progress.seconds):
+        say(limit)
+    if another := another_likelihood(config):
+        say(another)
 
 
 def report(trainer: Trainer) -> None:
     """Score the best weights on test images, write ``evaluation.json``, say what came out."""
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
-    count = trainer.settings.validation_images
+    count = trainer.validation.count("test", progress.images)
+    if trainer.takes_long(count):
+        say(f"scoring the best weights on {count:,} test {data.unit}")
     elbo = score(load(folder, trainer.group.device), data, "test", count)
     images = evenly_spaced(data.test, count)
     histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
@@ -217,6 +236,7 @@ def report(trainer: Trainer) -> None:
         "images": len(images),
         "elbo": elbo,
         "untrained_bits_per_dim": progress.untrained,
+        "untrained_images": progress.untrained_images,
         "histogram_bits_per_dim": histogram,
         "steps": progress.step,
         "seconds": progress.seconds,
@@ -225,10 +245,12 @@ def report(trainer: Trainer) -> None:
     record(folder, "training", results)
     terms = ", ".join(f"{n.upper()} {v:.0f}" for n, v in elbo.items() if n[:2] in ("re", "kl"))
     first = "at the start" if trainer.settings.init else "untrained"
-    say(f"test, {len(images):,} pictures: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
+    say(f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
     say(f"  nats an image: {terms}")
+    if progress.untrained_images:  # earlier versions did not note it
+        first += f" ({progress.untrained_images:,} {data.unit})"
     say(
-        f"  for comparison: {progress.untrained:.3f} {first}, {histogram:.3f} by a histogram of "
+        f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
         "each dimension"
     )
     say(f"see {folder / 'figures'}, or: python -m srvae_pyro.generate {folder}")

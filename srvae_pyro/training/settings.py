@@ -32,6 +32,7 @@ from srvae_pyro.training.checkpoint import LAST, can_resume
 from srvae_pyro.training.flags import DECLARED, given, setting_flags
 
 __all__ = [
+    "another_likelihood",
     "data_name",
     "folder_of",
     "fresh_config",
@@ -68,12 +69,30 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
     config = with_flags(start, arguments)
     if init:
         _refuse_other_networks(run, start, config)
-    changed = with_settings(config, arguments.set)
+    changed = with_settings(_suiting(config, arguments), arguments.set)
     if kind == "vae":
         _refuse_srvaes(arguments, training, changed.training)
     if init and changed.model != config.model:
         raise UserError("--init brings its run's networks: leave out --set model...")
     return changed
+
+
+def _suiting(config: RunConfig, arguments: TrainArguments) -> RunConfig:
+    """With pixels independent where the preset's likelihood, if none is given, needs another d."""
+    suits = not config.model.agrees or config.model.d == "average2"
+    if suits or "likelihood" in given(arguments)["model"]:
+        return config
+    model = dataclasses.replace(config.model, likelihood="independent")
+    return dataclasses.replace(config, model=model)
+
+
+def another_likelihood(config: RunConfig) -> str:
+    """What to tell of a run whose likelihood is not its preset's for the sake of its transform."""
+    if config.preset not in PRESETS or config.training.init or config.model.d == "average2":
+        return ""
+    usual = preset(config.preset, config.model.model)[0].likelihood
+    told = f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform average2"
+    return told if usual != config.model.likelihood == "independent" else ""
 
 
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:

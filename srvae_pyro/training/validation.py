@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from srvae_pyro.config import TrainingConfig
+from srvae_pyro.config import Precision, TrainingConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.drawing.grids import save_picture
@@ -26,11 +26,21 @@ from srvae_pyro.training.metrics import MetricsLog
 __all__ = ["Validation", "score"]
 
 DRAW_EVERY = 60.0  # seconds, at least, but for the end of the run
+DRAWN, LEAST_DRAWN = 16, 4  # images that pictures are drawn of, at most and at least
+PICTURES_OF_ONE = 12  # pictures drawn of each, about, by progress_pictures
 UNTRAINED_IMAGES = 1000  # test images that the untrained model is scored on, at most
+UNTRAINED_ERROR = 0.01  # of its score, relative
+LEAST_IMAGES = 16  # images that any score is of, if there are so many
+LEARNT_FOR_ONE = 8  # images learnt from for each that is scored: a fraction of the run's time
 
 
 def score(
-    model: ImageModel, data: DataSplits, split: str, count: int | None, group: Group = Group()
+    model: ImageModel,
+    data: DataSplits,
+    split: str,
+    count: int | None,
+    group: Group = Group(),
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """The ELBO's terms on a split's images, see :func:`evaluate_elbo`.
 
@@ -40,12 +50,15 @@ def score(
         split: val or test.
         count: images, evenly spaced; None: all.
         group: the processes that share them.
+        precision: of the networks.
     """
     images, photographs = getattr(data, split), data.photographs.get(split)
     if photographs is not None:
         photographs = evenly_spaced(photographs, count)
     images = evenly_spaced(images, count)
-    result = evaluate_elbo(model, images, model.device, group=group, photographs=photographs)
+    result = evaluate_elbo(
+        model, images, model.device, precision=precision, group=group, photographs=photographs
+    )
     return result.to_json()
 
 
@@ -72,21 +85,57 @@ class Validation:
         self.folder, self.group = folder, group
         self._drawn_at = -math.inf
 
-    def untrained(self) -> float:
-        """Bits/dim of the weights on test images, in this process alone."""
-        count = min(self.settings.validation_images or UNTRAINED_IMAGES, UNTRAINED_IMAGES)
-        bits: float = score(self.learner.averaged, self.data, "test", count)["bits_per_dim"]
-        return bits
+    def untrained(self, to_learn: int | None = None) -> tuple[float, int]:
+        """Bits/dim of the weights on test images, and of how many, in this process alone.
 
-    def score(self) -> dict[str, Any]:
+        Of as many evenly spaced images as the standard error needs, in stages: those of one tell
+        how many the next takes (Stein, A two-sample test for a linear hypothesis whose power is
+        independent of the variance, 1945, Annals of Mathematical Statistics 16(3)). The error is
+        that of images as such, crops of a photograph too: it is of the mean of these test images.
+
+        Args:
+            to_learn: images that the run will learn from, which has few scored if it is short;
+                None if that is not known.
+        """
+        most, count = min(self.count("test", to_learn), UNTRAINED_IMAGES), LEAST_IMAGES
+        while True:
+            images = evenly_spaced(self.data.test, min(count, most))
+            result = evaluate_elbo(
+                self.learner.averaged,
+                images,
+                self.group.device,
+                precision=self.settings.precision,
+            )
+            error, bits = result.standard_error, result.bits_per_dim
+            if len(images) == most or error is None or not error > UNTRAINED_ERROR * bits:
+                return bits, len(images)
+            needed = len(images) * (error / (UNTRAINED_ERROR * bits)) ** 2
+            # A little more, so that the next stage is mostly the last.
+            count = max(min(math.ceil(1.2 * needed), most), count + 1)
+
+    def count(self, split: str, learnt: int | None) -> int:
+        """How many of a split's images to score where so many were learnt from; None: enough."""
+        there = len(getattr(self.data, split))
+        most = min(there, self.settings.validation_images or there)
+        return most if learnt is None else min(most, max(LEAST_IMAGES, learnt // LEARNT_FOR_ONE))
+
+    def score(self, learnt: int) -> dict[str, Any]:
         """The ELBO's terms on validation images, by all processes if there is one for each."""
-        count = self.settings.validation_images
-        images = min(len(self.data.val), count or len(self.data.val))
-        group = self.group if images >= self.group.size else Group()
+        count = self.count("val", learnt)
+        group = self.group if count >= self.group.size else Group()
         self.group.broadcast(self.learner.averaged)
-        return score(self.learner.averaged, self.data, "val", count, group)
+        precision = self.settings.precision
+        return score(self.learner.averaged, self.data, "val", count, group, precision)
 
-    def draw(self, log: MetricsLog, step: int, finished: bool) -> None:
+    def drawn(self, learnt: int) -> int:
+        """How many images are drawn, about, each time that pictures are."""
+        return PICTURES_OF_ONE * self._drawn_of(learnt)
+
+    def _drawn_of(self, learnt: int) -> int:
+        """How many images pictures are drawn of: as much work as scoring, at most."""
+        return min(DRAWN, max(LEAST_DRAWN, learnt // (PICTURES_OF_ONE * LEARNT_FOR_ONE)))
+
+    def draw(self, log: MetricsLog, step: int, learnt: int, finished: bool) -> None:
         """Write pictures, at most once a minute but for the end of the run; rank 0."""
         now = time.monotonic()
         if not self.group.main or not (finished or now - self._drawn_at > DRAW_EVERY):
@@ -95,8 +144,9 @@ class Validation:
         device = self.group.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(torch_seed(self.settings.seed, *b"pictures"))
-            images = to_unit(evenly_spaced(self.data.val, 16))
-            pictures = progress_pictures(self.learner.averaged, images)
+            images = to_unit(evenly_spaced(self.data.val, self._drawn_of(learnt)))
+            with self.learner.autocast():
+                pictures = progress_pictures(self.learner.averaged, images)
         for name, picture in pictures.items():
             path = self.folder / "figures" / f"{name}-{step:07d}.png"
             try:

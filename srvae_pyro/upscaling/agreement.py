@@ -17,7 +17,7 @@ ROWS = 64  # of the question at a time
 
 def is_exact(model: SRVAE) -> bool:
     """Whether every x that the model draws for a y has d(x) = y."""
-    return model.config.likelihood == "exact"
+    return model.config.agrees
 
 
 def agreeing_answer(x: Tensor, y: Tensor, passes: int = 1) -> Tensor:

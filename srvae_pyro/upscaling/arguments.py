@@ -25,7 +25,7 @@ class UpscaleArguments:
     deviation; white is the largest, which is printed). LR-PSNR, printed for each answer, is how
     well it agrees with its question: the PSNR of the answer made small again against the
     photograph, or "exact" where every pixel is the same. So it is with all answers, their mean too,
-    of a run with --likelihood exact; a copy as JPEG would lose it.
+    of a run with --likelihood exact or groups; a copy as JPEG would lose it.
     Transparency is enlarged by bicubic interpolation. A gray photograph's answers are gray; EXIF,
     XMP, resolution and colour profile are kept, and what is not is said. All files are checked
     before any is enlarged.

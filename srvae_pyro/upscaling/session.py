@@ -12,7 +12,7 @@ from torch import Tensor
 
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.models import SRVAE, load
-from srvae_pyro.runs import find_run
+from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.device import choose_device, process_memory, start
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling import LESS_MEMORY
@@ -46,7 +46,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     folder = find_run(arguments.run)
     if arguments.out is None and is_cached_copy(folder):
         raise UserError(f"{arguments.run} is a copy from the Hub: say with --out where to write")
-    out = arguments.out or folder / "figures" / "upscaled"
+    out = arguments.out or results_folder(arguments.run, folder) / "figures" / "upscaled"
     device = choose_device(arguments.device)
     start(device)
     model = enlarging(load(folder, device))

@@ -1,0 +1,260 @@
+"""Splits of crops at native resolution: random ones to train on, a grid to validate and test."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srvae_pyro.data.crop_grid import capacities, read_grid
+from srvae_pyro.data.crops import MemoryCrops
+from srvae_pyro.data.options import PictureOptions
+from srvae_pyro.data.pictures import in_parts
+from srvae_pyro.data.sized_pictures import SizedPictures, measure
+from srvae_pyro.data.sources import Source
+from srvae_pyro.data.splits import DataSplits, only_size
+from srvae_pyro.data.streamed_crops import StreamedCrops
+from srvae_pyro.errors import UserError
+from srvae_pyro.system.device import process_memory
+
+__all__ = ["EVAL_CROPS", "crop_files", "crop_images"]
+
+EVAL_CROPS = 2000  # of validation and of test, unless there are more pictures
+HELD_OUT = ("val", "test")
+
+
+def crop_files(
+    name: str,
+    parts: Mapping[str, tuple[Source, np.ndarray]],
+    options: PictureOptions,
+    info: dict[str, Any],
+    shown: Callable[[Path], str],
+) -> DataSplits:
+    """Crops of picture files of any sizes.
+
+    Files that are smaller than a crop, or that cannot be read, are left out and counted by a
+    warning for each kind.
+
+    Args:
+        name: the data set's.
+        parts: source and indices of the pictures of train, val and test.
+        options: heeds ``crops``, ``eval_crops``, ``channels``, ``strict`` and ``stream``.
+        info: what is recorded beside what is found here.
+        shown: how the path of a file that cannot be read is recorded.
+
+    Raises:
+        UserError: a split has no picture that is large enough; or with ``options.strict`` a
+            picture is left out.
+    """
+    side = options.crops or 0
+    left_out = _LeftOut(name, side, options.strict)
+    chosen = {split: left_out.usable(split, *parts[split], options.channels) for split in parts}
+    train, picture_of = _training(chosen["train"], side, options, left_out)
+    grids = {}
+    for split in HELD_OUT:
+        pictures = chosen[split]
+        most = options.eval_crops or max(EVAL_CROPS, len(pictures))
+        grid = read_grid(pictures.read, pictures.sizes, options.channels, side, most, split)
+        left_out.unreadable(split, pictures, grid.mistakes)
+        grids[split], picture_of[split] = grid.crops, grid.picture_of
+    left_out.warn()
+    info = dict(info)
+    if left_out.files:
+        info["left_out"] = [shown(path) for path in left_out.files]
+    if isinstance(train, StreamedCrops):
+        info["streamed"] = True
+    return _splits(name, train, grids, picture_of, info, left_out.smaller)
+
+
+def crop_images(data: DataSplits, options: PictureOptions) -> DataSplits:
+    """Crops of a data set's images, which have one size; with that as the side they stay as is.
+
+    Args:
+        data: the data set, in memory.
+        options: heeds ``crops`` and ``eval_crops``.
+
+    Raises:
+        UserError: the images are smaller.
+    """
+    side = options.crops or 0
+    channels, height, width = data.shape
+    only_size(data.name, options, min(height, width))
+    train = MemoryCrops.of_images(data.train.in_memory(), side)
+    picture_of = {"train": _grid_pictures(train)}
+    grids = {}
+    for split in HELD_OUT:
+        images = getattr(data, split)
+        sizes = np.tile([width, height], (len(images), 1))
+        most = options.eval_crops or max(EVAL_CROPS, len(images))
+        grid = read_grid(images.__getitem__, sizes, channels, side, most, split)
+        grids[split], picture_of[split] = grid.crops, grid.picture_of
+    return _splits(data.name, train, grids, picture_of, data.info, {})
+
+
+def _training(
+    pictures: SizedPictures, side: int, options: PictureOptions, left_out: _LeftOut
+) -> tuple[MemoryCrops | StreamedCrops, dict[str, Tensor]]:
+    """The crops to train on, and for some in memory the picture of each one of their grid."""
+    stream = options.stream
+    if stream is None:
+        stream = bool(pictures.nbytes.sum() > process_memory() / 2)
+    if stream and len(pictures):
+        return StreamedCrops(pictures, side, options.strict), {}
+    train, mistakes = _read_all(pictures, side)
+    left_out.unreadable("train", pictures, mistakes)
+    return train, {"train": _grid_pictures(train)}
+
+
+def _read_all(pictures: SizedPictures, side: int) -> tuple[MemoryCrops, dict[int, str]]:
+    """Crops of the pictures in memory, and why some cannot be read, by their indices."""
+    nbytes, sizes = pictures.nbytes, pictures.sizes.copy()
+    ends = np.cumsum(nbytes)
+    levels = torch.empty(int(nbytes.sum()), dtype=torch.uint8)
+    mistakes: dict[int, str] = {}
+
+    def read_part(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            try:
+                picture = pictures.read(i)
+            except UserError as error:
+                mistakes[i] = str(error)
+                continue
+            sizes[i] = picture.shape[2], picture.shape[1]  # as it was turned
+            levels[ends[i] - nbytes[i] : ends[i]] = picture.flatten()
+
+    for _ in in_parts(read_part, len(pictures), "pictures"):
+        pass
+    kept = np.delete(np.arange(len(pictures)), list(mistakes))
+    starts = (ends - nbytes)[kept]
+    return MemoryCrops(levels, starts, sizes[kept], pictures.channels, side), mistakes
+
+
+def _grid_pictures(train: MemoryCrops) -> Tensor:
+    """The picture of each crop of ``train.in_memory()``, (N)."""
+    counts = capacities(train.sizes, train.side)
+    return torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+
+
+def _splits(
+    name: str,
+    train: MemoryCrops | StreamedCrops,
+    grids: dict[str, Tensor],
+    picture_of: dict[str, Tensor],
+    info: dict[str, Any],
+    smaller: dict[str, int],
+) -> DataSplits:
+    """The data set, with what is to be known of its crops.
+
+    Args:
+        name: its name.
+        train: crops to train on.
+        grids: crops of val and test.
+        picture_of: the index in its split of the picture that each of these is cut from, of val
+            and test and, if it is in memory, of the grid of train.
+        info: what is recorded beside that.
+        smaller: how many pictures of each split are left out as they are too small.
+    """
+    counts = {"train": len(train.counts), **{s: len(picture_of[s].unique()) for s in HELD_OUT}}
+    crops: dict[str, Any] = {"side": train.side, "pictures": counts}
+    if any(smaller.values()):
+        crops["smaller"] = smaller
+    photographs: dict[str, Tensor] = {}
+    if any(len(indices.unique()) < len(indices) for indices in picture_of.values()):
+        first = 0
+        for split, indices in picture_of.items():
+            photographs[split] = indices + first  # no two splits have a picture in common
+            first += int(indices.max()) + 1 if len(indices) else 0
+    recorded = {**info, "crops": crops}
+    return DataSplits(name, train, grids["val"], grids["test"], recorded, photographs)
+
+
+class _LeftOut:
+    """The pictures that are left out.
+
+    Args:
+        where: what to call the data set.
+        side: of a crop.
+        strict: whether none may be.
+
+    Attributes:
+        files: those that cannot be read.
+        smaller: how many of each split are smaller than a crop.
+    """
+
+    def __init__(self, where: str, side: int, strict: bool) -> None:
+        self.where, self.side, self.strict = where, side, strict
+        self.files: list[Path] = []
+        self.smaller: dict[str, int] = {}
+        self._mistakes: list[str] = []
+        self._first_smaller = ""
+
+    def usable(
+        self, split: str, source: Source, indices: np.ndarray, channels: int
+    ) -> SizedPictures:
+        """Those of a split's pictures that have crops.
+
+        Raises:
+            UserError: there are none; or there are others and none may be left out.
+        """
+        pictures, mistakes = measure(source, indices, channels, f"sizes of {split}")
+        self._add(pictures, mistakes)
+        sides = pictures.sizes.min(axis=1)
+        readable = np.delete(np.arange(len(pictures)), list(mistakes))
+        fits = sides[readable] >= self.side
+        smaller, kept = readable[~fits], readable[fits]
+        self.smaller[split] = len(smaller)
+        if len(smaller) and not self._first_smaller:
+            width, height = pictures.sizes[smaller[0]]
+            self._first_smaller = f"{pictures.name(smaller[0])} ({width}x{height})"
+        if len(smaller) and self.strict:
+            raise UserError(
+                f"{self._first_smaller} is smaller than crops of {self.side}x{self.side}: leave "
+                "out --strict, or the picture"
+            )
+        if len(readable) and not len(kept):
+            largest = sides.max()
+            raise UserError(
+                f"{self.where} has no picture for {split} that crops of {self.side}x{self.side} "
+                f"fit into: the largest that do are of {largest}x{largest}"
+            )
+        if len(pictures) and not len(kept):
+            raise self._nothing_for(split)
+        return pictures.of(kept)
+
+    def unreadable(self, split: str, pictures: SizedPictures, mistakes: dict[int, str]) -> None:
+        """Take note of pictures of a split that cannot be read: reasons by their indices.
+
+        Raises:
+            UserError: that is all of them; or none may be left out.
+        """
+        self._add(pictures, mistakes)
+        if len(pictures) and len(mistakes) == len(pictures):
+            raise self._nothing_for(split)
+
+    def warn(self) -> None:
+        """Warn of what is left out, in a line for each kind."""
+        if count := sum(self.smaller.values()):
+            more = f" and {count - 1} more" if count > 1 else ""
+            warnings.warn(
+                f"left out, smaller than crops of {self.side}x{self.side}: "
+                f"{self._first_smaller}{more}",
+                stacklevel=2,
+            )
+        if self._mistakes:
+            more = f" and {len(self._mistakes) - 1} more" if self._mistakes[1:] else ""
+            warnings.warn(f"left out{more}: {self._mistakes[0]}", stacklevel=2)
+
+    def _add(self, pictures: SizedPictures, mistakes: dict[int, str]) -> None:
+        for index in sorted(mistakes):
+            if self.strict:
+                raise UserError(mistakes[index])
+            self._mistakes.append(mistakes[index])
+            self.files.append(pictures.name(index))
+
+    def _nothing_for(self, split: str) -> UserError:
+        return UserError(f"no picture of {self.where} for {split} can be read: repair or add some")

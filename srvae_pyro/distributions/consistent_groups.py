@@ -1,0 +1,173 @@
+"""Images whose 2x2 blocks have given rounded averages, a pixel of all blocks after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from srvae_pyro.distributions.blocks import PIXELS, from_blocks
+from srvae_pyro.distributions.chain import levels_of, next_pixel
+from srvae_pyro.distributions.constraints import image_grid, images_averaging_to
+from srvae_pyro.distributions.images import ImageDistribution
+from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
+from srvae_pyro.distributions.precision import at_least_float32
+from srvae_pyro.distributions.truncated_mixture import TruncatedMixture, truncatable
+
+__all__ = ["ORDER", "ConsistentGroups", "Group"]
+
+# The pixels of a block, numbered row by row, in the order they are drawn: the second is the one
+# farthest from the first, so that the last two have neighbours on all sides.
+ORDER = (0, 3, 1, 2)
+
+Group = Callable[[Sequence[Tensor]], ImageDistribution]
+
+
+class ConsistentGroups(ImageDistribution):
+    r"""The images x whose rounded block averages are y, in groups of pixels.
+
+    A group is a pixel of every block, an image of y's size: the first of each, then the one
+    diagonally opposite, then the other two. Each is truncated to the levels that still allow y,
+
+    .. math:: p(x|y) = \prod_{g=1}^{4} p(x_g | x_{<g}, y),
+
+    so d(x) = y, as of :class:`~srvae_pyro.distributions.ConsistentMixture`; but what gives the
+    distribution of a group may see the earlier groups of all blocks. ``log_prob`` asks for each
+    once, with the value's own pixels as what comes before; ``draw`` asks for one after the other.
+
+    References:
+        Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664,
+        for the groups; Cao et al., Lossless Image Compression through Super-Resolution, 2020,
+        arXiv:2004.02872, for groups that are given their average.
+
+    Args:
+        y: the rounded averages, images (..., C, h, w) on the grid.
+        group: what gives the distribution of the next group, images (C, h, w) within the levels
+            that :meth:`pixel` finds, from the groups before, none at first.
+        validate_args: whether to check arguments and scored values.
+
+    Example:
+        >>> y = torch.full((2, 3, 4, 4), 100 / 255)
+        >>> def group(before):  # around what is left for it
+        ...     channels = ConsistentGroups.parameter_channels(1, 3, len(before))
+        ...     return ConsistentGroups.pixel(torch.zeros(2, channels, 4, 4), y, before)
+        >>> x = ConsistentGroups(y, group).sample()
+        >>> sums = (255 * torch.nn.functional.avg_pool2d(x, 2, divisor_override=1)).round().int()
+        >>> x.shape, bool((sums + 2 >> 2 == 100).all())
+        (torch.Size([2, 3, 8, 8]), True)
+    """
+
+    arg_constraints = {"y": image_grid}  # noqa: RUF012 (declared by the base class)
+
+    def __init__(self, y: Tensor, group: Group, *, validate_args: bool | None = None) -> None:
+        self.y, self.group = at_least_float32(y), group
+        self.first = group(())
+        channels, height, width = self.first.event_shape
+        event = torch.Size((channels, 2 * height, 2 * width))
+        super().__init__(self.first.batch_shape, event, validate_args=validate_args)
+
+    @staticmethod
+    def parameter_channels(components: int, channels: int, before: int) -> int:
+        """Number of channels that :meth:`pixel` takes after so many groups, 0 to 3."""
+        one = DiscretizedLogisticMixture.parameter_channels(components, channels)
+        return one + before * channels
+
+    @staticmethod
+    def pixel(parameters: Tensor, y: Tensor, before: Sequence[Tensor]) -> TruncatedMixture:
+        """The distribution of a group, its locations relative to what is left for it.
+
+        With linear terms in the earlier pixels of the block.
+
+        Args:
+            parameters: a network's output (..., parameter_channels(K, C, n), h, w): as
+                :meth:`~srvae_pyro.distributions.DiscretizedLogisticMixture.from_channels` takes
+                them, then the coefficients of the n earlier pixels before tanh, (pixel, colour).
+                Log-scales are clamped to [-7, 7].
+            y: the rounded averages (..., C, h, w), in float32 or better.
+            before: the n groups before, of the same shape.
+        """
+        channels, count = y.shape[-3], len(before)
+        linear = count * channels
+        parameters = at_least_float32(parameters).contiguous()
+        of_mixture, weights = parameters.split([parameters.shape[-3] - linear, linear], -3)
+        weights = weights.unflatten(-3, (count, channels)).tanh()
+        known = next_pixel([levels_of(pixel) for pixel in before], levels_of(y), weights)
+        return TruncatedMixture(truncatable(of_mixture, channels), known)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=3)
+    def support(self) -> constraints.Constraint:
+        """The images on the grid whose rounded block averages are y."""
+        return images_averaging_to(self.y)
+
+    def expand(
+        self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
+    ) -> ConsistentGroups:
+        """The same distribution with a larger batch shape; nothing is computed or copied."""
+        new = self._get_checked_instance(ConsistentGroups, _instance)
+        new.y, new.group = self.y, self.group
+        new.first = self.first.expand(torch.Size(batch_shape))
+        super(ConsistentGroups, new).__init__(new.first.batch_shape, self.event_shape, False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        """-inf for an image (..., C, 2h, 2w) whose y is another."""
+        groups = _groups_of(value)
+        total = self.first.log_prob(groups[0])
+        for number in range(1, PIXELS):
+            total = total + self.group(groups[:number]).log_prob(groups[number])
+        return total
+
+    @property
+    def noise_like(self) -> Tensor:
+        """Of the shape (..., N, H, W), N as of a group: each pixel has its noise."""
+        like = self.first.noise_like
+        return like.new_empty(()).expand(*like.shape[:-2], *self.event_shape[-2:])
+
+    @torch.no_grad()
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Group after group, each given those drawn before."""
+        noise = _groups_of(uniform)
+        return self._made(lambda group, number: group.draw(noise[number]))
+
+    @property
+    @torch.no_grad()
+    def mode(self) -> Tensor:
+        """Each group's mode given the modes of those before."""
+        return self._made(lambda group, _: group.mode)
+
+    @property
+    @torch.no_grad()
+    def mean(self) -> Tensor:
+        """Each group's expectation given the expectations, not on the grid, of those before.
+
+        Exact where the expectations are linear in what comes before; else what the noise of earlier
+        pixels does to later ones by way of the curvature is left out. The sum of a block lies
+        between the least and the largest that are allowed.
+        """
+        return self._made(lambda group, _: group.mean)
+
+    def with_temperature(self, temperature: float) -> ConsistentGroups:
+        """The same of the groups' distributions, each at a positive temperature."""
+        return ConsistentGroups(
+            self.y,
+            lambda before: self.group(before).with_temperature(temperature),
+            validate_args=self._validate_args,
+        )
+
+    def _made(self, choose: Callable[[ImageDistribution, int], Tensor]) -> Tensor:
+        """The image of which ``choose`` makes each group, from its distribution and its number."""
+        groups = [choose(self.first, 0)]
+        for number in range(1, PIXELS):
+            groups.append(choose(self.group(groups), number))
+        alike = torch.broadcast_tensors(*groups)
+        return from_blocks(torch.stack([alike[ORDER.index(i)] for i in range(PIXELS)], -4))
+
+
+def _groups_of(value: Tensor) -> list[Tensor]:
+    """The pixels (..., C, h, w) of the blocks, in the order they are drawn, without a copy."""
+    places = (divmod(i, 2) for i in ORDER)
+    return [value[..., row::2, column::2] for row, column in places]

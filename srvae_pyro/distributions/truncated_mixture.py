@@ -1,0 +1,231 @@
+"""A mixture of discretised logistics within an interval of levels for each value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from srvae_pyro.distributions.chain import Next
+from srvae_pyro.distributions.images import ImageDistribution
+from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
+from srvae_pyro.distributions.precision import at_least_float32
+from srvae_pyro.distributions.truncated import (
+    LAST_LEVEL,
+    expectation,
+    log_mass,
+    log_masses,
+    quantile,
+)
+from srvae_pyro.pixels import to_levels, to_unit
+
+__all__ = ["TruncatedMixture", "truncatable"]
+
+LOG_SCALES = (-7.0, 7.0)
+LOG_LAST_LEVEL = math.log(LAST_LEVEL)
+
+
+class TruncatedMixture(ImageDistribution):
+    r"""A mixture of discretised logistics over images, truncated colour by colour.
+
+    With :math:`P_{kc}` component k's distribution of a pixel's colour c, given those before, and
+    :math:`L_c` the levels allowed,
+
+    .. math::
+        p(x) = \prod_c \frac{\sum_k w_{kc} P_{kc}(x_c)}{\sum_k w_{kc} P_{kc}(L_c)},
+        \quad w_{k1} = \pi_k, \quad w_{k,c+1} = w_{kc} P_{kc}(x_c).
+
+    So a component that hardly reaches an interval hardly counts there. The locations are relative
+    to what is known,
+
+    .. math::
+        \mu_{kc} = e_c + m_{kc} + \sum_{c'<c} a_{kcc'} (x_{c'} - v_{c'}).
+
+    Images have values on the grid k / 255 of [0, 1]; one that is not within the intervals has
+    probability 0. Everything is computed in levels and in float32 or better.
+
+    Args:
+        mixture: the weights, parts m of the locations, scales and coefficients a.
+        known: low and high, the ends of the intervals; left and expected, v and e; all in levels,
+            (..., C, H, W), broadcast with the mixture.
+        validate_args: whether to check scored values.
+
+    Example:
+        >>> mixture = DiscretizedLogisticMixture.from_channels(torch.randn(2, 50, 4, 4))
+        >>> low, high = torch.full((3, 4, 4), 100.0), torch.full((3, 4, 4), 103.0)
+        >>> pixels = TruncatedMixture(mixture, Next(low, high, low, low))
+        >>> x = pixels.sample()
+        >>> x.shape, bool(((255 * x).round() >= 100).all()), pixels.log_prob(x).shape
+        (torch.Size([2, 3, 4, 4]), True, torch.Size([2]))
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        mixture: DiscretizedLogisticMixture,
+        known: Next,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.mixture, self.known = mixture, known
+        batch = torch.broadcast_shapes(mixture.batch_shape, *(part.shape[:-3] for part in known))
+        super().__init__(batch, mixture.event_shape, validate_args=validate_args)
+
+    def expand(
+        self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
+    ) -> TruncatedMixture:
+        """The same distribution with a larger batch shape, as views of the same parameters."""
+        new = self._get_checked_instance(TruncatedMixture, _instance)
+        batch_shape = torch.Size(batch_shape)
+        new.mixture, new.known = self.mixture.expand(batch_shape), self.known
+        super(TruncatedMixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        """-inf for an image (..., C, H, W) that is not within the intervals."""
+        low, high, left, expected = self.known
+        x = to_levels(value).to(value.dtype)
+        possible = ((low <= x) & (x <= high)).flatten(-3).all(-1)
+        # An impossible image is scored as if its pixels were in their intervals: no NaN gradients.
+        low, high = torch.minimum(low, x), torch.maximum(high, x)
+        bases = (expected.unsqueeze(-4) + LAST_LEVEL * self.mixture.means).unbind(-3)
+        residuals = (x - left).unsqueeze(-4).unbind(-3)  # (..., 1, H, W) each
+        locations = [self._location(base, residuals[:c]) for c, base in enumerate(bases)]
+        location = torch.stack(torch.broadcast_tensors(*locations), -3)
+        precision = torch.exp(-LOG_LAST_LEVEL - self.mixture.log_scales)
+        x, low, high = (part.unsqueeze(-4) for part in (x, low, high))
+        shares, intervals = log_masses(x, low, high, location, precision)  # (..., K, C, H, W)
+        weights, log_mass = self.mixture.logits, value.new_zeros(())
+        # A colour's mass is that of each component's share of its interval, by the components'
+        # shares of the mixture's: no difference of large logarithms.
+        for share, interval in zip(shares.unbind(-3), intervals.unbind(-3), strict=True):
+            weights = (weights + interval).log_softmax(-3) + share
+            log_mass = log_mass + weights.logsumexp(-3)
+        return log_mass.sum((-2, -1)).masked_fill(~possible, -torch.inf)
+
+    @property
+    def noise_like(self) -> Tensor:
+        """Of the shape (..., 2C, H, W): C choose a component for each colour, C the colours."""
+        channels, height, width = self.event_shape
+        like = self.mixture.means.new_empty(())
+        return like.expand(*self.batch_shape, 2 * channels, height, width)
+
+    @torch.no_grad()
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Colour by colour, each of a component that is drawn by its share of the interval."""
+        # Away from 0 and 1, whose quantiles are infinite, and evenly so.
+        tail = torch.finfo(uniform.dtype).eps / 4
+        choices, noise = uniform.chunk(2, -3)
+        return self._in_order(choices.unbind(-3), noise.clamp(tail, 1 - 2 * tail).unbind(-3))
+
+    @property
+    @torch.no_grad()
+    def mode(self) -> Tensor:
+        """Colour by colour the location of the component with most mass in the interval.
+
+        Each is put on the grid, within the interval, before the next, for which the components
+        weigh as they do given that value.
+        """
+        return self._in_order(None, None)
+
+    def _in_order(self, choices: Sequence[Tensor] | None, noise: Sequence[Tensor] | None) -> Tensor:
+        """Colour by colour, by noise (..., H, W) for each; without it the likeliest."""
+        lows, highs, lefts, expected = (part.unsqueeze(-4).unbind(-3) for part in self.known)
+        means = (LAST_LEVEL * self.mixture.means).unbind(-3)
+        precisions = torch.exp(-LOG_LAST_LEVEL - self.mixture.log_scales).unbind(-3)
+        levels: list[Tensor] = []
+        residuals: list[Tensor] = []
+        weights = self.mixture.logits
+        for c, (low, high, precision) in enumerate(zip(lows, highs, precisions, strict=True)):
+            location = self._location(expected[c] + means[c], residuals)  # (..., K, H, W)
+            masses = weights + log_mass(low, high, location, precision)
+            if choices is None:
+                component = masses.argmax(-3, keepdim=True)
+            else:
+                cumulative = masses.softmax(-3).cumsum(-3)[..., :-1, :, :]
+                component = (choices[c].unsqueeze(-3) >= cumulative).sum(-3, keepdim=True)
+            value = torch.take_along_dim(*_alike(location, component), -3)
+            if noise is not None:
+                own = torch.take_along_dim(*_alike(precision, component), -3)
+                value = quantile(noise[c].unsqueeze(-3), low, high, value, own)
+            level = torch.minimum(torch.maximum(value.round(), low), high)
+            weights = (weights + log_mass(level, level, location, precision)).log_softmax(-3)
+            levels.append(level.squeeze(-3))
+            residuals.append(level - lefts[c])
+        return to_unit(torch.stack(levels, -3), self.mixture.means.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        """The expectation, colour by colour.
+
+        Within a component each colour's location is at the earlier colours' expectations, and the
+        components are averaged by their mass in the intervals up to that colour's. That is exact
+        for the first colour, and for others where the intervals leave the components whole.
+        """
+        known = (part.double().unsqueeze(-4).unbind(-3) for part in self.known)
+        lows, highs, lefts, expected = known
+        means = (LAST_LEVEL * self.mixture.means.double()).unbind(-3)
+        precisions = torch.exp(-LOG_LAST_LEVEL - self.mixture.log_scales.double()).unbind(-3)
+        colours: list[Tensor] = []
+        residuals: list[Tensor] = []
+        weights = self.mixture.logits.double()
+        for c, (low, high, precision) in enumerate(zip(lows, highs, precisions, strict=True)):
+            location = self._location(expected[c] + means[c], residuals)
+            weights = (weights + log_mass(low, high, location, precision)).log_softmax(-3)
+            level = expectation(low, high, location, precision)  # (..., K, H, W)
+            colours.append((weights.exp() * level).sum(-3))
+            residuals.append(level - lefts[c])
+        return (torch.stack(colours, -3) / LAST_LEVEL).to(self.mixture.means.dtype)
+
+    def with_temperature(self, temperature: float) -> TruncatedMixture:
+        """That of the mixture with logits divided and scales multiplied by a temperature."""
+        return TruncatedMixture(
+            self.mixture.with_temperature(temperature),
+            self.known,
+            validate_args=self._validate_args,
+        )
+
+    def _location(self, base: Tensor, residuals: Sequence[Tensor]) -> Tensor:
+        """The location of the colour after those of the ``residuals``, each less what was left."""
+        if residuals and self.mixture.coefficients is not None:
+            weights = self.mixture.coefficients.to(base.dtype).unbind(-3)
+            # For the second colour of the first, for the third of the first and of the second.
+            for weight, residual in zip(weights[len(residuals) - 1 :], residuals, strict=False):
+                base = torch.addcmul(base, weight, residual)
+        return base
+
+
+def truncatable(
+    parameters: Tensor, channels: int, *, validate_args: bool | None = None
+) -> DiscretizedLogisticMixture:
+    """The mixture of a network's output, with log-scales clamped to [-7, 7].
+
+    Args: as :meth:`DiscretizedLogisticMixture.from_channels`.
+    """
+    one = DiscretizedLogisticMixture.parameter_channels(1, channels)
+    components = parameters.shape[-3] // one
+    colours = components * channels
+    sizes = [components] + [colours] * ((one - 1) // channels)
+    logits, *parts = at_least_float32(parameters).contiguous().split(sizes, -3)
+    means, log_scales, *raw = (part.unflatten(-3, (components, channels)) for part in parts)
+    return DiscretizedLogisticMixture(
+        logits,
+        means,
+        log_scales.clamp(*LOG_SCALES),
+        raw[0].tanh() if raw else None,
+        validate_args=validate_args,
+    )
+
+
+def _alike(parameter: Tensor, component: Tensor) -> tuple[Tensor, Tensor]:
+    """A parameter (..., K, H, W) and components (..., 1, H, W) with one leading shape."""
+    batch = torch.broadcast_shapes(parameter.shape[:-3], component.shape[:-3])
+    return (
+        parameter.expand(batch + parameter.shape[-3:]),
+        component.expand(batch + component.shape[-3:]),
+    )

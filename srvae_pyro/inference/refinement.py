@@ -1,0 +1,236 @@
+r"""Posteriors of an image's own: a guide's normals after gradient steps on that image's ELBO.
+
+An encoder serves all images, so for a single one there are better normals than it gives. Here their
+means and log-variances are free parameters, started at the encoder's, and steps of Adam (Kingma and
+Ba 2014, arXiv:1412.6980) raise the evidence lower bound of each image by itself. By how much it
+rises is what amortization costs; what then lies between it and log p(x) is what normals that are
+diagonal and independent of each other cost.
+
+The gradient is that of the latents' path alone, with log q's own parameters held: of the same
+expectation, and of little variance where q is near the posterior (Roeder et al. 2017, "Sticking the
+Landing", arXiv:1703.09194). Means move in units of the encoder's standard deviations.
+
+References:
+    Cremer, Li and Duvenaud, Inference Suboptimality in Variational Autoencoders, 2018,
+    arXiv:1801.03558; Kim et al., Semi-Amortized Variational Autoencoders, 2018, arXiv:1802.02550.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.elbo import TermsELBO
+from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.weighing import has_two_levels
+from srvae_pyro.system.memory import peak_bytes
+
+__all__ = ["RefinedGuide", "refine", "refined_at_once"]
+
+# Of rates from 0.02 to 0.8 and epsilons from 1e-8 to 10, tried on trained models of both kinds with
+# 10 to 50 steps; docs/results.md has what these give.
+LEARNING_RATE = 0.3
+EPSILON = 1.0  # nats a standard deviation: a gradient well below moves q in proportion to it
+
+
+@dataclass(frozen=True)
+class RefinedGuide:
+    """A guide of B given images, which runs no encoder: a program as the srVAE's and VAE's are.
+
+    Attributes:
+        y: d(x), (B, c, h, w); None of a one-level VAE.
+        posteriors: q(z|x), and q(u|y), by site: batch shape (B,), events (C, h, w).
+        improved: whether an image's q is the refined one, (B,); else it is the encoder's, whose
+            ELBO was not below.
+    """
+
+    y: Tensor | None
+    posteriors: dict[str, dist.TorchDistribution]
+    improved: Tensor
+
+    def d(self, x: Tensor) -> Tensor | None:
+        """y of the images, whatever x is."""
+        return self.y
+
+    def q_u(self, y: Tensor) -> dist.TorchDistribution:
+        """q(u|y) of the images."""
+        return self.posteriors["u"]
+
+    def q_z(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z|x) of the images."""
+        return self.posteriors["z"]
+
+    def __getitem__(self, images: slice) -> RefinedGuide:
+        """The guide of some of the images."""
+        parts = {
+            name: dist.Normal(q.mean[images], q.stddev[images]).to_event(3)
+            for name, q in self.posteriors.items()
+        }
+        y = None if self.y is None else self.y[images]
+        return RefinedGuide(y, parts, self.improved[images])
+
+    def __call__(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
+        """Sample the sites of the images x (B, C, H, W), which are those of this guide."""
+        with pyro.plate("images", x.shape[-4], dim=-1):
+            if self.y is not None:
+                pyro.sample("y", dist.Delta(self.y, event_dim=3))
+            for name, q in self.posteriors.items():
+                pyro.sample(name, q)
+
+
+class PathNormal(dist.Normal):
+    """A normal whose draws carry gradients to its parameters, and whose log-density does not."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return dist.Normal(self.loc.detach(), self.scale.detach()).log_prob(value)
+
+
+def refine(
+    model: Any,
+    x: Tensor,
+    steps: int,
+    *,
+    seed: int = 0,
+    images: Sequence[int] | None = None,
+    learning_rate: float = LEARNING_RATE,
+    choice_samples: int = 8,
+) -> RefinedGuide:
+    """Improve the guide's normals for each image by itself; the model is left as it is.
+
+    Where the refined q's ELBO is not above the encoder's, by the same noise, the encoder's is kept.
+    That noise is not what importance samples are drawn by: their weights stay unbiased.
+
+    Args:
+        model: an ``SRVAE`` or ``VAE``, or anything whose ``model`` and ``guide`` are such programs.
+        x: images (B, C, H, W) on the grid k/255, all refined at once.
+        steps: of Adam; the rate falls to 0 over them by half a cosine.
+        seed: of the noise.
+        images: the images' indices, to which their noise is tied; 0 to B - 1 if not given.
+        learning_rate: the first step's, of means in standard deviations and of log-variances.
+        choice_samples: of the ELBO by which an image's refined q is held against the encoder's.
+
+    Raises:
+        UserError: the number of steps is negative.
+
+    Example:
+        >>> from srvae_pyro import SRVAE
+        >>> from srvae_pyro.inference.importance import estimate_log_likelihood
+        >>> from srvae_pyro.presets import preset
+        >>> net, x = SRVAE(preset("quickstart")[0]), torch.zeros(2, 3, 32, 32)
+        >>> guide = refine(net, x, steps=2)
+        >>> estimate_log_likelihood(net, x, samples=3, guide=guide).log_likelihood.shape
+        torch.Size([2])
+    """
+    if steps < 0:
+        raise UserError(f"refine is a number of gradient steps, at least 0, not {steps}")
+    indices = list(range(len(x))) if images is None else list(images)
+    # Steps that lead to no number cost one image its refinement; a check would end it all.
+    # No gradients but in the steps; those of inference mode could not be had there either.
+    with pyro.validation_enabled(False), torch.inference_mode(False), torch.no_grad():
+        x = x.clone() if x.is_inference() else x
+        first = _encoded(model, x)
+        means = {name: q.mean for name, q in first.posteriors.items()}
+        spreads = {name: q.stddev for name, q in first.posteriors.items()}
+        # Of each latent: the mean's way in standard deviations, and the log-variance's.
+        ways = {name: mean.new_zeros(2, *mean.shape) for name, mean in means.items()}
+        free = [way.requires_grad_() for way in ways.values()]
+
+        def posteriors(kind: type[dist.Normal]) -> dict[str, dist.TorchDistribution]:
+            return {
+                name: kind(
+                    means[name] + spreads[name] * way[0], spreads[name] * (0.5 * way[1]).exp()
+                ).to_event(3)
+                for name, way in ways.items()
+            }
+
+        adam = torch.optim.Adam(free, lr=learning_rate, eps=EPSILON)
+        annealing = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
+        for step in range(steps):
+            noise = ImageNoise((seed, step, *b"refine"), indices)
+            with torch.enable_grad():
+                guide = RefinedGuide(first.y, posteriors(PathNormal), first.improved)
+                loss = -_elbo(model, guide, x, noise).sum()
+            # Of these alone: the networks' parameters keep the gradients that they have.
+            for way, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
+                way.grad = gradient
+            adam.step()
+            annealing.step()
+        last = RefinedGuide(first.y, posteriors(dist.Normal), first.improved)
+        noises = (ImageNoise((seed, n, *b"choice"), indices) for n in range(choice_samples))
+        return _better(model, first, last, x, noises)
+
+
+def _encoded(model: Any, x: Tensor) -> RefinedGuide:
+    """What the guide's encoders give."""
+    guide, batch = model.guide, (len(x),)
+    y = guide.d(x) if has_two_levels(model.model) else None
+    latents = {"z": guide.q_z(x)} if y is None else {"u": guide.q_u(y), "z": guide.q_z(x)}
+    return RefinedGuide(
+        y,
+        # Of an image that is repeated the networks give one distribution, not B.
+        {name: q.expand(batch) for name, q in latents.items()},
+        torch.zeros(batch, dtype=torch.bool, device=x.device),
+    )
+
+
+def _elbo(model: Any, guide: RefinedGuide, x: Tensor, noise: ImageNoise) -> Tensor:
+    """One sample of each image's evidence lower bound, nats, (B,)."""
+    with Decode(noise=noise):
+        return -TermsELBO().terms(model.model, guide, x).total
+
+
+def _better(
+    model: Any, first: RefinedGuide, last: RefinedGuide, x: Tensor, noises: Iterable[ImageNoise]
+) -> RefinedGuide:
+    """Of each image the guide with the higher evidence lower bound by the same noise."""
+    gains = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for noise in noises:
+        gains += (_elbo(model, last, x, noise) - _elbo(model, first, x, noise)).double()
+    improved = gains > 0  # false where the steps led to no number
+    chosen = improved[:, None, None, None]
+    posteriors = {}
+    for name, q in last.posteriors.items():
+        before = first.posteriors[name]
+        mean = torch.where(chosen, q.mean, before.mean)
+        posteriors[name] = dist.Normal(mean, torch.where(chosen, q.stddev, before.stddev)).to_event(
+            3
+        )
+    return RefinedGuide(first.y, posteriors, improved)
+
+
+def refined_at_once(model: Any, x: Tensor, memory_gb: float, most: int = 16) -> int:
+    """How many images can be refined at a time within a memory budget.
+
+    Measured on a few, with as much again allowed for what operations use inside.
+
+    Args:
+        model: as for :func:`refine`.
+        x: at least one image (B, C, H, W).
+        memory_gb: gigabytes (1e9 bytes).
+        most: not more than that, where larger batches gain little.
+
+    Raises:
+        UserError: not even one image fits.
+    """
+
+    def peak(count: int) -> int:
+        images = x[:1].repeat(count, 1, 1, 1)
+        return peak_bytes(lambda: refine(model, images, steps=1, choice_samples=1))
+
+    few, more = 2, 4
+    peak(1)  # weights that are computed once must not count in one of the two only
+    least = peak(few)
+    one = max((peak(more) - least) / (more - few), 1)
+    fit = (memory_gb * 1e9 / 2 - least) / one + few
+    if fit < 1:
+        need = 2e-9 * (least + one * (1 - few))
+        raise UserError(f"--memory-gb {memory_gb:g} is too little to refine: it needs {need:.2g}")
+    return min(int(fit), most)

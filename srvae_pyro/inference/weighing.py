@@ -1,0 +1,130 @@
+"""Latents drawn from a guide and weighed by a model, a few samples at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.weights import log_mean
+
+__all__ = ["Pairs", "Weighing", "has_two_levels", "normal_log_prob"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Log weights of pairs, (S, B) each: means over the partners, and of equal indices."""
+
+    rows: Tensor  # of each u, over the z's
+    columns: Tensor  # of each z, over the u's
+    diagonal: Tensor
+
+
+class Weighing:
+    """Draws latents and weighs them, a few samples at a time.
+
+    Args:
+        samples: S.
+        step: samples at a time.
+        noise: of the images.
+    """
+
+    def __init__(self, samples: int, step: int, noise: ImageNoise) -> None:
+        self.samples = samples
+        self.step = step
+        self.noise = noise
+
+    def parts(self) -> Iterator[slice]:
+        for start in range(0, self.samples, self.step):
+            yield slice(start, min(start + self.step, self.samples))
+
+    def over_parts(self, score: Callable[[slice], Tensor]) -> Tensor:
+        """``score`` of each part of the samples, in float64: (S, B)."""
+        return torch.cat([score(part).double() for part in self.parts()])
+
+    def draw(self, site: str, q: Any) -> Tensor:
+        """S samples (S, B, C, h, w) of a normal q, drawn at once whatever the step."""
+        # Of an image that is repeated the networks give one distribution, not B.
+        q = q.expand((len(self.noise.images),))
+        like = q.mean.new_empty(()).expand(self.samples, *q.mean.shape)
+        return q.mean + q.stddev * self.noise.normal(site, like)
+
+    def ratio(self, image: Tensor, latent: Tensor, p: Any, q: Any) -> Tensor:
+        """log p(image|.., latent) - log q(latent|image), (S, B)."""
+        return self.over_parts(lambda s: p(latent[s]).log_prob(image) - q.log_prob(latent[s]))
+
+    def one_level(self, site: str, image: Tensor, q: Any, p: Any, prior: Any) -> tuple[Tensor, ...]:
+        """A latent drawn from q (S, B, C, h, w), and log p(image|latent) p(latent) / q, (S, B)."""
+        latent = self.draw(site, q)
+        p_latent = prior(tuple(latent.shape[-2:]))
+        ratio = self.ratio(image, latent, p, q)
+        return latent, ratio + self.over_parts(lambda s: p_latent.log_prob(latent[s]))
+
+    def paired(self, model: Any, guide: Any, x: Tensor) -> Tensor:
+        """The log weights (S, B) of the s-th u with the s-th z."""
+        if not has_two_levels(model):
+            return self.one_level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
+        y, q_z = guide.d(x), guide.q_z(x)
+        p_z = _given(model.p_z, y)
+        z = self.draw("z", q_z)
+        u, weights = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
+        weights = weights + self.ratio(x, z, partial(model.p_x, y), q_z)
+        return weights + self.over_parts(lambda s: p_z(u[s]).log_prob(z[s]))
+
+    def pairs(self, model: Any, guide: Any, x: Tensor) -> Pairs:
+        """The log weights of every u with every z."""
+        y, q_z = guide.d(x), guide.q_z(x)
+        p_z = _given(model.p_z, y)
+        z = self.draw("z", q_z)
+        of_z = self.ratio(x, z, partial(model.p_x, y), q_z)
+        u, of_u = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
+        centred = (z - q_z.mean).flatten(2).double().transpose(0, 1)  # (B, S, D)
+        rows, diagonal = [], []
+        columns = torch.full_like(of_z, -torch.inf)
+        for part in self.parts():
+            p = p_z(u[part])
+            weights = normal_log_prob(centred, p.mean - q_z.mean, p.stddev)  # (s, S, B)
+            weights = weights + of_u[part].unsqueeze(1) + of_z
+            rows.append(log_mean(weights, dim=1))
+            columns = torch.logaddexp(columns, weights.logsumexp(0))
+            equal = weights[:, part].diagonal(dim1=0, dim2=1).T
+            diagonal.append(equal.clone())  # a view would keep all pairs
+        columns = columns - math.log(self.samples)
+        return Pairs(torch.cat(rows), columns, torch.cat(diagonal))
+
+
+def _given(p_z: Any, y: Tensor) -> Callable[[Tensor], Any]:
+    """p(z|y, .) as a function of u, y encoded once if the network can."""
+    return p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
+
+
+def has_two_levels(model: Any) -> bool:
+    """Whether a program is the srVAE's, with u and z; the VAE has z alone."""
+    return hasattr(model, "p_u")
+
+
+def normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
+    """log N(z_j; mean_i, stddev_i) of all pairs by matrix products, in float64.
+
+    Args:
+        z: (B, S, D) float64, near 0: centred, since squares are subtracted.
+        mean: (s, B, C, h, w), centred alike.
+        stddev: of the same shape.
+
+    Returns:
+        (s, S, B), nats.
+    """
+    mean = mean.flatten(2).double().transpose(0, 1)  # (B, s, D)
+    stddev = stddev.flatten(2).double().transpose(0, 1).expand_as(mean)
+    precision = stddev**-2
+    quadratic = torch.bmm(precision, (z**2).transpose(1, 2))  # (B, s, S)
+    quadratic = quadratic - 2 * torch.bmm(mean * precision, z.transpose(1, 2))
+    own = (mean**2 * precision + 2 * stddev.log()).sum(-1, keepdim=True)
+    constant = z.shape[-1] * math.log(2 * math.pi)
+    return -0.5 * (quadratic + own + constant).permute(1, 2, 0)

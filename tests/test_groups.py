@@ -1,0 +1,258 @@
+"""Pixels of blocks group after group, in agreement with y: the distribution, its networks."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_agreement import extremes
+from test_consistent import every_image, goodness_of_fit, levels_of
+from test_upscale import smooth
+from torch import Tensor
+
+from srvae_pyro.config import Dense, ModelConfig
+from srvae_pyro.distributions import ConsistentGroups
+from srvae_pyro.distributions.blocks import agreeing, to_blocks
+from srvae_pyro.distributions.consistent_groups import ORDER
+from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
+from srvae_pyro.inference.importance import estimate_log_likelihood
+from srvae_pyro.models import SRVAE, make_model
+from srvae_pyro.models.groups import GroupsGivenLower
+from srvae_pyro.models.transforms import make_transform
+from srvae_pyro.networks import initializing
+from srvae_pyro.pixels import to_unit
+from srvae_pyro.presets import preset
+from srvae_pyro.upscaling.enlarger import Enlarger
+from srvae_pyro.upscaling.enlarging import downscaled
+
+MakeConfig = Callable[..., ModelConfig]
+
+d = make_transform("average2")
+
+
+def conditional(channels: int = 3, scale: float = 1.0) -> GroupsGivenLower:
+    """A small p(x|y,z) with z of y's size, initialised; its parameters spread ``scale`` times."""
+    torch.manual_seed(1)
+    config = ModelConfig(
+        latent_channels=4,
+        components=3,
+        stages=1,
+        p_x_from_z=Dense(4, 1),
+        groups=Dense(4, 2),
+        p_x_z_channels=2,
+        likelihood_scale=0.3,
+    )
+    p_x = GroupsGivenLower(config, d, channels, channels)
+    x = to_unit(torch.stack([smooth(16, 16, channels, seed) for seed in range(4)]))
+    with torch.no_grad(), initializing(p_x, 0.1):
+        p_x(d(x), torch.randn(4, 4, 8, 8)).log_prob(x)
+        for network in p_x.groups.networks:
+            network[-1].gain.mul_(scale)
+    return p_x
+
+
+def every_y(channels: int) -> Tensor:
+    """Images (C, 16, 16) of all levels."""
+    y = torch.arange(256).repeat(channels, 1).view(channels, 16, 16)
+    y[1:] = torch.randint(0, 256, y[1:].shape)
+    return to_unit(y)
+
+
+# The distribution
+
+
+@pytest.mark.parametrize("ys", [(1,), (254,), (0, 255, 0)])
+def test_blocks_sum_to_one_and_samples_fit(ys: tuple[int, ...]) -> None:
+    p_x = conditional(len(ys), 2.0)
+    images = every_image(*ys).float()
+    with torch.no_grad():
+        likelihood = p_x(to_unit(levels_of(*ys)), torch.randn(4, 1, 1))
+        chances = likelihood.log_prob(images).double().exp()
+        assert abs(chances.sum().item() - 1) < 1e-5
+        drawn = likelihood.sample((20_000,))
+    key = 256 ** torch.arange(4 * len(ys)).clamp_max(6).double()
+    code = lambda v: ((v * 255).round().double().flatten(1) + 1) @ key.sqrt()  # noqa: E731
+    names, where = np.unique(code(images).numpy().round(6), return_inverse=True)
+    found = np.searchsorted(names, code(drawn).numpy().round(6)).clip(0, len(names) - 1)
+    expected = np.bincount(where, chances.numpy())
+    observed = np.bincount(found, minlength=len(names))
+    assert goodness_of_fit(observed, len(drawn) * expected) > 1e-3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_y_agrees_at_every_temperature(channels: int) -> None:
+    y, z = every_y(channels), torch.randn(4, 16, 16)
+    for scale in (1.0, 300.0):
+        p_x = conditional(channels, scale)
+        for temperature in (0.05, 1.0, 20.0):
+            likelihood = p_x(y, z)
+            x = likelihood.with_temperature(temperature).sample((2,))
+            assert torch.equal(d(x), y.expand(2, -1, -1, -1))
+            log_prob = likelihood.log_prob(x)
+            assert log_prob.isfinite().all()
+            gradients = torch.autograd.grad(log_prob.sum(), list(p_x.groups.parameters()))
+            assert all(gradient.isfinite().all() for gradient in gradients)
+        assert torch.equal(d(likelihood.mode), y)
+        levels = (255 * y).round()
+        sums = 255 * to_blocks(likelihood.mean.double()).sum(-4)
+        assert (sums > (4 * levels - 2).clamp_min(0) - 1e-3).all()
+        assert (sums < (4 * levels + 1).clamp_max(1020) + 1e-3).all()
+        rounded = agreeing(255 * likelihood.mean, levels)
+        assert torch.equal(d(to_unit(rounded)), y)
+
+
+def test_the_mean_is_near_the_mean_of_samples() -> None:
+    with torch.no_grad():
+        likelihood = conditional()(torch.full((3, 4, 4), 120 / 255), torch.randn(4, 4, 4))
+        drawn = likelihood.sample((4000,))
+    error = (likelihood.mean - drawn.mean(0)).abs() / drawn.std(0)
+    assert error.mean() < 0.05
+    assert error.max() < 0.3
+
+
+def test_another_y_has_no_probability() -> None:
+    p_x, y, z = conditional(), torch.stack([every_y(3)] * 2), torch.randn(2, 4, 16, 16)
+    checked = p_x(y, z)
+    x = checked.sample()
+    x[1, 0, 3, 3] = 1 - x[1, 0, 3, 3]
+    for distribution in (checked, checked.expand((3, 2)), checked.with_temperature(2.0)):
+        with pytest.raises(ValueError, match="rounded averages y"):
+            distribution.log_prob(x)
+    free = ConsistentGroups(y, checked.group, validate_args=False)
+    log_prob = free.log_prob(x)
+    assert log_prob[0].isfinite()
+    assert log_prob[1] == -math.inf
+    gradients = torch.autograd.grad(log_prob[0], list(p_x.groups.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_any_batch_shape_scores_and_draws_as_one_by_one() -> None:
+    p_x = conditional()
+    y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(3, 2, 4, 4, 4)
+    likelihood = p_x(y, z)
+    assert (likelihood.batch_shape, likelihood.event_shape) == ((3, 2), (3, 8, 8))
+    noise = torch.rand(likelihood.noise_like.shape)
+    assert noise.shape == (3, 2, 6, 8, 8)
+    x, scores = likelihood.draw(noise), likelihood.log_prob(likelihood.draw(noise))
+    for s, i in itertools.product(range(3), range(2)):
+        one = p_x(y[i], z[s, i])
+        torch.testing.assert_close(one.log_prob(x[s, i]), scores[s, i])
+        assert (one.draw(noise[s, i]) - x[s, i]).abs().mean() < 1e-3
+    larger = p_x(y, z[0]).expand((5, 2))
+    assert isinstance(larger, ConsistentGroups)
+    drawn = larger.sample()
+    assert drawn.shape == larger.mode.shape == larger.mean.shape == (5, 2, 3, 8, 8)
+    assert torch.equal(d(drawn), y.expand(5, -1, -1, -1, -1))
+    torch.testing.assert_close(larger.log_prob(drawn), p_x(y, z[0]).log_prob(drawn))
+    sizes = set()
+    for network in (p_x.from_z, *p_x.groups.networks):
+        network.register_forward_hook(lambda _m, inputs, _o: sizes.add(len(inputs[0])))
+    p_x(y, z[0].expand(5, 2, 4, 4, 4)).log_prob(x[:1].expand(5, 2, 3, 8, 8))
+    assert sizes == {2}, "what is repeated is computed once"
+
+
+# Its networks
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_group_sees_its_own_pixels_or_later_ones(channels: int) -> None:
+    p_x = conditional(channels)
+    seen: list[Tensor] = []
+    for network in p_x.groups.networks:
+        network.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    y = to_unit(torch.randint(40, 200, (2, channels, 4, 4))).requires_grad_()
+    z = torch.randn(2, 4, 4, 4).requires_grad_()
+    x = p_x(y, z).sample().requires_grad_()
+    seen.clear()
+    p_x(y, z).log_prob(x)
+    places = [divmod(i, 2) for i in ORDER]
+    assert len(seen) == 4
+    for number, parameters in enumerate(seen):
+        loss = parameters.square().sum()
+        slopes = torch.autograd.grad(loss, (x, y, z), retain_graph=True, allow_unused=True)
+        of_x = torch.zeros_like(x) if slopes[0] is None else slopes[0]
+        for place, (row, column) in enumerate(places):
+            touched = of_x[..., row::2, column::2].abs().amax((0, 1)) > 0
+            assert touched.all() if place < number else not touched.any()
+        assert all((slope.abs().amax((0, 1)) > 0).all() for slope in slopes[1:])
+    # Other blocks too: the last group's parameters at one corner follow a pixel of the next block.
+    (slope,) = torch.autograd.grad(seen[3][..., 0, 0].square().sum(), x)
+    assert slope[..., 2:4, 2:4].abs().max() > 0
+
+
+def test_bfloat16_reaches_neither_pixels_nor_probabilities() -> None:
+    p_x = conditional()
+    first: list[Tensor] = []
+    p_x.groups.networks[2][0].register_forward_hook(lambda _m, inputs, _o: first.extend(inputs))
+    y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(2, 4, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = p_x(y, z).sample()
+        assert torch.equal(d(x), y)
+        first.clear()
+        scores = p_x(y, z).log_prob(x)
+    assert scores.dtype == torch.float32
+    assert torch.equal(first[0][:, -9:-6], y)
+    assert torch.equal(first[0][:, -3:], x[..., 1::2, 1::2] - y)
+    scores.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in p_x.parameters())
+
+
+def test_the_preset_small_is_about_as_large_as_by_the_likelihood_exact() -> None:
+    sizes = []
+    for likelihood in ("exact", "groups"):
+        config: Any = replace(preset("small")[0], d="average2", likelihood=likelihood)
+        sizes.append(sum(parameter.numel() for parameter in make_model(config).parameters()))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
+
+
+# In the models
+
+
+@pytest.fixture
+def model(tiny: MakeConfig) -> SRVAE:
+    made = make_model(
+        tiny(d="average2", likelihood="groups", likelihood_scale=0.5, groups=Dense(4, 1))
+    )
+    assert isinstance(made, SRVAE)
+    made.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(8)])))
+    return made.eval()
+
+
+def test_operations_agree(model: SRVAE) -> None:
+    x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(3)]))
+    assert model.config.agrees
+    for decode in ("sample", "mode"):
+        settings: Any = {"decode": decode, "seed": 1}
+        drawn = model.generate(3, image_temperature=0.5, **settings)
+        assert torch.equal(d(drawn["x"]), drawn["y"])
+        assert torch.equal(
+            model.generate(2, first=1, **settings)["x"], model.generate(3, **settings)["x"][1:]
+        )
+        answers = model.super_resolve(d(x), samples=2, **settings)["x"]
+        assert torch.equal(d(answers), d(x).expand(2, -1, -1, -1, -1))
+
+
+@pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
+def test_enlarged_pictures_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -> None:
+    picture = extremes(45, 51)
+    for tile in (0, 32):
+        enlarged = Enlarger(model, decode, 1.0, 2.0, tile=tile)(picture)
+        assert torch.equal(downscaled(model, enlarged), picture)
+
+
+def test_evaluation(model: SRVAE) -> None:
+    pictures = torch.stack([smooth(16, 16, 3, seed) for seed in range(3)])
+    found = evaluate_super_resolution(model, pictures, samples=2).methods
+    assert all(found[name].lr_psnr == 100 for name in ("sample", "mean", "mode", "expectation"))
+    x = to_unit(pictures)
+    for estimator in ("paired", "product"):
+        many, again = (
+            estimate_log_likelihood(model, x, 6, estimator=estimator, at_once=at_once)
+            for at_once in (4, 100)
+        )
+        assert (many.log_likelihood >= many.elbo).all()
+        torch.testing.assert_close(many.log_likelihood, again.log_likelihood, rtol=1e-5, atol=1e-2)

