@@ -20,6 +20,7 @@ from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.inference.weighing import has_two_levels
 from srvae_pyro.networks import cached_weights
+from srvae_pyro.system.device import sent
 
 __all__ = ["Operations", "Sampling", "draw", "slerp"]
 
@@ -138,7 +139,7 @@ class Operations(nn.Module):
         """Images where the parameters are, in float32, or in float64 if these are."""
         parameter = next(self.parameters())
         double = parameter.dtype == torch.float64
-        return x.to(parameter.device, torch.float64 if double else torch.float32)
+        return sent(x.to(torch.float64 if double else torch.float32), parameter.device)
 
     def draw(
         self, program: Callable[..., Any], *inputs: Tensor, **options: Any

@@ -17,7 +17,14 @@ from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.distributions import DiscretizedLogisticMixture
 from srvae_pyro.models.aims import aim_likelihood
 from srvae_pyro.models.transforms import Transform
-from srvae_pyro.networks import Decoder, Encoder, PlainNetwork, aim_heads
+from srvae_pyro.networks import (
+    Decoder,
+    Encoder,
+    PlainNetwork,
+    aim_heads,
+    channels_last,
+    channels_last_on_gpus,
+)
 
 __all__ = [
     "ImageGivenLatent",
@@ -29,7 +36,6 @@ __all__ = [
 ]
 
 LOG_VARIANCE_RANGE = (-7.0, 7.0)
-MEMORY_FORMAT = torch.channels_last  # of what networks work on: faster on CPUs and GPUs
 
 
 def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -41,7 +47,7 @@ def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     inputs = tuple(_without_copies(x) for x in inputs)
     batch = torch.broadcast_shapes(*(x.shape[:-3] for x in inputs))
     flat = (x.expand(*batch, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in inputs)
-    out = network(*(x.contiguous(memory_format=MEMORY_FORMAT) for x in flat))
+    out = network(*map(channels_last, flat))
     return out.reshape(*batch, *out.shape[1:])
 
 
@@ -102,7 +108,8 @@ class LatentGivenImages(nn.Module):
     def network(self, image: Tensor) -> Tensor:
         """(B, 2 * latent channels, h, w), from the image (B, C, H, W)."""
         if self.d is not None:
-            image = torch.cat([image, self.d.lift(self.d(image), image.shape[-2:])], dim=1)
+            lifted = self.d.lift(self.d(image), image.shape[-2:])
+            image = torch.cat([image, channels_last_on_gpus(lifted)], dim=1)
         return self.encoder(image)
 
     def parameters_of(self, image: Tensor) -> Tensor:
@@ -269,7 +276,7 @@ class ImageGivenLower(nn.Module):
         """(B, channels of the likelihood, H, W), from y (B, C, h, w) and z."""
         detail = self.from_z(z)
         # In float32: bfloat16 would round y by up to half a level of 256, and x is close to y.
-        lifted = self.d.lift(y, detail.shape[-2:])
+        lifted = channels_last_on_gpus(self.d.lift(y, detail.shape[-2:]))
         return self.joint(torch.cat([lifted, detail.to(lifted.dtype)], dim=1))
 
     def parameters_of(self, y: Tensor, z: Tensor) -> Tensor:

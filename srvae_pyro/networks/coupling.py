@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.networks.convolution import WeightNormConv2d
 from srvae_pyro.networks.dense import DenseBlock
+from srvae_pyro.networks.layout import channels_last_on_gpus
 
 __all__ = ["ChannelGain", "CouplingNetwork"]
 
@@ -45,5 +46,5 @@ class CouplingNetwork(nn.Module):
         self.scale = ChannelGain(channels)
 
     def forward(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = self.head(self.block(kept)).chunk(2, dim=1)
+        s, t = self.head(self.block(channels_last_on_gpus(kept))).chunk(2, dim=1)
         return self.scale(torch.tanh(s)), t

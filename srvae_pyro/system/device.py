@@ -15,6 +15,7 @@ from typing import Literal
 
 import pyro
 import torch
+from torch import Tensor
 
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
@@ -26,6 +27,7 @@ __all__ = [
     "process_cores",
     "process_memory",
     "processes_here",
+    "sent",
     "start",
     "tune_allocator",
     "wake_vector_math",
@@ -109,6 +111,16 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; from the CPU to a GPU by a copy that nothing waits for.
+
+    Which needs pinned memory: PyTorch keeps it until the copy is done.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def processes_here() -> int:
