@@ -72,7 +72,7 @@ def test_each_network_is_one_graph(checkpoint: bool, tiny: Tiny, pictures: Calla
 
 def test_all_networks_are_compiled_and_only_for_steps() -> None:
     """Ten of them, where PyTorch would leave all after the eighth as they are."""
-    networks = nn.ModuleList(PlainNetwork(2, 2, growth, 1, 1) for growth in range(1, 11))
+    networks = nn.ModuleList(PlainNetwork(2, 2, Dense(growth, 1)) for growth in range(1, 11))
     x, counter = torch.randn(4, 2, 8, 8), CompileCounter()
     assert len(networks) > torch._dynamo.config.cache_size_limit
     compile_networks(networks, backend=counter)

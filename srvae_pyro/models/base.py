@@ -42,7 +42,8 @@ def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
         case "mixture":
             return MixturePrior(shape, config.p_u_components)
         case "realnvp":
-            prior = RealNVPPrior(shape, config.p_u_network.growth, config.p_u_network.steps)
+            size = config.p_u_network
+            prior = RealNVPPrior(shape, size.growth, size.steps, attention=size.attention)
             aim_heads(prior, config.head_scale)
             return prior
 

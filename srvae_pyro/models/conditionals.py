@@ -97,9 +97,7 @@ class LatentGivenImages(nn.Module):
         super().__init__()
         self.d = d
         latent = config.latent_channels
-        self.encoder = Encoder(
-            channels, 2 * latent, dense.growth, dense.steps, stages, widening=widening
-        )
+        self.encoder = Encoder(channels, 2 * latent, dense, stages, widening=widening)
         # Of the means, of the log-variances.
         scale = torch.tensor([config.posterior_scale or config.head_scale, config.head_scale])
         mean = torch.tensor([0.0, config.posterior_log_variance])
@@ -148,16 +146,16 @@ class LatentGivenLower(nn.Module):
         super().__init__()
         latent = config.latent_channels
         y, u, joint = config.p_z_from_y, config.p_z_from_u, config.p_z
-        self.from_y = Encoder(channels, latent, y.growth, y.steps, stages, head=False)
+        self.from_y = Encoder(channels, latent, y, stages, head=False)
         smaller = 0 if u_stages is None else u_stages - stages  # u than z
         self.from_u: nn.Module
         if smaller > 0:
-            self.from_u = Decoder(latent, latent, u.growth, u.steps, smaller, head=False)
+            self.from_u = Decoder(latent, latent, u, smaller, head=False)
         elif smaller < 0:
-            self.from_u = Encoder(latent, latent, u.growth, u.steps, -smaller, head=False)
+            self.from_u = Encoder(latent, latent, u, -smaller, head=False)
         else:
-            self.from_u = PlainNetwork(latent, latent, u.growth, u.steps, u.blocks, head=False)
-        self.joint = PlainNetwork(2 * latent, 2 * latent, joint.growth, joint.steps, joint.blocks)
+            self.from_u = PlainNetwork(latent, latent, u, head=False)
+        self.joint = PlainNetwork(2 * latent, 2 * latent, joint)
         aim_heads(self, config.head_scale)
 
     def encode(self, y: Tensor) -> Tensor:
@@ -204,7 +202,7 @@ class ImageGivenLatent(nn.Module):
         super().__init__()
         self.channels = channels
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
-        self.decoder = Decoder(config.latent_channels, out, dense.growth, dense.steps, stages)
+        self.decoder = Decoder(config.latent_channels, out, dense, stages)
         aim_likelihood(self.decoder, config, channels)
 
     def parameters_of(self, latent: Tensor) -> Tensor:
@@ -228,13 +226,11 @@ def joint_networks(
         out: channels of the likelihood.
     """
     z, joint = config.p_x_from_z, config.p_x
-    from_z = Decoder(config.latent_channels, detail, z.growth, z.steps, stages, head=False)
+    from_z = Decoder(config.latent_channels, detail, z, stages, head=False)
     return from_z, PlainNetwork(
         lower_channels + detail,
         out,
-        joint.growth,
-        joint.steps,
-        joint.blocks,
+        joint,
         full_precision_input=True,
     )
 

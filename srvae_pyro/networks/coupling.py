@@ -37,11 +37,12 @@ class CouplingNetwork(nn.Module):
         channels: channels c of the input, and of s and t.
         growth: growth of the dense block.
         steps: dense steps.
+        attention: whether the dense block has channel attention.
     """
 
-    def __init__(self, channels: int, growth: int, steps: int) -> None:
+    def __init__(self, channels: int, growth: int, steps: int, *, attention: bool = True) -> None:
         super().__init__()
-        self.block = DenseBlock(channels, growth, steps)
+        self.block = DenseBlock(channels, growth, steps, attention=attention)
         self.head = WeightNormConv2d(self.block.out_channels, 2 * channels, 3, head=True)
         self.scale = ChannelGain(channels)
 
