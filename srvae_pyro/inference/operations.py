@@ -18,6 +18,7 @@ from srvae_pyro.inference.checks import check_images
 from srvae_pyro.inference.decoding import Decode, Decoding, FromNoise, noise_of
 from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
 from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.turns import turn
 from srvae_pyro.inference.weighing import has_two_levels
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.device import sent
@@ -246,6 +247,7 @@ class Operations(nn.Module):
         return {name: value.unflatten(0, (steps, len(a))) for name, value in sites.items()}
 
     @torch.no_grad()
+    @turn()
     @cached_weights()
     def _noise(self, x: Tensor) -> dict[str, Tensor]:
         """The noise that makes each latent of x, drawn from the guide, by site."""

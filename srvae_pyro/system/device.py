@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -102,15 +103,32 @@ def start(
     return choose_precision(precision, device)
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Within it, float32 convolutions on CUDA do not round their inputs to TF32's 10 bits."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+class _ExactFloat32:
+    """Switches TF32 off with the first thread that asks, and back after the last."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.before = True
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Within it, float32 convolutions on CUDA do not round their inputs to TF32's 10 bits."""
+        with self.lock:
+            if self.inside == 0:
+                self.before = torch.backends.cudnn.allow_tf32
+                torch.backends.cudnn.allow_tf32 = False
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    torch.backends.cudnn.allow_tf32 = self.before
+
+
+exact_float32 = _ExactFloat32()
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
