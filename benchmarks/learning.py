@@ -10,8 +10,8 @@ each run took to reach some bits/dim, and draws the curves to ``--out``.
 
 The bits/dim are those of the training batches by the weights of the time, averaged over 100
 updates, so that no time goes into measuring; pictures are seen for the first time in the first
-epoch. Validation at the end of each epoch is part of the time. While a KL term is weighted less than
-1, the bits/dim are higher than they need be.
+epoch. Validation at the end of each epoch is part of the time. While a KL term has a weight below
+1 the bits/dim are higher than they need be.
 """
 
 from __future__ import annotations
