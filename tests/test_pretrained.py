@@ -34,8 +34,8 @@ def test_both_latents_say_something_of_photographs(model: SRVAE) -> None:
     images = load_photos(PictureOptions(image_size=32)).test[::8]
     result = evaluate_elbo(model, images, torch.device("cpu"))
     assert result.terms["kl_z"] > 100
-    assert result.terms["kl_u"] > 100
-    assert result.bits_per_dim < 5.5  # a histogram of each dimension needs 7.7
+    assert result.terms["kl_u"] > 20
+    assert result.bits_per_dim < 4.5  # a histogram of each dimension needs 7.7
 
 
 def test_samples_differ_and_follow_their_seeds(model: SRVAE) -> None:
@@ -47,10 +47,11 @@ def test_samples_differ_and_follow_their_seeds(model: SRVAE) -> None:
 
 def test_it_enlarges_a_photograph_better_than_bicubic(tmp_path: Path) -> None:
     photograph = Image.fromarray(data.astronaut()).crop((192, 32, 288, 128))
-    small = photograph.resize((48, 48), Image.Resampling.BILINEAR)
+    small = photograph.reduce(2)
     small.save(tmp_path / "y.png")
     assert upscale.main(UpscaleArguments(str(FOLDER), (tmp_path / "y.png",), out=tmp_path)) == 0
     truth = np.asarray(photograph)
     ours = peak_signal_noise_ratio(truth, np.asarray(Image.open(tmp_path / "y-x2.png")))
     bicubic = np.asarray(small.resize((96, 96), Image.Resampling.BICUBIC))
-    assert ours > peak_signal_noise_ratio(truth, bicubic) + 1
+    assert ours > peak_signal_noise_ratio(truth, bicubic) + 0.2
+    assert Image.open(tmp_path / "y-x2.png").reduce(2).tobytes() == small.tobytes()
