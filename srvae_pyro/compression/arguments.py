@@ -40,7 +40,7 @@ class CompressArguments:
     group: Annotated[int, AtLeast(1, 4096)] = 16
     """pictures that are coded together; more are faster and cost more bits to start with"""
     arithmetic: Literal["fp64", "fp32"] = "fp64"
-    """of the networks; fp32 is faster, and seldom the same on another machine"""
+    """of the networks; fp32 is faster, and depends more on the machine"""
     verify: bool = False
     """read the pictures back before the file is written; takes as long again"""
     device: Device = "auto"

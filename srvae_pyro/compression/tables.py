@@ -19,8 +19,8 @@ __all__ = ["Code", "Put", "Take", "code_levels", "on_grid"]
 
 RADIX = 16  # of a level's two symbols: 16 x 16 = 256, with tables of 16 instead of 256 values
 CHUNK = 4096  # pixels at a time; part of the format, as it may decide about last bits
-# What is read from a network's output is rounded to multiples of these. Rounding by 1e-14, which
-# differs from machine to machine, then seldom matters.
+# What is read from a network's output is rounded to multiples of these: most differences of
+# last bits are then gone.
 LEVELS_GRID, LOG_GRID, COEFFICIENT_GRID = 2.0**-12, 2.0**-12, 2.0**-16
 
 
