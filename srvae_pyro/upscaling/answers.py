@@ -9,6 +9,7 @@ from srvae_pyro.inference.decoding import Decode, Decoding
 from srvae_pyro.inference.noise import Noise
 from srvae_pyro.models import SRVAE
 from srvae_pyro.networks import cached_weights
+from srvae_pyro.system.device import sent
 
 __all__ = ["answers"]
 
@@ -29,4 +30,4 @@ def answers(
     hold here.
     """
     with Decode(decode, temperature, image_temperature, noise):
-        return model.super_resolution(y.to(model.device))
+        return model.super_resolution(sent(y, model.device))
