@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -52,7 +53,8 @@ def several_answers(
     :func:`answers` gives with its noise. To be called without autograd.
     """
     y = y.to(model.device)
-    q_u, p_z = model.guide.q_u(y), model.model.p_z
+    q_u: Any = model.guide.q_u(y)
+    p_z: Any = model.model.p_z
     given_y = p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
 
     def program() -> Tensor:

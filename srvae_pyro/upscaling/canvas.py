@@ -120,7 +120,7 @@ class _FileCanvas:
 
     def append(self, rows: Tensor) -> None:
         self._seek(self._filled)
-        self._file.write(rows.permute(1, 2, 0).contiguous().numpy())
+        self._file.write(rows.permute(1, 2, 0).contiguous().numpy().data)
         self._filled += rows.shape[1]
 
     def _seek(self, row: int) -> None:

@@ -125,7 +125,7 @@ class Enlarger:
         *,
         gray: bool = False,
         finish: Callable[[Tensor], Tensor] = _same,
-        made: Callable[[int], None] = _untold,
+        made: Callable[[int], object] = _untold,
         scratch: Callable[[Sequence[int]], Canvas] = MemoryCanvas.blank,
     ) -> None:
         """Write one or several answers to a picture, each as :meth:`__call__` has it.
@@ -224,7 +224,7 @@ class Enlarger:
         streams: Sequence[tuple[int, int, int]],
         gray: bool,
         finish: Callable[[Tensor], Tensor],
-        made: Callable[[int], None],
+        made: Callable[[int], object],
     ) -> None:
         """Answers larger by the model's factor, each with noise of its stream.
 

@@ -22,7 +22,7 @@ from srvae_pyro.system.files import write_whole
 from srvae_pyro.upscaling.canvas import Levels, bands
 from srvae_pyro.upscaling.metadata import dpi_of, exif_of, xmp_of
 
-__all__ = ["Photograph", "read_photograph", "save_gif", "save_photograph", "shown"]
+__all__ = ["Photograph", "as_image", "read_photograph", "save_gif", "save_photograph", "shown"]
 
 FRAME_MILLISECONDS = 250  # of the animated answers
 

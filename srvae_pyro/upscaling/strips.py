@@ -59,7 +59,7 @@ def strips(
     count: int,
     cut: bool,
     enlarged: Callable[[Tensor, Span, Span], Iterable[Tensor]],
-    made: Callable[[int], None],
+    made: Callable[[int], object],
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows of a picture, and what its answers have there, (count, C, n, W) in [0, 1].
 
