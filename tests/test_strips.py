@@ -147,8 +147,9 @@ def test_no_answer_is_ever_whole_in_floats(make: MakeModel, tmp_path: Path) -> N
             return peak_bytes(lambda: enlarger.enlarge(picture, larger))
 
     enlarger.network_bytes  # noqa: B018
-    pixels = 2 * (304 - 104) * 64
-    assert peak(304) - peak(104) < pixels  # a byte of nine, or of 36 in floats
+    values = 3 * 2 * (304 - 104) * 2 * 32
+    # Of three answers: each value of each would be 12 bytes in floats, or 3 in levels.
+    assert peak(304) - peak(104) < 2 * values
 
 
 def test_canvases_share_a_file(tmp_path: Path) -> None:

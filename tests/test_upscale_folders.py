@@ -76,12 +76,16 @@ def test_a_folder_is_enlarged_with_its_folders(
     assert one == (out / "holiday" / "a-x2.png").read_bytes()
 
 
-def test_answers_are_no_questions_the_next_time(run: Path, tmp_path: Path) -> None:
+def test_answers_are_no_questions_the_next_time(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = filled(tmp_path / "photographs")
     (folder / "holiday" / "cut.png").unlink()
-    for _ in range(2):
+    for earlier in (0, len(ANSWERS)):
         assert upscale(run, folder, out=folder / "larger") == 0
         assert answers_in(folder / "larger") == ANSWERS
+        said = capsys.readouterr().out
+        assert (f"{earlier} pictures in {folder / 'larger'}" in said) == bool(earlier)
     with pytest.raises(UserError, match="give another --out"):
         upscale(run, folder, out=folder)
     # In the folder above they are beside the photographs.
@@ -95,9 +99,10 @@ def test_files_that_are_named_twice_are_enlarged_once(tmp_path: Path) -> None:
     questions = find_questions([folder / "a.png", folder, again], tmp_path / "out")
     names = names_for(questions.paths, questions.places)
     assert sorted(f"{name}-x2.png" for name in names) == sorted([*ANSWERS, "holiday/cut-x2.png"])
-    # Of one name in two folders that are named themselves there would be one answer.
-    questions = find_questions([folder / "holiday", folder], tmp_path / "out")
-    assert [str(place) for place in questions.places][-1] == "."
+    # Files of one name in two folders that are named themselves would have one answer.
+    (tmp_path / "other").mkdir()
+    (folder / "holiday" / "a.jpg").rename(tmp_path / "other" / "b.png")
+    questions = find_questions([folder / "holiday", tmp_path / "other"], tmp_path / "out")
     with pytest.raises(UserError, match="one name"):
         names_for(questions.paths, questions.places)
 

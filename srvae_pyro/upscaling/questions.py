@@ -26,12 +26,14 @@ class Questions:
         paths: the picture files, each once.
         places: for each the folder, relative to ``--out``, of its answers.
         left_out: files in the folders that are no pictures by their names.
+        answers: how many pictures in the folders are in the folder of the answers, and left out.
         mistakes: what cannot be had, a line each.
     """
 
     paths: list[Path] = field(default_factory=list)
     places: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)
+    answers: int = 0
     mistakes: list[str] = field(default_factory=list)
 
 
@@ -70,7 +72,9 @@ def find_questions(given: Sequence[Path], out: Path) -> Questions:
             )
         # Where the folder is within ``out`` its answers are beside it, not in it.
         answers = out.resolve() if out.resolve().is_relative_to(path.resolve()) else None
-        inside = [found for found in find_pictures(path) if not _is_within(found, answers)]
+        pictures = find_pictures(path)
+        inside = [picture for picture in pictures if not _is_within(picture, answers)]
+        questions.answers += len(pictures) - len(inside)
         for found in inside:
             add(found, found.relative_to(path).parent)
         if not inside:

@@ -51,6 +51,8 @@ def upscale(arguments: UpscaleArguments) -> int:
     _check_out(out)
     if questions.left_out:
         tell(f"left out, no pictures by their names: {_named(questions.left_out)}")
+    if questions.answers:
+        tell(f"left out, as answers go there: {questions.answers} pictures in {shown(out)}")
     stems = [out / f"{name}-x{factor}" for name in names]
     mistakes = questions.mistakes + _write_all(writer, questions.paths, stems)
     count = len(names) + len(questions.mistakes)

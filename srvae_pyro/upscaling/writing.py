@@ -23,7 +23,7 @@ __all__ = ["Writer", "tell"]
 
 # Bytes for each pixel of an answer, measured: of Pillow's picture and what makes a file of it; of
 # an animation, and for each of its pictures.
-FILE_BYTES = 8
+FILE_BYTES = 7
 GIF_BYTES, FRAME_BYTES = 30, 3
 
 
