@@ -151,12 +151,12 @@ def test_the_bar_counts_all_pixels(
             bars.append(self)
 
     monkeypatch.setattr(session, "Bar", Kept)
-    image_of(smooth(45, 70)).save(tmp_path / "a.png")
+    image_of(smooth(20, 36)).save(tmp_path / "a.png")
     image_of(smooth(9, 5)).save(tmp_path / "b.png")
     (tmp_path / "bad.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     files = [tmp_path / name for name in ("a.png", "bad.png", "b.png")]
     upscale(run, *files, out=tmp_path / "out", tile=32, factor=4, samples=2)
     (bar,) = bars
-    made = 2 * (4 + 16) * (45 * 70 + 9 * 5)
+    made = 2 * (4 + 16) * (20 * 36 + 9 * 5)
     assert bar.n == bar.total == made
-    assert bar.first == made + 2 * (4 + 16) * 45 * 70  # of the bad one nothing
+    assert bar.first == made + 2 * (4 + 16) * 20 * 36  # of the bad one nothing
