@@ -104,15 +104,16 @@ def test_what_sees_y_alone_is_computed_once_a_tile(make: MakeModel) -> None:
 def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
     picture = smooth(50, 30)
     enlarger = Enlarger(make(), "sample", 1.0)
+    enlarger.__dict__["network_bytes"] = 500.0  # of such networks the strips take the most
     need = enlarger.need(52, 32, 32, samples=2)
-    less = replace(enlarger, memory_gb=need / 1e9 * (1 + 1e-9))
+    assert need < enlarger.need(52, 32, 32, samples=3)
+    less = replace(enlarger, memory_gb=need / 1e9 * (1 + 1e-9), tile=32)
     less.__dict__["network_bytes"] = enlarger.network_bytes
-    assert less.tile_for(52, 32) == 32
     groups: list[int] = []
     once = less._at_once
 
-    def told(grid: Any) -> int:
-        groups.append(once(grid))
+    def told(*given: Any) -> int:
+        groups.append(once(*given))
         return groups[-1]
 
     less._at_once = told  # type: ignore[method-assign]
@@ -120,7 +121,7 @@ def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
     less.enlarge(MemoryCanvas(picture), few)
     assert groups == [2]
     for sample, answer in enumerate(few):
-        assert torch.equal(answer.levels, replace(enlarger, tile=32)(picture, sample=sample))
+        assert torch.equal(answer.levels, less(picture, sample=sample))
 
 
 def test_samples_four_times_as_large_are_each_its_own(make: MakeModel) -> None:

@@ -359,7 +359,7 @@ def test_tiles_follow_the_memory(model: SRVAE) -> None:
     whole = Enlarger(model, memory_gb=need(100, 100) / 1e9 * (1 + 1e-9))
     assert whole.tile_for(100, 100) == 0
     side = whole.tile_for(100, 104)
-    assert side == 96  # the strips of 100 would be larger than the whole's
+    assert 0 < side <= 100
     assert need(100, 104, side) <= need(100, 100) < need(100, 104, side + 4)
     # Of a wider picture the strips take more, and the tiles must be smaller.
     assert 0 < whole.tile_for(100, 4_000) < side

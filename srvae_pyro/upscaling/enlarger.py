@@ -38,7 +38,8 @@ from srvae_pyro.upscaling.tiles import Span
 
 __all__ = ["Enlarger", "at_least"]
 
-SAFETY = 2.0  # measured: a process grows by 1.7 to 1.9 times what its tensors take
+GROWTH = 1.9  # measured: a process grows by 1.7 to 1.9 times what its networks' tensors take
+SAFETY = 2.0  # times them is reserved; small pictures fit into the rest
 SMALLEST_TILE = 8  # pixels a side, times the multiple that the networks need
 LARGEST_TILE = 256  # pixels a side of tiles that --memory-gb decides on
 STRIP_BYTES = 10  # for each value of a strip: floats, those carried on, levels, and copies of these
@@ -165,7 +166,7 @@ class Enlarger:
 
     @cached_property
     def network_bytes(self) -> float:
-        """Memory that the networks take for each pixel of y, measured on a small picture."""
+        """Memory reserved for the networks for each pixel of y, measured on a small picture."""
         side = SMALLEST_TILE * self.model.lower_multiple
         y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
         how = (self.decode, self.temperature, self.image_temperature)
@@ -178,15 +179,11 @@ class Enlarger:
 
     def need(self, height: int, width: int, side: int = 0, samples: int = 1) -> float:
         """Bytes that a y of such a size and strips of its answers take, in tiles or whole."""
-        tile = side**2 if side else height * width
-        strips = samples * (side or height) * width
-        channels = self.model.lower_channels
-        factor = self.model.guide.d.factor
-        return (
-            (channels + 1) * height * width  # the picture and its transparency
-            + self.network_bytes * tile
-            + STRIP_BYTES * channels * factor**2 * strips
-        )
+        channels, factor = self.model.lower_channels, self.model.guide.d.factor
+        networks = self.network_bytes * (side**2 if side else height * width)
+        picture = (channels + 1) * height * width  # with its transparency
+        values = samples * channels * factor**2 * (side or height) * width
+        return max(networks, GROWTH / SAFETY * networks + picture + STRIP_BYTES * values)
 
     def tile_for(self, height: int, width: int) -> int:
         """Pixels a side of the tiles for a y of such a size; 0: whole.
@@ -209,13 +206,13 @@ class Enlarger:
             f"--memory-gb {self.memory_gb:g} is too little: give at least {at_least(need)}"
         )
 
-    def _at_once(self, grid: Grid) -> int:
-        """Of how many answers strips fit into the memory allowed, at least one."""
+    def _at_once(self, grid: Grid, most: int) -> int:
+        """Of how many answers, 1 to ``most``, strips fit into the memory allowed."""
         height, width = len(grid.down), len(grid.across)
         side = self.tile_for(height, width)
-        one = self.need(height, width, side)
-        more = self.need(height, width, side, samples=2) - one
-        return 1 + max(int((self.memory_gb * 1e9 - one) / more), 0)
+        allowed = self.memory_gb * 1e9
+        more = (n for n in range(2, most + 1) if self.need(height, width, side, n) > allowed)
+        return next(more, most + 1) - 1
 
     def _once(
         self,
@@ -233,7 +230,7 @@ class Enlarger:
         factor, (_, height, width) = self.model.guide.d.factor, picture.shape
         grid = Grid.of(height, width, self.model.lower_multiple, self.tile_for)
         cut = is_exact(self.model) and self.decode != "mean"
-        step = self._at_once(grid) if len(answers) > 1 else 1
+        step = self._at_once(grid, len(answers)) if len(answers) > 1 else 1
         for start in range(0, len(answers), step):
             some = slice(start, start + step)
 
