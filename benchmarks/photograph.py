@@ -14,8 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
 from skimage import data
+
+import srvae_pyro
+from srvae_pyro.pixels import to_levels, to_unit
 
 SIZE = 256
 GAP = 4
@@ -29,7 +34,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/figures/photograph.png"))
     options = parser.parse_args()
     photograph = Image.fromarray(data.astronaut()).crop((128, 0, 128 + SIZE, SIZE))
-    question = photograph.resize((SIZE // 2, SIZE // 2), Image.Resampling.BILINEAR)
+    levels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None]
+    y = to_levels(srvae_pyro.load(options.run).guide.d(to_unit(levels)))
+    question = Image.fromarray(y[0].permute(1, 2, 0).to(torch.uint8).numpy())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         question.save(folder / "y.png")

@@ -186,10 +186,9 @@ def make_plain(net: Any) -> None:
     """Undo what makes the networks fast: merged convolutions, the layout, cached weights."""
     import torch
 
-    from srvae_pyro.models import conditionals
-    from srvae_pyro.networks import DenseStep, convolution
+    from srvae_pyro.networks import DenseStep, convolution, layout
 
-    conditionals.MEMORY_FORMAT = torch.contiguous_format
+    layout.MEMORY_FORMAT = torch.contiguous_format
     convolution.cached = lambda owner, name, compute, device: compute()  # type: ignore[assignment]
     for module in net.modules():
         if isinstance(module, DenseStep):

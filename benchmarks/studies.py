@@ -1,7 +1,8 @@
 """Runs that differ in one thing: ``python benchmarks/studies.py recipes --data ~/cifar10``.
 
-Each study is a table of runs equal in all but the flags it names: ``recipes`` of the preset
-``small``, ``ablations`` of ``quickstart``. A run that is there already is not trained again, and
+Each study is a table of runs equal in all but the flags it names: ``small`` of that preset, and of
+models with independent pixels, as the presets were before, ``recipes`` of the size of ``small`` and
+``ablations`` of ``quickstart``'s. A run that is there already is not trained again, and
 one that was interrupted goes on, so the command can be stopped and repeated. ``--table`` trains
 nothing and prints what is there as Markdown: bits/dim and terms (nats an image) of the averaged
 weights on the validation split, operations (GFLOP an image, forward and backward) and parameters.
@@ -28,6 +29,35 @@ COLLAPSED_START = ("model.posterior_scale=0", "model.posterior_log_variance=0")
 Z_BRANCH = ("model.q_z.growth=16", "model.p_x_from_z.growth=32", "model.p_x_z_channels=24")
 
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
+    # What the preset small is made of, and how it is trained.
+    "small": {
+        "small": (),
+        "VAE": ("--model", "vae", "--kl-warmup", "0.8", "--kl-u-start", "1", "--kl-u-warmup", "0"),
+        "VAE, KL_z over 0.4 of the run": (
+            "--model",
+            "vae",
+            "--kl-u-start",
+            "1",
+            "--kl-u-warmup",
+            "0",
+        ),
+        "KL_z over 0.8 of the run": ("--kl-warmup", "0.8"),
+        "KL_u weighted 1 throughout": ("--kl-u-start", "1", "--kl-u-warmup", "0"),
+        "two further updates of y": ("--y-updates", "3"),
+        "further update of y, u without KL_z": ("--y-updates", "2", "--detach-u"),
+        "further update of y": ("--y-updates", "2"),
+        "q(z|x,y)": ("--guide-z-sees-y",),
+        "400 nats of KL_z free": ("--free-nats", "400"),
+        "u at 4x4": ("--u-stages", "2"),
+        "p(y|u) of independent pixels": ("--latent-likelihood", "independent", "--u-stages", "1"),
+        "exact, one network for a block": ("--likelihood", "exact"),
+        "y by downscale2, independent pixels": (
+            "--transform",
+            "downscale2",
+            "--likelihood",
+            "independent",
+        ),
+    },
     # How to train so that z is used.
     "recipes": {
         "published objective": PUBLISHED,
@@ -53,11 +83,42 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "no augmentation": ("--no-augment",),
     },
 }
-# The preset that a study's runs share, and as many validation pictures for all.
+INDEPENDENT = (
+    *("--transform", "downscale2", "--likelihood", "independent"),
+    *("--latent-likelihood", "independent", "--kl-u-start", "1", "--kl-u-warmup", "0"),
+)
+EARLIER_SMALL = (
+    "model.q_u.growth=20",
+    "model.p_y.growth=48",
+    "model.p_y.steps=3",
+    "model.p_u_network.growth=16",
+)
+AS_MANY = "training.validation_images=2000"  # validation pictures for all
+# What a study's runs share where they name nothing else.
 SHARED: dict[str, tuple[str, ...]] = {
-    "recipes": ("--preset", "small"),
-    "ablations": ("--preset", "quickstart", "--set", "training.validation_images=2000"),
+    "small": ("--preset", "small", "--y-updates", "1"),
+    "recipes": (
+        *("--preset", "small", *INDEPENDENT, "--u-stages", "1", "--y-updates", "1"),
+        *("--set", *EARLIER_SMALL),
+    ),
+    "ablations": ("--preset", "quickstart", *INDEPENDENT, "--kl-warmup", "0.5", "--set", AS_MANY),
 }
+
+
+def joined(flags: tuple[str, ...], shared: tuple[str, ...]) -> list[str]:
+    """A run's flags, and those of its study that it does not give itself; all settings of --set."""
+    given: dict[str, list[str]] = {}
+    for number, part in enumerate((flags, shared)):
+        known = set(given) - {"--set"} if number else set()
+        name = ""
+        for word in part:
+            if word.startswith("--"):
+                name = word
+                if name not in known:
+                    given.setdefault(name, [])
+            elif name not in known:
+                given[name].append(word)
+    return [word for name, values in given.items() for word in (name, *values)]
 
 
 def folder_of(study: str, name: str) -> Path:
@@ -82,7 +143,7 @@ def train(study: str, name: str, flags: tuple[str, ...], options: argparse.Names
         length += ["--resume"]
     command = [sys.executable, "-m", "srvae_pyro.train", "--data", options.data]
     command += ["--run", str(folder), *length, "--threads", str(options.threads)]
-    command += [*flags, *SHARED[study]]
+    command += joined(flags, SHARED[study])
     print(f"{name}: {' '.join(command[1:])}", flush=True)
     with (folder.parent / f"{folder.name}.log").open("a") as log:
         return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode

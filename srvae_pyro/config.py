@@ -42,7 +42,7 @@ LatentLikelihoodName = Literal["independent", "pyramid"]
 LikelihoodName = Literal["independent", "exact", "groups"]
 ModelName = Literal["srvae", "vae"]
 Precision = Literal["fp32", "bf16"]
-Preset = Literal["paper", "small", "quickstart"]
+Preset = Literal["paper", "small", "quickstart", "photo"]
 PriorName = Literal["realnvp", "mixture", "standard"]
 TransformName = Literal["downscale2", "downscale4", "average2", "grayscale", "sketch"]
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, get_args
 
-from srvae_pyro.config import Dense, ModelConfig, ModelName, Preset, Residual, TrainingConfig
+from srvae_pyro.config import (
+    DataConfig,
+    Dense,
+    ModelConfig,
+    ModelName,
+    Preset,
+    Residual,
+    TrainingConfig,
+)
 
-__all__ = ["PRESETS", "preset"]
+__all__ = ["PRESETS", "preset", "preset_data"]
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
@@ -86,6 +94,44 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
     ),
 }
 
+
+def _local(growth: int, steps: int) -> Dense:
+    """Of a photograph of any size it makes in tiles what it makes of the whole."""
+    return Dense(growth, steps, attention=False)
+
+
+_MODELS |= {
+    ("photo", "srvae"): ModelConfig(
+        image_shape=(3, 64, 64),
+        q_u=_local(8, 2),
+        p_y=_local(32, 2),
+        pyramid=Residual(40, 1),
+        pyramid_channels=24,
+        q_z=_local(8, 2),
+        p_z_from_y=_local(8, 2),
+        p_z_from_u=_local(16, 2),
+        p_z=_local(16, 2),
+        p_x_from_z=_local(16, 2),
+        p_x_z_channels=6,
+        groups=Residual(64, 3),
+        p_u_network=_local(10, 2),
+        likelihood="groups",
+        u_stages=3,
+        **_AGREEING,
+        **_QUICK_START,
+    ),
+    ("photo", "vae"): ModelConfig(
+        model="vae",
+        image_shape=(3, 64, 64),
+        q_z=_local(10, 2),
+        p_x_from_z=_local(59, 3),
+        pyramid=Residual(40, 1),
+        pyramid_channels=24,
+        p_u_network=_local(30, 2),
+        **_QUICK_START,
+    ),
+}
+
 _SMALL = TrainingConfig(
     epochs=None,
     max_minutes=120.0,
@@ -119,6 +165,15 @@ _TRAINING: dict[tuple[Preset, ModelName], TrainingConfig] = {
     ("small", "vae"): _SMALL,
     ("quickstart", "srvae"): replace(_MINUTES, kl_warmup=0.4, kl_u_start=0.02, kl_u_warmup=0.4),
     ("quickstart", "vae"): _MINUTES,
+    ("photo", "srvae"): replace(
+        _SMALL,
+        batch_size=16,
+        kl_warmup=0.4,
+        kl_u_start=0.02,
+        kl_u_warmup=0.4,
+        validation_images=1000,
+    ),
+    ("photo", "vae"): replace(_SMALL, batch_size=16, validation_images=1000),
 }
 
 
@@ -126,6 +181,11 @@ def preset(name: Preset, model: ModelName = "srvae") -> tuple[ModelConfig, Train
     """The model and training settings of a preset.
 
     ``paper`` is the published model. ``small`` suits a workstation, or hours on a CPU;
-    ``quickstart`` minutes on a CPU.
+    ``quickstart`` minutes on a CPU; ``photo`` is ``small`` for photographs at their own resolution.
     """
     return _MODELS[name, model], _TRAINING[name, model]
+
+
+def preset_data(name: Preset) -> DataConfig:
+    """How a preset takes its pictures: ``photo`` crops of its size."""
+    return DataConfig(crops=64) if name == "photo" else DataConfig()

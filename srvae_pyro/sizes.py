@@ -17,6 +17,9 @@ class Dense(Settings):
     growth: Annotated[int, Between(1, 4096), "channels each dense step adds, in the first block"]
     steps: Annotated[int, Between(1, 256), "dense steps a block"]
     blocks: Annotated[int, Between(1, 64), "blocks at constant resolution (plain networks)"] = 1
+    attention: Annotated[
+        bool, "channel attention after each block, which averages over all that it sees"
+    ] = True
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import pytest
 from srvae_pyro.checked import AtLeast, Between, hints_of, metadata_of, type_of
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
 from srvae_pyro.errors import UserError
+from srvae_pyro.models import make_model
 from srvae_pyro.models.shapes import sizes_of
-from srvae_pyro.presets import PRESETS, preset
+from srvae_pyro.networks import ChannelAttention
+from srvae_pyro.presets import PRESETS, preset, preset_data
 
 
 def through_json(config: RunConfig) -> RunConfig:
@@ -160,3 +162,12 @@ def test_networks_that_are_no_more_are_refused_where_a_model_has_them(
     values["model"][setting] = value
     with pytest.raises(UserError, match=f"earlier version trained this model, with {setting}"):
         RunConfig.from_dict(values)
+
+
+def test_photographs_are_learnt_from_crops_and_without_regard_to_their_size() -> None:
+    for model in ("srvae", "vae"):
+        config = preset("photo", model)[0]  # type: ignore[arg-type]
+        assert config.image_shape[1:] == (preset_data("photo").crops,) * 2
+        blocks = [m for m in make_model(config).modules() if isinstance(m, ChannelAttention)]
+        assert not blocks
+    assert preset_data("small") == DataConfig()

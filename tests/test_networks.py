@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from srvae_pyro.config import ModelConfig
+from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import make_model
 from srvae_pyro.networks import (
@@ -20,6 +20,7 @@ from srvae_pyro.networks import (
     DenseStep,
     Encoder,
     PlainNetwork,
+    ResidualNetwork,
     WeightNormalized,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
@@ -38,9 +39,10 @@ LAYERS: dict[str, Callable[[], WeightNormalized]] = {
     "transposed": lambda: WeightNormConvTranspose2d(3, 5),
 }
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "encoder": lambda: Encoder(3, 6, 4, 2, 1),
-    "decoder": lambda: Decoder(3, 6, 8, 2, 1),
-    "plain": lambda: PlainNetwork(3, 6, 4, 2, 2),
+    "encoder": lambda: Encoder(3, 6, Dense(4, 2), 1),
+    "decoder": lambda: Decoder(3, 6, Dense(8, 2), 1),
+    "plain": lambda: PlainNetwork(3, 6, Dense(4, 2, 2)),
+    "residual": lambda: ResidualNetwork(3, 6, 8, 2),
 }
 
 
@@ -129,7 +131,7 @@ def test_initialization_of_every_layer_of_a_network(name: str) -> None:
 
 
 def test_last_layer_that_is_no_head_is_initialized_as_the_hidden_layers_are() -> None:
-    network = PlainNetwork(3, 6, 4, 2, 1, head=False)
+    network = PlainNetwork(3, 6, Dense(4, 2), head=False)
     aim_heads(network, 5.0, 7.0)
     x = torch.rand(8, 3, 8, 8)
     with initializing(network, 0.3):
@@ -386,18 +388,27 @@ def test_dense_block_says_its_channels() -> None:
     assert block(torch.rand(2, 3, 4, 6)).shape == (2, 23, 4, 6)
 
 
+@pytest.mark.parametrize("attention", [True, False])
+def test_without_attention_what_is_far_does_not_matter(attention: bool) -> None:
+    network, x = PlainNetwork(2, 3, Dense(2, 1, 1, attention)), torch.randn(2, 2, 4, 16)
+    other = x.clone()
+    other[..., 8:] = torch.randn(2, 2, 4, 8)
+    far = network(x)[..., :4] - network(other)[..., :4]
+    assert bool(far.any()) == attention
+
+
 @pytest.mark.parametrize("size", [(8, 8), (4, 12)])
 @pytest.mark.parametrize("stages", [0, 1, 2])
 def test_encoder_halves_and_decoder_doubles(stages: int, size: tuple[int, int]) -> None:
     height, width = size
     small = (height // 2**stages, width // 2**stages)
-    assert Encoder(3, 7, 2, 1, stages)(torch.rand(2, 3, *size)).shape == (2, 7, *small)
-    assert Decoder(3, 7, 8, 1, stages)(torch.rand(2, 3, *small)).shape == (2, 7, *size)
+    assert Encoder(3, 7, Dense(2, 1), stages)(torch.rand(2, 3, *size)).shape == (2, 7, *small)
+    assert Decoder(3, 7, Dense(8, 1), stages)(torch.rand(2, 3, *small)).shape == (2, 7, *size)
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_plain_network_keeps_the_size(blocks: int) -> None:
-    assert PlainNetwork(3, 7, 2, 2, blocks)(torch.rand(2, 3, 5, 3)).shape == (2, 7, 5, 3)
+    assert PlainNetwork(3, 7, Dense(2, 2, blocks))(torch.rand(2, 3, 5, 3)).shape == (2, 7, 5, 3)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -498,3 +509,12 @@ def test_compiled_networks_compute_the_same(tiny: Callable[..., ModelConfig]) ->
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
     average = copy.deepcopy(fast)  # as the averaged weights are made
     assert torch.isfinite(TermsELBO().differentiable_loss(average.model, average.guide, x))
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_residual_network_sees_as_far_as_it_says(blocks: int) -> None:
+    network = ResidualNetwork(2, 3, 4, blocks)
+    x = torch.randn(1, 2, 1, 31, requires_grad=True)
+    (slope,) = torch.autograd.grad(network(x)[..., 15].square().sum(), x)
+    seen = slope.abs().sum((0, 1, 2)).nonzero().flatten()
+    assert seen.max() - seen.min() + 1 == 3 + 4 * blocks

@@ -102,9 +102,8 @@ def test_table_has_the_parameter_counts(name: Preset) -> None:
 def test_small_presets_are_of_the_published_family(model: str) -> None:
     published, *others = [preset(name, model)[0] for name in PRESETS]  # type: ignore[arg-type]
     for config in others:
-        assert (config.stages, config.latent_channels, config.p_u, config.d) == (
+        assert (config.stages, config.latent_channels, config.p_u) == (
             published.stages,
             published.latent_channels,
             published.p_u,
-            published.d,
         )

@@ -635,6 +635,13 @@ def test_no_flags_are_the_published_run() -> None:
     assert (config.training, config.data.data) == (TrainingConfig(), "cifar10")
 
 
+def test_photographs_come_as_crops_unless_a_size_is_given() -> None:
+    assert fresh_config(TrainArguments(preset="photo")).data.crops == 64
+    assert fresh_config(TrainArguments(preset="photo", crops=32)).data.crops == 32
+    whole = fresh_config(TrainArguments(preset="photo", image_size=64)).data
+    assert (whole.crops, whole.image_size) == (None, 64)
+
+
 # What the report compares with
 
 
@@ -642,6 +649,7 @@ def test_no_flags_are_the_published_run() -> None:
 def test_a_run_that_agrees_trains_and_is_resumed(tmp_path: Path, likelihood: Any) -> None:
     make_pictures(tmp_path / "pictures")
     exact: dict[str, Any] = {"transform": "average2", "likelihood": likelihood, "precision": "bf16"}
+    exact["set"] = ["model.groups.width=4", "model.groups.blocks=1"]
     with tiny():
         for name, steps in (("whole", (3,)), ("parts", (2, 3))):
             for i, limit in enumerate(steps):

@@ -57,9 +57,9 @@ def test_downscale_is_pillows_up_to_twice_as_high_as_wide(factor: int) -> None:
 
     for height, width in ((2, 1), (6, 3), (14, 7), (40, 20), (3, 40)):
         assert not differences(height, width).any()
-    # Of higher ones Pillow filters the columns first, and rounds in between.
+    # Of higher ones Pillow, since version 13, filters the columns first, and rounds in between.
     for height, width in ((3, 1), (7, 3), (15, 7), (41, 20)):
-        assert differences(height, width).max() == 1
+        assert differences(height, width).max() <= 1
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 254, 255])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from srvae_pyro.system.device import sent
+
 __all__ = ["augment"]
 
 
@@ -27,11 +29,8 @@ def augment(images: Tensor, generator: torch.Generator, shift: bool = True) -> T
     most_down, most_right = (height // 20, width // 20) if shift else (0, 0)
     down = torch.randint(-most_down, most_down + 1, (count,), generator=generator)
     right = torch.randint(-most_right, most_right + 1, (count,), generator=generator)
-    # One copy to the device instead of three, and on a GPU one that nothing waits for.
-    drawn = torch.stack([flip, down, right])[:, :, None]
-    if images.is_cuda:
-        drawn = drawn.pin_memory()
-    flip, down, right = drawn.to(images.device, non_blocking=True)
+    # One copy to the device instead of three.
+    flip, down, right = sent(torch.stack([flip, down, right])[:, :, None], images.device)
 
     rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)  # (B, W)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from srvae_pyro.data.crop_grid import crops_an_epoch, read_grid
 from srvae_pyro.data.orders import shuffled_crops
+from srvae_pyro.system.device import sent
 from srvae_pyro.system.streams import stream
 
 __all__ = ["MemoryCrops", "crop_order", "places_in"]
@@ -93,7 +94,7 @@ class MemoryCrops:
 
     def read(self, indices: Tensor) -> Tensor:
         device = self.table.device
-        crops = indices.to(device).long()
+        crops = sent(indices, device).long()
         starts, widths, heights = self.table[crops[:, 0]].unbind(1)
         top, left = places_in(heights, widths, crops[:, 1:], self.side).unbind(1)
         planes = (
@@ -106,10 +107,7 @@ class MemoryCrops:
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         for indices in batches:
-            images = self.read(indices)
-            if images.device.type != device.type:
-                images = images.pin_memory().to(device, non_blocking=True)
-            yield images
+            yield sent(self.read(indices), device)
 
     def picture(self, index: int) -> Tensor:
         """Picture ``index``, (C, H, W), on the CPU."""

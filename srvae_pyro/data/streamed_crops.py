@@ -18,6 +18,7 @@ from srvae_pyro.data.orders import BLOCK
 from srvae_pyro.data.sized_pictures import SizedPictures
 from srvae_pyro.data.streaming import start_worker
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.device import sent
 
 __all__ = ["StreamedCrops"]
 
@@ -94,9 +95,7 @@ class StreamedCrops:
             crops = self._cut(rows, self._held)
             for index in dropped:
                 del self._held[index]
-            if device.type != "cpu":
-                crops = crops.pin_memory().to(device, non_blocking=True)
-            yield crops
+            yield sent(crops, device)
 
     def _cut(self, rows: Tensor, held: dict[int, Tensor | str]) -> Tensor:
         """The crops at ``rows`` (B, 3) of decoded pictures, repeated where one cannot be read.

@@ -19,6 +19,7 @@ from srvae_pyro.data.orders import shuffled, shuffled_in_windows
 from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.data.sources import Source
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.device import sent
 from srvae_pyro.system.streams import stream
 
 __all__ = ["StreamedPictures", "start_worker"]
@@ -141,7 +142,7 @@ class StreamedPictures(Dataset[Tensor | str]):
             if mistakes:
                 fill = torch.arange(len(mistakes)) % len(images)
                 images = torch.cat([images, images[fill]])
-            yield images.to(device, non_blocking=True)
+            yield sent(images, device)
 
     def read_readable(self, indices: Tensor) -> tuple[Tensor, list[Path]]:
         """The readable images at ``indices``, and the names of the pictures that are left out.

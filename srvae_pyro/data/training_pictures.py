@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.orders import shuffled
+from srvae_pyro.system.device import sent
 from srvae_pyro.system.streams import stream
 
 __all__ = ["MemoryPictures", "TrainingPictures"]
@@ -100,10 +101,7 @@ class MemoryPictures:
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         for indices in batches:
-            images = self.images[indices.to(self.images.device)]
-            if images.device.type != device.type:
-                images = images.pin_memory().to(device, non_blocking=True)
-            yield images
+            yield sent(self.images[sent(indices, self.images.device)], device)
 
     def in_memory(self, most: int | None = None) -> Tensor:
         return self.images

@@ -69,6 +69,7 @@ class RealNVPPrior(Prior):
         shape: the event's shape (C, H, W), H and W even.
         growth: growth of the couplings' dense blocks.
         steps: dense steps of each.
+        attention: whether they have channel attention.
 
     Example:
         >>> p_u = RealNVPPrior((4, 8, 8), growth=8, steps=1)
@@ -79,11 +80,18 @@ class RealNVPPrior(Prior):
         torch.Size([4, 6, 10])
     """
 
-    def __init__(self, shape: tuple[int, int, int], growth: int = 64, steps: int = 5) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        growth: int = 64,
+        steps: int = 5,
+        *,
+        attention: bool = True,
+    ) -> None:
         super().__init__(shape)
         if shape[1] % 2 or shape[2] % 2:
             raise ValueError(f"RealNVP needs an even height and width, not {shape[1]}x{shape[2]}")
-        self.flow = RealNVP(shape[0], growth, steps)
+        self.flow = RealNVP(shape[0], growth, steps, attention=attention)
 
     def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
         return dist.TransformedDistribution(self.standard_normal(size), self.flow())

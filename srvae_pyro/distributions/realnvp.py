@@ -234,6 +234,7 @@ class RealNVP(nn.Module):
         channels: channels C of the event.
         growth: growth of the couplings' dense blocks.
         steps: dense steps of each.
+        attention: whether they have channel attention.
 
     Example:
         >>> flow = RealNVP(channels=4, growth=8, steps=1)
@@ -248,11 +249,15 @@ class RealNVP(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, channels: int, growth: int = 64, steps: int = 5) -> None:
+    def __init__(
+        self, channels: int, growth: int = 64, steps: int = 5, *, attention: bool = True
+    ) -> None:
         super().__init__()
 
         def networks(count: int, channels: int) -> nn.ModuleList:
-            return nn.ModuleList(CouplingNetwork(channels, growth, steps) for _ in range(count))
+            return nn.ModuleList(
+                CouplingNetwork(channels, growth, steps, attention=attention) for _ in range(count)
+            )
 
         self.checkerboard = networks(3, channels)
         self.channelwise = networks(3, 2 * channels)

@@ -18,6 +18,7 @@ from srvae_pyro.models import ImageModel
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.device import sent
 from srvae_pyro.system.parallel import Group
 
 __all__ = ["ActiveUnits", "ElboResult", "LatentUnits", "evaluate_elbo"]
@@ -133,7 +134,7 @@ def evaluate_elbo(
         for batch, batch_indices in batches:
             noise = Decode(noise=ImageNoise(seed, batch_indices))
             with noise, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                terms = elbo.terms(model.model, model.guide, to_unit(batch.to(device)))
+                terms = elbo.terms(model.model, model.guide, to_unit(sent(batch, device)))
             named = {**terms.named(), "nats": terms.total}
             values.append({name: value.double() for name, value in named.items()})
             active_units.add(terms)

@@ -18,7 +18,7 @@ from srvae_pyro.inference.refinement import refined_at_once
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.device import exact_float32, sent
 from srvae_pyro.system.parallel import Group
 
 __all__ = ["LikelihoodResult", "evaluate_likelihood"]
@@ -156,7 +156,7 @@ def evaluate_likelihood(
         options: Any = {"estimator": estimator, "steps": refine, "seed": seed, "at_once": at_once}
         with sweep(images, indices, batch_size=step, group=group, progress=progress) as batches:
             for batch, batch_indices in batches:
-                x = to_unit(batch.to(device))
+                x = to_unit(sent(batch, device))
                 for estimate in estimates(model, x, samples, images=batch_indices, **options):
                     values.append(vars(estimate))
                     so_far = -unit * torch.cat([v["log_likelihood"] for v in values]).mean()

@@ -7,19 +7,19 @@ from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.noise import GlobalNoise, Noise
+from srvae_pyro.inference.turns import Handler
 
 __all__ = ["Decode", "Decoding", "FromNoise", "noise_of"]
 
 Decoding = Literal["sample", "mode", "mean"]
 
 
-class Decode(Messenger):
+class Decode(Handler):
     """A Pyro effect handler that changes how unobserved sites are drawn.
 
     That of images (:class:`~srvae_pyro.distributions.ImageDistribution`) and of latents that are
@@ -110,7 +110,7 @@ class Decode(Messenger):
         return dist.Normal(mean, normal.stddev.take_along_dim(index, -4).squeeze(-4)).to_event(3)
 
 
-class FromNoise(Messenger):
+class FromNoise(Handler):
     """A Pyro effect handler that makes latents of given noise.
 
     Args:

@@ -11,6 +11,8 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from srvae_pyro.inference.turns import turn
+
 __all__ = ["ElboTerms", "TermsELBO"]
 
 
@@ -65,6 +67,7 @@ class TermsELBO(Trace_ELBO):
         self.analytic_kl = analytic_kl
         self.detailed_kl = detailed_kl
 
+    @turn()
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> ElboTerms:
         """The terms, differentiable, one entry an image, averaged over particles."""
         collected: list[ElboTerms] = []

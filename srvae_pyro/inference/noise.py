@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srvae_pyro.system.device import sent
 from srvae_pyro.system.streams import stream
 
 __all__ = ["GlobalNoise", "ImageNoise", "Noise", "TileNoise"]
@@ -84,7 +85,8 @@ class ImageNoise:
         shape = list(like.shape)
         del shape[self.dim + like.dim()]
         own = [source(stream(*self.seed, n, *site.encode()), shape) for n in self.images]
-        return torch.from_numpy(np.stack(own, axis=self.dim)).to(like)
+        drawn = torch.from_numpy(np.stack(own, axis=self.dim)).to(like.dtype)
+        return sent(drawn, like.device)
 
 
 class TileNoise:
@@ -129,7 +131,7 @@ class TileNoise:
                 ]
                 block = block[:, max(-down, 0) :, max(-across, 0) :]
                 target.copy_(block[:, : target.shape[1], : target.shape[2]])
-        return field.to(like.device).expand_as(like)
+        return sent(field, like.device).expand_as(like)
 
 
 def _blocks(start: int, count: int, size: int) -> range:

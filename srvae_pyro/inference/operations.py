@@ -18,8 +18,10 @@ from srvae_pyro.inference.checks import check_images
 from srvae_pyro.inference.decoding import Decode, Decoding, FromNoise, noise_of
 from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
 from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.turns import turn
 from srvae_pyro.inference.weighing import has_two_levels
 from srvae_pyro.networks import cached_weights
+from srvae_pyro.system.device import sent
 
 __all__ = ["Operations", "Sampling", "draw", "slerp"]
 
@@ -138,7 +140,7 @@ class Operations(nn.Module):
         """Images where the parameters are, in float32, or in float64 if these are."""
         parameter = next(self.parameters())
         double = parameter.dtype == torch.float64
-        return x.to(parameter.device, torch.float64 if double else torch.float32)
+        return sent(x.to(torch.float64 if double else torch.float32), parameter.device)
 
     def draw(
         self, program: Callable[..., Any], *inputs: Tensor, **options: Any
@@ -245,6 +247,7 @@ class Operations(nn.Module):
         return {name: value.unflatten(0, (steps, len(a))) for name, value in sites.items()}
 
     @torch.no_grad()
+    @turn()
     @cached_weights()
     def _noise(self, x: Tensor) -> dict[str, Tensor]:
         """The noise that makes each latent of x, drawn from the guide, by site."""

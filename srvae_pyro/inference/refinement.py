@@ -140,7 +140,7 @@ def refine(
         means = {name: q.mean for name, q in first.posteriors.items()}
         spreads = {name: q.stddev for name, q in first.posteriors.items()}
         # Of each latent: the mean's way in standard deviations, and the log-variance's.
-        ways = {name: torch.zeros(2, *mean.shape).to(mean) for name, mean in means.items()}
+        ways = {name: mean.new_zeros(2, *mean.shape) for name, mean in means.items()}
         free = [way.requires_grad_() for way in ways.values()]
 
         def posteriors(kind: type[dist.Normal]) -> dict[str, dist.TorchDistribution]:

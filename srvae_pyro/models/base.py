@@ -16,6 +16,7 @@ from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Operations
+from srvae_pyro.inference.turns import turn
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.models.loading import current_names, read_state
 from srvae_pyro.networks import WeightNormalized, aim_heads, initializing
@@ -42,7 +43,8 @@ def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
         case "mixture":
             return MixturePrior(shape, config.p_u_components)
         case "realnvp":
-            prior = RealNVPPrior(shape, config.p_u_network.growth, config.p_u_network.steps)
+            size = config.p_u_network
+            prior = RealNVPPrior(shape, size.growth, size.steps, attention=size.attention)
             aim_heads(prior, config.head_scale)
             return prior
 
@@ -85,7 +87,7 @@ class ImageModel(Operations, PyTorchModelHubMixin):
         Args:
             x: a batch of training images (B, C, H, W), B > 1.
         """
-        with initializing(self, self.config.init_scale), pyro.poutine.block():
+        with initializing(self, self.config.init_scale), turn(), pyro.poutine.block():
             guide = pyro.poutine.trace(self.guide).get_trace(x)
             model = pyro.poutine.trace(pyro.poutine.replay(self.model, trace=guide)).get_trace(x)
             # The flow meets data when it scores the latent.

@@ -17,7 +17,14 @@ from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.distributions import DiscretizedLogisticMixture
 from srvae_pyro.models.aims import aim_likelihood
 from srvae_pyro.models.transforms import Transform
-from srvae_pyro.networks import Decoder, Encoder, PlainNetwork, aim_heads
+from srvae_pyro.networks import (
+    Decoder,
+    Encoder,
+    PlainNetwork,
+    aim_heads,
+    channels_last,
+    channels_last_on_gpus,
+)
 
 __all__ = [
     "ImageGivenLatent",
@@ -29,7 +36,6 @@ __all__ = [
 ]
 
 LOG_VARIANCE_RANGE = (-7.0, 7.0)
-MEMORY_FORMAT = torch.channels_last  # of what networks work on: faster on CPUs and GPUs
 
 
 def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -41,7 +47,7 @@ def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     inputs = tuple(_without_copies(x) for x in inputs)
     batch = torch.broadcast_shapes(*(x.shape[:-3] for x in inputs))
     flat = (x.expand(*batch, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in inputs)
-    out = network(*(x.contiguous(memory_format=MEMORY_FORMAT) for x in flat))
+    out = network(*map(channels_last, flat))
     return out.reshape(*batch, *out.shape[1:])
 
 
@@ -91,9 +97,7 @@ class LatentGivenImages(nn.Module):
         super().__init__()
         self.d = d
         latent = config.latent_channels
-        self.encoder = Encoder(
-            channels, 2 * latent, dense.growth, dense.steps, stages, widening=widening
-        )
+        self.encoder = Encoder(channels, 2 * latent, dense, stages, widening=widening)
         # Of the means, of the log-variances.
         scale = torch.tensor([config.posterior_scale or config.head_scale, config.head_scale])
         mean = torch.tensor([0.0, config.posterior_log_variance])
@@ -102,7 +106,8 @@ class LatentGivenImages(nn.Module):
     def network(self, image: Tensor) -> Tensor:
         """(B, 2 * latent channels, h, w), from the image (B, C, H, W)."""
         if self.d is not None:
-            image = torch.cat([image, self.d.lift(self.d(image), image.shape[-2:])], dim=1)
+            lifted = self.d.lift(self.d(image), image.shape[-2:])
+            image = torch.cat([image, channels_last_on_gpus(lifted)], dim=1)
         return self.encoder(image)
 
     def parameters_of(self, image: Tensor) -> Tensor:
@@ -141,16 +146,16 @@ class LatentGivenLower(nn.Module):
         super().__init__()
         latent = config.latent_channels
         y, u, joint = config.p_z_from_y, config.p_z_from_u, config.p_z
-        self.from_y = Encoder(channels, latent, y.growth, y.steps, stages, head=False)
+        self.from_y = Encoder(channels, latent, y, stages, head=False)
         smaller = 0 if u_stages is None else u_stages - stages  # u than z
         self.from_u: nn.Module
         if smaller > 0:
-            self.from_u = Decoder(latent, latent, u.growth, u.steps, smaller, head=False)
+            self.from_u = Decoder(latent, latent, u, smaller, head=False)
         elif smaller < 0:
-            self.from_u = Encoder(latent, latent, u.growth, u.steps, -smaller, head=False)
+            self.from_u = Encoder(latent, latent, u, -smaller, head=False)
         else:
-            self.from_u = PlainNetwork(latent, latent, u.growth, u.steps, u.blocks, head=False)
-        self.joint = PlainNetwork(2 * latent, 2 * latent, joint.growth, joint.steps, joint.blocks)
+            self.from_u = PlainNetwork(latent, latent, u, head=False)
+        self.joint = PlainNetwork(2 * latent, 2 * latent, joint)
         aim_heads(self, config.head_scale)
 
     def encode(self, y: Tensor) -> Tensor:
@@ -197,7 +202,7 @@ class ImageGivenLatent(nn.Module):
         super().__init__()
         self.channels = channels
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
-        self.decoder = Decoder(config.latent_channels, out, dense.growth, dense.steps, stages)
+        self.decoder = Decoder(config.latent_channels, out, dense, stages)
         aim_likelihood(self.decoder, config, channels)
 
     def parameters_of(self, latent: Tensor) -> Tensor:
@@ -221,13 +226,11 @@ def joint_networks(
         out: channels of the likelihood.
     """
     z, joint = config.p_x_from_z, config.p_x
-    from_z = Decoder(config.latent_channels, detail, z.growth, z.steps, stages, head=False)
+    from_z = Decoder(config.latent_channels, detail, z, stages, head=False)
     return from_z, PlainNetwork(
         lower_channels + detail,
         out,
-        joint.growth,
-        joint.steps,
-        joint.blocks,
+        joint,
         full_precision_input=True,
     )
 
@@ -269,7 +272,7 @@ class ImageGivenLower(nn.Module):
         """(B, channels of the likelihood, H, W), from y (B, C, h, w) and z."""
         detail = self.from_z(z)
         # In float32: bfloat16 would round y by up to half a level of 256, and x is close to y.
-        lifted = self.d.lift(y, detail.shape[-2:])
+        lifted = channels_last_on_gpus(self.d.lift(y, detail.shape[-2:]))
         return self.joint(torch.cat([lifted, detail.to(lifted.dtype)], dim=1))
 
     def parameters_of(self, y: Tensor, z: Tensor) -> Tensor:

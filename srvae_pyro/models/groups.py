@@ -51,9 +51,7 @@ class GroupsGivenLower(nn.Module):
         z = config.p_x_from_z
         first = ConsistentGroups.parameter_channels(config.components, channels, 0)
         detail = PIXELS * config.p_x_z_channels or first
-        self.from_z = Decoder(
-            config.latent_channels, detail, z.growth, z.steps, config.stages - 1, head=False
-        )
+        self.from_z = Decoder(config.latent_channels, detail, z, config.stages - 1, head=False)
         self.groups = PixelGroups(config, config.groups, channels, detail)
 
     def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:

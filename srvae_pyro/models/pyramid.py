@@ -54,7 +54,9 @@ class PyramidGivenLatent(nn.Module):
         super().__init__()
         self.channels = channels
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
-        self.trunk = DenseBlock(config.latent_channels, dense.growth, dense.steps)
+        self.trunk = DenseBlock(
+            config.latent_channels, dense.growth, dense.steps, attention=dense.attention
+        )
         self.coarsest = WeightNormConv2d(self.trunk.out_channels, out, 1, head=True)
         aim_likelihood(self.coarsest, config, channels)
         seen = config.pyramid_channels

@@ -11,6 +11,7 @@ from srvae_pyro.networks.convolution import (
 )
 from srvae_pyro.networks.coupling import ChannelGain, CouplingNetwork
 from srvae_pyro.networks.dense import ChannelAttention, DenseBlock, DenseStep
+from srvae_pyro.networks.layout import channels_last, channels_last_on_gpus
 from srvae_pyro.networks.options import checkpoint_blocks, compile_networks
 from srvae_pyro.networks.residual import ResidualBlock, ResidualNetwork
 
@@ -30,6 +31,8 @@ __all__ = [
     "WeightNormalized",
     "aim_heads",
     "cached_weights",
+    "channels_last",
+    "channels_last_on_gpus",
     "checkpoint_blocks",
     "compile_networks",
     "initializing",

@@ -6,6 +6,7 @@ from torch import nn
 
 from srvae_pyro.networks.convolution import WeightNormConv2d, WeightNormConvTranspose2d
 from srvae_pyro.networks.dense import DenseBlock
+from srvae_pyro.sizes import Dense
 
 __all__ = ["Decoder", "Encoder", "PlainNetwork"]
 
@@ -20,8 +21,7 @@ class Encoder(nn.Sequential):
     Args:
         channels: channels of the input.
         out_channels: channels of the output.
-        growth: growth of the first dense block.
-        steps: dense steps a block.
+        size: of the first dense block, and steps of all.
         stages: how often the resolution is halved.
         head: whether the output is the parameters of a distribution; see
             :class:`~srvae_pyro.networks.WeightNormConv2d`.
@@ -32,21 +32,21 @@ class Encoder(nn.Sequential):
         self,
         channels: int,
         out_channels: int,
-        growth: int,
-        steps: int,
+        size: Dense,
         stages: int,
         *,
         head: bool = True,
         widening: int | None = None,
     ) -> None:
         layers: list[nn.Module] = []
+        growth = size.growth
         for stage in range(stages):
-            block = DenseBlock(channels, growth, steps)
+            block = _block(channels, growth, size)
             if widening is None or stage < widening:
                 channels = 2 * block.out_channels
                 growth *= 2
             layers += [block, WeightNormConv2d(block.out_channels, channels, 3, stride=2)]
-        block = DenseBlock(channels, growth, steps)
+        block = _block(channels, growth, size)
         last = WeightNormConv2d(block.out_channels, out_channels, 1, head=head)
         super().__init__(*layers, block, last)
 
@@ -64,15 +64,15 @@ class Decoder(nn.Sequential):
         self,
         channels: int,
         out_channels: int,
-        growth: int,
-        steps: int,
+        size: Dense,
         stages: int,
         *,
         head: bool = True,
     ) -> None:
         layers: list[nn.Module] = []
+        growth = size.growth
         for _ in range(max(stages, 1)):
-            block = DenseBlock(channels, growth, steps)
+            block = _block(channels, growth, size)
             channels = block.out_channels
             layers.append(block)
             if stages:
@@ -83,27 +83,31 @@ class Decoder(nn.Sequential):
 
 
 class PlainNetwork(nn.Sequential):
-    """(B, in, H, W) to (B, out, H, W): ``blocks`` dense blocks, then a 1x1 convolution.
+    """(B, in, H, W) to (B, out, H, W): ``size.blocks`` dense blocks, then a 1x1 convolution.
 
-    Args: as :class:`Encoder`, but for ``blocks``, and ``full_precision_input``: the first block too
-        computes in the parameters' precision even under autocast.
+    Args: as :class:`Encoder`, and ``full_precision_input``: the first block too computes in the
+        parameters' precision even under autocast.
     """
 
     def __init__(
         self,
         channels: int,
         out_channels: int,
-        growth: int,
-        steps: int,
-        blocks: int,
+        size: Dense,
         *,
         head: bool = True,
         full_precision_input: bool = False,
     ) -> None:
         layers: list[nn.Module] = []
-        for i in range(blocks):
+        for i in range(size.blocks):
             exact = full_precision_input and i == 0
-            block = DenseBlock(channels, growth, steps, full_precision=exact)
+            block = _block(channels, size.growth, size, full_precision=exact)
             channels = block.out_channels
             layers.append(block)
         super().__init__(*layers, WeightNormConv2d(channels, out_channels, 1, head=head))
+
+
+def _block(channels: int, growth: int, size: Dense, *, full_precision: bool = False) -> DenseBlock:
+    return DenseBlock(
+        channels, growth, size.steps, full_precision=full_precision, attention=size.attention
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -191,7 +192,15 @@ def initializing(module: nn.Module, scale: float = 0.01) -> Iterator[None]:
     for layer in layers:
         layer.hidden_scale = scale
     try:
-        yield
+        with _uncompiled():
+            yield
     finally:
         for layer in layers:
             layer.hidden_scale = None
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """Within it compiled networks run as they are: compiling what runs once takes minutes."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()  # nothing is compiled, and it takes seconds to import
+    return torch.compiler.set_stance("force_eager")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.networks.convolution import WeightNormConv2d
 from srvae_pyro.networks.dense import DenseBlock
+from srvae_pyro.networks.layout import channels_last_on_gpus
 
 __all__ = ["ChannelGain", "CouplingNetwork"]
 
@@ -36,14 +37,15 @@ class CouplingNetwork(nn.Module):
         channels: channels c of the input, and of s and t.
         growth: growth of the dense block.
         steps: dense steps.
+        attention: whether the dense block has channel attention.
     """
 
-    def __init__(self, channels: int, growth: int, steps: int) -> None:
+    def __init__(self, channels: int, growth: int, steps: int, *, attention: bool = True) -> None:
         super().__init__()
-        self.block = DenseBlock(channels, growth, steps)
+        self.block = DenseBlock(channels, growth, steps, attention=attention)
         self.head = WeightNormConv2d(self.block.out_channels, 2 * channels, 3, head=True)
         self.scale = ChannelGain(channels)
 
     def forward(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = self.head(self.block(kept)).chunk(2, dim=1)
+        s, t = self.head(self.block(channels_last_on_gpus(kept))).chunk(2, dim=1)
         return self.scale(torch.tanh(s)), t

@@ -70,7 +70,7 @@ class ChannelAttention(nn.Module):
 
 
 class DenseBlock(nn.Sequential):
-    """``steps`` dense steps, then channel attention: (B, c, H, W) to (B, out_channels, H, W).
+    """``steps`` dense steps, and channel attention: (B, c, H, W) to (B, out_channels, H, W).
 
     Args:
         channels: channels c of the input.
@@ -78,6 +78,8 @@ class DenseBlock(nn.Sequential):
         steps: how many steps.
         full_precision: compute in the parameters' precision even under autocast; for an input whose
             last bits matter.
+        attention: whether there is channel attention. Without it a position of the output depends
+            on its surroundings alone, not on how large the input is.
 
     Attributes:
         out_channels: channels of the output, c + steps * growth.
@@ -85,12 +87,18 @@ class DenseBlock(nn.Sequential):
     """
 
     def __init__(
-        self, channels: int, growth: int, steps: int, *, full_precision: bool = False
+        self,
+        channels: int,
+        growth: int,
+        steps: int,
+        *,
+        full_precision: bool = False,
+        attention: bool = True,
     ) -> None:
         self.out_channels = channels + steps * growth
         super().__init__(
             *(DenseStep(channels + i * growth, growth) for i in range(steps)),
-            ChannelAttention(self.out_channels),
+            *([ChannelAttention(self.out_channels)] if attention else []),
         )
         self.full_precision = full_precision
         self.checkpoint = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 
 from srvae_pyro.networks.coders import Decoder, Encoder, PlainNetwork
@@ -9,6 +12,8 @@ from srvae_pyro.networks.dense import DenseBlock
 from srvae_pyro.networks.residual import ResidualBlock, ResidualNetwork
 
 __all__ = ["checkpoint_blocks", "compile_networks"]
+
+VERSIONS = 4  # of a compiled network: with and without a gradient, of one shape and of any
 
 
 def checkpoint_blocks(module: nn.Module, on: bool = True) -> None:
@@ -24,11 +29,23 @@ def checkpoint_blocks(module: nn.Module, on: bool = True) -> None:
             block.checkpoint = on
 
 
-def compile_networks(module: nn.Module) -> None:
+def compile_networks(module: nn.Module, **options: Any) -> None:
     """Compile every encoder, decoder, plain and residual network in place with ``torch.compile``.
 
     The state keeps its names. The first steps take minutes; on a CPU a C++ compiler is needed.
+
+    Args:
+        module: with the networks.
+        options: of ``torch.compile``.
     """
-    for network in module.modules():
-        if isinstance(network, Encoder | Decoder | PlainNetwork | ResidualNetwork):
-            network.compile()
+    networks = [
+        network
+        for network in module.modules()
+        if isinstance(network, Encoder | Decoder | PlainNetwork | ResidualNetwork)
+    ]
+    for network in networks:
+        network.compile(**options)
+    # PyTorch keeps 8 compiled versions of a piece of code, and from then on runs it as it is. All
+    # networks are one piece of code to it. Under this name in all versions from 2.6 to 2.14.
+    config = torch._dynamo.config
+    config.cache_size_limit = max(config.cache_size_limit, VERSIONS * len(networks))

@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Literal
 
 import pyro
 import torch
+from torch import Tensor
 
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
@@ -26,6 +28,7 @@ __all__ = [
     "process_cores",
     "process_memory",
     "processes_here",
+    "sent",
     "start",
     "tune_allocator",
     "wake_vector_math",
@@ -100,15 +103,42 @@ def start(
     return choose_precision(precision, device)
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Within it, float32 convolutions on CUDA do not round their inputs to TF32's 10 bits."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+class _ExactFloat32:
+    """Switches TF32 off with the first thread that asks, and back after the last."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.before = True
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Within it, float32 convolutions on CUDA do not round their inputs to TF32's 10 bits."""
+        with self.lock:
+            if self.inside == 0:
+                self.before = torch.backends.cudnn.allow_tf32
+                torch.backends.cudnn.allow_tf32 = False
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    torch.backends.cudnn.allow_tf32 = self.before
+
+
+exact_float32 = _ExactFloat32()
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; from the CPU to a GPU by a copy that nothing waits for.
+
+    Which needs pinned memory: PyTorch keeps it until the copy is done.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def processes_here() -> int:

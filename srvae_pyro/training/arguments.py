@@ -31,8 +31,9 @@ class TrainArguments:
     preset: Annotated[
         Preset | None,
         RECORDED,
-        option("{paper,small,quickstart}", "paper; with --init its run's"),
-        "networks and training: days on a GPU, hours on a CPU, or minutes on a CPU",
+        option("{paper,small,quickstart,photo}", "paper; with --init its run's"),
+        "networks and training: days on a GPU, hours on a CPU, or minutes on a CPU; photo is small "
+        "for photographs, learnt from crops of 64x64",
     ] = None
     run: Annotated[
         str | None,

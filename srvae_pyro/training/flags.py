@@ -102,10 +102,11 @@ def setting_flags() -> tuple[SettingFlag, ...]:
 
 
 def _setting_flags() -> Iterator[SettingFlag]:
+    presets = [preset(name, model) for name in PRESETS for model in get_args(ModelName)]
     examples: dict[str, list[Any]] = {
-        "model": [preset(name, model)[0] for name in PRESETS for model in get_args(ModelName)],
+        "model": [model for model, _ in presets],
         "data": [DataConfig()],
-        "training": [preset(name)[1] for name in PRESETS],
+        "training": [training for _, training in presets],
     }
     for part, kind in PARTS.items():
         for setting, hint in hints_of(kind).items():

@@ -80,7 +80,8 @@ def weighted_loss(
         weight = (kl_weights or {}).get(site, 1.0)
         if site == "z" and free_nats > 0 and site in terms.detailed_kl:
             channels = terms.detailed_kl[site].sum(dim=(-2, -1)).mean(dim=0)
-            share = channels.new_tensor(free_nats / len(channels))
+            # Not new_tensor, which a GPU would have to wait for.
+            share = channels.new_full((), free_nats / len(channels))
             batch = channels.detach() if average is None else average(channels.detach())
             loss = loss + weight * torch.where(batch > share, channels, share).sum()
         else:

@@ -24,7 +24,7 @@ from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
 from srvae_pyro.earlier import RENAMED
 from srvae_pyro.errors import UserError
-from srvae_pyro.presets import PRESETS, preset
+from srvae_pyro.presets import PRESETS, preset, preset_data
 from srvae_pyro.runs import RUNS, WEIGHTS, find_run, read_config
 from srvae_pyro.system.command_line import flag_of
 from srvae_pyro.training.arguments import TrainArguments
@@ -65,7 +65,9 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
     init = read_config(find_run(run)) if run else None
     name, kind = _names(arguments, init)
     model, training = preset(name, kind)
-    start = RunConfig(name, init.model if init else model, DataConfig(), training, __version__)
+    whole = "image_size" in given(arguments)["data"]  # pictures, not crops
+    data = DataConfig() if whole else preset_data(name)
+    start = RunConfig(name, init.model if init else model, data, training, __version__)
     config = with_flags(start, arguments)
     if init:
         _refuse_other_networks(run, start, config)

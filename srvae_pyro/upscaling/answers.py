@@ -16,6 +16,7 @@ from srvae_pyro.inference.noise import Noise
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.base import images_plate
 from srvae_pyro.networks import cached_weights
+from srvae_pyro.system.device import sent
 
 __all__ = ["answers", "several_answers"]
 
@@ -36,7 +37,7 @@ def answers(
     hold here.
     """
     with Decode(decode, temperature, image_temperature, noise):
-        return model.super_resolution(y.to(model.device))
+        return model.super_resolution(sent(y, model.device))
 
 
 def several_answers(
@@ -52,7 +53,7 @@ def several_answers(
     That is q(u|y), and of p(z|y,u) what it makes of y. Each is, to the bit, the one that
     :func:`answers` gives with its noise. To be called without autograd.
     """
-    y = y.to(model.device)
+    y = sent(y, model.device)
     q_u: Any = model.guide.q_u(y)
     p_z: Any = model.model.p_z
     given_y = p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
