@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.models import SRVAE, load
@@ -116,7 +117,8 @@ def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> 
     """Enlarge one file after the other; the mistakes, each in a line."""
     mistakes = []
     expected = [writer.pixels(pixels_of(path)) for path in paths]
-    with Bar(total=sum(expected), unit="pixel", unit_scale=True, leave=False) as bar:
+    options: dict[str, Any] = {"unit": "pixel", "unit_scale": True, "miniters": 1, "leave": False}
+    with Bar(total=sum(expected), **options) as bar:
         writer.made = bar.update
         for path, stem, pixels in zip(paths, stems, expected, strict=True):
             before = bar.n
