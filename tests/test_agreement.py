@@ -116,6 +116,10 @@ def test_every_file_agrees(
     said = capsys.readouterr().out
     assert said.count("LR-PSNR exact") == 4  # of the mean too
     assert "JPEG" in said
+    if kind != "RGBA" or channels == 3:
+        for ending in ("01", "02", "03", "mean"):
+            found = small_again(out / f"a-x{factor}-{ending}.png", factor // 2)
+            assert np.array_equal(found, expected), ending
 
 
 def test_means_of_samples_are_only_rounded(make: MakeModel) -> None:

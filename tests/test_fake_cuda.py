@@ -251,7 +251,7 @@ def test_enlarging(here: OnGpu) -> None:
         out = Enlarger(here.model, decode, tile=tile, temperature=1.0)(picture)
         assert out.device.type == "cpu"
         assert out.shape == (3, 2 * side, 2 * (side + multiple))
-        assert here.cuda.waits.taken() == {("to host", "enlarger.py:_once"): 2 if tile else 1}
+        assert here.cuda.waits.taken() == {("to host", "enlarger.py:enlarged"): 2 if tile else 1}
 
 
 def test_super_resolution(here: OnGpu) -> None:
@@ -260,8 +260,8 @@ def test_super_resolution(here: OnGpu) -> None:
         pytest.skip("of the two the one with more that could mix")
     evaluate_super_resolution(here.model, here.levels[:1], samples=2)
     assert {place for _, place in here.cuda.waits.taken()} == {
-        "super_resolution.py:_in_levels",
-        "super_resolution.py:_answers_by_method",
+        "answerer.py:_in_levels",
+        "answerer.py:_expected",
         "truncated.py:expectation",
         "truncated.py:<listcomp>",
     }

@@ -16,6 +16,7 @@ from srvae_pyro.data.mending import CutOffError, mended
 from srvae_pyro.data.pictures import find_pictures, read_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
+from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
 
 
@@ -273,7 +274,8 @@ def enlarged(path: Path, channels: int = 3) -> Image.Image:
     """A photograph's answer, by no model."""
     photograph = read_photograph(path, channels)
     x = photograph.levels.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    save_photograph(path.with_name("answer.png"), photograph.toned(x), photograph)
+    answer = MemoryCanvas(photograph.toned(x))
+    save_photograph(path.with_name("answer.png"), answer, photograph)
     with Image.open(path.with_name("answer.png")) as file:
         file.load()
         return file

@@ -26,10 +26,12 @@ from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.command_line import check_arguments
 from srvae_pyro.upscale import UpscaleArguments, main
+from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import downscaled
-from srvae_pyro.upscaling.photographs import names_for, read_photograph
+from srvae_pyro.upscaling.photographs import read_photograph
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
+from srvae_pyro.upscaling.questions import names_for
 from srvae_pyro.upscaling.tiles import spans
 
 
@@ -231,26 +233,43 @@ BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
     "missing.png": (None, "there is no file"),
     "two\nlines.png": (None, "there is no file"),
     os.fsdecode(b"\xff\xfe.png"): (None, "there is no file"),
-    ".": (None, "is a folder"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_files_are_refused_before_any_work(
+def test_a_bad_file_by_itself_is_refused(
     run: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
     content, message = BAD[name]
     if content is not None:
         (tmp_path / name).write_bytes(content())
-    image_of(smooth(8, 8)).save(tmp_path / "good.png")
     with pytest.raises(UserError, match=message) as error:
-        upscale(run(), tmp_path / "good.png", tmp_path / name, out=tmp_path / "out")
+        upscale(run(), tmp_path / name, out=tmp_path / "out")
     text = str(error.value)
     assert len(text.splitlines()) == 1
     text.encode()  # can be printed
-    if name.isascii() and name.isprintable() and name != ".":
+    if name.isascii() and name.isprintable():
         assert name in text
     assert not (tmp_path / "out").exists()
+
+
+def test_bad_files_do_not_stop_the_others(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (content, _) in BAD.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content())
+    for name in ("first.png", "last.png"):
+        image_of(smooth(8, 8)).save(tmp_path / name)
+    files = [tmp_path / name for name in ("first.png", *BAD, "last.png")]
+    assert upscale(run(), *files, out=tmp_path / "out") == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"first-x2.png", "last-x2.png"}
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert len(lines) == len(BAD)
+    for _, message in BAD.values():
+        assert any(message in line for line in lines), message
+    assert f"2 of {len(files)} pictures enlarged" in said.out
 
 
 def test_a_picture_name_for_the_folder_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
@@ -336,12 +355,19 @@ def test_no_seams(model: SRVAE) -> None:
 
 
 def test_tiles_follow_the_memory(model: SRVAE) -> None:
-    pixel = Enlarger(model).bytes_per_pixel
-    assert Enlarger(model, memory_gb=pixel * 100**2 / 1e9).tile_for(100, 100) == 0
-    assert Enlarger(model, memory_gb=pixel * 100**2 / 1e9).tile_for(100, 104) == 100
+    need = Enlarger(model).need
+    whole = Enlarger(model, memory_gb=need(100, 100) / 1e9 * (1 + 1e-9))
+    assert whole.tile_for(100, 100) == 0
+    side = whole.tile_for(100, 104)
+    assert 0 < side <= 100
+    assert need(100, 104, side) <= need(100, 100) < need(100, 104, side + 4)
+    # Of a wider picture the strips take more, and the tiles must be smaller.
+    assert 0 < whole.tile_for(100, 4_000) < side
     assert Enlarger(model, tile=0, memory_gb=1e-6).tile_for(4000, 4000) == 0
-    with pytest.raises(UserError, match="memory-gb"):
-        Enlarger(model, memory_gb=pixel / 1e9).tile_for(100, 100)
+    with pytest.raises(UserError, match="give at least") as error:
+        Enlarger(model, memory_gb=1e-6).tile_for(100, 100)
+    enough = float(str(error.value).split()[-1])
+    assert Enlarger(model, memory_gb=enough).tile_for(100, 100) > 0
 
 
 # Answers
@@ -368,7 +394,7 @@ def test_four_times_is_twice_twice(model: SRVAE) -> None:
     assert torch.equal(enlarger(picture, passes=2), enlarger(enlarger(picture)))
     x = enlarger(picture, passes=2)
     assert (
-        lr_psnr(model, x, picture, 2)
+        lr_psnr(model, MemoryCanvas(x), MemoryCanvas(picture), 2)
         == psnr(downscaled(model, downscaled(model, x)), picture).item()
     )
 
@@ -467,7 +493,8 @@ def test_settings_that_make_no_sense(
 
 
 def test_names_that_would_clash(run: Callable[..., Path], tmp_path: Path) -> None:
-    assert names_for([Path("a.png"), Path("a.jpg"), Path("b.png")]) == ["a-png", "a-jpg", "b"]
+    names = names_for([Path("a.png"), Path("a.jpg"), Path("b.png")])
+    assert list(map(str, names)) == ["a-png", "a-jpg", "b"]
     with pytest.raises(UserError, match="one name"):
         names_for([Path("a.png"), Path("other/a.png")])
     # An answer never takes the place of a question.
@@ -495,14 +522,16 @@ def test_names_too_long_for_an_answer_are_refused_before_any_work(
     image_of(smooth(8, 8)).save(path)
     with pytest.raises(UserError, match="rename it to at most 248 without its extension"):
         upscale(run(), path, out=tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_answer_too_large_for_memory_is_refused_before_any_work(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_of(smooth(80, 100)).save(tmp_path / "a.png")
-    monkeypatch.setattr("srvae_pyro.upscaling.session.process_memory", lambda: 1e6)
+    with pytest.raises(UserError, match=r"more memory than --memory-gb 0.0001: give at least 0.0"):
+        upscale(run(), tmp_path / "a.png", out=tmp_path / "out", memory_gb=1e-4)
+    monkeypatch.setattr("srvae_pyro.upscaling.writing.process_memory", lambda: 1e5)
     with pytest.raises(UserError, match=r"would become 200x160 pixels.*cut out a part"):
         upscale(run(), tmp_path / "a.png", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -31,6 +31,7 @@ from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_place
 from srvae_pyro.system.hub import is_cached_copy
+from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.photographs import save_photograph, shown
 
 __all__ = ["compress", "decompress"]
@@ -93,7 +94,7 @@ def decompress(arguments: DecompressArguments) -> int:
         raise UserError(f"{shown(arguments.file)} has other chains than its model makes")
     pictures = _matching(codec, content, arguments, device)
     for file, picture, levels in zip(files, header.pictures, pictures, strict=True):
-        save_photograph(file, levels[:1] if picture.gray else levels)
+        save_photograph(file, MemoryCanvas(levels[:1] if picture.gray else levels))
     what = "y's" if arguments.preview else "pictures"
     read = f"from {content.bytes_read:,} of {content.size:,} bytes" if arguments.preview else ""
     print(" ".join(f"{len(files)} {what} in {shown(arguments.out)} {read}".split()))

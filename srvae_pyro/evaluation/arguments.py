@@ -75,7 +75,11 @@ class EvaluateArguments:
     """of those of the srVAE's y"""
 
     super_resolution: bool = False
-    """also PSNR and SSIM of super-resolution against bicubic and others (srVAE)"""
+    """also PSNR, SSIM, diversity and speed of super-resolution, beside bicubic (srVAE)"""
+    factor: Annotated[tuple[int, ...], AtLeast(2), option("N ...", "the model's own")] = ()
+    """of super-resolution: 2 4 measures both, x4 as two steps of x2"""
+    calibration: bool = False
+    """of super-resolution also how often the truth lies within the spread of 39 samples"""
 
     compress: Annotated[int | None, AtLeast(1), option("N", "no")] = None
     """also the bytes of N of the pictures by bits-back coding, and by PNG, WebP and JPEG XL"""
@@ -92,8 +96,11 @@ class EvaluateArguments:
     """also write the numbers to this file"""
 
     def check(self) -> None:
-        """Refuse a ``--json`` that is a folder, and ``--refine`` without importance samples."""
+        """Refuse a ``--json`` that is a folder, and flags of what is not measured."""
         if self.refine and self.elbo_only:
             raise UserError("--refine is of importance sampling: leave out --elbo-only")
+        if (self.factor or self.calibration) and not self.super_resolution:
+            flag = "--factor" if self.factor else "--calibration"
+            raise UserError(f"{flag} is of --super-resolution: give both, or neither")
         if self.json is not None and self.json.is_dir():
             raise UserError(f"--json {self.json} is a folder: name a file")

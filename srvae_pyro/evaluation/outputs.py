@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.record import EVALUATION, record_measures
-from srvae_pyro.system.files import check_place, write_json
+from srvae_pyro.system.files import check_place, write_json, write_whole
 from srvae_pyro.system.hub import is_cached_copy
 
 __all__ = ["Outputs"]
@@ -78,3 +80,15 @@ class Outputs:
             reason = error.strerror or error
             warnings.warn(f"{self.json} cannot be written: {reason}", stacklevel=1)
         return written
+
+    def draw(self, name: str, figure: Image.Image) -> bool:
+        """Write a figure as PNG into the run's ``figures/``, if it can be; whether it could."""
+        if self.run is None:
+            return True
+        path = self.run / "figures" / f"{name}.png"
+        try:
+            write_whole(path, figure.save)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be written: {error.strerror or error}", stacklevel=1)
+            return False
+        return True

@@ -6,18 +6,17 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from srvae_pyro.evaluation.coding import CodingResult
+from srvae_pyro.evaluation.columns import columns
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.evaluation.kid import KID_NAME, KidResult
 from srvae_pyro.evaluation.likelihood import UNRELIABLE_K, LikelihoodResult
 from srvae_pyro.evaluation.measures import Measures
 from srvae_pyro.evaluation.selection import Selection
-from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
-from srvae_pyro.upscaling.quality import shown_psnr
+from srvae_pyro.evaluation.super_resolution_report import super_resolution_table
 
 __all__ = [
     "PUBLISHED",
     "Row",
-    "columns",
     "compression_table",
     "kid_table",
     "print_measures",
@@ -60,19 +59,6 @@ PUBLISHED: dict[tuple[str, str], list[Row]] = {
 }
 
 
-def columns(rows: list[list[str]], left: int) -> str:
-    """Cells in aligned columns: the first ``left`` flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def table(rows: list[Row]) -> str:
     """The rows laid out like the paper's Table 1."""
     with_fid = any(row.fid_test is not None or row.fid_train is not None for row in rows)
@@ -89,29 +75,6 @@ def table(rows: list[Row]) -> str:
             cells.append(f"{test} ({train})")
         lines.append(cells)
     return columns(lines, left=2)
-
-
-def super_resolution_table(result: SuperResolutionResult) -> str:
-    """The scores by method, and how samples differ."""
-    names = {
-        "sample": "srVAE, one sample",
-        "mean": f"srVAE, mean of {result.samples} samples",
-        "mode": "srVAE, mode at temperature 0",
-        "expectation": "srVAE, expectation at temperature 0",
-    }
-    rows = [[f"super-resolution x{result.factor}", "PSNR (dB)", "SSIM", "LR-PSNR (dB)"]]
-    for method, scores in result.methods.items():
-        similarity = "-" if scores.ssim is None else f"{scores.ssim:.4f}"
-        agreement = shown_psnr(scores.lr_psnr, 2)
-        rows.append([names.get(method, method), f"{scores.psnr:.2f}", similarity, agreement])
-    text = columns(rows, left=1)
-    diversity = result.diversity
-    if diversity.std is not None:
-        text += (
-            f"\nsamples differ by {diversity.std:.1f} levels of 255 (standard deviation a pixel), "
-            f"two of them by {diversity.pairwise_rmse:.1f} (root mean square)"
-        )
-    return text
 
 
 def kid_table(result: KidResult) -> str:
@@ -205,8 +168,8 @@ def print_measures(measures: Measures, selection: Selection, trained_on: str) ->
         )
     if measures.kid:
         print(kid_table(measures.kid))
-    if measures.super_resolution:
-        print(super_resolution_table(measures.super_resolution))
+    for enlarged in measures.super_resolution:
+        print(super_resolution_table(enlarged))
     if measures.compression:
         print(compression_table(measures.compression))
 

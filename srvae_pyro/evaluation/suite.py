@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -12,19 +11,23 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from srvae_pyro import __version__
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
 from srvae_pyro.data.subset import evenly_spaced_indices
+from srvae_pyro.drawing.calibration import calibration_figure
 from srvae_pyro.drawing.sampling import sampling_of
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.answerer import factors_for
 from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels
 from srvae_pyro.evaluation.coding import evaluate_coding
+from srvae_pyro.evaluation.diversity import Distance
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
+from srvae_pyro.evaluation.entry import measures_to_json, settings_of
+from srvae_pyro.evaluation.feature_distance import feature_distance
 from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fid import drawer, fid_and_kid
 from srvae_pyro.evaluation.fidelity import INCEPTION
-from srvae_pyro.evaluation.kid import KID_KEY, Features, check_selection, evaluate_kid
+from srvae_pyro.evaluation.kid import Features, check_selection, evaluate_kid
 from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.evaluation.lite_features import LiteFeatures
 from srvae_pyro.evaluation.measures import Measures
@@ -33,10 +36,8 @@ from srvae_pyro.evaluation.report import print_measures
 from srvae_pyro.evaluation.selection import Selection, select
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.models import ImageModel, load
-from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import start
-from srvae_pyro.system.digest import digest
 from srvae_pyro.system.parallel import Group, process_group
 
 __all__ = ["evaluate"]
@@ -68,6 +69,7 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
         with group.main_first():  # before anything that takes long
             extractor = FeatureExtractor(INCEPTION, arguments.fid_weights, group.device)
     features = LiteFeatures(group.device) if arguments.kid else None
+    distance = feature_distance(group.device) if arguments.super_resolution else None
     with group.main_first():
         data = load_for(config, arguments.data, arguments.data_root)
     if arguments.fid and not (len(data.train) and len(data.test)):
@@ -75,17 +77,22 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     selection = select(data, arguments.split, arguments.limit)
     if arguments.kid:
         check_selection(selection)
+    if arguments.super_resolution:
+        factors_for(model, arguments.factor, selection.images.shape[-2:])
     if arguments.split != "train":  # which is asked for by its name
         warn_if_trained_on(folder, config, data, arguments.split)
     if group.main:
         of = f"{len(selection.images):,} of {selection.total:,} {data.unit}"
         print(f"{folder} on {data.name}, {arguments.split}, {of}")
-    settings = _settings(arguments, folder, model, selection)
+    settings = settings_of(arguments, folder, model, selection)
     measures, written = None, True
     try:
-        for measures in measure(arguments, model, selection, extractor, features, group):
+        judges = (extractor, features, distance)
+        for measures in measure(arguments, model, selection, *judges, group):
             if outputs:
-                written = outputs.write(selection.key, settings, _to_json(measures, arguments))
+                values = measures_to_json(measures, arguments)
+                written = outputs.write(selection.key, settings, values)
+                written &= _draw_calibration(outputs, measures, selection)
     finally:  # also what there is when the rest fails or is stopped
         if group.main and measures:
             print_measures(measures, selection, config.data.data)
@@ -98,6 +105,7 @@ def measure(
     selection: Selection,
     extractor: FeatureExtractor | None,
     features: Features | None,
+    distance: Distance | None,
     group: Group,
 ) -> Iterator[Measures]:
     """All that has been measured so far, after each measure that is asked for.
@@ -108,6 +116,7 @@ def measure(
         selection: the images that the likelihood and super-resolution are measured on.
         extractor: for FID and KID; None if they are not asked for.
         features: for KID in other features, likewise.
+        distance: of features, for the diversity of super-resolution; None where there is none.
         group: the processes that share the work.
     """
     images = selection.images
@@ -153,10 +162,19 @@ def measure(
     if features is not None:
         yield from _measure_kid(arguments, model, selection, features, group, measures)
     if arguments.super_resolution:
-        measures.super_resolution = evaluate_super_resolution(
-            model, images, batch_size=arguments.batch_size, **common
-        )
-        yield measures
+        for factor in factors_for(model, arguments.factor, images.shape[-2:]):
+            found = evaluate_super_resolution(
+                model,
+                images,
+                factor=factor,
+                calibrate=arguments.calibration,
+                distance=distance,
+                photographs=selection.photographs,
+                batch_size=arguments.batch_size,
+                **common,
+            )
+            measures.super_resolution.append(found)
+            yield measures
     if arguments.compress is not None and group.main:
         some = evenly_spaced_indices(len(images), arguments.compress)
         measures.compression = evaluate_coding(
@@ -223,70 +241,13 @@ def _real_images(data: DataSplits, split: str, group: Group) -> Tensor:
     return torch.cat([data.train.in_memory(FID_IMAGES["train"]), data.val])
 
 
-def _flags(arguments: EvaluateArguments, *names: str) -> str:
-    """The arguments called so as flags, but for those that nothing was given for."""
-    values = {name: getattr(arguments, name) for name in names}
-    flags = [
-        f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None
-    ]
-    return " ".join(flags)
-
-
-def _to_json(measures: Measures, arguments: EvaluateArguments) -> dict[str, Any]:
-    """The measures by name, each with the flags that it was made with."""
-    drawing = ("temperature", *["image_temperature"] * (arguments.image_temperature != 1))
-    drawing = ("decode", *drawing, "y_temperature")
-    decoded = replace(arguments, decode=arguments.decode or "sample")
-    flags = {
-        "elbo": _flags(arguments, "elbo_samples"),
-        "likelihood": _flags(arguments, "importance_samples", "estimator"),
-        "refined_likelihood": _flags(arguments, "importance_samples", "estimator", "refine"),
-        "fid": _flags(decoded, *drawing, "fid_images", "fid_weights"),
-        KID_KEY: _flags(arguments, *drawing, "kid_images"),
-        "super_resolution": "",
-        "compression": _flags(arguments, "compress"),
-    }
-    values: dict[str, dict[str, Any]] = {
-        "elbo": {**measures.elbo.to_json(), "samples": arguments.elbo_samples}
-    }
-    if measures.likelihood:
-        values["likelihood"] = measures.likelihood.to_json()
-    if measures.refined:
-        values["refined_likelihood"] = measures.refined.to_json()
-    if measures.distances:
-        names = ("decode", "temperature", "image_temperature", "y_temperature")
-        drawn_with = {name: getattr(decoded, name) for name in names}
-        by_split = {split: asdict(distances) for split, distances in measures.distances.items()}
-        values["fid"] = {**drawn_with, **by_split}
-    if measures.kid:
-        values[KID_KEY] = measures.kid.to_json()
-    if measures.super_resolution:
-        values["super_resolution"] = asdict(measures.super_resolution)
-    if measures.compression:
-        values["compression"] = measures.compression.to_json()
-    return {name: {**value, "flags": flags[name]} for name, value in values.items()}
-
-
-def _settings(
-    arguments: EvaluateArguments, folder: Path, model: ImageModel, selection: Selection
-) -> dict[str, Any]:
-    """What is needed to repeat an evaluation, and to know its weights and pictures again."""
-    count, total = len(selection.images), selection.total
-    limited = count < total
-    return {
-        "run": str(folder),
-        "flags": _flags(arguments, *["limit"] * limited, "seed", "precision"),
-        "weights": weights_digest(model),
-        "data": selection.data.info,
-        "split": selection.split,
-        "images": count,
-        "indices": selection.indices.tolist() if limited else f"0 to {total - 1}",
-        "pictures": digest(selection.images),
-        "seed": arguments.seed,
-        "precision": arguments.precision,
-        "versions": {
-            "srvae_pyro": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
+def _draw_calibration(outputs: Outputs, measures: Measures, selection: Selection) -> bool:
+    """A figure for each factor whose samples have been ranked; whether they could be written."""
+    written = True
+    for found in measures.super_resolution:
+        if found.calibration is not None:
+            of = f"{Path(selection.data.name).name}, {selection.split}, {found.images:,}"
+            title = f"{of} {selection.data.unit}: super-resolution x{found.factor}"
+            figure = calibration_figure(found.calibration.ranks, title)
+            written &= outputs.draw(f"calibration-x{found.factor}", figure)
+    return written

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.evaluation.sweep import sweep
-from srvae_pyro.inference.means import RunningMean
-from srvae_pyro.inference.noise import ImageNoise
-from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.evaluation.answerer import INTERPOLATIONS, METHODS, Answerer, interpolated
+from srvae_pyro.evaluation.calibration import RANKED, Calibration, Ranks
+from srvae_pyro.evaluation.diversity import Distance, Diversity, differences
+from srvae_pyro.evaluation.scores import Scores, picture_scores, stacked_means
+from srvae_pyro.evaluation.sweep import gathered, sweep
+from srvae_pyro.models import ImageModel
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.parallel import Group
-from srvae_pyro.upscaling.agreement import rounded
-from srvae_pyro.upscaling.answers import answers
-from srvae_pyro.upscaling.enlarging import downscaled, enlarging
-from srvae_pyro.upscaling.quality import WINDOW, psnr, ssim
+from srvae_pyro.upscaling.enlarging import enlarging
+from srvae_pyro.upscaling.quality import psnr
 
 __all__ = [
     "INTERPOLATIONS",
+    "SAMPLES",
     "Diversity",
     "Scores",
     "SuperResolutionResult",
@@ -30,42 +30,7 @@ __all__ = [
     "interpolated",
 ]
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-METHODS = (*INTERPOLATIONS, "sample", "mean", "mode", "expectation")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How near answers are to the pictures, on average.
-
-    Attributes:
-        psnr: dB.
-        ssim: None for pictures under 11 pixels a side.
-        lr_psnr: dB, of d of the answer against y.
-    """
-
-    psnr: float
-    ssim: float | None
-    lr_psnr: float
-
-
-@dataclass(frozen=True)
-class Diversity:
-    """How samples differ, in levels of 255; None for one sample.
-
-    Attributes:
-        std: the standard deviation over the samples, averaged over pixels and colours.
-        pairwise_rmse: the root mean squared difference of two samples, averaged over pairs and
-            pictures.
-    """
-
-    std: float | None
-    pairwise_rmse: float | None
+SAMPLES = 10  # of which NTIRE's diversity score is
 
 
 @dataclass(frozen=True)
@@ -81,6 +46,11 @@ class SuperResolutionResult:
         samples: answers of the model for each, K.
         seed: of the noise.
         factor: how many times larger x is than y.
+        passes: in how many steps of the model.
+        megapixels_per_second: pixels of sampled answers, in millions, in a second of one process,
+            with their noise and their way to the CPU; without the first draw, if there are others.
+        photographs: how many the pictures are cut from, where standard errors are over these.
+        calibration: of 39 samples, if asked for.
     """
 
     methods: dict[str, Scores]
@@ -89,6 +59,20 @@ class SuperResolutionResult:
     samples: int
     seed: int
     factor: int
+    passes: int
+    megapixels_per_second: float
+    photographs: int | None = None
+    calibration: Calibration | None = None
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """For files: the scores and, apart, the calibration, by name; of several steps with x4."""
+        values = asdict(self)
+        calibration = values.pop("calibration")
+        suffix = "" if self.passes == 1 else f"_x{self.factor}"
+        found = {f"super_resolution{suffix}": values}
+        if calibration is not None:
+            found[f"calibration{suffix}"] = {**calibration, "factor": self.factor}
+        return found
 
 
 @torch.no_grad()
@@ -97,7 +81,11 @@ def evaluate_super_resolution(
     model: ImageModel,
     images: Tensor,
     *,
-    samples: int = 8,
+    samples: int = SAMPLES,
+    factor: int | None = None,
+    calibrate: bool = False,
+    distance: Distance | None = None,
+    photographs: Tensor | None = None,
     seed: int = 0,
     indices: Tensor | None = None,
     batch_size: int = 100,
@@ -114,95 +102,87 @@ def evaluate_super_resolution(
         model: a srVAE whose y is a downscaled x.
         images: the pictures.
         samples: answers of the model for each, K.
+        factor: how many times larger x is than y, a power of the model's own; that if not given.
+        calibrate: whether to rank the pictures among 39 samples, of which the first are those K.
+        distance: of features, for the diversity score.
+        photographs: the index of the photograph that each picture is cut from, (N).
         seed: of the noise; each picture has its own, whatever the batch.
         indices: the pictures' indices, to which their noise is tied; 0 and on if not given.
-        batch_size: pictures times samples at a time.
+        batch_size: pictures at a time.
         progress: whether to show a bar.
         group: the processes that share the pictures, all of which get the result.
 
     Raises:
-        UserError: the model does not enlarge.
+        UserError: the model does not enlarge, or not by that factor.
         ValueError: no pictures, samples or batch size.
     """
     srvae = enlarging(model)
     if not len(images) or batch_size < 1 or samples < 1:
         raise ValueError("pictures, samples and batch_size must be at least 1")
-    means = RunningMean()
-    step = max(batch_size // samples, 1)
-    with sweep(images, indices, batch_size=step, group=group, progress=progress) as batches:
-        for batch, batch_indices in batches:
+    answerer = Answerer(srvae, factor or srvae.guide.d.factor, seed)
+    drawing = _Drawing(answerer, samples, RANKED if calibrate else 0)
+    parts = []
+    with sweep(images, indices, batch_size=batch_size, group=group, progress=progress) as batches:
+        for batch, numbers in batches:
             x = batch.cpu()
-            y = downscaled(srvae, x)
-            drawn = _samples(srvae, y, samples, seed, batch_indices)
-            for name, pictures in _answers_by_method(srvae, y, drawn).items():
-                for picture in pictures:
-                    scores = _scores(picture, x)
-                    scores["lr_psnr"] = psnr(downscaled(srvae, picture), y)
-                    means.add({f"{name} {kind}": score for kind, score in scores.items()})
+            y = answerer.small(x)
+            drawn, own = drawing.draw(x, y, numbers)
+            for name, pictures in answerer.by_method(y, drawn).items():
+                each = [
+                    picture_scores(picture, x, answerer.factor)
+                    | {"lr_psnr": psnr(answerer.small(picture), y)}
+                    for picture in pictures
+                ]
+                own |= {f"{name} {kind}": mean for kind, mean in stacked_means(each).items()}
             if samples > 1:
-                means.add(_diversity(drawn.float()))
-    values = means.read(group.sum)
+                own |= differences(drawn, x, distance)
+            parts.append(own)
+    values = gathered(parts, group)
     return SuperResolutionResult(
-        {
-            name: Scores(
-                values[f"{name} psnr"], values.get(f"{name} ssim"), values[f"{name} lr_psnr"]
-            )
-            for name in METHODS
-        },
-        Diversity(values.get("std"), values.get("pairwise_rmse")),
+        {name: Scores.of(values, f"{name} ", photographs) for name in METHODS},
+        Diversity.of(values, photographs),
         len(images),
         samples,
         seed,
-        srvae.guide.d.factor,
+        answerer.factor,
+        answerer.passes,
+        drawing.megapixels_per_second(group),
+        None if photographs is None else len(photographs.unique()),
+        Calibration.of(values, seed, photographs) if calibrate else None,
     )
 
 
-def _samples(model: SRVAE, y: Tensor, samples: int, seed: int, indices: list[int]) -> Tensor:
-    """Answers of the model to y (B, c, h, w), uint8 (S, B, C, H, W)."""
-    noises = [ImageNoise((seed, sample), indices) for sample in range(samples)]
-    return torch.stack([_in_levels(answers(model, to_unit(y), noise=noise)) for noise in noises])
+class _Drawing:
+    """Draws samples of an answerer, ranks the truth among them, and keeps the time.
 
+    Args:
+        answerer: whose.
+        kept: how many are kept.
+        ranked: among how many the truth is ranked; 0: it is not.
+    """
 
-def _answers_by_method(model: SRVAE, y: Tensor, samples: Tensor) -> dict[str, Tensor]:
-    """Answers to y (B, c, h, w) by what gave them: uint8 (K, B, C, H, W), K being 1 for most."""
-    factor, unit = model.guide.d.factor, to_unit(y)
-    expectation = answers(model, unit, decode="mean", temperature=0.0)
-    one_each = {
-        name: interpolated(y, factor, method) for name, method in INTERPOLATIONS.items()
-    } | {
-        "mean": rounded(samples.float().mean(dim=0), model, y),
-        "mode": _in_levels(answers(model, unit, decode="mode", temperature=0.0)),
-        "expectation": rounded(expectation.cpu() * 255, model, y),
-    }
-    return {"sample": samples} | {name: answer[None] for name, answer in one_each.items()}
+    def __init__(self, answerer: Answerer, kept: int, ranked: int) -> None:
+        self.answerer, self.kept, self.ranked = answerer, kept, ranked
+        self.seconds: list[float] = []
+        self.pixels: list[int] = []
 
+    def draw(self, x: Tensor, y: Tensor, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Samples for y, uint8 (S, B, C, H, W), and the shares of the ranks of x among them."""
+        ranks, kept = Ranks(x, indices, self.answerer.seed), []
+        for sample in range(max(self.kept, self.ranked)):
+            began = time.perf_counter()
+            drawn = self.answerer.sample(y, sample, indices)
+            self.seconds.append(time.perf_counter() - began)
+            self.pixels.append(drawn[:, 0].numel())
+            if sample < self.kept:
+                kept.append(drawn)
+            if sample < self.ranked:
+                ranks.add(drawn)
+        return torch.stack(kept), ranks.shares() if self.ranked else {}
 
-def interpolated(y: Tensor, factor: int, method: Image.Resampling) -> Tensor:
-    """uint8 pictures (B, C, h, w) enlarged by Pillow in 8 bits: uint8 (B, C, H, W)."""
-    size = (factor * y.shape[-1], factor * y.shape[-2])
-    planes = [
-        np.asarray(Image.fromarray(plane).resize(size, method)) for plane in y.flatten(0, 1).numpy()
-    ]
-    return torch.from_numpy(np.stack(planes)).unflatten(0, y.shape[:2])
-
-
-def _in_levels(x: Tensor) -> Tensor:
-    return to_levels(x).clamp(0, 255).to(torch.uint8).cpu()
-
-
-def _scores(a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """PSNR and, of pictures that are large enough, SSIM of uint8 (B, C, H, W): (B) each."""
-    scores = {"psnr": psnr(a, b)}
-    if min(a.shape[-2:]) >= WINDOW:
-        scores["ssim"] = ssim(a, b)
-    return scores
-
-
-def _diversity(samples: Tensor) -> dict[str, Tensor]:
-    """How samples (S, B, C, H, W) in levels differ, for each picture (B)."""
-    pairs = torch.combinations(torch.arange(len(samples)))
-    rmse = [(samples[i] - samples[j]).square().mean(dim=(1, 2, 3)).sqrt() for i, j in pairs]
-    return {
-        "std": samples.std(dim=0).mean(dim=(1, 2, 3)),
-        "pairwise_rmse": torch.stack(rmse).mean(dim=0),
-    }
+    def megapixels_per_second(self, group: Group) -> float:
+        """Of one process; the first draw also finds memory and compiles kernels."""
+        first = 1 if len(self.seconds) > 1 else 0
+        pixels, seconds = sum(self.pixels[first:]), sum(self.seconds[first:])
+        totals = group.sum(torch.tensor([pixels, seconds], dtype=torch.float64))
+        return (totals[0] / totals[1]).item() / 1e6

@@ -1,17 +1,24 @@
-"""Super-resolution of y of any size: one answer x for each."""
+"""Super-resolution of y of any size: one answer x for each, or several."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from srvae_pyro.inference.decoding import Decode, Decoding
 from srvae_pyro.inference.noise import Noise
 from srvae_pyro.models import SRVAE
+from srvae_pyro.models.base import images_plate
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.device import sent
 
-__all__ = ["answers"]
+__all__ = ["answers", "several_answers"]
 
 
 @torch.no_grad()
@@ -31,3 +38,35 @@ def answers(
     """
     with Decode(decode, temperature, image_temperature, noise):
         return model.super_resolution(sent(y, model.device))
+
+
+def several_answers(
+    model: SRVAE,
+    y: Tensor,
+    noises: Iterable[Noise],
+    decode: Decoding = "sample",
+    temperature: float = 1.0,
+    image_temperature: float = 1.0,
+) -> Iterator[Tensor]:
+    """Answers to the same y, one for each noise, with what sees y alone computed once.
+
+    That is q(u|y), and of p(z|y,u) what it makes of y. Each is, to the bit, the one that
+    :func:`answers` gives with its noise. To be called without autograd.
+    """
+    y = sent(y, model.device)
+    q_u: Any = model.guide.q_u(y)
+    p_z: Any = model.model.p_z
+    given_y = p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
+
+    def program() -> Tensor:
+        with images_plate(y):
+            pyro.sample("y", dist.Delta(y, event_dim=3))
+            u = pyro.sample("u", q_u)
+            z = pyro.sample("z", given_y(u))
+            x: Tensor = pyro.sample("x", model.model.p_x(y, z))
+            return x
+
+    for noise in noises:
+        with Decode(decode, temperature, image_temperature, noise):
+            x = program()
+        yield x  # outside of the handler, which would else be the caller's too

@@ -22,13 +22,22 @@ class UpscaleArguments:
 
     Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible answers
     NAME-x2-01.png to K, their mean, and NAME-x2-std.png, a map of where they differ (the standard
-    deviation; white is the largest, which is printed). LR-PSNR, printed for each answer, is how
-    well it agrees with its question: the PSNR of the answer made small again against the
-    photograph, or "exact" where every pixel is the same. So it is with all answers, their mean too,
-    of a run with --likelihood exact or groups; a copy as JPEG would lose it.
+    deviation; white is the largest, which is printed). Of a folder all pictures in it and below are
+    enlarged, into folders of the same names under --out; files that are no pictures by their names
+    are named and left out. A picture that fails does not stop the others: it is told at the end,
+    with exit code 2.
+
+    LR-PSNR, printed for each answer, is how well it agrees with its question: the PSNR of the
+    answer made small again against the photograph, or "exact" where every pixel is the same. So it
+    is with all answers, their mean too, of a run with --likelihood exact or groups; a copy as JPEG
+    would lose it. A larger --factor enlarges each answer again, and agrees as exactly.
+
+    Use it on photographs that are clean but small, such as those that were once made smaller. Do
+    not use it on noisy, blurred or strongly compressed ones: an answer that agrees with its
+    question repeats what is wrong in it, noise and JPEG's blocks too.
+
     Transparency is enlarged by bicubic interpolation. A gray photograph's answers are gray; EXIF,
-    XMP, resolution and colour profile are kept, and what is not is said. All files are checked
-    before any is enlarged.
+    XMP, resolution and colour profile are kept, and what is not is said.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -36,9 +45,9 @@ class UpscaleArguments:
     images: Annotated[
         tuple[Path, ...],
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
+        tyro.conf.arg(metavar="FILE_OR_FOLDER...", help_behavior_hint="(at least one)"),
     ]
-    """picture files; of an animation the first picture is taken"""
+    """picture files, and folders of them; of an animation the first picture is taken"""
     out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
     """folder for the answers"""
     factor: Annotated[int | None, option("N", "the model's")] = None
@@ -61,7 +70,7 @@ class UpscaleArguments:
     tile: Annotated[int | None, AtLeast(0), option("PIXELS", "as --memory-gb allows")] = None
     """enlarge in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
     memory_gb: Annotated[float, Above(0)] = 4.0
-    """gigabytes for the networks; a photograph that needs more is enlarged in tiles"""
+    """gigabytes for networks, photograph, answers and files; what needs more is done in tiles"""
     gif: bool = False
     """also NAME-x2.gif, the samples as an animation"""
     device: Device = "auto"
@@ -70,7 +79,7 @@ class UpscaleArguments:
     def check(self) -> None:
         """Refuse what makes no sense whatever the model."""
         if not self.images:
-            raise UserError("name at least one picture file after the run")
+            raise UserError("name at least one picture file or folder after the run")
         check_folder(self.out)
         if self.gif and self.samples < 2:
             raise UserError("--gif animates several answers: give --samples 2 or more")

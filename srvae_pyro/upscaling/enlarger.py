@@ -9,36 +9,48 @@ their noise from one field, so that blending does not average it away.
 Of a model whose answers agree with y in every pixel the pixels are not blended, which would spoil
 that, but cut in the middle of the overlap between two pixels of y; only expectations are blended,
 and then rounded within each block so that they agree.
+
+Of the answers only a strip, as high as a tile, is ever in floats (``strips.py``).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, Decoding
-from srvae_pyro.inference.noise import Noise, TileNoise
+from srvae_pyro.inference.noise import TileNoise
 from srvae_pyro.models import SRVAE
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.console import Bar
 from srvae_pyro.system.memory import peak_bytes
 from srvae_pyro.upscaling.agreement import gray_answer, is_exact, rounded
-from srvae_pyro.upscaling.answers import answers
-from srvae_pyro.upscaling.tiles import spans
+from srvae_pyro.upscaling.answers import answers, several_answers
+from srvae_pyro.upscaling.canvas import Canvas, Levels, MemoryCanvas
+from srvae_pyro.upscaling.strips import Grid, strips
+from srvae_pyro.upscaling.tiles import Span
 
-__all__ = ["Enlarger"]
+__all__ = ["Enlarger", "at_least"]
 
-SAFETY = 2.0  # measured: a process grows by 1.7 to 1.9 times what its tensors take
+GROWTH = 1.9  # measured: a process grows by 1.7 to 1.9 times what its networks' tensors take
+SAFETY = 2.0  # times them is reserved; small pictures fit into the rest
 SMALLEST_TILE = 8  # pixels a side, times the multiple that the networks need
 LARGEST_TILE = 256  # pixels a side of tiles that --memory-gb decides on
+STRIP_BYTES = 10  # for each value of a strip: floats, those carried on, levels, and copies of these
+
+
+def _same(rows: Tensor) -> Tensor:
+    return rows
+
+
+def _untold(_: int) -> None:
+    pass
 
 
 @dataclass
@@ -53,8 +65,7 @@ class Enlarger:
         seed: of all noise. An answer depends on it, the sample's index, the picture and the tiles.
         tile: pixels of y a side; 0: always whole; None: whole if ``memory_gb`` allows, else as
             large as it allows.
-        memory_gb: gigabytes for the networks.
-        progress: whether to show a bar of the tiles.
+        memory_gb: gigabytes for the networks, the picture and the strips of answers.
     """
 
     model: SRVAE
@@ -64,7 +75,6 @@ class Enlarger:
     seed: int = 0
     tile: int | None = None
     memory_gb: float = 4.0
-    progress: bool = False
 
     def __post_init__(self) -> None:
         Decode(self.decode, self.temperature, self.image_temperature)  # refuses what makes no sense
@@ -81,7 +91,6 @@ class Enlarger:
                 f"{smallest}, such as {near}; 0 is the whole picture"
             )
 
-    @cached_weights()
     def __call__(
         self, picture: Tensor, passes: int = 1, sample: int = 0, gray: bool = False
     ) -> Tensor:
@@ -96,23 +105,85 @@ class Enlarger:
         Raises:
             UserError: not even a small tile fits into the memory allowed.
         """
-        for index in range(passes):
-            x = self._once(picture, (self.seed, sample, index))
-            # Gray before the next pass, whose answer agrees with what it is given.
-            made_gray = gray and len(x) == 3 and is_exact(self.model)
-            picture = gray_answer(x, picture) if made_gray else x
-        return picture
+        answer = MemoryCanvas.blank(self.shape_of(picture.shape, passes))
+        self.enlarge(MemoryCanvas(picture), [answer], passes, sample, gray=gray)
+        return answer.levels
+
+    def shape_of(self, shape: Sequence[int], passes: int = 1) -> tuple[int, int, int]:
+        """The shape (C, H, W) of an answer to a picture (c, h, w)."""
+        factor = self.model.guide.d.factor**passes
+        channels, height, width = shape
+        return channels, factor * height, factor * width
+
+    @torch.no_grad()
+    @cached_weights()
+    def enlarge(
+        self,
+        picture: Levels,
+        answers: Sequence[Canvas],
+        passes: int = 1,
+        first: int = 0,
+        *,
+        gray: bool = False,
+        finish: Callable[[Tensor], Tensor] = _same,
+        made: Callable[[int], object] = _untold,
+        scratch: Callable[[Sequence[int]], Canvas] = MemoryCanvas.blank,
+    ) -> None:
+        """Write one or several answers to a picture, each as :meth:`__call__` has it.
+
+        Of all answers together what sees y alone is computed once a tile, or more often where
+        ``memory_gb`` does not allow the strips of all. Further passes enlarge each answer by
+        itself.
+
+        Args:
+            picture: levels (c, h, w).
+            answers: where they are written, of the shape that :meth:`shape_of` gives.
+            passes: how often, each time by the model's factor.
+            first: index of the first of the answers; the others follow.
+            gray: as of a call.
+            finish: what is done to the rows of an answer, uint8 (C, n, W), before they are written.
+            made: told how many pixels have been made, of each pass.
+            scratch: makes canvases of a shape for what lies between two passes.
+
+        Raises:
+            UserError: not even a small tile fits into the memory allowed.
+        """
+
+        def larger(
+            picture: Levels, answers: Sequence[Canvas], samples: Sequence[int], index: int
+        ) -> None:
+            streams = [(self.seed, sample, index) for sample in samples]
+            if index == passes - 1:
+                self._once(picture, answers, streams, gray, finish, made)
+                return
+            between = [scratch(self.shape_of(picture.shape)) for _ in answers]
+            self._once(picture, between, streams, gray, _same, made)
+            for number, canvas in enumerate(between):
+                own = slice(number, number + 1)
+                larger(canvas, answers[own], samples[own], index + 1)
+
+        larger(picture, answers, range(first, first + len(answers)), 0)
 
     @cached_property
-    @cached_weights()
-    def bytes_per_pixel(self) -> float:
-        """Memory that the networks take for each pixel of y, measured on a small picture."""
+    def network_bytes(self) -> float:
+        """Memory reserved for the networks for each pixel of y, measured on a small picture."""
         side = SMALLEST_TILE * self.model.lower_multiple
         y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
+        how = (self.decode, self.temperature, self.image_temperature)
         noise = TileNoise((0,), 0, 0, side)
-        self._answer(y, noise)  # weights that are computed once must not count: tiles would differ
-        taken = peak_bytes(lambda: self._answer(y, noise))
+        with cached_weights():
+            # Weights that are computed once must not count: tiles would differ.
+            answers(self.model, y, *how, noise)
+            taken = peak_bytes(lambda: answers(self.model, y, *how, noise))
         return SAFETY * taken / side**2
+
+    def need(self, height: int, width: int, side: int = 0, samples: int = 1) -> float:
+        """Bytes that a y of such a size and strips of its answers take, in tiles or whole."""
+        channels, factor = self.model.lower_channels, self.model.guide.d.factor
+        networks = self.network_bytes * (side**2 if side else height * width)
+        picture = (channels + 1) * height * width  # with its transparency
+        values = samples * channels * factor**2 * (side or height) * width
+        return max(networks, GROWTH / SAFETY * networks + picture + STRIP_BYTES * values)
 
     def tile_for(self, height: int, width: int) -> int:
         """Pixels a side of the tiles for a y of such a size; 0: whole.
@@ -122,44 +193,81 @@ class Enlarger:
         """
         if self.tile is not None:
             return 0 if self.tile >= max(height, width) else self.tile
-        pixels = self.memory_gb * 1e9 / self.bytes_per_pixel
-        if height * width <= pixels:
+        allowed = self.memory_gb * 1e9
+        if self.need(height, width) <= allowed:
             return 0
         multiple = self.model.lower_multiple
-        side = min(int(math.sqrt(pixels)), LARGEST_TILE) // multiple * multiple
-        if side < SMALLEST_TILE * multiple:
-            need = (SMALLEST_TILE * multiple) ** 2 * self.bytes_per_pixel / 1e9
-            raise UserError(
-                f"--memory-gb {self.memory_gb:g} is too little: give at least {need:.2g}"
-            )
-        return side
+        smallest = SMALLEST_TILE * multiple
+        for side in range(LARGEST_TILE // multiple * multiple, smallest - 1, -multiple):
+            if self.need(height, width, side) <= allowed:
+                return side
+        need = self.need(height, width, smallest)
+        raise UserError(
+            f"--memory-gb {self.memory_gb:g} is too little: give at least {at_least(need)}"
+        )
 
-    def _answer(self, y: Tensor, noise: Noise) -> Tensor:
-        return answers(self.model, y, self.decode, self.temperature, self.image_temperature, noise)
+    def _at_once(self, grid: Grid, most: int) -> int:
+        """Of how many answers, 1 to ``most``, strips fit into the memory allowed."""
+        height, width = len(grid.down), len(grid.across)
+        side = self.tile_for(height, width)
+        allowed = self.memory_gb * 1e9
+        more = (n for n in range(2, most + 1) if self.need(height, width, side, n) > allowed)
+        return next(more, most + 1) - 1
 
-    def _once(self, picture: Tensor, stream: tuple[int, int, int]) -> Tensor:
-        """The picture enlarged by the model's factor, with noise of that stream."""
-        factor, multiple = self.model.guide.d.factor, self.model.lower_multiple
-        height, width = picture.shape[-2:]
-        # NumPy reflects as often as it takes, also a picture of one pixel.
-        pads = ((0, 0), (0, -height % multiple), (0, -width % multiple))
-        y = torch.from_numpy(np.pad(picture.numpy(), pads, mode="reflect"))
-        side = self.tile_for(*y.shape[-2:])
-        rows = spans(y.shape[-2], side or y.shape[-2], multiple)
-        columns = spans(y.shape[-1], side or y.shape[-1], multiple)
-        tiles = list(itertools.product(rows, columns))
-        out = torch.zeros(len(picture), factor * y.shape[-2], factor * y.shape[-1])
+    def _once(
+        self,
+        picture: Levels,
+        answers: Sequence[Canvas],
+        streams: Sequence[tuple[int, int, int]],
+        gray: bool,
+        finish: Callable[[Tensor], Tensor],
+        made: Callable[[int], object],
+    ) -> None:
+        """Answers larger by the model's factor, each with noise of its stream.
+
+        As many at once as memory allows.
+        """
+        factor, (_, height, width) = self.model.guide.d.factor, picture.shape
+        grid = Grid.of(height, width, self.model.lower_multiple, self.tile_for)
         cut = is_exact(self.model) and self.decode != "mean"
-        shown = self.progress and len(tiles) > 1
-        with Bar(total=len(tiles), unit="tile", leave=False, disable=not shown) as bar:
-            for row, column in tiles:
-                part = to_unit(y[None, :, row.pixels, column.pixels])
-                noise = TileNoise(stream, row.start, column.start, row.stop - row.start)
-                x = self._answer(part, noise)[0].cpu()
-                x *= row.weights(factor, cut)[:, None] * column.weights(factor, cut)
-                out[:, row.enlarged(factor), column.enlarged(factor)] += x
-                bar.update()
-        out = out[:, : factor * height, : factor * width].mul_(255)
+        step = self._at_once(grid, len(answers)) if len(answers) > 1 else 1
+        for start in range(0, len(answers), step):
+            some = slice(start, start + step)
+
+            def enlarged(
+                part: Tensor, row: Span, column: Span, some: slice = some
+            ) -> Iterator[Tensor]:
+                places = (row.start, column.start, row.stop - row.start)
+                noises = (TileNoise(stream, *places) for stream in streams[some])
+                how = (self.decode, self.temperature, self.image_temperature)
+                for x in several_answers(self.model, part, noises, *how):
+                    yield x[0].cpu()
+
+            count = len(streams[some])
+            for rows, parts in strips(picture, grid, factor, count, cut, enlarged, made):
+                question = picture.rows(rows.start, rows.stop)
+                for x, answer in zip(parts, answers[some], strict=True):
+                    answer.append(finish(self._in_levels(x, question, gray)))
+
+    def _in_levels(self, x: Tensor, y: Tensor, gray: bool) -> Tensor:
+        """A strip of an answer (C, n, W) in [0, 1], which is changed, as levels.
+
+        Args:
+            x: the strip.
+            y: the picture's rows (c, n / factor, w).
+            gray: as of a call; before the next pass, whose answer agrees with what it is given.
+        """
+        x.mul_(255)
         if self.decode == "mean":
-            return rounded(out, self.model, picture)
-        return out.round_().clamp_(0, 255).to(torch.uint8)
+            levels = rounded(x, self.model, y)
+        else:
+            levels = x.round_().clamp_(0, 255).to(torch.uint8)
+        if gray and len(levels) == 3 and is_exact(self.model):
+            return gray_answer(levels, y)
+        return levels
+
+
+def at_least(need: float) -> str:
+    """Gigabytes that suffice for so many bytes, as they are given on the command line."""
+    digits = 1 - math.floor(math.log10(need / 1e9))
+    return f"{math.ceil(need / 1e9 * 10**digits) / 10**digits:g}"

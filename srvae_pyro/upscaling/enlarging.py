@@ -8,8 +8,9 @@ from torch import Tensor
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.models.transforms import Downscale
+from srvae_pyro.upscaling.canvas import Levels
 
-__all__ = ["downscaled", "enlarging", "passes_for"]
+__all__ = ["downscaled", "downscaled_rows", "enlarging", "passes_for"]
 
 MOST_PASSES = 3
 
@@ -56,3 +57,15 @@ def downscaled(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:
         colours = [model.guide.d.of_levels(c.int()) for c in x.split(1, dim=-3)]
         x = torch.cat([colour.to(torch.uint8) for colour in colours], dim=-3)
     return x
+
+
+def downscaled_rows(model: SRVAE, x: Levels, start: int, stop: int, passes: int = 1) -> Tensor:
+    """Some rows of :func:`downscaled`, without the whole of x in memory."""
+    if passes == 0:
+        return x.rows(start, stop)
+    factor = model.guide.d.factor
+    # A row of d(x) is made of the rows of x that it stands for and of some next to them, at most
+    # as many as stand for one more on each side.
+    first, last = max(start - 1, 0), min(stop + 1, x.shape[1] // factor**passes)
+    part = downscaled_rows(model, x, factor * first, factor * last, passes - 1)
+    return downscaled(model, part)[..., start - first : stop - first, :]

@@ -17,10 +17,12 @@ from srvae_pyro.data.colours import as_rgb, eight_bits
 from srvae_pyro.data.opening import Opened, open_picture
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
+from srvae_pyro.pixels import luma
 from srvae_pyro.system.files import write_whole
+from srvae_pyro.upscaling.canvas import Levels, bands
 from srvae_pyro.upscaling.metadata import dpi_of, exif_of, xmp_of
 
-__all__ = ["Photograph", "names_for", "read_photograph", "save_gif", "save_photograph", "shown"]
+__all__ = ["Photograph", "as_image", "read_photograph", "save_gif", "save_photograph", "shown"]
 
 FRAME_MILLISECONDS = 250  # of the animated answers
 
@@ -50,11 +52,10 @@ class Photograph:
     note: str = ""
 
     def toned(self, x: Tensor) -> Tensor:
-        """An answer (C, H, W) to this photograph as it is to be: gray if the photograph is."""
+        """Rows of an answer (C, n, W) to this photograph as they are to be: gray if it is."""
         if not self.gray or len(x) == 1:
             return x
-        luma = np.array(as_image(x).convert("L"))
-        return torch.from_numpy(luma)[None].expand_as(x)
+        return luma(x).to(torch.uint8).expand_as(x)
 
 
 def shown(path: Path) -> str:
@@ -147,17 +148,28 @@ def _hidden_filled(image: Image.Image, alpha: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(image)[tuple(nearest)])
 
 
-def as_image(levels: Tensor, alpha: Image.Image | None = None) -> Image.Image:
-    """uint8 levels (C, H, W) as Pillow's RGB or L, with ``alpha`` (bicubic) if given."""
-    array = levels.permute(1, 2, 0).contiguous().numpy()
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+def as_image(levels: Levels, alpha: Image.Image | None = None, gray: bool = False) -> Image.Image:
+    """Levels as Pillow's RGB or L, with ``alpha`` (bicubic) if given.
+
+    Args:
+        levels: uint8 (C, H, W), read a band of rows at a time.
+        alpha: transparency of the photograph.
+        gray: whether the first channel is to do for all.
+    """
+    channels, height, width = levels.shape
+    image = Image.new("L" if gray or channels == 1 else "RGB", (width, height))
+    for start, stop in bands(levels.shape):
+        rows = levels.rows(start, stop)[: len(image.getbands())].permute(1, 2, 0)
+        array = rows.contiguous().numpy()
+        band = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        image.paste(band, (0, start))
     if alpha is not None:
         image.putalpha(alpha.resize(image.size, Image.Resampling.BICUBIC))
     return image
 
 
 def save_photograph(
-    path: Path, levels: Tensor, like: Photograph | None = None, comment: str = ""
+    path: Path, levels: Levels, like: Photograph | None = None, comment: str = ""
 ) -> None:
     """Write uint8 levels (C, H, W) as PNG.
 
@@ -167,12 +179,11 @@ def save_photograph(
     if like is not None:
         kept = {"icc_profile": like.profile, "exif": like.exif, "dpi": like.dpi}
         options |= {name: value for name, value in kept.items() if value}
-        levels = levels[:1] if like.gray else levels
         if like.xmp:
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", like.xmp)
     if comment:
         options["pnginfo"].add_text("Comment", comment)
-    image = as_image(levels, like.alpha if like else None)
+    image = as_image(levels, like.alpha, like.gray) if like else as_image(levels)
     write_whole(path, lambda partial: image.save(partial, **options))
 
 
@@ -195,24 +206,3 @@ def save_gif(path: Path, pictures: Sequence[Path]) -> None:
             loop=0,
         ),
     )
-
-
-def names_for(pictures: Sequence[Path]) -> list[str]:
-    """What the answers to each picture are called: its name, with its extension if need be.
-
-    Raises:
-        UserError: two would be called the same.
-    """
-    stems = [path.stem for path in pictures]
-    names = [
-        path.stem if stems.count(path.stem) == 1 else path.name.replace(".", "-")
-        for path in pictures
-    ]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            first, second = shown(pictures[names.index(name)]), shown(pictures[i])
-            raise UserError(
-                f"{first} and {second} would be written under one name: enlarge them one at a "
-                "time, with different --out"
-            )
-    return names

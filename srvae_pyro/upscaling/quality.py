@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.models import SRVAE
-from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.canvas import Levels, bands
+from srvae_pyro.upscaling.enlarging import downscaled_rows
 
 __all__ = ["WINDOW", "PixelStatistics", "lr_psnr", "psnr", "shown_psnr", "ssim"]
 
@@ -20,13 +23,28 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
     Of the mean squared error over pixels and colours; equal pictures count as 100 dB.
     """
-    error = (a.float() - b.float()).square().mean(dim=(-3, -2, -1), dtype=torch.float64)
+    return _decibels(_squares(a, b).mean(dim=(-3, -2, -1), dtype=torch.float64))
+
+
+def lr_psnr(model: SRVAE, x: Levels, y: Levels, passes: int = 1) -> float:
+    """How well an answer x agrees with its question y: the PSNR of d(x) against y, in dB.
+
+    A band of rows at a time.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for start, stop in bands(y.shape):
+        small = downscaled_rows(model, x, start, stop, passes)
+        total += _squares(small, y.rows(start, stop)).sum(dtype=torch.float64)
+    return _decibels(total / math.prod(y.shape)).item()
+
+
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    return (a.float() - b.float()).square()
+
+
+def _decibels(error: Tensor) -> Tensor:
+    """The PSNR in dB of a mean squared error in levels."""
     return (10 * torch.log10(255**2 / error)).clamp_max(CAP)
-
-
-def lr_psnr(model: SRVAE, x: Tensor, y: Tensor, passes: int = 1) -> float:
-    """How well an answer x agrees with its question y: the PSNR of d(x) against y, in dB."""
-    return psnr(downscaled(model, x, passes), y).item()
 
 
 def shown_psnr(decibels: float, digits: int = 1) -> str:
@@ -76,15 +94,14 @@ class PixelStatistics:
         self.sum = self.sum + levels
         self.squares = self.squares + levels.square()
 
-    def pictures(self) -> tuple[Tensor, Tensor, float]:
-        """The mean (C, H, W), a map of the deviation (1, H, W), and what its white is, in levels.
+    def mean(self) -> Tensor:
+        """The mean (C, H, W), not rounded, in float64."""
+        return self.sum.double() / self.count
 
-        The deviation is the root of the variance (that of a sample, over count - 1) averaged over
-        the colours; the map is scaled to its largest value. The mean is not rounded.
+    def deviation(self) -> Tensor:
+        """The standard deviation (1, H, W) in levels, in float64.
+
+        The root of the variance (that of a sample, over count - 1) averaged over the colours.
         """
-        mean = self.sum.double() / self.count
-        variance = (self.squares - mean * self.sum) / max(self.count - 1, 1)
-        deviation = variance.clamp_min(0).mean(dim=0, keepdim=True).sqrt()
-        white = deviation.max().item()
-        scaled = (deviation * (255 / white if white else 0)).round().to(torch.uint8)
-        return mean, scaled, white
+        variance = (self.squares - self.mean() * self.sum) / max(self.count - 1, 1)
+        return variance.clamp_min(0).mean(dim=0, keepdim=True).sqrt()

@@ -1,0 +1,147 @@
+"""What noise and JPEG do to answers: ``python benchmarks/robustness.py RUN --data DIR``.
+
+Each photograph x is made small, y = d(x), as the model was taught to; y is given Gaussian noise, in
+levels of 255, or saved as JPEG by Pillow, and enlarged: by the model (mode at temperature 0) and by
+Pillow's bicubic and Lanczos filters. PSNR of each answer against x in dB, the mean over photographs
+and its standard error; and how far the question itself is from y. The model knows of neither noise
+nor JPEG, and of a model whose answers agree with their question in every pixel they agree with what
+is wrong in it too.
+
+Then a figure of one photograph: a column for each kind of question, the rows being the question,
+bicubic, the model's answer and x.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
+from srvae_pyro.evaluation.answerer import interpolated
+from srvae_pyro.models import load
+from srvae_pyro.pixels import to_unit
+from srvae_pyro.runs import find_run, results_folder
+from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import choose_device, start
+from srvae_pyro.system.files import write_whole
+from srvae_pyro.upscaling.canvas import MemoryCanvas
+from srvae_pyro.upscaling.enlarger import Enlarger
+from srvae_pyro.upscaling.enlarging import downscaled, enlarging
+from srvae_pyro.upscaling.photographs import as_image
+from srvae_pyro.upscaling.quality import psnr
+
+Worsen = Callable[[Tensor, int], Tensor]
+SIGMAS = (5, 15)  # of noise, levels of 255
+QUALITIES = (95, 85, 75)  # of JPEG
+
+
+def noisy(y: Tensor, sigma: float, seed: int) -> Tensor:
+    """uint8 levels (C, h, w) with Gaussian noise."""
+    noise = np.random.default_rng(seed).standard_normal(tuple(y.shape), dtype=np.float32)
+    return (y + sigma * torch.from_numpy(noise)).round().clamp(0, 255).byte()
+
+
+def compressed(y: Tensor, quality: int) -> Tensor:
+    """uint8 levels (C, h, w), 1 or 3 colours, after JPEG as Pillow writes it."""
+    buffer = io.BytesIO()
+    as_image(MemoryCanvas(y)).save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer) as file:
+        levels = np.array(file).reshape(*y.shape[1:], len(y))
+    return torch.from_numpy(levels).permute(2, 0, 1).contiguous()
+
+
+def kinds() -> dict[str, Worsen]:
+    """What is done to a question, by its name."""
+    worsened: dict[str, Worsen] = {"as it is": lambda y, _: y}
+    for sigma in SIGMAS:
+        worsened[f"noise {sigma}"] = lambda y, seed, sigma=sigma: noisy(y, sigma, seed)
+    for quality in QUALITIES:
+        worsened[f"JPEG {quality}"] = lambda y, _, quality=quality: compressed(y, quality)
+    return worsened
+
+
+def middle(path: Path, channels: int, side: int, multiple: int) -> Tensor:
+    """The middle of a photograph, at most ``side`` pixels a side: uint8 levels (C, H, W)."""
+    image = read_picture(path, channels)
+    width, height = (min(n, side) // multiple * multiple for n in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    levels = np.array(image.crop((left, top, left + width, top + height)))
+    return torch.from_numpy(levels.reshape(height, width, channels)).permute(2, 0, 1).contiguous()
+
+
+def shown(values: list[float]) -> str:
+    """Mean and standard error."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("run", help="a run of a srVAE that enlarges")
+    parser.add_argument("--data", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--limit", type=int, default=50, help="photographs, evenly from the folder")
+    parser.add_argument("--size", type=int, default=256, help="pixels of x a side, at most")
+    parser.add_argument("--picture", type=int, default=0, help="number of the figure's photograph")
+    parser.add_argument("--out", type=Path, help="default: figures/robustness.png of the run")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    options = parser.parse_args()
+    device = choose_device()
+    start(device, threads=options.threads)
+    folder = find_run(options.run)
+    model = enlarging(load(folder, device))
+    enlarger, factor = Enlarger(model), model.guide.d.factor
+    files = find_pictures(options.data)
+    count = min(options.limit, len(files))
+    if not 0 <= options.picture < count:
+        parser.error(f"--picture {options.picture}: there are {count} photographs")
+    files = [files[i * len(files) // count] for i in range(count)]
+    methods: dict[str, Callable[[Tensor], Tensor]] = {
+        "bicubic": lambda y: interpolated(y[None], factor, Image.Resampling.BICUBIC)[0],
+        "Lanczos": lambda y: interpolated(y[None], factor, Image.Resampling.LANCZOS)[0],
+        "srVAE, mode": enlarger,
+    }
+    columns = ("question", *methods)
+    scores: dict[tuple[str, str], list[float]] = {}
+    figure: dict[str, list[Tensor]] = {}
+    for number, path in enumerate(Bar(files, unit="photograph", leave=False)):
+        x = middle(path, model.lower_channels, options.size, factor)
+        y = downscaled(model, x)
+        for kind, worsen in kinds().items():
+            question = worsen(y, number)
+            made = {name: method(question) for name, method in methods.items()}
+            scores.setdefault((kind, "question"), []).append(psnr(question, y).item())
+            for name, answer in made.items():
+                scores.setdefault((kind, name), []).append(psnr(answer, x).item())
+            if number == options.picture:
+                rows = {"question": question, "bicubic": made["bicubic"]}
+                for label, picture in (rows | {"answer": made["srVAE, mode"], "truth": x}).items():
+                    figure.setdefault(label, []).append(to_unit(picture))
+    print(f"{count} photographs of {options.data}, enlarged {factor} times; PSNR in dB")
+    print(f"| question | {' | '.join(columns)} |")
+    print("|---" * (1 + len(columns)) + "|")
+    for kind in kinds():
+        found = [shown(scores[kind, name]) for name in columns]
+        if kind == "as it is":
+            found[0] = "exact"
+        print(f"| {kind} | {' | '.join(found)} |")
+    rows = [LabelledRow(label, torch.stack(pictures)) for label, pictures in figure.items()]
+    sheet = labelled_rows(rows, side=options.size)
+    out = options.out or results_folder(options.run, folder) / "figures" / "robustness.png"
+    write_whole(out, sheet.save)
+    print(f"{out}, from left to right: {', '.join(kinds())}")
+
+
+if __name__ == "__main__":
+    main()

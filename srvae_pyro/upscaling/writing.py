@@ -1,0 +1,189 @@
+"""One photograph's answers: made, written as files and reported."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.models import SRVAE
+from srvae_pyro.system.console import say
+from srvae_pyro.system.device import process_memory
+from srvae_pyro.upscaling.agreement import rounded
+from srvae_pyro.upscaling.canvas import Canvas, Levels, MemoryCanvas, Scratch, bands
+from srvae_pyro.upscaling.enlarger import Enlarger, at_least
+from srvae_pyro.upscaling.photographs import Photograph, save_gif, save_photograph, shown
+from srvae_pyro.upscaling.quality import PixelStatistics, lr_psnr, shown_psnr
+
+__all__ = ["Writer", "tell"]
+
+# Bytes for each pixel of an answer, measured: of Pillow's picture and what makes a file of it; of
+# an animation, and for each of its pictures.
+FILE_BYTES = 7
+GIF_BYTES, FRAME_BYTES = 30, 3
+
+
+def tell(text: str) -> None:
+    """Print a line, at once, above the bar."""
+    say(text)
+    sys.stdout.flush()
+
+
+@dataclass
+class Writer:
+    """Makes the answers to photographs and writes them.
+
+    Args:
+        enlarger: makes them.
+        passes: how often each photograph is enlarged.
+        samples: how many answers each has.
+        gif: whether they are animated too.
+        made: told how many pixels have been made, of each pass.
+    """
+
+    enlarger: Enlarger
+    passes: int
+    samples: int = 1
+    gif: bool = False
+    made: Callable[[int], object] = lambda _: None
+
+    @property
+    def factor(self) -> int:
+        """How many times larger answers are."""
+        return int(self.enlarger.model.guide.d.factor**self.passes)
+
+    def pixels(self, pixels: int) -> int:
+        """How many pixels are made of a photograph of so many, in all passes."""
+        square = self.enlarger.model.guide.d.factor**2
+        return self.samples * sum(pixels * square ** (n + 1) for n in range(self.passes))
+
+    def check(self, path: Path, shape: Sequence[int], stem: Path) -> None:
+        """Refuse a photograph (c, h, w) whose answers are too large, or would be named too long.
+
+        Raises:
+            UserError: they are.
+        """
+        _, height, width = self.enlarger.shape_of(shape, self.passes)
+        gif = GIF_BYTES + FRAME_BYTES * self.samples if self.gif else 0
+        need = (shape[0] + 1) * shape[1] * shape[2] + max(FILE_BYTES, gif) * height * width
+        memory, allowed = process_memory(), self.enlarger.memory_gb * 1e9
+        becomes = f"{shown(path)} would become {width}x{height} pixels, which take"
+        if need > memory:
+            raise UserError(
+                f"{becomes} {need / 1e9:.1f} GB of memory, and there are {memory / 1e9:.1f}: cut "
+                "out a part of it"
+            )
+        if need > allowed:
+            raise UserError(
+                f"{becomes} more memory than --memory-gb {self.enlarger.memory_gb:g}: give at "
+                f"least {at_least(need)}"
+            )
+        self._check_length(path, stem)
+
+    def _check_length(self, path: Path, stem: Path) -> None:
+        folder = stem.parent.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        try:
+            most = os.pathconf(folder, "PC_NAME_MAX")
+        except (AttributeError, OSError, ValueError):  # not every system tells
+            most = 255
+        endings = [".png"]
+        if self.samples > 1:
+            endings = ["-mean.png", "-std.png", f"-{self.samples}.png"]
+        room = most - max(map(len, endings))
+        if len(os.fsencode(stem.name)) > room:
+            room -= len(f"-x{self.factor}")
+            raise UserError(
+                f"{shown(path)} has a name too long for its answer's, which may have {most} bytes: "
+                f"rename it to at most {room} without its extension"
+            )
+
+    def write(self, photograph: Photograph, stem: Path) -> None:
+        """Write the answers to ``stem`` with an ending each, and report.
+
+        Raises:
+            OSError: they cannot be written.
+            UserError: not even a small tile fits into the memory allowed.
+        """
+        model, question = self.enlarger.model, MemoryCanvas(photograph.levels)
+        shape = self.enlarger.shape_of(question.shape, self.passes)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with Scratch(stem.parent) as scratch:
+            answers = [scratch.canvas(shape) for _ in range(self.samples)]
+            self.enlarger.enlarge(
+                question,
+                answers,
+                self.passes,
+                gray=photograph.gray,
+                finish=photograph.toned,
+                made=self.made,
+                scratch=scratch.canvas,
+            )
+            seconds = (time.monotonic() - began) / self.samples
+            files = []
+            for number, answer in enumerate(answers):
+                began = time.monotonic()
+                files.append(self._file(stem, number))
+                save_photograph(files[-1], answer, photograph)
+                agreement = lr_psnr_of(model, answer, question, self.passes)
+                taken = seconds + time.monotonic() - began
+                name, size = shown(Path(files[-1].name)), f"{shape[2]}x{shape[1]}"
+                tell(f"  {name}, {size}: LR-PSNR {agreement}, {taken:.1f} s")
+            if self.samples > 1:
+                self._write_statistics(answers, photograph, stem, scratch.canvas)
+        if self.gif:
+            save_gif(stem.with_name(f"{stem.name}.gif"), files)
+
+    def _file(self, stem: Path, number: int) -> Path:
+        """The file of an answer: STEM.png, or STEM-01.png and so on where there are several."""
+        digits = max(len(str(self.samples)), 2)
+        ending = f"-{number + 1:0{digits}d}.png" if self.samples > 1 else ".png"
+        return stem.with_name(stem.name + ending)
+
+    def _write_statistics(
+        self,
+        answers: Sequence[Levels],
+        photograph: Photograph,
+        stem: Path,
+        canvas: Callable[[Sequence[int]], Canvas],
+    ) -> None:
+        """Write the answers' mean, and the map of where they differ, and report."""
+        model, question = self.enlarger.model, MemoryCanvas(photograph.levels)
+        shape, white = answers[0].shape, 0.0
+        mean, deviation = canvas(shape), canvas((1, *shape[1:]))
+        parts = list(bands(shape, self.factor))
+        for start, stop in parts:
+            statistics = _statistics(answers, start, stop)
+            y = question.rows(start // self.factor, stop // self.factor)
+            mean.append(rounded(statistics.mean(), model, y, self.passes))
+            white = max(white, statistics.deviation().max().item())
+        # Anew rather than kept, which would take eight times the memory of an answer.
+        for start, stop in parts:
+            levels = _statistics(answers, start, stop).deviation() * (255 / white if white else 0)
+            deviation.append(levels.round().byte())
+        agreement = lr_psnr_of(model, mean, question, self.passes)
+        save_photograph(stem.with_name(f"{stem.name}-mean.png"), mean, photograph)
+        tell(f"  {shown(Path(stem.name))}-mean.png: LR-PSNR {agreement}")
+        scale = f"standard deviation of {len(answers)} answers: white is {white:.2f} levels"
+        save_photograph(stem.with_name(f"{stem.name}-std.png"), deviation, comment=scale)
+        tell(f"  {shown(Path(stem.name))}-std.png: {scale} of 255, black 0")
+
+
+def _statistics(answers: Sequence[Levels], start: int, stop: int) -> PixelStatistics:
+    """Of some rows of all answers."""
+    statistics = PixelStatistics()
+    for answer in answers:
+        statistics.add(answer.rows(start, stop))
+    return statistics
+
+
+def lr_psnr_of(model: SRVAE, x: Levels, y: Levels, passes: int) -> str:
+    """LR-PSNR as it is printed."""
+    shown = shown_psnr(lr_psnr(model, x, y, passes))
+    return shown if shown == "exact" else f"{shown} dB"

@@ -1,0 +1,365 @@
+"""The measures of super-resolution, each on cases whose answer is known by hand."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.signal import convolve2d
+from skimage.color import rgb2ycbcr
+from torch import Tensor
+from torchvision.utils import save_image
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.drawing.calibration import calibration_figure, central_shares
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluate import EvaluateArguments, main
+from srvae_pyro.evaluation import feature_distance as features
+from srvae_pyro.evaluation.answerer import Answerer, factors_for
+from srvae_pyro.evaluation.calibration import LEVELS, RANKED, Calibration, Ranks, coverage
+from srvae_pyro.evaluation.diversity import differences, diversity_score, squared_errors
+from srvae_pyro.evaluation.feature_distance import FeatureDistance, feature_distance
+from srvae_pyro.evaluation.lite_features import scaled
+from srvae_pyro.evaluation.scores import Scores, picture_scores, y_channel
+from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
+from srvae_pyro.evaluation.super_resolution_report import super_resolution_table
+from srvae_pyro.inference.means import standard_error
+from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.models import SRVAE, make_model
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.upscaling.answers import answers
+from srvae_pyro.upscaling.enlarging import downscaled
+
+
+def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture
+def make(tiny: Callable[..., ModelConfig]) -> Callable[..., SRVAE]:
+    """Makes a model that enlarges pictures of 32x32, not trained, whose answers agree with y."""
+
+    def made(**changes: Any) -> SRVAE:
+        settings = {"d": "average2", "likelihood": "exact", "likelihood_scale": 0.3, **changes}
+        model = make_model(tiny(image_shape=(3, 32, 32), **settings))
+        model.initialize(to_unit(levels(8, (3, 32, 32))))
+        assert isinstance(model, SRVAE)
+        return model.eval().requires_grad_(False)
+
+    return made
+
+
+# Y
+
+
+def test_luma_is_that_of_scikit_image_and_matlab_but_for_rounding() -> None:
+    x = levels(2)
+    expected = rgb2ycbcr(x.permute(0, 2, 3, 1).numpy())[..., 0]
+    np.testing.assert_allclose(y_channel(x)[:, 0], expected, atol=1e-9)
+    ends = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2)
+    assert y_channel(ends).flatten().tolist() == pytest.approx([16, 235])  # gray is R = G = B
+
+
+def test_psnr_of_y_by_hand() -> None:
+    truth = torch.full((1, 3, 16, 16), 100, dtype=torch.uint8)
+    answer = truth.clone()
+    answer[:, 1, 2:-2, 2:-2] += 10  # green alone, which counts 128.553 / 255
+    answer[:, :, :2] = 255  # the border does not count
+    answer[:, :, :, -2:] = 0
+    found = picture_scores(answer, truth, border=2)
+    expected = 20 * math.log10(255 / (10 * 128.553 / 255))
+    assert found["psnr_y"].item() == pytest.approx(expected, abs=1e-4)
+    assert found["psnr"].item() < 15
+    assert found["ssim_y"].item() > 0.9 > found["ssim"].item()
+
+
+def test_a_border_that_leaves_too_little_leaves_scores_out() -> None:
+    x = levels(2)
+    assert set(picture_scores(x, x, border=2)) == {"psnr", "ssim", "psnr_y", "ssim_y"}
+    assert set(picture_scores(x, x, border=4)) == {"psnr", "ssim", "psnr_y"}
+    assert set(picture_scores(x, x, border=8)) == {"psnr", "ssim"}
+
+
+# Diversity
+
+
+def test_diversity_of_two_samples_by_hand() -> None:
+    """One sample is right at the left and wrong at the right, the other the other way round."""
+    distances = torch.tensor([[[[0.0, 4.0]]], [[[6.0, 2.0]]]])
+    # Global best: 2, the first; local best: (0 + 2) / 2 = 1.
+    assert diversity_score(distances).tolist() == [50.0]
+
+
+def test_diversity_is_nothing_without_gain() -> None:
+    distances = torch.rand(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert diversity_score(distances.expand(10, -1, -1, -1)).tolist() == [0.0] * 4
+    exact = torch.cat([distances, torch.zeros(1, 4, 8, 8)])
+    assert diversity_score(exact).tolist() == [0.0] * 4
+
+
+def test_halves_that_are_right_in_turn_score_all() -> None:
+    truth = torch.full((1, 3, 40, 80), 90, dtype=torch.uint8)
+    samples = truth.expand(2, -1, -1, -1, -1).clone()
+    samples[0, ..., :40] += 7
+    samples[1, ..., 40:] += 7
+    found = differences(samples, truth)
+    assert found["score_mse_pixels"].tolist() == [100.0]
+    # A window across the border has errors in both; those are 15 of the 95 columns of windows.
+    assert 80 < found["score_mse"].item() < 100
+    apart = squared_errors(samples[0], truth)
+    assert (apart[0, 15:-15, 15:25] == 49).all()
+    assert found["pairwise_rmse"].item() == pytest.approx(7)
+
+
+def test_windows_are_those_of_the_challenge() -> None:
+    """As its code has them: SciPy's full convolution with an even kernel."""
+    a, b = levels(2, (3, 20, 33)), levels(2, (3, 20, 33), seed=1)
+    errors = (a.double() - b.double()).square().mean(dim=1).numpy()
+    kernel = np.ones((16, 16)) / 16**2
+    expected = np.stack([convolve2d(error, kernel) for error in errors])
+    np.testing.assert_allclose(squared_errors(a, b), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_features_are_compared_place_by_place() -> None:
+    distance = FeatureDistance()
+    truth = F.avg_pool2d(levels(2, (3, 96, 96)).float(), 3, 1, 1).round().to(torch.uint8)
+    changed = truth.clone()
+    changed[0, :, :24, :24] = levels(1, (3, 24, 24), seed=3)[0]
+    found = distance(changed, truth)
+    assert found.shape == (2, 96, 96)
+    assert found[1].abs().max() == 0
+    assert found[0, :24, :24].mean() > 10 * found[0, 64:, 64:].mean() > 0
+    # The finest of its maps, by hand.
+    net = distance.network
+    with torch.no_grad():
+        x = net._swish(net._bn0(net._conv_stem(scaled(torch.cat([changed, truth])))))
+        finest = F.normalize(net._blocks[0](x), dim=1).chunk(2)
+    apart = F.interpolate((finest[0] - finest[1]).square().sum(1, keepdim=True), (96, 96))
+    assert (found[0] + 0.3 >= apart[0, 0]).float().mean() > 0.99
+    for shape in ((3, 8, 8), (1, 16, 20), (3, 33, 47)):
+        a, b = levels(2, shape), levels(2, shape, seed=1)
+        assert (distance(a, b).mean(dim=(1, 2)) > 0).all()
+
+
+def test_without_the_extra_there_are_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "find_spec", lambda _: None)
+    assert feature_distance() is None
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(UserError, match=r"the distance of features needs .*\[features\]"):
+        FeatureDistance()
+
+
+# Calibration
+
+
+def test_ranks_of_what_is_drawn_as_the_samples_are_uniform() -> None:
+    """Ties too: of ten levels 40 draws share most."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, 10, (RANKED + 1, 6, 3, 64, 64), generator=generator).to(torch.uint8)
+    ranks = Ranks(drawn[0], range(6), seed=1)
+    for sample in drawn[1:]:
+        ranks.add(sample)
+    shares = ranks.shares()
+    found = Calibration.of(shares, 1)
+    assert found.samples == RANKED
+    assert sum(found.ranks) == pytest.approx(1)
+    assert found.ranks == pytest.approx([1 / 40] * 40, rel=0.1)
+    for level in LEVELS:
+        assert found.within[str(level)] == pytest.approx(level / 100, abs=0.006)
+    assert found.certain == 0
+
+
+def test_samples_that_spread_too_little_miss_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    narrow, wide = (
+        (128 + scale * torch.randn(RANKED + 1, 2, 3, 64, 64, generator=generator)).to(torch.uint8)
+        for scale in (10, 20)
+    )
+    for truth, samples, above in ((wide, narrow, False), (narrow, wide, True)):
+        ranks = Ranks(truth[0], range(2), seed=0)
+        for sample in samples[1:]:
+            ranks.add(sample)
+        shares = ranks.shares()["ranks"]
+        assert all((coverage(shares, n).mean() > n / 100).item() == above for n in LEVELS)
+
+
+def test_ranks_and_ties_by_hand() -> None:
+    truth = torch.tensor([[[[5, 0, 9, 7]]]], dtype=torch.uint8)
+    samples = torch.full((RANKED, 1, 1, 1, 4), 7, dtype=torch.uint8)
+    samples[:10, ..., 0] = 3
+    samples[10:13, ..., 0] = 5  # of three that tie: 10, 11, 12 or 13 are below
+    ranks = Ranks(truth, [4], seed=0)
+    for sample in samples:
+        ranks.add(sample)
+    first, *others = ranks.ranks().flatten().tolist()
+    assert 10 <= first <= 13
+    assert others[:2] == [0, RANKED]
+    assert torch.equal(ranks.ranks(), ranks.ranks())
+    assert ranks.shares()["certain"].tolist() == [0.25]
+    seen = set()
+    for index in range(60):
+        ranks.indices = [index]
+        seen.add(ranks.ranks()[0, 0, 0, 0].item())
+    assert seen == {10, 11, 12, 13}
+
+
+def test_intervals_leave_out_as_many_ranks_at_each_end() -> None:
+    ranks = torch.zeros(40)
+    ranks[[0, 1, 3, 4, 9, 10, 29, 30, 35, 36, 38, 39]] = torch.arange(1.0, 13)
+    assert coverage(ranks, 50) == 6 + 7
+    assert coverage(ranks, 80) == 4 + 5 + 6 + 7 + 8 + 9
+    assert coverage(ranks, 95) == 78 - 1 - 12
+    with pytest.raises(ValueError, match="no central interval of 95 %"):
+        coverage(torch.ones(10), 95)
+    shares = [0.1, 0.2, 0.3, 0.4]
+    expected = [(0, 0), (0.5, 0.5), (1, 1)]
+    assert np.allclose(central_shares(shares), expected)
+
+
+def test_figure_shows_the_shares() -> None:
+    shares = np.zeros(40)
+    shares[0], shares[39] = 0.75, 0.25
+    picture = np.asarray(calibration_figure(shares.tolist(), "title"), int)
+    blue = (picture == (120, 150, 190)).all(axis=-1)
+    columns = np.flatnonzero(blue.any(axis=0))
+    left, right = blue[:, columns[2]].sum(), blue[:, columns[-2]].sum()
+    assert left == pytest.approx(3 * right, rel=0.05)
+    assert columns[-1] - columns[0] > 300
+    assert not blue[:, columns[0] + 20].sum() > 1
+
+
+# All together
+
+
+def test_four_times_is_twice_twice(make: Callable[..., SRVAE]) -> None:
+    model = make()
+    x = levels(3, (3, 32, 32))
+    answerer = Answerer(model, 4, seed=5)
+    y = answerer.small(x)
+    assert torch.equal(y, downscaled(model, downscaled(model, x)))
+    found = answerer.sample(y, 2, [7, 8, 9])
+    half = Answerer(model, 2, seed=5).sample(y, 2, [7, 8, 9])
+    expected = answers(model, to_unit(y), noise=ImageNoise((5, 2), [7, 8, 9]))
+    assert torch.equal(half.int(), to_levels(expected))
+    assert torch.equal(downscaled(model, found), half)  # exact in each step
+    result = evaluate_super_resolution(model, x, samples=2, factor=4)
+    assert (result.factor, result.passes) == (4, 2)
+    for method in ("sample", "mean", "mode", "expectation"):
+        assert result.methods[method].lr_psnr == 100
+    twice = evaluate_super_resolution(model, x, samples=2)
+    assert twice.methods["lanczos"].lr_psnr != result.methods["lanczos"].lr_psnr
+    assert "super-resolution x4" in super_resolution_table(result)
+
+
+def test_calibration_does_not_change_the_rest(make: Callable[..., SRVAE]) -> None:
+    model, x = make(), levels(4, (3, 32, 32))
+    plain = evaluate_super_resolution(model, x, samples=3)
+    ranked = evaluate_super_resolution(model, x, samples=3, calibrate=True, batch_size=3)
+    assert plain.calibration is None
+    found = ranked.calibration
+    assert found is not None
+    assert ranked.methods["sample"].psnr == pytest.approx(plain.methods["sample"].psnr, rel=1e-4)
+    assert sum(found.ranks) == pytest.approx(1)
+    # By hand, of the same 39 samples.
+    answerer = Answerer(model, 2, seed=0)
+    ranks = Ranks(x, range(4), seed=0)
+    for sample in range(RANKED):
+        ranks.add(answerer.sample(answerer.small(x), sample, [0, 1, 2, 3]))
+    assert found.ranks == pytest.approx(ranks.shares()["ranks"].mean(dim=0).tolist(), abs=1e-3)
+    text = super_resolution_table(ranked)
+    assert f"{100 * found.within['80']:.1f} %" in text
+    assert "calibration" not in super_resolution_table(plain)
+
+
+def test_errors_are_over_photographs(make: Callable[..., SRVAE]) -> None:
+    model, x = make(), levels(6, (3, 32, 32))
+    photographs = torch.tensor([0, 0, 0, 1, 1, 2])
+    alone = evaluate_super_resolution(model, x, samples=2)
+    clustered = evaluate_super_resolution(model, x, samples=2, photographs=photographs)
+    each = [
+        evaluate_super_resolution(model, x[i : i + 1], samples=2, indices=torch.tensor([i]))
+        for i in range(6)
+    ]
+    values = torch.tensor([one.methods["mode"].psnr_y for one in each])
+    scores = clustered.methods["mode"]
+    assert scores.psnr_y == pytest.approx(values.mean().item(), rel=1e-4)
+    assert scores.psnr_y_error == pytest.approx(standard_error(values, photographs), rel=0.02)
+    assert alone.methods["mode"].psnr_y_error == pytest.approx(standard_error(values), rel=0.02)
+    assert each[0].methods["mode"].psnr_error is None
+    assert "± over 3 photographs" in super_resolution_table(clustered)
+    assert "± over 6 pictures" in super_resolution_table(alone)
+    assert "± over" not in super_resolution_table(each[0])
+    assert (alone.photographs, clustered.photographs) == (None, 3)
+
+
+def test_scores_have_the_names_of_their_measures() -> None:
+    values = {f"a {name}": torch.tensor([1.0, 3.0]) for name in ("psnr", "ssim", "lr_psnr")}
+    found = Scores.of(values, "a ")
+    assert (found.psnr, found.psnr_error, found.psnr_y, found.psnr_y_error) == (2, 1, None, None)
+
+
+def test_speed_is_of_all_pixels_but_the_first_draw(
+    make: Callable[..., SRVAE], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))  # a second a look
+    result = evaluate_super_resolution(make(), levels(5, (3, 32, 32)), samples=2, batch_size=3)
+    # Draws of 3, 3, 2 and 2 pictures in a second each.
+    assert result.megapixels_per_second == pytest.approx((3 + 2 + 2) * 32 * 32 / 3 / 1e6)
+
+
+def test_the_command_records_all_of_it(
+    make: Callable[..., SRVAE], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_pretrained(make(), tmp_path / "run")
+    for split in ("train", "test"):
+        (tmp_path / "pictures" / split).mkdir(parents=True)
+        for number, picture in enumerate(to_unit(levels(4, (3, 32, 32), seed=len(split)))):
+            save_image(picture, tmp_path / "pictures" / split / f"{number}.png")
+    run, data = tmp_path / "run", str(tmp_path / "pictures")
+    arguments = EvaluateArguments(
+        str(run), data, elbo_only=True, super_resolution=True, factor=(2, 4, 2), calibration=True
+    )
+    check_arguments(arguments)
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    found = json.loads((run / "evaluation.json").read_text())[f"{data}/test"]
+    assert found["super_resolution"]["samples"] == 10
+    assert found["super_resolution"]["diversity"]["score_features"] > 0
+    assert found["super_resolution_x4"]["factor"] == found["calibration_x4"]["factor"] == 4
+    assert len(found["calibration"]["ranks"]) == 40
+    assert found["calibration"]["within_error"]["50"] > 0
+    for name in ("super-resolution x2", "super-resolution x4", "calibration x4", "not LPIPS"):
+        assert name in text
+    assert Image.open(run / "figures" / "calibration-x2.png").size[0] > 600
+    assert (run / "figures" / "calibration-x4.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "message"),
+    [
+        ((3,), (32, 32), "--factor 3: this model enlarges 2 times, so the factor is one of 2, 4"),
+        ((2, 8), (32, 40), "--factor 8 takes pictures whose sides are multiples of .* 32x40"),
+    ],
+)
+def test_factors_that_cannot_be_are_refused(
+    make: Callable[..., SRVAE], asked: tuple[int, ...], size: tuple[int, int], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        factors_for(make(), asked, size)
+
+
+@pytest.mark.parametrize("flags", [{"factor": (2,)}, {"calibration": True}])
+def test_flags_of_what_is_not_measured_are_refused(flags: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="is of --super-resolution: give both, or neither"):
+        check_arguments(EvaluateArguments("run", **flags))
