@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from studies import EARLIER_SMALL, INDEPENDENT, finished
+from studies import EARLIER_SMALL, INDEPENDENT, finished, folder_of, train
 
-FOLDER = Path("runs") / "learning"
+STUDY = "learning"
 AS_PUBLISHED = ("--preset", "small", *INDEPENDENT, "--u-stages", "1", "--y-updates", "1")
 PLAIN = ("--precision", "fp32", "--keep-allocator", "--lr", "2e-3", "--lr-min", "1e-4")
 PLAIN += ("--anneal", "0", "--kl-start", "1", "--kl-warmup", "0", "--warmup-steps", "0")
@@ -58,25 +57,6 @@ WIDTH, HEIGHT, MARGIN = 720, 420, 48
 TOP, BOTTOM = 6.5, 3.0  # bits/dim of the figure
 
 Curve = list[tuple[float, float]]  # minutes, bits/dim
-
-
-def folder_of(name: str) -> Path:
-    """Where a run is."""
-    letters = "".join(c if c.isalnum() else "-" for c in name.lower())
-    return FOLDER / "-".join(filter(None, letters.split("-")))
-
-
-def train(name: str, options: argparse.Namespace) -> int:
-    """Train a run, or what is left of it; the command's exit code."""
-    folder = folder_of(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "srvae_pyro.train", "--data", options.data]
-    command += ["--run", str(folder), "--max-minutes", str(options.minutes), "--threads", "1"]
-    command += ["--resume"] if (folder / "last.ckpt").exists() else []
-    command += RUNS[name]
-    print(f"{name}: {' '.join(command[1:])}", flush=True)
-    with (folder.parent / f"{folder.name}.log").open("a") as log:
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
 
 
 def curve(folder: Path) -> Curve:
@@ -137,17 +117,22 @@ def main() -> int:
     options = parser.parse_args()
     first, every = (int(number) for number in options.part.split("/"))
     if not options.table:
+        length = ("--max-minutes", str(options.minutes), "--threads", "1")
         for name in list(RUNS)[first - 1 :: every]:
-            if not finished(folder_of(name), 1) and (code := train(name, options)):
+            folder = folder_of(STUDY, name)
+            if not finished(folder, 1) and (
+                code := train(folder, name, options.data, [*length, *RUNS[name]])
+            ):
                 return code
         return 0
     curves = {
         name: points
         for name in RUNS
-        if (folder_of(name) / "metrics.jsonl").exists() and (points := curve(folder_of(name)))
+        if (folder_of(STUDY, name) / "metrics.jsonl").exists()
+        and (points := curve(folder_of(STUDY, name)))
     }
     if not curves:
-        print(f"no runs in {FOLDER}: leave out --table to train them")
+        print("there are no runs: leave out --table to train them")
         return 1
     print("| minutes to | " + " | ".join(f"{goal:.1f}" for goal in GOALS) + " | at the end |")
     print("|---" * (len(GOALS) + 2) + "|")

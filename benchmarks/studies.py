@@ -14,6 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from presets import gigaflops
@@ -32,15 +33,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     # What the preset small is made of, and how it is trained.
     "small": {
         "small": (),
-        "VAE": ("--model", "vae", "--kl-warmup", "0.8", "--kl-u-start", "1", "--kl-u-warmup", "0"),
-        "VAE, KL_z over 0.4 of the run": (
-            "--model",
-            "vae",
-            "--kl-u-start",
-            "1",
-            "--kl-u-warmup",
-            "0",
-        ),
+        "VAE": ("--model", "vae"),
+        "VAE, KL_z over 0.4 of the run": ("--model", "vae", "--kl-warmup", "0.4"),
         "KL_z over 0.8 of the run": ("--kl-warmup", "0.8"),
         "KL_u weighted 1 throughout": ("--kl-u-start", "1", "--kl-u-warmup", "0"),
         "two further updates of y": ("--y-updates", "3"),
@@ -52,10 +46,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "p(y|u) of independent pixels": ("--latent-likelihood", "independent", "--u-stages", "1"),
         "exact, one network for a block": ("--likelihood", "exact"),
         "y by downscale2, independent pixels": (
-            "--transform",
-            "downscale2",
-            "--likelihood",
-            "independent",
+            *("--transform", "downscale2"),
+            *("--likelihood", "independent"),
         ),
     },
     # How to train so that z is used.
@@ -135,15 +127,12 @@ def finished(folder: Path, steps: int) -> bool:
     return json.loads(report.read_text()).get("training", {}).get("steps", 0) >= steps
 
 
-def train(study: str, name: str, flags: tuple[str, ...], options: argparse.Namespace) -> int:
-    """Train a run of the study, or what is left of it; the command's exit code."""
-    folder = folder_of(study, name)
-    length = ["--steps", str(options.steps)]
-    if (folder / "last.ckpt").exists():
-        length += ["--resume"]
-    command = [sys.executable, "-m", "srvae_pyro.train", "--data", options.data]
-    command += ["--run", str(folder), *length, "--threads", str(options.threads)]
-    command += joined(flags, SHARED[study])
+def train(folder: Path, name: str, data: str, flags: Sequence[str]) -> int:
+    """Train a run, or what is left of it; the command's exit code."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "srvae_pyro.train", "--data", data, "--run", str(folder)]
+    command += ["--resume"] if (folder / "last.ckpt").exists() else []
+    command += flags
     print(f"{name}: {' '.join(command[1:])}", flush=True)
     with (folder.parent / f"{folder.name}.log").open("a") as log:
         return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -179,14 +168,14 @@ def main() -> int:
         print("|---|---|---|---|---|---|---|---|---|")
     for name, flags in runs:
         folder = folder_of(options.study, name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         if options.table:
             if finished(folder, options.steps):
                 print(row(folder, name), flush=True)
-        elif not finished(folder, options.steps) and (
-            code := train(options.study, name, flags, options)
-        ):
-            return code
+        elif not finished(folder, options.steps):
+            length = ("--steps", str(options.steps), "--threads", str(options.threads))
+            every_flag = [*length, *joined(flags, SHARED[options.study])]
+            if code := train(folder, name, options.data, every_flag):
+                return code
     return 0
 
 

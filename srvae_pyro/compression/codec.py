@@ -46,6 +46,16 @@ class Chain:
     words: NDArray[np.uint32]
     start_words: int
 
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return self.words.nbytes
+
+    @property
+    def start_bytes(self) -> int:
+        """What it takes to start with."""
+        return self.start_words * self.words.itemsize
+
 
 def chain_names(model: ImageModel) -> list[str]:
     """What the chains hold, the first first."""

@@ -58,45 +58,32 @@ class FlowCode:
 
     def to_base(self, stack: Stack, cells: Tensor) -> Tensor:
         """Carry u's cells to the base's."""
-        return _to_base(self.transforms, stack, cells)
+        return _carried(self.transforms, stack, cells, to_base=True)
 
     def from_base(self, stack: Stack, cells: Tensor) -> Tensor:
         """The inverse of :meth:`to_base`."""
-        return _from_base(self.transforms, stack, cells)
+        return _carried(self.transforms, stack, cells, to_base=False)
 
 
-def _to_base(transforms: Sequence[Transform], stack: Stack, cells: Tensor) -> Tensor:
-    for transform in reversed(transforms):
+def _carried(
+    transforms: Sequence[Transform], stack: Stack, cells: Tensor, *, to_base: bool
+) -> Tensor:
+    """The cells carried through all transforms, one way or the other."""
+    for transform in reversed(transforms) if to_base else transforms:
         match transform:
             case AffineCoupling():
-                cells = _couple(transform, stack, cells, _scaled)
+                cells = _couple(transform, stack, cells, _scaled if to_base else _unscaled)
             case Squeeze():
-                cells, _ = transform.to_base(cells)
+                cells = transform.to_base(cells)[0] if to_base else transform.from_base(cells)
             case OnFirstHalf():
                 half, rest = cells.chunk(2, -3)
-                cells = torch.cat([_to_base(transform.part.parts, stack, half), rest], -3)
+                half = _carried(transform.part.parts, stack, half, to_base=to_base)
+                cells = torch.cat([half, rest], -3)
             case _:
-                raise _unknown(transform)
+                raise UserError(
+                    f"compress has no code for the transform {type(transform).__name__}"
+                )
     return cells
-
-
-def _from_base(transforms: Sequence[Transform], stack: Stack, cells: Tensor) -> Tensor:
-    for transform in transforms:
-        match transform:
-            case AffineCoupling():
-                cells = _couple(transform, stack, cells, _unscaled)
-            case Squeeze():
-                cells = transform.from_base(cells)
-            case OnFirstHalf():
-                half, rest = cells.chunk(2, -3)
-                cells = torch.cat([_from_base(transform.part.parts, stack, half), rest], -3)
-            case _:
-                raise _unknown(transform)
-    return cells
-
-
-def _unknown(transform: object) -> UserError:
-    return UserError(f"compress has no code for the transform {type(transform).__name__}")
 
 
 def _couple(coupling: AffineCoupling, stack: Stack, cells: Tensor, change: Change) -> Tensor:

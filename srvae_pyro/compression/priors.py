@@ -125,15 +125,13 @@ class RealNVPCode(PriorCode):
 
     def __post_init__(self) -> None:
         self.flow = FlowCode(self.prior.flow)
+        self.base = NormalCode(self.prior.anchor)
 
     def push(self, stack: Stack, cells: Tensor) -> None:
-        flat = as_cells(self.flow.to_base(stack, cells))
-        push_normal(stack, flat, *_standard(len(flat)))
+        self.base.push(stack, self.flow.to_base(stack, cells))
 
     def pop(self, stack: Stack, shape: tuple[int, int, int, int]) -> Tensor:
-        cells = pop_normal(stack, *_standard(int(np.prod(shape))))
-        base = as_tensor(cells, self.prior.anchor, shape)
-        return self.flow.from_base(stack, base)
+        return self.flow.from_base(stack, self.base.pop(stack, shape))
 
 
 def prior_code(prior: nn.Module) -> PriorCode:

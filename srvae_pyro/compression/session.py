@@ -36,8 +36,6 @@ from srvae_pyro.upscaling.photographs import save_photograph, shown
 
 __all__ = ["compress", "decompress"]
 
-WORD_BYTES = 4
-
 
 def compress(arguments: CompressArguments) -> int:
     """Compress as asked, all pictures read before any is coded; the exit code."""
@@ -186,7 +184,6 @@ def _report(
     )
     rest = size
     for name, chain in zip(chain_names(model), chains, strict=True):
-        own, began = WORD_BYTES * len(chain.words), WORD_BYTES * chain.start_words
-        rest -= own
-        print(f"  {name}: {own:,} bytes, of which {began:,} to start with")
+        rest -= chain.bytes
+        print(f"  {name}: {chain.bytes:,} bytes, of which {chain.start_bytes:,} to start with")
     print(f"  header and checksums: {rest:,} bytes; {values / seconds / 1e6:.3f} MB/s")

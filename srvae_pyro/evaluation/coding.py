@@ -22,7 +22,6 @@ from srvae_pyro.system.console import Bar
 
 __all__ = ["CodeSize", "CodingResult", "evaluate_coding"]
 
-WORD_BYTES = 4
 Levels = NDArray[np.uint8]
 Encode = Callable[[Levels], bytes]
 Decode = Callable[[bytes], Levels]
@@ -107,8 +106,8 @@ def evaluate_coding(
     if not torch.equal(torch.stack(again), images):
         raise RuntimeError("what was read back is not what was written")
     values = images.numel()
-    chain_bytes = [WORD_BYTES * len(chain.words) for chain in chains]
-    start_bytes = [WORD_BYTES * chain.start_words for chain in chains]
+    chain_bytes = [chain.bytes for chain in chains]
+    start_bytes = [chain.start_bytes for chain in chains]
     size = _size("bits back", sum(chain_bytes), values, written - began, read - written)
     return CodingResult(
         len(images),

@@ -14,7 +14,7 @@ from torch import Tensor
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.inference.weights import log_mean
 
-__all__ = ["Pairs", "Weighing", "has_two_levels", "normal_log_prob"]
+__all__ = ["Pairs", "Weighing", "given_lower", "has_two_levels", "normal_log_prob"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Weighing:
         if not has_two_levels(model):
             return self.one_level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
         y, q_z = guide.d(x), guide.q_z(x)
-        p_z = _given(model.p_z, y)
+        p_z = given_lower(model.p_z, y)
         z = self.draw("z", q_z)
         u, weights = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
         weights = weights + self.ratio(x, z, partial(model.p_x, y), q_z)
@@ -80,7 +80,7 @@ class Weighing:
     def pairs(self, model: Any, guide: Any, x: Tensor) -> Pairs:
         """The log weights of every u with every z."""
         y, q_z = guide.d(x), guide.q_z(x)
-        p_z = _given(model.p_z, y)
+        p_z = given_lower(model.p_z, y)
         z = self.draw("z", q_z)
         of_z = self.ratio(x, z, partial(model.p_x, y), q_z)
         u, of_u = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
@@ -99,7 +99,7 @@ class Weighing:
         return Pairs(torch.cat(rows), columns, torch.cat(diagonal))
 
 
-def _given(p_z: Any, y: Tensor) -> Callable[[Tensor], Any]:
+def given_lower(p_z: Any, y: Tensor) -> Callable[[Tensor], Any]:
     """p(z|y, .) as a function of u, y encoded once if the network can."""
     return p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import pyro
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from srvae_pyro.inference.decoding import Decode, Decoding
 from srvae_pyro.inference.noise import Noise
+from srvae_pyro.inference.weighing import given_lower
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.base import images_plate
 from srvae_pyro.networks import cached_weights
@@ -55,14 +55,13 @@ def several_answers(
     """
     y = sent(y, model.device)
     q_u: Any = model.guide.q_u(y)
-    p_z: Any = model.model.p_z
-    given_y = p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
+    p_z = given_lower(model.model.p_z, y)
 
     def program() -> Tensor:
         with images_plate(y):
             pyro.sample("y", dist.Delta(y, event_dim=3))
             u = pyro.sample("u", q_u)
-            z = pyro.sample("z", given_y(u))
+            z = pyro.sample("z", p_z(u))
             x: Tensor = pyro.sample("x", model.model.p_x(y, z))
             return x
 
