@@ -167,13 +167,13 @@ _TRAINING: dict[tuple[Preset, ModelName], TrainingConfig] = {
     ("quickstart", "vae"): _MINUTES,
     ("photo", "srvae"): replace(
         _SMALL,
-        batch_size=16,
+        batch_size=8,
         kl_warmup=0.4,
         kl_u_start=0.02,
         kl_u_warmup=0.4,
         validation_images=1000,
     ),
-    ("photo", "vae"): replace(_SMALL, batch_size=16, validation_images=1000),
+    ("photo", "vae"): replace(_SMALL, batch_size=8, validation_images=1000),
 }
 
 

@@ -1,0 +1,90 @@
+"""What tiles change in an answer: ``python benchmarks/tiles.py RUN --data DIR``.
+
+Each photograph is enlarged whole and in tiles, by mode at temperature 0 and as a sample. How many
+of a million values differ at all, and by more than one level of 255; away from the photograph's
+borders (``--border``), as the networks' padding there is the same for both. Without ``--data``:
+scikit-image's picture of the astronaut Eileen Collins (NASA, in the public domain), 512x512.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data
+from torch import Tensor
+
+from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.models import load
+from srvae_pyro.runs import find_run
+from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import choose_device, start
+from srvae_pyro.upscaling.enlarger import Enlarger
+from srvae_pyro.upscaling.enlarging import enlarging
+
+MILLION = 1e6
+
+
+def levels_of(image: Image.Image) -> Tensor:
+    """uint8 levels (C, H, W)."""
+    array = np.array(image)
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("run", help="a run of a srVAE that enlarges")
+    parser.add_argument("--data", type=Path, help="folder of photographs")
+    parser.add_argument("--limit", type=int, default=20, help="photographs, evenly from the folder")
+    parser.add_argument("--tile", type=int, nargs="+", default=[128], help="pixels a side")
+    parser.add_argument("--border", type=int, default=32, help="pixels of the answer left out")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    options = parser.parse_args()
+    device = choose_device()
+    start(device, threads=options.threads)
+    model = enlarging(load(find_run(options.run), device))
+    channels = model.lower_channels
+    if options.data is None:
+        pictures = [levels_of(Image.fromarray(data.astronaut()))]
+    else:
+        files = find_pictures(options.data)
+        count = min(options.limit, len(files))
+        files = [files[i * len(files) // count] for i in range(count)]
+        pictures = [levels_of(read_picture(path, channels)) for path in files]
+    enlargers = {
+        "mode": Enlarger(model, tile=0, memory_gb=1e3),
+        "sample": Enlarger(model, "sample", temperature=1.0, tile=0, memory_gb=1e3),
+    }
+    print(f"{len(pictures)} photographs; values in a million that tiles change")
+    print("| | tile | values | at all | by more than 1 level | most, levels |")
+    print("|---" * 6 + "|")
+    inner = slice(options.border, -options.border or None)
+    for name, whole in enlargers.items():
+        answers = [whole(picture) for picture in Bar(pictures, unit="photograph", leave=False)]
+        for tile in options.tile:
+            tiled = replace(whole, tile=tile)
+            apart = torch.cat(
+                [
+                    (tiled(picture).int() - answer.int()).abs()[:, inner, inner].flatten()
+                    for picture, answer in zip(
+                        Bar(pictures, unit="photograph", leave=False), answers, strict=True
+                    )
+                ]
+            )
+            shares = [MILLION * (apart > least).double().mean().item() for least in (0, 1)]
+            cells = [
+                f"{apart.numel():,}",
+                *(f"{share:.1f}" for share in shares),
+                apart.max().item(),
+            ]
+            print(f"| {name} | {tile} | {' | '.join(map(str, cells))} |")
+
+
+if __name__ == "__main__":
+    main()
