@@ -9,8 +9,8 @@ The classifier, a residual network of 1.2 M parameters, is trained here on the p
 accuracy on the test pictures. Its 256 features before the last layer, averaged over the picture,
 take the place of Inception's in the Fréchet distance (Heusel et al. 2017, arXiv:1706.08500). **The
 numbers are not FID, and cannot be compared with anything but each other.** Beside the models stand
-distances between sets of known likeness: training and test pictures, test pictures blurred, with
-noise, and of the wrong colours.
+distances between sets of known likeness: training and test pictures, test pictures with noise,
+halved and enlarged, and with their blocks shuffled.
 """
 
 from __future__ import annotations

@@ -113,6 +113,14 @@ def joined(flags: tuple[str, ...], shared: tuple[str, ...]) -> list[str]:
     return [word for name, values in given.items() for word in (name, *values)]
 
 
+def part(text: str) -> tuple[int, int]:
+    """The numbers of ``I/N``, as argparse wants a type."""
+    first, _, every = text.partition("/")
+    if not (first.isdecimal() and every.isdecimal() and 1 <= int(first) <= int(every)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/2 and 2/2")
+    return int(first), int(every)
+
+
 def folder_of(study: str, name: str) -> Path:
     """Where a study's run is."""
     letters = "".join(c if c.isalnum() or c == "." else "-" for c in name.lower())
@@ -158,10 +166,12 @@ def main() -> int:
     parser.add_argument("--data", default="cifar10", help="as train has it")
     parser.add_argument("--steps", type=int, default=1500, help="updates of each run")
     parser.add_argument("--threads", type=int, default=2, help="of each run")
-    parser.add_argument("--part", default="1/1", help="I/N: only each N-th run, from the I-th on")
+    parser.add_argument(
+        "--part", type=part, default=(1, 1), help="I/N: only each N-th run, from the I-th on"
+    )
     parser.add_argument("--table", action="store_true", help="train nothing, print the table")
     options = parser.parse_args()
-    first, every = (int(number) for number in options.part.split("/"))
+    first, every = options.part
     runs = list(STUDIES[options.study].items())[first - 1 :: every]
     if options.table:
         print("| | val bits/dim | RE_x | RE_y | KL_z | KL_u | GFLOP | parameters | steps |")

@@ -70,10 +70,10 @@ def find_run(run: str | Path) -> Path:
     close = get_close_matches(name, {*names, *along}, n=1)
     if close:
         hint = f"did you mean {close[0]}?"
-    elif names:
-        hint = f"under {RUNS}/ there are {', '.join(names[:8])}"
     else:
         hint = "train one first: python -m srvae_pyro.train --preset quickstart --data photos"
+        if names:
+            hint = f"under {RUNS}/ there are {', '.join(names[:8])}"
         hint += f"; or take {', '.join(along)}, which comes along" if along else ""
     raise UserError(f"no run called {name}: {hint}")
 

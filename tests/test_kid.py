@@ -142,6 +142,7 @@ def test_rows_are_of_the_pictures_that_they_name(
     few = train[torch.linspace(0, len(train) - 1, 7, dtype=torch.float64).round().long()]
     assert found[REAL[0]]["kid"] == pytest.approx(by_hand(few, test), rel=1e-6)
     text = capsys.readouterr().out
+    assert "generated with --temperature 0.8 --y-temperature 0.5\n" in text
     assert KID_NAME in text
     assert "FID" not in text
     line = next(line for line in text.splitlines() if line.startswith("x given a real y, mode"))

@@ -182,6 +182,9 @@ def test_a_run_reports_its_test_score(done: Done) -> None:
         assert 0 < results[name] < 20
     assert 0 < score < results["untrained_bits_per_dim"]
     assert f"{score:.3f} bits/dim" in done.output
+    terms = ("RE_y", "RE_x", "KL_u", "KL_z") if done.model == "srvae" else ("RE_x", "KL_z")
+    named = ", ".join(f"{name} {results['elbo'][name.lower()]:.0f}" for name in terms)
+    assert f"nats an image: {named}" in done.output
     assert "python -m srvae_pyro.generate" in done.output
 
 

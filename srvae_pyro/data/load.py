@@ -100,8 +100,8 @@ def _folder(name: str) -> Path:
         tar = " (tar shards: wds:PATH)" if folder.suffix == ".tar" else ""
         raise UserError(f"{name} is a file: --data takes a folder of pictures{tar}")
     close = get_close_matches(name.lower(), DATA_SETS, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    hint = f"did you mean {close[0]}? Else take " if close else "take "
     raise UserError(
-        f"no data set and no folder is called {name!r}: {hint}Take {', '.join(DATA_SETS)}, or the "
+        f"no data set and no folder is called {name!r}: {hint}{', '.join(DATA_SETS)}, or the "
         "path of a folder of pictures"
     )

@@ -27,7 +27,7 @@ class GenerateArguments:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """a run's name under runs/, its folder, or a Hub id"""
+    """a run's name under runs/, its folder, pretrained, or a Hub id"""
     count: Annotated[int, AtLeast(1)] = 64
     """how many pictures"""
     decode: Literal["sample", "mode", "mean"] = "sample"
@@ -66,7 +66,7 @@ class FiguresArguments:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """a run's name under runs/, its folder, or a Hub id"""
+    """a run's name under runs/, its folder, pretrained, or a Hub id"""
     compare: Annotated[str | None, option("RUN", "no other")] = None
     """another run, to be drawn beside the first"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -30,7 +30,7 @@ class EvaluateArguments:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """a run's name under runs/, its folder, or a Hub id"""
+    """a run's name under runs/, its folder, pretrained, or a Hub id"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
     """a data set's name or a folder of pictures; what the run was trained on may have been moved"""
     data_root: Path = Path("data")
@@ -102,5 +102,24 @@ class EvaluateArguments:
         if (self.factor or self.calibration) and not self.super_resolution:
             flag = "--factor" if self.factor else "--calibration"
             raise UserError(f"{flag} is of --super-resolution: give both, or neither")
+        of_fid: dict[str, Any] = {
+            "--fid-images": self.fid_images,
+            "--fid-weights": self.fid_weights,
+        }
+        of_kid: dict[str, Any] = {"--kid-images": self.kid_images}
+        drawn: dict[str, Any] = {
+            "--decode": self.decode,
+            "--temperature": self.temperature != 1 or None,
+            "--image-temperature": self.image_temperature != 1 or None,
+            "--y-temperature": self.y_temperature,
+        }
+        for flags, measured, names in (
+            (of_fid, self.fid, "--fid"),
+            (of_kid, self.kid, "--kid"),
+            (drawn, self.fid or self.kid, "--fid or --kid"),
+        ):
+            given = [flag for flag, value in flags.items() if value is not None]
+            if given and not measured:
+                raise UserError(f"{given[0]} is of {names}: give both, or neither")
         if self.json is not None and self.json.is_dir():
             raise UserError(f"--json {self.json} is a folder: name a file")

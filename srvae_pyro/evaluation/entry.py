@@ -18,7 +18,7 @@ from srvae_pyro.models import ImageModel
 from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.system.digest import digest
 
-__all__ = ["measures_to_json", "settings_of"]
+__all__ = ["drawing_flags", "measures_to_json", "settings_of"]
 
 
 def _flags(arguments: EvaluateArguments, *names: str) -> str:
@@ -30,10 +30,20 @@ def _flags(arguments: EvaluateArguments, *names: str) -> str:
     return " ".join(flags)
 
 
+def _drawing(arguments: EvaluateArguments) -> tuple[str, ...]:
+    """The arguments that generated pictures depend on."""
+    names = ("temperature", *["image_temperature"] * (arguments.image_temperature != 1))
+    return ("decode", *names, "y_temperature")
+
+
+def drawing_flags(arguments: EvaluateArguments) -> str:
+    """How pictures are generated, as flags."""
+    return _flags(arguments, *_drawing(arguments))
+
+
 def measures_to_json(measures: Measures, arguments: EvaluateArguments) -> dict[str, Any]:
     """The measures by name, each with the flags that it was made with."""
-    drawing = ("temperature", *["image_temperature"] * (arguments.image_temperature != 1))
-    drawing = ("decode", *drawing, "y_temperature")
+    drawing = _drawing(arguments)
     decoded = replace(arguments, decode=arguments.decode or "sample")
     flags = {
         "elbo": _flags(arguments, "elbo_samples"),

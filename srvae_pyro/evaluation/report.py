@@ -136,13 +136,16 @@ def compression_table(result: CodingResult) -> str:
     return text
 
 
-def print_measures(measures: Measures, selection: Selection, trained_on: str) -> None:
+def print_measures(
+    measures: Measures, selection: Selection, trained_on: str, drawn: str = ""
+) -> None:
     """Print the table, and below it what does not fit into one.
 
     Args:
         measures: of the model.
         selection: the images that they are of.
         trained_on: the data set that the model was trained on.
+        drawn: how pictures were generated, as flags.
     """
     elbo, likelihood = measures.elbo, measures.likelihood
     name = selection.data.name
@@ -168,6 +171,8 @@ def print_measures(measures: Measures, selection: Selection, trained_on: str) ->
         )
     if measures.kid:
         print(kid_table(measures.kid))
+    if drawn and (measures.distances or measures.kid):
+        print(f"generated with {drawn}")
     for enlarged in measures.super_resolution:
         print(super_resolution_table(enlarged))
     if measures.compression:

@@ -22,7 +22,7 @@ from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels
 from srvae_pyro.evaluation.coding import evaluate_coding
 from srvae_pyro.evaluation.diversity import Distance
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
-from srvae_pyro.evaluation.entry import measures_to_json, settings_of
+from srvae_pyro.evaluation.entry import drawing_flags, measures_to_json, settings_of
 from srvae_pyro.evaluation.feature_distance import feature_distance
 from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fid import drawer, fid_and_kid
@@ -95,7 +95,7 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
                 written &= _draw_calibration(outputs, measures, selection)
     finally:  # also what there is when the rest fails or is stopped
         if group.main and measures:
-            print_measures(measures, selection, config.data.data)
+            print_measures(measures, selection, config.data.data, drawing_flags(arguments))
     return 0 if written else 2
 
 

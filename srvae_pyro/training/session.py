@@ -243,7 +243,8 @@ def report(trainer: Trainer) -> None:
         "skipped": progress.skipped,
     }
     record(folder, "training", results)
-    terms = ", ".join(f"{n.upper()} {v:.0f}" for n, v in elbo.items() if n[:2] in ("re", "kl"))
+    named = {n[:2].upper() + n[2:]: v for n, v in elbo.items() if n[:2] in ("re", "kl")}  # RE_x
+    terms = ", ".join(f"{name} {value:.0f}" for name, value in named.items())
     first = "at the start" if trainer.settings.init else "untrained"
     say(f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
     say(f"  nats an image: {terms}")
