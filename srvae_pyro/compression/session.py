@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
-from srvae_pyro.compression.codec import Chain, Codec, chain_names
+from srvae_pyro.compression.codec import Chain, Codec, chain_names, lower_of
 from srvae_pyro.compression.container import (
     Container,
     Header,
@@ -19,13 +19,11 @@ from srvae_pyro.compression.container import (
     write_parts,
 )
 from srvae_pyro.compression.exactness import differences, machine
-from srvae_pyro.compression.pictures import padded
 from srvae_pyro.compression.reading import read_lossless
 from srvae_pyro.compression.stack import MismatchError
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import SRVAE, ImageModel, load
+from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.loading import weights_digest
-from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
@@ -97,20 +95,6 @@ def decompress(arguments: DecompressArguments) -> int:
     read = f"from {content.bytes_read:,} of {content.size:,} bytes" if arguments.preview else ""
     print(" ".join(f"{len(files)} {what} in {shown(arguments.out)} {read}".split()))
     return 0
-
-
-def lower_of(model: ImageModel, pictures: Sequence[Tensor]) -> list[Tensor]:
-    """The y of each picture, uint8, as a preview shows it; none of a VAE's."""
-    if not isinstance(model, SRVAE):
-        return []
-    multiple, factor = model.multiple, model.guide.d.factor
-    lower = []
-    for picture in pictures:
-        height, width = picture.shape[-2:]
-        x = padded(picture, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
-        y = to_levels(model.guide.d(to_unit(x))).to(torch.uint8)
-        lower.append(y[:, : -(-height // factor), : -(-width // factor)])
-    return lower
 
 
 def _encoded(codec: Codec, pictures: Sequence[Tensor]) -> list[Chain]:
