@@ -150,7 +150,7 @@ def softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
 
 
 def logsumexp(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
-    largest = x.amax(dims, keepdim=True)
+    largest = x.amax(list(dims), keepdim=True)
     found = largest + log(total(exp_of_negative(x - largest), dims, keepdim=True))
     return found if keepdim else found.squeeze(tuple(dims))
 

@@ -27,7 +27,7 @@ from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
-from srvae_pyro.system.files import check_place
+from srvae_pyro.system.files import check_place, filling
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.photographs import save_photograph, shown
@@ -85,15 +85,21 @@ def decompress(arguments: DecompressArguments) -> int:
             f"{shown(arguments.file)} was made with other weights than those of "
             f"{arguments.run or header.run}: name the run that has them with --run"
         )
+    began = time.monotonic()
     codec = Codec(model, header.group, "fp64" if header.arithmetic == "fp64" else "fp32")
     if len(chain_names(model)) != len(header.start_words):
         raise UserError(f"{shown(arguments.file)} has other chains than its model makes")
     pictures = _matching(codec, content, arguments, device)
-    for file, picture, levels in zip(files, header.pictures, pictures, strict=True):
-        save_photograph(file, MemoryCanvas(levels[:1] if picture.gray else levels))
-    what = "y's" if arguments.preview else "pictures"
-    read = f"from {content.bytes_read:,} of {content.size:,} bytes" if arguments.preview else ""
-    print(" ".join(f"{len(files)} {what} in {shown(arguments.out)} {read}".split()))
+    seconds = time.monotonic() - began
+    with filling(arguments.out) as folder:
+        for file, picture, levels in zip(files, header.pictures, pictures, strict=True):
+            place = folder / file.name
+            save_photograph(place, MemoryCanvas(levels[:1] if picture.gray else levels))
+    told = f"{len(files)} {'previews' if arguments.preview else 'pictures'} in "
+    told += shown(arguments.out)
+    if arguments.preview:
+        told += f" from {content.bytes_read:,} of {content.size:,} bytes"
+    print(f"{told}; {_speed(pictures, seconds)}")
     return 0
 
 
@@ -170,4 +176,9 @@ def _report(
     for name, chain in zip(chain_names(model), chains, strict=True):
         rest -= chain.bytes
         print(f"  {name}: {chain.bytes:,} bytes, of which {chain.start_bytes:,} to start with")
-    print(f"  header and checksums: {rest:,} bytes; {values / seconds / 1e6:.3f} MB/s")
+    print(f"  header and checksums: {rest:,} bytes; {_speed(pictures, seconds)}")
+
+
+def _speed(pictures: Sequence[Tensor], seconds: float) -> str:
+    values = sum(picture.numel() for picture in pictures)
+    return f"{values / seconds / 1e6:.3f} MB/s, {len(pictures) / seconds:.3g} pictures a second"
