@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from decimal import Context, Decimal
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.backends import cudnn
 
 from srvae_pyro.errors import UserError
 
@@ -189,7 +191,9 @@ def convolution(
         out: Tensor = torch.ops.aten.convolution(x, weight, None, *shape)
         return out
 
-    out = _exact_product(apply, x, weight, output_dim)
+    # cuDNN may transform a convolution, and then its partial sums are others.
+    with cudnn.flags(enabled=False) if x.device.type == "cuda" else nullcontext():
+        out = _exact_product(apply, x, weight, output_dim)
     return out if bias is None else out.add_(bias.reshape(-1, 1, 1))
 
 
