@@ -69,6 +69,19 @@ def test_a_code_that_does_not_give_back_is_noticed(
         evaluate_coding(model, images, torch.arange(2))
 
 
+def test_the_first_part_of_the_file_is_told(
+    tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    model = make_model(tiny(p_u="standard"))
+    model.initialize(pictures(8))
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    result = evaluate_coding(model, images, torch.arange(3))
+    chains = result.chain_bytes
+    assert chains["u and y"] < result.preview_bytes < chains["u and y"] + 700
+    assert result.model.bytes > result.preview_bytes + chains["z and x"]
+    assert result.to_json()["preview_bytes"] == result.preview_bytes
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_other_codecs_keep_pictures_of_one_and_three_colours(channels: int) -> None:
     images = torch.randint(0, 256, (5, channels, 8, 12), dtype=torch.uint8)
