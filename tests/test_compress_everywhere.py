@@ -92,6 +92,8 @@ def test_what_differs_between_machines_is_refused() -> None:
             what(x)
     with SameEverywhere():  # whole numbers are exact
         assert torch.arange(5).cumsum(0)[-1] == 10
+        assert not torch.mm(1e-320 * x, 1e-300 * x).any()
+        assert torch.mm(0 * x, x).tolist() == [[0.0] * 4] * 4
     with pytest.raises(ValueError, match="not finite"), SameEverywhere():
         torch.mm(x / 0, x)
 

@@ -65,6 +65,7 @@ class SameEverywhere(TorchDispatchMode):
         UserError: by an operation for which there is no such way.
 
     Example:
+        >>> import torch
         >>> x = torch.linspace(-3, 3, 7, dtype=torch.float64)
         >>> with torch.no_grad(), SameEverywhere():
         ...     y = torch.nn.functional.elu(x)

@@ -44,6 +44,7 @@ __all__ = [
 
 DIGITS = 52  # of an exact sum; one is left for its sign
 WEIGHT_DIGITS = 21  # of the weights of a map, which leaves about as many for what it is applied to
+MOST_DIGITS = 400  # after the point, of numbers however small
 BILINEAR_DIGITS = 32  # after the point, of an image in [0, 1] that is enlarged
 REACH = 700  # of exponents: exp(-700) is far below what counts
 PARTS = 256  # of the table of exp, a unit; a polynomial does the rest
@@ -231,12 +232,12 @@ def _exact_product(
     """
     if not (x.numel() and weight.numel()):
         return apply(x, weight)
-    weight_digits = WEIGHT_DIGITS - _exponent(weight.abs().amax())
+    weight_digits = min(WEIGHT_DIGITS - _exponent(weight.abs().amax()), MOST_DIGITS)
     weight = _scaled(weight, weight_digits).round_()
     # Of whole numbers below 2^21, so exact in any order.
     others = [dim for dim in range(weight.dim()) if dim != output_dim]
     most = _exponent(weight.abs().sum(others).amax())
-    digits = DIGITS - most - _exponent(x.abs().amax())
+    digits = min(DIGITS - most - _exponent(x.abs().amax()), MOST_DIGITS)
     return _scaled(apply(_scaled(x, digits).round_(), weight), -digits - weight_digits)
 
 
