@@ -5,6 +5,7 @@ from __future__ import annotations
 from srvae_pyro.compression import LESS_MEMORY
 from srvae_pyro.compression.arguments import CompressArguments
 from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.files import unwinding
 
 __all__ = ["CompressArguments", "main"]
 
@@ -13,7 +14,8 @@ def main(arguments: CompressArguments) -> int:
     """Compress as asked; the exit code."""
     from srvae_pyro.compression.session import compress  # not before: --help is to be fast
 
-    return compress(arguments)
+    with unwinding():
+        return compress(arguments)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from srvae_pyro.compression.arguments import DecompressArguments
 from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.files import unwinding
 
 __all__ = ["DecompressArguments", "main"]
 
@@ -12,7 +13,8 @@ def main(arguments: DecompressArguments) -> int:
     """Decompress as asked; the exit code."""
     from srvae_pyro.compression.session import decompress  # not before: --help is to be fast
 
-    return decompress(arguments)
+    with unwinding():
+        return decompress(arguments)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,12 @@ def test_bytes_stand_beside_the_elbos(
     assert kept["flags"] == "--compress 4"
     assert kept["values"] == 4 * 3 * 16 * 16
     assert kept["net_bytes"] == pytest.approx(kept["predicted_bytes"], rel=0.02)
-    assert kept["model"]["bytes"] == sum(kept["chain_bytes"].values())
-    assert kept["net_bytes"] == kept["model"]["bytes"] - sum(kept["start_bytes"].values())
+    chains, starts = (sum(kept[f"{name}_bytes"].values()) for name in ("chain", "start"))
+    assert kept["net_bytes"] == chains - starts
+    assert 0 < kept["model"]["bytes"] - chains < 700  # header and checksums
+    assert kept["preview_bytes"] == 0
+    assert kept["pictures_per_second"]["written"] > 0
+    assert "every picture came back to the bit" in told
     names = [size["name"] for size in kept["others"]]
     assert names[:4] == [
         "PNG, a file each", "PNG, one picture", "WebP, a file each", "WebP, one picture",
@@ -65,6 +69,19 @@ def test_a_code_that_does_not_give_back_is_noticed(
         evaluate_coding(model, images, torch.arange(2))
 
 
+def test_the_first_part_of_the_file_is_told(
+    tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    model = make_model(tiny(p_u="standard"))
+    model.initialize(pictures(8))
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    result = evaluate_coding(model, images, torch.arange(3))
+    chains = result.chain_bytes
+    assert chains["u and y"] < result.preview_bytes < chains["u and y"] + 700
+    assert result.model.bytes > result.preview_bytes + chains["z and x"]
+    assert result.to_json()["preview_bytes"] == result.preview_bytes
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_other_codecs_keep_pictures_of_one_and_three_colours(channels: int) -> None:
     images = torch.randint(0, 256, (5, channels, 8, 12), dtype=torch.uint8)
@@ -79,9 +96,12 @@ def test_other_codecs_keep_pictures_of_one_and_three_colours(channels: int) -> N
 
 def test_the_table_says_how_far_the_code_is_from_the_elbo() -> None:
     sizes = [CodeSize("PNG, a file each", 900, 1.0, 2.0)]
-    model = CodeSize("bits back", 660, 0.01, 0.02)
+    model = CodeSize("bits back, one file", 700, 0.01, 0.02)
     starts, chains = {"u and y": 20, "z and x": 40}, {"u and y": 160, "z and x": 500}
-    table = compression_table(CodingResult(4, 1000, 594.0, model, starts, chains, sizes))
+    table = compression_table(CodingResult(4, 1000, 594.0, model, starts, chains, 210, sizes))
+    assert "bits back, one file             700     5.600" in table
+    assert "40 pictures a second written, 80 read" in table
+    assert "every y is in the first 210 bytes, 30.0%" in table
     assert "bits back, without its start    600     4.800" in table
     assert "+1.01% against the ELBO" in table
     assert "20 for u and y and 40 for z and x" in table

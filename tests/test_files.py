@@ -1,11 +1,12 @@
 """Files written whole or not at all, by one process or several."""
 
+import signal
 import threading
 from pathlib import Path
 
 import pytest
 
-from srvae_pyro.system.files import check_place, write_whole
+from srvae_pyro.system.files import check_place, filling, unwinding, write_whole
 
 
 def test_a_name_as_long_as_can_be_is_written(tmp_path: Path) -> None:
@@ -61,3 +62,43 @@ def test_a_name_that_is_too_long_is_found_out_before_the_work(tmp_path: Path) ->
     with pytest.raises(OSError, match="File name too long"):
         check_place(tmp_path / ("a" * 300 + ".json"))
     assert not list(tmp_path.iterdir())
+
+
+def fill(folder: Path, error: str = "") -> None:
+    (folder / "a").write_text("a")
+    if error:
+        raise OSError(error)
+
+
+def test_a_folder_is_filled_at_once_or_not_at_all(tmp_path: Path) -> None:
+    for there in (False, True):
+        out = tmp_path / f"out-{there}"
+        if there:
+            out.mkdir()
+        with pytest.raises(OSError, match="full"), filling(out) as partial:
+            fill(partial, "full")
+        assert list(out.iterdir() if there else tmp_path.iterdir()) == []
+        with filling(out) as partial:
+            fill(partial)
+            assert not (out / "a").exists()
+        assert [path.name for path in out.iterdir()] == ["a"]
+        (out / "a").unlink()
+        out.rmdir()
+
+
+def test_termination_unwinds() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as told, unwinding():
+        signal.raise_signal(signal.SIGTERM)
+    assert told.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+    within = []
+
+    def elsewhere() -> None:  # where signals are another thread's
+        with unwinding():
+            within.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert within == [before]

@@ -23,8 +23,8 @@ class CompressArguments:
     The file is as small as the model's evidence lower bound says, plus the bits that the chain of
     pictures starts with and a few for each picture. It holds the 8-bit pixels alone: pictures with
     transparency or 16 bits are refused, and EXIF and colour profiles are not kept. To read it takes
-    the same model and arithmetic that is the same to the last bits, so mostly the same machine and
-    version of PyTorch: it is for measurement and research, not for archives.
+    the same model, and with fp32 mostly the same machine and version of PyTorch: it is for
+    measurement and research, not for archives.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -40,7 +40,7 @@ class CompressArguments:
     group: Annotated[int, AtLeast(1, 4096)] = 16
     """pictures that are coded together; more are faster and cost more bits to start with"""
     arithmetic: Literal["fp64", "fp32"] = "fp64"
-    """of the networks; fp32 is faster, and depends more on the machine"""
+    """of the networks: fp64 is the same on every machine, fp32 that of this one's libraries"""
     verify: bool = False
     """read the pictures back before the file is written; takes as long again"""
     device: Device = "auto"

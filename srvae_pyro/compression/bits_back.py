@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from pyro.distributions import Independent, Normal
 from torch import Tensor
 
+from srvae_pyro.compression.everywhere import SameEverywhere
 from srvae_pyro.compression.factors import code_image
 from srvae_pyro.compression.latents import STEP, Posterior, as_array, as_tensor
 from srvae_pyro.compression.priors import NormalCode, PriorCode, as_cells
 from srvae_pyro.compression.stack import Stack
-from srvae_pyro.compression.tables import Put, Take, code_levels
-from srvae_pyro.distributions import ImageDistribution
+from srvae_pyro.compression.tables import Code, Put, Take, code_levels
+from srvae_pyro.distributions import ImageDistribution, TruncatedMixture
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import to_unit
 
@@ -29,10 +31,11 @@ class BitsBack:
 
     Args:
         dtype: of the networks.
+        mode: that they run in, if in one.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype, mode: SameEverywhere | None = None) -> None:
+        self.dtype, self.mode = dtype, mode
 
     def image(self, levels: Tensor) -> Tensor:
         """Levels as an image in [0, 1], in the networks' precision."""
@@ -55,7 +58,7 @@ class BitsBack:
         cells = as_tensor(q.pop(stack), levels, (len(levels), *posterior.event_shape))
         latent = prior.values(cells).to(self.dtype)
         put = Put()
-        code_image(likelihood(latent), partial(code_levels, put), levels)
+        code_image(likelihood(latent), partial(self._code, put), levels)
         put.push(stack)
         prior.push(stack, cells)
         return latent
@@ -71,9 +74,14 @@ class BitsBack:
         """The inverse of :meth:`put`, for a latent of that shape: the levels, and the latent."""
         cells = prior.pop(stack, shape)
         latent = prior.values(cells).to(self.dtype)
-        levels = code_image(likelihood(latent), partial(code_levels, Take(stack)), None)
+        levels = code_image(likelihood(latent), partial(self._code, Take(stack)), None)
         _on_grid(posterior(self.image(levels)), prior).push(stack, as_cells(cells))
         return levels, latent
+
+    def _code(self, code: Code, pixels: TruncatedMixture, levels: Tensor | None) -> Tensor:
+        """A factor. Tables are the same everywhere without the mode, which would take longer."""
+        with self.mode.paused() if self.mode else nullcontext():
+            return code_levels(code, pixels, levels)
 
 
 def _normal(distribution: object) -> Normal:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srvae_pyro.compression.bits_back import BitsBack, Given, conditional
+from srvae_pyro.compression.everywhere import SameEverywhere
 from srvae_pyro.compression.exactness import reproducible
 from srvae_pyro.compression.pictures import Batch, batches_of, padded
 from srvae_pyro.compression.priors import prior_code
@@ -26,9 +27,9 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel
 from srvae_pyro.models.shapes import Sizes, sizes_of
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.pixels import to_levels
+from srvae_pyro.pixels import to_levels, to_unit
 
-__all__ = ["Arithmetic", "Chain", "Codec", "chain_names"]
+__all__ = ["Arithmetic", "Chain", "Codec", "chain_names", "lower_of"]
 
 Arithmetic = Literal["fp64", "fp32"]
 Progress = Callable[[int], None]
@@ -84,11 +85,12 @@ class Codec:
     def __init__(self, model: ImageModel, group: int = 16, arithmetic: Arithmetic = "fp64") -> None:
         if not isinstance(model, SRVAE | VAE):
             raise UserError(f"compress has no code for a {type(model).__name__}")
-        self.group = group
+        self.group, self.arithmetic = group, arithmetic
         dtype = torch.float64 if arithmetic == "fp64" else torch.float32
         self.model: SRVAE | VAE = copy.deepcopy(model).to(dtype).eval()
         self.device = next(self.model.parameters()).device
-        self.bits_back = BitsBack(dtype)
+        self.mode = SameEverywhere() if arithmetic == "fp64" else None
+        self.bits_back = BitsBack(dtype, self.mode)
 
     def encode(self, pictures: Sequence[Tensor], done: Progress = lambda _: None) -> list[Chain]:
         """The chains of pictures, uint8 (C, h, w) each, of any sizes that the model takes.
@@ -147,15 +149,12 @@ class Codec:
         """
         if not isinstance(self.model, SRVAE):
             raise UserError("a VAE has no y: --preview is the srVAE's")
-        factor = self.model.guide.d.factor
         try:
             lower = self._decode_first(chain, sizes, done)
         except (ValueError, OverflowError) as error:
             raise MismatchError(str(error)) from None
-        return [
-            y[:, : -(-height // factor), : -(-width // factor)].contiguous()
-            for (y, _), (height, width) in zip(lower, sizes, strict=True)
-        ]
+        parts = zip(lower, sizes, strict=True)
+        return [_of_picture(self.model, y, size) for (y, _), size in parts]
 
     def _batches(self, sizes: Sequence[tuple[int, int]]) -> list[Batch]:
         config = self.model.config
@@ -170,7 +169,8 @@ class Codec:
     @contextmanager
     def _coding(self) -> Iterator[None]:
         """Within it arithmetic repeats itself to the bit, and weights are normalised once."""
-        with torch.no_grad(), cached_weights(), reproducible(self.device):
+        mode = self.mode or nullcontext()
+        with torch.no_grad(), cached_weights(), reproducible(self.device), mode:
             yield
 
     def _sizes(self, batch: Batch) -> Sizes:
@@ -248,6 +248,25 @@ class Codec:
                 done(len(batch.indices))
         _check_end(stack)
         return [found[index] for index in range(len(sizes))]
+
+
+def lower_of(model: ImageModel, pictures: Sequence[Tensor]) -> list[Tensor]:
+    """The y of each picture, uint8, as a preview shows it; none of a VAE's."""
+    if not isinstance(model, SRVAE):
+        return []
+    lower = []
+    for picture in pictures:
+        height, width = picture.shape[-2:]
+        sides = (-(-side // model.multiple) * model.multiple for side in (height, width))
+        y = to_levels(model.guide.d(to_unit(padded(picture, *sides)))).to(torch.uint8)
+        lower.append(_of_picture(model, y, (height, width)))
+    return lower
+
+
+def _of_picture(model: SRVAE, y: Tensor, size: tuple[int, int]) -> Tensor:
+    """Of the y of a padded picture what is of the picture itself, of that height and width."""
+    height, width = (-(-side // model.guide.d.factor) for side in size)
+    return y[:, :height, :width].contiguous()
 
 
 def _given_both(model: SRVAE, y: Tensor) -> Given:

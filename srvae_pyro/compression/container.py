@@ -24,10 +24,20 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.system.files import write_whole
 from srvae_pyro.upscaling.photographs import shown
 
-__all__ = ["Container", "Header", "Picture", "fingerprint", "read_parts", "write_parts"]
+__all__ = [
+    "Container",
+    "Header",
+    "Picture",
+    "fingerprint",
+    "fingerprints_of",
+    "packed",
+    "read_from",
+    "read_parts",
+    "write_parts",
+]
 
 MAGIC = b"SRVAEbb1"
-FORMAT = 1
+FORMAT = 2
 LENGTH, CHECK, FINGERPRINT = 8, 8, 4  # bytes
 LARGEST = 1 << 28  # bytes of a header: a hostile one cannot fill the memory
 SIDE = 1 << 16  # of a picture, at most
@@ -196,13 +206,18 @@ def fingerprints_of(pictures: Sequence[Tensor], lower: Sequence[Tensor]) -> byte
     return fingerprint_of_all(lower) + b"".join(fingerprint(picture) for picture in pictures)
 
 
-def write_parts(path: Path, content: Container) -> int:
-    """Write a file, whole or not at all; its bytes."""
+def packed(content: Container) -> bytes:
+    """The bytes of a file."""
     parts = [content.header.to_bytes(), content.fingerprints]
     parts += [chain.astype(WORD).tobytes() for chain in content.chains]
-    whole = MAGIC + b"".join(
+    return MAGIC + b"".join(
         len(part).to_bytes(LENGTH, "little") + part + _check(part) for part in parts
     )
+
+
+def write_parts(path: Path, content: Container) -> int:
+    """Write a file, whole or not at all; its bytes."""
+    whole = packed(content)
     write_whole(path, lambda partial: _write(partial, whole))
     return len(whole)
 
@@ -215,15 +230,21 @@ def read_parts(path: Path, preview: bool = False) -> Container:
     """
     try:
         with path.open("rb") as file:
-            return _read(path, file, preview)
+            return read_from(file, preview)
     except OSError as error:
         raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from None
     except ValueError as error:
         raise UserError(f"{shown(path)} cannot be decompressed: {error}") from None
 
 
-def _read(path: Path, file: BinaryIO, preview: bool) -> Container:
-    size = os.fstat(file.fileno()).st_size
+def read_from(file: BinaryIO, preview: bool = False) -> Container:
+    """Read an open file, or of it what the y's need.
+
+    Raises:
+        ValueError: it is damaged, ends early, or is no such file; says why.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("it is not a file that python -m srvae_pyro.compress wrote")
     header = Header.from_bytes(_part(file, size))

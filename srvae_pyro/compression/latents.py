@@ -6,7 +6,7 @@ in a cell is the step times the density, so prior and posterior share the step, 
 
 from __future__ import annotations
 
-import math
+from decimal import Context, Decimal
 
 import constriction
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = ["STEP", "Posterior", "pop_normal", "push_normal"]
 STEP = 2.0**-10
 # Of the posterior: buckets of a tenth of its standard deviation, out to 6.4 of them.
 BUCKETS, REACH = 128, 6.4
+PI, TERMS = Decimal("3.14159265358979323846264338327950288419716939937510"), 150
 LEAST = 32.0  # cells that it has as its standard deviation: 3 a bucket
 MOST = 2.0**18
 FAR = 2.0**21  # cells
@@ -32,9 +33,23 @@ PART_STD = 0.05  # so that the part 0 has next to all of the mass
 
 
 def _masses() -> NDArray[np.float64]:
-    edges = [REACH * (2 * i / BUCKETS - 1) for i in range(BUCKETS + 1)]
-    below = [0.5 * math.erfc(-edge / math.sqrt(2)) for edge in edges[: BUCKETS // 2 + 1]]
-    half = np.diff(below)
+    """Of the buckets, by decimal arithmetic, whose digits are the same everywhere."""
+    precise = Context(prec=50)
+    root = precise.sqrt(precise.multiply(2, PI))
+
+    def below(edge: Decimal) -> float:
+        """The normal's mass below it: 1/2 + its density times x + x^3 / 3 + x^5 / (3 5) + ..."""
+        term = series = edge
+        for odd in range(3, 2 * TERMS, 2):
+            term = precise.divide(precise.multiply(term, precise.multiply(edge, edge)), odd)
+            series = precise.add(series, term)
+        exponent = precise.divide(precise.multiply(edge, edge), -2)
+        density = precise.divide(precise.exp(exponent), root)
+        return float(precise.add(Decimal("0.5"), precise.multiply(density, series)))
+
+    half_way = BUCKETS // 2
+    edges = (Decimal(i - half_way) * Decimal(str(REACH)) / half_way for i in range(half_way + 1))
+    half = np.diff([below(edge) for edge in edges])
     return np.concatenate([half, half[::-1]])
 
 

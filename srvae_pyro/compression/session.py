@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
-from srvae_pyro.compression.codec import Chain, Codec, chain_names
+from srvae_pyro.compression.codec import Chain, Codec, chain_names, lower_of
 from srvae_pyro.compression.container import (
     Container,
     Header,
@@ -19,17 +19,15 @@ from srvae_pyro.compression.container import (
     write_parts,
 )
 from srvae_pyro.compression.exactness import differences, machine
-from srvae_pyro.compression.pictures import padded
 from srvae_pyro.compression.reading import read_lossless
 from srvae_pyro.compression.stack import MismatchError
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import SRVAE, ImageModel, load
+from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.loading import weights_digest
-from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
-from srvae_pyro.system.files import check_place
+from srvae_pyro.system.files import check_place, filling
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.photographs import save_photograph, shown
@@ -87,30 +85,22 @@ def decompress(arguments: DecompressArguments) -> int:
             f"{shown(arguments.file)} was made with other weights than those of "
             f"{arguments.run or header.run}: name the run that has them with --run"
         )
+    began = time.monotonic()
     codec = Codec(model, header.group, "fp64" if header.arithmetic == "fp64" else "fp32")
     if len(chain_names(model)) != len(header.start_words):
         raise UserError(f"{shown(arguments.file)} has other chains than its model makes")
     pictures = _matching(codec, content, arguments, device)
-    for file, picture, levels in zip(files, header.pictures, pictures, strict=True):
-        save_photograph(file, MemoryCanvas(levels[:1] if picture.gray else levels))
-    what = "y's" if arguments.preview else "pictures"
-    read = f"from {content.bytes_read:,} of {content.size:,} bytes" if arguments.preview else ""
-    print(" ".join(f"{len(files)} {what} in {shown(arguments.out)} {read}".split()))
+    seconds = time.monotonic() - began
+    with filling(arguments.out) as folder:
+        for file, picture, levels in zip(files, header.pictures, pictures, strict=True):
+            place = folder / file.name
+            save_photograph(place, MemoryCanvas(levels[:1] if picture.gray else levels))
+    told = f"{len(files)} {'previews' if arguments.preview else 'pictures'} in "
+    told += shown(arguments.out)
+    if arguments.preview:
+        told += f" from {content.bytes_read:,} of {content.size:,} bytes"
+    print(f"{told}; {_speed(pictures, seconds)}")
     return 0
-
-
-def lower_of(model: ImageModel, pictures: Sequence[Tensor]) -> list[Tensor]:
-    """The y of each picture, uint8, as a preview shows it; none of a VAE's."""
-    if not isinstance(model, SRVAE):
-        return []
-    multiple, factor = model.multiple, model.guide.d.factor
-    lower = []
-    for picture in pictures:
-        height, width = picture.shape[-2:]
-        x = padded(picture, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
-        y = to_levels(model.guide.d(to_unit(x))).to(torch.uint8)
-        lower.append(y[:, : -(-height // factor), : -(-width // factor)])
-    return lower
 
 
 def _encoded(codec: Codec, pictures: Sequence[Tensor]) -> list[Chain]:
@@ -186,4 +176,9 @@ def _report(
     for name, chain in zip(chain_names(model), chains, strict=True):
         rest -= chain.bytes
         print(f"  {name}: {chain.bytes:,} bytes, of which {chain.start_bytes:,} to start with")
-    print(f"  header and checksums: {rest:,} bytes; {values / seconds / 1e6:.3f} MB/s")
+    print(f"  header and checksums: {rest:,} bytes; {_speed(pictures, seconds)}")
+
+
+def _speed(pictures: Sequence[Tensor], seconds: float) -> str:
+    values = sum(picture.numel() for picture in pictures)
+    return f"{values / seconds / 1e6:.3f} MB/s, {len(pictures) / seconds:.3g} pictures a second"

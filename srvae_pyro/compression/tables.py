@@ -1,4 +1,7 @@
-"""Tables of the levels of pixels, and the two ways of using them: onto the stack, and off it."""
+"""Tables of the levels of pixels, and the two ways of using them: onto the stack, and off it.
+
+What follows from a network's outputs has the same bits on every machine.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from srvae_pyro.compression.exact import exp, exp_of_negative, total
 from srvae_pyro.compression.stack import CATEGORICAL, Stack, Symbols
 from srvae_pyro.distributions import TruncatedMixture
-from srvae_pyro.distributions.truncated import LAST_LEVEL, log_mass
+from srvae_pyro.distributions.blocks import LAST_LEVEL
 
 __all__ = ["Code", "Put", "Take", "code_levels", "on_grid"]
 
 RADIX = 16  # of a level's two symbols: 16 x 16 = 256, with tables of 16 instead of 256 values
-CHUNK = 4096  # pixels at a time; part of the format, as it may decide about last bits
+CHUNK = 1024  # pixels at a time; part of the format, which has their symbols in this order
 # What is read from a network's output is rounded to multiples of these: most differences of
 # last bits are then gone.
 LEVELS_GRID, LOG_GRID, COEFFICIENT_GRID = 2.0**-12, 2.0**-12, 2.0**-16
+UNBOUNDED = 1e22  # levels: stands for the infinite reach of the bins of 0 and of 255
+# What is far below is lifted to these, so that no number is so small that processors may take it
+# for 0: of a level's mass, of a component's weight, of a symbol's share.
+LEAST_MASS, LEAST_WEIGHT, LEAST_SHARE = 1e-290, 2.0**-100, 2.0**-60
 
 
 Shares = NDArray[np.float32]
@@ -79,7 +87,7 @@ class _Pixels:
     """What a TruncatedMixture says of N pixels; float64, in levels.
 
     Attributes:
-        weights: (N, K), logarithms of the components' weights.
+        weights: (N, K), the components' weights, the largest 1.
         base: (N, K, C), the locations' parts that do not depend on the earlier colours.
         precision: (N, K, C), one over the scales.
         coefficients: (N, K, 3), or of no columns for one colour.
@@ -113,10 +121,11 @@ class _Pixels:
         coefficients = mixture.coefficients
         if coefficients is None:
             coefficients = mixture.means[..., :0, :, :]
+        logits = on_grid(rows(mixture.logits, 1), LOG_GRID)
         return cls(
-            on_grid(rows(mixture.logits, 1), LOG_GRID),
+            exp_of_negative(logits - logits.amax(-1, keepdim=True)),
             on_grid(base, LEVELS_GRID),
-            torch.exp(-log_scales),
+            exp(-log_scales),
             on_grid(rows(coefficients, 2), COEFFICIENT_GRID),
             low,
             high,
@@ -160,54 +169,75 @@ def _code_chunk(code: Code, pixels: _Pixels, levels: Tensor | None) -> Tensor:
     """The levels of some pixels, (N, C)."""
     weights, made = pixels.weights, list[Tensor]()
     device = weights.device
-    first = torch.arange(RADIX, device=device, dtype=torch.float64)
+    edges = torch.arange(RADIX + 1, device=device, dtype=torch.float64) - 0.5
     for c in range(pixels.low.shape[1]):
         location = pixels.base[..., c]
         for earlier, level in enumerate(made):
             coefficient = pixels.coefficients[..., c * (c - 1) // 2 + earlier]
-            residual = (level - pixels.left[:, earlier]).unsqueeze(-1)
-            location = location + coefficient * residual
-        given = (weights, location, pixels.precision[..., c])
-        low, high = (bound[:, c, None] for bound in (pixels.low, pixels.high))
+            location = location + coefficient * (level - pixels.left[:, earlier : earlier + 1])
+        bins = _Bins(
+            location, pixels.precision[..., c], pixels.low[:, c, None], pixels.high[:, c, None]
+        )
         known = None if levels is None else levels[:, c]
-        sixteen = RADIX * first.expand(len(location), -1)
-        shares = _shares(sixteen, sixteen + RADIX - 1, low, high, *given)
+        shares, _ = bins.shares(weights, RADIX * (edges + 0.5).expand(len(location), -1) - 0.5)
         symbols = code(shares, None if known is None else (known // RADIX).cpu().numpy())
-        coarse = torch.from_numpy(symbols).to(device).double().unsqueeze(-1)
-        exact = RADIX * coarse + first
-        shares = _shares(exact, exact, low, high, *given)
+        coarse = RADIX * torch.from_numpy(symbols).to(device).double().unsqueeze(-1)
+        shares, masses = bins.shares(weights, coarse + edges)
         symbols = code(shares, None if known is None else (known % RADIX).cpu().numpy())
-        fine = torch.from_numpy(symbols).to(device).double().unsqueeze(-1)
-        level = RADIX * coarse + fine
-        weights = (weights + log_mass(level, level, *given[1:])).log_softmax(-1)
-        made.append(level.squeeze(-1))
-    return torch.stack(made, -1).long()
+        fine = torch.from_numpy(symbols).to(device).long()[:, None, None]
+        of_level = masses.gather(-1, fine.expand(*masses.shape[:2], 1)).squeeze(-1)
+        weights = _reweighted(weights, of_level)
+        made.append(coarse + fine.squeeze(-1).double())
+    return torch.cat(made, -1).long()
 
 
-def _shares(
-    first: Tensor,
-    last: Tensor,
-    low: Tensor,
-    high: Tensor,
-    weights: Tensor,
-    location: Tensor,
-    precision: Tensor,
-) -> Shares:
-    """Shares of the mixture's mass of the levels from ``first`` to ``last`` within an interval.
+def _reweighted(weights: Tensor, masses: Tensor) -> Tensor:
+    """The components' weights once a level is known to which they give these masses; (N, K)."""
+    new = weights * masses
+    largest = new.amax(-1, keepdim=True)
+    possible = largest > LEAST_MASS
+    new = new / torch.where(possible, largest, torch.ones_like(largest))
+    return torch.where(possible, new, weights).clamp_min(LEAST_WEIGHT)
 
-    Args:
-        first: (N, bins).
-        last: (N, bins).
-        low: (N, 1), the interval's end.
-        high: (N, 1), its other.
-        weights: (N, K), logarithms.
+
+@dataclass(frozen=True)
+class _Bins:
+    """Components' masses of bins of levels within an interval.
+
+    Attributes:
         location: (N, K).
         precision: (N, K).
+        low: (N, 1), the interval's first level.
+        high: (N, 1), its last.
     """
-    lows, highs = torch.maximum(first, low), torch.minimum(last, high)
-    possible = lows <= highs
-    ends = (lows.unsqueeze(-1), torch.maximum(highs, lows).unsqueeze(-1))
-    masses = log_mass(*ends, location.unsqueeze(1), precision.unsqueeze(1))  # (N, bins, K)
-    scores = (weights.unsqueeze(1) + masses).logsumexp(-1)
-    shares: Shares = scores.masked_fill(~possible, -torch.inf).softmax(-1).cpu().numpy()
-    return shares
+
+    location: Tensor
+    precision: Tensor
+    low: Tensor
+    high: Tensor
+
+    def shares(self, weights: Tensor, edges: Tensor) -> tuple[Shares, Tensor]:
+        """The mixture's shares of bins, (N, bins), and each component's masses, (N, K, bins).
+
+        Args:
+            weights: (N, K).
+            edges: (N, bins + 1), rising; what is beyond the interval's ends is cut off.
+        """
+        edges = torch.minimum(torch.maximum(edges, self.low - 0.5), self.high + 0.5)
+        masses = self._masses(edges)
+        widths = edges[:, 1:] - edges[:, :-1]
+        # By its width where no component reaches.
+        mixed = total(weights.unsqueeze(-1) * masses, [1]) + LEAST_MASS * widths
+        shares = (mixed / total(mixed, [-1], keepdim=True)).clamp_min(LEAST_SHARE)
+        made: Shares = shares.float().cpu().numpy()
+        return made, masses
+
+    def _masses(self, edges: Tensor) -> Tensor:
+        """From the tails beyond the edges, the smaller of the two, which keep their digits."""
+        edges = edges.masked_fill(edges < 0, -UNBOUNDED).masked_fill(edges > LAST_LEVEL, UNBOUNDED)
+        ends = (edges.unsqueeze(1) - self.location.unsqueeze(-1)) * self.precision.unsqueeze(-1)
+        tails = exp_of_negative(-ends.abs())
+        tails = tails / (1 + tails)
+        first, last = tails[..., :-1], tails[..., 1:]
+        around = (ends[..., :-1] <= 0) & (ends[..., 1:] > 0)  # the location is within
+        return torch.where(around, 1 - first - last, (last - first).abs())

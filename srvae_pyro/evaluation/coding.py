@@ -15,9 +15,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.compression.codec import Codec, chain_names
+from srvae_pyro.compression.codec import Chain, Codec, chain_names, lower_of
+from srvae_pyro.compression.container import (
+    Container,
+    Header,
+    Picture,
+    fingerprints_of,
+    packed,
+    read_from,
+)
+from srvae_pyro.compression.exactness import machine
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.models import ImageModel
+from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.system.console import Bar
 
 __all__ = ["CodeSize", "CodingResult", "evaluate_coding"]
@@ -52,9 +62,10 @@ class CodingResult:
         pictures: how many.
         values: of all of them, a byte each.
         predicted_bytes: by the negative ELBO.
-        model: of the chains, those of which they start with included.
+        model: of the model's file, with its header, its checksums and what the chains start with.
         start_bytes: by chain, those that it takes to start with, whatever the number of pictures.
         chain_bytes: by chain, all of it.
+        preview_bytes: of the file, those that every y is read from; 0 of a VAE, which has none.
         others: each picture a file, then all in one picture.
     """
 
@@ -64,16 +75,25 @@ class CodingResult:
     model: CodeSize
     start_bytes: dict[str, int]
     chain_bytes: dict[str, int]
+    preview_bytes: int
     others: list[CodeSize]
 
     @property
     def net_bytes(self) -> int:
-        """Of the model's code, without those to start with."""
-        return self.model.bytes - sum(self.start_bytes.values())
+        """Of the chains, without those to start with."""
+        return sum(self.chain_bytes.values()) - sum(self.start_bytes.values())
+
+    def pictures_per_second(self, mb_per_second: float) -> float:
+        """What a speed of the model's code is in pictures."""
+        return 1e6 * mb_per_second * self.pictures / self.values
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, and what it takes without the start, for files."""
-        return {**asdict(self), "net_bytes": self.net_bytes}
+        """All of it, what the chains take without the start, and pictures a second, for files."""
+        speeds = {
+            "written": self.pictures_per_second(self.model.write_mb_per_second),
+            "read": self.pictures_per_second(self.model.read_mb_per_second),
+        }
+        return {**asdict(self), "net_bytes": self.net_bytes, "pictures_per_second": speeds}
 
 
 def evaluate_coding(
@@ -99,16 +119,18 @@ def evaluate_coding(
     with Bar(total=(1 + len(names)) * len(images), unit="picture", disable=not progress) as bar:
         began = time.monotonic()
         chains = codec.encode(pictures, bar.update)
+        file = packed(_content(model, codec, pictures, chains))
         written = time.monotonic()
-        sizes = [(images.shape[-2], images.shape[-1])] * len(images)
-        again = codec.decode([chain.words for chain in chains], sizes, bar.update)
+        content = read_from(io.BytesIO(file))
+        again = codec.decode(content.chains, content.header.sizes, bar.update)
         read = time.monotonic()
     if not torch.equal(torch.stack(again), images):
         raise RuntimeError("what was read back is not what was written")
     values = images.numel()
     chain_bytes = [chain.bytes for chain in chains]
     start_bytes = [chain.start_bytes for chain in chains]
-    size = _size("bits back", sum(chain_bytes), values, written - began, read - written)
+    size = _size("bits back, one file", len(file), values, written - began, read - written)
+    preview = len(names) > 1 and read_from(io.BytesIO(file), preview=True).bytes_read
     return CodingResult(
         len(images),
         values,
@@ -116,8 +138,27 @@ def evaluate_coding(
         size,
         dict(zip(names, start_bytes, strict=True)),
         dict(zip(names, chain_bytes, strict=True)),
+        int(preview),
         _others(images),
     )
+
+
+def _content(
+    model: ImageModel, codec: Codec, pictures: list[Tensor], chains: list[Chain]
+) -> Container:
+    """What ``compress`` would write of pictures that are called by their numbers."""
+    sizes = ((picture.shape[-2], picture.shape[-1]) for picture in pictures)
+    header = Header(
+        run="run",
+        model=weights_digest(model),
+        arithmetic=codec.arithmetic,
+        group=codec.group,
+        start_words=tuple(chain.start_words for chain in chains),
+        made=machine(codec.device),
+        pictures=tuple(Picture(f"{i:06d}", *size) for i, size in enumerate(sizes)),
+    )
+    prints = fingerprints_of(pictures, lower_of(model, pictures))
+    return Container(header, prints, [chain.words for chain in chains])
 
 
 def _others(images: Tensor) -> list[CodeSize]:

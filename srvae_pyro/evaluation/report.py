@@ -125,12 +125,20 @@ def compression_table(result: CodingResult) -> str:
     row("as they are", result.values)
     row("the negative ELBO", result.predicted_bytes)
     row("bits back, without its start", result.net_bytes)
+    row("bits back, with it", sum(result.chain_bytes.values()))
     for size in (result.model, *result.others):
         row(size.name, size.bytes, size.write_mb_per_second, size.read_mb_per_second)
     more = 100 * (result.net_bytes / result.predicted_bytes - 1)
     starts = " and ".join(f"{n:,} for {name}" for name, n in result.start_bytes.items())
     text = f"{columns(rows, left=1)}\nwithout its start {more:+.2f}% against the ELBO of the same "
     text += f"pictures; bytes to start with, whatever their number: {starts}"
+    written = result.pictures_per_second(result.model.write_mb_per_second)
+    read = result.pictures_per_second(result.model.read_mb_per_second)
+    text += f"\nevery picture came back to the bit; {written:.3g} pictures a second written, "
+    text += f"{read:.3g} read"
+    if result.preview_bytes:
+        share = result.preview_bytes / result.model.bytes
+        text += f"; every y is in the first {result.preview_bytes:,} bytes, {share:.1%}"
     if not any(size.name.startswith("JPEG XL") for size in result.others):
         text += "\nJPEG XL is not there: pip install 'srvae-pyro[codecs]'"
     return text

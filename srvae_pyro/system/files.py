@@ -9,7 +9,10 @@ import json
 import os
 import re
 import secrets
+import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["check_place", "holding", "set_aside", "write_json", "write_text", "write_whole"]
+__all__ = [
+    "check_place",
+    "filling",
+    "holding",
+    "set_aside",
+    "unwinding",
+    "write_json",
+    "write_text",
+    "write_whole",
+]
 
 
 def check_place(path: Path) -> None:
@@ -58,6 +70,48 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             _sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files come into ``folder`` at the end, or none if there is an error.
+
+    By one renaming where ``folder`` is not there yet. What a killed process left goes.
+    """
+    name = hashlib.blake2b(os.fsencode(folder.name), digest_size=8).hexdigest()
+    there = folder.is_dir()
+    place = folder if there else folder.parent  # a folder may be another file system's
+    place.mkdir(parents=True, exist_ok=True)
+    partial = place / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if there:
+            for file in sorted(partial.iterdir()):
+                os.rename(file, folder / file.name)
+        else:
+            os.rename(partial, folder)
+        _sync_folder(place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def unwinding() -> Iterator[None]:
+    """Within it SIGTERM ends the process by an exception, so that no temporary file is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

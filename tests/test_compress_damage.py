@@ -1,0 +1,192 @@
+"""Files of compress that are damaged, foreign or half written: one line, and nothing written."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro import compress, decompress
+from srvae_pyro.compress import CompressArguments
+from srvae_pyro.compression.container import (
+    CHECK,
+    MAGIC,
+    Container,
+    Header,
+    Picture,
+    _check,
+    packed,
+    read_from,
+)
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.decompress import DecompressArguments
+from srvae_pyro.models import make_model
+from srvae_pyro.models.base import save_pretrained
+
+PICTURES = tuple(Picture(f"{i:03d}", 16, 16 + i) for i in range(4))
+HEADER = Header("net", "digest", "fp64", 2, (3, 3), {"torch": "2"}, PICTURES)
+CHAINS = [np.arange(20, dtype=np.uint32), np.arange(50, dtype=np.uint32)]
+CONTENT = packed(Container(HEADER, bytes(range(20)), CHAINS))
+
+
+def refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^it(s)? ") as told:
+        read_from(io.BytesIO(content))
+    assert "\n" not in str(told.value)
+
+
+def test_what_is_whole_is_read() -> None:
+    content = read_from(io.BytesIO(CONTENT))
+    assert content.header == HEADER
+    assert all(map(np.array_equal, content.chains, CHAINS))
+    assert content.bytes_read == content.size == len(CONTENT)
+    first = read_from(io.BytesIO(CONTENT), preview=True)
+    assert len(first.chains) == 1
+    again = read_from(io.BytesIO(CONTENT[: first.bytes_read]), preview=True)
+    assert np.array_equal(again.chains[0], CHAINS[0])
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 8 * len(CONTENT) - 1), min_size=1, max_size=5))
+def test_no_bit_can_be_another(bits: set[int]) -> None:
+    changed = bytearray(CONTENT)
+    for bit in bits:
+        changed[bit // 8] ^= 1 << bit % 8
+    refused(bytes(changed))
+
+
+@settings(deadline=None)
+@given(st.integers(0, len(CONTENT) - 1), st.binary(max_size=20))
+def test_no_end_can_be_another(length: int, more: bytes) -> None:
+    if CONTENT[length:] != more:
+        refused(CONTENT[:length] + more)
+    if more:
+        refused(CONTENT + more)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.booleans())
+def test_foreign_files_are_refused(content: bytes, with_magic: bool) -> None:
+    refused(MAGIC * with_magic + content)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+FIELDS = [*json.loads(zlib.decompress(HEADER.to_bytes()))]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(FIELDS), JSON)
+def test_any_header_is_one_that_makes_sense_or_refused(field: str, value: Any) -> None:
+    """Of a foe, whose checksums fit."""
+    values = json.loads(zlib.decompress(HEADER.to_bytes()))
+    part = zlib.compress(json.dumps({**values, field: value}).encode())
+    length = int.from_bytes(CONTENT[len(MAGIC) : len(MAGIC) + 8], "little")
+    rest = CONTENT[len(MAGIC) + 8 + length + CHECK :]
+    content = MAGIC + len(part).to_bytes(8, "little") + part + _check(part) + rest
+    try:
+        header = read_from(io.BytesIO(content)).header
+    except ValueError as error:
+        told = str(error)
+    else:
+        header.check()
+        told = "it" if header.pictures == PICTURES else "other pictures"
+    assert told.startswith("it")
+
+
+# Waits when all but the last step is done: the file written but not in its place, or one picture
+# of two.
+CHILD = """
+import sys, time
+from pathlib import Path
+from srvae_pyro import compress, decompress
+from srvae_pyro.compression import session
+from srvae_pyro.system import files
+
+def wait(*_):
+    print("now", flush=True)
+    time.sleep(600)
+
+class Slow:
+    def __getattr__(self, name):
+        return wait if name == "replace" else getattr(real, name)
+
+command, out = sys.argv[1:]
+if command == "compress":
+    real, files.os = files.os, Slow()
+    arguments = compress.CompressArguments("runs/net", (Path("in"),), Path(out))
+    sys.exit(compress.main(arguments))
+save, done = session.save_photograph, []
+session.save_photograph = lambda *a: wait() if done else done.append(save(*a))
+sys.exit(decompress.main(decompress.DecompressArguments(Path("packed"), Path(out))))
+"""
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    tiny: Callable[..., ModelConfig],
+    pictures: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A folder with a VAE, two pictures, and the file that they are compressed into."""
+    model = make_model(tiny(model="vae", p_u="standard"))
+    model.initialize(pictures(8))
+    save_pretrained(model, tmp_path / "runs" / "net")
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        levels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(tmp_path / "in" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    assert compress.main(CompressArguments("net", (Path("in"),), Path("packed"))) == 0
+    return tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_kill_leaves_nothing_half_done(place: Path) -> None:
+    for command in ("compress", "decompress"):
+        out = place / f"out-{command}"
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            before = set(place.iterdir())
+            words = [sys.executable, "-c", CHILD, command, out.name]
+            with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:
+                assert child.stdout is not None
+                while child.stdout.readline() not in ("now\n", ""):
+                    pass
+                child.send_signal(number)
+                code = child.wait(60)
+            assert code == (143 if number == signal.SIGTERM else -number), command
+            assert not out.exists()
+            left = set(place.iterdir()) - before
+            if number == signal.SIGTERM:
+                assert not left
+            assert all(path.name.startswith(".") and "partial" in path.name for path in left)
+    # What is left is taken away by the next.
+    arguments = CompressArguments("net", (Path("in"),), place / "out-compress")
+    assert compress.main(arguments) == 0
+    assert (place / "out-compress").read_bytes() == (place / "packed").read_bytes()
+    assert decompress.main(DecompressArguments(Path("packed"), place / "out-decompress")) == 0
+    assert {path.name for path in (place / "out-decompress").iterdir()} == {"0.png", "1.png"}
+    assert not [path for path in place.iterdir() if path.name.startswith(".")]
+
+
+def test_pictures_come_into_a_folder_that_is_there(place: Path) -> None:
+    (place / "there").mkdir()
+    (place / "there" / "other.txt").write_text("kept")
+    assert decompress.main(DecompressArguments(Path("packed"), place / "there")) == 0
+    names = sorted(path.name for path in (place / "there").iterdir())
+    assert names == ["0.png", "1.png", "other.txt"]
