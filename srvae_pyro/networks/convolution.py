@@ -147,7 +147,19 @@ class WeightNormConv2d(WeightNormalized):
         if self.direction.shape[2:] == x.shape[2:] == (1, 1):
             # One pixel: a matrix product, without the cost of setting up a convolution.
             return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+        if self.head and self.padding == 0 and x.device.type == "cpu":
+            return self.dense_pixels(x)
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+    def dense_pixels(self, x: Tensor) -> Tensor:
+        """A 1x1 convolution as one matrix product an image, its output with pixels innermost.
+
+        That is how distributions read their parameters. On a CPU it is up to twice as fast as a
+        convolution of 100 or 103 outputs, whose kernels want multiples of 16.
+        """
+        weight = self.weight.flatten(1).expand(len(x), -1, -1)
+        out = torch.baddbmm(self.bias[:, None], weight, x.flatten(2))
+        return out.unflatten(2, x.shape[2:])
 
 
 class WeightNormConvTranspose2d(WeightNormalized):
