@@ -41,6 +41,7 @@ __all__ = ["Enlarger", "at_least"]
 GROWTH = 1.9  # measured: a process grows by 1.7 to 1.9 times what its networks' tensors take
 SAFETY = 2.0  # times them is reserved; small pictures fit into the rest
 SMALLEST_TILE = 8  # pixels a side, times the multiple that the networks need
+MEASURED = 32  # pixels a side, at least, of the picture on which memory is measured
 LARGEST_TILE = 256  # pixels a side of tiles that --memory-gb decides on
 STRIP_BYTES = 10  # for each value of a strip: floats, those carried on, levels, and copies of these
 
@@ -167,7 +168,8 @@ class Enlarger:
     @cached_property
     def network_bytes(self) -> float:
         """Memory reserved for the networks for each pixel of y, measured on a small picture."""
-        side = SMALLEST_TILE * self.model.lower_multiple
+        # Two multiples take 5% more for each pixel than many do; one takes 20% more.
+        side = max(MEASURED, 2 * self.model.lower_multiple)
         y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
         how = (self.decode, self.temperature, self.image_temperature)
         noise = TileNoise((0,), 0, 0, side)
