@@ -145,7 +145,7 @@ class TruncatedMixture(ImageDistribution):
             location = self._location(expected[c] + means[c], residuals)  # (..., K, H, W)
             masses = weights + log_mass(low, high, location, precision)
             if choices is None:
-                component = masses.argmax(-3, keepdim=True)
+                component = _likeliest(masses)
             else:
                 cumulative = masses.softmax(-3).cumsum(-3)[..., :-1, :, :]
                 component = (choices[c].unsqueeze(-3) >= cumulative).sum(-3, keepdim=True)
@@ -154,9 +154,10 @@ class TruncatedMixture(ImageDistribution):
                 own = torch.take_along_dim(*_alike(precision, component), -3)
                 value = quantile(noise[c].unsqueeze(-3), low, high, value, own)
             level = torch.minimum(torch.maximum(value.round(), low), high)
-            weights = (weights + log_mass(level, level, location, precision)).log_softmax(-3)
             levels.append(level.squeeze(-3))
-            residuals.append(level - lefts[c])
+            if c < len(lows) - 1:
+                residuals.append(level - lefts[c])
+                weights = (weights + log_mass(level, level, location, precision)).log_softmax(-3)
         return to_unit(torch.stack(levels, -3), self.mixture.means.dtype)
 
     @property
@@ -220,6 +221,17 @@ def truncatable(
         raw[0].tanh() if raw else None,
         validate_args=validate_args,
     )
+
+
+def _likeliest(masses: Tensor) -> Tensor:
+    """The first component (..., 1, H, W) with the largest mass, of (..., K, H, W).
+
+    As argmax has it, which on CPUs takes many times as long over outer dimensions.
+    """
+    count = masses.shape[-3]
+    ranks = torch.arange(count, 0, -1, device=masses.device).view(-1, 1, 1)
+    largest = torch.where(masses == masses.amax(-3, keepdim=True), ranks, 1)  # of NaN the last
+    return count - largest.amax(-3, keepdim=True)
 
 
 def _alike(parameter: Tensor, component: Tensor) -> tuple[Tensor, Tensor]:
