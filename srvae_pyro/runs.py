@@ -74,7 +74,7 @@ def find_run(run: str | Path) -> Path:
         hint = "train one first: python -m srvae_pyro.train --preset quickstart --data photos"
         if names:
             hint = f"under {RUNS}/ there are {', '.join(names[:8])}"
-        hint += f"; or take {', '.join(along)}, which comes along" if along else ""
+        hint += f"; or take {' or '.join(along)}, which comes along" if along else ""
     raise UserError(f"no run called {name}: {hint}")
 
 

@@ -256,7 +256,7 @@ def test_a_typo_suggests_the_nearest_run(tmp_path: Path, monkeypatch: pytest.Mon
     message_of(error)
     with pytest.raises(UserError, match="there are srvae-small-photos, vae-paper-cifar10") as error:
         load("zzz")
-    assert str(error.value).endswith("; or take pretrained, which comes along")
+    assert str(error.value).endswith("; or take pretrained or pretrained-photo, which comes along")
 
 
 def test_a_folder_without_a_config_is_no_run(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ INSTEAD: dict[str, Operation] = {
     "mm": exact.matrix_product,
     "mv": exact.matrix_product,
     "addmm": exact.added_product,
+    "baddbmm": exact.added_products,
     "upsample_bilinear2d": exact.bilinear,
 }
 

@@ -23,6 +23,7 @@ from srvae_pyro.errors import UserError
 
 __all__ = [
     "added_product",
+    "added_products",
     "bilinear",
     "convolution",
     "elu",
@@ -205,9 +206,13 @@ def matrix_product(a: Tensor, b: Tensor) -> Tensor:
 def added_product(added: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
     if (beta, alpha) != (1, 1):
         raise UserError(
-            "compress has no arithmetic that is the same everywhere for addmm's factors"
+            "compress has no arithmetic that is the same everywhere for a product's factors"
         )
     return matrix_product(a, b) + added
+
+
+def added_products(added: Tensor, a: Tensor, b: Tensor, **factors: float) -> Tensor:
+    return torch.stack([added_product(added, *pair, **factors) for pair in zip(a, b, strict=True)])
 
 
 def bilinear(x: Tensor, size: Any, align_corners: bool, *scales: Any) -> Tensor:
