@@ -74,22 +74,20 @@ def enlarge(work: Work, model: SRVAE, path: Path, arguments: UpscaleArguments) -
     _, height, width = photograph.levels.shape
     note = f" Left out: {photograph.note}." if photograph.note else ""
     size = f"{width}x{height} enlarged {factor} times to {factor * width}x{factor * height}."
-    return Enlarged(bicubic, answers, f"{size}{note} {agreement_in_words(answers, factor)}")
+    return Enlarged(bicubic, answers, f"{size}{note} {agreement_in_words(answers)}")
 
 
-def agreement_in_words(answers: Answers, factor: int) -> str:
+def agreement_in_words(answers: Answers) -> str:
     """How well the answers agree with their question."""
     values = sorted(set(answers.agreements.values()))
+    each = "the answer" if len(answers.agreements) == 1 else "each answer, and their mean,"
     if values == ["exact"]:
-        each = "The answer" if len(answers.agreements) == 1 else "Each answer, and their mean,"
         return (
-            f"Agreement: exact. {each} is your photograph again, in every pixel, if each square of "
-            f"{factor}x{factor} pixels is averaged."
+            f"Agreement: exact. Made small again, {each} is your photograph, pixel by pixel. Keep "
+            "it as PNG: JPEG would lose that."
         )
     to = f" to {values[-1]}" if len(values) > 1 else ""
-    return (
-        f"Agreement: {values[0]}{to} (LR-PSNR, of what is made small again against your photograph)"
-    )
+    return f"Agreement: {values[0]}{to}, the PSNR of {each} made small again (LR-PSNR)."
 
 
 def _save_bicubic(photograph: Photograph, factor: int, path: Path) -> None:
