@@ -124,15 +124,15 @@ def test_agreement_that_is_not_exact_is_told_in_decibels() -> None:
 
 
 def test_a_bad_file_has_the_commands_message_without_the_folder(
-    run: Callable[..., Path], tmp_path: Path
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "text.png"
     path.write_text("no picture at all")
     model = srvae(run())
     with pytest.raises(UserError, match="its format is not known") as error:
         enlarge(fresh(tmp_path / "work"), model, path, UpscaleArguments("", ()))
-    with pytest.raises(UserError) as told, pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as told:
         upscale_command(UpscaleArguments(str(tmp_path / "run"), (Path("text.png"),)))
     assert str(error.value) == str(told.value)
     with pytest.raises(UserError, match=r"cannot read the picture text\.png"):
@@ -213,7 +213,7 @@ def test_a_visitor_stops_between_pictures_and_tiles(
 
 def test_uploads_have_limits(photograph: Path, tmp_path: Path) -> None:
     assert check_upload(str(photograph), 1) == photograph
-    with pytest.raises(UserError, match="photo.png has 0.0 megapixels, and this page takes 0.0005"):
+    with pytest.raises(UserError, match=r"photo\.png has 0\.00056 megapixels, .* takes 0\.0005"):
         check_upload(photograph, 0.0005)
     with pytest.raises(UserError, match="drop a picture first"):
         check_upload(None, 1)
@@ -224,7 +224,7 @@ def test_uploads_have_limits(photograph: Path, tmp_path: Path) -> None:
 def test_pictures_of_one_size_only(run: Callable[..., Path], photograph: Path) -> None:
     model: ImageModel = load(run())
     object.__setattr__(model.config, "image_shape", (3, 16, 32))
-    with pytest.raises(UserError, match="photo.png has 28x20 pixels, and the model takes 32x16"):
+    with pytest.raises(UserError, match=r"photo\.png has 28x20 pixels, .* takes 32x16"):
         image_for(model, photograph)
 
 

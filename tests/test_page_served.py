@@ -175,7 +175,7 @@ def test_mistakes_are_told_in_the_commands_line(
     Image.new("RGB", (500, 300)).save(large)
     for path, message in (
         (text, r"cannot read the picture text.*\.png \(its format is not known\): name another"),
-        (large, r"large\.png has 0\.1 megapixels, and this page takes 0\.1"),
+        (large, r"large\.png has 0\.15 megapixels, and this page takes 0\.1"),
     ):
         with pytest.raises(AppError, match=message) as error:
             client.predict(handle_file(path), *HOW, 0, api_name="/enlarge")
@@ -190,7 +190,9 @@ def test_mistakes_are_told_in_the_commands_line(
 def test_a_vae_has_no_tabs_that_need_a_y(tmp_path: Path) -> None:
     run = make_run(tmp_path / "vae", model="vae", likelihood="independent", d="downscale2")
     with served(DemoArguments(""), run, load(run)) as address:
-        names = set(Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"])
+        names = set(
+            Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"]
+        )
     assert names == {"/generate", "/reconstruct", "/interpolate", "/run"}
 
 

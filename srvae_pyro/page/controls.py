@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,18 @@ from srvae_pyro.page.uploads import check_upload
 from srvae_pyro.page.visits import StoppedError, Visits, Work
 from srvae_pyro.system.command_line import check_arguments
 
-__all__ = ["DECODINGS", "Page", "files", "gallery", "on_click", "sampling", "upload", "whole"]
+__all__ = [
+    "DECODINGS",
+    "Page",
+    "files",
+    "gallery",
+    "on_click",
+    "sampling",
+    "sampling_from",
+    "upload",
+    "visitor_of",
+    "whole",
+]
 
 T = TypeVar("T")
 
@@ -55,13 +67,12 @@ class Page:
         Raises:
             gr.Error: a mistake, in the one line that a command would end with.
         """
-        visitor = request.session_hash or ""
 
         def tell(done: float, words: str) -> None:
             progress(done, desc=words)
 
         try:
-            with self.visits.work(visitor, kind, tell) as work:
+            with self.visits.work(visitor_of(request), kind, tell) as work:
                 return do(work)
         except StoppedError:
             gr.Info("Stopped.", duration=3)
@@ -80,16 +91,21 @@ class Page:
             UserError: there is none, or it is too large.
         """
         file = check_upload(path, self.arguments.megapixels)
-        self.visits.uploaded(request.session_hash or "", file)
+        self.visits.uploaded(visitor_of(request), file)
         return file
 
     def stop(self, request: gr.Request) -> None:
         """Stop what the visitor has asked for."""
-        self.visits.stop(request.session_hash or "")
+        self.visits.stop(visitor_of(request))
 
     def leave(self, request: gr.Request) -> None:
         """Forget the visitor, who has closed the page."""
-        self.visits.leave(request.session_hash or "")
+        self.visits.leave(visitor_of(request))
+
+
+def visitor_of(request: gr.Request) -> str:
+    """The key of who asks: a tab of a browser, a program's client; a single call without one."""
+    return request.session_hash or secrets.token_hex(16)
 
 
 def _shown(text: str) -> gr.Error:

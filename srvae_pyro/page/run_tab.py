@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from srvae_pyro.page.controls import Page, gallery
+from srvae_pyro.page.controls import Page, gallery, visitor_of
 from srvae_pyro.page.record import copy_figures, read_curves, settings_in_words
 
 __all__ = ["run_tab"]
@@ -50,7 +50,7 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
     def read(name: str | None, request: gr.Request) -> Any:
         names = read_curves(page.run).names
         chosen = name if name in names else next(iter(names), None)
-        with page.visits.work(request.session_hash or "", "run") as work:
+        with page.visits.work(visitor_of(request), "run") as work:
             pictures = copy_figures(page.run, work.folder)
         choice = gr.Dropdown(choices=names, value=chosen)
         return choice, points(chosen), last(chosen), pictures

@@ -36,7 +36,7 @@ def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path
         raise UserError(f"{shown(Path(file.name))} is kept here no longer: drop it again")
     if (pixels := pixels_of(file)) > megapixels * 1e6:
         raise UserError(
-            f"{shown(Path(file.name))} has {pixels / 1e6:.1f} megapixels, and this page takes "
+            f"{shown(Path(file.name))} has {pixels / 1e6:.3g} megapixels, and this page takes "
             f"{megapixels:g}: make it smaller or cut out a part"
         )
     return file
