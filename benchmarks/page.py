@@ -88,10 +88,10 @@ def at_once(address: str, run: Path, folder: Path) -> None:
 
     def visit(number: int) -> tuple[bytes, list[bytes], float]:
         client = Client(address, verbose=False, download_files=folder / f"got-{number}")
-        how: tuple[Any, ...] = (2, "", None, 1.0, 0)
+        how: tuple[Any, ...] = (2, "mode", 0.0, 1.0, 0)
         ready.wait()
         began = time.monotonic()
-        new = client.submit(2, number, "sample", 1.0, 1.0, None, api_name="/generate")
+        new = client.submit(2, number, "sample", 1.0, 1.0, 1.0, api_name="/generate")
         _, _, (file,) = client.predict(handle_file(paths[number]), *how, api_name="/enlarge")
         pictures = [Path(shown["image"]).read_bytes() for shown in new.result()[0]]
         return Path(file).read_bytes(), pictures, time.monotonic() - began

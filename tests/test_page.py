@@ -171,7 +171,7 @@ def test_pictures_of_each_operation(
     if isinstance(model, SRVAE):
         made["recombine"] = recombine(fresh(tmp_path / "c"), model, x, 1 - x, sampling)
         captions = {caption for _, caption in made["recombine"]}
-        assert "u of the first, z of the second" in captions
+        assert "u of 1st, z of 2nd" in captions
     for shown in made.values():
         assert len({file for file, _ in shown}) == len(shown)
         for file, _ in shown:

@@ -20,8 +20,21 @@ __all__ = ["LOOK", "build"]
 # Fonts of the visitor's own computer: others would be asked for elsewhere.
 FONTS = ("system-ui", "sans-serif")
 MONOSPACE = ("ui-monospace", "monospace")
+# Galleries show all that they have, captions below the pictures, as many a row as there is room for.
 CSS = """
 .pixels img { image-rendering: pixelated; }
+.whole .grid-wrap { min-height: 0; max-height: none; height: auto; padding-top: 1.75rem; }
+.whole .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(min(var(--least, 7.5rem), 100%), 1fr));
+}
+.whole.large { --least: 18rem; }
+.whole .thumbnail-lg { aspect-ratio: auto; height: auto; flex-direction: column; }
+.whole .thumbnail-lg > img { height: auto; aspect-ratio: 1; }
+.whole.large .thumbnail-lg > img { aspect-ratio: auto; }
+.whole .caption-label {
+  position: static; max-width: none; white-space: normal; border: 0; text-align: center;
+}
+#answer-files .empty, #sample-files .empty { min-height: 4rem; }
 """
 # What launch() is given to make the page look as it does.
 LOOK: dict[str, Any] = {

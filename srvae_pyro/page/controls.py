@@ -128,7 +128,7 @@ def on_click(
     Args:
         page: the page.
         triggers: of gradio.
-        do: given the values of the inputs, the request and the progress.
+        do: given the values of the inputs, then the request and the progress.
         inputs, outputs: components.
         name: of the same in gradio's client for programs.
         shown_on: the component on which progress is shown.
@@ -136,7 +136,7 @@ def on_click(
     """
     event = gr.on(
         triggers,
-        do,
+        _with_request(do),
         list(inputs),
         list(outputs),
         api_name=name,
@@ -145,6 +145,22 @@ def on_click(
         concurrency_id="model",
     )
     stop.click(page.stop, queue=False, cancels=[event], api_visibility="private")
+
+
+def _with_request(do: Any) -> Any:
+    """``do`` given request and progress last, of however many values, as gradio can call it.
+
+    gradio looks for both among the named parameters only, and hands them over in their places.
+    """
+
+    def called(
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (by which gradio knows it)
+        *values: Any,
+    ) -> Any:
+        return do(*values, request, progress)
+
+    return called
 
 
 def upload(label: str, elem_id: str) -> gr.Image:
@@ -167,18 +183,17 @@ def upload(label: str, elem_id: str) -> gr.Image:
     return image
 
 
-def gallery(label: str, elem_id: str, pixels: bool = True, **options: Any) -> gr.Gallery:
-    """Pictures side by side, small ones with their pixels as squares."""
+def gallery(label: str, elem_id: str, large: bool = False) -> gr.Gallery:
+    """Pictures side by side: large ones, or small ones with their pixels as squares."""
     return gr.Gallery(
         label=label,
         elem_id=elem_id,
-        elem_classes=["pixels"] if pixels else [],
-        columns=options.pop("columns", 4),
+        elem_classes=["whole", "large" if large else "pixels"],
+        columns=8,  # at most; what there is room for, the style says
         object_fit="contain",
-        height=options.pop("height", "auto"),
+        height="auto",
         interactive=False,
         buttons=["download", "fullscreen"],
-        **options,
     )
 
 
@@ -237,9 +252,8 @@ def sampling(page: Page, name: str, decode: str = "sample") -> SamplingControls:
         y_temperature = None
         if srvae:
             y_temperature = gr.Number(
-                None,
+                1.0,
                 label="Temperature of the pixels of y",
-                placeholder="as of x",
                 minimum=0,
                 step=0.1,
                 elem_id=f"{name}-y-temperature",

@@ -79,12 +79,12 @@ def recombine(work: Work, model: SRVAE, a: Tensor, b: Tensor, sampling: Sampling
     """
     work.at(0, "four pictures")
     u, z = torch.cat([a, a, b, b]), torch.cat([a, b, a, b])
-    names = [(of_u, of_z) for of_u in ("first", "second") for of_z in ("first", "second")]
+    names = [(of_u, of_z) for of_u in ("1st", "2nd") for of_z in ("1st", "2nd")]
     pictures = [("first picture", a), ("second picture", b)]
     for i, (of_u, of_z) in enumerate(names):
-        work.at(i / len(names), f"u of the {of_u}, z of the {of_z}")
+        work.at(i / len(names), f"u of {of_u}, z of {of_z}")
         x = model.recombine(u[i : i + 1], z[i : i + 1], **sampling)["x"]
-        pictures.append((f"u of the {of_u}, z of the {of_z}", x))
+        pictures.append((f"u of {of_u}, z of {of_z}", x))
     return _all_saved(work, pictures)
 
 

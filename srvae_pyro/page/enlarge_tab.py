@@ -32,39 +32,26 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
                 label="How many times larger",
                 elem_id="factor",
             )
-            with gr.Accordion("How it is drawn", open=False):
-                decode = gr.Radio(
-                    [("likeliest for one answer, drawn for several", ""), *DECODINGS],
-                    value="",
-                    label="Pixels",
-                    elem_id="enlarge-decode",
-                )
-                temperature = gr.Number(
-                    None,
-                    label="Temperature of the latents",
-                    placeholder="0 for one answer, 1 for several",
-                    minimum=0,
-                    step=0.1,
-                    elem_id="enlarge-temperature",
-                )
-                image_temperature = gr.Number(
-                    1.0,
-                    label="Temperature of the pixels",
-                    minimum=0,
-                    step=0.1,
-                    elem_id="enlarge-image-temperature",
-                )
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="enlarge-seed")
+            how = _how("enlarge", "mode", 0.0)
             with gr.Row():
-                button = gr.Button("Enlarge", variant="primary", elem_id="enlarge")
-                stop = gr.Button("Stop", elem_id="enlarge-stop")
+                button = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="enlarge")
+                stop = gr.Button("Stop", min_width=100, elem_id="enlarge-stop")
         with gr.Column(scale=2, min_width=300):
             beside = gr.ImageSlider(
-                label="Bicubic on the left, the answer on the right",
+                label="Left bicubic, right the answer",
                 type="filepath",
                 interactive=False,
                 buttons=["fullscreen"],
                 elem_id="beside",
+            )
+            where = gr.Slider(
+                0,
+                100,
+                value=50,
+                step=1,
+                label="Where bicubic ends and the answer begins, in per cent of the width",
+                elem_id="where",
+                buttons=[],
             )
             words = gr.Markdown("*Drop a photograph: it is enlarged at once.*", elem_id="agreement")
             answer = files("The answer, to download", "answer-files")
@@ -73,28 +60,22 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
         samples = gr.Slider(
             2, MOST_SAMPLES, value=4, step=1, label="How many answers", elem_id="samples"
         )
-        draw = gr.Button("Draw answers", variant="primary", elem_id="draw-samples")
-        stop_samples = gr.Button("Stop", elem_id="samples-stop")
-    several = gallery(
-        "Answers, their mean, and where they differ", "sample-gallery", pixels=False, columns=3
-    )
+        draw = gr.Button("Draw answers", variant="primary", min_width=140, elem_id="draw-samples")
+        stop_samples = gr.Button("Stop", min_width=100, elem_id="samples-stop")
+    how_several = _how("samples", "sample", 1.0)
+    several = gallery("Answers, their mean, and where they differ", "sample-gallery", large=True)
     sample_words = gr.Markdown(elem_id="sample-agreement")
     sample_files = files("All answers, to download", "sample-files")
 
     def arguments(
-        count: float | None,
-        factor: int,
-        decode: Any,
-        temperature: float | None,
-        image_temperature: float | None,
-        seed: float | None,
+        count: int, factor: int, decode: Any, temperature: Any, image_temperature: Any, seed: Any
     ) -> UpscaleArguments:
         given = UpscaleArguments(
             "",
             (Path(),),
             factor=factor,
-            samples=whole("how many answers", count),
-            decode=decode or None,
+            samples=count,
+            decode=decode,
             temperature=temperature,
             image_temperature=1.0 if image_temperature is None else image_temperature,
             seed=whole("the seed", seed),
@@ -103,41 +84,25 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
         check_arguments(given)
         return given
 
-    def one(
-        path: str | None,
-        factor: int,
-        decode: str,
-        temperature: float | None,
-        image_temperature: float | None,
-        seed: float | None,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (by which gradio knows it)
-    ) -> Any:
+    def one(path: str | None, *values: Any) -> Any:
+        *how, request, progress = values
+
         def do(work: Work) -> Any:
-            given = arguments(1, factor, decode, temperature, image_temperature, seed)
-            done = enlarge(work, model, page.picture(request, path), given)
+            done = enlarge(work, model, page.picture(request, path), arguments(1, *how))
             (file,) = map(str, done.answers.agreements)
             return (str(done.bicubic), file), done.words, [file]
 
         return page.work(request, progress, "enlarge", do)
 
-    def many(
-        path: str | None,
-        count: int,
-        factor: int,
-        decode: str,
-        temperature: float | None,
-        image_temperature: float | None,
-        seed: float | None,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
+    def many(path: str | None, count: float | None, *values: Any) -> Any:
+        *how, request, progress = values
+
         def do(work: Work) -> Any:
-            given = arguments(count, factor, decode, temperature, image_temperature, seed)
+            given = arguments(whole("how many answers", count), *how)
             done = enlarge(work, model, page.picture(request, path), given)
             shown = []
             for number, (file, agreement) in enumerate(done.answers.agreements.items(), 1):
-                name = f"answer {number}" if number <= count else f"mean of {count}"
+                name = f"answer {number}" if number <= given.samples else "their mean"
                 shown.append((str(file), f"{name}: {agreement}"))
             white = f"where they differ: white is {done.answers.white:.1f} levels of 255"
             shown.append((str(done.answers.deviation), white))
@@ -145,12 +110,11 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
 
         return page.work(request, progress, "samples", do)
 
-    how = [factor, decode, temperature, image_temperature, seed]
     on_click(
         page,
         [photograph.upload, button.click],
         one,
-        [photograph, *how],
+        [photograph, factor, *how],
         [beside, words, answer],
         "enlarge",
         beside,
@@ -160,9 +124,42 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
         page,
         [draw.click],
         many,
-        [photograph, samples, *how],
+        [photograph, samples, factor, *how_several],
         [several, sample_words, sample_files],
         "samples",
         several,
         stop_samples,
     )
+    # What the pointer does by the line between the two pictures, the keyboard does by this.
+    where.input(
+        lambda share: gr.ImageSlider(slider_position=share),
+        [where],
+        [beside],
+        queue=False,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _how(name: str, decode: str, temperature: float) -> list[Any]:
+    """The fields that say how answers are drawn, as ``upscale`` draws them if not told."""
+    with gr.Accordion("How it is drawn" if temperature == 0 else "How they are drawn", open=False):
+        pixels = gr.Radio(DECODINGS, value=decode, label="Pixels", elem_id=f"{name}-decode")
+        with gr.Row():
+            latents = gr.Number(
+                temperature,
+                label="Temperature of the latents",
+                minimum=0,
+                step=0.1,
+                elem_id=f"{name}-temperature",
+            )
+            of_pixels = gr.Number(
+                1.0,
+                label="Temperature of the pixels",
+                minimum=0,
+                step=0.1,
+                elem_id=f"{name}-image-temperature",
+            )
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id=f"{name}-seed")
+    return [pixels, latents, of_pixels, seed]

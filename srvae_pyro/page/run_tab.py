@@ -18,7 +18,11 @@ COLUMNS = ["step", "value", "of"]
 def run_tab(page: Page, blocks: gr.Blocks) -> None:
     """Make the tab of the page ``blocks``; files are read at each visit and by its button."""
     rows = settings_in_words(page.run, page.model)
-    gr.Markdown("\n".join(["| | |", "|---|---|", *(f"| {name} | `{v}` |" for name, v in rows)]))
+    gr.Markdown(
+        "\n".join(
+            ["| setting | value |", "|---|---|", *(f"| {name} | `{v}` |" for name, v in rows)]
+        )
+    )
     metric = gr.Dropdown([], label="Curve", elem_id="metric", interactive=True)
     curve = gr.LinePlot(
         None,
@@ -27,12 +31,13 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
         color="of",
         x_title="update",
         y_title=" ",
-        height=320,
+        color_title=" ",
+        height=400,
         label="Training curve",
         elem_id="curve",
     )
     note = gr.Markdown(elem_id="curve-note")
-    figures = gallery("Figures", "figures", pixels=False, columns=2)
+    figures = gallery("Figures", "figures", large=True)
     again = gr.Button("Read again", elem_id="read-again")
 
     def points(name: str | None) -> Any:

@@ -29,8 +29,8 @@ MOST_STEPS = 16
 def _buttons(name: str, label: str) -> tuple[gr.Button, gr.Button]:
     """What starts the work of a tab, and what stops it."""
     with gr.Row():
-        button = gr.Button(label, variant="primary", elem_id=name)
-        stop = gr.Button("Stop", elem_id=f"{name}-stop")
+        button = gr.Button(label, variant="primary", min_width=100, elem_id=name)
+        stop = gr.Button("Stop", min_width=100, elem_id=f"{name}-stop")
     return button, stop
 
 
@@ -44,10 +44,10 @@ def generate_tab(page: Page) -> None:
     count = gr.Slider(1, MOST_PICTURES, value=8, step=1, label="How many pictures", elem_id="count")
     how = sampling(page, "generate")
     button, stop = _buttons("generate", "Generate")
-    xs = gallery("Pictures x", "generated", columns=8)
+    xs = gallery("Pictures x", "generated")
     outputs = [xs]
     if isinstance(page.model, SRVAE):
-        outputs.append(gallery("Their y, drawn first", "generated-y", columns=8))
+        outputs.append(gallery("Their y, drawn first", "generated-y"))
 
     def do(count: int, *values: Any) -> Any:
         *how, request, progress = values
@@ -68,7 +68,7 @@ def reconstruct_tab(page: Page) -> None:
     picture = upload("Picture", "reconstruct-picture")
     how = sampling(page, "reconstruct")
     button, stop = _buttons("reconstruct", "Reconstruct")
-    shown = gallery("The picture and what is made of its latents", "reconstructed", columns=5)
+    shown = gallery("The picture and what is made of its latents", "reconstructed")
 
     def do(path: str | None, *values: Any) -> Any:
         *how, request, progress = values
@@ -90,7 +90,7 @@ def interpolate_tab(page: Page) -> None:
     steps = gr.Slider(2, MOST_STEPS, value=6, step=1, label="Steps", elem_id="steps")
     how = sampling(page, "interpolate")
     button, stop = _buttons("interpolate", "Interpolate")
-    shown = gallery("From the first to the second", "interpolated", columns=8)
+    shown = gallery("From the first to the second", "interpolated")
 
     def do(first: str | None, second: str | None, steps: int, *values: Any) -> Any:
         *how, request, progress = values
@@ -111,7 +111,7 @@ def recombine_tab(page: Page, model: SRVAE) -> None:
     ends = _two_pictures("recombine")
     how = sampling(page, "recombine", decode="mode")
     button, stop = _buttons("recombine", "Recombine")
-    shown = gallery("u of one with z of the other", "recombined", columns=6)
+    shown = gallery("u of one with z of the other", "recombined")
 
     def do(first: str | None, second: str | None, *values: Any) -> Any:
         *how, request, progress = values
@@ -140,20 +140,4 @@ def _wire(
     outputs: list[Any],
     name: str,
 ) -> None:
-    on_click(page, [button.click], _with_request(do), inputs, outputs, name, outputs[0], stop)
-
-
-def _with_request(do: Any) -> Any:
-    """``do`` given request and progress last, of however many values, as gradio can call it.
-
-    gradio looks for both among the named parameters only, and hands them over in their places.
-    """
-
-    def called(
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (by which gradio knows it)
-        *values: Any,
-    ) -> Any:
-        return do(*values, request, progress)
-
-    return called
+    on_click(page, [button.click], do, inputs, outputs, name, outputs[0], stop)
