@@ -16,7 +16,9 @@ import argparse
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,29 +52,55 @@ def upscaled(run: Path, path: Path, out: Path) -> bytes:
     return file.read_bytes()
 
 
-def from_drop_to_answer(address: str, path: Path, times: int, chromium: str) -> bytes:
-    """Print how long each answer takes to be seen; the last answer's file."""
+@contextmanager
+def opened(address: str, chromium: str) -> Iterator[Any]:
+    """The page in a browser of its own."""
     with sync_playwright() as client:
         browser = client.chromium.launch(executable_path=chromium, args=SWITCHES)
-        for number in range(times):
-            context = browser.new_context(viewport={"width": 1280, "height": 900})
-            context.set_default_timeout(600_000)
-            page = context.new_page()
-            page.goto(address)
-            page.get_by_role("button", name="Enlarge", exact=True).wait_for()
+        page = browser.new_page(viewport={"width": 1100, "height": 900})
+        page.set_default_timeout(600_000)
+        page.goto(address)
+        page.get_by_role("button", name="Enlarge", exact=True).wait_for()
+        yield page
+        browser.close()
+
+
+def drop(page: Any, path: Path) -> None:
+    """Drop a photograph and wait until its answer is seen."""
+    page.locator("#photograph input[type=file]").set_input_files(str(path))
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#beside img')]"
+        ".filter(i => i.complete && i.naturalWidth).length == 2"
+    )
+
+
+def screenshot(address: str, folder: Path, chromium: str, out: Path) -> None:
+    """A picture of the first tab with its answers."""
+    face = Image.fromarray(data.astronaut()).crop((128, 16, 320, 208))
+    face.resize((96, 96), Image.Resampling.BOX).save(folder / "face.png")
+    with opened(address, chromium) as page:
+        drop(page, folder / "face.png")
+        page.locator("#draw-samples").click()
+        page.locator("#sample-gallery img").nth(5).wait_for()
+        page.wait_for_timeout(1000)
+        bottom = page.locator("#sample-gallery").bounding_box()
+        height = bottom["y"] + bottom["height"] + 16
+        size = {"x": 0, "y": 0, "width": 1100, "height": height}
+        page.screenshot(path=out, full_page=True, clip=size)
+    print(out)
+
+
+def from_drop_to_answer(address: str, path: Path, times: int, chromium: str) -> bytes:
+    """Print how long each answer takes to be seen; the last answer's file."""
+    for number in range(times):
+        with opened(address, chromium) as page:
             began = time.monotonic()
-            page.locator("#photograph input[type=file]").set_input_files(str(path))
-            page.wait_for_function(
-                "() => [...document.querySelectorAll('#beside img')]"
-                ".filter(i => i.complete && i.naturalWidth).length == 2"
-            )
+            drop(page, path)
             print(f"answer {number + 1}: {time.monotonic() - began:.1f} s from drop to sight")
             link = page.locator("#answer-files a[download]").first
             with page.expect_download() as download:
                 link.click()
             content = Path(download.value.path()).read_bytes()
-            context.close()
-        browser.close()
     return content
 
 
@@ -116,6 +144,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3, help="answers that are timed")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--screenshot", type=Path, metavar="FILE")
     options = parser.parse_args()
     start(torch.device("cpu"), threads=options.threads)
     run = find_run(options.run)
@@ -123,6 +152,9 @@ def main() -> None:
         folder = Path(name)
         Image.fromarray(data.astronaut()).save(folder / "astronaut.png")
         with served(DemoArguments(""), run, load(run)) as address:
+            if options.screenshot:
+                screenshot(address, folder, options.chromium, options.screenshot)
+                return
             answer = from_drop_to_answer(
                 address, folder / "astronaut.png", options.times, options.chromium
             )

@@ -20,7 +20,7 @@ __all__ = ["LOOK", "build"]
 # Fonts of the visitor's own computer: others would be asked for elsewhere.
 FONTS = ("system-ui", "sans-serif")
 MONOSPACE = ("ui-monospace", "monospace")
-# Galleries show all that they have, captions below the pictures, as many a row as there is room for.
+# Galleries show all that they have, as many a row as there is room for, captions below.
 CSS = """
 .pixels img { image-rendering: pixelated; }
 .whole .grid-wrap { min-height: 0; max-height: none; height: auto; padding-top: 1.75rem; }

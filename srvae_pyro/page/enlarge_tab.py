@@ -56,13 +56,13 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
             words = gr.Markdown("*Drop a photograph: it is enlarged at once.*", elem_id="agreement")
             answer = files("The answer, to download", "answer-files")
     gr.Markdown("### Plausible answers")
-    with gr.Row():
-        samples = gr.Slider(
-            2, MOST_SAMPLES, value=4, step=1, label="How many answers", elem_id="samples"
-        )
-        draw = gr.Button("Draw answers", variant="primary", min_width=140, elem_id="draw-samples")
-        stop_samples = gr.Button("Stop", min_width=100, elem_id="samples-stop")
+    samples = gr.Slider(
+        2, MOST_SAMPLES, value=4, step=1, label="How many answers", elem_id="samples"
+    )
     how_several = _how("samples", "sample", 1.0)
+    with gr.Row():
+        draw = gr.Button("Draw answers", variant="primary", min_width=100, elem_id="draw-samples")
+        stop_samples = gr.Button("Stop", min_width=100, elem_id="samples-stop")
     several = gallery("Answers, their mean, and where they differ", "sample-gallery", large=True)
     sample_words = gr.Markdown(elem_id="sample-agreement")
     sample_files = files("All answers, to download", "sample-files")
