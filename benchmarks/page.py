@@ -81,8 +81,13 @@ def screenshot(address: str, folder: Path, chromium: str, out: Path) -> None:
     with opened(address, chromium) as page:
         drop(page, folder / "face.png")
         page.locator("#draw-samples").click()
-        page.locator("#sample-gallery img").nth(5).wait_for()
-        page.wait_for_timeout(1000)
+        page.locator("#sample-gallery img").nth(5).scroll_into_view_if_needed()
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('#sample-gallery img')]"
+            ".every(i => i.complete && i.naturalWidth)"
+        )
+        page.evaluate("window.scrollTo(0, 0)")
+        page.wait_for_timeout(500)
         bottom = page.locator("#sample-gallery").bounding_box()
         height = bottom["y"] + bottom["height"] + 16
         size = {"x": 0, "y": 0, "width": 1100, "height": height}
@@ -115,7 +120,12 @@ def at_once(address: str, run: Path, folder: Path) -> None:
     ready = threading.Barrier(VISITORS)
 
     def visit(number: int) -> tuple[bytes, list[bytes], float]:
-        client = Client(address, verbose=False, download_files=folder / f"got-{number}")
+        client = Client(
+            address,
+            verbose=False,
+            download_files=folder / f"got-{number}",
+            httpx_kwargs={"timeout": 600},
+        )
         how: tuple[Any, ...] = (2, "mode", 0.0, 1.0, 0)
         ready.wait()
         began = time.monotonic()

@@ -37,7 +37,8 @@ def generate(work: Work, model: ImageModel, count: int, sampling: Sampling) -> t
     for start in range(0, count, BATCH):
         work.at(start / count, f"picture {start + 1} of {count}")
         size = min(BATCH, count - start)
-        sites = model.generate(size, first=start, **{**sampling, "batch_size": size})
+        options: Sampling = {**sampling, "batch_size": size}
+        sites = model.generate(size, first=start, **options)
         for index in range(size):
             number = start + index
             name = f"{number:05d}.png"
