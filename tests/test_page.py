@@ -286,8 +286,10 @@ def test_old_files_are_swept_but_for_those_of_running_work(tmp_path: Path) -> No
 def test_stopping_is_of_ones_own_work(tmp_path: Path) -> None:
     visits = Visits(tmp_path)
     with visits.work("a", "generate") as mine, visits.work("b", "generate") as other:
-        visits.stop("a")
-        visits.stop("nobody")
+        with visits.work("a", "enlarge") as another:
+            visits.stop("a", "generate")
+            visits.stop("nobody", "generate")
+            another.at(0.5)
         other.at(0.5)
         with pytest.raises(StoppedError):
             mine.at(0.5)

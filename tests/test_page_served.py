@@ -6,9 +6,13 @@ those tests are skipped.
 """
 
 import hashlib
+import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +26,7 @@ import torch
 from PIL import Image
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.errors import UserError
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.generate import main as generate_command
 from srvae_pyro.models import load, make_model
@@ -35,7 +40,10 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'srvae-
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from srvae_pyro.page.building import build
+from srvae_pyro.page.controls import Page
 from srvae_pyro.page.session import served
+from srvae_pyro.page.visits import Visits
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing that Chromium does on its own may leave this machine, or fail where nothing can.
@@ -201,11 +209,48 @@ def test_mistakes_are_told_in_the_commands_line(
         client.predict(2, 0, "sample", 1.0, 0.0, 1.0, api_name="/generate")
 
 
-def test_a_vae_has_no_tabs_that_need_a_y(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "vae", model="vae", likelihood="independent", d="downscale2")
-    with served(DemoArguments(""), run, load(run)) as address:
-        names = set(program(address).view_api(return_format="dict")["named_endpoints"])
-    assert names == {"/generate", "/reconstruct", "/interpolate", "/run"}
+@pytest.mark.parametrize(
+    ("changes", "absent", "words"),
+    [
+        ({"model": "vae"}, {"/enlarge", "/samples", "/recombine"}, "takes the run of a srVAE"),
+        ({"d": "grayscale"}, {"/enlarge", "/samples"}, "this srVAE's y is a grayscale picture"),
+    ],
+)
+def test_tabs_that_a_model_cannot_fill_are_absent(
+    tmp_path: Path, changes: dict[str, Any], absent: set[str], words: str
+) -> None:
+    run = make_run(tmp_path / "other", **({"likelihood": "independent"} | changes))
+    blocks = build(Page(load(run), run, Visits(tmp_path), DemoArguments("")))
+    every = {"enlarge", "samples", "generate", "reconstruct", "interpolate", "recombine", "run"}
+    names: Any = blocks.get_api_info()["named_endpoints"]
+    assert set(names) == {f"/{name}" for name in every} - absent
+    assert words in str(blocks.get_config_file()["components"])
+
+
+def test_an_address_that_is_taken_is_told(run: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(UserError, match="give another --host or --port") as error,
+            served(DemoArguments("", port=port), run, load(run)),
+        ):
+            pass
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_as_a_command(run: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "srvae_pyro.demo", str(run), "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert re.fullmatch(r"mine is shown at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", line)
+        assert list(tmp_path.glob("srvae-page-*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE / 1000) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("srvae-page-*"))
 
 
 def test_nothing_goes_out_or_stays(
@@ -349,6 +394,21 @@ def test_two_visitors_get_their_own(
     for number, page in enumerate(pages):
         (expected,) = upscaled(run, photographs[number], tmp_path / f"out-{number}")
         assert download(page, "answer-files") == expected
+
+
+def test_who_leaves_leaves_no_files(
+    visitor: Callable[..., Any], photographs: list[Path], kept: Path
+) -> None:
+    page = visitor()
+    path = photographs[0].rename(photographs[0].with_name("leaver.png"))
+    drop(page, "photograph", path)
+    page.get_by_text("Agreement: exact").first.wait_for()
+    assert len(list(kept.rglob("leaver*.png"))) == 3  # the upload, bicubic, the answer
+    page.close()
+    until = time.monotonic() + PATIENCE / 1000
+    while list(kept.rglob("leaver*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not list(kept.rglob("leaver*"))
 
 
 def test_a_text_file_as_a_picture_gives_the_message(

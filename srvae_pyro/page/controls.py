@@ -94,10 +94,6 @@ class Page:
         self.visits.uploaded(visitor_of(request), file)
         return file
 
-    def stop(self, request: gr.Request) -> None:
-        """Stop what the visitor has asked for."""
-        self.visits.stop(visitor_of(request))
-
     def leave(self, request: gr.Request) -> None:
         """Forget the visitor, who has closed the page."""
         self.visits.leave(visitor_of(request))
@@ -144,7 +140,11 @@ def on_click(
         concurrency_limit=1,
         concurrency_id="model",
     )
-    stop.click(page.stop, queue=False, cancels=[event], api_visibility="private")
+
+    def stop_it(request: gr.Request) -> None:
+        page.visits.stop(visitor_of(request), name)
+
+    stop.click(stop_it, queue=False, cancels=[event], api_visibility="private")
 
 
 def _with_request(do: Any) -> Any:

@@ -32,10 +32,12 @@ class Work:
     Attributes:
         folder: where its files go; there is nothing else in it.
         tell: told how much is done, from 0 to 1, and in words.
+        kind: what it is.
     """
 
     folder: Path
     tell: Callable[[float, str], object] = _untold
+    kind: str = ""
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
@@ -89,7 +91,7 @@ class Visits:
             kind: what it is.
             tell: as of :class:`Work`.
         """
-        work = Work(self.folder / secrets.token_hex(16), tell)
+        work = Work(self.folder / secrets.token_hex(16), tell, kind)
         work.folder.mkdir(parents=True)
         with self._lock:
             self._visitors.setdefault(visitor, _Visitor()).running.append(work)
@@ -112,11 +114,12 @@ class Visits:
         with self._lock:
             self._visitors.setdefault(visitor, _Visitor()).uploads.add(path)
 
-    def stop(self, visitor: str) -> None:
-        """Stop what is computed for a visitor, at the next tile or picture."""
+    def stop(self, visitor: str, kind: str) -> None:
+        """Stop what of a kind is computed for a visitor, at the next tile or picture."""
         with self._lock:
-            for work in self._of(visitor).running:
-                work.stop()
+            for work in self._visitors.get(visitor, _Visitor()).running:
+                if work.kind == kind:
+                    work.stop()
 
     def leave(self, visitor: str) -> None:
         """Stop what is computed for a visitor, and remove the files that nobody else sent too."""
@@ -148,9 +151,6 @@ class Visits:
         """Sweep each minute, in a thread of its own."""
         while not ended.wait(SWEEP_SECONDS):
             self.sweep()
-
-    def _of(self, visitor: str) -> _Visitor:
-        return self._visitors.get(visitor, _Visitor())
 
 
 def _remove(path: Path | None) -> None:
