@@ -482,5 +482,5 @@ def test_the_keyboard_suffices(visitor: Callable[..., Any]) -> None:
 def test_the_run_is_shown(visitor: Callable[..., Any]) -> None:
     page = visitor()
     tab(page, "Run")
-    page.get_by_text("ELBO (bits/dim), last: training 4.2 after 400 updates").wait_for()
+    page.get_by_text("ELBO (bits/dim), last: training (blue) 4.2 after 400 updates").wait_for()
     page.locator("#curve canvas, #curve svg").first.wait_for()

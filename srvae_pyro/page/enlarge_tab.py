@@ -61,7 +61,7 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
     )
     how_several = _how("samples", "sample", 1.0)
     with gr.Row():
-        draw = gr.Button("Draw answers", variant="primary", min_width=100, elem_id="draw-samples")
+        draw = gr.Button("Draw", variant="primary", min_width=100, elem_id="draw-samples")
         stop_samples = gr.Button("Stop", min_width=100, elem_id="samples-stop")
     several = gallery("Answers, their mean, and where they differ", "sample-gallery", large=True)
     sample_words = gr.Markdown(elem_id="sample-agreement")

@@ -12,7 +12,9 @@ from srvae_pyro.page.record import copy_figures, read_curves, settings_in_words
 
 __all__ = ["run_tab"]
 
-COLUMNS = ["step", "value", "of"]
+COLUMNS = ["step", "value", "split"]
+# Told in words: there is no room for a legend.
+COLOURS = {"training": ("blue", "#4c78a8"), "validation": ("orange", "#f58518")}
 
 
 def run_tab(page: Page, blocks: gr.Blocks) -> None:
@@ -28,10 +30,11 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
         None,
         x="step",
         y="value",
-        color="of",
+        color="split",
         x_title="update",
         y_title=" ",
         color_title=" ",
+        color_map={split: code for split, (_, code) in COLOURS.items()},
         height=400,
         label="Training curve",
         elem_id="curve",
@@ -46,10 +49,13 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
     def last(name: str | None) -> str:
         """The curve in words, for those who do not see it too."""
         of_metric = read_curves(page.run).points.get(name or "", [])
-        found = {of: (step, value) for step, value, of in of_metric}
+        found = {split: (step, value) for step, value, split in of_metric}
         if not found:
             return "*This run's folder has no `metrics.jsonl`: there are no curves to show.*"
-        ends = (f"{of} {value:.4g} after {step:,} updates" for of, (step, value) in found.items())
+        ends = (
+            f"{split} ({COLOURS[split][0]}) {value:.4g} after {step:,} updates"
+            for split, (step, value) in found.items()
+        )
         return f"{name}, last: {'; '.join(ends)}."
 
     def read(name: str | None, request: gr.Request) -> Any:
