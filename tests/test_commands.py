@@ -56,7 +56,7 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "generate", "evaluate", "figures", "upscale", "compress", "decompress"],
+    ["train", "generate", "evaluate", "figures", "upscale", "compress", "decompress", "demo"],
 )
 def test_every_command_names_flags_that_it_has(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

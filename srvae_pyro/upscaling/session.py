@@ -18,11 +18,11 @@ from srvae_pyro.upscaling.agreement import is_exact
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import enlarging, passes_for
-from srvae_pyro.upscaling.photographs import read_photograph, shown
+from srvae_pyro.upscaling.photographs import Photograph, read_photograph, shown
 from srvae_pyro.upscaling.questions import check_answers, find_questions, names_for, pixels_of
-from srvae_pyro.upscaling.writing import Writer, tell
+from srvae_pyro.upscaling.writing import Answers, Writer, tell
 
-__all__ = ["upscale"]
+__all__ = ["enlarge_file", "enlarger_for", "upscale"]
 
 MOST_NAMED = 20  # files that are no pictures, by name
 
@@ -45,7 +45,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     model = enlarging(load(folder, device))
     factor = model.guide.d.factor if arguments.factor is None else arguments.factor
     passes = passes_for(model, factor)
-    writer = Writer(_enlarger(model, arguments), passes, arguments.samples, arguments.gif)
+    writer = Writer(enlarger_for(model, arguments), passes, arguments.samples, arguments.gif)
     questions = find_questions(arguments.images, out)
     names = names_for(questions.paths, questions.places)
     check_answers(out, questions.paths, names, factor)
@@ -68,7 +68,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     return 2 if mistakes else 0
 
 
-def _enlarger(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
+def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
     """The enlarger that is asked for; what is left open depends on the number of samples.
 
     Raises:
@@ -123,7 +123,7 @@ def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> 
         for path, stem, pixels in zip(paths, stems, expected, strict=True):
             before = bar.n
             try:
-                _write(writer, path, stem)
+                enlarge_file(writer, path, stem)
             except UserError as error:
                 mistakes.append(str(error).splitlines()[0])
                 if len(paths) > 1:
@@ -132,8 +132,11 @@ def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> 
     return mistakes
 
 
-def _write(writer: Writer, path: Path, stem: Path) -> None:
+def enlarge_file(writer: Writer, path: Path, stem: Path) -> tuple[Photograph, Answers]:
     """Enlarge one file and report; answers go to ``stem`` with an ending each.
+
+    Returns:
+        What is in the file, and its answers.
 
     Raises:
         UserError: it cannot be read or its answers written, or memory does not suffice.
@@ -142,9 +145,9 @@ def _write(writer: Writer, path: Path, stem: Path) -> None:
     height, width = photograph.levels.shape[-2:]
     writer.check(path, photograph.levels.shape, stem)
     note = f" ({photograph.note})" if photograph.note else ""
-    tell(f"{shown(path)}, {width}x{height}{note}")
+    writer.tell(f"{shown(path)}, {width}x{height}{note}")
     try:
-        writer.write(photograph, stem)
+        return photograph, writer.write(photograph, stem)
     except OSError as error:
         raise UserError(f"cannot write {shown(stem)}: {error.strerror or error}") from None
     except (MemoryError, RuntimeError) as error:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from srvae_pyro.errors import UserError
@@ -19,7 +19,7 @@ from srvae_pyro.upscaling.enlarger import Enlarger, at_least
 from srvae_pyro.upscaling.photographs import Photograph, save_gif, save_photograph, shown
 from srvae_pyro.upscaling.quality import PixelStatistics, lr_psnr, shown_psnr
 
-__all__ = ["Writer", "tell"]
+__all__ = ["Answers", "Writer", "tell"]
 
 # Bytes for each pixel of an answer, measured: of Pillow's picture and what makes a file of it; of
 # an animation, and for each of its pictures.
@@ -34,6 +34,21 @@ def tell(text: str) -> None:
 
 
 @dataclass
+class Answers:
+    """The files of a photograph's answers.
+
+    Attributes:
+        agreements: LR-PSNR as it is printed, by the file of each answer and of their mean.
+        deviation: the map of where they differ, if there are several.
+        white: the standard deviation, in levels, that is white there.
+    """
+
+    agreements: dict[Path, str] = field(default_factory=dict)
+    deviation: Path | None = None
+    white: float = 0.0
+
+
+@dataclass
 class Writer:
     """Makes the answers to photographs and writes them.
 
@@ -43,6 +58,7 @@ class Writer:
         samples: how many answers each has.
         gif: whether they are animated too.
         made: told how many pixels have been made, of each pass.
+        tell: told each line of the report.
     """
 
     enlarger: Enlarger
@@ -50,6 +66,7 @@ class Writer:
     samples: int = 1
     gif: bool = False
     made: Callable[[int], object] = lambda _: None
+    tell: Callable[[str], object] = tell
 
     @property
     def factor(self) -> int:
@@ -103,7 +120,7 @@ class Writer:
                 f"rename it to at most {room} without its extension"
             )
 
-    def write(self, photograph: Photograph, stem: Path) -> None:
+    def write(self, photograph: Photograph, stem: Path) -> Answers:
         """Write the answers to ``stem`` with an ending each, and report.
 
         Raises:
@@ -114,6 +131,7 @@ class Writer:
         shape = self.enlarger.shape_of(question.shape, self.passes)
         stem.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
+        written = Answers()
         with Scratch(stem.parent) as scratch:
             answers = [scratch.canvas(shape) for _ in range(self.samples)]
             self.enlarger.enlarge(
@@ -126,19 +144,21 @@ class Writer:
                 scratch=scratch.canvas,
             )
             seconds = (time.monotonic() - began) / self.samples
-            files = []
             for number, answer in enumerate(answers):
                 began = time.monotonic()
-                files.append(self._file(stem, number))
-                save_photograph(files[-1], answer, photograph)
+                file = self._file(stem, number)
+                save_photograph(file, answer, photograph)
                 agreement = lr_psnr_of(model, answer, question, self.passes)
+                written.agreements[file] = agreement
                 taken = seconds + time.monotonic() - began
-                name, size = shown(Path(files[-1].name)), f"{shape[2]}x{shape[1]}"
-                tell(f"  {name}, {size}: LR-PSNR {agreement}, {taken:.1f} s")
+                name, size = shown(Path(file.name)), f"{shape[2]}x{shape[1]}"
+                self.tell(f"  {name}, {size}: LR-PSNR {agreement}, {taken:.1f} s")
+            files = list(written.agreements)
             if self.samples > 1:
-                self._write_statistics(answers, photograph, stem, scratch.canvas)
+                self._write_statistics(answers, photograph, stem, scratch.canvas, written)
         if self.gif:
             save_gif(stem.with_name(f"{stem.name}.gif"), files)
+        return written
 
     def _file(self, stem: Path, number: int) -> Path:
         """The file of an answer: STEM.png, or STEM-01.png and so on where there are several."""
@@ -152,6 +172,7 @@ class Writer:
         photograph: Photograph,
         stem: Path,
         canvas: Callable[[Sequence[int]], Canvas],
+        written: Answers,
     ) -> None:
         """Write the answers' mean, and the map of where they differ, and report."""
         model, question = self.enlarger.model, MemoryCanvas(photograph.levels)
@@ -168,11 +189,15 @@ class Writer:
             levels = _statistics(answers, start, stop).deviation() * (255 / white if white else 0)
             deviation.append(levels.round().byte())
         agreement = lr_psnr_of(model, mean, question, self.passes)
-        save_photograph(stem.with_name(f"{stem.name}-mean.png"), mean, photograph)
-        tell(f"  {shown(Path(stem.name))}-mean.png: LR-PSNR {agreement}")
+        file = stem.with_name(f"{stem.name}-mean.png")
+        save_photograph(file, mean, photograph)
+        written.agreements[file] = agreement
+        self.tell(f"  {shown(Path(file.name))}: LR-PSNR {agreement}")
         scale = f"standard deviation of {len(answers)} answers: white is {white:.2f} levels"
-        save_photograph(stem.with_name(f"{stem.name}-std.png"), deviation, comment=scale)
-        tell(f"  {shown(Path(stem.name))}-std.png: {scale} of 255, black 0")
+        file = stem.with_name(f"{stem.name}-std.png")
+        save_photograph(file, deviation, comment=scale)
+        written.deviation, written.white = file, white
+        self.tell(f"  {shown(Path(file.name))}: {scale} of 255, black 0")
 
 
 def _statistics(answers: Sequence[Levels], start: int, stop: int) -> PixelStatistics:

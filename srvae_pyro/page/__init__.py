@@ -1,0 +1,1 @@
+"""The browser page: what the commands do, for several visitors of one model."""

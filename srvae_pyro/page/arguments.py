@@ -1,0 +1,49 @@
+"""The flags of the command demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from srvae_pyro.checked import Above, AtLeast, Between
+from srvae_pyro.config import Device
+from srvae_pyro.system.command_line import option
+
+__all__ = ["DemoArguments"]
+
+
+@dataclass
+class DemoArguments:
+    """Open a page in the browser that shows what a trained model does.
+
+    A photograph that is dropped there is enlarged, beside bicubic, with plausible answers and where
+    they differ; pictures are generated, reconstructed, interpolated and recombined; the run's
+    training curves and figures are shown. What the page gives to download are the files that the
+    commands write with the same settings.
+
+    Visitors share the model and queue for it. The page is to be had on this computer alone unless
+    --host says otherwise: there is no password. It needs no network and calls nowhere; pictures are
+    kept in a temporary folder, of each visitor the last ones, until the visitor leaves, half an
+    hour passes or the command ends.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """a run's name under runs/, its folder, or a Hub id"""
+    host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
+    """who may look: 127.0.0.1 this computer alone, 0.0.0.0 whoever reaches it by the network"""
+    port: Annotated[int | None, Between(1, 65535), option("N", "the first free from 7860 on")] = (
+        None
+    )
+    """of the page's address"""
+    megapixels: Annotated[float, Above(0)] = 16.0
+    """the most that a picture may have"""
+    upload_mb: Annotated[int, AtLeast(1)] = 64
+    """megabytes that a file may have"""
+    memory_gb: Annotated[float, Above(0)] = 4.0
+    """gigabytes for enlarging, as of upscale; what needs more is done in tiles"""
+    waiting: Annotated[int, AtLeast(1)] = 32
+    """how many requests may queue; further ones are refused"""
+    device: Device = "auto"
+    """auto takes a GPU if there is one"""

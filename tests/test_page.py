@@ -1,0 +1,357 @@
+"""The page's functions, without a browser or a server: what visitors get, and what is kept."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import save_image
+
+from srvae_pyro import demo
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.drawing.arguments import GenerateArguments
+from srvae_pyro.errors import UserError
+from srvae_pyro.generate import main as generate_command
+from srvae_pyro.models import SRVAE, ImageModel, load, make_model
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.page.arguments import DemoArguments
+from srvae_pyro.page.drawing import generate, interpolate, recombine, reconstruct
+from srvae_pyro.page.enlarging import agreement_in_words, enlarge
+from srvae_pyro.page.record import MOST_POINTS, copy_figures, read_curves, settings_in_words
+from srvae_pyro.page.uploads import check_upload, image_for
+from srvae_pyro.page.visits import StoppedError, Visits, Work
+from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.upscale import UpscaleArguments
+from srvae_pyro.upscale import main as upscale_command
+from srvae_pyro.upscaling.writing import Answers
+
+EXACT = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> Callable[..., Path]:
+    """Makes the folder of a model that was initialised but not trained."""
+
+    def make(**changes: Any) -> Path:
+        model = make_model(tiny(**changes))
+        model.initialize(pictures(8))
+        save_pretrained(model, tmp_path / "run")
+        return tmp_path / "run"
+
+    return make
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (20, 28, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", dpi=(300, 300))
+    return tmp_path / "photo.png"
+
+
+def fresh(folder: Path) -> Work:
+    folder.mkdir()
+    return Work(folder)
+
+
+def srvae(folder: Path) -> SRVAE:
+    model = load(folder)
+    assert isinstance(model, SRVAE)
+    return model
+
+
+# What the commands do
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"samples": 3, "seed": 5},
+        {"factor": 4, "decode": "sample", "temperature": 0.5, "image_temperature": 0.7},
+    ],
+)
+def test_answers_are_the_files_that_upscale_writes(
+    run: Callable[..., Path], photograph: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    folder = run(**EXACT)
+    arguments = UpscaleArguments(str(folder), (photograph,), out=tmp_path / "out", **settings)
+    assert upscale_command(arguments) == 0
+    work = fresh(tmp_path / "work")
+    shares: list[float] = []
+    work.tell = lambda done, _: shares.append(done)
+    done = enlarge(work, srvae(folder), photograph, arguments)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    files = [*done.answers.agreements, *filter(None, [done.answers.deviation])]
+    assert {path.name: path.read_bytes() for path in files} == expected
+    assert all(path.parent == work.folder for path in files)
+    assert set(done.answers.agreements.values()) == {"exact"}
+    assert "Agreement: exact" in done.words
+    assert "28x20 enlarged" in done.words
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[-1] == 1
+
+
+def test_bicubic_looks_as_the_answer_but_for_its_pixels(
+    run: Callable[..., Path], photograph: Path, tmp_path: Path
+) -> None:
+    done = enlarge(fresh(tmp_path / "work"), srvae(run()), photograph, UpscaleArguments("", ()))
+    (answer,) = done.answers.agreements
+    with Image.open(done.bicubic) as bicubic, Image.open(answer) as file:
+        assert (bicubic.mode, bicubic.size) == (file.mode, file.size)
+        assert bicubic.info["dpi"] == file.info["dpi"]
+        assert np.array_equal(bicubic.getchannel("A"), file.getchannel("A"))
+        assert not np.array_equal(bicubic.convert("RGB"), file.convert("RGB"))
+
+
+def test_agreement_that_is_not_exact_is_told_in_decibels() -> None:
+    some = {Path("a"): "48.1 dB", Path("b"): "50.2 dB"}
+    assert "48.1 dB to 50.2 dB" in agreement_in_words(Answers(some))
+    one = Answers({Path("a"): "exact"})
+    assert "exact. Made small again, the answer is your photograph" in agreement_in_words(one)
+
+
+def test_a_bad_file_has_the_commands_message_without_the_folder(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "text.png"
+    path.write_text("no picture at all")
+    model = srvae(run())
+    with pytest.raises(UserError, match="its format is not known") as error:
+        enlarge(fresh(tmp_path / "work"), model, path, UpscaleArguments("", ()))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as told:
+        upscale_command(UpscaleArguments(str(tmp_path / "run"), (Path("text.png"),)))
+    assert str(error.value) == str(told.value)
+    with pytest.raises(UserError, match=r"cannot read the picture text\.png"):
+        image_for(model, path)
+
+
+def test_generated_pictures_are_those_of_the_command(
+    run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = run()
+    arguments = GenerateArguments(
+        str(folder), 6, temperature=0.7, y_temperature=0.5, seed=3, out=tmp_path / "out"
+    )
+    assert generate_command(arguments) == 0
+    sampling: Any = {"temperature": 0.7, "y_temperature": 0.5, "seed": 3}
+    x, y = generate(fresh(tmp_path / "work"), load(folder), 6, sampling)
+    assert len(x) == len(y) == 6
+    written = sorted((tmp_path / "out" / "pictures").iterdir())
+    assert [Path(file).read_bytes() for file, _ in x] == [path.read_bytes() for path in written]
+    assert x[0][1] == "picture 1"
+    assert Image.open(y[0][0]).size == (8, 8)
+
+
+@pytest.mark.parametrize("kind", ["srvae", "vae"])
+def test_pictures_of_each_operation(
+    run: Callable[..., Path], photograph: Path, tmp_path: Path, kind: str
+) -> None:
+    model = load(run(model=kind))
+    x = image_for(model, photograph)
+    assert x.shape == (1, 3, 16, 16)
+    sampling: Any = {"seed": 1}
+    made = {"reconstruct": reconstruct(fresh(tmp_path / "r"), model, x, sampling)}
+    assert len(made["reconstruct"]) == (5 if kind == "srvae" else 2)
+    made["interpolate"] = interpolate(fresh(tmp_path / "i"), model, x, 1 - x, 3, sampling)
+    assert [caption for _, caption in made["interpolate"]][1] == "step 1 of 3"
+    if isinstance(model, SRVAE):
+        made["recombine"] = recombine(fresh(tmp_path / "c"), model, x, 1 - x, sampling)
+        captions = {caption for _, caption in made["recombine"]}
+        assert "u of 1st, z of 2nd" in captions
+    for shown in made.values():
+        assert len({file for file, _ in shown}) == len(shown)
+        for file, _ in shown:
+            assert Image.open(file).size in {(16, 16), (8, 8)}
+    again = interpolate(fresh(tmp_path / "again"), model, x, 1 - x, 3, sampling)
+    for (one, _), (other, _) in zip(made["interpolate"], again, strict=True):
+        assert Path(one).read_bytes() == Path(other).read_bytes()
+
+
+def test_a_visitor_stops_between_pictures_and_tiles(
+    run: Callable[..., Path], photograph: Path, tmp_path: Path
+) -> None:
+    model, told = srvae(run()), []
+
+    def stopping(name: str, after: int) -> Work:
+        work = fresh(tmp_path / name)
+
+        def tell(done: float, _: str) -> None:
+            told.append(done)
+            if len(told) == after:
+                work.stop()
+
+        work.tell = tell
+        return work
+
+    with pytest.raises(StoppedError):
+        generate(stopping("g", 2), model, 40, {"seed": 0})
+    assert told == [0, 0.1]
+    told.clear()
+    with pytest.raises(StoppedError):
+        enlarge(stopping("e", 3), model, photograph, UpscaleArguments("", (), samples=8))
+    assert len(told) == 3
+    assert not list((tmp_path / "e").iterdir())
+    assert len(model.generate(1)["x"]) == 1  # others can go on
+
+
+# What may be sent
+
+
+def test_uploads_have_limits(photograph: Path, tmp_path: Path) -> None:
+    assert check_upload(str(photograph), 1) == photograph
+    with pytest.raises(UserError, match=r"photo\.png has 0\.00056 megapixels, .* takes 0\.0005"):
+        check_upload(photograph, 0.0005)
+    with pytest.raises(UserError, match="drop a picture first"):
+        check_upload(None, 1)
+    with pytest.raises(UserError, match=r"^gone.png is kept here no longer: drop it again"):
+        check_upload(tmp_path / "gone.png", 1)
+
+
+def test_pictures_of_one_size_only(run: Callable[..., Path], photograph: Path) -> None:
+    model: ImageModel = load(run())
+    object.__setattr__(model.config, "image_shape", (3, 16, 32))
+    with pytest.raises(UserError, match=r"photo\.png has 28x20 pixels, .* takes 32x16"):
+        image_for(model, photograph)
+
+
+# What is kept
+
+
+def test_the_last_files_of_a_visitor_are_kept(tmp_path: Path) -> None:
+    visits = Visits(tmp_path)
+
+    def shown(visitor: str, kind: str) -> Path:
+        with visits.work(visitor, kind) as work:
+            (work.folder / "a.png").touch()
+        return work.folder
+
+    first, other = shown("a", "enlarge"), shown("a", "generate")
+    foreign = shown("b", "enlarge")
+    second = shown("a", "enlarge")
+    assert set(tmp_path.iterdir()) == {other, foreign, second}
+    assert first != second
+    with pytest.raises(UserError), visits.work("a", "enlarge") as failed:
+        raise UserError("no")
+    assert not failed.folder.exists()
+    assert second.exists()
+    visits.leave("a")
+    assert set(tmp_path.iterdir()) == {foreign}
+    with visits.work("b", "enlarge") as work:
+        visits.leave("b")
+        with pytest.raises(StoppedError):
+            work.at(0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_upload_goes_with_the_last_who_sent_it(tmp_path: Path) -> None:
+    visits = Visits(tmp_path)
+    (tmp_path / "hash").mkdir()
+    (tmp_path / "hash" / "same.png").touch()
+    for visitor in ("a", "b"):
+        visits.uploaded(visitor, tmp_path / "hash" / "same.png")
+    visits.leave("a")
+    assert (tmp_path / "hash" / "same.png").exists()
+    visits.leave("b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_old_files_are_swept_but_for_those_of_running_work(tmp_path: Path) -> None:
+    visits = Visits(tmp_path)
+    with visits.work("a", "generate") as done:
+        (done.folder / "a.png").touch()
+    with visits.work("a", "enlarge") as running:
+        visits.sweep(60)
+        assert done.folder.exists()
+        hour_ago = time.time() - 3600
+        for path in (done.folder, done.folder / "a.png", running.folder):
+            os.utime(path, (hour_ago, hour_ago))
+        visits.sweep(60)
+        assert set(tmp_path.iterdir()) == {running.folder}
+
+
+def test_stopping_is_of_ones_own_work(tmp_path: Path) -> None:
+    visits = Visits(tmp_path)
+    with visits.work("a", "generate") as mine, visits.work("b", "generate") as other:
+        with visits.work("a", "enlarge") as another:
+            visits.stop("a", "generate")
+            visits.stop("nobody", "generate")
+            another.at(0.5)
+        other.at(0.5)
+        with pytest.raises(StoppedError):
+            mine.at(0.5)
+
+
+# The run
+
+
+def test_curves_of_a_run(tmp_path: Path) -> None:
+    assert read_curves(tmp_path).names == []
+    count = 3 * MOST_POINTS
+    lines = [
+        json.dumps({"split": "train", "step": i, "loss": float(i), "bits_per_dim": 3, "epoch": 1})
+        for i in range(count)
+    ]
+    lines += [json.dumps({"split": "val", "step": 7, "bits_per_dim": 4.5}), '{"split": "tr', "[1]"]
+    lines += [json.dumps({"split": "train", "step": 9, "loss": float("nan")})]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    curves = read_curves(tmp_path)
+    assert curves.names == ["ELBO (bits/dim)", "loss (nats an image)"]
+    assert curves.points["ELBO (bits/dim)"][-1] == (7, 4.5, "validation")
+    loss = curves.points["loss (nats an image)"]
+    assert len(loss) == MOST_POINTS
+    assert loss[-1] == (count - 1, count - 1, "training")
+
+
+def test_figures_and_settings_of_a_run(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run(d="average2", likelihood="exact")
+    (folder / "figures" / "generated").mkdir(parents=True)
+    save_image(torch.rand(3, 8, 8), folder / "figures" / "paper-samples.png")
+    (tmp_path / "shown").mkdir()
+    ((file, caption),) = copy_figures(folder, tmp_path / "shown")
+    assert (Path(file).parent, caption) == (tmp_path / "shown", "paper samples")
+    rows = dict(settings_in_words(folder, load(folder)))
+    assert rows["model"] == "srVAE"
+    assert rows["images"] == "16x16, 3 channels"
+    assert rows["d(x)"] == "average2"
+
+
+# The command
+
+
+def test_without_gradio_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'srvae-pyro\[demo\]'"):
+        demo.main(DemoArguments("pretrained"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"port": 0}, "--port"), ({"megapixels": 0.0}, "--megapixels"), ({"waiting": 0}, "--waiting")],
+)
+def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_arguments(DemoArguments("pretrained", **changes))
+
+
+def test_listens_on_this_computer_alone_unless_asked() -> None:
+    assert DemoArguments("pretrained").host == "127.0.0.1"
+
+
+def test_help_needs_no_gradio() -> None:
+    code = "import sys; sys.modules['gradio'] = sys.modules['torch'] = None; "
+    code += "import srvae_pyro.demo"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

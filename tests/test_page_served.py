@@ -1,0 +1,486 @@
+"""The page as it is served: programs that ask for it, and a real browser.
+
+The browser is Debian's Chromium, which Playwright's Python client drives: ``apt-get install -y
+chromium`` and ``pip install playwright``, without ``playwright install``. Where it is not to be had
+those tests are skipped.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.errors import UserError
+from srvae_pyro.generate import GenerateArguments
+from srvae_pyro.generate import main as generate_command
+from srvae_pyro.models import load, make_model
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.page.arguments import DemoArguments
+from srvae_pyro.upscale import UpscaleArguments
+from srvae_pyro.upscale import main as upscale_command
+
+pytest.importorskip("gradio", reason="the page needs gradio: pip install 'srvae-pyro[demo]'")
+
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from srvae_pyro.page.building import build
+from srvae_pyro.page.controls import Page
+from srvae_pyro.page.session import served
+from srvae_pyro.page.visits import Visits
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# Nothing that Chromium does on its own may leave this machine, or fail where nothing can.
+SWITCHES = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+PATIENCE = 120_000  # milliseconds; nothing is measured here
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+def config(**changes: Any) -> ModelConfig:
+    """A tiny model of 3x16x16 images, whose answers agree with their questions."""
+    dense, plain = Dense(4, 2), Dense(4, 2, 2)
+    names = ("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z")
+    settings: dict[str, Any] = {
+        "image_shape": (3, 16, 16),
+        "latent_channels": 4,
+        "components": 2,
+        "p_u_network": Dense(4, 1),
+        **dict.fromkeys(names, dense),
+        **dict.fromkeys(("p_z_from_u", "p_z", "p_x"), plain),
+        "groups": Residual(4, 1),
+        "pyramid": Residual(4, 1),
+        "pyramid_channels": 5,
+        "d": "average2",
+        "likelihood": "groups",
+        "latent_likelihood": "pyramid",
+        "init_scale": 0.1,
+        "head_scale": 0.1,
+        "likelihood_scale": 0.1,
+    }
+    return ModelConfig(**(settings | changes))
+
+
+def make_run(folder: Path, **changes: Any) -> Path:
+    torch.manual_seed(0)
+    model = make_model(config(**changes))
+    model.initialize(torch.randint(0, 256, (8, 3, 16, 16)) / 255)
+    save_pretrained(model, folder)
+    line = '{{"split": "{}", "step": {}, "bits_per_dim": {}, "re_x": 4000}}\n'
+    lines = [line.format("train", 50 * step, 5 - step / 10) for step in range(1, 9)]
+    (folder / "metrics.jsonl").write_text("".join(lines) + line.format("val", 400, 4.3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "mine")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the temporary folder of the page is."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def address(run: Path, kept: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(kept))
+        with served(DemoArguments("", megapixels=0.1), run, load(run)) as address:
+            patch.undo()
+            yield address
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    """Ten small pictures, each another, some of one name in different folders."""
+    paths = []
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        paths.append(tmp_path / f"sent-{number}" / f"photo {number // 2}.png")
+        paths[-1].parent.mkdir()
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def upscaled(run: Path, path: Path, out: Path, **settings: Any) -> list[bytes]:
+    """What the command upscale writes, by name."""
+    assert upscale_command(UpscaleArguments(str(run), (path,), out=out, **settings)) == 0
+    return [file.read_bytes() for file in sorted(out.iterdir())]
+
+
+ONE, MANY = (2, "mode", 0.0, 1.0), (2, "sample", 1.0, 1.0)  # factor, decode, temperatures
+SAMPLING = ("sample", 1.0, 1.0, 1.0)  # decode, temperatures
+
+
+# Programs
+
+
+def program(address: str, folder: Path | Literal[False] = False) -> Client:
+    """A client that is patient with a busy machine; files that it is given go to the folder."""
+    patient = {"timeout": PATIENCE / 1000}
+    return Client(address, verbose=False, download_files=folder, httpx_kwargs=patient)
+
+
+def test_ten_visitors_at_once(
+    run: Path, address: str, photographs: list[Path], tmp_path: Path
+) -> None:
+    def visit(number: int) -> tuple[list[bytes], ...]:
+        client = program(address, tmp_path / f"got-{number}")
+        ready.wait()
+        path = handle_file(photographs[number])
+        enlarging = client.submit(path, *ONE, number, api_name="/enlarge")
+        drawing = client.submit(2, number, *SAMPLING, api_name="/generate")
+        asked = [client.submit(path, 2, *MANY, number, api_name="/samples")] * (number < 3)
+        (_, answer), words, files = enlarging.result()
+        assert "Agreement: exact" in words
+        assert Path(answer).read_bytes() == Path(files[0]).read_bytes()
+        x, _ = drawing.result()
+        several = [file for job in asked for file in job.result()[2]]
+        return tuple(
+            [Path(file).read_bytes() for file in part]
+            for part in (files, sorted(several), [picture["image"] for picture in x])
+        )
+
+    ready = threading.Barrier(10)
+    with ThreadPoolExecutor(10) as threads:
+        got = list(threads.map(visit, range(10)))
+    for number, (one, several, x) in enumerate(got):
+        out = tmp_path / f"out-{number}"
+        assert one == upscaled(run, photographs[number], out / "one", seed=number)
+        if number < 3:
+            both = upscaled(run, photographs[number], out / "several", seed=number, samples=2)
+            assert sorted(several) == sorted(both)
+        arguments = GenerateArguments(str(run), 2, seed=number, out=out / "new")
+        assert generate_command(arguments) == 0
+        written = sorted((out / "new" / "pictures").iterdir())
+        assert x == [path.read_bytes() for path in written]
+
+
+def test_every_tab_has_what_programs_can_ask_for(
+    address: str, photographs: list[Path], tmp_path: Path
+) -> None:
+    client = program(address, tmp_path / "got")
+    a, b = map(handle_file, photographs[:2])
+    seed = 1
+    assert len(client.predict(a, seed, *SAMPLING, api_name="/reconstruct")) == 5
+    way = client.predict(a, b, 3, seed, *SAMPLING, api_name="/interpolate")
+    assert [picture["caption"] for picture in way][1] == "step 1 of 3"
+    assert len(client.predict(a, b, seed, *SAMPLING, api_name="/recombine")) == 6
+
+
+def test_mistakes_are_told_in_the_commands_line(
+    address: str, photographs: list[Path], tmp_path: Path
+) -> None:
+    client = program(address)
+    text, large = tmp_path / "text <b>.png", tmp_path / "large.png"
+    text.write_text("no picture at all")
+    Image.new("RGB", (500, 300)).save(large)
+    for path, message in (
+        (text, r"cannot read the picture text.*\.png \(its format is not known\): name another"),
+        (large, r"large\.png has 0\.15 megapixels, and this page takes 0\.1"),
+    ):
+        with pytest.raises(AppError, match=message) as error:
+            client.predict(handle_file(path), *ONE, 0, api_name="/enlarge")
+        assert "/" not in str(error.value)
+        assert "<b>" not in str(error.value)
+    with pytest.raises(AppError, match="drop a picture first"):
+        client.predict(None, *ONE, 0, api_name="/enlarge")
+    with pytest.raises(AppError, match="--image-temperature"):
+        client.predict(2, 0, "sample", 1.0, 0.0, 1.0, api_name="/generate")
+
+
+@pytest.mark.parametrize(
+    ("changes", "absent", "words"),
+    [
+        ({"model": "vae"}, {"/enlarge", "/samples", "/recombine"}, "takes the run of a srVAE"),
+        ({"d": "grayscale"}, {"/enlarge", "/samples"}, "this srVAE's y is a grayscale picture"),
+    ],
+)
+def test_tabs_that_a_model_cannot_fill_are_absent(
+    tmp_path: Path, changes: dict[str, Any], absent: set[str], words: str
+) -> None:
+    run = make_run(tmp_path / "other", **({"likelihood": "independent"} | changes))
+    blocks = build(Page(load(run), run, Visits(tmp_path), DemoArguments("")))
+    every = {"enlarge", "samples", "generate", "reconstruct", "interpolate", "recombine", "run"}
+    names: Any = blocks.get_api_info()["named_endpoints"]
+    assert set(names) == {f"/{name}" for name in every} - absent
+    assert words in str(blocks.get_config_file()["components"])
+
+
+def test_an_address_that_is_taken_is_told(run: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(UserError, match="give another --host or --port") as error,
+            served(DemoArguments("", port=port), run, load(run)),
+        ):
+            pass
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_as_a_command(run: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "srvae_pyro.demo", str(run), "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert re.fullmatch(r"mine is shown at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", line)
+        assert list(tmp_path.glob("srvae-page-*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE / 1000) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("srvae-page-*"))
+
+
+def test_nothing_goes_out_or_stays(
+    run: Path, photographs: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: set[str] = set()
+    connect = socket.socket.connect
+
+    def noted(self: socket.socket, to: Any) -> None:
+        asked.add(str(to[0]) if isinstance(to, tuple) else "a file")
+        connect(self, to)
+
+    monkeypatch.setattr(socket.socket, "connect", noted)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with served(DemoArguments(""), run, load(run)) as address:
+        (folder,) = tmp_path.glob("srvae-page-*")
+        client = program(address, tmp_path / "got")
+        client.predict(handle_file(photographs[0]), *ONE, 0, api_name="/enlarge")
+        kept = [path.name for path in folder.rglob("*.png")]
+        client.predict(handle_file(photographs[0]), *ONE, 1, api_name="/enlarge")
+        assert sorted(path.name for path in folder.rglob("*.png")) == sorted(kept)
+        host = address.split("//")[1].split(":")[0]
+        assert host == "127.0.0.1"
+    assert asked <= {"127.0.0.1", "a file"}
+    assert not folder.exists()
+
+
+# A browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install -y chromium")
+    with playwright.sync_playwright() as client:
+        try:
+            browser = client.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        except playwright.Error as error:
+            pytest.skip(f"Chromium does not start: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitor(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Opens the page as another visitor, who asks for nothing from elsewhere."""
+    contexts, asked = [], set()
+
+    def visit(size: dict[str, int] = DESK) -> Any:
+        context = browser.new_context(viewport=size, accept_downloads=True)
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.on("request", lambda request: asked.add(request.url.split("?")[0]))
+        page.goto(address)
+        page.get_by_role("button", name="Enlarge", exact=True).wait_for()
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert asked
+    assert {url for url in asked if not url.startswith((address, "data:", "blob:"))} == set()
+
+
+def tab(page: Any, name: str) -> None:
+    """Open a tab; where there is no room for all, they are in a menu."""
+    visible = page.get_by_role("tab", name=name, exact=True)
+    if visible.is_visible():
+        visible.click()
+    else:
+        page.get_by_role("button", name="More tabs").click()
+        page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+
+
+def drop(page: Any, elem_id: str, path: Path) -> None:
+    """Choose a file, as one is dropped."""
+    page.locator(f"#{elem_id} input[type=file]").set_input_files(str(path))
+
+
+def download(page: Any, elem_id: str, number: int = 0) -> bytes:
+    """A file that is offered, when it is there."""
+    link = page.locator(f"#{elem_id} a[download]").nth(number)
+    link.wait_for()
+    with page.expect_download() as download:
+        link.click()
+    return Path(download.value.path()).read_bytes()
+
+
+def pictures(page: Any, elem_id: str) -> list[str]:
+    """Digests of the pictures in a gallery."""
+    images = page.locator(f"#{elem_id} img")
+    images.first.wait_for()
+    sources = [image.get_attribute("src") for image in images.all()]
+    return [hashlib.sha256(page.request.get(src).body()).hexdigest() for src in sources]
+
+
+def test_a_photograph_is_answered_at_once(
+    run: Path, visitor: Callable[..., Any], photographs: list[Path], tmp_path: Path
+) -> None:
+    page = visitor()
+    drop(page, "photograph", photographs[0])
+    page.get_by_text("Agreement: exact").first.wait_for()
+    assert download(page, "answer-files") == upscaled(run, photographs[0], tmp_path / "one")[0]
+    assert page.locator("#beside img").count() == 2
+    page.locator("#draw-samples").click()
+    page.locator("#sample-gallery img").nth(5).wait_for()
+    expected = upscaled(run, photographs[0], tmp_path / "several", samples=4)
+    digests = {hashlib.sha256(content).hexdigest() for content in expected}
+    assert set(pictures(page, "sample-gallery")) == digests
+    page.locator("#sample-gallery button:has(img)").first.click()
+    page.get_by_text("answer 1: exact").first.wait_for()
+
+
+def test_a_seed_has_the_same_pictures_twice(visitor: Callable[..., Any]) -> None:
+    page = visitor()
+    tab(page, "Generate")
+    found = []
+    for seed in (7, 8, 7):
+        page.get_by_label("Seed").locator("visible=true").fill(str(seed))
+        with page.expect_response(re.compile("queue/data")):
+            page.locator("#generate").click()
+        page.locator("#generated img").nth(7).wait_for()
+        _settled(page)
+        found.append(pictures(page, "generated"))
+    assert found[0] == found[2] != found[1]
+
+
+def _settled(page: Any) -> None:
+    """Wait until nothing is in progress."""
+    page.wait_for_function("!document.querySelector('.progress-text, .eta-bar, .generating')")
+
+
+def test_two_visitors_get_their_own(
+    run: Path, visitor: Callable[..., Any], photographs: list[Path], tmp_path: Path
+) -> None:
+    pages = [visitor(), visitor(PHONE)]
+    for page, path in zip(pages, photographs, strict=False):
+        drop(page, "photograph", path)
+    for number, page in enumerate(pages):
+        (expected,) = upscaled(run, photographs[number], tmp_path / f"out-{number}")
+        assert download(page, "answer-files") == expected
+
+
+def test_who_leaves_leaves_no_files(
+    visitor: Callable[..., Any], photographs: list[Path], kept: Path
+) -> None:
+    page = visitor()
+    path = photographs[0].rename(photographs[0].with_name("leaver.png"))
+    drop(page, "photograph", path)
+    page.get_by_text("Agreement: exact").first.wait_for()
+    assert len(list(kept.rglob("leaver*.png"))) == 3  # the upload, bicubic, the answer
+    page.close()
+    until = time.monotonic() + PATIENCE / 1000
+    while list(kept.rglob("leaver*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not list(kept.rglob("leaver*"))
+
+
+def test_a_text_file_as_a_picture_gives_the_message(
+    visitor: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no picture at all")
+    page = visitor()
+    drop(page, "photograph", tmp_path / "text.png")
+    page.get_by_text("cannot read the picture text.png (its format is not known)").first.wait_for()
+
+
+def test_long_work_is_stopped(
+    visitor: Callable[..., Any], photographs: list[Path], kept: Path
+) -> None:
+    (folder,) = kept.glob("srvae-page-*")
+    page = visitor()
+    drop(page, "photograph", photographs[0])
+    page.get_by_text("Agreement: exact").first.wait_for()
+    page.get_by_label("8", exact=True).check()
+    page.locator("#samples input[type=number]").fill("16")
+    before = set(folder.iterdir())
+    page.locator("#draw-samples").click()
+    page.locator(".progress-text").first.wait_for()
+    assert set(folder.iterdir()) > before  # that of the work, which stays if it succeeds
+    page.locator("#samples-stop").click()
+    _settled(page)
+    until = time.monotonic() + PATIENCE / 1000
+    while set(folder.iterdir()) != before and time.monotonic() < until:
+        time.sleep(0.1)
+    assert set(folder.iterdir()) == before
+    assert page.locator("#sample-gallery img").count() == 0
+    tab(page, "Generate")
+    page.locator("#generate").click()
+    page.locator("#generated img").nth(7).wait_for()
+
+
+NAMELESS = """() => [...document.querySelectorAll(
+    'button, input, select, textarea, a[href], [role=button], [role=slider], [role=tab]')]
+  .filter(e => e.checkVisibility() && e.type !== 'hidden')
+  .filter(e => !(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.title
+    || e.innerText?.trim() || e.labels?.length || e.placeholder || e.querySelector('img[alt]')))
+  .map(e => e.outerHTML.slice(0, 200))"""
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_controls_have_names_and_fit(
+    visitor: Callable[..., Any], photographs: list[Path], size: dict[str, int]
+) -> None:
+    page = visitor(size)
+    drop(page, "photograph", photographs[0])
+    page.get_by_text("Agreement: exact").first.wait_for()
+    for name in ("Enlarge", "Generate", "Reconstruct", "Interpolate", "Recombine", "Run"):
+        tab(page, name)
+        page.get_by_role("tab", name=name, exact=True, selected=True).wait_for()
+        assert page.evaluate(NAMELESS) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
+
+
+def test_the_keyboard_suffices(visitor: Callable[..., Any]) -> None:
+    page = visitor()
+    page.get_by_role("tab", name="Enlarge", exact=True).focus()
+    page.keyboard.press("Tab")
+    page.get_by_role("tab", name="Generate", exact=True).focus()
+    page.keyboard.press("Enter")
+    button = page.locator("#generate")
+    button.focus()
+    page.keyboard.press("Enter")
+    page.locator("#generated img").nth(7).wait_for()
+
+
+def test_the_run_is_shown(visitor: Callable[..., Any]) -> None:
+    page = visitor()
+    tab(page, "Run")
+    page.get_by_text("ELBO (bits/dim), last: training (blue) 4.2 after 400 updates").wait_for()
+    page.locator("#curve canvas, #curve svg").first.wait_for()
