@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("run", nargs="?", default="pretrained")
+    parser.add_argument("run", nargs="?", default="pretrained-photo")
     parser.add_argument("--out", type=Path, default=Path("docs/figures/photograph.png"))
     options = parser.parse_args()
     photograph = Image.fromarray(data.astronaut()).crop((128, 0, 128 + SIZE, SIZE))
