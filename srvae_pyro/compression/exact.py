@@ -211,8 +211,11 @@ def added_product(added: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha
     return matrix_product(a, b) + added
 
 
-def added_products(added: Tensor, a: Tensor, b: Tensor, **factors: float) -> Tensor:
-    return torch.stack([added_product(added, *pair, **factors) for pair in zip(a, b, strict=True)])
+def added_products(
+    added: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    pairs = zip(a, b, strict=True)
+    return torch.stack([added_product(added, *pair, beta=beta, alpha=alpha) for pair in pairs])
 
 
 def bilinear(x: Tensor, size: Any, align_corners: bool, *scales: Any) -> Tensor:
