@@ -12,7 +12,8 @@ print(
   python -m srvae_pyro.decompress  read them back
   python -m srvae_pyro.demo        look at a trained model in the browser
 
-A trained model to try them with is called pretrained:
+Trained models to try them with, of small pictures and of photographs:
 
-  python -m srvae_pyro.generate pretrained"""
+  python -m srvae_pyro.generate pretrained
+  python -m srvae_pyro.upscale pretrained-photo PHOTO.jpg"""
 )

@@ -28,7 +28,7 @@ class CompressArguments:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """a run's name under runs/, its folder, pretrained, or a Hub id"""
+    """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
     pictures: Annotated[
         tuple[Path, ...],
         tyro.conf.Positional,

@@ -30,7 +30,7 @@ class DemoArguments:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """a run's name under runs/, its folder, or a Hub id"""
+    """a run's name under runs/, its folder, pretrained, or a Hub id"""
     host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
     """who may look: 127.0.0.1 this computer alone, 0.0.0.0 whoever reaches it by the network"""
     port: Annotated[int | None, Between(1, 65535), option("N", "the first free from 7860 on")] = (

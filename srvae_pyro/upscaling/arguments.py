@@ -41,7 +41,7 @@ class UpscaleArguments:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """a run's name under runs/, its folder, pretrained, or a Hub id"""
+    """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
     images: Annotated[
         tuple[Path, ...],
         tyro.conf.Positional,
