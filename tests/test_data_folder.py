@@ -379,7 +379,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 def test_no_such_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"did you mean cifar10.*imagenet32-batches, photos"):
         load_data("cifra10", tmp_path)
-    with pytest.raises(UserError, match=r"'/no/such/folder': Take"):
+    with pytest.raises(UserError, match=r"'/no/such/folder': take"):
         load_data("/no/such/folder", tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
