@@ -98,11 +98,14 @@ def test_the_table_says_how_far_the_code_is_from_the_elbo() -> None:
     sizes = [CodeSize("PNG, a file each", 900, 1.0, 2.0)]
     model = CodeSize("bits back, one file", 700, 0.01, 0.02)
     starts, chains = {"u and y": 20, "z and x": 40}, {"u and y": 160, "z and x": 500}
-    table = compression_table(CodingResult(4, 1000, 594.0, model, starts, chains, 210, sizes))
-    assert "bits back, one file             700     5.600" in table
+    result = CodingResult(4, 1000, 594.0, model, starts, chains, 210, sizes)
+    table = compression_table(result, nll=4.5)
+    assert "the nll, by importance sampling    562     4.500" in table
+    assert "nll" not in compression_table(result)
+    assert "bits back, one file                700     5.600" in table
     assert "40 pictures a second written, 80 read" in table
     assert "every y is in the first 210 bytes, 30.0%" in table
-    assert "bits back, without its start    600     4.800" in table
+    assert "bits back, without its start       600     4.800" in table
     assert "+1.01% against the ELBO" in table
     assert "20 for u and y and 40 for z and x" in table
     assert "pip install 'srvae-pyro[codecs]'" in table

@@ -114,8 +114,13 @@ def refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> s
     return text
 
 
-def compression_table(result: CodingResult) -> str:
-    """The bytes by code, and how far the model's are from what the ELBO predicts."""
+def compression_table(result: CodingResult, nll: float | None = None) -> str:
+    """The bytes by code, and how far the model's are from what the ELBO predicts.
+
+    Args:
+        result: the sizes.
+        nll: of the same pictures by importance sampling, bits/dim, if it was estimated.
+    """
     rows = [[f"{result.pictures:,} pictures", "bytes", "bits/dim", "MB/s to write", "to read"]]
 
     def row(name: str, count: float, *speeds: float) -> None:
@@ -123,6 +128,8 @@ def compression_table(result: CodingResult) -> str:
         rows.append([name, *cells, *([f"{s:.3f}" for s in speeds] or ["-", "-"])])
 
     row("as they are", result.values)
+    if nll is not None:
+        row("the nll, by importance sampling", nll * result.values / 8)
     row("the negative ELBO", result.predicted_bytes)
     row("bits back, without its start", result.net_bytes)
     row("bits back, with it", sum(result.chain_bytes.values()))
@@ -184,7 +191,9 @@ def print_measures(
     for enlarged in measures.super_resolution:
         print(super_resolution_table(enlarged))
     if measures.compression:
-        print(compression_table(measures.compression))
+        same = likelihood is not None and measures.compression.pictures == len(selection.images)
+        nll = likelihood.bits_per_dim if likelihood and same else None
+        print(compression_table(measures.compression, nll))
 
 
 def _row(measures: Measures, data: str) -> Row:
