@@ -29,6 +29,8 @@ __all__ = [
     "on_click",
     "sampling",
     "sampling_from",
+    "seed_field",
+    "temperature_field",
     "upload",
     "visitor_of",
     "whole",
@@ -230,36 +232,29 @@ class SamplingControls:
         return [*fields, self.y_temperature] if self.y_temperature else fields
 
 
+def temperature_field(label: str, elem_id: str, value: float = 1.0) -> Any:
+    """A field for a temperature."""
+    return gr.Number(value, label=label, minimum=0, step=0.1, elem_id=elem_id)
+
+
+def seed_field(name: str) -> Any:
+    """A field for the seed."""
+    return gr.Number(0, label="Seed", precision=0, minimum=0, elem_id=f"{name}-seed")
+
+
 def sampling(page: Page, name: str, decode: str = "sample") -> SamplingControls:
     """Make the fields that say how to draw."""
     srvae = isinstance(page.model, SRVAE)
+    of_x = "Temperature of the pixels of x" if srvae else "Temperature of the pixels"
     with gr.Row():
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id=f"{name}-seed")
-        temperature = gr.Number(
-            1.0,
-            label="Temperature of the latents",
-            minimum=0,
-            step=0.1,
-            elem_id=f"{name}-temperature",
-        )
-        image_temperature = gr.Number(
-            1.0,
-            label="Temperature of the pixels of x" if srvae else "Temperature of the pixels",
-            minimum=0,
-            step=0.1,
-            elem_id=f"{name}-image-temperature",
-        )
-        y_temperature = None
+        seed = seed_field(name)
+        latents = temperature_field("Temperature of the latents", f"{name}-temperature")
+        pixels = temperature_field(of_x, f"{name}-image-temperature")
+        of_y = None
         if srvae:
-            y_temperature = gr.Number(
-                1.0,
-                label="Temperature of the pixels of y",
-                minimum=0,
-                step=0.1,
-                elem_id=f"{name}-y-temperature",
-            )
+            of_y = temperature_field("Temperature of the pixels of y", f"{name}-y-temperature")
     how = gr.Radio(DECODINGS, value=decode, label="Pixels", elem_id=f"{name}-decode")
-    return SamplingControls(how, temperature, image_temperature, y_temperature, seed)
+    return SamplingControls(how, latents, pixels, of_y, seed)
 
 
 def sampling_from(model: ImageModel, *values: Any) -> Sampling:

@@ -8,7 +8,17 @@ from typing import Any
 import gradio as gr
 
 from srvae_pyro.models import SRVAE
-from srvae_pyro.page.controls import DECODINGS, Page, files, gallery, on_click, upload, whole
+from srvae_pyro.page.controls import (
+    DECODINGS,
+    Page,
+    files,
+    gallery,
+    on_click,
+    seed_field,
+    temperature_field,
+    upload,
+    whole,
+)
 from srvae_pyro.page.enlarging import enlarge
 from srvae_pyro.page.visits import Work
 from srvae_pyro.system.command_line import check_arguments
@@ -147,19 +157,9 @@ def _how(name: str, decode: str, temperature: float) -> list[Any]:
     with gr.Accordion("How it is drawn" if temperature == 0 else "How they are drawn", open=False):
         pixels = gr.Radio(DECODINGS, value=decode, label="Pixels", elem_id=f"{name}-decode")
         with gr.Row():
-            latents = gr.Number(
-                temperature,
-                label="Temperature of the latents",
-                minimum=0,
-                step=0.1,
-                elem_id=f"{name}-temperature",
+            latents = temperature_field(
+                "Temperature of the latents", f"{name}-temperature", temperature
             )
-            of_pixels = gr.Number(
-                1.0,
-                label="Temperature of the pixels",
-                minimum=0,
-                step=0.1,
-                elem_id=f"{name}-image-temperature",
-            )
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id=f"{name}-seed")
+            of_pixels = temperature_field("Temperature of the pixels", f"{name}-image-temperature")
+            seed = seed_field(name)
     return [pixels, latents, of_pixels, seed]
