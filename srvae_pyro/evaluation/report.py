@@ -191,7 +191,7 @@ def print_measures(
     for enlarged in measures.super_resolution:
         print(super_resolution_table(enlarged))
     if measures.compression:
-        same = likelihood is not None and measures.compression.pictures == len(selection.images)
+        same = measures.compression.pictures == len(selection.images)
         nll = likelihood.bits_per_dim if likelihood and same else None
         print(compression_table(measures.compression, nll))
 
