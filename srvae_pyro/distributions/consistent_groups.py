@@ -61,6 +61,7 @@ class ConsistentGroups(ImageDistribution):
     """
 
     arg_constraints = {"y": image_grid}  # noqa: RUF012 (declared by the base class)
+    asks_networks = True
 
     def __init__(self, y: Tensor, group: Group, *, validate_args: bool | None = None) -> None:
         self.y, self.group = at_least_float32(y), group

@@ -20,6 +20,10 @@ class ImageDistribution(TorchDistribution):
     temperature, with a stream of noise for each image.
     """
 
+    # Whether log_prob has networks compute, in whatever precision autocast has; then what it scores
+    # itself must be others' log_prob.
+    asks_networks = False
+
     support = image_grid
     has_rsample = False
     has_enumerate_support = False
@@ -28,8 +32,11 @@ class ImageDistribution(TorchDistribution):
         """Log-probability in nats of each image (..., C, H, W), whose values are on the grid."""
         if self._validate_args:
             self._validate_sample(value)
+        value = value.to(self.noise_like.dtype)
+        if self.asks_networks:
+            return self._log_prob(value)
         with without_autocast(value):
-            return self._log_prob(value.to(self.noise_like.dtype))
+            return self._log_prob(value)
 
     def _log_prob(self, value: Tensor) -> Tensor:
         """What :meth:`log_prob` computes, of a value in the parameters' precision."""

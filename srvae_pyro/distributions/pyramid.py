@@ -53,6 +53,7 @@ class Pyramid(ImageDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
+    asks_networks = True
 
     def __init__(
         self,
