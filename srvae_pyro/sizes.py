@@ -24,7 +24,10 @@ class Dense(Settings):
 
 @dataclass(frozen=True)
 class Residual(Settings):
-    """Width and blocks of a residual network."""
+    """Width and blocks of the residual networks of groups of pixels."""
 
     width: Annotated[int, Between(1, 4096), "channels"]
-    blocks: Annotated[int, Between(0, 64), "residual blocks"] = 2
+    blocks: Annotated[int, Between(0, 64), "residual blocks of each group's network"] = 2
+    shared: Annotated[
+        int, Between(0, 256), "blocks before, which see the coarser image alone, once for all four"
+    ] = 0

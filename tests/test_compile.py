@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from srvae_pyro.config import Dense, ModelConfig
+from srvae_pyro.config import Dense, ModelConfig, Residual
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.networks import (
@@ -15,6 +15,7 @@ from srvae_pyro.networks import (
     Decoder,
     Encoder,
     PlainNetwork,
+    ResidualFeatures,
     ResidualNetwork,
     WeightNormalized,
     checkpoint_blocks,
@@ -55,12 +56,14 @@ def inputs_of(model: ImageModel, x: Tensor, *kinds: type) -> dict[nn.Module, tup
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_each_network_is_one_graph(checkpoint: bool, tiny: Tiny, pictures: Callable) -> None:
     settings = {"stages": 1, "guide_z_sees_y": True, "p_z_from_u": Dense(2, 1, 1)}
-    settings |= {"d": "average2", "likelihood": "groups"}
+    settings |= {"d": "average2", "likelihood": "groups", "groups": Residual(4, 1, 1)}
     small = dict.fromkeys(("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z"), Dense(2, 1))
     model, x = make_model(tiny(**settings, **small)), pictures(2)
     model.initialize(x)
     checkpoint_blocks(model, checkpoint)
-    networks = inputs_of(model, x, Encoder, Decoder, PlainNetwork, ResidualNetwork)
+    networks = inputs_of(
+        model, x, Encoder, Decoder, PlainNetwork, ResidualNetwork, ResidualFeatures
+    )
     # Of the couplings, and with checkpoints, one stands for all.
     networks |= dict([inputs_of(model, x, CouplingNetwork).popitem()])
     if checkpoint:

@@ -19,11 +19,12 @@ from srvae_pyro.distributions import ConsistentGroups
 from srvae_pyro.distributions.blocks import agreeing, to_blocks
 from srvae_pyro.distributions.consistent_groups import ORDER
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
+from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.groups import GroupsGivenLower
 from srvae_pyro.models.transforms import make_transform
-from srvae_pyro.networks import initializing
+from srvae_pyro.networks import WeightNormConv2d, initializing
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.presets import preset
 from srvae_pyro.upscaling.enlarger import Enlarger
@@ -34,7 +35,7 @@ MakeConfig = Callable[..., ModelConfig]
 d = make_transform("average2")
 
 
-def conditional(channels: int = 3, scale: float = 1.0) -> GroupsGivenLower:
+def conditional(channels: int = 3, scale: float = 1.0, shared: int = 0) -> GroupsGivenLower:
     """A small p(x|y,z) with z of y's size, initialised; its parameters spread ``scale`` times."""
     torch.manual_seed(1)
     config = ModelConfig(
@@ -42,7 +43,7 @@ def conditional(channels: int = 3, scale: float = 1.0) -> GroupsGivenLower:
         components=3,
         stages=1,
         p_x_from_z=Dense(4, 1),
-        groups=Residual(4, 1),
+        groups=Residual(4, 1, shared),
         p_x_z_channels=2,
         likelihood_scale=0.3,
     )
@@ -158,9 +159,9 @@ def test_any_batch_shape_scores_and_draws_as_one_by_one() -> None:
 # Its networks
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_no_group_sees_its_own_pixels_or_later_ones(channels: int) -> None:
-    p_x = conditional(channels)
+@pytest.mark.parametrize(("channels", "shared"), [(1, 0), (3, 0), (3, 2)])
+def test_no_group_sees_its_own_pixels_or_later_ones(channels: int, shared: int) -> None:
+    p_x = conditional(channels, shared=shared)
     seen: list[Tensor] = []
     for network in p_x.groups.networks:
         network.register_forward_hook(lambda _m, _i, out: seen.append(out))
@@ -182,6 +183,43 @@ def test_no_group_sees_its_own_pixels_or_later_ones(channels: int) -> None:
     # Other blocks too: the last group's parameters at one corner follow a pixel of the next block.
     (slope,) = torch.autograd.grad(seen[3][..., 0, 0].square().sum(), x)
     assert slope[..., 2:4, 2:4].abs().max() > 0
+
+
+def test_what_all_groups_share_is_computed_once_for_all_answers() -> None:
+    p_x = conditional(shared=2)
+    y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(5, 2, 4, 4, 4)
+    sizes: list[int] = []
+    assert p_x.groups.shared is not None
+    p_x.groups.shared.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
+    x = p_x(y.expand(5, -1, -1, -1, -1), z).sample()
+    assert x.shape == (5, 2, 3, 8, 8)
+    assert torch.equal(d(x), y.expand(5, -1, -1, -1, -1))
+    assert sizes == [2]
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_autocast_reaches_every_network(shared: int, tiny: MakeConfig) -> None:
+    """Those too that are asked for while an image is scored; heads alone stay in float32."""
+    size = Residual(4, 1, shared)
+    config = tiny(d="average2", likelihood="groups", latent_likelihood="pyramid")
+    model = make_model(replace(config, groups=size, pyramid=size))
+    x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(4)]))
+    model.initialize(x)
+    found: dict[str, tuple[bool, torch.dtype]] = {}
+    for name, module in model.model.named_modules():
+        if isinstance(module, WeightNormConv2d):
+            module.register_forward_hook(
+                lambda m, _i, out, name=name: found.update({name: (m.head, out.dtype)})
+            )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = TermsELBO().differentiable_loss(model.model, model.guide, x)
+    of_groups = {name: kind for name, kind in found.items() if "groups" in name or "levels" in name}
+    assert len(of_groups) == 3 * (4 * 4 + 3 * shared)
+    for name, (head, kind) in of_groups.items():
+        assert kind == (torch.float32 if head else torch.bfloat16), name
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.model.parameters())
 
 
 def test_bfloat16_does_not_reach_probabilities() -> None:
@@ -212,11 +250,10 @@ def test_the_preset_small_is_about_as_large_as_by_the_likelihood_exact() -> None
 # In the models
 
 
-@pytest.fixture
-def model(tiny: MakeConfig) -> SRVAE:
-    made = make_model(
-        tiny(d="average2", likelihood="groups", likelihood_scale=0.5, groups=Residual(4, 1))
-    )
+@pytest.fixture(params=[0, 2])
+def model(tiny: MakeConfig, request: pytest.FixtureRequest) -> SRVAE:
+    groups = Residual(4, 1, request.param)
+    made = make_model(tiny(d="average2", likelihood="groups", likelihood_scale=0.5, groups=groups))
     assert isinstance(made, SRVAE)
     made.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(8)])))
     return made.eval()

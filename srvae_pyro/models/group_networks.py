@@ -13,7 +13,7 @@ from srvae_pyro.distributions import ConsistentGroups, TruncatedMixture
 from srvae_pyro.distributions.blocks import PIXELS
 from srvae_pyro.models.aims import aim_pixel
 from srvae_pyro.models.conditionals import over_images
-from srvae_pyro.networks import ResidualNetwork
+from srvae_pyro.networks import ResidualFeatures, ResidualNetwork
 
 __all__ = ["PixelGroups"]
 
@@ -22,7 +22,8 @@ class PixelGroups(nn.Module):
     """An image of given rounded block averages y, by a network for each pixel of a block.
 
     Of the four pixels of a block each has a network of its own at y's size, which sees y, features
-    of a latent, and how far the earlier pixels of all blocks are from their y.
+    of a latent, and how far the earlier pixels of all blocks are from their y; and, if there are
+    ``size.shared`` blocks, what they make of y, once for all four and for all answers to a y.
 
     Args:
         config: the model's.
@@ -39,6 +40,10 @@ class PixelGroups(nn.Module):
 
     def __init__(self, config: ModelConfig, size: Residual, channels: int, features: int) -> None:
         super().__init__()
+        self.shared: ResidualFeatures | None = None
+        if size.shared:
+            self.shared = ResidualFeatures(channels, size.width, size.shared)
+            features += size.width
         self.networks = nn.ModuleList(
             ResidualNetwork(
                 features + (1 + before) * channels,
@@ -51,24 +56,39 @@ class PixelGroups(nn.Module):
         for before, network in enumerate(self.networks):
             aim_pixel(network, config, channels, before)
 
-    def group(self, y: Tensor, features: Tensor, before: Sequence[Tensor]) -> TruncatedMixture:
+    def group(
+        self, y: Tensor, features: Sequence[Tensor], before: Sequence[Tensor]
+    ) -> TruncatedMixture:
         """The distribution of the next group, images (C, h, w).
 
         Args:
             y: the rounded averages (..., C, h, w).
-            features: of the latent, (..., F, h, w).
+            features: of the latent and, with shared blocks, of y, (..., F, h, w) each.
             before: the earlier groups, of y's shape.
         """
         network = self.networks[len(before)]
 
-        def joined(features: Tensor, y: Tensor, *before: Tensor) -> Tensor:
+        def joined(y: Tensor, *rest: Tensor) -> Tensor:
+            seen, earlier = rest[: len(features)], rest[len(features) :]
             # About 0, where bfloat16 rounds pixels least; locations are relative to y itself.
-            pixels = [y - 0.5, *(pixel - y for pixel in before)]
-            out: Tensor = network(torch.cat([features.to(y.dtype), *pixels], dim=1))
+            pixels = [y - 0.5, *(pixel - y for pixel in earlier)]
+            out: Tensor = network(torch.cat([*(part.to(y.dtype) for part in seen), *pixels], dim=1))
             return out
 
-        parameters = over_images(joined, features, y, *before)
+        parameters = over_images(joined, y, *features, *before)
         return ConsistentGroups.pixel(parameters, y, before)
 
-    def forward(self, y: Tensor, features: Tensor) -> ConsistentGroups:
-        return ConsistentGroups(y, partial(self.group, y, features))
+    def forward(
+        self, y: Tensor, features: Tensor, *, validate_args: bool | None = None
+    ) -> ConsistentGroups:
+        """The image given y.
+
+        Args:
+            y: the rounded averages (..., C, h, w), in float32 or better.
+            features: of the latent, (..., F, h, w).
+            validate_args: as of the distribution.
+        """
+        known = [features]
+        if (shared := self.shared) is not None:
+            known.append(over_images(lambda y: shared(y - 0.5), y))
+        return ConsistentGroups(y, partial(self.group, y, known), validate_args=validate_args)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,9 +82,12 @@ class PyramidGivenLatent(nn.Module):
 
     def finer(self, level: int, features: Tensor, coarser: Tensor) -> ConsistentGroups:
         """The distribution of the image of twice the size of ``coarser``, (..., C, h, w)."""
-        groups = cast("PixelGroups", self.levels[level])
-        group = partial(groups.group, coarser, features)
-        return ConsistentGroups(coarser, group, validate_args=False)  # expectations, off the grid
+        groups: ConsistentGroups = self.levels[level](
+            coarser,
+            features,
+            validate_args=False,  # expectations are off the grid
+        )
+        return groups
 
     def forward(self, latent: Tensor) -> Pyramid:
         trunk = over_images(self.trunk, latent)

@@ -9,7 +9,7 @@ from torch import nn
 
 from srvae_pyro.networks.coders import Decoder, Encoder, PlainNetwork
 from srvae_pyro.networks.dense import DenseBlock
-from srvae_pyro.networks.residual import ResidualBlock, ResidualNetwork
+from srvae_pyro.networks.residual import ResidualBlock, ResidualFeatures, ResidualNetwork
 
 __all__ = ["checkpoint_blocks", "compile_networks"]
 
@@ -38,11 +38,8 @@ def compile_networks(module: nn.Module, **options: Any) -> None:
         module: with the networks.
         options: of ``torch.compile``.
     """
-    networks = [
-        network
-        for network in module.modules()
-        if isinstance(network, Encoder | Decoder | PlainNetwork | ResidualNetwork)
-    ]
+    kinds = (Encoder, Decoder, PlainNetwork, ResidualFeatures, ResidualNetwork)
+    networks = [network for network in module.modules() if isinstance(network, kinds)]
     for network in networks:
         network.compile(**options)
     # PyTorch keeps 8 compiled versions of a piece of code, and from then on runs it as it is. All

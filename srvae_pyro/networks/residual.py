@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from srvae_pyro.networks.convolution import WeightNormConv2d
 
-__all__ = ["ResidualBlock", "ResidualNetwork"]
+__all__ = ["ResidualBlock", "ResidualFeatures", "ResidualNetwork"]
 
 
 class ResidualBlock(nn.Module):
@@ -44,6 +44,23 @@ class ResidualBlock(nn.Module):
         """What is added to x."""
         out: Tensor = self.second(F.elu(self.first(F.elu(x))))
         return out
+
+
+class ResidualFeatures(nn.Sequential):
+    """(B, in, H, W) to features (B, width, H, W) for other networks.
+
+    A 3x3 convolution and residual blocks. A position sees 3 + 4 ``blocks`` of the input.
+
+    Args:
+        channels: channels of the input.
+        width: channels of the output, and within.
+        blocks: how many residual blocks.
+    """
+
+    def __init__(self, channels: int, width: int, blocks: int) -> None:
+        super().__init__(
+            WeightNormConv2d(channels, width, 3), *(ResidualBlock(width) for _ in range(blocks))
+        )
 
 
 class ResidualNetwork(nn.Sequential):
