@@ -7,11 +7,12 @@
 A network as EDSR's (Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution,
 2017, arXiv:1707.02921): residual blocks of two convolutions without normalisation at y's size, then
 pixel shuffle; here added to y enlarged by nearest, from which it starts. It learns by L1 to say x
-given y = average2(x), has as many parameters as RUN, and as many minutes as are given; pictures,
-crops, held-out parts, augmentation, batches and precision are as of RUN. Then the scores of
-``evaluate --super-resolution`` on the same test crops: of bicubic, of the network, and of its
-answers brought to agree with y, as those of likelihoods ``exact`` and ``groups`` do. Weights and
-numbers go to ``--out``. Ctrl-C ends the training early and measures.
+given y = average2(x), has as many parameters as RUN, and as many minutes as are given, on a CPU of
+each thread's own time, so that other work beside it takes none; pictures, crops, held-out parts,
+augmentation, batches and precision are as of RUN. Then the scores of ``evaluate
+--super-resolution`` on the same test crops: of bicubic, of the network, and of its answers brought
+to agree with y, as those of likelihoods ``exact`` and ``groups`` do. Weights and numbers go to
+``--out``. Ctrl-C ends the training early and measures.
 """
 
 from __future__ import annotations
@@ -121,6 +122,13 @@ def epochs(batches: Batches) -> Iterator[Tensor]:
         epoch += 1
 
 
+def clock(device: torch.device) -> float:
+    """Seconds of training: by the clock on a GPU, on a CPU those that each thread had of it."""
+    if device.type != "cpu":
+        return time.monotonic()
+    return time.process_time() / torch.get_num_threads()
+
+
 def train(
     network: Regression, batches: Batches, minutes: float, rate: float, bf16: bool, flip: bool
 ) -> int:
@@ -130,11 +138,12 @@ def train(
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     generator = torch.Generator().manual_seed(batches.seed)
-    began, steps, loss = time.monotonic(), 0, torch.zeros(())
+    device = next(network.parameters()).device
+    began, steps, loss = clock(device), 0, torch.zeros(())
     # Ctrl-C ends the training: what has been learnt so far is measured.
     with Bar(total=100, unit="%") as bar, contextlib.suppress(KeyboardInterrupt):
         for images in epochs(batches):
-            done = (time.monotonic() - began) / (60 * minutes)
+            done = (clock(device) - began) / (60 * minutes)
             if done >= 1:
                 break
             share = min(done / WARMUP, 0.5 + 0.5 * math.cos(math.pi * done))
@@ -214,7 +223,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, help="a folder of pictures with train/ and test/")
     parser.add_argument("--crops", type=int, help="pixels a side of the crops, as of the run")
-    parser.add_argument("--minutes", type=float, default=100.0, help="of training")
+    parser.add_argument("--minutes", type=float, default=100.0, help="of training, see above")
     parser.add_argument("--parameters-of", required=True, help="a run, whose settings are taken")
     parser.add_argument("--lr", type=float, default=4e-4, help="the highest learning rate")
     parser.add_argument("--limit", type=int, help="only so many test crops, as evaluate takes")
@@ -241,10 +250,10 @@ def main(words: Sequence[str] | None = None) -> None:
         f"{parameters:,}; {options.minutes:g} minutes in {precision}"
     )
     batches = Batches(data.train, config.training.batch_size, device, options.seed)
-    began = time.monotonic()
+    began = clock(device)
     bf16, flip = precision == "bf16", config.data.augment
     steps = train(network, batches, options.minutes, options.lr, bf16, flip)
-    minutes = (time.monotonic() - began) / 60
+    minutes = (clock(device) - began) / 60
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     write_whole(options.out / "model.safetensors", lambda partial: save_file(state, partial))
     methods, speed = measure(network.eval(), selection.images, selection.photographs, device)
