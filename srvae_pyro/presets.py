@@ -113,7 +113,7 @@ _MODELS |= {
         p_z=_local(16, 2),
         p_x_from_z=_local(16, 2),
         p_x_z_channels=6,
-        groups=Residual(64, 3),
+        groups=Residual(64, 1, shared=8),
         p_u_network=_local(10, 2),
         likelihood="groups",
         u_stages=3,
