@@ -99,9 +99,9 @@ class Weighing:
         return Pairs(torch.cat(rows), columns, torch.cat(diagonal))
 
 
-def given_lower(p_z: Any, y: Tensor) -> Callable[[Tensor], Any]:
-    """p(z|y, .) as a function of u, y encoded once if the network can."""
-    return p_z.given(y) if hasattr(p_z, "given") else partial(p_z, y)
+def given_lower(network: Any, y: Tensor) -> Callable[[Tensor], Any]:
+    """p(z|y, .) as a function of u, or p(x|y, .) of z, y seen once if the network can."""
+    return network.given(y) if hasattr(network, "given") else partial(network, y)
 
 
 def has_two_levels(model: Any) -> bool:

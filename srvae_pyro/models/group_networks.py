@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -78,6 +78,22 @@ class PixelGroups(nn.Module):
         parameters = over_images(joined, y, *features, *before)
         return ConsistentGroups.pixel(parameters, y, before)
 
+    def given(
+        self, y: Tensor, *, validate_args: bool | None = None
+    ) -> Callable[[Tensor], ConsistentGroups]:
+        """The image as a function of the latent's features, with y seen once for many of them.
+
+        Args: as :meth:`forward`.
+        """
+        shared = self.shared
+        of_y = () if shared is None else (over_images(lambda y: shared(y - 0.5), y),)
+
+        def image(features: Tensor) -> ConsistentGroups:
+            group = partial(self.group, y, (features, *of_y))
+            return ConsistentGroups(y, group, validate_args=validate_args)
+
+        return image
+
     def forward(
         self, y: Tensor, features: Tensor, *, validate_args: bool | None = None
     ) -> ConsistentGroups:
@@ -88,7 +104,4 @@ class PixelGroups(nn.Module):
             features: of the latent, (..., F, h, w).
             validate_args: as of the distribution.
         """
-        known = [features]
-        if (shared := self.shared) is not None:
-            known.append(over_images(lambda y: shared(y - 0.5), y))
-        return ConsistentGroups(y, partial(self.group, y, known), validate_args=validate_args)
+        return self.given(y, validate_args=validate_args)(features)

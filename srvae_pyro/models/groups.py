@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
@@ -54,6 +56,10 @@ class GroupsGivenLower(nn.Module):
         self.from_z = Decoder(config.latent_channels, detail, z, config.stages - 1, head=False)
         self.groups = PixelGroups(config, config.groups, channels, detail)
 
+    def given(self, y: Tensor) -> Callable[[Tensor], ConsistentGroups]:
+        """p(x|y, .) as a function of z, with y seen once for many z."""
+        groups = self.groups.given(y)
+        return lambda z: groups(over_images(self.from_z, z))
+
     def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
-        groups: ConsistentGroups = self.groups(y, over_images(self.from_z, z))
-        return groups
+        return self.given(y)(z)

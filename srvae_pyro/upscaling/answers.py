@@ -50,19 +50,19 @@ def several_answers(
 ) -> Iterator[Tensor]:
     """Answers to the same y, one for each noise, with what sees y alone computed once.
 
-    That is q(u|y), and of p(z|y,u) what it makes of y. Each is, to the bit, the one that
-    :func:`answers` gives with its noise. To be called without autograd.
+    That is q(u|y), and of p(z|y,u) and p(x|y,z) what they make of y. Each is, to the bit, the one
+    that :func:`answers` gives with its noise. To be called without autograd.
     """
     y = sent(y, model.device)
     q_u: Any = model.guide.q_u(y)
-    p_z = given_lower(model.model.p_z, y)
+    p_z, p_x = (given_lower(network, y) for network in (model.model.p_z, model.model.p_x))
 
     def program() -> Tensor:
         with images_plate(y):
             pyro.sample("y", dist.Delta(y, event_dim=3))
             u = pyro.sample("u", q_u)
             z = pyro.sample("z", p_z(u))
-            x: Tensor = pyro.sample("x", model.model.p_x(y, z))
+            x: Tensor = pyro.sample("x", p_x(z))
             return x
 
     for noise in noises:
