@@ -4,7 +4,7 @@ Serves the page of a run, in this process, and drives it by Debian's Chromium an
 (``apt-get install -y chromium``, ``pip install playwright``). The photograph is scikit-image's
 picture of the astronaut Eileen Collins (NASA, in the public domain), 512x512. Prints
 
-- the seconds from the drop until the likeliest answer, 1024x1024, is seen beside bicubic, of which
+- the seconds from the drop until the answer, 1024x1024, is seen beside bicubic, of which
   the first includes what is done once, and the bytes of it against those of the command upscale;
 - how long each of ten visitors waits who drop a picture of 64x64 at the same time and ask for new
   pictures too, and whether each has got what the commands write.

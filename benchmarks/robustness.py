@@ -1,7 +1,7 @@
 """What noise and JPEG do to answers: ``python benchmarks/robustness.py RUN --data DIR``.
 
 Each photograph x is made small, y = d(x), as the model was taught to; y is given Gaussian noise, in
-levels of 255, or saved as JPEG by Pillow, and enlarged: by the model (mode at temperature 0) and by
+levels of 255, or saved as JPEG by Pillow, and enlarged: by the model (its expectation) and by
 Pillow's bicubic and Lanczos filters. PSNR of each answer against x in dB, the mean over photographs
 and its standard error; and how far the question itself is from y. The model knows of neither noise
 nor JPEG, and of a model whose answers agree with their question in every pixel they agree with what
@@ -110,7 +110,7 @@ def main() -> None:
     methods: dict[str, Callable[[Tensor], Tensor]] = {
         "bicubic": lambda y: interpolated(y[None], factor, Image.Resampling.BICUBIC)[0],
         "Lanczos": lambda y: interpolated(y[None], factor, Image.Resampling.LANCZOS)[0],
-        "srVAE, mode": enlarger,
+        "srVAE": enlarger,
     }
     columns = ("question", *methods)
     scores: dict[tuple[str, str], list[float]] = {}
@@ -126,7 +126,7 @@ def main() -> None:
                 scores.setdefault((kind, name), []).append(psnr(answer, x).item())
             if number == options.picture:
                 rows = {"question": question, "bicubic": made["bicubic"]}
-                for label, picture in (rows | {"answer": made["srVAE, mode"], "truth": x}).items():
+                for label, picture in (rows | {"answer": made["srVAE"], "truth": x}).items():
                     figure.setdefault(label, []).append(to_unit(picture))
     print(f"{count} photographs of {options.data}, enlarged {factor} times; PSNR in dB")
     print(f"| question | {' | '.join(columns)} |")

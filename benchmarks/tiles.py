@@ -1,9 +1,10 @@
 """What tiles change in an answer: ``python benchmarks/tiles.py RUN --data DIR``.
 
-Each photograph is enlarged whole and in tiles, by mode at temperature 0 and as a sample. How many
-of a million values differ at all, and by more than one level of 255; away from the photograph's
-borders (``--border``), as the networks' padding there is the same for both. Without ``--data``:
-scikit-image's picture of the astronaut Eileen Collins (NASA, in the public domain), 512x512.
+Each photograph is enlarged whole and in tiles, by expectation and mode at temperature 0 and as a
+sample. How many of a million values differ at all, and by more than one level of 255; away from the
+photograph's borders (``--border``), as the networks' padding there is the same for both. Without
+``--data``: scikit-image's picture of the astronaut Eileen Collins (NASA, in the public domain),
+512x512.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def main() -> None:
         files = [files[i * len(files) // count] for i in range(count)]
         pictures = [levels_of(read_picture(path, channels)) for path in files]
     enlargers = {
-        "mode": Enlarger(model, tile=0, memory_gb=1e3),
+        "expectation": Enlarger(model, "mean", tile=0, memory_gb=1e3),
+        "mode": Enlarger(model, "mode", tile=0, memory_gb=1e3),
         "sample": Enlarger(model, "sample", temperature=1.0, tile=0, memory_gb=1e3),
     }
     print(f"{len(pictures)} photographs; values in a million that tiles change")

@@ -21,6 +21,7 @@ from srvae_pyro.distributions.consistent_groups import ORDER
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
+from srvae_pyro.inference.weighing import given_lower
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.groups import GroupsGivenLower
 from srvae_pyro.models.transforms import make_transform
@@ -197,6 +198,19 @@ def test_what_all_groups_share_is_computed_once_for_all_answers() -> None:
     assert sizes == [2]
 
 
+def test_several_answers_to_a_picture_see_it_once() -> None:
+    p_x = conditional(shared=2)
+    sizes: list[int] = []
+    assert p_x.groups.shared is not None
+    p_x.groups.shared.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
+    y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(5, 2, 4, 4, 4)
+    given = given_lower(p_x, y)
+    scores = [given(one).log_prob(given(one).mode) for one in z]
+    assert sizes == [2]
+    again = [p_x(y, one).log_prob(p_x(y, one).mode) for one in z]
+    torch.testing.assert_close(scores, again)
+
+
 @pytest.mark.parametrize("shared", [0, 1])
 def test_autocast_reaches_every_network(shared: int, tiny: MakeConfig) -> None:
     """Those too that are asked for while an image is scored; heads alone stay in float32."""
@@ -276,9 +290,23 @@ def test_operations_agree(model: SRVAE) -> None:
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
 def test_enlarged_pictures_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -> None:
     picture = extremes(45, 51)
-    for tile in (0, 32):
-        enlarged = Enlarger(model, decode, 1.0, 2.0, tile=tile)(picture)
-        assert torch.equal(downscaled(model, enlarged), picture)
+    for tile, precision in ((0, "fp32"), (32, "fp32"), (32, "bf16")):
+        enlarger = Enlarger(model, decode, 1.0, 2.0, tile=tile, precision=precision)
+        assert torch.equal(downscaled(model, enlarger(picture)), picture)
+
+
+def test_upscaling_computes_in_the_precision_asked_for(model: SRVAE) -> None:
+    kinds: set[torch.dtype] = set()
+    first = model.model.p_x.groups.networks[1][0]
+    first.register_forward_hook(lambda _m, _i, out: kinds.add(out.dtype))
+    picture = smooth(48, 48)
+    answers = {}
+    for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        kinds.clear()
+        answers[precision] = Enlarger(model, tile=32, precision=precision)(picture).int()  # type: ignore[arg-type]
+        assert kinds == {kind}
+        assert not torch.is_autocast_enabled("cpu")
+    assert 0 < (answers["fp32"] - answers["bf16"]).abs().float().mean() < 1
 
 
 def test_evaluation(model: SRVAE) -> None:

@@ -42,7 +42,7 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
                 label="How many times larger",
                 elem_id="factor",
             )
-            how = _how("enlarge", "mode", 0.0)
+            how = _how("enlarge", "mean", 0.0)
             with gr.Row():
                 button = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="enlarge")
                 stop = gr.Button("Stop", min_width=100, elem_id="enlarge-stop")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from srvae_pyro.checked import Above, AtLeast
-from srvae_pyro.config import Device
+from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.command_line import check_folder, option
 
@@ -56,13 +56,13 @@ class UpscaleArguments:
     """how many different answers for each, K"""
     decode: Annotated[
         Literal["sample", "mode", "mean"] | None,
-        option("sample|mode|mean", "mode for one answer, sample for several"),
+        option("sample|mode|mean", "mean for one answer, sample for several"),
     ] = None
-    """draw each pixel, take the likeliest component's mean, or the expectation"""
+    """draw each pixel, take the likeliest component's mean, or the expectation, which is nearest"""
     temperature: Annotated[
         float | None, AtLeast(0), option("T", "0 for one answer that is not sampled, else 1")
     ] = None
-    """factor on the standard deviations of the latents; with 0 and mode the one most faithful"""
+    """factor on the standard deviations of the latents; with 0 and mean the one most faithful"""
     image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for the pixels that are sampled"""
     seed: Annotated[int, AtLeast(0)] = 0
@@ -71,6 +71,8 @@ class UpscaleArguments:
     """enlarge in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
     memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes for networks, photograph, answers and files; what needs more is done in tiles"""
+    precision: Precision = "fp32"
+    """of the networks; bf16 takes less time and memory where the processor has its instructions"""
     gif: bool = False
     """also NAME-x2.gif, the samples as an animation"""
     device: Device = "auto"

@@ -23,6 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from srvae_pyro.config import Precision
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, Decoding
 from srvae_pyro.inference.noise import TileNoise
@@ -42,7 +43,7 @@ GROWTH = 1.9  # measured: a process grows by 1.7 to 1.9 times what its networks'
 SAFETY = 2.0  # times them is reserved; small pictures fit into the rest
 SMALLEST_TILE = 8  # pixels a side, times the multiple that the networks need
 MEASURED = 32  # pixels a side, at least, of the picture on which memory is measured
-LARGEST_TILE = 256  # pixels a side of tiles that --memory-gb decides on
+LARGEST_TILE = 512  # pixels a side of tiles that --memory-gb decides on
 STRIP_BYTES = 10  # for each value of a strip: floats, those carried on, levels, and copies of these
 
 
@@ -67,15 +68,17 @@ class Enlarger:
         tile: pixels of y a side; 0: always whole; None: whole if ``memory_gb`` allows, else as
             large as it allows.
         memory_gb: gigabytes for the networks, the picture and the strips of answers.
+        precision: of the networks; answers agree with the picture in any.
     """
 
     model: SRVAE
-    decode: Decoding = "mode"
+    decode: Decoding = "mean"
     temperature: float = 0.0
     image_temperature: float = 1.0
     seed: int = 0
     tile: int | None = None
     memory_gb: float = 4.0
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         Decode(self.decode, self.temperature, self.image_temperature)  # refuses what makes no sense
@@ -173,7 +176,7 @@ class Enlarger:
         y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
         how = (self.decode, self.temperature, self.image_temperature)
         noise = TileNoise((0,), 0, 0, side)
-        with cached_weights():
+        with cached_weights(), self._autocast():
             # Weights that are computed once must not count: tiles would differ.
             answers(self.model, y, *how, noise)
             taken = peak_bytes(lambda: answers(self.model, y, *how, noise))
@@ -235,21 +238,29 @@ class Enlarger:
         step = self._at_once(grid, len(answers)) if len(answers) > 1 else 1
         for start in range(0, len(answers), step):
             some = slice(start, start + step)
+            count = len(streams[some])
 
             def enlarged(
-                part: Tensor, row: Span, column: Span, some: slice = some
+                part: Tensor, row: Span, column: Span, some: slice = some, count: int = count
             ) -> Iterator[Tensor]:
                 places = (row.start, column.start, row.stop - row.start)
                 noises = (TileNoise(stream, *places) for stream in streams[some])
                 how = (self.decode, self.temperature, self.image_temperature)
-                for x in several_answers(self.model, part, noises, *how):
+                made_of_it = several_answers(self.model, part, noises, *how)
+                for _ in range(count):
+                    with self._autocast():
+                        x = next(made_of_it)
                     yield x[0].cpu()
 
-            count = len(streams[some])
             for rows, parts in strips(picture, grid, factor, count, cut, enlarged, made):
                 question = picture.rows(rows.start, rows.stop)
                 for x, answer in zip(parts, answers[some], strict=True):
                     answer.append(finish(self._in_levels(x, question, gray)))
+
+    def _autocast(self) -> torch.autocast:
+        """The context in which networks compute."""
+        enabled = self.precision == "bf16"
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=enabled)
 
     def _in_levels(self, x: Tensor, y: Tensor, gray: bool) -> Tensor:
         """A strip of an answer (C, n, W) in [0, 1], which is changed, as levels.

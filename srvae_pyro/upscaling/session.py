@@ -41,7 +41,7 @@ def upscale(arguments: UpscaleArguments) -> int:
         raise UserError(f"{arguments.run} is a copy from the Hub: say with --out where to write")
     out = arguments.out or results_folder(arguments.run, folder) / "figures" / "upscaled"
     device = choose_device(arguments.device)
-    start(device)
+    start(device, arguments.precision)
     model = enlarging(load(folder, device))
     factor = model.guide.d.factor if arguments.factor is None else arguments.factor
     passes = passes_for(model, factor)
@@ -75,7 +75,7 @@ def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
         UserError: several samples that would all be the same.
     """
     several = arguments.samples > 1
-    decode = arguments.decode or ("sample" if several else "mode")
+    decode = arguments.decode or ("sample" if several else "mean")
     temperature = arguments.temperature
     if temperature is None:
         temperature = 1.0 if several or decode == "sample" else 0.0
@@ -92,6 +92,7 @@ def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
         arguments.seed,
         arguments.tile,
         arguments.memory_gb,
+        arguments.precision,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = ["Span", "spans"]
 
 OVERLAP = 4  # neighbouring tiles share a part of their side, one in so many
+WIDEST = 64  # pixels of it at most: so far from a border hardly anything depends on it
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ class Span:
 def spans(length: int, side: int, multiple: int) -> list[Span]:
     """Tiles of ``side`` pixels that cover ``length`` evenly, from multiples of ``multiple``.
 
-    Neighbours overlap by about a quarter of a side or more. The weights cross over half of that
-    quarter, in the middle of the overlap: a tile's outermost pixels count nothing.
+    Neighbours overlap by about a quarter of a side, or 64 pixels if that is less, or more. The
+    weights cross over half of that, in the middle of the overlap: a tile's outermost pixels count
+    nothing.
     """
     if length <= side:
         return [Span(0, length, None, None, 1.0)]
-    overlap = max(side // OVERLAP // multiple, 2) * multiple
+    overlap = max(min(side // OVERLAP, WIDEST) // multiple, 2) * multiple
     count = math.ceil((length - overlap) / (side - overlap))
     steps = (length - side) // multiple
     starts = [i * steps // (count - 1) * multiple for i in range(count)]
