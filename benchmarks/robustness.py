@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from photographs import evenly_spaced_files, levels_of
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.evaluation.answerer import interpolated
 from srvae_pyro.models import load
@@ -55,8 +56,7 @@ def compressed(y: Tensor, quality: int) -> Tensor:
     buffer = io.BytesIO()
     as_image(MemoryCanvas(y)).save(buffer, "JPEG", quality=quality)
     with Image.open(buffer) as file:
-        levels = np.array(file).reshape(*y.shape[1:], len(y))
-    return torch.from_numpy(levels).permute(2, 0, 1).contiguous()
+        return levels_of(file)
 
 
 def kinds() -> dict[str, Worsen]:
@@ -74,8 +74,7 @@ def middle(path: Path, channels: int, side: int, multiple: int) -> Tensor:
     image = read_picture(path, channels)
     width, height = (min(n, side) // multiple * multiple for n in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
-    levels = np.array(image.crop((left, top, left + width, top + height)))
-    return torch.from_numpy(levels.reshape(height, width, channels)).permute(2, 0, 1).contiguous()
+    return levels_of(image.crop((left, top, left + width, top + height)))
 
 
 def shown(values: list[float]) -> str:
@@ -102,11 +101,10 @@ def main() -> None:
     folder = find_run(options.run)
     model = enlarging(load(folder, device))
     enlarger, factor = Enlarger(model), model.guide.d.factor
-    files = find_pictures(options.data)
-    count = min(options.limit, len(files))
+    files = evenly_spaced_files(options.data, options.limit)
+    count = len(files)
     if not 0 <= options.picture < count:
         parser.error(f"--picture {options.picture}: there are {count} photographs")
-    files = [files[i * len(files) // count] for i in range(count)]
     methods: dict[str, Callable[[Tensor], Tensor]] = {
         "bicubic": lambda y: interpolated(y[None], factor, Image.Resampling.BICUBIC)[0],
         "Lanczos": lambda y: interpolated(y[None], factor, Image.Resampling.LANCZOS)[0],

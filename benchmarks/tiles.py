@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from photographs import evenly_spaced_files, levels_of
 from PIL import Image
 from skimage import data
-from torch import Tensor
 
-from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.models import load
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import Bar
@@ -28,12 +28,6 @@ from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import enlarging
 
 MILLION = 1e6
-
-
-def levels_of(image: Image.Image) -> Tensor:
-    """uint8 levels (C, H, W)."""
-    array = np.array(image)
-    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
 def main() -> None:
@@ -45,23 +39,23 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=20, help="photographs, evenly from the folder")
     parser.add_argument("--tile", type=int, nargs="+", default=[128], help="pixels a side")
     parser.add_argument("--border", type=int, default=32, help="pixels of the answer left out")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, help="CPU threads")
     options = parser.parse_args()
     device = choose_device()
-    start(device, threads=options.threads)
+    start(device, options.precision, threads=options.threads)
     model = enlarging(load(find_run(options.run), device))
     channels = model.lower_channels
     if options.data is None:
         pictures = [levels_of(Image.fromarray(data.astronaut()))]
     else:
-        files = find_pictures(options.data)
-        count = min(options.limit, len(files))
-        files = [files[i * len(files) // count] for i in range(count)]
+        files = evenly_spaced_files(options.data, options.limit)
         pictures = [levels_of(read_picture(path, channels)) for path in files]
+    how: dict[str, Any] = {"tile": 0, "memory_gb": 1e3, "precision": options.precision}
     enlargers = {
-        "expectation": Enlarger(model, "mean", tile=0, memory_gb=1e3),
-        "mode": Enlarger(model, "mode", tile=0, memory_gb=1e3),
-        "sample": Enlarger(model, "sample", temperature=1.0, tile=0, memory_gb=1e3),
+        "expectation": Enlarger(model, "mean", **how),
+        "mode": Enlarger(model, "mode", **how),
+        "sample": Enlarger(model, "sample", temperature=1.0, **how),
     }
     print(f"{len(pictures)} photographs; values in a million that tiles change")
     print("| | tile | values | at all | by more than 1 level | most, levels |")

@@ -37,6 +37,7 @@ def test_table_and_figure(
         )
     words = [str(tmp_path / "run"), "--data", str(tmp_path / "photographs"), "--limit", "2"]
     monkeypatch.setattr("sys.argv", [str(SCRIPT), *words, "--size", "32"])
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     runpy.run_path(str(SCRIPT), run_name="__main__")
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("2 photographs")
