@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from srvae_pyro.compression.codec import Codec
 from srvae_pyro.compression.everywhere import SameEverywhere
-from srvae_pyro.config import ModelConfig
+from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
@@ -115,7 +116,8 @@ OLDER = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 def test_older_instructions_write_the_same_bytes(
     tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
 ) -> None:
-    settings = {"p_u": "realnvp", "d": "average2", "likelihood": "groups"}
+    settings: dict[str, Any] = {"p_u": "realnvp", "d": "average2", "likelihood": "groups"}
+    settings |= dict.fromkeys(("groups", "pyramid"), Residual(4, 1, 1))
     model = make_model(tiny(latent_likelihood="pyramid", **settings))
     model.initialize(pictures(8))
     save_pretrained(model, tmp_path / "run")
