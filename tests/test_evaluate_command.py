@@ -209,7 +209,7 @@ def test_more_elbo_samples_are_averaged(folder: Path, run: Path, tmp_path: Path)
     again = evaluate_elbo(model, images, cpu, samples=3, batch_size=100).to_json()
     assert many["re_x"] != single["re_x"]
     for name, value in many.items():
-        assert again[name] == pytest.approx(value, rel=1e-5)
+        assert again[name] == pytest.approx(value, rel=1e-5, abs=1e-6)  # a KL may be near 0
         assert value == pytest.approx(single[name], rel=0.3)
     lower = (many["re_y"] + many["kl_u"]) / (3 * 8 * 8 * math.log(2))
     assert many["y_bits_per_dim"] == pytest.approx(lower)

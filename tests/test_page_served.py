@@ -128,7 +128,7 @@ def upscaled(run: Path, path: Path, out: Path, **settings: Any) -> list[bytes]:
     return [file.read_bytes() for file in sorted(out.iterdir())]
 
 
-ONE, MANY = (2, "mode", 0.0, 1.0), (2, "sample", 1.0, 1.0)  # factor, decode, temperatures
+ONE, MANY = (2, "mean", 0.0, 1.0), (2, "sample", 1.0, 1.0)  # factor, decode, temperatures
 SAMPLING = ("sample", 1.0, 1.0, 1.0)  # decode, temperatures
 
 

@@ -74,10 +74,10 @@ def serve(arguments: DemoArguments) -> int:
     start(device)
     folder = find_run(arguments.run)
     with served(arguments, folder, load(folder, device)) as address:
-        say(f"{folder.name} is shown at {address} (Ctrl-C ends it)")
-        sys.stdout.flush()
         ended = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        say(f"{folder.name} is shown at {address} (Ctrl-C ends it)")
+        sys.stdout.flush()
         ended.wait()
     return 128 + signal.SIGTERM
 
