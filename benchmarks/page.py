@@ -126,7 +126,7 @@ def at_once(address: str, run: Path, folder: Path) -> None:
             download_files=folder / f"got-{number}",
             httpx_kwargs={"timeout": 600},
         )
-        how: tuple[Any, ...] = (2, "mode", 0.0, 1.0, 0)
+        how: tuple[Any, ...] = (2, "mean", 0.0, 1.0, 0)
         ready.wait()
         began = time.monotonic()
         new = client.submit(2, number, "sample", 1.0, 1.0, 1.0, api_name="/generate")

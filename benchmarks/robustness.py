@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photographs import evenly_spaced_files, levels_of
 from PIL import Image
+from reading import evenly_spaced_files, levels_of
 from torch import Tensor
 
 from srvae_pyro.data.pictures import read_picture

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from photographs import evenly_spaced_files, levels_of
 from PIL import Image
+from reading import evenly_spaced_files, levels_of
 from skimage import data
 
 from srvae_pyro.data.pictures import read_picture

@@ -29,5 +29,7 @@ class Residual(Settings):
     width: Annotated[int, Between(1, 4096), "channels"]
     blocks: Annotated[int, Between(0, 64), "residual blocks of each group's network"] = 2
     shared: Annotated[
-        int, Between(0, 256), "blocks before, which see the coarser image alone, once for all four"
+        int,
+        Between(0, 256),
+        "residual blocks before the four networks, which see the coarser image, computed once",
     ] = 0

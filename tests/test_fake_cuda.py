@@ -240,7 +240,7 @@ def test_other_operations(here: OnGpu) -> None:
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_enlarging(here: OnGpu) -> None:
-    """A tile is waited for once, when it is brought to the CPU."""
+    """A tile is waited for once, when it is brought to the CPU; an expectation more often."""
     if not isinstance(here.model, SRVAE):
         pytest.skip("a VAE does not enlarge")
     multiple = here.model.lower_multiple
@@ -252,6 +252,10 @@ def test_enlarging(here: OnGpu) -> None:
         assert out.device.type == "cpu"
         assert out.shape == (3, 2 * side, 2 * (side + multiple))
         assert here.cuda.waits.taken() == {("to host", "enlarger.py:enlarged"): 2 if tile else 1}
+    Enlarger(here.model, "mean", tile=0)(picture)
+    places = {place for _, place in here.cuda.waits.taken()}
+    quadrature = {"truncated.py:expectation", "truncated.py:<listcomp>"}
+    assert places == {"enlarger.py:enlarged"} | (quadrature if here.name == "exact" else set())
 
 
 def test_super_resolution(here: OnGpu) -> None:

@@ -198,6 +198,19 @@ def test_what_all_groups_share_is_computed_once_for_all_answers() -> None:
     assert sizes == [2]
 
 
+def test_a_forward_of_ones_own_is_asked_for_several_answers_too() -> None:
+    class Mine(GroupsGivenLower):
+        def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
+            return super().forward(y, 0 * z)
+
+    p_x = conditional()
+    p_x.__class__ = Mine
+    y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(2, 4, 4, 4)
+    mode = given_lower(p_x, y)(z).mode
+    assert torch.equal(mode, p_x(y, z).mode)
+    assert not torch.equal(mode, p_x.given(y)(z).mode)
+
+
 def test_several_answers_to_a_picture_see_it_once() -> None:
     p_x = conditional(shared=2)
     sizes: list[int] = []

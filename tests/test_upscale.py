@@ -32,6 +32,7 @@ from srvae_pyro.upscaling.enlarging import downscaled
 from srvae_pyro.upscaling.photographs import read_photograph
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
 from srvae_pyro.upscaling.questions import names_for
+from srvae_pyro.upscaling.session import enlarger_for
 from srvae_pyro.upscaling.tiles import spans
 
 
@@ -286,7 +287,9 @@ def test_only_formats_that_no_other_program_reads() -> None:
 # Tiles
 
 
-@pytest.mark.parametrize(("length", "side", "multiple"), [(64, 32, 4), (100, 32, 4), (33, 16, 1)])
+@pytest.mark.parametrize(
+    ("length", "side", "multiple"), [(64, 32, 4), (100, 32, 4), (33, 16, 1), (1000, 512, 4)]
+)
 def test_weights_of_tiles_add_up(length: int, side: int, multiple: int) -> None:
     parts = spans(length, side, multiple)
     assert len(parts) > 1
@@ -300,6 +303,17 @@ def test_weights_of_tiles_add_up(length: int, side: int, multiple: int) -> None:
         inner = weights[[0] * (part.start > 0) + [-1] * (part.stop < length)]
         assert not inner.any()  # what lies at a tile's border counts nothing
     torch.testing.assert_close(total, torch.ones(2 * length))
+
+
+def test_large_tiles_overlap_by_no_more_than_they_need() -> None:
+    parts = spans(8 * 448 + 64, 512, 4)
+    assert [part.start for part in parts] == [448 * i for i in range(8)]
+    assert {part.ramp for part in parts} == {32}
+
+
+def test_the_precision_asked_for_is_the_enlargers(model: SRVAE) -> None:
+    arguments = UpscaleArguments("mine", (Path("picture.png"),), precision="bf16")
+    assert enlarger_for(model, arguments).precision == "bf16"
 
 
 def test_one_tile_where_it_fits() -> None:

@@ -20,8 +20,8 @@ class ImageDistribution(TorchDistribution):
     temperature, with a stream of noise for each image.
     """
 
-    # Whether log_prob has networks compute, in whatever precision autocast has; then what it scores
-    # itself must be others' log_prob.
+    # Whether log_prob has networks compute, in whatever precision autocast has; then it adds up
+    # what other such distributions score, which keep their own precision.
     asks_networks = False
 
     support = image_grid

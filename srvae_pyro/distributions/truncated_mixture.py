@@ -168,19 +168,19 @@ class TruncatedMixture(ImageDistribution):
         components are averaged by their mass in the intervals up to that colour's. That is exact
         for the first colour, and for others where the intervals leave the components whole.
         """
-        known = (part.double().unsqueeze(-4).unbind(-3) for part in self.known)
-        lows, highs, lefts, expected = known
-        means = (LAST_LEVEL * self.mixture.means.double()).unbind(-3)
-        precisions = torch.exp(-LOG_LAST_LEVEL - self.mixture.log_scales.double()).unbind(-3)
+        known = (part.unsqueeze(-4).unbind(-3) for part in self.known)
+        parts = (*known, self.mixture.means.unbind(-3), self.mixture.log_scales.unbind(-3))
         colours: list[Tensor] = []
         residuals: list[Tensor] = []
         weights = self.mixture.logits.double()
-        for c, (low, high, precision) in enumerate(zip(lows, highs, precisions, strict=True)):
-            location = self._location(expected[c] + means[c], residuals)
+        for colour in zip(*parts, strict=True):  # one colour in float64 at a time, for its memory
+            low, high, left, expected, mean, log_scale = (part.double() for part in colour)
+            precision = torch.exp(-LOG_LAST_LEVEL - log_scale)
+            location = self._location(expected + LAST_LEVEL * mean, residuals)
             weights = (weights + log_mass(low, high, location, precision)).log_softmax(-3)
             level = expectation(low, high, location, precision)  # (..., K, H, W)
             colours.append((weights.exp() * level).sum(-3))
-            residuals.append(level - lefts[c])
+            residuals.append(level - left)
         return (torch.stack(colours, -3) / LAST_LEVEL).to(self.mixture.means.dtype)
 
     def with_temperature(self, temperature: float) -> TruncatedMixture:

@@ -71,18 +71,18 @@ class Weighing:
         if not has_two_levels(model):
             return self.one_level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
         y, q_z = guide.d(x), guide.q_z(x)
-        p_z = given_lower(model.p_z, y)
+        p_z, p_x = given_lower(model.p_z, y), given_lower(model.p_x, y)
         z = self.draw("z", q_z)
         u, weights = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
-        weights = weights + self.ratio(x, z, partial(model.p_x, y), q_z)
+        weights = weights + self.ratio(x, z, p_x, q_z)
         return weights + self.over_parts(lambda s: p_z(u[s]).log_prob(z[s]))
 
     def pairs(self, model: Any, guide: Any, x: Tensor) -> Pairs:
         """The log weights of every u with every z."""
         y, q_z = guide.d(x), guide.q_z(x)
-        p_z = given_lower(model.p_z, y)
+        p_z, p_x = given_lower(model.p_z, y), given_lower(model.p_x, y)
         z = self.draw("z", q_z)
-        of_z = self.ratio(x, z, partial(model.p_x, y), q_z)
+        of_z = self.ratio(x, z, p_x, q_z)
         u, of_u = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
         centred = (z - q_z.mean).flatten(2).double().transpose(0, 1)  # (B, S, D)
         rows, diagonal = [], []
@@ -100,8 +100,15 @@ class Weighing:
 
 
 def given_lower(network: Any, y: Tensor) -> Callable[[Tensor], Any]:
-    """p(z|y, .) as a function of u, or p(x|y, .) of z, y seen once if the network can."""
-    return network.given(y) if hasattr(network, "given") else partial(network, y)
+    """p(z|y, .) as a function of u, or p(x|y, .) of z, y seen once if the network can.
+
+    By its ``given``, unless a subclass has a ``forward`` of its own and none of that.
+    """
+    classes = type(network).__mro__
+    first = next((c for c in classes if {"given", "forward"} & vars(c).keys()), None)
+    if first is not None and "given" in vars(first):
+        return network.given(y)  # type: ignore[no-any-return]
+    return partial(network, y)
 
 
 def has_two_levels(model: Any) -> bool:

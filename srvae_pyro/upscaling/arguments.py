@@ -72,7 +72,7 @@ class UpscaleArguments:
     memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes for networks, photograph, answers and files; what needs more is done in tiles"""
     precision: Precision = "fp32"
-    """of the networks; bf16 takes less time and memory where the processor has its instructions"""
+    """of the networks; bf16 takes less time where the processor has its instructions"""
     gif: bool = False
     """also NAME-x2.gif, the samples as an animation"""
     device: Device = "auto"

@@ -89,10 +89,10 @@ def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
         decode,
         temperature,
         arguments.image_temperature,
-        arguments.seed,
-        arguments.tile,
-        arguments.memory_gb,
-        arguments.precision,
+        seed=arguments.seed,
+        tile=arguments.tile,
+        memory_gb=arguments.memory_gb,
+        precision=arguments.precision,
     )
 
 
