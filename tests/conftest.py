@@ -1,5 +1,6 @@
 """What the tests share: a clean start, tiny models and random pictures."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,10 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side; the commands that tests start likewise
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
