@@ -26,6 +26,7 @@ __all__ = ["TruncatedMixture", "truncatable"]
 
 LOG_SCALES = (-7.0, 7.0)
 LOG_LAST_LEVEL = math.log(LAST_LEVEL)
+STRIPS = 8  # of an image, of which one at a time is in float64, for the memory it takes
 
 
 class TruncatedMixture(ImageDistribution):
@@ -168,12 +169,34 @@ class TruncatedMixture(ImageDistribution):
         components are averaged by their mass in the intervals up to that colour's. That is exact
         for the first colour, and for others where the intervals leave the components whole.
         """
+        height = self.event_shape[-2]
+        rows = -(-height // STRIPS)
+        strips = [self._rows(slice(top, top + rows)) for top in range(0, height, rows)]
+        return torch.cat([strip._expected() for strip in strips], -2)
+
+    def _rows(self, rows: slice) -> TruncatedMixture:
+        """The same of some rows of the image."""
+        mixture = self.mixture
+        parameters = mixture.logits, mixture.means, mixture.log_scales, mixture.coefficients
+        height, width = self.event_shape[-2:]
+        known = (part.expand(*part.shape[:-2], height, width) for part in self.known)
+        return TruncatedMixture(
+            DiscretizedLogisticMixture(
+                *(None if part is None else part[..., rows, :] for part in parameters),  # type: ignore[arg-type]
+                validate_args=False,
+            ),
+            Next(*(part[..., rows, :] for part in known)),
+            validate_args=False,
+        )
+
+    def _expected(self) -> Tensor:
+        """The expectation, in float64 within."""
         known = (part.unsqueeze(-4).unbind(-3) for part in self.known)
         parts = (*known, self.mixture.means.unbind(-3), self.mixture.log_scales.unbind(-3))
         colours: list[Tensor] = []
         residuals: list[Tensor] = []
         weights = self.mixture.logits.double()
-        for colour in zip(*parts, strict=True):  # one colour in float64 at a time, for its memory
+        for colour in zip(*parts, strict=True):
             low, high, left, expected, mean, log_scale = (part.double() for part in colour)
             precision = torch.exp(-LOG_LAST_LEVEL - log_scale)
             location = self._location(expected + LAST_LEVEL * mean, residuals)
