@@ -99,7 +99,7 @@ def make_step(setting: dict[str, Any], job: dict[str, Any], device: Any) -> Call
     pyro.enable_validation(False)
     torch.manual_seed(0)
     net = make_model(preset(job["preset"], job["model"])[0]).to(device)
-    x = torch.randint(0, 256, (job["batch"], 3, 32, 32), device=device) / 255
+    x = torch.randint(0, 256, (job["batch"], *net.config.image_shape), device=device) / 255
     net.initialize(x[:8])
     if setting["plain"]:
         make_plain(net)
@@ -237,7 +237,7 @@ def gigaflops(job: dict[str, Any]) -> float | None:
         if isinstance(module, DenseStep):
             module.merge = False
     with FlopCounterMode(display=False) as counter:
-        x = torch.randint(0, 256, (2, 3, 32, 32)) / 255
+        x = torch.randint(0, 256, (2, *net.config.image_shape)) / 255
         TermsELBO().differentiable_loss(net.model, net.guide, x).backward()
     return counter.get_total_flops() / 2 * job["batch"] / 1e9
 
