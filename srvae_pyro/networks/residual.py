@@ -66,8 +66,8 @@ class ResidualFeatures(nn.Sequential):
 class ResidualNetwork(nn.Sequential):
     """(B, in, H, W) to (B, out, H, W), the parameters of a distribution.
 
-    A 3x3 convolution to ``width`` channels, residual blocks, an ELU and a 1x1 convolution. A
-    position of the output sees 3 + 4 ``blocks`` of the input, to either side half of that.
+    :class:`ResidualFeatures`, an ELU and a 1x1 convolution. A position of the output sees 3 + 4
+    ``blocks`` of the input, to either side half of that.
 
     Args:
         channels: channels of the input.
@@ -78,8 +78,7 @@ class ResidualNetwork(nn.Sequential):
 
     def __init__(self, channels: int, out_channels: int, width: int, blocks: int) -> None:
         super().__init__(
-            WeightNormConv2d(channels, width, 3),
-            *(ResidualBlock(width) for _ in range(blocks)),
+            *ResidualFeatures(channels, width, blocks),
             nn.ELU(),
             WeightNormConv2d(width, out_channels, 1, head=True),
         )
