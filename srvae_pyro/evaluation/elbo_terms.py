@@ -18,7 +18,7 @@ from srvae_pyro.models import ImageModel
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.device import sent
+from srvae_pyro.system.device import autocast, sent
 from srvae_pyro.system.parallel import Group
 
 __all__ = ["ActiveUnits", "ElboResult", "LatentUnits", "evaluate_elbo"]
@@ -133,7 +133,7 @@ def evaluate_elbo(
     with sweep(images, indices, batch_size=step, group=group, progress=progress) as batches:
         for batch, batch_indices in batches:
             noise = Decode(noise=ImageNoise(seed, batch_indices))
-            with noise, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with noise, autocast(precision, device):
                 terms = elbo.terms(model.model, model.guide, to_unit(sent(batch, device)))
             named = {**terms.named(), "nats": terms.total}
             values.append({name: value.double() for name, value in named.items()})

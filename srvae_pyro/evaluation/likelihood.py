@@ -18,7 +18,7 @@ from srvae_pyro.inference.refinement import refined_at_once
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.device import exact_float32, sent
+from srvae_pyro.system.device import autocast, exact_float32, sent
 from srvae_pyro.system.parallel import Group
 
 __all__ = ["LikelihoodResult", "evaluate_likelihood"]
@@ -146,7 +146,7 @@ def evaluate_likelihood(
     channels, height, width = images.shape[1:]
     unit = bits_per_dim(1.0, (channels, height, width))
     values: list[dict[str, Tensor]] = []
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(precision, device):
         with exact_float32():
             first = to_unit(images[:1].to(device))
             at_once = evaluations_at_once(model, first, samples, memory_gb)

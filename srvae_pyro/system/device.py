@@ -22,6 +22,7 @@ from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 
 __all__ = [
+    "autocast",
     "choose_device",
     "choose_precision",
     "exact_float32",
@@ -75,6 +76,11 @@ def choose_precision(name: Literal["auto", Precision], device: torch.device) -> 
             stacklevel=2,
         )
     return name
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which networks compute in a precision; log-probabilities keep float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def start(

@@ -17,6 +17,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import SRVAE, ImageModel, LowerVAE, make_model
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.device import autocast
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.system.streams import torch_seed
 from srvae_pyro.training.checkpoint import check_optimizer
@@ -216,8 +217,7 @@ class Learner:
 
     def autocast(self) -> torch.autocast:
         """Networks in the run's precision; log-probabilities stay in float32 by themselves."""
-        enabled = self.settings.precision == "bf16"
-        return torch.autocast(self.group.device.type, torch.bfloat16, enabled=enabled)
+        return autocast(self.settings.precision, self.group.device)
 
     def agree(
         self, norm: Tensor, loss: Tensor, votes: Callable[[], list[float]]

@@ -30,6 +30,7 @@ from srvae_pyro.inference.noise import TileNoise
 from srvae_pyro.models import SRVAE
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.device import autocast
 from srvae_pyro.system.memory import peak_bytes
 from srvae_pyro.upscaling.agreement import gray_answer, is_exact, rounded
 from srvae_pyro.upscaling.answers import answers, several_answers
@@ -176,7 +177,7 @@ class Enlarger:
         y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
         how = (self.decode, self.temperature, self.image_temperature)
         noise = TileNoise((0,), 0, 0, side)
-        with cached_weights(), self._autocast():
+        with cached_weights(), autocast(self.precision, self.model.device):
             # Weights that are computed once must not count: tiles would differ.
             answers(self.model, y, *how, noise)
             taken = peak_bytes(lambda: answers(self.model, y, *how, noise))
@@ -238,29 +239,24 @@ class Enlarger:
         step = self._at_once(grid, len(answers)) if len(answers) > 1 else 1
         for start in range(0, len(answers), step):
             some = slice(start, start + step)
-            count = len(streams[some])
 
             def enlarged(
-                part: Tensor, row: Span, column: Span, some: slice = some, count: int = count
+                part: Tensor, row: Span, column: Span, some: slice = some
             ) -> Iterator[Tensor]:
                 places = (row.start, column.start, row.stop - row.start)
                 noises = (TileNoise(stream, *places) for stream in streams[some])
                 how = (self.decode, self.temperature, self.image_temperature)
                 made_of_it = several_answers(self.model, part, noises, *how)
-                for _ in range(count):
-                    with self._autocast():
+                for _ in streams[some]:
+                    with autocast(self.precision, self.model.device):
                         x = next(made_of_it)
                     yield x[0].cpu()
 
+            count = len(streams[some])
             for rows, parts in strips(picture, grid, factor, count, cut, enlarged, made):
                 question = picture.rows(rows.start, rows.stop)
                 for x, answer in zip(parts, answers[some], strict=True):
                     answer.append(finish(self._in_levels(x, question, gray)))
-
-    def _autocast(self) -> torch.autocast:
-        """The context in which networks compute."""
-        enabled = self.precision == "bf16"
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=enabled)
 
     def _in_levels(self, x: Tensor, y: Tensor, gray: bool) -> Tensor:
         """A strip of an answer (C, n, W) in [0, 1], which is changed, as levels.
