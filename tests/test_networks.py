@@ -3,11 +3,14 @@
 import copy
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from srvae_pyro.config import Dense, ModelConfig
@@ -30,6 +33,7 @@ from srvae_pyro.networks import (
     compile_networks,
     initializing,
 )
+from srvae_pyro.networks.convolution import NARROW
 from srvae_pyro.networks.merging import merged, pays_to_merge
 
 LAYERS: dict[str, Callable[[], WeightNormalized]] = {
@@ -419,6 +423,60 @@ def test_memory_format_and_merging_do_not_change_a_network(name: str) -> None:
     torch.testing.assert_close(network(x.contiguous(memory_format=torch.channels_last)), expected)
     never_merge(network)
     torch.testing.assert_close(network(x), expected)
+
+
+@pytest.mark.parametrize("channels", [3, NARROW + 1])
+def test_a_head_and_its_gradients_are_those_of_a_convolution(channels: int) -> None:
+    head = WeightNormConv2d(channels, 5, 1, head=True).double()
+    randomize(head)
+    x = torch.randn(2, channels, 3, 4, dtype=torch.float64, requires_grad=True)
+    towards = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    inputs = (x, *head.parameters())
+    out, expected = head(x), F.conv2d(x, head.weight, head.bias)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(out, inputs, towards), torch.autograd.grad(expected, inputs, towards)
+    )
+
+
+class Layouts(TorchDispatchMode):
+    """Whether ELU's gradients come in the layout of its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alike: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.elu_backward.default:
+            gradient, out = args[0], args[-1]
+            several = [i for i, size in enumerate(out.shape) if size > 1]
+            order = [sorted(several, key=tensor.stride) for tensor in (gradient, out)]
+            self.alike.append(order[0] == order[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "vae"},
+        {"likelihood": "independent"},
+        {"likelihood": "exact", "d": "average2"},
+        {"likelihood": "groups", "d": "average2", "latent_likelihood": "pyramid"},
+    ],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_gradients_have_the_layout_of_what_they_are_of(
+    settings: dict[str, str], tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+) -> None:
+    # Where two layouts meet, operations on a CPU take many times as long.
+    model = make_model(tiny(**settings))
+    x = pictures(3)
+    model.initialize(x)
+    loss = Trace_ELBO()(model.model, model.guide)(x)
+    with Layouts() as layouts:
+        loss.backward()
+    assert len(layouts.alike) > 10
+    assert all(layouts.alike)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

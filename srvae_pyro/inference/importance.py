@@ -238,7 +238,7 @@ def evaluations_at_once(
     def peak(samples: int) -> int:
         return peak_bytes(lambda: estimate_log_likelihood(model, x[:1], samples, at_once=1))
 
-    few, more = 2, 10
+    few, more = 1, 3
     peak(1)  # weights that are computed once must not count in one of the two only
     least = peak(few)
     latents = (peak(more) - least) / (more - few)  # of a sample; with its weights
