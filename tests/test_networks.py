@@ -425,18 +425,23 @@ def test_memory_format_and_merging_do_not_change_a_network(name: str) -> None:
     torch.testing.assert_close(network(x), expected)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("channels", [3, NARROW + 1])
-def test_a_head_and_its_gradients_are_those_of_a_convolution(channels: int) -> None:
+def test_a_head_and_its_gradients_are_those_of_a_convolution(
+    channels: int, layout: torch.memory_format
+) -> None:
     head = WeightNormConv2d(channels, 5, 1, head=True).double()
     randomize(head)
-    x = torch.randn(2, channels, 3, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, channels, 3, 4, dtype=torch.float64).contiguous(memory_format=layout)
+    x.requires_grad_()
     towards = torch.randn(2, 5, 3, 4, dtype=torch.float64)
     inputs = (x, *head.parameters())
     out, expected = head(x), F.conv2d(x, head.weight, head.bias)
     torch.testing.assert_close(out, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(out, inputs, towards), torch.autograd.grad(expected, inputs, towards)
-    )
+    gradients = torch.autograd.grad(out, inputs, towards)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, inputs, towards))
+    if channels <= NARROW:
+        assert gradients[0].is_contiguous(memory_format=layout)
 
 
 class Layouts(TorchDispatchMode):

@@ -162,8 +162,8 @@ class PixelProducts(torch.autograd.Function):
 
     That is how distributions read their parameters. On a CPU it is up to twice as fast as a
     convolution of 100 or 103 outputs, whose kernels want multiples of 16. The gradient of the
-    input has channels innermost as the input has: the other order, which autograd's own formula
-    returns, would spread to all that comes before, where operations on two orders are slow.
+    input has the input's layout: that of autograd's own formula has pixels innermost, and would
+    hand this on to all that comes before, where operations on two layouts are slow.
     """
 
     @staticmethod
@@ -179,10 +179,13 @@ class PixelProducts(torch.autograd.Function):
         """The gradients of the three."""
         x, weight = ctx.saved_tensors
         gradient = gradient.flatten(2)
-        of_pixels = torch.bmm(gradient.transpose(1, 2), weight.expand(len(x), -1, -1))
+        weights = weight.expand(len(x), -1, -1)
+        if x.stride(1) == 1:  # channels innermost
+            of_x = torch.bmm(gradient.transpose(1, 2), weights).transpose(1, 2)
+        else:
+            of_x = torch.bmm(weights.transpose(1, 2), gradient)
         of_weight = torch.bmm(gradient, x.flatten(2).transpose(1, 2)).sum(0)
-        of_x = of_pixels.transpose(1, 2).unflatten(2, x.shape[2:])
-        return of_x, of_weight, gradient.sum((0, 2))
+        return of_x.unflatten(2, x.shape[2:]), of_weight, gradient.sum((0, 2))
 
 
 class WeightNormConvTranspose2d(WeightNormalized):
