@@ -63,6 +63,11 @@ def find_run(run: str | Path) -> Path:
         if folder.is_dir():
             raise UserError(f"{folder} holds no {CONFIG}: it is not the folder of a run")
     name = str(run)
+    if Path(run).is_file():
+        raise UserError(
+            f"{run} is a file, where a run is expected: name the run first"
+            + (f", such as {[*along][-1]}" if along else "")
+        )
     refuse_address(name)
     if name.count("/") == 1 and not name.startswith((".", "~", "runs/")):
         return download(name, MODEL_FILES)

@@ -565,6 +565,22 @@ def test_a_folder_that_cannot_be_made(run: Callable[..., Path], tmp_path: Path) 
         upscale(run(), tmp_path / "a.png", out=tmp_path / "a.png" / "out")
 
 
+def test_a_picture_where_a_run_is_expected(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        image_of(smooth(8, 8)).save(tmp_path / name)
+    with pytest.raises(UserError, match="is a file, where a run is expected"):
+        upscale(tmp_path / "a.png", tmp_path / "b.png")
+
+
+def test_replacing_an_earlier_answer_is_told(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_of(smooth(8, 8)).save(tmp_path / "a.png")
+    for earlier in (False, True):
+        assert upscale(run(), tmp_path / "a.png", out=tmp_path / "out") == 0
+        assert ("in place of an earlier one" in capsys.readouterr().out) == earlier
+
+
 def test_others_go_on_after_one_fails(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

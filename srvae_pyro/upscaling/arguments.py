@@ -51,7 +51,7 @@ class UpscaleArguments:
     out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
     """folder for the answers"""
     factor: Annotated[int | None, option("N", "the model's")] = None
-    """how many times larger: the model's own factor or a power of it"""
+    """how many times larger: the model's own factor, its square or its cube"""
     samples: Annotated[int, AtLeast(1)] = 1
     """how many different answers for each, K"""
     decode: Annotated[

@@ -147,12 +147,13 @@ class Writer:
             for number, answer in enumerate(answers):
                 began = time.monotonic()
                 file = self._file(stem, number)
+                replaced = ", in place of an earlier one" if file.exists() else ""
                 save_photograph(file, answer, photograph)
                 agreement = lr_psnr_of(model, answer, question, self.passes)
                 written.agreements[file] = agreement
                 taken = seconds + time.monotonic() - began
                 name, size = shown(Path(file.name)), f"{shape[2]}x{shape[1]}"
-                self.tell(f"  {name}, {size}: LR-PSNR {agreement}, {taken:.1f} s")
+                self.tell(f"  {name}, {size}: LR-PSNR {agreement}, {taken:.1f} s{replaced}")
             files = list(written.agreements)
             if self.samples > 1:
                 self._write_statistics(answers, photograph, stem, scratch.canvas, written)
