@@ -7,6 +7,7 @@ those tests are skipped.
 
 import hashlib
 import os
+import queue
 import re
 import shutil
 import signal
@@ -43,7 +44,7 @@ from gradio_client.exceptions import AppError
 from srvae_pyro.page.building import build
 from srvae_pyro.page.controls import Page
 from srvae_pyro.page.session import served
-from srvae_pyro.page.visits import Visits
+from srvae_pyro.page.visits import Visits, Work
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing that Chromium does on its own may leave this machine, or fail where nothing can.
@@ -421,25 +422,38 @@ def test_a_text_file_as_a_picture_gives_the_message(
 
 
 def test_long_work_is_stopped(
-    visitor: Callable[..., Any], photographs: list[Path], kept: Path
+    visitor: Callable[..., Any],
+    photographs: list[Path],
+    kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    begun: queue.SimpleQueue[Work] = queue.SimpleQueue()
+    as_it_was = Work.at
+
+    def long(work: Work, done: float, words: str = "") -> None:
+        """Take as long as it takes to be stopped: a fast machine would be done before the click."""
+        as_it_was(work, done, words)
+        if work.kind == "samples":
+            begun.put(work)
+            work._stopped.wait(PATIENCE / 1000)
+        as_it_was(work, done, words)
+
     (folder,) = kept.glob("srvae-page-*")
     page = visitor()
     drop(page, "photograph", photographs[0])
     page.get_by_text("Agreement: exact").first.wait_for()
-    page.get_by_label("8", exact=True).check()
-    page.locator("#samples input[type=number]").fill("16")
+    monkeypatch.setattr(Work, "at", long)
     before = set(folder.iterdir())
     page.locator("#draw-samples").click()
+    work = begun.get(timeout=PATIENCE / 1000)
+    assert work.folder.is_dir()
     page.locator(".progress-text").first.wait_for()
-    # Those of visitors who have left go meanwhile; that of the work would stay if it succeeded.
-    made = set(folder.iterdir()) - before
-    assert made
     page.locator("#samples-stop").click()
     _settled(page)
     until = time.monotonic() + PATIENCE / 1000
-    while any(path.exists() for path in made) and time.monotonic() < until:
+    while work.folder.exists() and time.monotonic() < until:
         time.sleep(0.1)
+    # Those of visitors who have left go meanwhile; that of the work would stay if it succeeded.
     assert not set(folder.iterdir()) - before
     assert page.locator("#sample-gallery img").count() == 0
     tab(page, "Generate")
