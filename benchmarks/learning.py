@@ -91,7 +91,8 @@ def figure(curves: dict[str, Curve]) -> Image.Image:
     for goal in GOALS:
         pen.line([place(0, goal), place(longest, goal)], "#e0e0e0")
         pen.text((MARGIN - 8, place(0, goal)[1]), f"{goal:.1f}", "black", font, anchor="rm")
-    for minutes in range(0, int(longest) + 1, 20):
+    apart = next((step for step in (1, 2, 5, 10) if longest / step <= 8), 20)  # minutes
+    for minutes in range(0, int(longest) + 1, apart):
         at = (place(minutes, BOTTOM)[0], HEIGHT - MARGIN + 12)
         pen.text(at, str(minutes), "black", font, anchor="mm")
     for number, (name, points) in enumerate(curves.items()):

@@ -160,6 +160,49 @@ def train_step(
     return step
 
 
+# What a profile adds up; operations that are not here are "other".
+KINDS = {
+    "convolutions, backward": ("aten::mkldnn_convolution_backward", "aten::convolution_backward"),
+    "convolutions, forward": ("aten::mkldnn_convolution", "aten::convolution"),
+    "ELU, forward": ("aten::elu",),
+    "ELU, backward": ("aten::elu_backward",),
+    "copies, casts": ("aten::copy_",),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "concatenation": ("aten::cat",),
+    "sums": ("aten::add", "aten::add_", "aten::sum"),
+    "products": ("aten::mul", "aten::mul_"),
+    "zeroing": ("aten::fill_", "aten::zero_"),
+}
+
+
+def profile(setting: dict[str, Any], job: dict[str, Any]) -> None:
+    """Print where the time of one step goes: seconds and shares of the thread that calls."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watch
+
+    from srvae_pyro.system.device import choose_device, tune_allocator
+
+    if setting["allocator"]:
+        tune_allocator()
+    step = make_step(setting, job, choose_device())
+    step()
+    step()
+    with watch(activities=[ProfilerActivity.CPU]) as watched:
+        step()
+    kinds = {name: kind for kind, names in KINDS.items() for name in names}
+    seconds: dict[str, float] = {}
+    for event in watched.events():
+        above, kind = event, kinds.get(event.name, "other")
+        while above is not None:
+            kind = "Adamax" if above.name.startswith("Optimizer.step") else kind
+            above = above.cpu_parent
+        seconds[kind] = seconds.get(kind, 0.0) + event.self_cpu_time_total / 1e6
+    total = sum(seconds.values())
+    print(f"{job['what']}, {job['preset']} {job['model']}, batch {job['batch']}: {total:.2f} s")
+    for kind, spent in sorted(seconds.items(), key=lambda pair: -pair[1]):
+        print(f"  {kind:26}{spent:9.3f} s{spent / total:7.1%}")
+
+
 def elbo_by_hand(net: Any, x: Any) -> Any:
     """The negative ELBO from the same networks without Pyro's programs: what Pyro costs."""
     y = net.guide.d(x)
@@ -297,12 +340,17 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=None)
     parser.add_argument("--plain", action="store_true", help="compare with plain and its allocator")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="print where a step's time goes")
     parser.add_argument("--json", type=Path, default=None, help="also write all numbers there")
     arguments = parser.parse_args()
     settings = arguments.settings or ["fp32", "bf16"]
     if arguments.plain:
         settings = [*(name for name in ("plain", "plain, allocator set")), *settings]
     base = {"preset": arguments.preset, "model": arguments.model}
+    if arguments.profile:
+        first = {**base, "what": arguments.what[0], "batch": arguments.batches[0]}
+        profile(SETTINGS[settings[-1]], first)
+        return
     rows = compare({**base, "what": "ceiling", "batch": CEILING[0]}, ["fp32", "bf16"], 5)
     ceiling = {row["setting"]: row["gflops"] for row in rows}
     print("large convolutions: " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in ceiling.items()))
