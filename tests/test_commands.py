@@ -113,3 +113,42 @@ def test_every_path_has_its_home_folder(monkeypatch: pytest.MonkeyPatch) -> None
             (Path("/home/me/a.png"), Path("b~.png")), Path("/home/me/x"), "/home/me/runs/r", 1
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("RUN --importance-samples many", "--importance-samples many: not a whole number"),
+        ("RUN --temperature 0,9", "--temperature 0,9: not a number"),
+        ("RUN --decode best", "--decode best: not one of mode, sample"),
+        ("RUN --importance-samples", "--importance-samples needs a value"),
+        (
+            "RUN --importance 5",
+            "--importance 5 is not known here; did you mean --importance-samples?",
+        ),
+        ("RUN other", "other is not known here"),
+        ("--elbo-only", "RUN is missing: a run's name under runs/"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(
+    words: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *words.split()])
+    with pytest.raises(SystemExit) as stop:
+        run_command(EvaluateArguments, lambda arguments: 0, "evaluate")
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"evaluate: {told}")
+    assert err.endswith("(see python -m srvae_pyro.evaluate --help)\n")
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_help_is_printed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(EvaluateArguments, lambda arguments: 1, "evaluate")
+    out, err = capsys.readouterr()
+    assert (stop.value.code, err) == (0, "")
+    assert "--importance-samples" in out

@@ -24,6 +24,7 @@ from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import complain, steady_streams, talks
+from srvae_pyro.system.mistakes import told_in_one_line
 
 __all__ = [
     "Group",
@@ -99,10 +100,10 @@ def run_command(
         sys.stdout.reconfigure(errors="replace")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     with steady_streams():
-        arguments = parse(kind, prog)
-        _expand_home(arguments)
 
         def command() -> int | None:
+            arguments = parse(kind, prog)
+            _expand_home(arguments)
             check_arguments(arguments)
             return main(arguments)
 
@@ -116,14 +117,19 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
         kind: the dataclass of the command's arguments.
         prog: the command's name.
         words: the command line after the name; the process's if None.
+
+    Raises:
+        UserError: the command line is wrong.
+        SystemExit: its help was asked for, and has been printed.
     """
     grouped = _grouped(kind)
-    parsed = tyro.cli(
-        grouped,
-        prog=f"python -m srvae_pyro.{prog}",
-        args=words,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
+    name = f"python -m srvae_pyro.{prog}"
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+
+    def by_tyro(prints: bool) -> Any:
+        return tyro.cli(grouped, prog=name, args=words, config=config, console_outputs=prints)
+
+    parsed = told_in_one_line(by_tyro, name)
     if grouped is kind:
         return parsed
     values = dict(vars(parsed))
