@@ -36,7 +36,7 @@ from tqdm import tqdm
 import srvae_pyro
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.evaluation.fid import drawer
-from srvae_pyro.system.device import tune_allocator
+from srvae_pyro.system.device import allowed_cores, tune_allocator
 from srvae_pyro.system.files import write_json, write_whole
 
 WIDTHS = (32, 64, 128, 256)
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="a folder with train/ and test/")
     parser.add_argument("--samples", type=int, default=5000, help="generated pictures of a run")
     parser.add_argument("--epochs", type=int, default=8, help="of the classifier's training")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--seed", type=int, default=0, help="of the generated pictures")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0], help="of latents")
     parser.add_argument(

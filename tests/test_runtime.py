@@ -1,5 +1,6 @@
 """Device, precision, allocator, and how the commands start and fail."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -10,7 +11,13 @@ import torch
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.command_line import run_command
-from srvae_pyro.system.device import choose_device, choose_precision, tune_allocator
+from srvae_pyro.system.device import (
+    allowed_cores,
+    choose_device,
+    choose_precision,
+    process_cores,
+    tune_allocator,
+)
 
 CPU = torch.device("cpu")
 
@@ -23,6 +30,19 @@ def test_device_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto").type == "cuda"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be forbidden here")
+def test_cores_that_are_forbidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert allowed_cores() == process_cores() == 1
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        assert (allowed_cores(), process_cores()) == (8, 4)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.parametrize("native", [True, False])

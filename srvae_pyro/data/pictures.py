@@ -22,6 +22,7 @@ from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import allowed_cores
 
 __all__ = [
     "find_pictures",
@@ -212,7 +213,7 @@ class _SizesDifferError(Exception):
 
 def in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T]:
     """Call ``work(start, stop)`` on parts of 0..count-1 in threads, with a progress bar."""
-    workers = min(32, os.cpu_count() or 1)
+    workers = min(32, allowed_cores())
     # Parts of some hundred files: one future a file would cost as much as decoding a small file.
     size = max(1, min(256, count // (4 * workers)))
     starts = range(0, count, size)

@@ -22,6 +22,7 @@ from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 
 __all__ = [
+    "allowed_cores",
     "autocast",
     "choose_device",
     "choose_precision",
@@ -152,9 +153,16 @@ def processes_here() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def allowed_cores() -> int:
+    """CPU cores that this process may run on, which taskset or a batch system may have limited."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def process_cores() -> int:
     """CPU cores that this process has, one of as many as torchrun starts on the machine."""
-    return (os.cpu_count() or 1) // processes_here()
+    return allowed_cores() // processes_here()
 
 
 def process_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> float:
