@@ -164,7 +164,7 @@ def train_step(
 KINDS = {
     "convolutions, backward": ("aten::mkldnn_convolution_backward", "aten::convolution_backward"),
     "convolutions, forward": ("aten::mkldnn_convolution", "aten::convolution"),
-    "ELU, forward": ("aten::elu",),
+    "ELU, forward": ("aten::elu", "aten::elu_"),
     "ELU, backward": ("aten::elu_backward",),
     "copies, casts": ("aten::copy_",),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
