@@ -36,7 +36,7 @@ from tqdm import tqdm
 import srvae_pyro
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.evaluation.fid import drawer
-from srvae_pyro.system.device import allowed_cores, tune_allocator
+from srvae_pyro.system.device import start
 from srvae_pyro.system.files import write_json, write_whole
 
 WIDTHS = (32, 64, 128, 256)
@@ -169,22 +169,21 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="a folder with train/ and test/")
     parser.add_argument("--samples", type=int, default=5000, help="generated pictures of a run")
     parser.add_argument("--epochs", type=int, default=8, help="of the classifier's training")
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of the generated pictures")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0], help="of latents")
     parser.add_argument(
         "--classifier", type=Path, default=Path("runs/classifier/model.safetensors")
     )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    tune_allocator()
+    start(torch.device("cpu"), threads=options.threads)
     images, labels, _ = labelled(options.data / "train")
     test, wanted, _ = labelled(options.data / "test")
-    start = time.time()
+    begun = time.time()
     network = classifier(options, images, labels)
     right = over(test, network).argmax(-1) == wanted
     print(f"classifier: {100 * right.float().mean():.1f} % of {len(test):,} test pictures right")
-    print(f"({time.time() - start:.0f} s to train, or load, and test)", flush=True)
+    print(f"({time.time() - begun:.0f} s to train, or load, and test)", flush=True)
     real = {"test": test, "train": images}
     statistics = {
         name: fid_features_to_statistics(over(x, network.features)) for name, x in real.items()

@@ -41,19 +41,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def work(pipe: Connection, setting: dict[str, Any], job: dict[str, Any]) -> None:
     """A process: makes its step, then runs it whenever asked and answers with the seconds."""
-    from srvae_pyro.system.device import choose_device, tune_allocator
+    from srvae_pyro.system.device import choose_device
 
     device = choose_device()
-    if setting["allocator"] and device.type == "cpu":
-        tune_allocator()
-    step = make_step(setting, job, device)
-    step()  # warm up
-    if device.type == "cuda":
-        step()
+    step = warm_step(setting, job, device)
     pipe.send("ready")
     while pipe.recv() == "go":
         pipe.send(timed(step, device))
     pipe.send(peak_memory(device))
+
+
+def warm_step(setting: dict[str, Any], job: dict[str, Any], device: Any) -> Callable[[], Any]:
+    """What is to be timed, run before."""
+    from srvae_pyro.system.device import tune_allocator
+
+    if setting["allocator"] and device.type == "cpu":
+        tune_allocator()
+    step = make_step(setting, job, device)
+    step()
+    if device.type == "cuda":
+        step()
+    return step
 
 
 def timed(step: Callable[[], Any], device: Any) -> float:
@@ -180,13 +188,9 @@ def profile(setting: dict[str, Any], job: dict[str, Any]) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as watch
 
-    from srvae_pyro.system.device import choose_device, tune_allocator
+    from srvae_pyro.system.device import choose_device
 
-    if setting["allocator"]:
-        tune_allocator()
-    step = make_step(setting, job, choose_device())
-    step()
-    step()
+    step = warm_step(setting, job, choose_device())
     with watch(activities=[ProfilerActivity.CPU]) as watched:
         step()
     kinds = {name: kind for kind, names in KINDS.items() for name in names}
