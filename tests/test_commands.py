@@ -120,6 +120,7 @@ def test_every_path_has_its_home_folder(monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("RUN --importance-samples many", "--importance-samples many: not a whole number"),
         ("RUN --temperature 0,9", "--temperature 0,9: not a number"),
+        ("RUN --temperature int()", "--temperature int(): not a number"),
         ("RUN --decode best", "--decode best: not one of mode, sample"),
         ("RUN --importance-samples", "--importance-samples needs a value"),
         (

@@ -27,6 +27,7 @@ from srvae_pyro.page.visits import Visits
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import say
 from srvae_pyro.system.device import choose_device, start
+from srvae_pyro.system.environment import variable
 
 __all__ = ["serve", "served"]
 
@@ -95,7 +96,11 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
         UserError: the address is taken, or is none of this computer.
     """
     ended = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="srvae-page-") as name, _gradio_folder(name):
+    # gradio reads this variable wherever it needs a folder for its files.
+    with (
+        tempfile.TemporaryDirectory(prefix="srvae-page-") as name,
+        variable("GRADIO_TEMP_DIR", name),
+    ):
         visits = Visits(Path(name))
         blocks = build(Page(model, run, visits, arguments))
         blocks.queue(max_size=arguments.waiting)
@@ -135,17 +140,3 @@ _ALONE: dict[str, Any] = {
     "pwa": False,
     "mcp_server": False,
 }
-
-
-@contextmanager
-def _gradio_folder(folder: str) -> Iterator[None]:
-    """Within it gradio keeps its files in a folder: it reads this variable where it needs one."""
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["GRADIO_TEMP_DIR"]
-        else:
-            os.environ["GRADIO_TEMP_DIR"] = before

@@ -126,10 +126,9 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
     name = f"python -m srvae_pyro.{prog}"
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
-    def by_tyro(prints: bool) -> Any:
-        return tyro.cli(grouped, prog=name, args=words, config=config, console_outputs=prints)
-
-    parsed = told_in_one_line(by_tyro, name)
+    parsed: Any = told_in_one_line(
+        lambda: tyro.cli(grouped, prog=name, args=words, config=config), name
+    )
     if grouped is kind:
         return parsed
     values = dict(vars(parsed))

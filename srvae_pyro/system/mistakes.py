@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from typing import NoReturn, TypeVar
 
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.environment import variable
 
 __all__ = ["told_in_one_line"]
 
 T = TypeVar("T")
 WIDE = "10000"  # columns: nothing is broken into lines at this width
 RULE = re.compile(r"^\W{5,}$", re.MULTILINE)
-NUMBERS = {"INT": "a whole number", "int()": "a whole number", "FLOAT": "a number"}
-NUMBERS["float"] = NUMBERS["FLOAT"]
+NUMBERS = {
+    "INT": "a whole number",
+    "int()": "a whole number",
+    "FLOAT": "a number",
+    "float": "a number",
+}
 
 
-def told_in_one_line(parse: Callable[[bool], T], prog: str) -> T:
+def told_in_one_line(parse: Callable[[], T], prog: str) -> T:
     """What a call of ``tyro.cli`` returns.
 
     Args:
-        parse: the call, given whether it prints, as tyro's ``console_outputs``. It is repeated
-            where something has to be printed.
+        parse: the call; it is repeated where help is to be printed.
         prog: the command as its help names it.
 
     Raises:
@@ -34,31 +37,12 @@ def told_in_one_line(parse: Callable[[bool], T], prog: str) -> T:
     """
     told = io.StringIO()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # some boxes are printed all the same
-            return parse(False)
+        with variable("COLUMNS", WIDE), redirect_stderr(told), redirect_stdout(io.StringIO()):
+            return parse()
     except SystemExit as end:
-        if not end.code:
-            return parse(True)
-    with _columns(WIDE), contextlib.redirect_stderr(told):
-        try:
-            parse(True)
-        except SystemExit:
+        if end.code:
             _refuse(told.getvalue(), prog)
-    raise AssertionError("what was wrong is right now")
-
-
-@contextlib.contextmanager
-def _columns(wide: str) -> Iterator[None]:
-    """Within it the terminal seems so wide."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = wide
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
+    return parse()  # help, as wide as the terminal is
 
 
 def _refuse(box: str, prog: str) -> NoReturn:
@@ -74,7 +58,8 @@ def _in_words(wrong: str, hint: str) -> str:
     if found := re.match(r"Error parsing (\S+): (.*)", wrong):
         flag, why = found.groups()
         given = re.search(r"\['(.*)'\]|: '(.*)'$", why)
-        number = next((words for name, words in NUMBERS.items() if name in why), None)
+        kind = why[: given.start()] if given else ""  # the value may be called like one
+        number = next((words for name, words in NUMBERS.items() if name in kind), None)
         if given and number:
             return f"{flag} {given[1] or given[2]}: not {number}"
     elif found := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. .*\((.*)\)", wrong):
