@@ -11,7 +11,8 @@ import torch
 
 from srvae_pyro.errors import out_of_memory
 from srvae_pyro.evaluate import EvaluateArguments
-from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.command_line import parse, run_command
+from srvae_pyro.training.arguments import TrainArguments
 
 SHORT = [
     MemoryError(),
@@ -153,3 +154,14 @@ def test_help_is_printed_as_it_is(
     out, err = capsys.readouterr()
     assert (stop.value.code, err) == (0, "")
     assert "--importance-samples" in out
+
+
+def test_a_flag_of_several_values_can_be_given_in_several_places() -> None:
+    words = "--set model.stages=3 --preset small --set training.lr=1 training.eps=2 --set=a.b=c"
+    arguments = parse(TrainArguments, "train", words.split())
+    assert arguments.set == ("model.stages=3", "training.lr=1", "training.eps=2", "a.b=c")
+    assert arguments.preset == "small"
+    assert parse(EvaluateArguments, "evaluate", ["R", "--factor", "2", "--factor", "4"]).factor == (
+        2,
+        4,
+    )

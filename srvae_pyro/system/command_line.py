@@ -16,11 +16,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import tyro
 
-from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of
+from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of, type_of
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import complain, steady_streams, talks
@@ -125,9 +125,10 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
     grouped = _grouped(kind)
     name = f"python -m srvae_pyro.{prog}"
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    joined = _joined(sys.argv[1:] if words is None else words, kind)
 
     parsed: Any = told_in_one_line(
-        lambda: tyro.cli(grouped, prog=name, args=words, config=config), name
+        lambda: tyro.cli(grouped, prog=name, args=joined, config=config), name
     )
     if grouped is kind:
         return parsed
@@ -136,6 +137,30 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
     for group in groups:
         values |= vars(group)
     return kind(**values)
+
+
+def _joined(words: Sequence[str], kind: Any) -> list[str]:
+    """The words, with all that a flag of several values is given behind its first place.
+
+    Of a flag that is given more than once tyro takes the last alone, without a word.
+    """
+    several = {
+        flag_of(name) for name, hint in hints_of(kind).items() if get_origin(type_of(hint)) is tuple
+    }
+    parts: list[list[str]] = [[]]
+    first: dict[str, list[str]] = {}
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in several:
+            parts.append(first.setdefault(flag, [flag]))
+            if equals:
+                parts[-1].append(value)
+        elif word.startswith("--"):
+            parts.append([word])
+        else:
+            parts[-1].append(word)
+    once = {id(part): part for part in parts}
+    return [word for part in once.values() for word in part]
 
 
 def _groups(kind: Any) -> list[tuple[str, Group]]:
