@@ -83,6 +83,8 @@ def agreeing(x: Tensor, y: Tensor) -> Tensor:
     for _ in range(PIXELS):  # each time all is done, or another pixel has reached its end
         total = blocks.sum(-4, keepdim=True)
         missing = total.clamp(least, most) - total
+        if not missing.any():
+            break
         free = torch.where(missing > 0, blocks < LAST_LEVEL, blocks > 0)
         share = missing / free.sum(-4, keepdim=True).clamp_min(1)
         blocks = torch.where(free, blocks + share, blocks).clamp(0, LAST_LEVEL)
@@ -92,5 +94,21 @@ def agreeing(x: Tensor, y: Tensor) -> Tensor:
     remainder = blocks - down
     target = blocks.sum(-4, keepdim=True).round().clamp(least, most)
     up = target - down.sum(-4, keepdim=True)
-    order = remainder.argsort(dim=-4, descending=True, stable=True).argsort(dim=-4)
-    return from_blocks(down + (order < up))
+    return from_blocks(down + (_ranks(remainder) < up))
+
+
+def _ranks(blocks: Tensor) -> Tensor:
+    """Each pixel's place among those of its block, the largest's 0; of equal ones the first's.
+
+    (..., 4, C, h, w) to uint8 of that shape. By comparing each with each, which takes a fortieth of
+    the time of sorting.
+    """
+    pixels = blocks.unbind(-4)
+    ranks = []
+    for i, pixel in enumerate(pixels):
+        rank = torch.zeros_like(pixel, dtype=torch.uint8)
+        for j, other in enumerate(pixels):
+            if j != i:
+                rank += other >= pixel if j < i else other > pixel
+        ranks.append(rank)
+    return torch.stack(ranks, -4)
