@@ -119,6 +119,11 @@ class ModelConfig(Settings):
         return self.likelihood != "independent"
 
     @property
+    def estimates(self) -> bool:
+        """Whether p(x|y,z) says an estimate of x given y alone, too."""
+        return self.likelihood == "groups" and self.groups.estimate
+
+    @property
     def any_size(self) -> bool:
         """Whether the model takes images of other sizes than its own; a mixture prior has one."""
         return self.p_u != "mixture"
@@ -233,6 +238,13 @@ class TrainingConfig(Settings):
         "further ones from RE_y and KL_u of the same pictures, augmented and drawn from q(u|y) "
         "anew; a step counts once, in --steps as in --epochs",
     ] = 1
+    estimate_weight: Annotated[
+        float,
+        AtLeast(0),
+        Flag("NATS"),
+        "what each level costs by which a value of the srVAE's estimate of x given y is wrong, "
+        "beside the ELBO, where the model makes one",
+    ] = 0.0
     free_nats: Annotated[
         float,
         AtLeast(0),

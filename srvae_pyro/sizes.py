@@ -33,3 +33,7 @@ class Residual(Settings):
         Between(0, 256),
         "residual blocks before the four networks, which see the coarser image, computed once",
     ] = 0
+    estimate: Annotated[
+        bool,
+        "these blocks also say one finer image, from which the four networks' locations start",
+    ] = False

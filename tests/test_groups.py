@@ -14,10 +14,11 @@ from test_consistent import every_image, goodness_of_fit, levels_of
 from test_upscale import smooth
 from torch import Tensor
 
-from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.config import Dense, ModelConfig, Residual, RunConfig, TrainingConfig
 from srvae_pyro.distributions import ConsistentGroups
 from srvae_pyro.distributions.blocks import agreeing, to_blocks
 from srvae_pyro.distributions.consistent_groups import ORDER
+from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
@@ -28,6 +29,8 @@ from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormConv2d, initializing
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.presets import preset
+from srvae_pyro.training.learner import Learner
+from srvae_pyro.training.objective import Objective
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import downscaled
 
@@ -36,7 +39,9 @@ MakeConfig = Callable[..., ModelConfig]
 d = make_transform("average2")
 
 
-def conditional(channels: int = 3, scale: float = 1.0, shared: int = 0) -> GroupsGivenLower:
+def conditional(
+    channels: int = 3, scale: float = 1.0, shared: int = 0, estimate: bool = False
+) -> GroupsGivenLower:
     """A small p(x|y,z) with z of y's size, initialised; its parameters spread ``scale`` times."""
     torch.manual_seed(1)
     config = ModelConfig(
@@ -44,7 +49,7 @@ def conditional(channels: int = 3, scale: float = 1.0, shared: int = 0) -> Group
         components=3,
         stages=1,
         p_x_from_z=Dense(4, 1),
-        groups=Residual(4, 1, shared),
+        groups=Residual(4, 1, shared, estimate),
         p_x_z_channels=2,
         likelihood_scale=0.3,
     )
@@ -67,9 +72,11 @@ def every_y(channels: int) -> Tensor:
 # The distribution
 
 
-@pytest.mark.parametrize("ys", [(1,), (254,), (0, 255, 0)])
-def test_blocks_sum_to_one_and_samples_fit(ys: tuple[int, ...]) -> None:
-    p_x = conditional(len(ys), 2.0)
+@pytest.mark.parametrize(
+    ("ys", "estimate"), [((1,), False), ((1,), True), ((254,), False), ((0, 255, 0), False)]
+)
+def test_blocks_sum_to_one_and_samples_fit(ys: tuple[int, ...], estimate: bool) -> None:
+    p_x = conditional(len(ys), 2.0, shared=int(estimate), estimate=estimate)
     images = every_image(*ys).float()
     with torch.no_grad():
         likelihood = p_x(to_unit(levels_of(*ys)), torch.randn(4, 1, 1))
@@ -85,11 +92,11 @@ def test_blocks_sum_to_one_and_samples_fit(ys: tuple[int, ...]) -> None:
     assert goodness_of_fit(observed, len(drawn) * expected) > 1e-3
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_y_agrees_at_every_temperature(channels: int) -> None:
+@pytest.mark.parametrize(("channels", "estimate"), [(1, False), (3, False), (3, True)])
+def test_every_y_agrees_at_every_temperature(channels: int, estimate: bool) -> None:
     y, z = every_y(channels), torch.randn(4, 16, 16)
     for scale in (1.0, 300.0):
-        p_x = conditional(channels, scale)
+        p_x = conditional(channels, scale, int(estimate), estimate)
         for temperature in (0.05, 1.0, 20.0):
             likelihood = p_x(y, z)
             x = likelihood.with_temperature(temperature).sample((2,))
@@ -107,9 +114,11 @@ def test_every_y_agrees_at_every_temperature(channels: int) -> None:
         assert torch.equal(d(to_unit(rounded)), y)
 
 
-def test_the_mean_is_near_the_mean_of_samples() -> None:
+@pytest.mark.parametrize("estimate", [False, True])
+def test_the_mean_is_near_the_mean_of_samples(estimate: bool) -> None:
     with torch.no_grad():
-        likelihood = conditional()(torch.full((3, 4, 4), 120 / 255), torch.randn(4, 4, 4))
+        p_x = conditional(shared=int(estimate), estimate=estimate)
+        likelihood = p_x(torch.full((3, 4, 4), 120 / 255), torch.randn(4, 4, 4))
         drawn = likelihood.sample((4000,))
     error = (likelihood.mean - drawn.mean(0)).abs() / drawn.std(0)
     assert error.mean() < 0.05
@@ -160,9 +169,13 @@ def test_any_batch_shape_scores_and_draws_as_one_by_one() -> None:
 # Its networks
 
 
-@pytest.mark.parametrize(("channels", "shared"), [(1, 0), (3, 0), (3, 2)])
-def test_no_group_sees_its_own_pixels_or_later_ones(channels: int, shared: int) -> None:
-    p_x = conditional(channels, shared=shared)
+@pytest.mark.parametrize(
+    ("channels", "shared", "estimate"), [(1, 0, False), (3, 0, False), (3, 2, False), (3, 2, True)]
+)
+def test_no_group_sees_its_own_pixels_or_later_ones(
+    channels: int, shared: int, estimate: bool
+) -> None:
+    p_x = conditional(channels, shared=shared, estimate=estimate)
     seen: list[Tensor] = []
     for network in p_x.groups.networks:
         network.register_forward_hook(lambda _m, _i, out: seen.append(out))
@@ -224,10 +237,71 @@ def test_several_answers_to_a_picture_see_it_once() -> None:
     torch.testing.assert_close(scores, again)
 
 
+def test_an_estimate_has_y_as_its_average_and_moves_the_locations() -> None:
+    p_x = conditional(shared=2, estimate=True)
+    y, z = torch.stack([every_y(3)] * 2), torch.randn(2, 4, 16, 16)
+    estimate = p_x.estimate(y)
+    assert estimate is not None
+    assert estimate.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(estimate, 2), y)
+    likelihood = p_x(y, z)
+    assert torch.equal(estimate, likelihood.estimate)
+    assert torch.equal(estimate, likelihood.with_temperature(0.5).estimate)
+    # An estimate that is moved takes the locations with it; the second pixel's lack, too, by a third
+    # of it, what the first has less than was estimated.
+    estimator = p_x.groups.estimator
+    assert estimator is not None
+    before = [likelihood.first.known, likelihood.group([y]).known]
+    moved = torch.zeros(4, 3)
+    moved[0], moved[1] = 4 / 255, -4 / 255  # the first two pixels of a block
+    with torch.no_grad():
+        estimator[-1].bias.add_(moved.flatten())
+    again = p_x(y, z)
+    after = [again.first.known, again.group([y]).known]
+    for was, now, by in zip(before, after, (4, -4 + 4 / 3), strict=True):
+        apart = now.left - was.left
+        torch.testing.assert_close(apart, torch.full_like(apart, by), atol=1e-3, rtol=0)
+    assert torch.equal(before[0].low, after[0].low)
+    torch.testing.assert_close(after[0].expected, after[0].left)
+    assert conditional(shared=2).estimate(y) is None
+
+
+def test_an_estimate_learns_beside_the_elbo(tiny: MakeConfig) -> None:
+    x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(4)]))
+    size = Residual(4, 1, 1, estimate=True)
+    model = make_model(tiny(d="average2", likelihood="groups", groups=size))
+    model.initialize(x)
+    terms = TermsELBO().terms(model.model, model.guide, x)
+    assert isinstance(model, SRVAE)
+    p_x: Any = model.model.p_x
+    by_hand = (255 * (x - p_x.estimate(d(x)))).abs().sum((1, 2, 3))
+    torch.testing.assert_close(terms.errors["x"], by_hand)
+    torch.manual_seed(0)
+    plain, told = Objective(model, TermsELBO())(x)
+    torch.manual_seed(0)
+    weighted, told_too = Objective(model, TermsELBO(), estimate_weight=0.5)(x)
+    torch.testing.assert_close(weighted, plain + 0.5 * by_hand.mean())
+    assert told.keys() == told_too.keys()
+    assert told["total"].mean().item() == pytest.approx(plain.item())
+
+
+def test_estimates_that_cannot_be_are_refused(tiny: MakeConfig) -> None:
+    agreeing = {"d": "average2", "likelihood": "groups"}
+    with pytest.raises(UserError, match=r"give model\.groups\.shared too"):
+        make_model(tiny(**agreeing, groups=Residual(4, 1, 0, estimate=True)))
+    training = TrainingConfig(estimate_weight=0.5)
+    with pytest.raises(UserError, match="this model does not make"):
+        Learner(RunConfig(model=tiny(**agreeing), training=training), 4)
+    made = make_model(tiny(**agreeing))
+    assert isinstance(made, SRVAE)
+    with pytest.raises(UserError, match="makes no estimate"):
+        Enlarger(made, "estimate")
+
+
 @pytest.mark.parametrize("shared", [0, 1])
 def test_autocast_reaches_every_network(shared: int, tiny: MakeConfig) -> None:
     """Those too that are asked for while an image is scored; heads alone stay in float32."""
-    size = Residual(4, 1, shared)
+    size = Residual(4, 1, shared, estimate=bool(shared))
     config = tiny(d="average2", likelihood="groups", latent_likelihood="pyramid")
     model = make_model(replace(config, groups=size, pyramid=size))
     x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(4)]))
@@ -241,7 +315,7 @@ def test_autocast_reaches_every_network(shared: int, tiny: MakeConfig) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = TermsELBO().differentiable_loss(model.model, model.guide, x)
     of_groups = {name: kind for name, kind in found.items() if "groups" in name or "levels" in name}
-    assert len(of_groups) == 3 * (4 * 4 + 3 * shared)
+    assert len(of_groups) == 3 * (4 * 4 + 6 * shared)
     for name, (head, kind) in of_groups.items():
         assert kind == (torch.float32 if head else torch.bfloat16), name
     assert loss.dtype == torch.float32
@@ -277,9 +351,9 @@ def test_the_preset_small_is_about_as_large_as_by_the_likelihood_exact() -> None
 # In the models
 
 
-@pytest.fixture(params=[0, 2])
+@pytest.fixture(params=[Residual(4, 1), Residual(4, 1, 2), Residual(4, 1, 2, estimate=True)])
 def model(tiny: MakeConfig, request: pytest.FixtureRequest) -> SRVAE:
-    groups = Residual(4, 1, request.param)
+    groups = request.param
     made = make_model(tiny(d="average2", likelihood="groups", likelihood_scale=0.5, groups=groups))
     assert isinstance(made, SRVAE)
     made.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(8)])))
@@ -300,8 +374,10 @@ def test_operations_agree(model: SRVAE) -> None:
         assert torch.equal(d(answers), d(x).expand(2, -1, -1, -1, -1))
 
 
-@pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
+@pytest.mark.parametrize("decode", ["sample", "mode", "mean", "estimate"])
 def test_enlarged_pictures_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -> None:
+    if decode == "estimate" and not model.config.estimates:
+        pytest.skip("the model makes none")
     picture = extremes(45, 51)
     for tile, precision in ((0, "fp32"), (32, "fp32"), (32, "bf16")):
         enlarger = Enlarger(model, decode, 1.0, 2.0, tile=tile, precision=precision)
@@ -325,7 +401,9 @@ def test_upscaling_computes_in_the_precision_asked_for(model: SRVAE) -> None:
 def test_evaluation(model: SRVAE) -> None:
     pictures = torch.stack([smooth(16, 16, 3, seed) for seed in range(3)])
     found = evaluate_super_resolution(model, pictures, samples=2).methods
-    assert all(found[name].lr_psnr == 100 for name in ("sample", "mean", "mode", "expectation"))
+    assert ("estimate" in found) is model.config.estimates
+    own = {"sample", "mean", "mode", "expectation", "estimate"} & found.keys()
+    assert all(found[name].lr_psnr == 100 for name in own)
     x = to_unit(pictures)
     for estimator in ("paired", "product"):
         many, again = (

@@ -41,20 +41,26 @@ def pairs(pixel: int) -> slice:
     return slice(first, first + pixel)
 
 
-def next_pixel(pixels: Sequence[Tensor], y: Tensor, weights: Tensor) -> Next:
+def next_pixel(
+    pixels: Sequence[Tensor], y: Tensor, weights: Tensor, estimates: Sequence[Tensor] = ()
+) -> Next:
     """What is known of the pixel after ``pixels``, all colours at once.
 
     Args:
         pixels: the earlier pixels of the blocks, n = 0 to 3 of them, (..., C, h, w) each.
         y: the blocks' rounded averages, of the same shape.
         weights: of each earlier pixel, (..., n, C, h, w).
+        estimates: of the blocks' pixels, of y's shape, 4 times y in all; without, y itself.
     """
     count = len(pixels)
     before = sum(pixels, y.new_zeros(()))
-    left = y - (before - count * y) / (PIXELS - count)
+    estimates = estimates or [y] * PIXELS
+    # What the earlier pixels have more than was estimated the remaining ones lack, evenly.
+    more = before - sum(estimates[:count], y.new_zeros(()))
+    left = estimates[count] - more / (PIXELS - count)
     expected = left
-    for pixel, weight in zip(pixels, weights.unbind(-4), strict=True):
-        expected = expected + weight * (pixel - y)
+    for pixel, weight, estimate in zip(pixels, weights.unbind(-4), estimates, strict=False):
+        expected = expected + weight * (pixel - estimate)
     return Next(*interval_of(y, before, count), left, expected)
 
 

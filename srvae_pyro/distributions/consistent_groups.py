@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from srvae_pyro.distributions.blocks import PIXELS, from_blocks
+from srvae_pyro.distributions.blocks import LAST_LEVEL, PIXELS, from_blocks
 from srvae_pyro.distributions.chain import levels_of, next_pixel
 from srvae_pyro.distributions.constraints import image_grid, images_averaging_to
 from srvae_pyro.distributions.images import ImageDistribution
@@ -17,7 +17,7 @@ from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.precision import at_least_float32
 from srvae_pyro.distributions.truncated_mixture import TruncatedMixture, truncatable
 
-__all__ = ["ORDER", "ConsistentGroups", "Group"]
+__all__ = ["ORDER", "ConsistentGroups", "Group", "image_of"]
 
 # The pixels of a block, numbered row by row, in the order they are drawn: the second is the one
 # farthest from the first, so that the last two have neighbours on all sides.
@@ -47,6 +47,8 @@ class ConsistentGroups(ImageDistribution):
         y: the rounded averages, images (..., C, h, w) on the grid.
         group: what gives the distribution of the next group, images (C, h, w) within the levels
             that :meth:`pixel` finds, from the groups before, none at first.
+        estimate: one image (..., C, 2h, 2w) that whoever made the groups expects given y alone, not
+            on the grid; a statement of its own, which no probability depends on.
         validate_args: whether to check arguments and scored values.
 
     Example:
@@ -63,8 +65,15 @@ class ConsistentGroups(ImageDistribution):
     arg_constraints = {"y": image_grid}  # noqa: RUF012 (declared by the base class)
     asks_networks = True
 
-    def __init__(self, y: Tensor, group: Group, *, validate_args: bool | None = None) -> None:
-        self.y, self.group = at_least_float32(y), group
+    def __init__(
+        self,
+        y: Tensor,
+        group: Group,
+        estimate: Tensor | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.y, self.group, self.estimate = at_least_float32(y), group, estimate
         self.first = group(())
         channels, height, width = self.first.event_shape
         event = torch.Size((channels, 2 * height, 2 * width))
@@ -77,7 +86,9 @@ class ConsistentGroups(ImageDistribution):
         return one + before * channels
 
     @staticmethod
-    def pixel(parameters: Tensor, y: Tensor, before: Sequence[Tensor]) -> TruncatedMixture:
+    def pixel(
+        parameters: Tensor, y: Tensor, before: Sequence[Tensor], estimates: Sequence[Tensor] = ()
+    ) -> TruncatedMixture:
         """The distribution of a group, its locations relative to what is left for it.
 
         With linear terms in the earlier pixels of the block.
@@ -89,13 +100,19 @@ class ConsistentGroups(ImageDistribution):
                 Log-scales are clamped to [-7, 7].
             y: the rounded averages (..., C, h, w), in float32 or better.
             before: the n groups before, of the same shape.
+            estimates: of the four groups, of the same shape, with y as their average; without, y.
         """
         channels, count = y.shape[-3], len(before)
         linear = count * channels
         parameters = at_least_float32(parameters).contiguous()
         of_mixture, weights = parameters.split([parameters.shape[-3] - linear, linear], -3)
         weights = weights.unflatten(-3, (count, channels)).tanh()
-        known = next_pixel([levels_of(pixel) for pixel in before], levels_of(y), weights)
+        known = next_pixel(
+            [levels_of(pixel) for pixel in before],
+            levels_of(y),
+            weights,
+            [LAST_LEVEL * estimate for estimate in estimates],
+        )
         return TruncatedMixture(truncatable(of_mixture, channels), known)
 
     @constraints.dependent_property(is_discrete=True, event_dim=3)
@@ -108,7 +125,7 @@ class ConsistentGroups(ImageDistribution):
     ) -> ConsistentGroups:
         """The same distribution with a larger batch shape; nothing is computed or copied."""
         new = self._get_checked_instance(ConsistentGroups, _instance)
-        new.y, new.group = self.y, self.group
+        new.y, new.group, new.estimate = self.y, self.group, self.estimate
         new.first = self.first.expand(torch.Size(batch_shape))
         super(ConsistentGroups, new).__init__(new.first.batch_shape, self.event_shape, False)
         new._validate_args = self._validate_args
@@ -156,6 +173,7 @@ class ConsistentGroups(ImageDistribution):
         return ConsistentGroups(
             self.y,
             lambda before: self.group(before).with_temperature(temperature),
+            self.estimate,
             validate_args=self._validate_args,
         )
 
@@ -164,8 +182,12 @@ class ConsistentGroups(ImageDistribution):
         groups = [choose(self.first, 0)]
         for number in range(1, PIXELS):
             groups.append(choose(self.group(groups), number))
-        alike = torch.broadcast_tensors(*groups)
-        return from_blocks(torch.stack([alike[ORDER.index(i)] for i in range(PIXELS)], -4))
+        return image_of(torch.broadcast_tensors(*groups))
+
+
+def image_of(groups: Sequence[Tensor]) -> Tensor:
+    """The image (..., C, 2h, 2w) of the pixels (..., C, h, w) in the order they are drawn."""
+    return from_blocks(torch.stack([groups[ORDER.index(i)] for i in range(PIXELS)], -4))
 
 
 def _groups_of(value: Tensor) -> list[Tensor]:

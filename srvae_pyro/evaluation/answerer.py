@@ -15,7 +15,7 @@ from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.upscaling.agreement import rounded
-from srvae_pyro.upscaling.answers import answers
+from srvae_pyro.upscaling.answers import Answering, answers
 from srvae_pyro.upscaling.enlarging import downscaled, enlarging, passes_for
 
 __all__ = ["INTERPOLATIONS", "METHODS", "Answerer", "factors_for", "interpolated"]
@@ -26,7 +26,7 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-METHODS = (*INTERPOLATIONS, "sample", "mean", "mode", "expectation")
+METHODS = (*INTERPOLATIONS, "sample", "mean", "mode", "expectation")  # of all models
 
 
 def factors_for(model: ImageModel, asked: Sequence[int], size: Sequence[int]) -> list[int]:
@@ -71,6 +71,11 @@ class Answerer:
         self.model, self.factor, self.seed = model, factor, seed
         self.passes = passes_for(model, factor)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What gives answers: :data:`METHODS`, and the estimate of a model that makes one."""
+        return (*METHODS, "estimate") if self.model.config.estimates else METHODS
+
     def small(self, x: Tensor) -> Tensor:
         """The questions y (B, c, h, w) of uint8 pictures (B, C, H, W)."""
         return downscaled(self.model, x, self.passes)
@@ -102,8 +107,10 @@ class Answerer:
         } | {
             "mean": rounded(samples.float().mean(dim=0), self.model, y, self.passes),
             "mode": self._likeliest(y),
-            "expectation": self._expected(y),
+            "expectation": self._near(y, "mean"),
         }
+        if self.model.config.estimates:
+            one_each["estimate"] = self._near(y, "estimate")
         return {"sample": samples} | {name: answer[None] for name, answer in one_each.items()}
 
     def _likeliest(self, y: Tensor) -> Tensor:
@@ -111,9 +118,9 @@ class Answerer:
             y = _in_levels(self._at_zero(y, decode="mode"))
         return y
 
-    def _expected(self, y: Tensor) -> Tensor:
+    def _near(self, y: Tensor, decode: Answering) -> Tensor:
         for _ in range(self.passes):
-            y = rounded(self._at_zero(y, decode="mean").cpu() * 255, self.model, y)
+            y = rounded(self._at_zero(y, decode=decode).cpu() * 255, self.model, y)
         return y
 
     def _at_zero(self, y: Tensor, **decode: Any) -> Tensor:

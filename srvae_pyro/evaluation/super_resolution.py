@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srvae_pyro.evaluation.answerer import INTERPOLATIONS, METHODS, Answerer, interpolated
+from srvae_pyro.evaluation.answerer import INTERPOLATIONS, Answerer, interpolated
 from srvae_pyro.evaluation.calibration import RANKED, Calibration, Ranks
 from srvae_pyro.evaluation.diversity import Distance, Diversity, differences
 from srvae_pyro.evaluation.scores import Scores, picture_scores, stacked_means
@@ -40,7 +40,7 @@ class SuperResolutionResult:
     Attributes:
         methods: scores by name: of Pillow's nearest, bilinear, bicubic and lanczos; of a
             ``sample``; of ``mean``, the mean of the samples; of ``mode`` and ``expectation``,
-            decoded so at temperature 0.
+            decoded so at temperature 0; of ``estimate``, where the model makes one.
         diversity: of the samples.
         images: how many pictures.
         samples: answers of the model for each, K.
@@ -139,7 +139,7 @@ def evaluate_super_resolution(
             parts.append(own)
     values = gathered(parts, group)
     return SuperResolutionResult(
-        {name: Scores.of(values, f"{name} ", photographs) for name in METHODS},
+        {name: Scores.of(values, f"{name} ", photographs) for name in answerer.methods},
         Diversity.of(values, photographs),
         len(images),
         samples,

@@ -19,6 +19,7 @@ def super_resolution_table(result: SuperResolutionResult) -> str:
         "mean": f"srVAE, mean of {result.samples} samples",
         "mode": "srVAE, mode at temperature 0",
         "expectation": "srVAE, expectation at temperature 0",
+        "estimate": "srVAE, its estimate",
     }
     heads = ["PSNR (dB)", "±", "SSIM", "PSNR, Y", "±", "SSIM, Y", "LR-PSNR (dB)"]
     rows = [[f"super-resolution x{result.factor}", *heads]]

@@ -11,6 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from srvae_pyro.distributions.blocks import LAST_LEVEL
 from srvae_pyro.inference.turns import turn
 
 __all__ = ["ElboTerms", "TermsELBO"]
@@ -29,6 +30,7 @@ class ElboTerms:
     kl: dict[str, Tensor]
     detailed_kl: dict[str, Tensor]
     means: dict[str, Tensor] = field(default_factory=dict)
+    errors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -79,6 +81,10 @@ class TermsELBO(Trace_ELBO):
                 q = None if site["is_observed"] else guide_trace.nodes[name]
                 if q is None or isinstance(_unwrapped(q["fn"]), dist.Delta):
                     terms.reconstruction[name] = -site["log_prob"]
+                    estimate = getattr(_unwrapped(site["fn"]), "estimate", None)
+                    if estimate is not None:
+                        off = (site["value"] - estimate).abs().sum(dim=(-3, -2, -1))
+                        terms.errors[name] = LAST_LEVEL * off
                     continue
                 elements = None
                 plain = q["mask"] is site["mask"] is None and q["scale"] == site["scale"]
@@ -135,5 +141,5 @@ def _average(collected: list[ElboTerms]) -> ElboTerms:
             out[name] = value.mean(dim=tuple(range(particles))) if particles > 0 else value
         return out
 
-    kinds = {"reconstruction": 0, "kl": 0, "detailed_kl": 3, "means": 3}
+    kinds = {"reconstruction": 0, "kl": 0, "detailed_kl": 3, "means": 3, "errors": 0}
     return ElboTerms(**{kind: mean(kind, event) for kind, event in kinds.items()})

@@ -11,9 +11,16 @@ from torch import Tensor, nn
 from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.distributions import ConsistentGroups, TruncatedMixture
 from srvae_pyro.distributions.blocks import PIXELS
-from srvae_pyro.models.aims import aim_pixel
+from srvae_pyro.distributions.consistent_groups import image_of
+from srvae_pyro.models.aims import LOCATION_SPREAD, aim_pixel
 from srvae_pyro.models.conditionals import over_images
-from srvae_pyro.networks import ResidualFeatures, ResidualNetwork
+from srvae_pyro.networks import (
+    ResidualBlock,
+    ResidualFeatures,
+    ResidualNetwork,
+    WeightNormConv2d,
+    aim_heads,
+)
 
 __all__ = ["PixelGroups"]
 
@@ -23,7 +30,9 @@ class PixelGroups(nn.Module):
 
     Of the four pixels of a block each has a network of its own at y's size, which sees y, features
     of a latent, and how far the earlier pixels of all blocks are from their y; and, if there are
-    ``size.shared`` blocks, what they make of y, once for all four and for all answers to a y.
+    ``size.shared`` blocks, what they make of y, once for all four and for all answers to a y. With
+    ``size.estimate`` these blocks also say one image, from which locations then start instead of
+    from y, and earlier pixels are seen as they differ from it.
 
     Args:
         config: the model's.
@@ -44,6 +53,12 @@ class PixelGroups(nn.Module):
         if size.shared:
             self.shared = ResidualFeatures(channels, size.width, size.shared)
             features += size.width
+        self.estimator: nn.Module | None = None
+        if size.estimate:
+            blocks = (ResidualBlock(size.width) for _ in range(size.blocks))
+            head = WeightNormConv2d(size.width, PIXELS * channels, 1, head=True)
+            aim_heads(head, LOCATION_SPREAD * config.likelihood_scale)
+            self.estimator = nn.Sequential(*blocks, nn.ELU(), head)
         self.networks = nn.ModuleList(
             ResidualNetwork(
                 features + (1 + before) * channels,
@@ -57,26 +72,60 @@ class PixelGroups(nn.Module):
             aim_pixel(network, config, channels, before)
 
     def group(
-        self, y: Tensor, features: Sequence[Tensor], before: Sequence[Tensor]
+        self,
+        y: Tensor,
+        features: Sequence[Tensor],
+        estimates: Sequence[Tensor],
+        before: Sequence[Tensor],
     ) -> TruncatedMixture:
         """The distribution of the next group, images (C, h, w).
 
         Args:
             y: the rounded averages (..., C, h, w).
             features: of the latent and, with shared blocks, of y, (..., F, h, w) each.
+            estimates: of the four groups, of y's shape; none where there are no estimates.
             before: the earlier groups, of y's shape.
         """
         network = self.networks[len(before)]
 
+        count = len(before)
+
         def joined(y: Tensor, *rest: Tensor) -> Tensor:
-            seen, earlier = rest[: len(features)], rest[len(features) :]
+            earlier, expected, seen = rest[:count], rest[count : 2 * count], rest[2 * count :]
+            more = (pixel - one for pixel, one in zip(earlier, expected, strict=True))
             # About 0, where bfloat16 rounds pixels least; locations are relative to y itself.
-            pixels = [y - 0.5, *(pixel - y for pixel in earlier)]
-            out: Tensor = network(torch.cat([*(part.to(y.dtype) for part in seen), *pixels], dim=1))
+            pixels = [*(part.to(y.dtype) for part in seen), y - 0.5, *more]
+            out: Tensor = network(torch.cat(pixels, dim=1))
             return out
 
-        parameters = over_images(joined, y, *features, *before)
-        return ConsistentGroups.pixel(parameters, y, before)
+        expected = (estimates or [y] * PIXELS)[:count]
+        parameters = over_images(joined, y, *before, *expected, *features)
+        return ConsistentGroups.pixel(parameters, y, before, estimates)
+
+    def of_y(self, y: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """What is seen of y alone.
+
+        Args:
+            y: the rounded averages (..., C, h, w).
+
+        Returns:
+            What the shared blocks make of it, (..., F, h, w), if there are any; and the estimates
+            of the four groups, of y's shape, whose average y is, if they are made.
+        """
+        shared = self.shared
+        if shared is None:
+            return (), []
+        seen = over_images(lambda y: shared(y - 0.5), y)
+        if self.estimator is None:
+            return (seen,), []
+        apart = over_images(self.estimator, seen).unflatten(-3, (PIXELS, -1))
+        estimates = y.unsqueeze(-4) + apart - apart.mean(-4, keepdim=True)
+        return (seen,), list(estimates.unbind(-4))
+
+    def estimate(self, y: Tensor) -> Tensor | None:
+        """The image (..., C, 2h, 2w), not on the grid, that the shared blocks say for y."""
+        _, estimates = self.of_y(y)
+        return image_of(estimates) if estimates else None
 
     def given(
         self, y: Tensor, *, validate_args: bool | None = None
@@ -85,12 +134,12 @@ class PixelGroups(nn.Module):
 
         Args: as :meth:`forward`.
         """
-        shared = self.shared
-        of_y = () if shared is None else (over_images(lambda y: shared(y - 0.5), y),)
+        seen, estimates = self.of_y(y)
+        estimate = image_of(estimates) if estimates else None
 
         def image(features: Tensor) -> ConsistentGroups:
-            group = partial(self.group, y, (features, *of_y))
-            return ConsistentGroups(y, group, validate_args=validate_args)
+            group = partial(self.group, y, (features, *seen), estimates)
+            return ConsistentGroups(y, group, estimate, validate_args=validate_args)
 
         return image
 

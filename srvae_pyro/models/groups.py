@@ -61,5 +61,9 @@ class GroupsGivenLower(nn.Module):
         groups = self.groups.given(y)
         return lambda z: groups(over_images(self.from_z, z))
 
+    def estimate(self, y: Tensor) -> Tensor | None:
+        """The image (..., C, 2h, 2w) that is estimated of y alone, if the model's is to be."""
+        return self.groups.estimate(y)
+
     def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
         return self.given(y)(z)

@@ -41,6 +41,11 @@ def sizes_of(config: ModelConfig) -> Sizes:
             if config.model == "vae"
             else f"--likelihood {config.likelihood} needs --transform average2, not {config.d}"
         )
+    for name, size in (("groups", config.groups), ("pyramid", config.pyramid)):
+        if size.estimate and not size.shared:
+            raise UserError(
+                f"model.{name}.estimate is made by shared blocks: give model.{name}.shared too"
+            )
     if config.model == "vae":
         if config.u_stages is not None:
             raise UserError("--u-stages is the srVAE's: the VAE has no u")

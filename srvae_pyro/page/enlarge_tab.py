@@ -22,12 +22,14 @@ from srvae_pyro.page.controls import (
 from srvae_pyro.page.enlarging import enlarge
 from srvae_pyro.page.visits import Work
 from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.upscaling.answers import one_answer
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 from srvae_pyro.upscaling.enlarging import MOST_PASSES
 
 __all__ = ["enlarge_tab"]
 
 MOST_SAMPLES = 16
+ESTIMATE = ("the model's estimate", "estimate")
 
 
 def enlarge_tab(page: Page, model: SRVAE) -> None:
@@ -42,7 +44,8 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
                 label="How many times larger",
                 elem_id="factor",
             )
-            how = _how("enlarge", "mean", 0.0)
+            estimates = [ESTIMATE] if model.config.estimates else []
+            how = _how("enlarge", [*DECODINGS, *estimates], one_answer(model), 0.0)
             with gr.Row():
                 button = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="enlarge")
                 stop = gr.Button("Stop", min_width=100, elem_id="enlarge-stop")
@@ -69,7 +72,7 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
     samples = gr.Slider(
         2, MOST_SAMPLES, value=4, step=1, label="How many answers", elem_id="samples"
     )
-    how_several = _how("samples", "sample", 1.0)
+    how_several = _how("samples", DECODINGS, "sample", 1.0)
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", min_width=100, elem_id="draw-samples")
         stop_samples = gr.Button("Stop", min_width=100, elem_id="samples-stop")
@@ -152,10 +155,10 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
     )
 
 
-def _how(name: str, decode: str, temperature: float) -> list[Any]:
+def _how(name: str, decodings: list[tuple[str, str]], decode: str, temperature: float) -> list[Any]:
     """The fields that say how answers are drawn, as ``upscale`` draws them if not told."""
     with gr.Accordion("How it is drawn" if temperature == 0 else "How they are drawn", open=False):
-        pixels = gr.Radio(DECODINGS, value=decode, label="Pixels", elem_id=f"{name}-decode")
+        pixels = gr.Radio(decodings, value=decode, label="Pixels", elem_id=f"{name}-decode")
         with gr.Row():
             latents = temperature_field(
                 "Temperature of the latents", f"{name}-temperature", temperature

@@ -98,6 +98,11 @@ class Learner:
                 f"{group.size} processes in {accumulate} parts: choose another number of "
                 "them, or another --batch-size"
             )
+        if settings.estimate_weight > 0 and not config.model.estimates:
+            raise UserError(
+                "training.estimate_weight is of an estimate of x, which this model does not make: "
+                "set it to 0, or model.groups.estimate to true"
+            )
         self.config, self.settings = config, settings
         self.batch_size, self.group, self.accumulate = batch_size, group, accumulate
         torch.manual_seed(torch_seed(settings.seed, *b"weights"))
@@ -108,7 +113,9 @@ class Learner:
         elbo = TermsELBO(analytic_kl=settings.analytic_kl, detailed_kl=settings.free_nats > 0)
         srvae = self.model if isinstance(self.model, SRVAE) else None
         detach_u = settings.detach_u and srvae is not None
-        objective = Objective(self.model, elbo, settings.free_nats, group.mean, detach_u)
+        objective = Objective(
+            self.model, elbo, settings.free_nats, group.mean, detach_u, settings.estimate_weight
+        )
         self.whole = Target(objective, settings.clip_factor)
         # Further updates of a step, of y's level alone.
         self.lower: list[Target] = []

@@ -31,6 +31,7 @@ class Objective(nn.Module):
         free_nats: float = 0.0,
         average: Callable[[Tensor], Tensor] | None = None,
         detach_u: bool = False,
+        estimate_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.average = average
@@ -38,6 +39,7 @@ class Objective(nn.Module):
         self.elbo = elbo
         self.free_nats = free_nats
         self.detach_u = detach_u
+        self.estimate_weight = estimate_weight
 
     def forward(
         self, x: Tensor, kl_weights: Mapping[str, float] | None = None
@@ -52,6 +54,9 @@ class Objective(nn.Module):
         with detached(model.get_submodule("p_z"), 1) if self.detach_u else nullcontext():
             terms = self.elbo.terms(model, guide, x)
         loss = weighted_loss(terms, kl_weights, self.free_nats, self.average)
+        if self.estimate_weight > 0:
+            for error in terms.errors.values():
+                loss = loss + self.estimate_weight * error.mean()
         return loss, {**terms.named(), "total": terms.total}
 
 

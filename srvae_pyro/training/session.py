@@ -30,13 +30,13 @@ from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.pace import time_limit
 from srvae_pyro.training.settings import (
-    another_likelihood,
     folder_of,
     fresh_config,
     resume_command,
     resumed_config,
     run_folder,
 )
+from srvae_pyro.training.suiting import another_likelihood
 from srvae_pyro.training.validation import score
 
 __all__ = ["IN_USE", "load_pictures", "run"]

@@ -18,7 +18,6 @@ from srvae_pyro.config import (
     ModelName,
     Preset,
     RunConfig,
-    TrainingConfig,
 )
 from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
@@ -30,9 +29,9 @@ from srvae_pyro.system.command_line import flag_of
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import LAST, can_resume
 from srvae_pyro.training.flags import DECLARED, given, setting_flags
+from srvae_pyro.training.suiting import refuse_srvaes, suiting, without_estimate
 
 __all__ = [
-    "another_likelihood",
     "data_name",
     "folder_of",
     "fresh_config",
@@ -45,14 +44,6 @@ __all__ = [
 
 # What ends a run. Giving one lifts the others; all may be changed when it is resumed.
 LIMITS = [f.setting for f in setting_flags() if f.spec.limit]
-# Settings of training that the VAE cannot have, and why.
-SRVAES = {
-    "free_nats": "the VAE's KL_z has no closed form",
-    "kl_u_start": "the VAE has no u; its KL_z has --kl-start",
-    "kl_u_warmup": "the VAE has no u; its KL_z has --kl-warmup",
-    "detach_u": "the VAE has no u",
-    "y_updates": "the VAE has no y",
-}
 
 
 def fresh_config(arguments: TrainArguments) -> RunConfig:
@@ -71,30 +62,12 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
     config = with_flags(start, arguments)
     if init:
         _refuse_other_networks(run, start, config)
-    changed = with_settings(_suiting(config, arguments), arguments.set)
+    changed = with_settings(suiting(config, arguments), arguments.set)
     if kind == "vae":
-        _refuse_srvaes(arguments, training, changed.training)
+        refuse_srvaes(arguments, training, changed.training)
     if init and changed.model != config.model:
         raise UserError("--init brings its run's networks: leave out --set model...")
-    return changed
-
-
-def _suiting(config: RunConfig, arguments: TrainArguments) -> RunConfig:
-    """With pixels independent where the preset's likelihood, if none is given, needs another d."""
-    suits = not config.model.agrees or config.model.d == "average2"
-    if suits or "likelihood" in given(arguments)["model"]:
-        return config
-    model = dataclasses.replace(config.model, likelihood="independent")
-    return dataclasses.replace(config, model=model)
-
-
-def another_likelihood(config: RunConfig) -> str:
-    """What to tell of a run whose likelihood is not its preset's for the sake of its transform."""
-    if config.preset not in PRESETS or config.training.init or config.model.d == "average2":
-        return ""
-    usual = preset(config.preset, config.model.model)[0].likelihood
-    told = f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform average2"
-    return told if usual != config.model.likelihood == "independent" else ""
+    return without_estimate(changed, training)
 
 
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
@@ -196,23 +169,6 @@ def _refuse_other_networks(run: str, init: RunConfig, config: RunConfig) -> None
         was, now = getattr(init.model, setting), getattr(config.model, setting)
         raise UserError(
             f"--init {run} is of {flags[setting]} {was}, not {now}: leave out one of the two"
-        )
-
-
-def _refuse_srvaes(
-    arguments: TrainArguments, preset: TrainingConfig, training: TrainingConfig
-) -> None:
-    """Refuse settings that only the srVAE has, where they are not the preset's for both.
-
-    Raises:
-        UserError: one is given.
-    """
-    for setting, reason in SRVAES.items():
-        if getattr(training, setting) != getattr(preset, setting):
-            raise UserError(f"{flag_of(setting)} is the srVAE's: {reason}")
-    if not given(arguments)["model"].keys().isdisjoint(("d", "likelihood", "guide_z_sees_y")):
-        raise UserError(
-            "--transform, --likelihood and --guide-z-sees-y are the srVAE's: the VAE has no y"
         )
 
 

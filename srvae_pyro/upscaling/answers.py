@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, Decoding
 from srvae_pyro.inference.noise import Noise
 from srvae_pyro.inference.weighing import given_lower
@@ -18,7 +19,31 @@ from srvae_pyro.models.base import images_plate
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.device import sent
 
-__all__ = ["answers", "several_answers"]
+__all__ = ["Answering", "answers", "check_answering", "one_answer", "several_answers"]
+
+Answering = Literal[Decoding, "estimate"]
+
+
+def check_answering(
+    model: SRVAE, decode: Answering, temperature: float, image_temperature: float
+) -> None:
+    """Refuse what makes no sense.
+
+    Raises:
+        UserError: there is no such decoding, not of this model, or a temperature is too low.
+    """
+    if decode != "estimate":
+        Decode(decode, temperature, image_temperature)
+    elif not model.config.estimates:
+        raise UserError(
+            "this model makes no estimate of x beside its distribution: --decode mean is its "
+            "expectation"
+        )
+
+
+def one_answer(model: SRVAE) -> Answering:
+    """How one answer is decoded if nothing is asked for: as is nearest to the truth."""
+    return "estimate" if model.config.estimates else "mean"
 
 
 @torch.no_grad()
@@ -26,7 +51,7 @@ __all__ = ["answers", "several_answers"]
 def answers(
     model: SRVAE,
     y: Tensor,
-    decode: Decoding = "sample",
+    decode: Answering = "sample",
     temperature: float = 1.0,
     image_temperature: float = 1.0,
     noise: Noise | None = None,
@@ -34,8 +59,10 @@ def answers(
     """One answer x (B, C, H, W) for each y (B, c, h, w) of any size, by the model's own program.
 
     Unlike by ``SRVAE.super_resolve`` each network runs once; what p(u) demands of y's size does not
-    hold here.
+    hold here. ``estimate`` is what p(x|y,z) estimates of y alone, without u, z and chance.
     """
+    if decode == "estimate":
+        return _estimate(model, sent(y, model.device))
     with Decode(decode, temperature, image_temperature, noise):
         return model.super_resolution(sent(y, model.device))
 
@@ -44,7 +71,7 @@ def several_answers(
     model: SRVAE,
     y: Tensor,
     noises: Iterable[Noise],
-    decode: Decoding = "sample",
+    decode: Answering = "sample",
     temperature: float = 1.0,
     image_temperature: float = 1.0,
 ) -> Iterator[Tensor]:
@@ -54,6 +81,10 @@ def several_answers(
     that :func:`answers` gives with its noise. To be called without autograd.
     """
     y = sent(y, model.device)
+    if decode == "estimate":
+        for _ in noises:
+            yield _estimate(model, y)
+        return
     q_u: Any = model.guide.q_u(y)
     p_z, p_x = (given_lower(network, y) for network in (model.model.p_z, model.model.p_x))
 
@@ -69,3 +100,9 @@ def several_answers(
         with Decode(decode, temperature, image_temperature, noise):
             x = program()
         yield x  # outside of the handler, which would else be the caller's too
+
+
+def _estimate(model: SRVAE, y: Tensor) -> Tensor:
+    p_x: Any = model.model.p_x
+    estimate: Tensor = p_x.estimate(y)
+    return estimate

@@ -55,10 +55,14 @@ class UpscaleArguments:
     samples: Annotated[int, AtLeast(1)] = 1
     """how many different answers for each, K"""
     decode: Annotated[
-        Literal["sample", "mode", "mean"] | None,
-        option("sample|mode|mean", "mean for one answer, sample for several"),
+        Literal["sample", "mode", "mean", "estimate"] | None,
+        option(
+            "sample|mode|mean|estimate",
+            "for one answer estimate, or mean of a model that makes none; sample for several",
+        ),
     ] = None
-    """draw each pixel, take the likeliest component's mean, or the expectation, which is nearest"""
+    """draw each pixel, take the likeliest component's mean, the expectation, or what the model
+    estimates by itself, which is nearest and takes the least time"""
     temperature: Annotated[
         float | None, AtLeast(0), option("T", "0 for one answer that is not sampled, else 1")
     ] = None

@@ -7,8 +7,8 @@ next to a tile's border is left out and the rest blended with linear weights, an
 their noise from one field, so that blending does not average it away.
 
 Of a model whose answers agree with y in every pixel the pixels are not blended, which would spoil
-that, but cut in the middle of the overlap between two pixels of y; only expectations are blended,
-and then rounded within each block so that they agree.
+that, but cut in the middle of the overlap between two pixels of y; only expectations and estimates
+are blended, and then rounded within each block so that they agree.
 
 Of the answers only a strip, as high as a tile, is ever in floats (``strips.py``).
 """
@@ -25,7 +25,6 @@ from torch import Tensor
 
 from srvae_pyro.config import Precision
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.decoding import Decode, Decoding
 from srvae_pyro.inference.noise import TileNoise
 from srvae_pyro.models import SRVAE
 from srvae_pyro.networks import cached_weights
@@ -33,7 +32,12 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import autocast
 from srvae_pyro.system.memory import peak_bytes
 from srvae_pyro.upscaling.agreement import gray_answer, is_exact, rounded
-from srvae_pyro.upscaling.answers import answers, several_answers
+from srvae_pyro.upscaling.answers import (
+    Answering,
+    answers,
+    check_answering,
+    several_answers,
+)
 from srvae_pyro.upscaling.canvas import Canvas, Levels, MemoryCanvas
 from srvae_pyro.upscaling.strips import Grid, strips
 from srvae_pyro.upscaling.tiles import Span
@@ -45,6 +49,7 @@ SAFETY = 2.0  # times them is reserved; small pictures fit into the rest
 SMALLEST_TILE = 8  # pixels a side, times the multiple that the networks need
 MEASURED = 32  # pixels a side, at least, of the picture on which memory is measured
 LARGEST_TILE = 512  # pixels a side of tiles that --memory-gb decides on
+OFF_THE_GRID = ("mean", "estimate")  # whose answers are rounded once they are put together
 STRIP_BYTES = 10  # for each value of a strip: floats, those carried on, levels, and copies of these
 
 
@@ -62,7 +67,8 @@ class Enlarger:
 
     Args:
         model: the srVAE; its transform is a downscaling.
-        decode: draw the pixels, or take the likeliest component's mean or the expectation.
+        decode: draw the pixels, or take the likeliest component's mean, the expectation, or the
+            estimate of a model that makes one.
         temperature: factor on the standard deviations of the latents.
         image_temperature: the same of the pixels, if sampled.
         seed: of all noise. An answer depends on it, the sample's index, the picture and the tiles.
@@ -73,7 +79,7 @@ class Enlarger:
     """
 
     model: SRVAE
-    decode: Decoding = "mean"
+    decode: Answering = "mean"
     temperature: float = 0.0
     image_temperature: float = 1.0
     seed: int = 0
@@ -82,7 +88,7 @@ class Enlarger:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        Decode(self.decode, self.temperature, self.image_temperature)  # refuses what makes no sense
+        check_answering(self.model, self.decode, self.temperature, self.image_temperature)
         if self.seed < 0:
             raise UserError(f"--seed must be at least 0, not {self.seed}")
         if not 0 < self.memory_gb < math.inf:
@@ -235,7 +241,7 @@ class Enlarger:
         """
         factor, (_, height, width) = self.model.guide.d.factor, picture.shape
         grid = Grid.of(height, width, self.model.lower_multiple, self.tile_for)
-        cut = is_exact(self.model) and self.decode != "mean"
+        cut = is_exact(self.model) and self.decode not in OFF_THE_GRID
         step = self._at_once(grid, len(answers)) if len(answers) > 1 else 1
         for start in range(0, len(answers), step):
             some = slice(start, start + step)
@@ -267,7 +273,7 @@ class Enlarger:
             gray: as of a call; before the next pass, whose answer agrees with what it is given.
         """
         x.mul_(255)
-        if self.decode == "mean":
+        if self.decode in OFF_THE_GRID:
             levels = rounded(x, self.model, y)
         else:
             levels = x.round_().clamp_(0, 255).to(torch.uint8)

@@ -15,6 +15,7 @@ from srvae_pyro.system.files import check_place
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling import LESS_MEMORY
 from srvae_pyro.upscaling.agreement import is_exact
+from srvae_pyro.upscaling.answers import one_answer
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import enlarging, passes_for
@@ -72,13 +73,15 @@ def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
     """The enlarger that is asked for; what is left open depends on the number of samples.
 
     Raises:
-        UserError: several samples that would all be the same.
+        UserError: several samples that would all be the same, or no such decoding of this model.
     """
     several = arguments.samples > 1
-    decode = arguments.decode or ("sample" if several else "mean")
+    decode = arguments.decode or ("sample" if several else one_answer(model))
     temperature = arguments.temperature
     if temperature is None:
         temperature = 1.0 if several or decode == "sample" else 0.0
+    if several and decode == "estimate":
+        raise UserError("--decode estimate is one answer: leave out --samples, or --decode")
     if several and decode != "sample" and temperature == 0:
         raise UserError(
             f"--decode {decode} at temperature 0 has one answer: leave out --samples, or give a "
