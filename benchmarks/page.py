@@ -152,7 +152,7 @@ def main() -> None:
     )
     parser.add_argument("run", nargs="?", default="pretrained")
     parser.add_argument("--times", type=int, default=3, help="answers that are timed")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--screenshot", type=Path, metavar="FILE")
     options = parser.parse_args()

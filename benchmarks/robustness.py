@@ -1,7 +1,7 @@
 """What noise and JPEG do to answers: ``python benchmarks/robustness.py RUN --data DIR``.
 
 Each photograph x is made small, y = d(x), as the model was taught to; y is given Gaussian noise, in
-levels of 255, or saved as JPEG by Pillow, and enlarged: by the model (its expectation) and by
+levels of 255, or saved as JPEG by Pillow, and enlarged: by the model, as upscale does, and by
 Pillow's bicubic and Lanczos filters. PSNR of each answer against x in dB, the mean over photographs
 and its standard error; and how far the question itself is from y. The model knows of neither noise
 nor JPEG, and of a model whose answers agree with their question in every pixel they agree with what
@@ -34,6 +34,7 @@ from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import write_whole
+from srvae_pyro.upscaling.answers import one_answer
 from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import downscaled, enlarging
@@ -100,7 +101,7 @@ def main() -> None:
     start(device, threads=options.threads)
     folder = find_run(options.run)
     model = enlarging(load(folder, device))
-    enlarger, factor = Enlarger(model), model.guide.d.factor
+    enlarger, factor = Enlarger(model, one_answer(model)), model.guide.d.factor
     files = evenly_spaced_files(options.data, options.limit)
     count = len(files)
     if not 0 <= options.picture < count:

@@ -165,7 +165,7 @@ def main() -> int:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--data", default="cifar10", help="as train has it")
     parser.add_argument("--steps", type=int, default=1500, help="updates of each run")
-    parser.add_argument("--threads", type=int, default=2, help="of each run")
+    parser.add_argument("--threads", type=int, help="of each run; all cores if not given")
     parser.add_argument(
         "--part", type=part, default=(1, 1), help="I/N: only each N-th run, from the I-th on"
     )
@@ -182,7 +182,9 @@ def main() -> int:
             if finished(folder, options.steps):
                 print(row(folder, name), flush=True)
         elif not finished(folder, options.steps):
-            length = ("--steps", str(options.steps), "--threads", str(options.threads))
+            length = ["--steps", str(options.steps)]
+            if options.threads is not None:
+                length += ["--threads", str(options.threads)]
             every_flag = [*length, *joined(flags, SHARED[options.study])]
             if code := train(folder, name, options.data, every_flag):
                 return code

@@ -1,10 +1,10 @@
 """What tiles change in an answer: ``python benchmarks/tiles.py RUN --data DIR``.
 
-Each photograph is enlarged whole and in tiles, by expectation and mode at temperature 0 and as a
-sample. How many of a million values differ at all, and by more than one level of 255; away from the
-photograph's borders (``--border``), as the networks' padding there is the same for both. Without
-``--data``: scikit-image's picture of the astronaut Eileen Collins (NASA, in the public domain),
-512x512.
+Each photograph is enlarged whole and in tiles, by expectation and mode at temperature 0, as a
+sample, and by the estimate of a model that makes one. How many of a million values differ at all,
+and by more than one level of 255; away from the photograph's borders (``--border``), as the
+networks' padding there is the same for both. Without ``--data``: scikit-image's picture of the
+astronaut Eileen Collins (NASA, in the public domain), 512x512.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def main() -> None:
         files = evenly_spaced_files(options.data, options.limit)
         pictures = [levels_of(read_picture(path, channels)) for path in files]
     how: dict[str, Any] = {"tile": 0, "memory_gb": 1e3, "precision": options.precision}
-    enlargers = {
+    enlargers = {"estimate": Enlarger(model, "estimate", **how)} if model.config.estimates else {}
+    enlargers |= {
         "expectation": Enlarger(model, "mean", **how),
         "mode": Enlarger(model, "mode", **how),
         "sample": Enlarger(model, "sample", temperature=1.0, **how),

@@ -247,8 +247,8 @@ def test_an_estimate_has_y_as_its_average_and_moves_the_locations() -> None:
     likelihood = p_x(y, z)
     assert torch.equal(estimate, likelihood.estimate)
     assert torch.equal(estimate, likelihood.with_temperature(0.5).estimate)
-    # An estimate that is moved takes the locations with it; the second pixel's lack, too, by a third
-    # of it, what the first has less than was estimated.
+    # An estimate that is moved takes the locations with it; and what the first pixel has less than
+    # was estimated the other three have more.
     estimator = p_x.groups.estimator
     assert estimator is not None
     before = [likelihood.first.known, likelihood.group([y]).known]

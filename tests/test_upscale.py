@@ -278,6 +278,9 @@ def test_a_picture_name_for_the_folder_is_refused(run: Callable[..., Path], tmp_
     with pytest.raises(UserError, match="--out is a folder for the pictures"):
         upscale(run(), tmp_path / "good.png", out=tmp_path / "larger.png")
     assert not (tmp_path / "larger.png").exists()
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match=r"--out is a folder .* and .*notes a file"):
+        upscale(run(), tmp_path / "good.png", out=tmp_path / "notes")
 
 
 def test_only_formats_that_no_other_program_reads() -> None:
@@ -579,6 +582,22 @@ def test_replacing_an_earlier_answer_is_told(
     for earlier in (False, True):
         assert upscale(run(), tmp_path / "a.png", out=tmp_path / "out") == 0
         assert ("in place of an earlier one" in capsys.readouterr().out) == earlier
+
+
+def test_answers_that_are_left_of_an_earlier_call_are_told(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "a-x2-01.png"):  # the second is no answer to the first
+        image_of(smooth(8, 8)).save(tmp_path / name)
+    files, out = [tmp_path / "a.png", tmp_path / "a-x2-01.png"], tmp_path / "out"
+    assert upscale(run(), *files, out=out, samples=3, gif=True) == 0
+    assert "earlier call" not in capsys.readouterr().out
+    assert upscale(run(), *files, out=out, samples=2) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "earlier call" in line]
+    assert [line.partition(": ")[2] for line in told] == [
+        f"{name}-03.png, {name}.gif" for name in ("a-x2", "a-x2-01-x2")
+    ]
+    assert (out / "a-x2-03.png").exists()
 
 
 def test_others_go_on_after_one_fails(

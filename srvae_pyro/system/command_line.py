@@ -72,13 +72,15 @@ def check_arguments(arguments: Any) -> None:
 
 
 def check_folder(out: Path | None) -> None:
-    """Refuse an ``--out`` that is meant as a picture's name.
+    """Refuse an ``--out`` that is a file, or meant as a picture's name.
 
     Raises:
         UserError: it is one.
     """
     if out is not None and out.suffix.lower() in EXTENSIONS and not out.is_dir():
         raise UserError(f"--out is a folder for the pictures, and {out} a picture's name")
+    if out is not None and out.is_file():
+        raise UserError(f"--out is a folder for the pictures, and {out} a file: name another")
 
 
 def run_command(

@@ -254,4 +254,6 @@ def report(trainer: Trainer) -> None:
         f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
         "each dimension"
     )
-    say(f"see {folder / 'figures'}, or: python -m srvae_pyro.generate {folder}")
+    crops = trainer.config.data.crops is not None and trainer.config.model.agrees
+    next_one = f"upscale {folder} PHOTO.jpg" if crops else f"generate {folder}"
+    say(f"see {folder / 'figures'}, or: python -m srvae_pyro.{next_one}")

@@ -61,8 +61,7 @@ class UpscaleArguments:
             "for one answer estimate, or mean of a model that makes none; sample for several",
         ),
     ] = None
-    """draw each pixel, take the likeliest component's mean, the expectation, or what the model
-    estimates by itself, which is nearest and takes the least time"""
+    """draw each pixel; the likeliest component's mean; the expectation; what the model estimates"""
     temperature: Annotated[
         float | None, AtLeast(0), option("T", "0 for one answer that is not sampled, else 1")
     ] = None

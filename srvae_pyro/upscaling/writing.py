@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ __all__ = ["Answers", "Writer", "tell"]
 # Bytes for each pixel of an answer, measured: of Pillow's picture and what makes a file of it; of
 # an animation, and for each of its pictures.
 FILE_BYTES = 7
+ENDING = re.compile(r"(-\d{2,}|-mean|-std)?\.png|\.gif")
 GIF_BYTES, FRAME_BYTES = 30, 3
 
 
@@ -157,8 +159,13 @@ class Writer:
             files = list(written.agreements)
             if self.samples > 1:
                 self._write_statistics(answers, photograph, stem, scratch.canvas, written)
+        made = {*written.agreements, written.deviation}
         if self.gif:
-            save_gif(stem.with_name(f"{stem.name}.gif"), files)
+            animation = stem.with_name(f"{stem.name}.gif")
+            save_gif(animation, files)
+            made.add(animation)
+        if left := [file.name for file in _answers_at(stem) if file not in made]:
+            self.tell(f"  of an earlier call, as they were: {', '.join(left)}")
         return written
 
     def _file(self, stem: Path, number: int) -> Path:
@@ -199,6 +206,12 @@ class Writer:
         save_photograph(file, deviation, comment=scale)
         written.deviation, written.white = file, white
         self.tell(f"  {shown(Path(file.name))}: {scale} of 255, black 0")
+
+
+def _answers_at(stem: Path) -> list[Path]:
+    """The files of answers that are there, of whatever call."""
+    files = (file for file in stem.parent.iterdir() if file.name.startswith(stem.name))
+    return sorted(file for file in files if ENDING.fullmatch(file.name, len(stem.name)))
 
 
 def _statistics(answers: Sequence[Levels], start: int, stop: int) -> PixelStatistics:
