@@ -118,7 +118,7 @@ def test_older_instructions_write_the_same_bytes(
     tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
 ) -> None:
     settings: dict[str, Any] = {"p_u": "realnvp", "d": "average2", "likelihood": "groups"}
-    settings |= dict.fromkeys(("groups", "pyramid"), Residual(4, 1, 1))
+    settings |= dict.fromkeys(("groups", "pyramid"), Residual(4, 1, 1, estimate=True))
     model = make_model(tiny(latent_likelihood="pyramid", **settings))
     model.initialize(pictures(8))
     save_pretrained(model, tmp_path / "run")

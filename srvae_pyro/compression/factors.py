@@ -23,7 +23,7 @@ from srvae_pyro.distributions.blocks import (
     to_blocks,
 )
 from srvae_pyro.distributions.chain import Next, next_pixel, pairs
-from srvae_pyro.distributions.consistent_groups import ORDER
+from srvae_pyro.distributions.consistent_groups import ORDER, image_of
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import to_levels, to_unit
 
@@ -86,7 +86,7 @@ def _groups(groups: ConsistentGroups, factor: Factor, levels: Tensor | None) -> 
         part = None if levels is None else levels[..., row::2, column::2]
         before = [to_unit(image, groups.y.dtype) for image in made]
         made.append(factor(groups.group(before) if number else groups.first, part))
-    return from_blocks(torch.stack([made[ORDER.index(i)] for i in range(PIXELS)], -4))
+    return image_of(made)
 
 
 def _consistent(consistent: ConsistentMixture, factor: Factor, levels: Tensor | None) -> Tensor:

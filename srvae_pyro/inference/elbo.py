@@ -23,7 +23,9 @@ class ElboTerms:
 
     ``reconstruction["x"]`` is RE_x = -log p(x|..), ``kl["z"]`` is KL_z and so on (Table 1 of the
     paper); if asked for, ``detailed_kl`` has the closed-form KL of each latent element where there
-    is one, and ``means`` the posterior mean of each element of the latents that are normal.
+    is one, and ``means`` the posterior mean of each element of the latents that are normal. No
+    terms of it are the ``errors``: of observed images whose distribution says one ``estimate`` too,
+    the sum of the levels by which their values differ from it.
     """
 
     reconstruction: dict[str, Tensor]

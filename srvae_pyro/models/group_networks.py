@@ -15,10 +15,9 @@ from srvae_pyro.distributions.consistent_groups import image_of
 from srvae_pyro.models.aims import LOCATION_SPREAD, aim_pixel
 from srvae_pyro.models.conditionals import over_images
 from srvae_pyro.networks import (
-    ResidualBlock,
     ResidualFeatures,
+    ResidualHead,
     ResidualNetwork,
-    WeightNormConv2d,
     aim_heads,
 )
 
@@ -53,12 +52,10 @@ class PixelGroups(nn.Module):
         if size.shared:
             self.shared = ResidualFeatures(channels, size.width, size.shared)
             features += size.width
-        self.estimator: nn.Module | None = None
+        self.estimator: ResidualHead | None = None
         if size.estimate:
-            blocks = (ResidualBlock(size.width) for _ in range(size.blocks))
-            head = WeightNormConv2d(size.width, PIXELS * channels, 1, head=True)
-            aim_heads(head, LOCATION_SPREAD * config.likelihood_scale)
-            self.estimator = nn.Sequential(*blocks, nn.ELU(), head)
+            self.estimator = ResidualHead(size.width, PIXELS * channels, size.blocks)
+            aim_heads(self.estimator, LOCATION_SPREAD * config.likelihood_scale)
         self.networks = nn.ModuleList(
             ResidualNetwork(
                 features + (1 + before) * channels,

@@ -13,7 +13,12 @@ from srvae_pyro.networks.coupling import ChannelGain, CouplingNetwork
 from srvae_pyro.networks.dense import ChannelAttention, DenseBlock, DenseStep
 from srvae_pyro.networks.layout import channels_last, channels_last_on_gpus
 from srvae_pyro.networks.options import checkpoint_blocks, compile_networks
-from srvae_pyro.networks.residual import ResidualBlock, ResidualFeatures, ResidualNetwork
+from srvae_pyro.networks.residual import (
+    ResidualBlock,
+    ResidualFeatures,
+    ResidualHead,
+    ResidualNetwork,
+)
 
 __all__ = [
     "ChannelAttention",
@@ -26,6 +31,7 @@ __all__ = [
     "PlainNetwork",
     "ResidualBlock",
     "ResidualFeatures",
+    "ResidualHead",
     "ResidualNetwork",
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",

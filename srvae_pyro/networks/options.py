@@ -9,7 +9,12 @@ from torch import nn
 
 from srvae_pyro.networks.coders import Decoder, Encoder, PlainNetwork
 from srvae_pyro.networks.dense import DenseBlock
-from srvae_pyro.networks.residual import ResidualBlock, ResidualFeatures, ResidualNetwork
+from srvae_pyro.networks.residual import (
+    ResidualBlock,
+    ResidualFeatures,
+    ResidualHead,
+    ResidualNetwork,
+)
 
 __all__ = ["checkpoint_blocks", "compile_networks"]
 
@@ -38,7 +43,14 @@ def compile_networks(module: nn.Module, **options: Any) -> None:
         module: with the networks.
         options: of ``torch.compile``.
     """
-    kinds = (Encoder, Decoder, PlainNetwork, ResidualFeatures, ResidualNetwork)
+    kinds = (
+        Encoder,
+        Decoder,
+        PlainNetwork,
+        ResidualFeatures,
+        ResidualHead,
+        ResidualNetwork,
+    )
     networks = [network for network in module.modules() if isinstance(network, kinds)]
     for network in networks:
         network.compile(**options)

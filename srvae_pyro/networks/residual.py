@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from srvae_pyro.networks.convolution import WeightNormConv2d
 
-__all__ = ["ResidualBlock", "ResidualFeatures", "ResidualNetwork"]
+__all__ = ["ResidualBlock", "ResidualFeatures", "ResidualHead", "ResidualNetwork"]
 
 
 class ResidualBlock(nn.Module):
@@ -60,6 +60,23 @@ class ResidualFeatures(nn.Sequential):
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__(
             WeightNormConv2d(channels, width, 3), *(ResidualBlock(width) for _ in range(blocks))
+        )
+
+
+class ResidualHead(nn.Sequential):
+    """Features (B, width, H, W) to (B, out, H, W): residual blocks, an ELU and a 1x1 convolution.
+
+    Args:
+        width: channels of the input, and within.
+        out_channels: channels of the output.
+        blocks: how many residual blocks.
+    """
+
+    def __init__(self, width: int, out_channels: int, blocks: int) -> None:
+        super().__init__(
+            *(ResidualBlock(width) for _ in range(blocks)),
+            nn.ELU(),
+            WeightNormConv2d(width, out_channels, 1, head=True),
         )
 
 

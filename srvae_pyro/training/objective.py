@@ -22,6 +22,8 @@ class Objective(nn.Module):
         elbo: computes the ELBO's terms.
         free_nats, average: see :func:`weighted_loss`.
         detach_u: whether p(z|y,u) takes u as it is, see :func:`detached`.
+        estimate_weight: what each level costs, beside the ELBO, by which a value of an estimate of
+            x is wrong: least absolute errors.
     """
 
     def __init__(
