@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from srvae_pyro.models import make_model
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import ChannelAttention
 from srvae_pyro.presets import PRESETS, preset, preset_data
+from srvae_pyro.training.arguments import TrainArguments
+from srvae_pyro.training.settings import fresh_config
 
 
 def through_json(config: RunConfig) -> RunConfig:
@@ -171,3 +174,15 @@ def test_photographs_are_learnt_from_crops_and_without_regard_to_their_size() ->
         blocks = [m for m in make_model(config).modules() if isinstance(m, ChannelAttention)]
         assert not blocks
     assert preset_data("small") == DataConfig()
+
+
+def test_the_weight_of_an_estimate_goes_with_models_that_make_one(tmp_path: Path) -> None:
+    photo: dict[str, Any] = {"preset": "photo", "data": str(tmp_path)}
+    assert fresh_config(TrainArguments(**photo)).training.estimate_weight > 0
+    others: dict[str, Any]
+    for others in ({"likelihood": "exact"}, {"transform": "grayscale"}, {"model": "vae"}):
+        assert fresh_config(TrainArguments(**photo, **others)).training.estimate_weight == 0
+        with pytest.raises(UserError, match="--estimate-weight is"):
+            fresh_config(TrainArguments(**photo, **others, estimate_weight=0.1))
+    settings = ("model.groups.estimate=false",)
+    assert fresh_config(TrainArguments(**photo, set=settings)).training.estimate_weight == 0

@@ -781,7 +781,8 @@ def test_another_transform_than_an_exact_presets_has_independent_pixels(
     make_pictures(tmp_path / "pictures")
     told = "p(x|y,z) of independent pixels: likelihood groups needs --transform average2\n"
     with tiny():
-        monkeypatch.setattr("srvae_pyro.training.settings.preset", exact_preset)
+        for module in ("settings", "suiting"):
+            monkeypatch.setattr(f"srvae_pyro.training.{module}.preset", exact_preset)
         assert train.main(arguments(tmp_path, transform="grayscale", steps=1)) == 0
         assert capsys.readouterr().out.count(told) == 1
         assert read_config(tmp_path / "runs" / "mine").model.likelihood == "independent"
