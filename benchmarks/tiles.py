@@ -52,7 +52,7 @@ def main() -> None:
         files = evenly_spaced_files(options.data, options.limit)
         pictures = [levels_of(read_picture(path, channels)) for path in files]
     how: dict[str, Any] = {"tile": 0, "memory_gb": 1e3, "precision": options.precision}
-    enlargers = {"estimate": Enlarger(model, "estimate", **how)} if model.config.estimates else {}
+    enlargers = {"estimate": Enlarger(model, "estimate", **how)} if model.estimates else {}
     enlargers |= {
         "expectation": Enlarger(model, "mean", **how),
         "mode": Enlarger(model, "mode", **how),

@@ -242,8 +242,8 @@ class TrainingConfig(Settings):
         float,
         AtLeast(0),
         Flag("NATS"),
-        "what each level costs by which a value of the srVAE's estimate of x given y is wrong, "
-        "beside the ELBO, where the model makes one",
+        "nats for each level of absolute error of the srVAE's estimate of x given y, beside the "
+        "ELBO, of models that make one",
     ] = 0.0
     free_nats: Annotated[
         float,

@@ -161,7 +161,6 @@ def test_a_flag_of_several_values_can_be_given_in_several_places() -> None:
     arguments = parse(TrainArguments, "train", words.split())
     assert arguments.set == ("model.stages=3", "training.lr=1", "training.eps=2", "a.b=c")
     assert arguments.preset == "small"
-    assert parse(EvaluateArguments, "evaluate", ["R", "--factor", "2", "--factor", "4"]).factor == (
-        2,
-        4,
-    )
+    for words in ("R --factor 2 --factor 4 --seed 3", "--factor 2 --seed 3 --factor 4 R"):
+        evaluate = parse(EvaluateArguments, "evaluate", words.split())
+        assert (evaluate.run, evaluate.factor, evaluate.seed) == ("R", (2, 4), 3)

@@ -183,6 +183,6 @@ def test_the_weight_of_an_estimate_goes_with_models_that_make_one(tmp_path: Path
     for others in ({"likelihood": "exact"}, {"transform": "grayscale"}, {"model": "vae"}):
         assert fresh_config(TrainArguments(**photo, **others)).training.estimate_weight == 0
         with pytest.raises(UserError, match="--estimate-weight is"):
-            fresh_config(TrainArguments(**photo, **others, estimate_weight=0.1))
+            fresh_config(TrainArguments(**photo, **others, estimate_weight=0.25))
     settings = ("model.groups.estimate=false",)
     assert fresh_config(TrainArguments(**photo, set=settings)).training.estimate_weight == 0

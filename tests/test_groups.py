@@ -12,7 +12,7 @@ import torch
 from test_agreement import extremes
 from test_consistent import every_image, goodness_of_fit, levels_of
 from test_upscale import smooth
-from torch import Tensor
+from torch import Tensor, nn
 
 from srvae_pyro.config import Dense, ModelConfig, Residual, RunConfig, TrainingConfig
 from srvae_pyro.distributions import ConsistentGroups
@@ -31,6 +31,7 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.presets import preset
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.objective import Objective
+from srvae_pyro.upscaling.answers import one_answer
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import downscaled
 
@@ -281,21 +282,32 @@ def test_an_estimate_learns_beside_the_elbo(tiny: MakeConfig) -> None:
     torch.manual_seed(0)
     weighted, told_too = Objective(model, TermsELBO(), estimate_weight=0.5)(x)
     torch.testing.assert_close(weighted, plain + 0.5 * by_hand.mean())
+    torch.testing.assert_close(told_too["error_x"], by_hand / x[0].numel())
     assert told.keys() == told_too.keys()
     assert told["total"].mean().item() == pytest.approx(plain.item())
 
 
 def test_estimates_that_cannot_be_are_refused(tiny: MakeConfig) -> None:
     agreeing = {"d": "average2", "likelihood": "groups"}
-    with pytest.raises(UserError, match=r"give model\.groups\.shared too"):
+    with pytest.raises(UserError, match=r"set model\.groups\.shared too"):
         make_model(tiny(**agreeing, groups=Residual(4, 1, 0, estimate=True)))
     training = TrainingConfig(estimate_weight=0.5)
     with pytest.raises(UserError, match="this model does not make"):
         Learner(RunConfig(model=tiny(**agreeing), training=training), 4)
     made = make_model(tiny(**agreeing))
     assert isinstance(made, SRVAE)
+    assert one_answer(made) == "mean"
     with pytest.raises(UserError, match="makes no estimate"):
         Enlarger(made, "estimate")
+    made = make_model(tiny(**agreeing, groups=Residual(4, 1, 1, estimate=True)))
+    assert isinstance(made, SRVAE)
+    assert one_answer(made) == "estimate"
+    with pytest.raises(UserError, match="an estimate has no temperature"):
+        Enlarger(made, "estimate", 0.5)
+    made.run_config = RunConfig(model=made.config)  # no weight: it has not been taught
+    assert one_answer(made) == "mean"
+    made.model.p_x = nn.Identity()  # of one's own
+    assert not made.estimates
 
 
 @pytest.mark.parametrize("shared", [0, 1])
@@ -376,11 +388,12 @@ def test_operations_agree(model: SRVAE) -> None:
 
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean", "estimate"])
 def test_enlarged_pictures_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -> None:
-    if decode == "estimate" and not model.config.estimates:
+    if decode == "estimate" and not model.estimates:
         pytest.skip("the model makes none")
     picture = extremes(45, 51)
     for tile, precision in ((0, "fp32"), (32, "fp32"), (32, "bf16")):
-        enlarger = Enlarger(model, decode, 1.0, 2.0, tile=tile, precision=precision)
+        temperature = 0.0 if decode == "estimate" else 1.0
+        enlarger = Enlarger(model, decode, temperature, 2.0, tile=tile, precision=precision)
         assert torch.equal(downscaled(model, enlarger(picture)), picture)
 
 
@@ -401,7 +414,7 @@ def test_upscaling_computes_in_the_precision_asked_for(model: SRVAE) -> None:
 def test_evaluation(model: SRVAE) -> None:
     pictures = torch.stack([smooth(16, 16, 3, seed) for seed in range(3)])
     found = evaluate_super_resolution(model, pictures, samples=2).methods
-    assert ("estimate" in found) is model.config.estimates
+    assert ("estimate" in found) is model.estimates
     own = {"sample", "mean", "mode", "expectation", "estimate"} & found.keys()
     assert all(found[name].lr_psnr == 100 for name in own)
     x = to_unit(pictures)

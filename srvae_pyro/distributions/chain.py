@@ -25,8 +25,9 @@ class Next(NamedTuple):
     Attributes:
         low: its least level that still allows the block's average.
         high: its largest.
-        left: what is left for each of the remaining pixels, on average.
-        expected: that, and the linear terms in the earlier pixels less y.
+        left: what is left for it: its share of the remaining pixels, or its estimate and its share
+            of what these have more than was estimated.
+        expected: that, and the linear terms in the earlier pixels less y, or their estimates.
     """
 
     low: Tensor
@@ -59,7 +60,8 @@ def next_pixel(
     more = before - sum(estimates[:count], y.new_zeros(()))
     left = estimates[count] - more / (PIXELS - count)
     expected = left
-    for pixel, weight, estimate in zip(pixels, weights.unbind(-4), estimates, strict=False):
+    each = zip(pixels, weights.unbind(-4), estimates[:count], strict=True)
+    for pixel, weight, estimate in each:
         expected = expected + weight * (pixel - estimate)
     return Next(*interval_of(y, before, count), left, expected)
 

@@ -74,7 +74,7 @@ class Answerer:
     @property
     def methods(self) -> tuple[str, ...]:
         """What gives answers: :data:`METHODS`, and the estimate of a model that makes one."""
-        return (*METHODS, "estimate") if self.model.config.estimates else METHODS
+        return (*METHODS, "estimate") if self.model.estimates else METHODS
 
     def small(self, x: Tensor) -> Tensor:
         """The questions y (B, c, h, w) of uint8 pictures (B, C, H, W)."""
@@ -109,7 +109,7 @@ class Answerer:
             "mode": self._likeliest(y),
             "expectation": self._near(y, "mean"),
         }
-        if self.model.config.estimates:
+        if self.model.estimates:
             one_each["estimate"] = self._near(y, "estimate")
         return {"sample": samples} | {name: answer[None] for name, answer in one_each.items()}
 

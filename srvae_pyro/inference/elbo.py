@@ -11,6 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from srvae_pyro.distributions import ConsistentGroups
 from srvae_pyro.distributions.blocks import LAST_LEVEL
 from srvae_pyro.inference.turns import turn
 
@@ -83,9 +84,9 @@ class TermsELBO(Trace_ELBO):
                 q = None if site["is_observed"] else guide_trace.nodes[name]
                 if q is None or isinstance(_unwrapped(q["fn"]), dist.Delta):
                     terms.reconstruction[name] = -site["log_prob"]
-                    estimate = getattr(_unwrapped(site["fn"]), "estimate", None)
-                    if estimate is not None:
-                        off = (site["value"] - estimate).abs().sum(dim=(-3, -2, -1))
+                    fn = _unwrapped(site["fn"])
+                    if isinstance(fn, ConsistentGroups) and fn.estimate is not None:
+                        off = (site["value"] - fn.estimate).abs().sum(dim=(-3, -2, -1))
                         terms.errors[name] = LAST_LEVEL * off
                     continue
                 elements = None

@@ -83,14 +83,13 @@ class PixelGroups(nn.Module):
             estimates: of the four groups, of y's shape; none where there are no estimates.
             before: the earlier groups, of y's shape.
         """
-        network = self.networks[len(before)]
-
         count = len(before)
+        network = self.networks[count]
 
         def joined(y: Tensor, *rest: Tensor) -> Tensor:
             earlier, expected, seen = rest[:count], rest[count : 2 * count], rest[2 * count :]
             more = (pixel - one for pixel, one in zip(earlier, expected, strict=True))
-            # About 0, where bfloat16 rounds pixels least; locations are relative to y itself.
+            # About 0, where bfloat16 rounds pixels least; locations start from y or estimates.
             pixels = [*(part.to(y.dtype) for part in seen), y - 0.5, *more]
             out: Tensor = network(torch.cat(pixels, dim=1))
             return out

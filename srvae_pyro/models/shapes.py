@@ -41,10 +41,14 @@ def sizes_of(config: ModelConfig) -> Sizes:
             if config.model == "vae"
             else f"--likelihood {config.likelihood} needs --transform average2, not {config.d}"
         )
-    for name, size in (("groups", config.groups), ("pyramid", config.pyramid)):
-        if size.estimate and not size.shared:
+    for name, size, used in (
+        ("groups", config.groups, config.likelihood == "groups"),
+        ("pyramid", config.pyramid, config.latent_likelihood == "pyramid"),
+    ):
+        if used and size.estimate and not size.shared:
             raise UserError(
-                f"model.{name}.estimate is made by shared blocks: give model.{name}.shared too"
+                f"model.{name}.estimate is made by shared blocks: set model.{name}.shared too, or "
+                f"model.{name}.estimate=false"
             )
     if config.model == "vae":
         if config.u_stages is not None:

@@ -133,6 +133,11 @@ class SRVAE(ImageModel):
             ),
         )
 
+    @property
+    def estimates(self) -> bool:
+        """Whether p(x|y,z) says an estimate of x given y alone, too."""
+        return self.config.estimates and hasattr(self.model.p_x, "estimate")
+
     # Operations (section 3.3 of the paper): each is a program over the same seven networks.
 
     def reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:

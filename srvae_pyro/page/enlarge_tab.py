@@ -44,8 +44,8 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
                 label="How many times larger",
                 elem_id="factor",
             )
-            estimates = [ESTIMATE] if model.config.estimates else []
-            how = _how("enlarge", [*DECODINGS, *estimates], one_answer(model), 0.0)
+            estimates = [ESTIMATE] if model.estimates else []
+            how = _how("enlarge", [*estimates, *DECODINGS], one_answer(model), 0.0)
             with gr.Row():
                 button = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="enlarge")
                 stop = gr.Button("Stop", min_width=100, elem_id="enlarge-stop")

@@ -142,7 +142,7 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
 
 
 def _joined(words: Sequence[str], kind: Any) -> list[str]:
-    """The words, with all that a flag of several values is given behind its first place.
+    """The words, with all that a flag of several values is given at its last place.
 
     Of a flag that is given more than once tyro takes the last alone, without a word.
     """
@@ -150,19 +150,27 @@ def _joined(words: Sequence[str], kind: Any) -> list[str]:
         flag_of(name) for name, hint in hints_of(kind).items() if get_origin(type_of(hint)) is tuple
     }
     parts: list[list[str]] = [[]]
-    first: dict[str, list[str]] = {}
+    places: dict[str, list[int]] = {}
     for word in words:
-        flag, equals, value = word.partition("=")
-        if flag in several:
-            parts.append(first.setdefault(flag, [flag]))
-            if equals:
-                parts[-1].append(value)
-        elif word.startswith("--"):
-            parts.append([word])
-        else:
-            parts[-1].append(word)
-    once = {id(part): part for part in parts}
-    return [word for part in once.values() for word in part]
+        if word.startswith("--"):
+            flag = word.partition("=")[0]
+            if flag in several:
+                places.setdefault(flag, []).append(len(parts))
+            parts.append([])
+        parts[-1].append(word)
+    for flag, numbers in places.items():
+        if len(numbers) > 1:
+            together = [value for number in numbers for value in _behind(flag, parts[number])]
+            for number in numbers:
+                parts[number] = []
+            parts[numbers[-1]] = [flag, *together]
+    return [word for part in parts for word in part]
+
+
+def _behind(flag: str, part: Sequence[str]) -> list[str]:
+    """The values of words that start with a flag, or with it and a value, as FLAG=VALUE."""
+    first, *rest = part
+    return rest if first == flag else [first.partition("=")[2], *rest]
 
 
 def _groups(kind: Any) -> list[tuple[str, Group]]:

@@ -48,6 +48,8 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of images x (B, C, H, W); the terms and their ``total``, (B) each; nats.
 
+        With ``error_x``, levels, the mean absolute error of an estimate if one is made.
+
         Args:
             x: the images, in [0, 1].
             kl_weights: see :func:`weighted_loss`.
@@ -56,10 +58,12 @@ class Objective(nn.Module):
         with detached(model.get_submodule("p_z"), 1) if self.detach_u else nullcontext():
             terms = self.elbo.terms(model, guide, x)
         loss = weighted_loss(terms, kl_weights, self.free_nats, self.average)
-        if self.estimate_weight > 0:
-            for error in terms.errors.values():
+        told = terms.named()
+        for name, error in terms.errors.items():
+            told[f"error_{name}"] = error / x[0].numel()
+            if self.estimate_weight > 0:
                 loss = loss + self.estimate_weight * error.mean()
-        return loss, {**terms.named(), "total": terms.total}
+        return loss, {**told, "total": terms.total}
 
 
 def weighted_loss(

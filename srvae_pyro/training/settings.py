@@ -67,7 +67,7 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
         refuse_srvaes(arguments, training, changed.training)
     if init and changed.model != config.model:
         raise UserError("--init brings its run's networks: leave out --set model...")
-    return without_estimate(changed, training)
+    return without_estimate(changed, arguments)
 
 
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:

@@ -42,27 +42,26 @@ def another_likelihood(config: RunConfig) -> str:
     return told if usual != config.model.likelihood == "independent" else ""
 
 
-def without_estimate(config: RunConfig, preset: TrainingConfig) -> RunConfig:
-    """With no weight of an estimate, if it is the preset's and the model makes none.
+def without_estimate(config: RunConfig, arguments: TrainArguments) -> RunConfig:
+    """With no weight of an estimate, if the preset has one and the model makes no estimate.
 
     Raises:
-        UserError: another weight is asked for, and the model makes none.
+        UserError: a weight is asked for, and the model makes none.
     """
-    weight = config.training.estimate_weight
-    if weight == 0 or config.model.estimates:
+    if config.training.estimate_weight == 0 or config.model.estimates:
         return config
-    if weight != preset.estimate_weight:
+    asked = "estimate_weight" in given(arguments)["training"]
+    if asked or any(text.startswith("training.estimate_weight=") for text in arguments.set):
         raise UserError(
             "--estimate-weight is of an estimate of x, which this model does not make: leave it "
-            "out, or say --transform average2 --likelihood groups --set model.groups.shared=8 "
-            "model.groups.estimate=true too"
+            "out; models of --preset photo make one"
         )
     training = dataclasses.replace(config.training, estimate_weight=0.0)
     return dataclasses.replace(config, training=training)
 
 
 def refuse_srvaes(
-    arguments: TrainArguments, preset: TrainingConfig, training: TrainingConfig
+    arguments: TrainArguments, usual: TrainingConfig, training: TrainingConfig
 ) -> None:
     """Refuse settings that only the srVAE has, where they are not the preset's for both.
 
@@ -70,7 +69,7 @@ def refuse_srvaes(
         UserError: one is given.
     """
     for setting, reason in SRVAES.items():
-        if getattr(training, setting) != getattr(preset, setting):
+        if getattr(training, setting) != getattr(usual, setting):
             raise UserError(f"{flag_of(setting)} is the srVAE's: {reason}")
     if not given(arguments)["model"].keys().isdisjoint(("d", "likelihood", "guide_z_sees_y")):
         raise UserError(

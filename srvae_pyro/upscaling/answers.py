@@ -30,20 +30,28 @@ def check_answering(
     """Refuse what makes no sense.
 
     Raises:
-        UserError: there is no such decoding, not of this model, or a temperature is too low.
+        UserError: there is no such decoding, not of this model, or not at this temperature.
     """
-    if decode != "estimate":
-        Decode(decode, temperature, image_temperature)
-    elif not model.config.estimates:
+    Decode("mean" if decode == "estimate" else decode, temperature, image_temperature)
+    if decode == "estimate" and not model.estimates:
         raise UserError(
             "this model makes no estimate of x beside its distribution: --decode mean is its "
             "expectation"
         )
+    if decode == "estimate" and temperature > 0:
+        raise UserError(
+            "an estimate has no temperature: leave it out, or take another decoding than estimate"
+        )
 
 
 def one_answer(model: SRVAE) -> Answering:
-    """How one answer is decoded if nothing is asked for: as is nearest to the truth."""
-    return "estimate" if model.config.estimates else "mean"
+    """How one answer is decoded if nothing is asked for: as is nearest to the truth.
+
+    That is the estimate, of a model that makes one, unless it was trained to make none.
+    """
+    run = model.run_config
+    taught = run is None or run.training.estimate_weight > 0
+    return "estimate" if model.estimates and taught else "mean"
 
 
 @torch.no_grad()
@@ -82,8 +90,9 @@ def several_answers(
     """
     y = sent(y, model.device)
     if decode == "estimate":
+        estimate = _estimate(model, y)
         for _ in noises:
-            yield _estimate(model, y)
+            yield estimate.clone()
         return
     q_u: Any = model.guide.q_u(y)
     p_z, p_x = (given_lower(network, y) for network in (model.model.p_z, model.model.p_x))

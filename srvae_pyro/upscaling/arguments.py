@@ -65,7 +65,7 @@ class UpscaleArguments:
     temperature: Annotated[
         float | None, AtLeast(0), option("T", "0 for one answer that is not sampled, else 1")
     ] = None
-    """factor on the standard deviations of the latents; with 0 and mean the one most faithful"""
+    """factor on the standard deviations of the latents; an estimate has none"""
     image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for the pixels that are sampled"""
     seed: Annotated[int, AtLeast(0)] = 0
@@ -86,5 +86,7 @@ class UpscaleArguments:
         if not self.images:
             raise UserError("name at least one picture file or folder after the run")
         check_folder(self.out)
+        if self.decode == "estimate" and self.samples > 1:
+            raise UserError("--decode estimate is one answer: leave out --samples, or --decode")
         if self.gif and self.samples < 2:
             raise UserError("--gif animates several answers: give --samples 2 or more")

@@ -22,9 +22,18 @@ from srvae_pyro.system.files import write_whole
 from srvae_pyro.upscaling.canvas import Levels, bands
 from srvae_pyro.upscaling.metadata import dpi_of, exif_of, xmp_of
 
-__all__ = ["Photograph", "as_image", "read_photograph", "save_gif", "save_photograph", "shown"]
+__all__ = [
+    "Photograph",
+    "as_image",
+    "named",
+    "read_photograph",
+    "save_gif",
+    "save_photograph",
+    "shown",
+]
 
 FRAME_MILLISECONDS = 250  # of the animated answers
+MOST_NAMED = 20  # files in a line
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,13 @@ def shown(path: Path) -> str:
     """A file's name as it can be printed, whatever bytes it is made of."""
     name = os.fsencode(path).decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+
+
+def named(paths: Sequence[Path]) -> str:
+    """The names of files, of many the first and how many more there are."""
+    listed = ", ".join(shown(path) for path in paths[:MOST_NAMED])
+    more = len(paths) - MOST_NAMED
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def read_photograph(path: Path, channels: int) -> Photograph:

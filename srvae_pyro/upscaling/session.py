@@ -19,13 +19,11 @@ from srvae_pyro.upscaling.answers import one_answer
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import enlarging, passes_for
-from srvae_pyro.upscaling.photographs import Photograph, read_photograph, shown
+from srvae_pyro.upscaling.photographs import Photograph, named, read_photograph, shown
 from srvae_pyro.upscaling.questions import check_answers, find_questions, names_for, pixels_of
 from srvae_pyro.upscaling.writing import Answers, Writer, tell
 
 __all__ = ["enlarge_file", "enlarger_for", "upscale"]
-
-MOST_NAMED = 20  # files that are no pictures, by name
 
 
 def upscale(arguments: UpscaleArguments) -> int:
@@ -52,7 +50,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     check_answers(out, questions.paths, names, factor)
     _check_out(out)
     if questions.left_out:
-        tell(f"left out, no pictures by their names: {_named(questions.left_out)}")
+        tell(f"left out, no pictures by their names: {named(questions.left_out)}")
     if questions.answers:
         tell(f"left out, as answers go there: {questions.answers} pictures in {shown(out)}")
     stems = [out / f"{name}-x{factor}" for name in names]
@@ -73,15 +71,15 @@ def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
     """The enlarger that is asked for; what is left open depends on the number of samples.
 
     Raises:
-        UserError: several samples that would all be the same, or no such decoding of this model.
+        UserError: several samples that would all be the same, or what the model cannot do.
     """
     several = arguments.samples > 1
-    decode = arguments.decode or ("sample" if several else one_answer(model))
     temperature = arguments.temperature
+    # A temperature that is asked for is one of what has it.
+    one = "mean" if temperature else one_answer(model)
+    decode = arguments.decode or ("sample" if several else one)
     if temperature is None:
         temperature = 1.0 if several or decode == "sample" else 0.0
-    if several and decode == "estimate":
-        raise UserError("--decode estimate is one answer: leave out --samples, or --decode")
     if several and decode != "sample" and temperature == 0:
         raise UserError(
             f"--decode {decode} at temperature 0 has one answer: leave out --samples, or give a "
@@ -109,12 +107,6 @@ def _check_out(out: Path) -> None:
         check_place(out / "answer.png")
     except OSError as error:
         raise UserError(f"cannot make the folder {shown(out)}: {error.strerror}") from None
-
-
-def _named(paths: Sequence[Path]) -> str:
-    named = ", ".join(shown(path) for path in paths[:MOST_NAMED])
-    more = len(paths) - MOST_NAMED
-    return f"{named} and {more} more" if more > 0 else named
 
 
 def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> list[str]:

@@ -17,7 +17,7 @@ from srvae_pyro.system.device import process_memory
 from srvae_pyro.upscaling.agreement import rounded
 from srvae_pyro.upscaling.canvas import Canvas, Levels, MemoryCanvas, Scratch, bands
 from srvae_pyro.upscaling.enlarger import Enlarger, at_least
-from srvae_pyro.upscaling.photographs import Photograph, save_gif, save_photograph, shown
+from srvae_pyro.upscaling.photographs import Photograph, named, save_gif, save_photograph, shown
 from srvae_pyro.upscaling.quality import PixelStatistics, lr_psnr, shown_psnr
 
 __all__ = ["Answers", "Writer", "tell"]
@@ -164,8 +164,8 @@ class Writer:
             animation = stem.with_name(f"{stem.name}.gif")
             save_gif(animation, files)
             made.add(animation)
-        if left := [file.name for file in _answers_at(stem) if file not in made]:
-            self.tell(f"  of an earlier call, as they were: {', '.join(left)}")
+        if left := [Path(file.name) for file in _answers_at(stem) if file not in made]:
+            self.tell(f"  of an earlier call, as they were: {named(left)}")
         return written
 
     def _file(self, stem: Path, number: int) -> Path:
