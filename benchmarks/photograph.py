@@ -3,7 +3,7 @@
 The command ``upscale``, run on scikit-image's picture of the astronaut Eileen Collins (NASA, in the
 public domain), 256x256 made 128x128 as the model makes y. To ``docs/figures/photograph.png``, from
 left to right and top to bottom: the question, its pixels doubled; bicubic enlargement; the
-expected answer; a sampled one; where eight samples differ; the photograph.
+one answer that is given by default; a sampled one; where eight samples differ; the photograph.
 """
 
 from __future__ import annotations
