@@ -265,7 +265,7 @@ def test_super_resolution(here: OnGpu) -> None:
     evaluate_super_resolution(here.model, here.levels[:1], samples=2)
     assert {place for _, place in here.cuda.waits.taken()} == {
         "answerer.py:_in_levels",
-        "answerer.py:_expected",
+        "answerer.py:_near",
         "truncated.py:expectation",
         "truncated.py:<listcomp>",
     }
