@@ -179,9 +179,7 @@ def test_photographs_are_learnt_from_crops_and_without_regard_to_their_size() ->
 def test_the_weight_of_an_estimate_goes_with_models_that_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "srvae_pyro.training.settings.preset", preset
-    )
+    monkeypatch.setattr("srvae_pyro.training.settings.preset", preset)
     photo: dict[str, Any] = {"preset": "photo", "data": str(tmp_path)}
     assert fresh_config(TrainArguments(**photo)).training.estimate_weight > 0
     others: dict[str, Any]
