@@ -25,8 +25,8 @@ __all__ = ["Answers", "Writer", "tell"]
 # Bytes for each pixel of an answer, measured: of Pillow's picture and what makes a file of it; of
 # an animation, and for each of its pictures.
 FILE_BYTES = 7
-ENDING = re.compile(r"(-\d{2,}|-mean|-std)?\.png|\.gif")
 GIF_BYTES, FRAME_BYTES = 30, 3
+ENDING = re.compile(r"(-\d{2,}|-mean|-std)?\.png|\.gif")  # of an answer's file, behind its stem
 
 
 def tell(text: str) -> None:
