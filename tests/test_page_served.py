@@ -204,6 +204,9 @@ def test_mistakes_are_told_in_the_commands_line(
             client.predict(handle_file(path), *ONE, 0, api_name="/enlarge")
         assert "/" not in str(error.value)
         assert "<b>" not in str(error.value)
+    address = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError, match="give a file, not an address"):
+        client.predict(address, *ONE, 0, api_name="/enlarge")
     with pytest.raises(AppError, match="drop a picture first"):
         client.predict(None, *ONE, 0, api_name="/enlarge")
     with pytest.raises(AppError, match="--image-temperature"):

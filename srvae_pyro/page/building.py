@@ -76,4 +76,18 @@ def build(page: Page) -> gr.Blocks:
                 run_tab(page, blocks)
         title.value = f"# {page.run.name}\n\nA {kind} of {size_in_words(model)} pictures.{missing}"
         blocks.unload(page.leave)
+    for block in blocks.blocks.values():
+        _fetch_nothing(block)
     return blocks
+
+
+def _fetch_nothing(block: Any) -> None:
+    """Refuse addresses in place of files: gradio would fetch, of any size, what they lead to."""
+    move = block.async_move_resource_to_block_cache
+
+    async def moved(path: Any) -> Any:
+        if str(path).startswith(("http://", "https://")):
+            raise gr.Error("give a file, not an address", print_exception=False)
+        return await move(path)
+
+    block.async_move_resource_to_block_cache = moved
