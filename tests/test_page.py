@@ -25,7 +25,7 @@ from srvae_pyro.models import SRVAE, ImageModel, load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.page.drawing import generate, interpolate, recombine, reconstruct
-from srvae_pyro.page.enlarging import agreement_in_words, enlarge
+from srvae_pyro.page.enlarging import agreement_in_words, disk_bytes, enlarge
 from srvae_pyro.page.record import MOST_POINTS, copy_figures, read_curves, settings_in_words
 from srvae_pyro.page.uploads import check_upload, image_for
 from srvae_pyro.page.visits import StoppedError, Visits, Work
@@ -96,6 +96,8 @@ def test_answers_are_the_files_that_upscale_writes(
     files = [*done.answers.agreements, *filter(None, [done.answers.deviation])]
     assert {path.name: path.read_bytes() for path in files} == expected
     assert all(path.parent == work.folder for path in files)
+    most = disk_bytes(srvae(folder), photograph, arguments)
+    assert sum(path.stat().st_size for path in work.folder.iterdir()) <= most
     assert set(done.answers.agreements.values()) == {"exact"}
     assert "Agreement: exact" in done.words
     assert "28x20 enlarged" in done.words
@@ -281,6 +283,43 @@ def test_old_files_are_swept_but_for_those_of_running_work(tmp_path: Path) -> No
             os.utime(path, (hour_ago, hour_ago))
         visits.sweep(60)
         assert set(tmp_path.iterdir()) == {running.folder}
+
+
+def write(path: Path, size: int, age: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+    for changed in (path, path.parent):
+        os.utime(changed, (time.time() - age, time.time() - age))
+    return path
+
+
+def test_files_of_all_visitors_have_a_bound(tmp_path: Path) -> None:
+    visits = Visits(tmp_path / "page", most_bytes=1_000_000)
+    uploads = [write(tmp_path / "page" / str(i) / "a.png", 300_000, 60 - i) for i in range(3)]
+    for visitor, path in zip("abc", uploads, strict=True):
+        visits.uploaded(visitor, path)
+    with visits.room(300_000):
+        assert [path.exists() for path in uploads] == [False, True, True]
+        with pytest.raises(UserError, match=r"up to 0\.0008 GB on disk"), visits.room(800_000):
+            pass
+    with visits.work("b", "enlarge") as work:
+        with visits.room(600_000):  # of who waits for an answer the upload stays
+            assert [path.exists() for path in uploads] == [False, True, False]
+        write(work.folder / "a.png", 800_000, 0)
+    assert not uploads[1].exists()
+    assert (work.folder / "a.png").exists()
+    with visits.room(500_000):
+        assert not list((tmp_path / "page").iterdir())
+    assert not visits._visitors
+
+
+def test_files_have_a_bound_however_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srvae_pyro.page.visits.MOST_KEPT", 2)
+    visits = Visits(tmp_path)
+    for visitor in "abcd":
+        with visits.work(visitor, "run"):
+            pass
+    assert len(list(tmp_path.iterdir())) == len(visits._visitors) == 2
 
 
 def test_stopping_is_of_ones_own_work(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from srvae_pyro.page.controls import (
     upload,
     whole,
 )
-from srvae_pyro.page.enlarging import enlarge
+from srvae_pyro.page.enlarging import Enlarged, disk_bytes, enlarge
 from srvae_pyro.page.visits import Work
 from srvae_pyro.system.command_line import check_arguments
 from srvae_pyro.upscaling.answers import one_answer
@@ -97,11 +97,18 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
         check_arguments(given)
         return given
 
+    def enlarged(
+        work: Work, request: gr.Request, path: str | None, given: UpscaleArguments
+    ) -> Enlarged:
+        file = page.picture(request, path)
+        with page.visits.room(disk_bytes(model, file, given)):
+            return enlarge(work, model, file, given)
+
     def one(path: str | None, *values: Any) -> Any:
         *how, request, progress = values
 
         def do(work: Work) -> Any:
-            done = enlarge(work, model, page.picture(request, path), arguments(1, *how))
+            done = enlarged(work, request, path, arguments(1, *how))
             (file,) = map(str, done.answers.agreements)
             return (str(done.bicubic), file), done.words, [file]
 
@@ -112,7 +119,7 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
 
         def do(work: Work) -> Any:
             given = arguments(whole("how many answers", count), *how)
-            done = enlarge(work, model, page.picture(request, path), given)
+            done = enlarged(work, request, path, given)
             shown = []
             for number, (file, agreement) in enumerate(done.answers.agreements.items(), 1):
                 name = f"answer {number}" if number <= given.samples else "their mean"

@@ -20,7 +20,10 @@ from srvae_pyro.upscaling.questions import names_for, pixels_of
 from srvae_pyro.upscaling.session import enlarge_file, enlarger_for
 from srvae_pyro.upscaling.writing import Answers, Writer
 
-__all__ = ["Enlarged", "agreement_in_words", "enlarge"]
+__all__ = ["Enlarged", "agreement_in_words", "disk_bytes", "enlarge"]
+
+# At most for each pixel of an answer: a raw copy while it is made, and its file, both with alpha.
+PIXEL_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,14 @@ def enlarge(work: Work, model: SRVAE, path: Path, arguments: UpscaleArguments) -
     note = f" Left out: {photograph.note}." if photograph.note else ""
     size = f"{width}x{height} enlarged {factor} times to {factor * width}x{factor * height}."
     return Enlarged(bicubic, answers, f"{size}{note} {agreement_in_words(answers)}")
+
+
+def disk_bytes(model: SRVAE, path: Path, arguments: UpscaleArguments) -> int:
+    """The most that :func:`enlarge` takes of the disk, its passes and its map too."""
+    each = model.guide.d.factor**2
+    passes = passes_for(model, arguments.factor or model.guide.d.factor)
+    made = sum(each**n for n in range(1, passes + 1)) * arguments.samples + 3 * each**passes
+    return PIXEL_BYTES * made * pixels_of(path)
 
 
 def agreement_in_words(answers: Answers) -> str:

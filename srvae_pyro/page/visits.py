@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
-__all__ = ["KEPT_SECONDS", "StoppedError", "Visits", "Work"]
+from srvae_pyro.errors import UserError
+
+__all__ = ["KEPT_SECONDS", "MOST_KEPT", "StoppedError", "Visits", "Work"]
 
 KEPT_SECONDS = 1800.0  # of files whose visitor has not said goodbye: programs do not, nor do phones
+MOST_KEPT = 1000  # uploads and folders of finished work, however small
 SWEEP_SECONDS = 60.0
 
 
@@ -66,14 +70,18 @@ class Visits:
     """All visitors, by keys that nobody can guess, and their files.
 
     Safe in threads. A visitor's files are removed when others of the same kind take their place,
-    when the visitor leaves, and when :meth:`sweep` finds them old.
+    when the visitor leaves, when :meth:`sweep` finds them old, and the oldest of all visitors when
+    there are more than :data:`MOST_KEPT` or their room is needed.
 
     Args:
         folder: for all files, uploads too; it belongs to the page alone.
+        most_bytes: that all files may take.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most_bytes: float = inf) -> None:
         self.folder = folder
+        self.most_bytes = most_bytes
+        self._reserved = 0.0
         self._lock = threading.Lock()
         self._visitors: dict[str, _Visitor] = {}
 
@@ -108,6 +116,29 @@ class Visits:
                 if (known := self._visitors.get(visitor)) and work in known.running:
                     known.running.remove(work)
             _remove(before)
+            with self._lock:
+                self._make_room()
+
+    @contextmanager
+    def room(self, size: float) -> Iterator[None]:
+        """Within it so many bytes are reserved for new files.
+
+        Raises:
+            UserError: there is no such room, even without the files that nobody works on.
+        """
+        with self._lock:
+            if not self._make_room(size):
+                raise UserError(
+                    f"this takes up to {size / 1e9:.2g} GB on disk, and of the "
+                    f"{self.most_bytes / 1e9:g} for all visitors too little is free: ask for less, "
+                    "or try again later"
+                )
+            self._reserved += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserved -= size
 
     def uploaded(self, visitor: str, path: Path) -> None:
         """Note that a visitor has sent a file; another may have sent the same, to the same path."""
@@ -135,17 +166,49 @@ class Visits:
         """Remove what is older and not of work that is running, and forget who has nothing left."""
         oldest = time.time() - kept_seconds
         with self._lock:
-            busy = {work.folder for known in self._visitors.values() for work in known.running}
-            for path in self.folder.iterdir() if self.folder.is_dir() else ():
-                with suppress(OSError):  # it is gone already
-                    newest = max(p.stat().st_mtime for p in (path, *path.rglob("*")))
-                    if newest < oldest and path not in busy:
-                        _remove(path)
-            for key, known in list(self._visitors.items()):
-                known.shown = {k: path for k, path in known.shown.items() if path.exists()}
-                known.uploads = {path for path in known.uploads if path.exists()}
-                if not (known.running or known.shown or known.uploads):
-                    del self._visitors[key]
+            for changed, _, path in self._idle()[0]:
+                if changed < oldest:
+                    _remove(path)
+            self._forget()
+
+    def _idle(self) -> tuple[list[tuple[float, int, Path]], int]:
+        """What nobody works on, the oldest first, with its last change and bytes; all bytes."""
+        idle: list[tuple[float, int, Path]] = []
+        total = 0
+        busy = {work.folder for known in self._visitors.values() for work in known.running}
+        for known in self._visitors.values():
+            if known.running:
+                busy |= {path.parent for path in known.uploads}
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            with suppress(OSError):  # it is gone already
+                found = [p.stat() for p in (path, *path.rglob("*"))]
+                size = sum(status.st_size for status in found)
+                total += size
+                if path not in busy:
+                    idle.append((max(status.st_mtime for status in found), size, path))
+        return sorted(idle), total
+
+    def _make_room(self, size: float = 0) -> bool:
+        """Remove the oldest until so many bytes more would fit; whether they do."""
+        idle, total = self._idle()
+        excess = self._reserved + size + total - self.most_bytes
+        if size and excess > sum(freed for _, freed, _ in idle):
+            return False
+        for number, (_, freed, path) in enumerate(idle):
+            if excess <= 0 and len(idle) - number <= MOST_KEPT:
+                break
+            _remove(path)
+            excess -= freed
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        """Forget files that are gone, and who has nothing left."""
+        for key, known in list(self._visitors.items()):
+            known.shown = {k: path for k, path in known.shown.items() if path.exists()}
+            known.uploads = {path for path in known.uploads if path.exists()}
+            if not (known.running or known.shown or known.uploads):
+                del self._visitors[key]
 
     def sweep_until(self, ended: threading.Event) -> None:
         """Sweep each minute, in a thread of its own."""
