@@ -78,7 +78,8 @@ setup(
         "codecs": ["imagecodecs>=2024.9"],  # JPEG XL, for evaluate --compress to compare with
         # The page of the command demo: tabs, a queue, progress, a slider between two pictures. Of 6
         # alone, as what its components hand over has changed with each major version.
-        "demo": ["gradio>=6.31,<7"],
+        # Starlette, which it needs too, limits requests from 1.6 on.
+        "demo": ["gradio>=6.31,<7", "starlette>=1.6"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",  # test files side by side: half the time on two cores
@@ -88,6 +89,7 @@ setup(
             "prdc>=0.2",
             "imagecodecs>=2024.9",
             "gradio>=6.31,<7",
+            "starlette>=1.6",
             "playwright>=1.49",  # drives Debian's chromium (apt-get install chromium), see .ci/run
             "graphviz>=0.20",  # pyro.render_model, which a test calls, builds its drawing with it
             "hypothesis>=6.100",  # files and flags that nobody would write by hand

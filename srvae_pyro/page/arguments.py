@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import tyro
 
 from srvae_pyro.checked import Above, AtLeast, Between
 from srvae_pyro.config import Device
+from srvae_pyro.errors import UserError
 from srvae_pyro.system.command_line import option
 
-__all__ = ["DemoArguments"]
+__all__ = ["DemoArguments", "host_name"]
+
+
+def host_name(host: str) -> str | None:
+    """The name or address in a ``Host`` header, in its usual spelling and without the port.
+
+    In lower case, without a trailing dot, an IPv6 address without brackets; None if it is invalid.
+    """
+    try:
+        parts = urlsplit(f"//{host}")
+        name = (parts.hostname or "").removesuffix(".")
+    except ValueError:  # brackets without an IPv6 address
+        return None
+    if not name or parts.netloc != host or "@" in host:
+        return None
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name
 
 
 @dataclass
@@ -24,15 +45,18 @@ class DemoArguments:
     commands write with the same settings.
 
     Visitors share the model and queue for it. The page is to be had on this computer alone unless
-    --host says otherwise: there is no password. It needs no network and calls nowhere; pictures are
-    kept in a temporary folder, of each visitor the last ones, until the visitor leaves, half an
-    hour passes or the command ends.
+    --host says otherwise: there is no password. It answers to localhost, 127.0.0.1 and [::1], with
+    another --host to addresses, and to names given by --allow-host. It needs no network and calls
+    nowhere; pictures are kept in a temporary folder, of each visitor the last ones, until the
+    visitor leaves, half an hour passes, --disk-gb is reached or the command ends.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
     """who may look: 127.0.0.1 this computer alone, 0.0.0.0 whoever reaches it by the network"""
+    allow_host: Annotated[tuple[str, ...], option("NAME ...", "none")] = ()
+    """further names that the page answers to, such as demo.example.com, which a proxy may have"""
     port: Annotated[int | None, Between(1, 65535), option("N", "the first free from 7860 on")] = (
         None
     )
@@ -41,9 +65,21 @@ class DemoArguments:
     """the most that a picture may have"""
     upload_mb: Annotated[int, AtLeast(1)] = 64
     """megabytes that a file may have"""
+    disk_gb: Annotated[float, Above(0)] = 8.0
+    """gigabytes that the files of all visitors may take; the oldest are removed first"""
     memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes for enlarging, as of upscale; what needs more is done in tiles"""
     waiting: Annotated[int, AtLeast(1)] = 32
     """how many requests may queue; further ones are refused"""
     device: Device = "auto"
     """auto takes a GPU if there is one"""
+
+    def check(self) -> None:
+        """Refuse what cannot be a host's name.
+
+        Raises:
+            UserError: an ``--allow-host`` is none.
+        """
+        for name in self.allow_host:
+            if "*" in name or host_name(name) is None:
+                raise UserError(f"--allow-host takes a name such as demo.example.com, not {name!r}")

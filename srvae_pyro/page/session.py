@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import uvicorn
+from fastapi.concurrency import contextmanager_in_threadpool
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Before gradio is imported, which counts whom it tells of otherwise.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import gradio as gr
+
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import load
-from srvae_pyro.page.arguments import DemoArguments
+from srvae_pyro.page.arguments import DemoArguments, host_name
 from srvae_pyro.page.building import LOOK, build
 from srvae_pyro.page.controls import Page
 from srvae_pyro.page.visits import Visits
@@ -46,13 +57,35 @@ POLICY = "; ".join(
         "frame-ancestors 'self'",
     )
 )
+PORTS = range(7860, 7960)
+LOCAL = ("localhost", "127.0.0.1", "::1")
+UPLOAD = "/gradio_api/upload"
+FORM_BYTES = 2**16  # of a request at most, without the file in it
 
 
-class Private:
-    """Tells browsers with every answer that the page needs nothing from elsewhere."""
+class Guard:
+    """Refuses requests that other sites' pages send, and those whose files there is no room for.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    A page of another site cannot choose its ``Host``, ``Origin`` and ``Sec-Fetch-Site``. Its own
+    name may lead to this computer (DNS rebinding), so the host must be one that the page answers
+    to. Every answer tells browsers that the page needs nothing from elsewhere.
+
+    Args:
+        app: the page.
+        arguments: the command's.
+        visits: where files go.
+    """
+
+    def __init__(self, app: ASGIApp, arguments: DemoArguments, visits: Visits) -> None:
+        self.visits = visits
+        self.told = {host_name(name) for name in arguments.allow_host}
+        own = arguments.host.strip("[]").lower()
+        self.hosts = {*LOCAL, own, *self.told}
+        self.addresses = own not in LOCAL and not own.startswith("127.")
+        self.most = arguments.upload_mb * 2**20 + FORM_BYTES
+        self.limit = f"A file may have at most {arguments.upload_mb} megabytes"
+        self.app = RequestBodyLimitMiddleware(app, FORM_BYTES)
+        self.upload = RequestBodyLimitMiddleware(app, self.most)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: Message) -> None:
@@ -62,7 +95,54 @@ class Private:
                 message["headers"] = [*message.get("headers", []), *pairs]
             await send(message)
 
+        if scope["type"] in ("http", "websocket"):
+            headers = Headers(scope=scope)
+            if refusal := self._refusal(scope, headers):
+                await PlainTextResponse(refusal, 403)(scope, receive, sent)
+                return
+            if scope["path"] == UPLOAD:
+                length = headers.get("content-length", "")
+                size = int(length) if length.isdecimal() else self.most
+                if size > self.most:
+                    await PlainTextResponse(self.limit, 413)(scope, receive, sent)
+                    return
+                try:
+                    async with contextmanager_in_threadpool(self.visits.room(size)):
+                        await self.upload(scope, receive, sent)
+                except UserError as error:
+                    await PlainTextResponse(str(error), 503)(scope, receive, sent)
+                return
         await self.app(scope, receive, sent)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> str | None:
+        """Why a request is refused; None if it is not."""
+        host = headers.get("host", "")
+        name = host_name(host)
+        if name not in self.hosts and not (self.addresses and _is_address(name)):
+            return (
+                "This page does not answer to this name: use its IP address, or start it with "
+                "--allow-host and the name"
+            )
+        refusal = "This page does not answer to requests from other sites"
+        # Browsers send the first to https and this computer, the second with each POST.
+        if site := headers.get("sec-fetch-site"):
+            link = (
+                scope.get("method") == "GET"
+                and headers.get("sec-fetch-mode") == "navigate"
+                and headers.get("sec-fetch-dest") == "document"
+            )
+            return None if link or site in ("same-origin", "none") else refusal
+        if (origin := headers.get("origin")) is None:
+            return None
+        asking = origin.partition("://")[2].lower()
+        return None if asking == host.lower() or host_name(asking) in self.told else refusal
+
+
+def _is_address(name: str | None) -> bool:
+    try:
+        return bool(ip_address(name or ""))
+    except ValueError:
+        return False
 
 
 def serve(arguments: DemoArguments) -> int:
@@ -100,39 +180,62 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
     with (
         tempfile.TemporaryDirectory(prefix="srvae-page-") as name,
         variable("GRADIO_TEMP_DIR", name),
+        _listen(arguments.host.strip("[]"), arguments.port) as listener,
     ):
-        visits = Visits(Path(name))
+        visits = Visits(Path(name), arguments.disk_gb * 1e9)
         blocks = build(Page(model, run, visits, arguments))
         blocks.queue(max_size=arguments.waiting)
+        # Around gradio's app, whose own middleware would not see preflights.
+        app: Any = Starlette(middleware=[Middleware(Guard, arguments, visits)])
+        gr.mount_gradio_app(app, blocks, "/", max_file_size=f"{arguments.upload_mb}mb", **_ALONE)
+        blocks.app = app.routes[0].app  # which close() ends
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        serving.start()
         threading.Thread(target=visits.sweep_until, args=(ended,), daemon=True).start()
         try:
-            try:
-                _, address, _ = blocks.launch(
-                    server_name=arguments.host,
-                    server_port=arguments.port,
-                    max_file_size=f"{arguments.upload_mb}mb",
-                    app_kwargs={"middleware": [Middleware(Private)]},
-                    **LOOK,
-                    **_ALONE,
-                )
-            except OSError as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"cannot serve at {arguments.host}, port {arguments.port or 'any'} ({reason}): "
-                    "give another --host or --port"
-                ) from None
-            yield address
+            while not server.started:
+                if not serving.is_alive():
+                    raise RuntimeError("the page's server did not start")
+                serving.join(0.01)
+            yield _address(listener)
         finally:
             ended.set()
             blocks.close(verbose=False)
+            server.should_exit = True
+            serving.join(timeout=10)
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    """A socket at the address; without a port at the first that is free.
+
+    Raises:
+        UserError: the address is taken, or is none of this computer.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in PORTS if port is None else (port,):
+        try:
+            return socket.create_server((host, candidate), family=family)
+        except OSError as error:
+            reason = str(error.strerror).partition(" (")[0]
+            if error.errno != errno.EADDRINUSE:
+                break
+    raise UserError(
+        f"cannot serve at {host}, port {port or 'any'} ({reason}): give another --host or --port"
+    )
+
+
+def _address(listener: socket.socket) -> str:
+    """Where a browser on this computer finds what is served."""
+    host, port = listener.getsockname()[:2]
+    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/"
 
 
 # Nothing goes out, and nothing but the page is served.
 _ALONE: dict[str, Any] = {
-    "share": False,
-    "quiet": True,
-    "inbrowser": False,
-    "prevent_thread_lock": True,
+    **LOOK,
     "show_error": True,
     "enable_monitoring": False,
     "run_history": False,
