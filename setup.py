@@ -65,7 +65,7 @@ setup(
         "filelock>=3.13",  # one process a run; torch needs it too
         "constriction==0.5.0",  # ANS in Rust; pinned, as files of compress depend on it
         "braceexpand>=0.1.7",  # wds:{000..099}.tar as WebDataset itself has it
-        "pillow>=10.3",  # reading and writing pictures; torchvision needs it too
+        "pillow>=11.2.1",  # reading and writing pictures, with PNG's cICP from 11.2.1 on
     ],
     extras_require={
         "fid": ["torch-fidelity>=0.4"],  # the field's Inception features for FID and KID

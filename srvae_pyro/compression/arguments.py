@@ -22,8 +22,8 @@ class CompressArguments:
 
     The file is as small as the model's evidence lower bound says, plus the bits that the chain of
     pictures starts with and a few for each picture. It holds the 8-bit pixels alone: pictures with
-    transparency or 16 bits are refused, and EXIF and colour profiles are not kept. To read it takes
-    the same model, and with fp32 mostly the same machine and version of PyTorch: it is for
+    transparency or 16 bits are refused, and EXIF, colour profiles and gamma are not kept. To read
+    it takes the same model, and with fp32 mostly the same machine and version of PyTorch: it is for
     measurement and research, not for archives.
     """
 

@@ -38,12 +38,13 @@ def read_lossless(
     for file, name in zip(files, names_of(files), strict=True):
         photograph = read_photograph(file, channels)
         _check(file, photograph, channels)
-        beside += bool(photograph.exif or photograph.xmp or photograph.profile)
+        others = photograph.exif, photograph.xmp, photograph.profile, photograph.chunks
+        beside += any(others) or bool(photograph.unkept)
         levels.append(photograph.levels)
         height, width = photograph.levels.shape[-2:]
         about.append(Picture(name, height, width, photograph.gray and channels == 3))
     if beside:
-        say(f"EXIF, XMP and colour profiles of {beside} pictures are not kept")
+        say(f"EXIF, XMP, colour profiles and gamma of {beside} pictures are not kept")
     return levels, about
 
 
@@ -69,7 +70,7 @@ def _check(file: Path, photograph: Photograph, channels: int) -> None:
     Raises:
         UserError: it is one; says what would be lost.
     """
-    lost = photograph.note
+    lost = photograph.lost
     if photograph.alpha is not None and photograph.alpha.getextrema() != (255, 255):
         lost = "its transparency"
     elif channels == 1 and not photograph.gray:

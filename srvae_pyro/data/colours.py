@@ -1,27 +1,301 @@
-"""Pillow's modes converted to the 8-bit grey or sRGB of screens."""
+"""How picture files mean their levels, and their conversion to 8-bit gray or sRGB."""
 
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
-__all__ = ["as_rgb", "eight_bits"]
+from srvae_pyro.data.mending import png_chunks
+from srvae_pyro.data.unreadable import UnreadableError
+
+__all__ = ["Meaning", "as_rgb", "eight_bits", "meaning_of"]
+
+# The PNG chunks that say how colours are meant, and their bytes.
+COLOUR_CHUNKS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+USUAL_BITS = (8, 10, 12, 14)  # of levels in fields of 16 bits that they do not fill
+DARK = (1 << 14) - 1  # the highest of these levels
+BOXES = 1 << 20  # bytes that have all before the pixels of an AVIF or JPEG 2000 file
+# TIFF's tags.
+BITS, PHOTOMETRIC, HIGHEST, EXTRA, SAMPLE_FORMAT = 258, 262, 281, 338, 339
+TRANSFER, WHITE_POINT, PRIMARIES = 301, 318, 319
+KNOWN = (0, 12, 15, 16, 17, 18)  # JPEG 2000's colour spaces that Pillow converts
+SIGNED = 2  # a sample format
+MODES = ("", "L", "LA", "RGB", "RGBA")  # Pillow's, by the number of bands
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits; other modes unchanged.
+@dataclass
+class Meaning:
+    """How the levels of a file are meant.
+
+    Attributes:
+        bits: of a value.
+        white: the level that is white, where Pillow gives more than 8 bits.
+        loose: whether levels may have fewer bits than their fields of 16.
+        told: how many they have by a tag that does not change what viewers show; 0 without it.
+        stated: whether something else in the file says that ``white`` is white.
+        inverted: whether 0 is white.
+        overflows: whether Pillow gives 0 for white where it makes 8 bits of more.
+        signed: whether levels are.
+        key: the gray level, or those of red, green and blue, of what is transparent.
+        chunks: what says how colours are meant, as a PNG has it.
+        guess: what is made of levels that do not fill their fields, in words.
+        lost: what of the pixels is left out, likewise.
+        unkept: what beside the pixels is.
+    """
+
+    bits: int = 8
+    white: int = 65535
+    loose: bool = False
+    told: int = 0
+    stated: bool = False
+    inverted: bool = False
+    overflows: bool = False
+    signed: bool = False
+    key: tuple[int, ...] = ()
+    guess: str = ""
+    chunks: dict[bytes, bytes] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    unkept: list[str] = field(default_factory=list)
+
+    def settle(self, most: int, scalable: bool = True) -> int:
+        """The level that is white, where none is above ``most``; what is lost is noted.
+
+        Args:
+            most: the highest level.
+            scalable: whether another than ``white`` may be.
+        """
+        white, bits = self.white, self.bits
+        if self.loose and scalable and most:
+            for fewer in (self.told, *(() if self.stated else USUAL_BITS)):
+                if most < 1 << fewer < self.white:
+                    white, bits = (1 << fewer) - 1, fewer
+                    break
+        if bits > 8:
+            self.lost.append(f"8 of its {bits} bits")
+        if white != self.white:
+            self.guess = f"scaled by {white:,}, as no level is above it"
+        elif self.loose and 0 < most <= DARK:
+            self.guess = f"dark, as no level is above {DARK:,} of {white:,}"
+        self.lost += [self.guess] if self.guess else []
+        return white
+
+
+def meaning_of(image: ImageFile.ImageFile, file: BinaryIO) -> Meaning:
+    """How a picture file means its levels.
+
+    Args:
+        image: the file opened and not yet decoded.
+        file: its content.
 
     Raises:
-        ValueError: the pixels are floats or beyond 16 bits.
+        Exception: whatever damaged metadata leads to.
     """
-    if not image.mode.startswith(("I", "F")):
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _meaning_of_tiff(image)
+    tile = image.tile[0] if image.tile else None
+    args = (tile.args if isinstance(tile.args, tuple) else (tile.args,)) if tile else ()
+    match image.format:
+        case "PNG":
+            return _meaning_of_png(file)
+        case "PPM":
+            most = 65535 if args == ("I;16B",) else args[1] if len(args) == 2 else 255
+            return Meaning(max(int(most).bit_length(), 8), loose=most == 65535)
+        case "SGI" if tile and (tile.codec_name == "SGI16" or args[-1] == 2):
+            return Meaning(16, loose=True)
+        case "JPEG2000":
+            boxes = _beginning(file)
+            size = boxes.index(b"\xff\x4f\xff\x51") + 40  # the marker of sizes: its components
+            count = int.from_bytes(boxes[size : size + 2], "big")
+            bits = max(1 + (depth & 127) for depth in boxes[size + 2 : size + 2 + 3 * count : 3])
+            _, _, space = boxes[:size].partition(b"colr")
+            known = not space or (space[0] == 1 and int.from_bytes(space[3:7], "big") in KNOWN)
+            unkept = [] if known else ["without its colour profile"]
+            return Meaning(max(bits, 8), loose=bits == 16, overflows=bits > 8, unkept=unkept)
+        case "AVIF":
+            return _meaning_of_avif(_beginning(file), "icc_profile" in image.info)
+        case "QOI" if _beginning(file)[13:14] == b"\1":  # linear light
+            return Meaning(chunks={b"gAMA": struct.pack(">I", 100_000)})
+        case "BMP" | "DIB":
+            header = _beginning(file)[14 if image.format == "BMP" else 0 :]
+            # The fourth version's colour space: by a profile, or by primaries and gamma.
+            own = header[56:60] in (b"DEBM", b"KNIL") or (
+                header[56:60] == bytes(4) and any(header[60:108])
+            )
+            if own and int.from_bytes(header[:4], "little") >= 108:
+                return Meaning(unkept=["without its colour profile"])
+        case "JPEG" | "MPO":
+            segments = [segment for _, segment in getattr(image, "applist", [])]
+            if any(mark in s for s in segments for mark in (b"hdrgm:Version", b"iso:ts:21496")):
+                return Meaning(unkept=["without its HDR gain map"])
+    return Meaning()
+
+
+def _beginning(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(BOXES)
+
+
+def _meaning_of_png(file: BinaryIO) -> Meaning:
+    found = {kind: data for kind, data, sound in png_chunks(file, until=b"IDAT") if sound}
+    depth, colour = found[b"IHDR"][8:10]
+    channels = 3 if colour & 2 else 1
+    meaning = Meaning(
+        max(depth, 8),
+        loose=depth == 16,
+        chunks={
+            kind: found[kind]
+            for kind, size in COLOUR_CHUNKS.items()
+            if len(found.get(kind, b"")) == size
+        },
+    )
+    # Each of these says what white is; primary colours alone do not.
+    meaning.stated = b"iCCP" in found or any(kind != b"cHRM" for kind in meaning.chunks)
+    if depth == 16 and b"sBIT" in found:
+        meaning.told = max(found[b"sBIT"][:channels])
+        meaning.stated |= meaning.told == 16
+        if 8 < meaning.told < 16:
+            meaning.bits = meaning.told
+    for kind in (b"mDCV", b"cLLI"):  # of screens for HDR
+        meaning.unkept += [f"without its {kind.decode()}"] if kind in found else []
+    if colour in (0, 2) and b"tRNS" in found:
+        key = struct.unpack(f">{channels}H", found[b"tRNS"])
+        most = (1 << depth) - 1  # bits above those of the field do not count
+        meaning.key = tuple((level & most) * max(255 // most, 1) for level in key)
+    return meaning
+
+
+def _meaning_of_tiff(image: TiffImagePlugin.TiffImageFile) -> Meaning:
+    def values(tag: int) -> tuple[float, ...]:
+        value = image.tag_v2.get(tag, ())
+        return value if isinstance(value, tuple) else (value,)
+
+    bits = int(max(values(BITS), default=1))
+    meaning = Meaning(max(min(bits, 16), 8), signed=SIGNED in values(SAMPLE_FORMAT))
+    profile = bool(image.info.get("icc_profile"))
+    if bits == 12:  # in as many, and Pillow gives them as they are
+        meaning.white = 4095
+    elif bits > 8:
+        if meaning.signed and bits == 16:
+            meaning.bits, meaning.white = 15, 32767
+        meaning.loose, meaning.told = True, int(max(values(HIGHEST), default=0)).bit_length()
+        meaning.stated = profile or meaning.told >= meaning.bits
+    # Pillow inverts only 8 bits and less.
+    meaning.inverted = bits > 8 and values(PHOTOMETRIC) == (0,)
+    if 0 in values(EXTRA):
+        meaning.lost.append("without its channels beside the colours")
+    if not profile:  # which comes before these
+        colours = (*values(WHITE_POINT), *values(PRIMARIES))
+        if len(colours) == 8:
+            numbers = (round(float(value) * 100_000) for value in colours)
+            meaning.chunks[b"cHRM"] = struct.pack(">8I", *numbers)
+        elif values(PRIMARIES):
+            meaning.unkept.append("without its primary colours")
+        if values(TRANSFER):
+            meaning.unkept.append("without its transfer function")
+    return meaning
+
+
+def _meaning_of_avif(boxes: bytes, has_profile: bool) -> Meaning:
+    meaning = Meaning()
+    if (place := boxes.find(b"av1C")) >= 0:
+        high, twelve = boxes[place + 6] & 64, boxes[place + 6] & 32
+        meaning.bits = 12 if high and twelve else 10 if high else 8
+    if (place := boxes.find(b"colrnclx")) >= 0 and not has_profile:
+        primaries, transfer = struct.unpack_from(">HH", boxes, place + 8)
+        # 2 is unknown; 1 and 13 are sRGB. Pillow gives RGB of the full range.
+        if 2 not in (primaries, transfer) and (primaries, transfer) != (1, 13):
+            meaning.chunks[b"cICP"] = bytes([primaries, transfer, 0, 1])
+    if b"tmap" in boxes[8 : int.from_bytes(boxes[:4], "big")]:
+        meaning.unkept.append("without its HDR gain map")
+    return meaning
+
+
+def eight_bits(
+    image: Image.Image, meaning: Meaning, low_bytes: Callable[[], Image.Image | None]
+) -> Image.Image:
+    """A picture in 8 bits as it is meant; what it takes from the levels is noted in ``meaning``.
+
+    Args:
+        image: decoded by Pillow, to the high bytes of colours of 16 bits.
+        meaning: of its levels.
+        low_bytes: makes the low bytes of these, if they can be had.
+
+    Raises:
+        UnreadableError: the levels are floats, negative or beyond 16 bits.
+    """
+    if image.mode.startswith(("I", "F")):
+        return _gray(np.asarray(image), meaning)
+    if image.mode == "L" and meaning.signed and np.asarray(image).max() > 127:
+        raise _unmeant("negative")
+    if meaning.overflows and any(band.getextrema()[0] == 0 for band in image.split()):
+        raise UnreadableError(
+            "it is JPEG 2000 of more than 8 bits, whose white Pillow reads as black",
+            "save it in 8 bits, or as PNG or TIFF",
+        )
+    if not meaning.key and (meaning.bits == 8 or image.mode not in MODES):
+        meaning.settle(meaning.white)
         return image
-    levels = np.asarray(image)
-    if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 65535:
-        raise ValueError(f"its pixels are not of 8 or 16 bits but of mode {image.mode}")
-    return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    bands = [np.asarray(band) for band in image.convert(image.mode.replace("1", "L")).split()]
+    colours = 3 if len(bands) > 2 else 1
+    levels, most = bands[:colours], max(int(band.max()) for band in bands[:colours])
+    dark = meaning.loose and most <= DARK >> 8
+    low = low_bytes() if meaning.bits > 8 and (meaning.key or dark) else None
+    if low:
+        wide = [
+            np.left_shift(high, 8, dtype=np.uint16) | below
+            for high, below in zip(bands, map(np.asarray, low.split()), strict=True)
+        ]
+        levels = wide[:colours]
+        white = meaning.settle(max(int(level.max()) for level in levels))
+        if white != meaning.white:  # of transparency only if that does not fill its field either
+            bands = [
+                _scaled(level, white) if level.max() <= white else band
+                for level, band in zip(wide, bands, strict=True)
+            ]
+    else:
+        white = meaning.settle(most << 8 | 255, scalable=False)
+    if meaning.key:
+        bands = [*bands[:colours], _opacity(levels, meaning.key)]
+    elif white == meaning.white:
+        return image
+    return Image.merge(MODES[len(bands)], [Image.fromarray(band) for band in bands])
+
+
+def _gray(levels: np.ndarray, meaning: Meaning) -> Image.Image:
+    """Gray levels of up to 16 bits, in whatever type, in 8 bits."""
+    if levels.dtype.kind == "f":
+        raise _unmeant("floats")
+    if levels.min() < 0 or levels.max() > 65535:
+        raise _unmeant("negative" if levels.min() < 0 else "beyond 16 bits")
+    white = meaning.settle(int(levels.max()))
+    gray = Image.fromarray(_scaled(white - levels if meaning.inverted else levels, white))
+    if meaning.key:
+        gray.putalpha(Image.fromarray(_opacity([levels], meaning.key)))
+    return gray
+
+
+def _scaled(levels: np.ndarray, white: int) -> np.ndarray:
+    wide = levels.astype(np.uint32)
+    wide *= 255
+    wide += white // 2
+    wide //= white
+    return wide.astype(np.uint8)
+
+
+def _opacity(levels: Sequence[np.ndarray], key: Sequence[int]) -> np.ndarray:
+    """0 where the levels of all colours are the key's, 255 elsewhere."""
+    same = [level == value for level, value in zip(levels, key, strict=True)]
+    return np.where(np.logical_and.reduce(same), 0, 255).astype(np.uint8)
+
+
+def _unmeant(what: str) -> UnreadableError:
+    return UnreadableError(f"its levels are {what}", "save it in 8 or 16 bits")
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

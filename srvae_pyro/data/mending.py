@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from PIL import Image
 
-__all__ = ["CutOffError", "mended"]
+__all__ = ["CutOffError", "mended", "png_chunks"]
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 TEXT = (b"tEXt", b"zTXt", b"iTXt")
@@ -42,7 +44,7 @@ def mended(content: bytes, decode: Callable[[bytes], Image.Image]) -> Iterator[t
 
 
 def _mended_png(content: bytes) -> Iterator[tuple[bytes, str]]:
-    chunks = list(_png_chunks(content))
+    chunks = list(png_chunks(io.BytesIO(content)))
     if any(_has_pixels(k) and k not in (b"IDAT", b"IEND") and not ok for k, _, ok in chunks):
         return  # the palette or the size is damaged
     sound = [chunk for chunk in chunks if chunk[2] or _has_pixels(chunk[0])]
@@ -69,15 +71,20 @@ def _has_pixels(kind: bytes) -> bool:
     return kind[:1].isupper() or kind == b"tRNS"
 
 
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Kind and data of each chunk of a PNG, and whether its checksum is right."""
-    place = len(PNG)
-    while place + 8 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, place)
-        data = content[place + 8 : place + 8 + length]
-        check = content[place + 8 + length : place + 12 + length]
-        yield kind, data, check == struct.pack(">I", zlib.crc32(kind + data))
-        place += 12 + length
+def png_chunks(file: BinaryIO, until: bytes | None = None) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Kind and data of each chunk of a PNG, and whether its checksum is right.
+
+    Args:
+        file: its content.
+        until: the kind of the first chunk that is not read; without it all are.
+    """
+    file.seek(len(PNG))
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == until:
+            return
+        data = file.read(length)
+        yield kind, data, file.read(4) == struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _png(chunks: Iterator[tuple[bytes, bytes]] | list[tuple[bytes, bytes]]) -> bytes:

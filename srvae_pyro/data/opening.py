@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
+from srvae_pyro.data.colours import Meaning, eight_bits, meaning_of
 from srvae_pyro.data.mending import CutOffError, mended
-from srvae_pyro.data.tiff import seek_full_page
+from srvae_pyro.data.tiff import PLANES, read_planes_whole, seek_full_page
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.formats import FORMATS, HEAD, unread_by_content, unread_by_name
 from srvae_pyro.system.device import process_memory
@@ -25,7 +27,7 @@ from srvae_pyro.system.device import process_memory
 __all__ = ["Opened", "open_picture", "size_by_header"]
 
 # Measured: the most that reading takes, with the conversion to levels; without and with
-# transparency.
+# transparency or low bytes.
 BYTES_PER_PIXEL = (15, 36)
 ALWAYS_AVAILABLE = 100_000_000  # bytes; asking for more takes as long as reading a small picture
 ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # EXIF's tag; values that swap width and height
@@ -36,16 +38,28 @@ class Opened:
     """A picture file's content, upright.
 
     Attributes:
-        image: the decoded pixels, in the file's mode.
-        deep: whether the file has more than 8 bits a value.
+        image: the decoded pixels, in the file's mode; of colours of 16 bits the high bytes.
+        meaning: of its levels.
+        low_bytes: makes the low bytes of colours of 16 bits, if they can be had.
         page: index of the picture in the file.
-        notes: what of the file is left out, in words.
+        notes: what of the file is left out, in words, beside what ``meaning`` has.
     """
 
     image: ImageFile.ImageFile
-    deep: bool = False
+    meaning: Meaning
+    low_bytes: Callable[[], Image.Image | None]
     page: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def eight_bits(self) -> Image.Image:
+        """The picture in 8 bits as it is meant; transparency by a colour is a band.
+
+        What it takes from the levels is noted in ``meaning``. To be called while the file is open.
+
+        Raises:
+            UnreadableError: the levels are floats, negative or beyond 16 bits.
+        """
+        return eight_bits(self.image, self.meaning, self.low_bytes)
 
 
 @contextmanager
@@ -133,14 +147,33 @@ def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, 
 
 def _open(file: BinaryIO, path: Path) -> Opened:
     """Decode the picture in an open file, from its beginning."""
-    head = file.read(HEAD)
-    image = _identify(file, head, path)
-    page = 0
+    image, page = _find(file, path)
+    _check_memory(image)
+    notes = []
+    try:
+        meaning = meaning_of(image, file)
+    except MemoryError:
+        raise
+    except Exception:  # metadata is as easily damaged as pixels
+        meaning = Meaning(16 if image.mode.startswith("I") else 8)
+        notes.append("what it says of its levels cannot be read")
+    if not _decode(image):
+        notes.append("its EXIF cannot be read")
+    return Opened(image, meaning, lambda: _low_bytes(file, path), page, notes)
+
+
+def _find(file: BinaryIO, path: Path) -> tuple[ImageFile.ImageFile, int]:
+    """The picture in a file, not yet decoded, and its page."""
+    file.seek(0)
+    image, page = _identify(file, file.read(HEAD), path), 0
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         page = seek_full_page(image, file, path)
-    _check_memory(image)
-    # The decoder's raw mode: RGB;16B, or for TIFF ("RGB;16L", ...).
-    opened = Opened(image, any(";16" in str(tile[3]) for tile in image.tile), page)
+        read_planes_whole(image)
+    return image, page
+
+
+def _decode(image: ImageFile.ImageFile) -> bool:
+    """Decode an image and turn it upright; whether its EXIF can be read."""
     # Loading a TIFF loses this and its directories.
     orientation = image.getexif().get(ORIENTATION) if image.format == "TIFF" else None
     image.load()
@@ -152,8 +185,33 @@ def _open(file: BinaryIO, path: Path) -> Opened:
     except MemoryError:
         raise
     except Exception:  # metadata is as easily damaged as pixels
-        opened.notes.append("its EXIF cannot be read")
-    return opened
+        return False
+    return True
+
+
+def _low_bytes(file: BinaryIO, path: Path) -> Image.Image | None:
+    """The low bytes of colours of 16 bits, of which Pillow decodes the high ones; None if not so.
+
+    They are what it takes for the high ones if it is told that a file has them the other way round.
+    """
+    image, _ = _find(file, path)
+    planes = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PLANES) == 2
+    args = image.tile[0].args if image.tile and not planes else None
+    raw, *rest = (args,) if isinstance(args, str) else args or ("",)
+    kind, _, order = str(raw).partition(";16")
+    others = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    if order not in others or kind not in ("RGB", "RGBX", "RGBA", "LA"):
+        return None
+    # Of gray and transparency Pillow knows one order: they are read as four colours of a byte each.
+    other = "RGBA" if kind == "LA" else f"{kind};16{others[order]}"
+    swapped = (other, *rest) if rest else other
+    _check_memory(image, low_bytes=True)
+    image.tile = [tile._replace(args=swapped) for tile in image.tile]
+    _decode(image)
+    if kind == "LA":
+        _, gray, _, alpha = image.split()
+        return Image.merge("RGBA", (gray, gray, gray, alpha))
+    return image
 
 
 def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
@@ -180,16 +238,18 @@ def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             failure = failure or (error if accept else None)
+    if "unknown pixel mode" in str(failure):  # of a TIFF
+        raise UnreadableError("its kind of levels is not known", "save it in 8 bits") from failure
     # It is damaged, or of a format that only its name tells.
     if kind := unread_by_name(path):
         raise UnreadableError.of_format(kind) from failure
     raise failure or UnreadableError("its format is not known")
 
 
-def _check_memory(image: Image.Image) -> None:
+def _check_memory(image: Image.Image, low_bytes: bool = False) -> None:
     """Refuse a picture that is too large for the memory, before it is decoded."""
     width, height = image.size
-    need = BYTES_PER_PIXEL[image.has_transparency_data] * width * height
+    need = BYTES_PER_PIXEL[low_bytes or image.has_transparency_data] * width * height
     if need < ALWAYS_AVAILABLE:
         return
     memory = process_memory()

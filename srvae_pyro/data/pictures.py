@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data.colours import as_rgb, eight_bits
+from srvae_pyro.data.colours import as_rgb
 from srvae_pyro.data.opening import open_picture, size_by_header
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
@@ -75,8 +75,8 @@ def read_picture(
 ) -> Image.Image:
     """One picture file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
 
-    EXIF orientation is applied, transparency composed on white, 16-bit grey scaled to 8 bits, CMYK
-    and Lab converted to sRGB; of an animation the first frame is read. Faults of a file that do not
+    EXIF orientation is applied, transparency composed on white, 16 bits scaled to 8, CMYK and Lab
+    converted to sRGB; of an animation the first frame is read. Faults of a file that do not
     affect its pixels are ignored.
 
     Args:
@@ -90,7 +90,9 @@ def read_picture(
     """
     try:
         with open_picture(path, content) as opened:
-            image = as_rgb(eight_bits(opened.image))
+            image = as_rgb(opened.eight_bits())
+        if opened.meaning.guess:  # without the name, so that it is shown once
+            warnings.warn(f"pictures of 16 bits are {opened.meaning.guess}", stacklevel=1)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import TiffImagePlugin
+from PIL import ImageFile, TiffImagePlugin
 
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.formats import RAW, unread_by_name
 
-__all__ = ["seek_full_page"]
+__all__ = ["PLANES", "read_planes_whole", "seek_full_page"]
 
 # Tags, and the bits of the tag REDUCED that mark a smaller copy and a mask.
-WIDTH, HEIGHT = 256, 257
+WIDTH, HEIGHT, BITS, PLANES = 256, 257, 258, 284
 PHOTOMETRIC, REDUCED, SUB_DIRECTORIES, DNG_VERSION = 262, 254, 330, 50706
 SMALL_COPY, MASK = 1, 4
 SENSOR = (32803, 34892)  # photometric interpretations: a mosaic of colours, a camera's colours
@@ -58,6 +58,21 @@ def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, path: P
     if largest:
         image.seek(largest)
     return largest
+
+
+def read_planes_whole(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Have a TIFF whose 16-bit colours lie in separate planes decoded by libtiff.
+
+    Pillow's own decoder takes their bytes for levels of 8 bits, without a word.
+    """
+    bits = image.tag_v2.get(BITS)
+    if image.tag_v2.get(PLANES) != 2 or not isinstance(bits, tuple) or 16 not in bits:
+        return
+    if image.tile and image.tile[0].codec_name == "raw":
+        arguments = (f"{image.mode};16N", "raw", False, image.tag_v2.offset)
+        size = _integer(image.tag_v2, WIDTH), _integer(image.tag_v2, HEIGHT)
+        image.tile = [ImageFile._Tile("libtiff", (0, 0, *size), 0, arguments)]
+        image.use_load_libtiff = True
 
 
 def _same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:

@@ -37,7 +37,7 @@ class UpscaleArguments:
     question repeats what is wrong in it, noise and JPEG's blocks too.
 
     Transparency is enlarged by bicubic interpolation. A gray photograph's answers are gray; EXIF,
-    XMP, resolution and colour profile are kept, and what is not is said.
+    XMP, resolution, colour profile and gamma are kept, and what is not is said.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageChops, PngImagePlugin
 from torch import Tensor
 
-from srvae_pyro.data.colours import as_rgb, eight_bits
+from srvae_pyro.data.colours import as_rgb
 from srvae_pyro.data.opening import Opened, open_picture
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
@@ -43,22 +43,31 @@ class Photograph:
     Attributes:
         levels: uint8 (C, H, W), C as the model takes.
         alpha: transparency as Pillow's mode L, if the file has one.
-        gray: whether the file is; then its answers are too.
+        gray: whether red, green and blue are equal in every pixel; then those of answers are too.
         profile: the colours' ICC profile, if they are still the file's.
+        chunks: what else says how they are meant, likewise, as a PNG has it.
         exif: what the camera and the photographer noted, without the orientation.
         xmp: the same as XMP has it.
         dpi: dots per inch, across and down.
-        note: what of the file is left out, for the user.
+        lost: what of the pixels is left out, for the user.
+        unkept: what beside them is.
     """
 
     levels: Tensor
     alpha: Image.Image | None = None
     gray: bool = False
     profile: bytes | None = None
+    chunks: dict[bytes, bytes] = field(default_factory=dict)
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
-    note: str = ""
+    lost: str = ""
+    unkept: str = ""
+
+    @property
+    def note(self) -> str:
+        """All that is left out of the file."""
+        return "; ".join(filter(None, (self.lost, self.unkept)))
 
     def toned(self, x: Tensor) -> Tensor:
         """Rows of an answer (C, n, W) to this photograph as they are to be: gray if it is."""
@@ -117,40 +126,51 @@ def read_photograph(path: Path, channels: int) -> Photograph:
 
 def _photograph(opened: Opened, channels: int) -> Photograph:
     """What is in a picture file that is open."""
-    file, notes = opened.image, list(opened.notes)
+    file, meaning = opened.image, opened.meaning
+    image = opened.eight_bits()
     frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
     if frames > 1:
         number = f"picture {opened.page + 1}, the largest," if opened.page else "the first"
-        notes.append(f"{number} of its {frames} pictures")
-    if opened.deep or file.mode.startswith("I"):
-        notes.append("8 of its 16 bits")
-    image = eight_bits(file)
-    gray = image.mode in ("1", "L", "LA", "La")
-    # A profile describes the file's own colours: not those converted from others, or to grey.
-    kept = gray or (channels == 3 and image.mode.startswith(("RGB", "P")))
+        opened.notes.append(f"{number} of its {frames} pictures")
+    lost = opened.notes + meaning.lost
+    own = image.mode not in ("CMYK", "LAB", "YCbCr")
     if image.mode in ("CMYK", "LAB"):
-        notes.append(f"its {image.mode} colours as sRGB")
+        lost.append(f"its {image.mode} colours as sRGB")
     image = as_rgb(image)
     alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = _hidden_filled(image.convert("RGB"), alpha)
+    if image.mode not in ("1", "L"):
+        image = image.convert("RGB")
+    gray = len(image.getbands()) == 1 or _is_gray(image)
     image = image.convert("RGB" if channels == 3 else "L")
-    profile = file.info.get("icc_profile")
-    if profile and not kept and image.mode == "L":
-        notes.append("without its colour profile")
+    # What describes the file's own colours does not those converted from others, or to gray.
+    kept = own and (gray or channels == 3)
+    profile, unkept = file.info.get("icc_profile"), list(meaning.unkept)
+    if not kept and image.mode == "L":
+        unkept += ["without its colour profile"] if profile else []
+        unkept += [f"without its {kind.decode()}" for kind in meaning.chunks]
     levels = np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
     return Photograph(
         torch.from_numpy(levels.copy()),
         alpha,
         gray,
         profile if kept else None,
+        meaning.chunks if kept else {},
         exif_of(file),
         xmp_of(file),
         dpi_of(file),
-        "; ".join(notes),
+        "; ".join(lost),
+        "; ".join(unkept),
     )
+
+
+def _is_gray(image: Image.Image) -> bool:
+    """Whether red, green and blue are equal in every pixel."""
+    red, *others = image.split()
+    return not any(ImageChops.difference(red, other).getbbox() for other in others)
 
 
 def _hidden_filled(image: Image.Image, alpha: Image.Image) -> Image.Image:
@@ -189,17 +209,22 @@ def save_photograph(
 ) -> None:
     """Write uint8 levels (C, H, W) as PNG.
 
-    With the transparency, grayness, colour profile, resolution and notes of ``like``.
+    With the transparency, grayness, colour profile, gamma, resolution and notes of ``like``.
     """
     options: dict[str, Any] = {"pnginfo": PngImagePlugin.PngInfo()}
+    image = as_image(levels, like.alpha, like.gray) if like else as_image(levels)
     if like is not None:
         kept = {"icc_profile": like.profile, "exif": like.exif, "dpi": like.dpi}
         options |= {name: value for name, value in kept.items() if value}
+        for kind, data in like.chunks.items():
+            options["pnginfo"].add(kind, data)
         if like.xmp:
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", like.xmp)
+        # A PNG of one channel may not have a profile of colours.
+        if like.profile and like.profile[16:20] == b"RGB " and image.mode in ("L", "LA"):
+            image = image.convert("RGB" if image.mode == "L" else "RGBA")
     if comment:
         options["pnginfo"].add_text("Comment", comment)
-    image = as_image(levels, like.alpha, like.gray) if like else as_image(levels)
     write_whole(path, lambda partial: image.save(partial, **options))
 
 
