@@ -282,3 +282,17 @@ def test_memory_is_what_each_process_may_have(
     assert process_memory([tmp_path / "memory.max"]) == 4e7
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert process_memory([tmp_path / "memory.max"]) == 1e7
+
+
+@pytest.mark.parametrize(("kind", "size"), [("0", 1 << 60), ("x", 1 << 39), ("L", 1 << 39)])
+def test_sizes_that_a_tar_claims_are_held_against_it(tmp_path: Path, kind: str, size: int) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(4):
+            add(tar, f"{number}.png", png(number))
+        end = tar.offset
+    claim = tarfile.TarInfo("4.png")
+    claim.size, claim.type = size, kind.encode()
+    path.write_bytes(path.read_bytes()[:end] + claim.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(UserError, match=r"a\.tar is not a tar that can be read in place \(.+\)"):
+        load_data(f"wds:{path}", Path())

@@ -111,7 +111,7 @@ class TarShards:
                 continue
             self.paths.append(path)
             offsets.append(members[:, 0])
-            sizes.append(members[:, 1].astype(np.int32))
+            sizes.append(members[:, 1].clip(max=2**31 - 1).astype(np.int32))
             counts.append(len(members))
         if not self.paths:
             raise UserError(f"{paths[0]} has no pictures in it: name others with --data")
@@ -172,9 +172,10 @@ def _members(path: Path) -> np.ndarray:
                 if member.isreg() and extension.lower() in EXTENSIONS and not hidden:
                     members.append((member.offset_data, member.size))
                 tar.members = []  # type: ignore[attr-defined]  # else they pile up
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError, OverflowError, MemoryError) as error:
+        reason = str(error) or "it claims more than it has"
         raise UserError(
-            f"{path} is not a tar that can be read in place ({error}): unpack it if it "
+            f"{path} is not a tar that can be read in place ({reason}): unpack it if it "
             "is compressed, or make it anew"
         ) from None
     return np.array(members, dtype=np.int64).reshape(-1, 2)
