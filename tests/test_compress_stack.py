@@ -49,6 +49,12 @@ def test_an_empty_stack_lends_bits_and_gets_them_back() -> None:
     assert len(stack.words()) == stack.start_words
 
 
+def test_a_stack_that_is_too_short_says_so_at_once() -> None:
+    stack = Stack(np.arange(1, 9, dtype=np.uint32))
+    with pytest.raises(MismatchError, match="fewer words"):
+        stack.pop(*uniform(np.full(8 * 7, 16)))  # 7 of its 8 words
+
+
 def test_what_is_left_tells_of_another_table() -> None:
     sizes = np.full(50, 7)
     stack = Stack()

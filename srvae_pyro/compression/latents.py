@@ -16,9 +16,10 @@ from torch import Tensor
 
 from srvae_pyro.compression.stack import CATEGORICAL, Stack, uniform
 
-__all__ = ["STEP", "Posterior", "pop_normal", "push_normal"]
+__all__ = ["LEAST_BITS", "STEP", "Posterior", "pop_normal", "push_normal"]
 
 STEP = 2.0**-10
+LEAST_BITS = 11  # of an element under a standard normal: its likeliest cell takes 11.3
 # Of the posterior: buckets of a tenth of its standard deviation, out to 6.4 of them.
 BUCKETS, REACH = 128, 6.4
 PI, TERMS = Decimal("3.14159265358979323846264338327950288419716939937510"), 150

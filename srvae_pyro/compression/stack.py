@@ -85,7 +85,11 @@ class Stack:
         self.pushed += self.coder.num_valid_bits() - before
 
     def pop(self, model: Any, *parameters: NDArray[Any]) -> Symbols:
-        """Take as many symbols off the stack as there are rows of ``parameters``."""
+        """Take as many symbols off the stack as there are rows of ``parameters``.
+
+        Raises:
+            MismatchError: it has fewer.
+        """
         if not len(parameters[0]):
             return np.empty(0, np.int32)
         if self.deepens:
@@ -96,9 +100,11 @@ class Stack:
         except (ValueError, KeyError) as error:
             raise MismatchError(str(error)) from None
         self.popped += before - self.coder.num_valid_bits()
+        bulk = self.coder.num_words() - HEAD
         if self.deepens:
-            bulk = self.coder.num_words() - HEAD
             self.start_words = max(self.start_words, self.reserved - bulk)
+        elif bulk < 0:
+            raise MismatchError("there are fewer words on the stack than it started with")
         return symbols
 
     def words(self) -> NDArray[np.uint32]:
