@@ -2,17 +2,28 @@
 
 import errno
 import io
+import re
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from srvae_pyro.errors import out_of_memory
+from srvae_pyro import compress, decompress, figures, generate, train, upscale
+from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
+from srvae_pyro.compression.container import Container, Header, Picture, write_parts
+from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
+from srvae_pyro.drawing.arguments import FiguresArguments, GenerateArguments
+from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.system.command_line import parse, run_command
+from srvae_pyro.system.files import write_json
 from srvae_pyro.training.arguments import TrainArguments
+from srvae_pyro.upscaling.arguments import UpscaleArguments
 
 SHORT = [
     MemoryError(),
@@ -53,6 +64,33 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "argv", ["evaluate", "RUN"])
     with pytest.raises(RuntimeError, match="do not match"):
         run_command(EvaluateArguments, fail, "evaluate")
+
+
+def test_a_read_only_place_is_told_with_the_flag_for_another(
+    tmp_path: Path, tiny: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", f"{dir}/probe")
+
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig("", tiny(), DataConfig(data="photos"))
+    write_json(tmp_path / "runs" / "net" / "config.json", config.to_dict())
+    picture = Picture("a", 8, 8)
+    header = Header("net", "", "fp64", 1, (1,), {}, (picture,))
+    write_parts(tmp_path / "packed", Container(header, bytes(8), [np.ones(1, np.uint32)]))
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    image, out = Path("a.png"), "runs/net/figures"
+    for call, place, flag in (
+        (lambda: generate.main(GenerateArguments("net")), f"{out}/generated", "--out DIR"),
+        (lambda: figures.main(FiguresArguments("net")), out, "--out DIR"),
+        (lambda: upscale.main(UpscaleArguments("net", (image,))), f"{out}/upscaled", "--out DIR"),
+        (lambda: compress.main(CompressArguments("net", (image,), Path("c"))), "c", "--out FILE"),
+        (lambda: decompress.main(DecompressArguments(Path("packed"), Path("d"))), "d", "--out DIR"),
+        (lambda: train.main(TrainArguments(run="t", device="cpu")), "runs/t", "--run DIR"),
+    ):
+        told = f"cannot write {place} (Read-only file system): give {flag}"
+        with pytest.raises(UserError, match=f"^{re.escape(told)}$"):
+            call()
 
 
 @pytest.mark.parametrize(

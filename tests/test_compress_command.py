@@ -15,8 +15,7 @@ from torch import Tensor
 from srvae_pyro import compress, decompress
 from srvae_pyro.compress import CompressArguments
 from srvae_pyro.compression import container
-from srvae_pyro.compression.container import Header, Picture, read_parts
-from srvae_pyro.compression.reading import names_of
+from srvae_pyro.compression.container import Header, Picture, names_of, read_parts
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.decompress import DecompressArguments
 from srvae_pyro.errors import UserError
@@ -152,6 +151,7 @@ HOSTILE: dict[str, Callable[[dict], object]] = {
     "format": lambda v: v.update(format=1),
     "missing": lambda v: v.pop("run"),
     "list": lambda v: b"[]",
+    "long": lambda v: v.update(more="x" * 2_000_000),
     "bomb": lambda v: zlib.compress(b"[" * (container.LARGEST + 1), 1),
     "deep": lambda v: zlib.compress(b"[" * 200_000),
 }
@@ -165,6 +165,45 @@ def test_a_file_of_a_foe_is_refused(packed: Path, place: Path) -> None:
         with pytest.raises(UserError, match="packed cannot be decompressed: it"):
             decompress.main(DecompressArguments(packed, place / "out"))
         assert not (place / "out").exists(), name
+
+
+def test_sizes_that_are_claimed_are_refused_before_decoding(
+    packed: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srvae_pyro.compression.codec.Stack", None)
+    rewritten(packed, lambda values: values["pictures"]["height"].__setitem__(0, 1000))
+    for preview in (False, True):
+        arguments = DecompressArguments(packed, place / "out", preview=preview)
+        with pytest.raises(UserError, match="it is too short for pictures of 16x1000 pixels"):
+            decompress.main(arguments)
+    monkeypatch.setattr("srvae_pyro.compression.codec.process_memory", lambda: 1e7)
+    with pytest.raises(UserError, match=r"packed cannot be decompressed: 16x1000 pixels take .*B"):
+        decompress.main(arguments)
+    assert not (place / "out").exists()
+
+
+def test_names_that_cannot_be_written_are_changed(
+    packed: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("srvae_pyro.compression.session.longest_name", lambda _: len("gr.png"))
+    assert decompress.main(DecompressArguments(packed, place / "out")) == 0
+    assert "names that cannot be written here are changed: gray to gr\n" in capsys.readouterr().out
+    assert sorted(path.name for path in (place / "out").iterdir()) == ["a.png", "b.png", "gr.png"]
+
+
+def test_only_what_compress_wrote_is_replaced(
+    packed: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "mine").write_bytes(b"mine")
+    arguments = CompressArguments("net", (Path("in/gray.png"),), Path("mine"))
+    with pytest.raises(UserError, match="mine is there and is something else: give another --out"):
+        compress.main(arguments)
+    assert (place / "mine").read_bytes() == b"mine"
+    assert compress.main(replace(arguments, out=packed)) == 0
+    assert "packed, in place of an earlier one: " in capsys.readouterr().out
 
 
 def test_a_file_names_no_run_elsewhere(packed: Path, place: Path) -> None:
@@ -212,8 +251,6 @@ def test_what_would_not_be_kept_is_refused(place: Path) -> None:
         with pytest.raises(UserError, match=f"{name} would not be kept whole .{lost}"):
             compress.main(CompressArguments("net", (Path(name),), out))
     Image.fromarray(levels + np.uint8(255)).save("opaque.png")
-    with pytest.raises(UserError, match=r"opaque\.png is one of the pictures"):
-        compress.main(CompressArguments("net", (Path("opaque.png"),), Path("opaque.png")))
     Path("empty").mkdir()
     with pytest.raises(UserError, match="there are no pictures in empty"):
         compress.main(CompressArguments("net", (Path("empty"),), out))
@@ -230,6 +267,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
         (CompressArguments("net", (), tmp_path / "out"), "name at least one picture"),
         (CompressArguments("net", (Path("a.png"),)), "--out FILE"),
         (CompressArguments("net", (Path("a.png"),), tmp_path), "is a folder: name a file"),
+        (CompressArguments("net", (Path("a.png"),), Path("b.PNG")), "has a picture's extension"),
         (DecompressArguments(Path("file")), "--out DIR"),
         (DecompressArguments(Path("file"), Path("a.png")), "--out is a folder"),
         (CompressArguments("net", (Path("a.png"),), tmp_path / "x", group=0), "--group"),
@@ -239,9 +277,12 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
 
 
 def test_names_are_told_apart_and_can_be_written() -> None:
-    files = [Path("x/A.png"), Path("y/a.webp"), Path("a-2.png"), Path('b:"?.png'), Path("c\n.png")]
-    names = names_of(files)
-    assert names == ["A", "a-2", "a-2-2", "b___", "c_"]
+    long, accents = "n" * 251, "\u00e9" * 200
+    texts = ["A", "a", "a-2", 'b:"?', "c\n", "Aux.tar", "auxiliary", "\u00e9", "e\u0301"]
+    names = names_of([*texts, long, long, accents])
+    assert names[:7] == ["A", "a-2", "a-2-2", "b___", "c_", "_Aux.tar", "auxiliary"]
+    assert names[7:9] == ["\u00e9", "e\u0301-2"]  # one name on some systems
+    assert names[9:] == [long, long[:-2] + "-2", accents[:125]]
     pictures = tuple(Picture(name, 1, 1) for name in names)
     Header("net", "digest", "fp64", 1, (3, 3), {"torch": "2"}, pictures).check()
 

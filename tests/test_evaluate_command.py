@@ -628,8 +628,15 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr("srvae_pyro.evaluation.suite.measure", None)
     (run / "file").touch()
-    with pytest.raises(UserError, match=r"--json .*out.json cannot be written: Not a directory"):
-        main(EvaluateArguments(str(run), str(folder), json=run / "file" / "out.json"))
+    (run / "other.json").write_text('{"run": "somebody\'s"}')
+    for name, told in (
+        ("file/out.json", r"cannot write .*out\.json .Not a directory.: give --json FILE"),
+        ("other.json", r"other\.json is there and is something else: give another --json FILE"),
+        ("evaluation.json", r"evaluation\.json is written anyway"),
+    ):
+        with pytest.raises(UserError, match=told):
+            main(EvaluateArguments(str(run), str(folder), json=run / name))
+    assert "somebody" in (run / "other.json").read_text()
 
 
 def test_results_of_a_run_that_cannot_be_written_to_are_printed(
@@ -652,6 +659,10 @@ def test_results_of_a_run_that_cannot_be_written_to_are_printed(
     with pytest.warns(UserWarning, match="the results are not recorded there"):
         assert main(replace(arguments, json=tmp_path / "out.json")) == 0
     assert "elbo" in json.loads((tmp_path / "out.json").read_text())
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="the results are not recorded there"):
+        assert main(replace(arguments, json=tmp_path / "out.json")) == 0
+    assert "out.json, in place of an earlier one" in capsys.readouterr().out
 
 
 def test_a_disk_that_fills_up_is_told_and_the_rest_is_measured(

@@ -1,12 +1,27 @@
 """Files written whole or not at all, by one process or several."""
 
+import errno
+import fcntl
+import os
 import signal
+import tempfile
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from srvae_pyro.system.files import check_place, filling, unwinding, write_whole
+from srvae_pyro.errors import UserError
+from srvae_pyro.system.files import (
+    check_output,
+    check_place,
+    filling,
+    unwinding,
+    write_text,
+    write_whole,
+)
+from srvae_pyro.system.lock import locked
 
 
 def test_a_name_as_long_as_can_be_is_written(tmp_path: Path) -> None:
@@ -59,9 +74,40 @@ def test_what_a_killed_writer_left_is_written_over(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long_is_found_out_before_the_work(tmp_path: Path) -> None:
     check_place(tmp_path / "further" / "file.json")
-    with pytest.raises(OSError, match="File name too long"):
-        check_place(tmp_path / ("a" * 300 + ".json"))
+    for folder in (tmp_path, tmp_path / "further"):
+        with pytest.raises(OSError, match="File name too long"):
+            check_place(folder / ("a" * 300 + ".json"))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_told_with_its_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", f"{dir}/probe")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"^cannot write .*/o/x .Read-only.*: give --out FILE$"):
+        check_output(tmp_path / "o" / "x", "--out FILE")
+
+
+def test_an_output_replaces_earlier_ones_alone(tmp_path: Path) -> None:
+    for name in ("ours", "others"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+
+    def ours(path: Path) -> bool:
+        return path.read_text() == "ours"
+
+    for name in ("ours", "new"):
+        check_output(tmp_path / name, "--out FILE", ours)
+    for name in ("others", "link", "pipe", "."):
+        with pytest.raises(UserError, match="is something else: give another --out FILE"):
+            check_output(tmp_path / name, "--out FILE", ours)
+    check_output(tmp_path, "--out DIR")
+    with pytest.raises(UserError, match="is something else: give another --out DIR"):
+        check_output(tmp_path / "ours", "--out DIR")
 
 
 def fill(folder: Path, error: str = "") -> None:
@@ -75,15 +121,98 @@ def test_a_folder_is_filled_at_once_or_not_at_all(tmp_path: Path) -> None:
         out = tmp_path / f"out-{there}"
         if there:
             out.mkdir()
-        with pytest.raises(OSError, match="full"), filling(out) as partial:
+        with pytest.raises(OSError, match="full"), filling(out, ["a"]) as partial:
             fill(partial, "full")
         assert list(out.iterdir() if there else tmp_path.iterdir()) == []
-        with filling(out) as partial:
+        with filling(out, ["a"]) as partial:
             fill(partial)
             assert not (out / "a").exists()
         assert [path.name for path in out.iterdir()] == ["a"]
         (out / "a").unlink()
         out.rmdir()
+
+
+def put(
+    out: Path, names: Sequence[str], text: str, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Files of these names, if others write them too ``meanwhile``."""
+    with filling(out, names) as partial:
+        for name in names:
+            (partial / name).write_text(text)
+        meanwhile()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_two_fill_one_folder(tmp_path: Path, there: bool) -> None:
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    put(out, "a", "first", lambda: put(out, "b", "second"))
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "first", "b": "second"}
+    with pytest.raises(UserError, match="c is there already"):
+        put(out, "dc", "first", lambda: put(out, "c", "second"))
+    assert (out / "c").read_text() == "second"
+    with pytest.raises(FileNotFoundError), filling(out, "ef") as partial:
+        (partial / "e").touch()
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "c"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_a_killed_process_left_of_a_folder_goes(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), filling(tmp_path / "out", ["a"]) as partial:
+        pass
+    (partial / "left").mkdir(parents=True)
+    with filling(tmp_path / "out", ["a"]) as again:
+        assert list(tmp_path.iterdir()) == [again]
+        (again / "a").touch()
+
+
+@pytest.fixture
+def only_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without permissions, locks, and synchronised or renamed folders."""
+    rename, fsync = os.rename, os.fsync
+
+    def refuse(number: int) -> Any:
+        def call(*_: Any, **__: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    def rename_file(old: Path, new: Path) -> None:
+        (refuse(errno.ENOTSUP) if os.path.isdir(old) else rename)(old, new)
+
+    def fsync_file(descriptor: int) -> None:
+        fsync(descriptor)
+        refuse(errno.EINVAL)()
+
+    for name in ("chmod", "fchmod", "link"):
+        monkeypatch.setattr(os, name, refuse(errno.EPERM))
+    monkeypatch.setattr(os, "rename", rename_file)
+    monkeypatch.setattr(os, "fsync", fsync_file)
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOTSUP))
+
+
+@pytest.mark.usefixtures("only_bytes")
+def test_file_systems_need_only_hold_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    for name in ("a", "b"):
+        put(tmp_path / "out", name, "whole")
+    with locked(tmp_path / "run", "by another"):
+        assert "cannot be locked on its file system" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "a.txt", "b", "out", "run"]
+
+
+def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_text(tmp_path / "a.txt", "whole")
+    assert not list(tmp_path.iterdir())
 
 
 def test_termination_unwinds() -> None:

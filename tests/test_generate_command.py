@@ -203,6 +203,11 @@ def test_files_of_others_are_neither_mixed_in_nor_lost(asked: GenerateArguments)
         main(asked)
     assert own.read_bytes() == b"mine"
     own.unlink()
+    grid = asked.out / "grid.png"
+    grid.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"grid\.png is not a picture that this command drew"):
+        main(asked)
+    grid.unlink()
     main(asked)
     cat = own.with_name("cat.png")
     cat.write_bytes(b"mine")

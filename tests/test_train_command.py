@@ -310,6 +310,14 @@ def test_a_run_that_died_before_its_first_step_is_no_dead_end(
         assert train.main(arguments(tmp_path, steps=1)) == 0
 
 
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_folder_of_another_program_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"step": "theirs"}\n')
+    with pytest.raises(UserError, match=f"{name} is not of a run .*: choose another --run"):
+        train.main(arguments(tmp_path, run=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_resuming_with_other_pictures_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import tyro
 from srvae_pyro.checked import AtLeast
 from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.command_line import check_folder, option
 
 __all__ = ["CompressArguments", "DecompressArguments"]
@@ -36,7 +37,7 @@ class CompressArguments:
     ]
     """picture files, or folders of them"""
     out: Annotated[Path | None, option("FILE", "must be given")] = None
-    """the file to write"""
+    """the file to write; only one that compress wrote is replaced"""
     group: Annotated[int, AtLeast(1, 4096)] = 16
     """pictures that are coded together; more are faster and cost more bits to start with"""
     arithmetic: Literal["fp64", "fp32"] = "fp64"
@@ -54,6 +55,8 @@ class CompressArguments:
             raise UserError("name the file to write: --out FILE")
         if self.out.is_dir():
             raise UserError(f"--out {self.out} is a folder: name a file")
+        if self.out.suffix.lower() in EXTENSIONS:
+            raise UserError(f"--out {self.out} has a picture's extension: name it otherwise")
 
 
 @dataclass

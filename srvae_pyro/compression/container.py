@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -30,6 +32,8 @@ __all__ = [
     "Picture",
     "fingerprint",
     "fingerprints_of",
+    "is_packed",
+    "names_of",
     "packed",
     "read_from",
     "read_parts",
@@ -39,9 +43,14 @@ __all__ = [
 MAGIC = b"SRVAEbb1"
 FORMAT = 2
 LENGTH, CHECK, FINGERPRINT = 8, 8, 4  # bytes
-LARGEST = 1 << 28  # bytes of a header: a hostile one cannot fill the memory
+# Bytes of a header, uncompressed, at most, and for each byte of the file, of which a picture has 4
+# at least: a hostile one cannot fill the memory.
+LARGEST, LARGEST_OF_BYTE = 1 << 26, 200
+NAME = 251  # bytes of a picture's name: with .png 255, which most file systems take
 SIDE = 1 << 16  # of a picture, at most
 WORD = np.dtype("<u4")
+# Windows' names of devices, whatever follows behind a dot.
+RESERVED = re.compile(r"(con|prn|aux|nul|con(in|out)\$|(com|lpt)[\d¹²³]) *(\.|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -89,24 +98,30 @@ class Header:
         return [(picture.height, picture.width) for picture in self.pictures]
 
     def to_bytes(self) -> bytes:
-        """As it stands in the file."""
+        """As it stands in the file.
+
+        Raises:
+            UserError: it is too long.
+        """
         values = asdict(self)
         # By columns, as most columns repeat themselves.
         pictures = values.pop("pictures")
         columns = {f.name: [picture[f.name] for picture in pictures] for f in fields(Picture)}
         text = json.dumps({"format": FORMAT, **values, "pictures": columns}, separators=(",", ":"))
+        if len(text) > LARGEST:
+            raise UserError("the names of so many pictures do not fit into a file: take fewer")
         return zlib.compress(text.encode(), 9)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Header:
-        """The header in a file.
+    def from_bytes(cls, content: bytes, most: int = LARGEST) -> Header:
+        """The header in a file, of at most so many bytes uncompressed.
 
         Raises:
             ValueError: it is none; says why.
         """
         inflate = zlib.decompressobj()
         try:
-            text = inflate.decompress(content, LARGEST)
+            text = inflate.decompress(content, most)
             values = json.loads(text)
         except (zlib.error, ValueError, RecursionError):
             raise ValueError("its header cannot be read") from None
@@ -157,6 +172,42 @@ class Header:
                 raise ValueError(f"it names a picture {name!r}, which is no name of a file")
         if len({name.casefold() for name in names}) < len(names):
             raise ValueError("it names two pictures the same")
+
+
+def names_of(texts: Sequence[str], most: int = NAME) -> list[str]:
+    """A name for each picture that every system takes, no two alike where case does not count.
+
+    Args:
+        texts: what they are called.
+        most: bytes of a name.
+    """
+    names: list[str] = []
+    numbers: dict[str, int] = {}  # by each name that is taken, the last one behind it
+    for text in texts:
+        plain = "".join(c if c.isprintable() and c not in '/\\:"<>|?*' else "_" for c in text)
+        plain = plain.encode("utf-8", "replace").decode() or "picture"
+        if RESERVED.match(plain):
+            plain = f"_{plain}"
+        name = plain = _cut(plain, most)
+        number = numbers.get(_alike(plain), 1)
+        while _alike(name) in numbers:
+            number += 1
+            ending = f"-{number}"
+            name = _cut(plain, most - len(ending)) + ending
+        numbers[_alike(plain)] = number
+        numbers.setdefault(_alike(name), 1)
+        names.append(name)
+    return names
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text, of at most so many bytes."""
+    return text.encode()[:most].decode(errors="ignore")
+
+
+def _alike(name: str) -> str:
+    """The same for names that are one on some systems."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 @dataclass(frozen=True)
@@ -222,6 +273,15 @@ def write_parts(path: Path, content: Container) -> int:
     return len(whole)
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as one that :func:`write_parts` wrote; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def read_parts(path: Path, preview: bool = False) -> Container:
     """Read a file, or of it what the y's need.
 
@@ -247,7 +307,8 @@ def read_from(file: BinaryIO, preview: bool = False) -> Container:
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("it is not a file that python -m srvae_pyro.compress wrote")
-    header = Header.from_bytes(_part(file, size))
+    most = min(LARGEST, 4096 + LARGEST_OF_BYTE * size)
+    header = Header.from_bytes(_part(file, size), most)
     fingerprints = _part(file, size)
     if len(fingerprints) != FINGERPRINT * (1 + len(header.pictures)):
         raise ValueError("its header and its checksums are of different pictures")

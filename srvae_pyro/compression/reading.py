@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from srvae_pyro.compression.container import SIDE, Picture
+from srvae_pyro.compression.container import SIDE, Picture, names_of
 from srvae_pyro.data.pictures import find_pictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.console import say
@@ -16,15 +16,12 @@ from srvae_pyro.upscaling.photographs import Photograph, read_photograph, shown
 __all__ = ["read_lossless"]
 
 
-def read_lossless(
-    paths: Sequence[Path], channels: int, out: Path
-) -> tuple[list[Tensor], list[Picture]]:
+def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], list[Picture]]:
     """The levels of picture files, uint8 (C, h, w), and what is to be kept beside them.
 
     Args:
         paths: files, and folders whose pictures are taken.
         channels: the model's, 3 or 1.
-        out: what will be written, which is to be none of them.
 
     Raises:
         UserError: one cannot be read, or has pixels that would not be kept whole.
@@ -32,10 +29,8 @@ def read_lossless(
     files = [file for path in paths for file in (find_pictures(path) if path.is_dir() else [path])]
     if not files:
         raise UserError(f"there are no pictures in {shown(paths[0])}")
-    if out.resolve() in {file.resolve() for file in files}:
-        raise UserError(f"{shown(out)} is one of the pictures: give another --out")
     levels, about, beside = [], [], 0
-    for file, name in zip(files, names_of(files), strict=True):
+    for file, name in zip(files, names_of([file.stem for file in files]), strict=True):
         photograph = read_photograph(file, channels)
         _check(file, photograph, channels)
         others = photograph.exif, photograph.xmp, photograph.profile, photograph.chunks
@@ -46,22 +41,6 @@ def read_lossless(
     if beside:
         say(f"EXIF, XMP, colour profiles and gamma of {beside} pictures are not kept")
     return levels, about
-
-
-def names_of(files: Sequence[Path]) -> list[str]:
-    """A name for each picture, no two alike where case does not count."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for file in files:
-        plain = "".join(c if c.isprintable() and c not in '/\\:"<>|?*' else "_" for c in file.stem)
-        plain = plain.encode("utf-8", "replace").decode() or "picture"
-        name, number = plain, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{plain}-{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
 
 
 def _check(file: Path, photograph: Photograph, channels: int) -> None:

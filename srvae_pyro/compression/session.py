@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from srvae_pyro.compression.container import (
     Container,
     Header,
     fingerprints_of,
+    is_packed,
+    names_of,
     read_parts,
     write_parts,
 )
@@ -25,12 +28,12 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
-from srvae_pyro.system.console import Bar
+from srvae_pyro.system.console import Bar, say, shown
 from srvae_pyro.system.device import choose_device, start
-from srvae_pyro.system.files import check_place, filling
+from srvae_pyro.system.files import check_new, check_output, filling, longest_name, replaced
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling.canvas import MemoryCanvas
-from srvae_pyro.upscaling.photographs import save_photograph, shown
+from srvae_pyro.upscaling.photographs import save_photograph
 
 __all__ = ["compress", "decompress"]
 
@@ -39,31 +42,34 @@ def compress(arguments: CompressArguments) -> int:
     """Compress as asked, all pictures read before any is coded; the exit code."""
     assert arguments.out is not None
     folder = find_run(arguments.run)
-    check_place(arguments.out)
+    check_output(arguments.out, "--out FILE", is_packed)
     device = choose_device(arguments.device)
     start(device)
     model = load(folder, device)
-    pictures, about = read_lossless(arguments.pictures, model.config.image_shape[0], arguments.out)
-    began = time.monotonic()
-    codec = Codec(model, arguments.group, arguments.arithmetic)
-    chains = _encoded(codec, pictures)
-    seconds = time.monotonic() - began
+    pictures, about = read_lossless(arguments.pictures, model.config.image_shape[0])
     header = Header(
         run=arguments.run if is_cached_copy(folder) else folder.resolve().name,
         model=weights_digest(model),
         arithmetic=arguments.arithmetic,
         group=arguments.group,
-        start_words=tuple(chain.start_words for chain in chains),
+        start_words=(),
         made=machine(device),
         pictures=tuple(about),
     )
     header.check()
+    header.to_bytes()  # refuses what cannot be written
+    began = time.monotonic()
+    codec = Codec(model, arguments.group, arguments.arithmetic)
+    chains = _encoded(codec, pictures)
+    seconds = time.monotonic() - began
+    header = replace(header, start_words=tuple(chain.start_words for chain in chains))
     prints = fingerprints_of(pictures, lower_of(model, pictures))
     content = Container(header, prints, [chain.words for chain in chains])
     if arguments.verify and content.mismatches(_decoded(codec, content, preview=False)):
         raise UserError("what was read back is not what was written: try --device cpu")
+    earlier = replaced(arguments.out)
     size = write_parts(arguments.out, content)
-    _report(arguments, model, pictures, chains, size, seconds)
+    _report(f"{shown(arguments.out)}{earlier}", model, pictures, chains, size, seconds)
     return 0
 
 
@@ -72,11 +78,9 @@ def decompress(arguments: DecompressArguments) -> int:
     assert arguments.out is not None
     content = read_parts(arguments.file, arguments.preview)
     header = content.header
-    files = [arguments.out / f"{picture.name}.png" for picture in header.pictures]
-    check_place(arguments.out / "picture.png")
-    for file in files:
-        if file.exists():
-            raise UserError(f"{shown(file)} is there already: give another --out")
+    check_output(arguments.out, "--out DIR")
+    files = _files_of(header, arguments.out)
+    check_new(arguments.out, files)
     device = choose_device(arguments.device)
     start(device)
     model = load(_run_of(arguments, header), device)
@@ -91,16 +95,27 @@ def decompress(arguments: DecompressArguments) -> int:
         raise UserError(f"{shown(arguments.file)} has other chains than its model makes")
     pictures = _matching(codec, content, arguments, device)
     seconds = time.monotonic() - began
-    with filling(arguments.out) as folder:
+    with filling(arguments.out, files) as folder:
         for file, picture, levels in zip(files, header.pictures, pictures, strict=True):
-            place = folder / file.name
-            save_photograph(place, MemoryCanvas(levels[:1] if picture.gray else levels))
+            save_photograph(folder / file, MemoryCanvas(levels[:1] if picture.gray else levels))
     told = f"{len(files)} {'previews' if arguments.preview else 'pictures'} in "
     told += shown(arguments.out)
     if arguments.preview:
         told += f" from {content.bytes_read:,} of {content.size:,} bytes"
     print(f"{told}; {_speed(pictures, seconds)}")
     return 0
+
+
+def _files_of(header: Header, out: Path) -> list[str]:
+    """The pictures' file names, as the folder takes them."""
+    names = [picture.name for picture in header.pictures]
+    files = names_of(names, longest_name(out) - len(".png"))
+    changed = [(old, new) for old, new in zip(names, files, strict=True) if old != new]
+    if changed:
+        old, new = changed[0]
+        more = f", and {len(changed) - 1} more" if changed[1:] else ""
+        say(f"names that cannot be written here are changed: {old} to {new}{more}")
+    return [f"{name}.png" for name in files]
 
 
 def _encoded(codec: Codec, pictures: Sequence[Tensor]) -> list[Chain]:
@@ -129,6 +144,8 @@ def _matching(
         pictures = _decoded(codec, content, preview)
     except MismatchError:
         pictures = []
+    except UserError as error:
+        raise UserError(f"{shown(arguments.file)} cannot be decompressed: {error}") from None
     if pictures and not content.mismatches(pictures, preview):
         return pictures
     others = differences(content.header.made, machine(device))
@@ -158,7 +175,7 @@ def _run_of(arguments: DecompressArguments, header: Header) -> Path:
 
 
 def _report(
-    arguments: CompressArguments,
+    out: str,
     model: ImageModel,
     pictures: Sequence[Tensor],
     chains: Sequence[Chain],
@@ -166,10 +183,9 @@ def _report(
     seconds: float,
 ) -> None:
     """Say what the file holds, and what of it is what."""
-    assert arguments.out is not None
     values = sum(picture.numel() for picture in pictures)
     print(
-        f"{len(pictures)} pictures, {values:,} values, in {shown(arguments.out)}: {size:,} bytes, "
+        f"{len(pictures)} pictures, {values:,} values, in {out}: {size:,} bytes, "
         f"{8 * size / values:.3f} bits/dim"
     )
     rest = size

@@ -19,7 +19,7 @@ from srvae_pyro.models import SRVAE, ImageModel, load
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import choose_device, start
-from srvae_pyro.system.files import write_whole
+from srvae_pyro.system.files import check_output, replaced, write_whole
 from srvae_pyro.system.hub import is_cached_copy
 
 __all__ = ["draw_figures"]
@@ -36,6 +36,11 @@ def draw_figures(arguments: FiguresArguments) -> int:
     """Draw as asked; the exit code."""
     folder = find_run(arguments.run)
     config = read_config(folder)
+    out = arguments.out
+    if out is None:
+        results = results_folder(arguments.run, folder)
+        out = Path("figures") if is_cached_copy(folder) else results / "figures"
+    check_output(out, "--out DIR")
     device = choose_device(arguments.device)
     start(device)
     models = {folder.name: load(folder, device)}
@@ -52,14 +57,12 @@ def draw_figures(arguments: FiguresArguments) -> int:
         figures = figures_of(models[folder.name], x, arguments.samples, options)
     else:
         figures = compared(models, x[::2], options)
-    out = arguments.out
-    if out is None:
-        results = results_folder(arguments.run, folder)
-        out = Path("figures") if is_cached_copy(folder) else results / "figures"
     for name, rows in figures.items():
         picture = labelled_rows(rows, arguments.side)
-        write_whole(out / f"{name}.png", picture.save)
-        print(out / f"{name}.png")
+        path = out / f"{name}.png"
+        earlier = replaced(path)
+        write_whole(path, picture.save)
+        print(f"{path}{earlier}")
     return 0
 
 

@@ -69,8 +69,9 @@ class GeneratedPictures:
         """Move out what is not asked for, and back what is; how many went out."""
         record = self._record()
         present = _by_index(self.pictures, nothing_else=True)
-        if present and not record:
-            raise _not_ours(min(present.values()))
+        others = [*present.values(), *([self.grid] if os.path.lexists(self.grid) else [])]
+        if others and not record:
+            raise _not_ours(others[0])
         same = record.get("settings") == self.settings
         others = [path for index, path in present.items() if not same or index >= self.count]
         if others:

@@ -20,6 +20,7 @@ from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import start
+from srvae_pyro.system.files import check_output
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.system.parallel import Group, process_group
 
@@ -40,12 +41,13 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
     """One process of the group's part of the pictures; the exit code."""
     start(group.device)
     folder = find_run(arguments.run)
-    model = load(folder, group.device)
-    sampling_of(arguments, model)  # refuses what cannot be, before a folder is touched
     out = arguments.out
     if out is None:
         out = results_folder(arguments.run, folder) / "figures" / "generated"
         out = Path("generated") if is_cached_copy(folder) else out
+    check_output(out, "--out DIR")
+    model = load(folder, group.device)
+    sampling_of(arguments, model)  # refuses what cannot be, before a folder is touched
     settings = _settings(model, arguments)
     pictures = GeneratedPictures(out, str(folder), settings, arguments.count)
     moved = 0

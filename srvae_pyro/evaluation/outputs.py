@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from PIL import Image
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.record import EVALUATION, record_measures
-from srvae_pyro.system.files import check_place, write_json, write_whole
+from srvae_pyro.system.console import say, shown
+from srvae_pyro.system.files import check_output, check_place, replaced, write_json, write_whole
 from srvae_pyro.system.hub import is_cached_copy
 
 __all__ = ["Outputs"]
@@ -34,14 +36,16 @@ class Outputs:
         """Those that can be written; a warning says before the work if the run's cannot.
 
         Raises:
-            UserError: the file that was asked for cannot be written.
+            UserError: the file that was asked for cannot be written, or holds something else.
         """
         if json is not None:
-            try:
-                check_place(json)
-            except OSError as error:
-                reason = error.strerror or error
-                raise UserError(f"--json {json} cannot be written: {reason}") from None
+            if json.resolve() == (run / EVALUATION).resolve():
+                raise UserError(
+                    f"--json {json} is written anyway, in a form of its own: leave it out"
+                )
+            check_output(json, "--json FILE", _is_result)
+            if earlier := replaced(json):
+                say(f"the results go to {shown(json)}{earlier}")
         try:
             if not is_cached_copy(run):
                 check_place(run / EVALUATION)
@@ -92,3 +96,12 @@ class Outputs:
             warnings.warn(f"{path} cannot be written: {error.strerror or error}", stacklevel=1)
             return False
         return True
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file holds results that :meth:`Outputs.write` wrote."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and {"run", "weights", "versions"} <= values.keys()

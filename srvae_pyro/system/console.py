@@ -6,11 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Bar", "complain", "say", "steady", "steady_streams", "talks"]
+__all__ = ["Bar", "complain", "say", "shown", "steady", "steady_streams", "talks"]
 
 LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
 
@@ -35,6 +36,12 @@ def complain(text: str) -> None:
     """Print a line on standard error, in one process of each machine: they may differ in files."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(text, file=steady(sys.stderr))
+
+
+def shown(path: Path) -> str:
+    """A file's name as it can be printed, whatever bytes it is made of."""
+    name = os.fsencode(path).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
 class _Steady:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -13,9 +14,12 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from srvae_pyro.errors import UserError
+from srvae_pyro.system.console import shown
 
 try:
     import fcntl
@@ -23,9 +27,14 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "check_new",
+    "check_output",
     "check_place",
     "filling",
+    "has_locks",
     "holding",
+    "longest_name",
+    "replaced",
     "set_aside",
     "unwinding",
     "write_json",
@@ -34,19 +43,78 @@ __all__ = [
 ]
 
 
+# What a file system answers that cannot do more than hold bytes, such as exFAT, CIFS or FUSE.
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
 def check_place(path: Path) -> None:
-    """Find out whether a file could be written at ``path``, before it is worked for.
+    """Find out before the work whether a file, or files in a folder, could be written at ``path``.
 
     Raises:
-        OSError: it could not.
+        OSError: they could not; has ``path`` as its file name.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.lstat(path)  # refuses names that are too long
-    folder = path.absolute().parent
-    while not folder.exists():
+    folder = _existing(path)
+    parts = path.absolute().relative_to(folder).parts
+    try:
+        for place in (path, *(folder / part for part in parts)):
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(place)  # refuses names that are too long
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def check_output(path: Path, flag: str, ours: Callable[[Path], bool] | None = None) -> None:
+    """Refuse an output that cannot be written, or would replace another program's file.
+
+    Args:
+        path: a file, or a folder that files are written to.
+        flag: what names another place, such as ``--out DIR``.
+        ours: for a file: whether one that is there is an earlier output.
+
+    Raises:
+        UserError: it is such an output.
+    """
+    try:
+        check_place(path)
+    except OSError as error:
+        raise UserError(f"cannot write {shown(path)} ({error.strerror}): give {flag}") from None
+    right = path.is_file() and ours(path) if ours else path.is_dir()
+    if os.path.lexists(path) and not right:
+        raise UserError(f"{shown(path)} is there and is something else: give another {flag}")
+
+
+def check_new(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a folder that has a file of one of these names.
+
+    Raises:
+        UserError: it has one.
+    """
+    for name in names:
+        if os.path.lexists(folder / name):
+            raise UserError(f"{shown(folder / name)} is there already: give another --out")
+
+
+def replaced(path: Path) -> str:
+    """What to say behind the name of an output that is about to be written."""
+    return ", in place of an earlier one" if os.path.lexists(path) else ""
+
+
+def longest_name(path: Path) -> int:
+    """How many bytes a name may have in a folder, which need not be there yet."""
+    try:
+        return os.pathconf(_existing(path), "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # not every system tells
+        return 255
+
+
+def _existing(path: Path) -> Path:
+    """The folder at a path, or the nearest above it that is there."""
+    folder = path.absolute()
+    while not folder.is_dir():
         folder = folder.parent
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    return folder
 
 
 def set_aside(path: Path) -> Path:
@@ -63,9 +131,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     with _partial(path) as partial:
         try:
             write(partial)
-            os.chmod(partial, 0o666 & ~_umask())  # some writers make private files
+            with contextlib.suppress(OSError):  # not all file systems have permissions
+                os.chmod(partial, 0o666 & ~_umask())  # some writers make private files
             with partial.open("r+b") as file:
-                os.fsync(file.fileno())
+                _sync(file.fileno())
             os.replace(partial, path)
             _sync_folder(path.parent)
         finally:
@@ -73,28 +142,47 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 @contextlib.contextmanager
-def filling(folder: Path) -> Iterator[Path]:
+def filling(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """A temporary folder whose files come into ``folder`` at the end, or none if there is an error.
 
-    By one renaming where ``folder`` is not there yet. What a killed process left goes.
+    By one renaming where ``folder`` is not there yet. Several processes may fill one folder, each
+    by a temporary folder of its own; what killed ones left goes.
+
+    Args:
+        folder: the folder.
+        names: of the files.
+
+    Raises:
+        UserError: one of the files is there already.
+        OSError: they cannot be written, or one is missing at the end.
     """
-    name = hashlib.blake2b(os.fsencode(folder.name), digest_size=8).hexdigest()
-    there = folder.is_dir()
-    place = folder if there else folder.parent  # a folder may be another file system's
+    place = folder if folder.is_dir() else folder.parent  # a folder may be another file system's
     place.mkdir(parents=True, exist_ok=True)
-    partial = place / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    stem = _hidden(folder)
+    partial = place / f"{stem}-{secrets.token_hex(4)}.partial"
+    with contextlib.ExitStack() as stack:
+        with holding(place, wait=True):  # one process at a time looks for what is left
+            for left in place.glob(f"{stem}*.partial"):
+                with holding(left) as alone:
+                    if alone:  # its process is dead
+                        shutil.rmtree(left, ignore_errors=True)
+            partial.mkdir()
+            stack.callback(shutil.rmtree, partial, ignore_errors=True)
+            stack.enter_context(holding(partial))
         yield partial
-        if there:
-            for file in sorted(partial.iterdir()):
-                os.rename(file, folder / file.name)
-        else:
-            os.rename(partial, folder)
+        for name in names:
+            os.lstat(partial / name)
+        if not folder.is_dir():
+            with contextlib.suppress(OSError):  # it is there now, or folders cannot be renamed
+                os.rename(partial, folder)
+        if partial.is_dir():
+            folder.mkdir(exist_ok=True)
+            with holding(folder, wait=True):
+                check_new(folder, names)
+                for name in names:
+                    os.rename(partial / name, folder / name)
+        _sync_folder(folder)
         _sync_folder(place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -123,11 +211,15 @@ def _partial(path: Path) -> Iterator[Path]:
     """
     # A name may have no more bytes than the path's own. Image libraries choose the format by the
     # suffix.
-    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     suffix = path.suffix if len(path.suffix) < 16 else ""
     with holding(path.parent) as alone:
         own = "" if alone else f"-{secrets.token_hex(4)}"
-        yield path.with_name(f".{name}{own}.partial{suffix}")
+        yield path.with_name(f"{_hidden(path)}{own}.partial{suffix}")
+
+
+def _hidden(path: Path) -> str:
+    """How the names of what is temporary for a path begin."""
+    return "." + hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
 
 
 @contextlib.contextmanager
@@ -161,6 +253,18 @@ def holding(folder: Path, wait: bool = False) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def has_locks(folder: Path) -> bool:
+    """Whether files in a folder can be locked; some file systems answer that they always are."""
+    if fcntl is None:
+        return True  # Windows has locks of its own
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # nobody else can hold this one
+            return False
+    return True
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write ``values`` as indented JSON, lists of numbers in one line each."""
     text = json.dumps(values, indent=2)
@@ -175,6 +279,15 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
     write_whole(path, write)
+
+
+def _sync(descriptor: int) -> None:
+    """Have a file's content on the disk too, where the file system can say so."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def _sync_folder(folder: Path) -> None:

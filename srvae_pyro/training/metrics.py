@@ -16,7 +16,7 @@ from srvae_pyro.system.files import write_text
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["MetricsLog"]
+__all__ = ["METRICS", "MetricsLog"]
 
 METRICS = "metrics.jsonl"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -24,11 +25,13 @@ from srvae_pyro.data.run_data import can_have_moved
 from srvae_pyro.earlier import RENAMED
 from srvae_pyro.errors import UserError
 from srvae_pyro.presets import PRESETS, preset, preset_data
-from srvae_pyro.runs import RUNS, WEIGHTS, find_run, read_config
+from srvae_pyro.runs import CONFIG, RUNS, WEIGHTS, find_run, read_config
 from srvae_pyro.system.command_line import flag_of
+from srvae_pyro.system.files import check_output
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import LAST, can_resume
 from srvae_pyro.training.flags import DECLARED, given, setting_flags
+from srvae_pyro.training.metrics import METRICS
 from srvae_pyro.training.suiting import refuse_srvaes, suiting, without_estimate
 
 __all__ = [
@@ -223,7 +226,8 @@ def run_folder(arguments: TrainArguments) -> Path:
     """Where the run is or will be.
 
     Raises:
-        UserError: the folder holds a run already, or to resume there is none.
+        UserError: the folder holds a run already, or to resume there is none; or it cannot be
+            written, or has files of another program.
     """
     folder = folder_of(arguments)
     # A run that died before its first checkpoint left settings only, and is started anew.
@@ -239,7 +243,26 @@ def run_folder(arguments: TrainArguments) -> Path:
             f"{folder} holds a run already: add --resume to go on with it, or choose another "
             "name with --run"
         )
+    else:
+        _check_others(folder)
+    check_output(folder, "--run DIR")
     return folder
+
+
+def _check_others(folder: Path) -> None:
+    """Refuse a folder with files that are called as a run's are and are another program's.
+
+    Raises:
+        UserError: it is such a folder.
+    """
+    there = [name for name in (CONFIG, METRICS) if os.path.lexists(folder / name)]
+    try:
+        if there:
+            read_config(folder)
+    except UserError:
+        raise UserError(
+            f"{folder / there[0]} is not of a run of this program: choose another --run"
+        ) from None
 
 
 def resume_command(arguments: TrainArguments) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from srvae_pyro.data.opening import Opened, open_picture
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma
+from srvae_pyro.system.console import shown
 from srvae_pyro.system.files import write_whole
 from srvae_pyro.upscaling.canvas import Levels, bands
 from srvae_pyro.upscaling.metadata import dpi_of, exif_of, xmp_of
@@ -74,12 +74,6 @@ class Photograph:
         if not self.gray or len(x) == 1:
             return x
         return luma(x).to(torch.uint8).expand_as(x)
-
-
-def shown(path: Path) -> str:
-    """A file's name as it can be printed, whatever bytes it is made of."""
-    name = os.fsencode(path).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
 def named(paths: Sequence[Path]) -> str:

@@ -11,7 +11,7 @@ from srvae_pyro.models import SRVAE, load
 from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar, complain
 from srvae_pyro.system.device import choose_device, start
-from srvae_pyro.system.files import check_place
+from srvae_pyro.system.files import check_output
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling import LESS_MEMORY
 from srvae_pyro.upscaling.agreement import is_exact
@@ -39,6 +39,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     if arguments.out is None and is_cached_copy(folder):
         raise UserError(f"{arguments.run} is a copy from the Hub: say with --out where to write")
     out = arguments.out or results_folder(arguments.run, folder) / "figures" / "upscaled"
+    check_output(out, "--out DIR")
     device = choose_device(arguments.device)
     start(device, arguments.precision)
     model = enlarging(load(folder, device))
@@ -48,7 +49,6 @@ def upscale(arguments: UpscaleArguments) -> int:
     questions = find_questions(arguments.images, out)
     names = names_for(questions.paths, questions.places)
     check_answers(out, questions.paths, names, factor)
-    _check_out(out)
     if questions.left_out:
         tell(f"left out, no pictures by their names: {named(questions.left_out)}")
     if questions.answers:
@@ -95,18 +95,6 @@ def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
         memory_gb=arguments.memory_gb,
         precision=arguments.precision,
     )
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a folder that answers cannot be written to.
-
-    Raises:
-        UserError: it is one.
-    """
-    try:
-        check_place(out / "answer.png")
-    except OSError as error:
-        raise UserError(f"cannot make the folder {shown(out)}: {error.strerror}") from None
 
 
 def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> list[str]:

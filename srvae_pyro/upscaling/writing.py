@@ -14,6 +14,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE
 from srvae_pyro.system.console import say
 from srvae_pyro.system.device import process_memory
+from srvae_pyro.system.files import longest_name, replaced
 from srvae_pyro.upscaling.agreement import rounded
 from srvae_pyro.upscaling.canvas import Canvas, Levels, MemoryCanvas, Scratch, bands
 from srvae_pyro.upscaling.enlarger import Enlarger, at_least
@@ -104,13 +105,7 @@ class Writer:
         self._check_length(path, stem)
 
     def _check_length(self, path: Path, stem: Path) -> None:
-        folder = stem.parent.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        try:
-            most = os.pathconf(folder, "PC_NAME_MAX")
-        except (AttributeError, OSError, ValueError):  # not every system tells
-            most = 255
+        most = longest_name(stem.parent)
         endings = [".png"]
         if self.samples > 1:
             endings = ["-mean.png", "-std.png", f"-{self.samples}.png"]
@@ -149,21 +144,24 @@ class Writer:
             for number, answer in enumerate(answers):
                 began = time.monotonic()
                 file = self._file(stem, number)
-                replaced = ", in place of an earlier one" if file.exists() else ""
+                earlier = replaced(file)
                 save_photograph(file, answer, photograph)
                 agreement = lr_psnr_of(model, answer, question, self.passes)
                 written.agreements[file] = agreement
                 taken = seconds + time.monotonic() - began
                 name, size = shown(Path(file.name)), f"{shape[2]}x{shape[1]}"
-                self.tell(f"  {name}, {size}: LR-PSNR {agreement}, {taken:.1f} s{replaced}")
+                self.tell(f"  {name}, {size}: LR-PSNR {agreement}, {taken:.1f} s{earlier}")
             files = list(written.agreements)
             if self.samples > 1:
                 self._write_statistics(answers, photograph, stem, scratch.canvas, written)
         made = {*written.agreements, written.deviation}
         if self.gif:
             animation = stem.with_name(f"{stem.name}.gif")
+            earlier = replaced(animation)
             save_gif(animation, files)
             made.add(animation)
+            if earlier:
+                self.tell(f"  {shown(Path(animation.name))}{earlier}")
         if left := [Path(file.name) for file in _answers_at(stem) if file not in made]:
             self.tell(f"  of an earlier call, as they were: {named(left)}")
         return written
@@ -198,14 +196,16 @@ class Writer:
             deviation.append(levels.round().byte())
         agreement = lr_psnr_of(model, mean, question, self.passes)
         file = stem.with_name(f"{stem.name}-mean.png")
+        earlier = replaced(file)
         save_photograph(file, mean, photograph)
         written.agreements[file] = agreement
-        self.tell(f"  {shown(Path(file.name))}: LR-PSNR {agreement}")
+        self.tell(f"  {shown(Path(file.name))}: LR-PSNR {agreement}{earlier}")
         scale = f"standard deviation of {len(answers)} answers: white is {white:.2f} levels"
         file = stem.with_name(f"{stem.name}-std.png")
+        earlier = replaced(file)
         save_photograph(file, deviation, comment=scale)
         written.deviation, written.white = file, white
-        self.tell(f"  {shown(Path(file.name))}: {scale} of 255, black 0")
+        self.tell(f"  {shown(Path(file.name))}: {scale} of 255, black 0{earlier}")
 
 
 def _answers_at(stem: Path) -> list[Path]:
