@@ -10,6 +10,7 @@ from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.splits import DataSplits, only_size, to_channels
 from srvae_pyro.data.training_pictures import MemoryPictures
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.files import holding
 
 __all__ = ["load_cifar10"]
 
@@ -48,7 +49,9 @@ def load_cifar10(root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
         if not options.download and not check_integrity(archive, CIFAR10.tgz_md5):
             raise _unavailable(root, "download is off") from None
         try:
-            train_set = CIFAR10(root, train=True, download=True)
+            root.mkdir(parents=True, exist_ok=True)
+            with holding(root, wait=True):  # a second process finds what the first has downloaded
+                train_set = CIFAR10(root, train=True, download=True)
         except (OSError, RuntimeError, EOFError) as error:
             raise _unavailable(root, str(error)) from error
     test_set = CIFAR10(root, train=False)

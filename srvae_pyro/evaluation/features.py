@@ -147,7 +147,7 @@ class FeatureExtractor:
         )
         digest = hashlib.sha256(repr(settings).encode())
         digest.update(images.cpu().contiguous().numpy().data)
-        name = f"{key}-{len(images)}-{self.network.get_name()}-{digest.hexdigest()[:16]}"
+        name = f"{key[:50]}-{len(images)}-{self.network.get_name()}-{digest.hexdigest()[:16]}"
         return re.sub(r"[^\w.-]+", "_", name) + ".safetensors"
 
 
