@@ -226,11 +226,6 @@ class TrainingConfig(Settings):
     kl_u_warmup: Annotated[
         float, Between(0, 1), Flag("SHARE"), "share of the run over which that weight rises to 1"
     ] = 0.0
-    detach_u: Annotated[
-        bool,
-        "p(z|y,u) of the srVAE takes u as it is: no gradient of KL_z reaches q(u|y), which learns "
-        "from RE_y and KL_u alone",
-    ] = False
     y_updates: Annotated[
         int,
         Between(1, 1000),
@@ -244,12 +239,6 @@ class TrainingConfig(Settings):
         Flag("NATS"),
         "nats for each level of absolute error of the srVAE's estimate of x given y, beside the "
         "ELBO, of models that make one",
-    ] = 0.0
-    free_nats: Annotated[
-        float,
-        AtLeast(0),
-        Flag("NATS"),
-        "nats an image of the srVAE's KL_z that cost nothing, shared by its channels",
     ] = 0.0
     validation_images: Annotated[
         int | None,

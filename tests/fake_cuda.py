@@ -264,7 +264,7 @@ KINDS = {
             "u_stages": 1,
             "p_u": "standard",
         },
-        {"analytic_kl": True, "detach_u": True, "free_nats": 1.0},
+        {"analytic_kl": True},
     ),
     "groups": Kind({"d": "average2", "likelihood": "groups", "stages": 1, "p_u": "standard"}, {}),
     "vae": Kind({"model": "vae", "stages": 1, "p_u": "realnvp"}, {}),

@@ -53,7 +53,7 @@ def test_preset_paper_is_the_published_training() -> None:
     assert (training.lr, training.betas, training.eps) == (2e-3, (0.9, 0.999), 1e-7)
     assert (training.batch_size, training.epochs) == (32, 2000)
     assert (training.lr_decay, training.lr_min) == (0.999999, 1e-4)
-    assert (training.kl_start, training.kl_warmup, training.free_nats) == (1.0, 0.0, 0.0)
+    assert (training.kl_start, training.kl_warmup) == (1.0, 0.0)
 
 
 def test_every_setting_survives_json() -> None:
@@ -117,7 +117,6 @@ def test_settings_cannot_be_changed_in_place() -> None:
         ("training", "epochs", 10**99, f"at most {2**63}"),
         ("training", "lr_decay", 1.5, "at most 1"),
         ("training", "kl_start", 2, "from 0 to 1"),
-        ("training", "free_nats", -1, "at least 0"),
         ("training", "seed", -1, "at least 0"),
         ("training", "betas", (0.9, 1.0), "at most 0.999999999999"),
         ("data", "limit", 0, "at least 1"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parallel_worker import AGREEING, FREE, make, without_noise
+from parallel_worker import AGREEING, make, without_noise
 from PIL import Image
 from test_kid import Stub, rows_of
 from test_train_command import make_pictures
@@ -65,11 +65,10 @@ def test_processes_and_parts_of_batches_learn_as_one_process_does(
     without_noise()
     for parts in (1, 2):
         make(Group(), tmp_path / f"1x{parts}", 7, parts).run()
-    make(Group(), tmp_path / "1xfree", 1, free_nats=FREE).run()
-    make(Group(), tmp_path / "1xlower", 5, y_updates=3, detach_u=True).run()
+    make(Group(), tmp_path / "1xlower", 5, y_updates=3).run()
     for name in AGREEING:
         make(Group(), tmp_path / f"1x{name}", 2, likelihood=name).run()
-    for name in ("free", *AGREEING):
+    for name in AGREEING:
         one = gradient(tmp_path / f"1x{name}")
         assert (gradient(tmp_path / f"2x{name}") - one).norm() < 1e-5 * one.norm(), name
     one = gradient(tmp_path / "1x1")
@@ -201,8 +200,3 @@ def test_batches_are_shared_out() -> None:
 def test_a_batch_that_cannot_be_shared_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shared evenly by 1 processes in 3 parts"):
         Trainer(tiny_config(), some_pictures(), tmp_path, accumulate=3)
-
-
-def test_free_nats_of_parts_of_a_batch_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leave out one of the two"):
-        Trainer(tiny_config(free_nats=4.0), some_pictures(), tmp_path, accumulate=2)

@@ -106,15 +106,13 @@ def test_clipping_never_enlarges_or_divides_by_zero() -> None:
 # The objective
 
 
-def some_terms(**closed_form: Tensor) -> ElboTerms:
+def some_terms() -> ElboTerms:
     generator = torch.Generator().manual_seed(0)
 
     def values() -> Tensor:
         return torch.rand(5, generator=generator).requires_grad_()
 
-    return ElboTerms(
-        {"x": values(), "y": values()}, {"z": values(), "u": values()}, dict(closed_form)
-    )
+    return ElboTerms({"x": values(), "y": values()}, {"z": values(), "u": values()}, {})
 
 
 def test_loss_with_nothing_weighted_is_the_negative_elbo() -> None:
@@ -129,39 +127,6 @@ def test_only_the_weighted_site_is_weighted(site: str) -> None:
     terms = some_terms()
     difference = weighted_loss(terms) - weighted_loss(terms, {site: 0.25})
     assert difference.item() == pytest.approx(0.75 * terms.kl[site].mean().item(), rel=1e-5)
-
-
-def test_free_nats_cost_nothing_and_teach_nothing_below_their_share() -> None:
-    # Two channels: the first above its half of 8 nats, the second below.
-    elements = torch.zeros(5, 2, 2, 2)
-    elements[:, 0], elements[:, 1] = 2.5, 0.5
-    elements.requires_grad_()
-    terms = some_terms(z=elements)
-    rest = weighted_loss(terms, {"z": 0.0})
-    loss = weighted_loss(terms, free_nats=8.0)
-    assert (loss - rest).item() == pytest.approx(10.0 + 4.0, rel=1e-6)
-    loss.backward()
-    assert elements.grad is not None
-    assert (elements.grad[:, 0] > 0).all()
-    assert (elements.grad[:, 1] == 0).all()
-
-
-def test_free_nats_are_shared_over_the_batch() -> None:
-    """One image's small KL is not free where the batch's mean is above the share."""
-    elements = torch.zeros(2, 1, 1, 1)
-    elements[0] = 10.0
-    terms = ElboTerms({}, {"z": elements.flatten()}, {"z": elements})
-    assert weighted_loss(terms, free_nats=3.0).item() == 5.0
-
-
-def test_free_nats_are_shared_over_the_processes() -> None:
-    """Parts of a batch have the gradient of the whole, also where one of them alone were free."""
-    elements = torch.tensor([0.0, 10.0])[:, None, None, None].requires_grad_()
-    parts = [ElboTerms({}, {"z": part.flatten()}, {"z": part}) for part in elements.split(1)]
-    losses = [weighted_loss(part, None, 3.0, lambda _: torch.tensor([5.0])) for part in parts]
-    torch.stack(losses).mean().backward()
-    assert elements.grad is not None
-    assert elements.grad.flatten().tolist() == [0.5, 0.5]
 
 
 # Averaged weights

@@ -466,10 +466,8 @@ def mistake(
         ("--resume", "leave out --resume"),
         ("--model vae --transform sketch", "--transform"),
         ("--model vae --guide-z-sees-y", "--guide-z-sees-y"),
-        ("--model vae --free-nats 4", "--free-nats is the srVAE's"),
         ("--model vae --kl-u-start 0.1", "--kl-u-start is the srVAE's: the VAE has no u"),
         ("--model vae --kl-u-warmup 0.1", "--kl-u-warmup is the srVAE's: the VAE has no u"),
-        ("--model vae --detach-u", "--detach-u is the srVAE's: the VAE has no u"),
         ("--model vae --set training.y_updates=2", "--y-updates is the srVAE's: the VAE has no y"),
         ("--y-updates 0", "--y-updates must be from 1 to 1000, not 0"),
         ("--data nowhere", "nowhere"),
@@ -596,7 +594,6 @@ def test_flags_of_all_kinds_reach_the_settings() -> None:
     [
         ("lr", "0", "above 0"),
         ("kl_start", "2", "from 0 to 1"),
-        ("free_nats", "-1", "at least 0"),
         ("validation_images", "0", "at least 1"),
     ],
 )

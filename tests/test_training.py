@@ -28,14 +28,12 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.inference.means import RunningMean, bits_per_dim
 from srvae_pyro.models import ImageModel
-from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import validation_nats
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.training import loop, recovery, validation
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from srvae_pyro.training.interrupt import Interrupt
-from srvae_pyro.training.learner import Target
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Clock, Progress
@@ -44,7 +42,7 @@ from srvae_pyro.training.schedule import GradientClip
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BATCH, EPOCH = 4, 5  # images a batch, batches an epoch of the 22 training pictures
-SWITCHES = {"kl_u_start": 0.1, "kl_u_warmup": 0.7, "detach_u": True, "y_updates": 3}
+SWITCHES = {"kl_u_start": 0.1, "kl_u_warmup": 0.7, "y_updates": 3}
 
 
 def tiny_config(model: Any = "srvae", prior: Any = "standard", **training: Any) -> RunConfig:
@@ -732,39 +730,6 @@ def test_skipped_updates_are_in_the_metrics(
 
 
 # Each level by itself
-
-
-def gradients(trainer: Trainer, target: Target) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of some pictures, with the same noise each time, and its gradients."""
-    torch.manual_seed(3)
-    learner, x = trainer.learner, to_unit(trainer.data.train.images[:BATCH])
-    learner.optimizer.zero_grad(set_to_none=True)
-    loss, _ = learner.backward(target.parallel, x, {"z": 0.5, "u": 0.25})
-    parameters = learner.model.named_parameters()
-    return loss, {name: p.grad.clone() for name, p in parameters if p.grad is not None}
-
-
-@pytest.mark.parametrize(("precision", "analytic"), [("fp32", False), ("bf16", True)])
-def test_kl_z_can_be_kept_from_u(precision: Any, analytic: bool, tmp_path: Path) -> None:
-    config = tiny_config(precision=precision, analytic_kl=analytic, y_updates=2)
-    joint = make_trainer(tmp_path, config)
-    begin(joint)
-    apart = make_trainer(tmp_path, with_training(config, detach_u=True))
-    apart.learner.restore(joint.learner.state())
-    loss, whole = gradients(joint, joint.learner.whole)
-    loss_apart, detached = gradients(apart, apart.learner.whole)
-    assert torch.equal(loss, loss_apart)
-    assert whole.keys() == detached.keys()
-    changed = {name for name in whole if not torch.equal(whole[name], detached[name])}
-    of_q_u = {name for name in whole if name.startswith("guide.q_u.")}
-    assert changed
-    assert changed <= of_q_u  # in bf16 some are rounded to the same
-    # What is left to q(u|y), and all that p(u) and p(y|u) ever have, is of RE_y and KL_u.
-    _, lower = gradients(apart, apart.learner.lower[0])
-    of_p = {name for name in whole if name.startswith(("model.p_u.", "model.p_y."))}
-    assert lower.keys() == of_q_u | of_p
-    for name, gradient in lower.items():
-        torch.testing.assert_close(gradient, detached[name], msg=name)
 
 
 def with_training(config: RunConfig, **changes: Any) -> RunConfig:

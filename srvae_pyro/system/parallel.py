@@ -72,10 +72,6 @@ class Group:
         dist.all_reduce(total)
         return total.to(values.device)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes."""
-        return self.sum(values) / self.size
-
     def gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
         if self.size == 1:

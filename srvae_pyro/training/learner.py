@@ -87,11 +87,6 @@ class Learner:
         self, config: RunConfig, batch_size: int, group: Group = Group(), accumulate: int = 1
     ) -> None:
         settings = config.training
-        if accumulate > 1 and settings.free_nats > 0:
-            raise UserError(
-                "free nats are of a batch as a whole, which --accumulate takes in parts: "
-                "leave out one of the two"
-            )
         if batch_size % (group.size * accumulate):
             raise UserError(
                 f"a batch of {batch_size} pictures cannot be shared evenly by "
@@ -110,12 +105,9 @@ class Learner:
         self.optimizer = torch.optim.Adamax(
             self.model.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps
         )
-        elbo = TermsELBO(analytic_kl=settings.analytic_kl, detailed_kl=settings.free_nats > 0)
+        elbo = TermsELBO(analytic_kl=settings.analytic_kl)
         srvae = self.model if isinstance(self.model, SRVAE) else None
-        detach_u = settings.detach_u and srvae is not None
-        objective = Objective(
-            self.model, elbo, settings.free_nats, group.mean, detach_u, settings.estimate_weight
-        )
+        objective = Objective(self.model, elbo, settings.estimate_weight)
         self.whole = Target(objective, settings.clip_factor)
         # Further updates of a step, of y's level alone.
         self.lower: list[Target] = []

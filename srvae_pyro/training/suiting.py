@@ -15,10 +15,8 @@ __all__ = ["another_likelihood", "refuse_srvaes", "suiting", "without_estimate"]
 
 # Settings of training that the VAE cannot have, and why.
 SRVAES = {
-    "free_nats": "the VAE's KL_z has no closed form",
     "kl_u_start": "the VAE has no u; its KL_z has --kl-start",
     "kl_u_warmup": "the VAE has no u; its KL_z has --kl-warmup",
-    "detach_u": "the VAE has no u",
     "y_updates": "the VAE has no y",
     "estimate_weight": "the VAE has no y",
 }
