@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from srvae_pyro.checked import Above, AtLeast, Between, Flag, Settings, build
-from srvae_pyro.earlier import current
 from srvae_pyro.sizes import Dense, Residual
 
 __all__ = [
@@ -281,6 +280,4 @@ class RunConfig(Settings):
         Raises:
             UserError: a setting is unknown or missing, or cannot be what it is.
         """
-        if isinstance(model := values.get("model"), dict):
-            values = {**values, "model": current(model)}
         return build(cls, values)

@@ -151,21 +151,6 @@ def test_every_number_has_bounds(kind: Any) -> None:
             assert len(bounds) == 1, name
 
 
-@pytest.mark.parametrize(
-    ("name", "setting", "value"),
-    [("groups", "likelihood", "groups"), ("pyramid", "latent_likelihood", "pyramid")],
-)
-def test_networks_that_are_no_more_are_refused_where_a_model_has_them(
-    name: str, setting: str, value: str
-) -> None:
-    values = RunConfig(model=ModelConfig(d="average2")).to_dict()
-    values["model"][name] = {"growth": 48, "steps": 3, "blocks": 1}
-    assert RunConfig.from_dict(values).model == ModelConfig(d="average2")
-    values["model"][setting] = value
-    with pytest.raises(UserError, match=f"earlier version trained this model, with {setting}"):
-        RunConfig.from_dict(values)
-
-
 def test_photographs_are_learnt_from_crops_and_without_regard_to_their_size() -> None:
     for model in ("srvae", "vae"):
         config = preset("photo", model)[0]  # type: ignore[arg-type]

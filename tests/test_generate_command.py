@@ -110,7 +110,7 @@ def test_a_temperature_of_y_that_changes_nothing_is_no_other_setting(
     main(replace(asked, image_temperature=0.5))
     assert asked.out is not None
     settings = json.loads((asked.out / "generate.json").read_text())["settings"]
-    assert "y_temperature" not in settings  # as earlier versions recorded it
+    assert "y_temperature" not in settings
     before = contents(asked)
     drawn.clear()
     main(replace(asked, image_temperature=0.5, y_temperature=0.5, count=7))

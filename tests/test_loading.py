@@ -22,9 +22,7 @@ import srvae_pyro
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel, load, make_model
-from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.runs import CONFIG, WEIGHTS, find_run, read_config, save_weights
-from srvae_pyro.system.digest import digest
 from srvae_pyro.system.files import write_json, write_whole
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -95,45 +93,6 @@ def message_of(error: pytest.ExceptionInfo[UserError]) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
-
-
-# Files of earlier versions
-
-BEFORE = {
-    "model.p_u.": "model.lower.prior.",
-    "model.p_y.": "model.lower.likelihood.",
-    "guide.q_u.": "guide.lower.posterior.",
-    "model.p_z.": "model.prior.",
-    "model.p_x.": "model.likelihood.",
-    "guide.q_z.": "guide.posterior.",
-}
-SETTINGS_BEFORE = {
-    "d": "transform",
-    "p_u": "prior",
-    "p_u_network": "prior_network",
-    "p_u_components": "prior_components",
-}
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_weights_and_settings_under_earlier_names_load(kind: str, tmp_path: Path) -> None:
-    model = make_run(tmp_path, **MODELS[kind])
-    state = {}
-    for name, tensor in model.state_dict().items():
-        new = next(new for new in BEFORE if name.startswith(new))
-        state[BEFORE[new] + name.removeprefix(new)] = tensor
-    assert state.keys().isdisjoint(model.state_dict())
-    save_file(state, tmp_path / WEIGHTS)
-    config = json.loads((tmp_path / CONFIG).read_text())
-    config["model"] = {SETTINGS_BEFORE.get(k, k): v for k, v in config["model"].items()}
-    (tmp_path / CONFIG).write_text(json.dumps(config))
-    assert_alike(load(tmp_path), model)
-    # Results and pictures kept of them are still known.
-    assert weights_digest(model) == digest(dict(sorted(state.items())))
-    # What a checkpoint does.
-    other = make_model(model.config)
-    other.load_state_dict(state)
-    assert_alike(other, model)
 
 
 # Whole files

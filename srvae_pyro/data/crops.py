@@ -121,6 +121,3 @@ class MemoryCrops:
 
     def chunks(self) -> Iterator[Tensor]:
         yield self.levels.cpu()
-
-    def names_hash(self) -> None:
-        return None

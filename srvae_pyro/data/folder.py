@@ -40,9 +40,9 @@ def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
         UserError: no pictures, too few, or of several sizes; or unreadable ones if
             ``options.strict``.
     """
-    places, paths = _find(folder, options.exact_names)
+    places, paths = _find(folder)
     _refuse_gaps(folder, places, paths, options.for_training)
-    if not places and not options.exact_names:
+    if not places:
         warn_of_deeper_splits(folder, paths["train"])
     fingerprint = _fingerprint(folder, paths)
     held_out = _hold_out_missing(folder, paths, options.seed) if "train" in paths else {}
@@ -56,8 +56,6 @@ def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     }
     if held_out:
         info |= {"held_out": list(held_out), "held_out_indices": held_out}
-    if options.exact_names:
-        info["exact_names"] = True
     if options.crops is not None:
         sources = {split: PictureFiles(folder, part) for split, part in files.items()}
         parts = {split: (source, np.arange(len(source))) for split, source in sources.items()}
@@ -75,20 +73,20 @@ def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     return DataSplits(str(folder), train, images["val"], images["test"], info)
 
 
-def fingerprint_folder(folder: Path, exact_names: bool = False) -> str:
+def fingerprint_folder(folder: Path) -> str:
     """The fingerprint of a folder's pictures, without decoding them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are shown when the pictures are read
-        return _fingerprint(folder, _find(folder, exact_names)[1])
+        return _fingerprint(folder, _find(folder)[1])
 
 
 def _fingerprint(folder: Path, paths: dict[str, list[Path]]) -> str:
     return fingerprint_of(PictureFiles(folder, [path for part in paths.values() for path in part]))
 
 
-def _find(folder: Path, exact_names: bool) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+def _find(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
     """The folder of each split, and its pictures; without such folders all are to train on."""
-    places = find_split_folders(folder, exact_names)
+    places = find_split_folders(folder)
     if not places:
         return places, {"train": find_pictures(folder)}
     return places, {split: find_pictures(p, places.values()) for split, p in places.items()}

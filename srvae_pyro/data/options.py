@@ -32,8 +32,6 @@ class PictureOptions:
             way; tar shards are always streamed.
         download: fetch a data set that is missing, where that is possible.
         for_training: raise an error for a folder without pictures to train on.
-        exact_names: find the folders of a folder's splits by few names, as earlier versions did;
-            see :func:`~srvae_pyro.data.split_folders.find_split_folders`.
         check_shape: called with the shape (C, H, W) of the images as soon as it is known, before
             all pictures are read; raises a UserError if the shape does not suit.
     """
@@ -48,7 +46,6 @@ class PictureOptions:
     stream: bool | None = None
     download: bool = True
     for_training: bool = True
-    exact_names: bool = False
     check_shape: CheckShape | None = None
 
 

@@ -15,7 +15,6 @@ from srvae_pyro.errors import UserError
 
 __all__ = [
     "can_have_moved",
-    "has_earlier_layout",
     "load_for",
     "refuse_missing",
     "warn_if_trained_on",
@@ -41,7 +40,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     channels, height, width = config.model.image_shape
     if data is None:
         refuse_missing(config.data)
-    of_run = data is None or _is_of_run(config, data, data_root)
+    of_run = data is None or _is_of_run(config, data)
     # Folders and photographs can be brought to any square.
     fits = height == width and (data == "photos" or data not in DATA_SETS)
     image_size = config.data.image_size if of_run else (height if fits else None)
@@ -54,7 +53,6 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
         seed=config.data.seed,
         limit=config.data.limit if of_run else None,
         for_training=False,
-        exact_names=of_run and has_earlier_layout(config.data),
     )
     loaded = load_data(config.data.data if data is None else data, data_root, options)
     if loaded.shape != (channels, height, width):
@@ -113,47 +111,22 @@ def can_have_moved(config: RunConfig, data: str) -> bool:
     return recorded is not None and not named and len(kinds) == 1 and _is_there(data)
 
 
-def has_earlier_layout(data: DataConfig) -> bool:
-    """Whether a run knew the splits of its folder by fewer names, as earlier versions did."""
-    recorded = data.info.get("fingerprint")
-    earlier = recorded is not None and not is_of_files(recorded)
-    return earlier or data.info.get("exact_names", False)
-
-
 def _is_there(name: str) -> bool:
     if name.startswith(SHARDS):
         return all(path.is_file() for path in shard_paths(name))
     return bool(name) and Path(name).expanduser().is_dir()
 
 
-def _is_of_run(config: RunConfig, data: str, data_root: Path) -> bool:
+def _is_of_run(config: RunConfig, data: str) -> bool:
     """Whether ``data`` has the pictures that a run was trained on."""
     if data == config.data.data or _same_place(data, config.data.data):
         return True
     if not can_have_moved(config, data):
         return False
-    recorded, exact = config.data.info["fingerprint"], has_earlier_layout(config.data)
-    if is_of_files(recorded):
-        if data.startswith(SHARDS):
-            return fingerprint_shards(data) == recorded
-        return fingerprint_folder(Path(data).expanduser(), exact) == recorded
-    if _is_there(config.data.data):
-        return False  # it takes reading all pictures to know
-    options = PictureOptions(
-        image_size=config.data.image_size,
-        crops=config.data.crops,
-        eval_crops=config.data.eval_crops,
-        channels=config.data.channels,
-        seed=config.data.seed,
-        limit=config.data.limit,
-        stream=config.data.info.get("streamed"),
-        exact_names=exact,
-    )
-    try:
-        loaded = load_data(data, data_root, options)
-    except UserError:  # of other sizes, or too few: so they are others
-        return False
-    return loaded.is_known_as(recorded)
+    recorded = config.data.info["fingerprint"]
+    if data.startswith(SHARDS):
+        return fingerprint_shards(data) == recorded
+    return fingerprint_folder(Path(data).expanduser()) == recorded
 
 
 def _has_changed(data: DataConfig, loaded: DataSplits) -> bool:
@@ -161,9 +134,7 @@ def _has_changed(data: DataConfig, loaded: DataSplits) -> bool:
     recorded = data.info.get("fingerprint")
     if recorded is None or data.data in DATA_SETS:
         return False
-    if not is_of_files(recorded) and data.info.get("streamed"):
-        return False
-    return not loaded.is_known_as(recorded)
+    return loaded.fingerprint() != recorded
 
 
 def _overlap(data: DataConfig, shown: DataSplits, split: str) -> bool:

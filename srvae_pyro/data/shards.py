@@ -33,7 +33,7 @@ def load_shards(name: str, options: PictureOptions = DEFAULTS) -> DataSplits:
 
     Args:
         name: ``wds:`` and a path, in which braces stand for several as in a shell.
-        options: heeds all but ``stream``, ``download``, ``for_training`` and ``exact_names``. With
+        options: heeds all but ``stream``, ``download`` and ``for_training``. With
             ``strict`` an unreadable picture is an error. Otherwise held-out pictures are left out
             and streamed ones replaced.
 

@@ -29,12 +29,8 @@ def split_named(name: str) -> str | None:
     return None
 
 
-def find_split_folders(folder: Path, exact: bool = False) -> dict[str, Path]:
+def find_split_folders(folder: Path) -> dict[str, Path]:
     """The split folders of ``folder``; a warning names pictures and folders beside them.
-
-    Args:
-        folder: the folder.
-        exact: know only train, val, valid, validation and test, as earlier versions did.
 
     Returns:
         The folder of each split that has one, in the order of :data:`SPLITS`.
@@ -42,13 +38,6 @@ def find_split_folders(folder: Path, exact: bool = False) -> dict[str, Path]:
     Raises:
         UserError: several folders are for one split.
     """
-    if exact:
-        known = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-        first = {
-            split: next((folder / name for name in names if (folder / name).is_dir()), None)
-            for split, names in known.items()
-        }
-        return {split: place for split, place in first.items() if place}
     folders: dict[str, Path] = {}
     beside = []
     for entry in sorted(folder.iterdir()):

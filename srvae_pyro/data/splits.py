@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.fingerprint import is_of_files
 from srvae_pyro.data.options import PictureOptions
 from srvae_pyro.data.training_pictures import TrainingPictures
 from srvae_pyro.errors import UserError
@@ -67,16 +66,6 @@ class DataSplits:
     def fingerprint(self) -> str:
         """Hash to recognise the pictures by: of their files, or of the train and val images."""
         return self.info.get("fingerprint") or self._pixel_hash()
-
-    def is_known_as(self, fingerprint: str) -> bool:
-        """Whether these are the pictures with that fingerprint, of this version or an earlier."""
-        if is_of_files(fingerprint) or fingerprint == self.fingerprint():
-            return fingerprint == self.fingerprint()
-        # Earlier versions hashed the pixels in memory, and of streamed pictures the names.
-        names = self.train.names_hash()
-        if names is not None and fingerprint == _hash([names], _buffers([self.val])):
-            return True
-        return fingerprint == self._pixel_hash()
 
     def _pixel_hash(self) -> str:
         return _hash(_buffers(self.train.chunks()), _buffers([self.val]))

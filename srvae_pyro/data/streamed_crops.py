@@ -126,9 +126,6 @@ class StreamedCrops:
             if isinstance(picture := decoded[index], Tensor):
                 yield picture
 
-    def names_hash(self) -> None:
-        return None
-
 
 class _Decoded(Dataset["Tensor | str"]):
     """Pictures (C, H, W) by their index, or the reasons why they cannot be read."""

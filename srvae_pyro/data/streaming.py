@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -177,9 +176,6 @@ class StreamedPictures(Dataset[Tensor | str]):
     def chunks(self) -> Iterator[Tensor]:
         for indices in torch.arange(len(self)).split(HASHED_AT_ONCE):
             yield self.read_readable(indices)[0]
-
-    def names_hash(self) -> bytes:
-        return self.source.names_hash() + hashlib.blake2b(self.indices.tobytes()).digest()
 
 
 def _other_size(name: Path, size: tuple[int, int], first: tuple[int, int]) -> str:

@@ -63,10 +63,6 @@ class TrainingPictures(Protocol):
         """The readable images one after another, in tensors that fit into memory."""
         ...
 
-    def names_hash(self) -> bytes | None:
-        """Hash of the files' names, None for pictures in memory: earlier versions recorded it."""
-        ...
-
 
 class MemoryPictures:
     """Pictures to train on that are held in memory; a :class:`TrainingPictures`.
@@ -108,6 +104,3 @@ class MemoryPictures:
 
     def chunks(self) -> Iterator[Tensor]:
         yield self.images
-
-    def names_hash(self) -> None:
-        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Operations
 from srvae_pyro.inference.turns import turn
 from srvae_pyro.models.card import model_card, shared_settings
-from srvae_pyro.models.loading import current_names, read_state
+from srvae_pyro.models.loading import read_state
 from srvae_pyro.networks import WeightNormalized, aim_heads, initializing
 from srvae_pyro.runs import CONFIG, MODEL_FILES, WEIGHTS, packaged, read_config, save_weights
 from srvae_pyro.system import device as runtime
@@ -67,12 +67,6 @@ class ImageModel(Operations, PyTorchModelHubMixin):
         super().__init__()
         runtime.wake_vector_math()
         self.config = config
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """As every module's; weights saved under earlier names of parts load too."""
-        return super().load_state_dict(current_names(state_dict), strict, assign)
 
     @property
     def initialized(self) -> bool:

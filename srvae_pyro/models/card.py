@@ -13,7 +13,7 @@ __all__ = ["model_card", "shared_settings"]
 # What is recorded of data and tells nothing of whose they are: no path, no file's name.
 _PUBLIC = (
     *("shape", "counts", "crops", "split", "held_out", "seed", "limit"),
-    *("fingerprint", "exact_names", "streamed"),
+    *("fingerprint", "streamed"),
 )
 _CITATION = """@article{gatopoulos2020srvae,
   title   = {Super-resolution Variational Auto-Encoders},

@@ -1,8 +1,8 @@
-"""Weights of runs for models that are there: the names of their parts, and whether they suit."""
+"""Weights of runs for models that are there, and whether they suit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +13,16 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.runs import WEIGHTS, find_run, read_weights
 from srvae_pyro.system.digest import digest
 
-__all__ = ["current_names", "load_weights", "read_state", "weights_digest"]
-
-# What parts were called in weights saved by version 0.1, the first that fits.
-_RENAMED = {
-    "model.lower.prior.": "model.p_u.",
-    "model.lower.likelihood.": "model.p_y.",
-    "model.prior.": "model.p_z.",
-    "model.likelihood.": "model.p_x.",
-    "guide.lower.posterior.": "guide.q_u.",
-    "guide.posterior.": "guide.q_z.",
-}
-
-
-def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under the names that parts of models have now."""
-    return _renamed(state, _RENAMED)
-
-
-def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        start = next((start for start in names if name.startswith(start)), "")
-        renamed[names.get(start, "") + name.removeprefix(start)] = tensor
-    return renamed
+__all__ = ["load_weights", "read_state", "weights_digest"]
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A hash by which a model's weights are known again, in what is kept of results.
-
-    Of the tensors under the names of version 0.1, so that what it kept is still known.
-    """
-    before = {new: old for old, new in _RENAMED.items()}
-    return digest(dict(sorted(_renamed(model.state_dict(), before).items())))
+    """A hash by which a model's weights are known again, in what is kept of results."""
+    return digest(dict(sorted(model.state_dict().items())))
 
 
 def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """The weights in a file, under the names that parts have now.
+    """The weights in a file.
 
     Args:
         path: of the weights.
@@ -58,7 +31,7 @@ def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
     Raises:
         ValueError: they are damaged or of another model.
     """
-    state = current_names(read_weights(path))
+    state = read_weights(path)
     with torch.device("meta"):  # before memory is taken for it
         wanted = fresh().state_dict()
     for kind, names in (("missing", set(wanted) - set(state)), ("extra", set(state) - set(wanted))):

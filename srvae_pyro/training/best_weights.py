@@ -41,7 +41,7 @@ class BestWeights:
         if not self.group.main:
             return
         best = self.nats()
-        known = validation_images(self.path) or images  # earlier versions noted none
+        known = validation_images(self.path) or images  # None before a validation
         better = nats < best if images == known else images > known and math.isfinite(nats)
         if better or not math.isfinite(best):
             best = nats if self.write(nats, images) else best

@@ -266,8 +266,7 @@ class Learner:
         self.averaged.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.whole.clip.norms = [float(norm) for norm in state["norms"]]
-        # Earlier versions had no further updates.
-        for target, norms in zip(self.lower, state.get("lower_norms", []), strict=False):
+        for target, norms in zip(self.lower, state["lower_norms"], strict=True):
             target.clip.norms = [float(norm) for norm in norms]
 
     def restart_from_average(self) -> None:

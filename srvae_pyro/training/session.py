@@ -9,7 +9,7 @@ from pathlib import Path
 
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data import DataSplits, PictureOptions, load_data
-from srvae_pyro.data.run_data import has_earlier_layout, refuse_missing
+from srvae_pyro.data.run_data import refuse_missing
 from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.histogram import histogram_nats
@@ -91,7 +91,6 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
         limit=data.limit,
         strict=arguments.strict,
         stream=arguments.stream or data.info.get("streamed"),
-        exact_names=has_earlier_layout(data),
         check_shape=lambda shape: check_shape(
             config.model, shape, "--image-size" if data.crops is None else "--crops"
         ),
@@ -136,7 +135,7 @@ def with_pictures(config: RunConfig, pictures: DataSplits, folder: Path, resume:
             was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, pictures.shape))
             raise UserError(f"{folder} was trained on pictures of {was}, its data now has {now}")
         recorded = config.data.info.get("fingerprint")
-        if recorded is not None and not pictures.is_known_as(recorded):
+        if recorded not in (None, fingerprint):
             raise UserError(
                 f"{folder}: the pictures of {pictures.name} are not those that it was trained on; "
                 "bring them back or name their place with --data to resume, or start another --run"
@@ -248,8 +247,7 @@ def report(trainer: Trainer) -> None:
     first = "at the start" if trainer.settings.init else "untrained"
     say(f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
     say(f"  nats an image: {terms}")
-    if progress.untrained_images:  # earlier versions did not note it
-        first += f" ({progress.untrained_images:,} {data.unit})"
+    first += f" ({progress.untrained_images:,} {data.unit})"
     say(
         f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
         "each dimension"

@@ -22,7 +22,6 @@ from srvae_pyro.config import (
 )
 from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
-from srvae_pyro.earlier import RENAMED
 from srvae_pyro.errors import UserError
 from srvae_pyro.presets import PRESETS, preset, preset_data
 from srvae_pyro.runs import CONFIG, RUNS, WEIGHTS, find_run, read_config
@@ -119,7 +118,7 @@ def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
     for setting in settings:
         values = config.to_dict()
         name, equals, text = setting.partition("=")
-        *path, last = (RENAMED.get(key, key) for key in name.split("."))
+        *path, last = name.split(".")
         part: Any = values
         for key in path:
             part = part.get(key) if isinstance(part, dict) else None
