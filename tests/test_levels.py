@@ -200,6 +200,12 @@ def of(content: Callable[[np.ndarray], bytes], bits: int, note: str, gray: bool 
     return Row(content(levels), shown_as(levels, bits), note=note)
 
 
+def tiles() -> Row:
+    """Those at the right and below are cut."""
+    levels = np.tile(of_bits(COLOURS, 12), (3, 3, 1))
+    return Row(tiff(levels, tile=(16, 16)), shown_as(levels, 12), note=scaled(12))
+
+
 def jpeg2000(levels: np.ndarray, bits: int) -> bytes:
     options: dict[str, Any] = {"level": 0, "reversible": True, "bitspersample": bits}
     return bytes(imagecodecs.jpeg2k_encode(levels.astype(np.uint16), **options))
@@ -242,6 +248,7 @@ PARTLY: dict[str, Callable[[], Row]] = {
     "TIFF RGB 12 of 16, deflated": lambda: of(
         lambda x: tiff(x, compression="zlib"), 12, scaled(12), gray=False
     ),
+    "TIFF RGB 12 of 16, in tiles": tiles,
     "TIFF RGBA 12 of 16": lambda: with_alpha(
         lambda x: tiff(x, extrasamples=["unassalpha"]), 12, scaled(12)
     ),
@@ -310,7 +317,7 @@ def test_levels_are_read_as_they_are_meant(name: str, tmp_path: Path) -> None:
     row = (TRANSPARENT | PARTLY)[name]()
     path = tmp_path / "a"
     path.write_bytes(row.content)
-    opaque = np.full((SIDE, SIDE), 255) if row.opacity is None else row.opacity
+    opaque = np.full(row.shown.shape[:2], 255) if row.opacity is None else row.opacity
     near = 1 if "bits" in row.note else 0  # 16 bits are cut to 8, not rounded
     # Enlarging.
     photograph = read_photograph(path, 3)

@@ -190,23 +190,25 @@ def _decode(image: ImageFile.ImageFile) -> bool:
 
 
 def _low_bytes(file: BinaryIO, path: Path) -> Image.Image | None:
-    """The low bytes of colours of 16 bits, of which Pillow decodes the high ones; None if not so.
+    """The low bytes of 16-bit colours, whose high bytes Pillow decodes; None where it cannot.
 
-    They are what it takes for the high ones if it is told that a file has them the other way round.
+    Told that the file has the other byte order, Pillow decodes the low ones instead.
     """
     image, _ = _find(file, path)
     planes = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PLANES) == 2
     args = image.tile[0].args if image.tile and not planes else None
-    raw, *rest = (args,) if isinstance(args, str) else args or ("",)
+    raw = args[0] if isinstance(args, tuple) else args
     kind, _, order = str(raw).partition(";16")
     others = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
     if order not in others or kind not in ("RGB", "RGBX", "RGBA", "LA"):
         return None
     # Of gray and transparency Pillow knows one order: they are read as four colours of a byte each.
     other = "RGBA" if kind == "LA" else f"{kind};16{others[order]}"
-    swapped = (other, *rest) if rest else other
     _check_memory(image, low_bytes=True)
-    image.tile = [tile._replace(args=swapped) for tile in image.tile]
+    image.tile = [
+        tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+        for tile in image.tile
+    ]
     _decode(image)
     if kind == "LA":
         _, gray, _, alpha = image.split()
