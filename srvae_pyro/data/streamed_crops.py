@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from srvae_pyro.data.crop_grid import crops_an_epoch, cut, read_grid
 from srvae_pyro.data.crops import crop_order, places_in
 from srvae_pyro.data.orders import BLOCK
 from srvae_pyro.data.sized_pictures import SizedPictures
-from srvae_pyro.data.streaming import start_worker
+from srvae_pyro.data.streaming import read_ahead
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import sent
 
@@ -75,15 +75,8 @@ class StreamedCrops:
             UserError: a picture cannot be read and these are strict, or none of a batch can be.
         """
         plan = _Plan(batches, self._held, self.pictures.nbytes)
-        loader = DataLoader(
-            _Decoded(self.pictures),
-            batch_sampler=plan,
-            num_workers=self.workers,
-            collate_fn=_packed,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # or it draws from PyTorch's global one
-        )
-        for levels, shapes, mistakes in loader:
+        decoded = read_ahead(_Decoded(self.pictures), plan, _packed, self.workers)
+        for levels, shapes, mistakes in decoded:
             rows, needed, dropped = plan.steps.popleft()
             if mistakes and self.strict:
                 raise UserError(mistakes[0])
@@ -193,7 +186,7 @@ def _packed(items: list[Tensor | str]) -> tuple[Tensor, list[tuple[int, ...]], l
 def _unpacked(
     levels: Tensor, shapes: list[tuple[int, ...]], mistakes: list[str]
 ) -> Iterator[Tensor | str]:
-    """What :func:`_packed` was given, copied: what a worker sends keeps a file open."""
+    """What :func:`_packed` was given, copied: a view would keep all of its batch in memory."""
     reasons = iter(mistakes)
     for shape, part in zip(shapes, levels.split([math.prod(s) for s in shapes]), strict=True):
         yield part.clone().view(shape) if len(part) else next(reasons)

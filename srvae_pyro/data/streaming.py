@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from srvae_pyro.data.options import PictureOptions
 from srvae_pyro.data.orders import shuffled, shuffled_in_windows
@@ -21,13 +24,14 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import sent
 from srvae_pyro.system.streams import stream
 
-__all__ = ["StreamedPictures", "start_worker"]
+__all__ = ["StreamedPictures", "read_ahead"]
 
 CPU = torch.device("cpu")
 MOST_TRIED = 100  # unreadable pictures before giving up
 READ_AT_ONCE = 256  # pictures of a batch that is not for training
 SIZES_COMPARED = 32  # pictures whose sizes are compared before training
 HASHED_AT_ONCE = 1024  # pictures in memory while all are hashed
+SILENCE = 600.0  # seconds that the reading processes may take for a batch before they count as hung
 
 
 class StreamedPictures(Dataset[Tensor | str]):
@@ -123,16 +127,8 @@ class StreamedPictures(Dataset[Tensor | str]):
         Raises:
             UserError: a picture cannot be read and these are strict, or none of a batch can be.
         """
-        loader = DataLoader(
-            self,
-            batch_sampler=_Lists(batches),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # or it draws from PyTorch's global one
-        )
-        for images, mistakes in loader:
+        lists, pinned = _Lists(batches), device.type == "cuda"
+        for images, mistakes in read_ahead(self, lists, _collate, self.workers, pinned):
             if mistakes and (self.strict or not len(images)):
                 raise UserError(mistakes[0])
             if mistakes and not self.warned:
@@ -203,6 +199,84 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
     return torch.stack(images) if images else torch.empty(0), mistakes
 
 
-def start_worker(_: int) -> None:
+def read_ahead(
+    dataset: Dataset[Any],
+    batches: Iterable[list[int]],
+    collate: Callable[[list[Any]], tuple[Any, ...]],
+    workers: int,
+    pinned: bool = False,
+) -> Iterator[tuple[Any, ...]]:
+    """What ``collate`` makes of the items of each batch, a tensor first, read by processes.
+
+    Args:
+        dataset: the items by their indices.
+        batches: the indices of each batch.
+        collate: makes a batch of its items.
+        workers: how many processes; with 0 this one reads.
+        pinned: whether the tensors are to be in pinned memory.
+
+    Raises:
+        UserError: the processes cannot be started.
+        RuntimeError: one has ended, or they have been silent for :data:`SILENCE`; the message
+            begins with "DataLoader".
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_Sent(collate),
+        pin_memory=pinned,
+        timeout=SILENCE if workers else 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # or it draws from PyTorch's global one
+    )
+    try:
+        arriving = iter(loader)
+    except OSError as error:  # no semaphores, or no more processes
+        with _unraisable_ignored():
+            error.__traceback__ = None  # a loader half made fails once more as it goes
+        raise UserError(
+            "no processes can be started here to read pictures ahead "
+            f"({error.strerror or error}): give --workers 0"
+        ) from None
+    yield from arriving
+
+
+@contextlib.contextmanager
+def _unraisable_ignored() -> Iterator[None]:
+    """Within it, nothing is printed of exceptions in finalizers."""
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+class _Sent:
+    """Collates a batch; if that is in another process, its tensor comes by the pipe alone.
+
+    PyTorch sends tensors by shared memory and a socket, which takes room in /dev/shm and a short
+    TMPDIR. A pipe takes neither, and is as fast for decoded pictures.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], tuple[Any, ...]]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> tuple[Any, ...]:
+        tensor, *others = self.collate(items)
+        return (tensor if get_worker_info() is None else _ByPipe(tensor), *others)
+
+
+class _ByPipe:
+    """A tensor that is pickled whole, and unpickled as a tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[Callable[[np.ndarray], Tensor], tuple[np.ndarray]]:
+        return torch.from_numpy, (self.tensor.numpy(),)
+
+
+def _start_worker(_: int) -> None:
     """Leave the process group, whose signals (Ctrl-C, SIGTERM) the trainer handles."""
     os.setpgrp()

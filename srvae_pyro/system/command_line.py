@@ -225,6 +225,13 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
             # A full disk, a folder that may not be written to, a path through a file.
             place = f"{error.filename}: " if error.filename else ""
             print(f"{prog}: {place}{error.strerror or error}", file=sys.stderr)
+        elif str(error).startswith("DataLoader "):  # its processes were killed, or hang
+            reason = str(error).splitlines()[0].rstrip(" .")
+            print(
+                f"{prog}: pictures are no longer read ahead ({reason}): give fewer --workers, or "
+                "--workers 0; a run goes on with --resume",
+                file=sys.stderr,
+            )
         else:
             raise
         return 2
