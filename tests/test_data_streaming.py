@@ -1,11 +1,17 @@
 """Pictures that are read when they are needed."""
 
+import gc
 import io
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
 import tarfile
+import time
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +21,15 @@ from PIL import Image
 from test_train_command import arguments, make_pictures, tiny
 from test_training import assert_same
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from srvae_pyro import train
 from srvae_pyro.data import MemoryPictures, PictureOptions, load_data
 from srvae_pyro.data.orders import WINDOW, shuffled_in_windows
-from srvae_pyro.data.streaming import StreamedPictures
+from srvae_pyro.data.sources import TarShards
+from srvae_pyro.data.streaming import StreamedPictures, read_ahead
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.command_line import run_command
 from srvae_pyro.system.device import process_memory
 from srvae_pyro.system.streams import stream
 from srvae_pyro.training.batches import Batches
@@ -97,6 +106,74 @@ def test_an_epoch_of_shards_is_every_picture_once_in_an_order_of_its_own(
     for start, parts in zip(range(0, 80, 16), zip(*ranks, strict=True), strict=True):
         assert sorted(reds(torch.cat(parts))) == sorted(reds(first[start : start + 16]))
     assert torch.equal(torch.get_rng_state(), before)  # or a resumed run would differ
+
+
+@dataclass
+class Nothing:
+    """A command without arguments."""
+
+
+def stacked(items: list[Tensor]) -> tuple[Tensor]:
+    return (torch.stack(items),)
+
+
+class Items(Dataset[Tensor]):
+    """What ``make`` makes of each index."""
+
+    def __init__(self, make: Callable[[int], Tensor]) -> None:
+        self.make = make
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.make(index)
+
+
+def test_processes_need_no_short_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    monkeypatch.setitem(config, "tempdir", f"/{'t' * 120}")  # sockets have paths of 107 bytes
+    monkeypatch.setattr("srvae_pyro.data.streaming.SILENCE", 30.0)
+    read = read_ahead(Items(lambda i: torch.full((3,), i)), [[0, 1], [2]], stacked, 1)
+    assert [batch.tolist() for (batch,) in read] == [[[0] * 3, [1] * 3], [[2] * 3]]
+
+
+def silent(_: int) -> Tensor:
+    time.sleep(0.5)
+    return torch.zeros(1)
+
+
+def killed(_: int) -> Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return torch.zeros(1)
+
+
+@pytest.mark.parametrize("make", [silent, killed])
+def test_processes_that_hang_or_die_are_told_in_a_line(
+    make: Callable[[int], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if make is silent:
+        monkeypatch.setattr("srvae_pyro.data.streaming.SILENCE", 0.1)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # a command replaces it
+    with pytest.raises(SystemExit) as stop:
+        run_command(Nothing, lambda _: [*read_ahead(Items(make), [[0]], stacked, 1)] and 0, "train")
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train: pictures are no longer read ahead (DataLoader ")
+    assert "give fewer --workers" in line
+
+
+def test_processes_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    with pytest.raises(UserError, match=r"\(Resource temporarily unavailable\): give --workers 0"):
+        next(read_ahead(Items(silent), [[0]], stacked, 2))
+    gc.collect()
+    assert not ignored  # and nothing is printed beside the line
 
 
 def test_pictures_of_few_shards_are_mixed_at_a_time() -> None:
