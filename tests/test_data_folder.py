@@ -262,6 +262,39 @@ def test_finds_in_order_without_hidden_files(tmp_path: Path) -> None:
     assert names == ["a.webp", "b/10.jpeg", "b/2.PNG"]
 
 
+def test_what_is_no_regular_file_is_no_picture(tmp_path: Path) -> None:
+    fill(tmp_path / "pictures", 9)
+    os.mkfifo(tmp_path / "pictures" / "pipe.png")
+    with pytest.warns(match=r"left out, as it is no regular file: .*pipe\.png"):
+        data = load(tmp_path / "pictures")
+    assert data.info["counts"] == {"train": 7, "val": 1, "test": 1}
+    # Where a link leads to is found out when it is opened.
+    os.symlink(tmp_path / "pictures" / "pipe.png", tmp_path / "link.png")
+    assert fingerprint_folder(tmp_path)
+    with pytest.raises(UserError, match="it is a named pipe"):
+        read_picture(tmp_path / "link.png", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("0003_mask.png", True),
+        ("0003.seg.PNG", True),
+        ("masks/0003.png", True),
+        ("with_mask/0003.png", False),
+        ("9999_mask.png", False),  # there is no other picture that it could be of
+    ],
+)
+def test_masks_beside_pictures_are_told(
+    tmp_path: Path, name: str, told: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    fill(tmp_path, 9)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert load(tmp_path).info["counts"]["train"] == 8
+    assert any(f"{name} are taken as pictures" in str(w.message) for w in recwarn.list) == told
+
+
 def test_links_are_followed_to_each_folder_once(tmp_path: Path) -> None:
     for name in ("in/b/1.png", "in/c/2.png", "out/3.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,9 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.system.files import (
     check_output,
     check_place,
+    distinct_names,
     filling,
+    read_json,
     unwinding,
     write_text,
     write_whole,
@@ -72,12 +74,26 @@ def test_what_a_killed_writer_left_is_written_over(tmp_path: Path) -> None:
     assert partials[0] == partials[1]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_text_of_other_systems_is_read(tmp_path: Path, encoding: str) -> None:
+    text = '{"run": "é",\r\n"steps": 3}\r\n'
+    (tmp_path / "file.json").write_bytes(text.encode(encoding))
+    assert read_json(tmp_path / "file.json") == {"run": "é", "steps": 3}
+
+
+def test_names_are_made_distinct() -> None:
+    assert distinct_names(["a", "A", "a-2", "b", "a"]) == ["a", "A-2", "a-2-2", "b", "a-3"]
+
+
 def test_a_name_that_is_too_long_is_found_out_before_the_work(tmp_path: Path) -> None:
     check_place(tmp_path / "further" / "file.json")
     for folder in (tmp_path, tmp_path / "further"):
         with pytest.raises(OSError, match="File name too long"):
             check_place(folder / ("a" * 300 + ".json"))
     assert not list(tmp_path.iterdir())
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(OSError, match="it is a named pipe"):
+        check_place(tmp_path / "pipe.json")
 
 
 def test_an_output_that_cannot_be_written_is_told_with_its_flag(

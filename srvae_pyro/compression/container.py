@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.files import write_whole
+from srvae_pyro.system.files import special_kind, write_whole
 from srvae_pyro.upscaling.photographs import shown
 
 __all__ = [
@@ -289,6 +289,8 @@ def read_parts(path: Path, preview: bool = False) -> Container:
         UserError: it is damaged, ends early, or is no such file.
     """
     try:
+        if kind := special_kind(path):
+            raise ValueError(f"it is {kind}")
         with path.open("rb") as file:
             return read_from(file, preview)
     except OSError as error:

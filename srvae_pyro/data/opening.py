@@ -23,6 +23,7 @@ from srvae_pyro.data.tiff import PLANES, read_planes_whole, seek_full_page
 from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.formats import FORMATS, HEAD, unread_by_content, unread_by_name
 from srvae_pyro.system.device import process_memory
+from srvae_pyro.system.files import special_kind
 
 __all__ = ["Opened", "open_picture", "size_by_header"]
 
@@ -73,10 +74,10 @@ def open_picture(path: Path, content: bytes | None = None) -> Iterator[Opened]:
         content: its content, if it is not a file of its own at that path.
 
     Raises:
-        UnreadableError: it is no picture, or of a format that is not read.
+        UnreadableError: it is no regular file, no picture, or of a format that is not read.
         Exception: whatever Pillow raises on a damaged file.
     """
-    with path.open("rb") if content is None else io.BytesIO(content) as file:
+    with _file(path, content) as file:
         mending = None
         try:
             opened = _open(file, path)
@@ -101,12 +102,21 @@ def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
         UnreadableError: it is no picture, of a format that is not read, or too large to decode.
         Exception: whatever Pillow raises on a damaged file.
     """
-    with path.open("rb") if content is None else io.BytesIO(content) as file:
+    with _file(path, content) as file:
         image = _identify(file, file.read(HEAD), path)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             seek_full_page(image, file, path)
         _check_memory(image)
         return image.size
+
+
+def _file(path: Path, content: bytes | None) -> BinaryIO:
+    """A picture file, opened; see :func:`open_picture`."""
+    if content is not None:
+        return io.BytesIO(content)
+    if kind := special_kind(path):
+        raise UnreadableError(f"it is {kind}", "save what it gives as a file, and name that")
+    return path.open("rb")
 
 
 def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, BinaryIO]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,32 +36,65 @@ __all__ = [
 T = TypeVar("T")
 
 
-def find_pictures(folder: Path, exclude: Iterable[Path] = ()) -> list[Path]:
+def _tell_special(path: Path) -> None:
+    """Warn of a file that has a picture's name and is no file, such as a named pipe."""
+    if path.suffix.lower() in EXTENSIONS:
+        warnings.warn(f"left out, as it is no regular file: {path}", stacklevel=3)
+
+
+def find_pictures(
+    folder: Path,
+    exclude: Iterable[Path] = (),
+    other: Callable[[Path], object] = _tell_special,
+    unread: Callable[[OSError], object] = lambda _: None,
+) -> list[Path]:
     """Every picture file in ``folder`` and below, by extension, in the order of their paths.
 
     Links to folders are followed, and each folder is visited once. Hidden files and folders are
-    left out.
+    left out, and so are named pipes, devices and sockets.
 
     Args:
         folder: the folder.
         exclude: folders that are not entered through links.
+        other: told each file that is no picture.
+        unread: told why a folder cannot be listed.
     """
     pictures = []
     seen = {_identity(place) for place in exclude} - {_identity(folder)}
     # Links last: so a folder is visited by its real path, in whatever order a disk lists them.
-    waiting = [os.fspath(folder)]
-    for start in waiting:
-        for place, folders, files in os.walk(start):
+    waiting, links = [os.fspath(folder)], deque[str]()
+    while waiting or links:
+        place = waiting.pop() if waiting else links.popleft()
+        try:
             if (identity := _identity(place)) in seen:
-                folders.clear()
                 continue
             seen.add(identity)
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            waiting += [path for name in folders if os.path.islink(path := f"{place}/{name}")]
-            for name in files:
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                    pictures.append(Path(place, name))
+            entries = list(os.scandir(place))
+        except OSError as error:
+            unread(error)
+            continue
+        folders = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            named = os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+            if _is_folder(entry):
+                folders.append(entry)
+            # Where a link leads to is looked at when the picture is opened: it takes time.
+            elif named and (entry.is_symlink() or entry.is_file()):
+                pictures.append(Path(entry.path))
+            else:
+                other(Path(entry.path))
+        folders.sort(key=lambda entry: entry.name)
+        links += [entry.path for entry in folders if entry.is_symlink()]
+        waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
     return sorted(pictures, key=lambda path: path.relative_to(folder).parts)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):  # a link that leads to itself
+        return entry.is_dir()
+    return False
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

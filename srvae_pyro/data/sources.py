@@ -18,6 +18,7 @@ from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import Bar
 
 __all__ = ["PictureFiles", "Source", "TarShards"]
+from srvae_pyro.system.files import special_kind
 
 
 class Source(Protocol):
@@ -78,8 +79,11 @@ class PictureFiles:
         return np.array([_file_size(self.name(index)) for index in indices.tolist()])
 
     def beginning(self, index: int, most: int) -> bytes:
-        with contextlib.suppress(OSError), self.name(index).open("rb") as file:
-            return file.read(most)
+        path = self.name(index)
+        with contextlib.suppress(OSError):
+            if not special_kind(path):
+                with path.open("rb") as file:
+                    return file.read(most)
         return b""
 
     def runs(self) -> np.ndarray:

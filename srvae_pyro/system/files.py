@@ -12,9 +12,10 @@ import re
 import secrets
 import shutil
 import signal
+import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_new",
     "check_output",
     "check_place",
+    "distinct_names",
     "filling",
     "has_locks",
     "holding",
@@ -38,6 +40,7 @@ __all__ = [
     "set_aside",
     "unwinding",
     "write_json",
+    "special_kind",
     "write_text",
     "write_whole",
 ]
@@ -47,12 +50,23 @@ __all__ = [
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
 def check_place(path: Path) -> None:
     """Find out before the work whether a file, or files in a folder, could be written at ``path``.
 
     Raises:
         OSError: they could not; has ``path`` as its file name.
     """
+    with contextlib.suppress(FileNotFoundError):
+        if kind := special_kind(path):  # it refuses names that are too long, too
+            raise OSError(errno.EINVAL, f"it is {kind}", os.fspath(path))
     folder = _existing(path)
     parts = path.absolute().relative_to(folder).parts
     try:
@@ -115,6 +129,35 @@ def _existing(path: Path) -> Path:
     while not folder.is_dir():
         folder = folder.parent
     return folder
+
+
+def special_kind(path: Path) -> str | None:
+    """What is at ``path`` if it is neither file nor folder, such as "a named pipe".
+
+    To read such a thing may wait for ever, or never end; a file must not take its place.
+
+    Raises:
+        OSError: nothing is there, or it cannot be told.
+    """
+    return _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))
+
+
+def distinct_names(wanted: Iterable[str]) -> list[str]:
+    """The names wanted, those that were taken before followed by ``-2`` or the next free number.
+
+    No two are alike where case does not count, as on some file systems.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}
+    for plain in wanted:
+        name, folded = plain, plain.casefold()
+        while name.casefold() in taken:
+            numbers[folded] = numbers.get(folded, 1) + 1
+            name = f"{plain}-{numbers[folded]}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def set_aside(path: Path) -> Path:

@@ -23,9 +23,8 @@ class UpscaleArguments:
     Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible answers
     NAME-x2-01.png to K, their mean, and NAME-x2-std.png, a map of where they differ (the standard
     deviation; white is the largest, which is printed). Of a folder all pictures in it and below are
-    enlarged, into folders of the same names under --out; files that are no pictures by their names
-    are named and left out. A picture that fails does not stop the others: it is told at the end,
-    with exit code 2.
+    enlarged, into folders of the same names under --out; other files are named and left out. A
+    picture that fails does not stop the others: it is told at the end, with exit code 2.
 
     LR-PSNR, printed for each answer, is how well it agrees with its question: the PSNR of the
     answer made small again against the photograph, or "exact" where every pixel is the same. So it

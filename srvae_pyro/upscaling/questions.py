@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from srvae_pyro.data.opening import size_by_header
 from srvae_pyro.data.pictures import find_pictures
 from srvae_pyro.errors import UserError
-from srvae_pyro.formats import EXTENSIONS
+from srvae_pyro.system.files import distinct_names
 from srvae_pyro.upscaling.photographs import shown
 
 __all__ = ["Questions", "check_answers", "find_questions", "names_for", "pixels_of"]
@@ -25,7 +24,7 @@ class Questions:
     Attributes:
         paths: the picture files, each once.
         places: for each the folder, relative to ``--out``, of its answers.
-        left_out: files in the folders that are no pictures by their names.
+        left_out: files in the folders that are no pictures: by their names, or named pipes.
         answers: how many pictures in the folders are in the folder of the answers, and left out.
         mistakes: what cannot be had, a line each.
     """
@@ -72,16 +71,20 @@ def find_questions(given: Sequence[Path], out: Path) -> Questions:
             )
         # Where the folder is within ``out`` its answers are beside it, not in it.
         answers = out.resolve() if out.resolve().is_relative_to(path.resolve()) else None
-        pictures = find_pictures(path)
+        others: list[Path] = []
+        errors: list[OSError] = []
+        pictures = find_pictures(path, other=others.append, unread=errors.append)
         inside = [picture for picture in pictures if not _is_within(picture, answers)]
         questions.answers += len(pictures) - len(inside)
         for found in inside:
             add(found, found.relative_to(path).parent)
         if not inside:
             questions.mistakes.append(f"there are no pictures in the folder {shown(path)}")
-        others, unread = _others(path, answers)
-        questions.left_out += others
-        questions.mistakes += unread
+        questions.left_out += sorted(other for other in others if not _is_within(other, answers))
+        questions.mistakes += [
+            f"cannot read the folder {shown(Path(error.filename))}: {error.strerror}"
+            for error in errors
+        ]
     return questions
 
 
@@ -89,48 +92,24 @@ def _is_within(path: Path, folder: Path | None) -> bool:
     return folder is not None and path.resolve().is_relative_to(folder)
 
 
-def _others(folder: Path, answers: Path | None) -> tuple[list[Path], list[str]]:
-    """The files of a folder that are no pictures by their names, and what could not be read."""
-    others: list[Path] = []
-    errors: list[OSError] = []
-    for place, folders, files in os.walk(folder, onerror=errors.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if _is_within(Path(place), answers):
-            folders.clear()
-            continue
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() not in EXTENSIONS:
-                others.append(Path(place, name))
-    unread = [
-        f"cannot read the folder {shown(Path(error.filename))}: {error.strerror}"
-        for error in errors
-    ]
-    return others, unread
-
-
 def names_for(pictures: Sequence[Path], places: Sequence[Path] | None = None) -> list[Path]:
-    """Where the answers to each picture go: its place and name, with its extension if need be.
+    """Where the answers to each picture go: its place and name, no two alike.
+
+    Pictures whose names differ in their extensions alone have these in their answers' names, and
+    where that is not enough a number.
 
     Args:
         pictures: their files.
         places: for each the folder of its answers, relative to that of all.
-
-    Raises:
-        UserError: two would be called the same.
     """
     places = [Path()] * len(pictures) if places is None else places
-    stems = [place / path.stem for place, path in zip(places, pictures, strict=True)]
-    counts = Counter(stems)
-    names: dict[Path, Path] = {}
-    for path, place, stem in zip(pictures, places, stems, strict=True):
-        name = stem if counts[stem] == 1 else place / path.name.replace(".", "-")
-        if name in names:
-            raise UserError(
-                f"{shown(names[name])} and {shown(path)} would be written under one name: enlarge "
-                "them one at a time, with different --out"
-            )
-        names[name] = path
-    return list(names)
+    stems = [str(place / path.stem) for place, path in zip(places, pictures, strict=True)]
+    counts = Counter(stem.casefold() for stem in stems)
+    wanted = [
+        stem if counts[stem.casefold()] == 1 else str(place / path.name.replace(".", "-"))
+        for path, place, stem in zip(pictures, places, stems, strict=True)
+    ]
+    return [Path(name) for name in distinct_names(wanted)]
 
 
 def check_answers(out: Path, pictures: Sequence[Path], names: Sequence[Path], factor: int) -> None:

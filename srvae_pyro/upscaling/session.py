@@ -50,7 +50,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     names = names_for(questions.paths, questions.places)
     check_answers(out, questions.paths, names, factor)
     if questions.left_out:
-        tell(f"left out, no pictures by their names: {named(questions.left_out)}")
+        tell(f"left out, no picture files: {named(questions.left_out)}")
     if questions.answers:
         tell(f"left out, as answers go there: {questions.answers} pictures in {shown(out)}")
     stems = [out / f"{name}-x{factor}" for name in names]
