@@ -313,6 +313,32 @@ def test_bad_shards_are_users_errors(
         load_data(shards, Path())
 
 
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["1.png", "1.mask.png", "2.mask.png", "2.png"], ["1.mask.png", "2.mask.png"]),
+        (["1.jpg", "1.png", "1.seg.webp", "2.jpg"], ["1.png", "1.seg.webp"]),
+        (["a/1.image.png", "a/1.seg.png", "b/1.png"], ["a/1.seg.png"]),
+        (["2020.01.png", "2020.02.png", "1.left.png", "1.right.png", "3.mask.png"], []),
+    ],
+)
+def test_a_sample_of_a_shard_has_one_picture(
+    names: list[str], left_out: list[str], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in names:
+            add(tar, name, name.encode())
+            add(tar, f"{name[:-4]}.cls", b"3")
+    shards = TarShards([tmp_path / "a.tar"])
+    found = [shards.content(index).decode() for index in range(len(shards))]
+    assert found == [name for name in names if name not in left_out]
+    told = [str(warning.message) for warning in recwarn.list]
+    assert len(told) == bool(left_out)
+    if left_out:
+        assert f"one picture a sample: a.tar: {left_out[0]} beside " in told[0]
+        assert told[0].endswith(f" and {len(left_out) - 1} more") == (len(left_out) > 1)
+
+
 def test_an_empty_shard_is_left_out(shards: str, tmp_path: Path) -> None:
     tarfile.open(tmp_path / "part-001.tar", "w").close()
     tarfile.open(tmp_path / "part-002.tar", "w").close()

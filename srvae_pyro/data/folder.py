@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from srvae_pyro.data.cropping import crop_files
 from srvae_pyro.data.fingerprint import fingerprint_of
 from srvae_pyro.data.options import DEFAULTS, PictureOptions
 from srvae_pyro.data.pictures import find_pictures, read_readable
-from srvae_pyro.data.sources import PictureFiles
+from srvae_pyro.data.sources import PictureFiles, mask_of
 from srvae_pyro.data.split_folders import SPLITS, find_split_folders, warn_of_deeper_splits
 from srvae_pyro.data.splits import DataSplits, hold_out
 from srvae_pyro.data.streaming import StreamedPictures
@@ -44,6 +45,7 @@ def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     _refuse_gaps(folder, places, paths, options.for_training)
     if not places:
         warn_of_deeper_splits(folder, paths["train"])
+    _warn_of_masks(folder, [path for part in paths.values() for path in part])
     fingerprint = _fingerprint(folder, paths)
     held_out = _hold_out_missing(folder, paths, options.seed) if "train" in paths else {}
 
@@ -90,6 +92,21 @@ def _find(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
     if not places:
         return places, {"train": find_pictures(folder)}
     return places, {split: find_pictures(p, places.values()) for split, p in places.items()}
+
+
+def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
+    """Warn if pictures are called as masks of others are."""
+    start = len(os.fspath(folder))
+    of = {path: stem for path in paths if (stem := mask_of(os.fspath(path)[start:])) is not None}
+    stems = {path.stem for path in paths if path not in of} if of else set()
+    masks = [path for path, stem in of.items() if stem in stems]
+    if masks:
+        more = f" and {len(masks) - 1} more" if masks[1:] else ""
+        warnings.warn(
+            f"{masks[0]}{more} are taken as pictures, and are called like masks of others: if they "
+            "are, move them elsewhere",
+            stacklevel=2,
+        )
 
 
 def _refuse_gaps(

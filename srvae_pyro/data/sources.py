@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
+import re
 import tarfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import Bar
-
-__all__ = ["PictureFiles", "Source", "TarShards"]
 from srvae_pyro.system.files import special_kind
+
+__all__ = ["PictureFiles", "Source", "TarShards", "mask_of"]
+
+# What pictures are called that belong to others: 1_mask.png, 1.seg.png, masks/1.png.
+_MASK = re.compile("(mask|seg|segm|segmentation|label|annotation|depth|matte|trimap)s?", re.I)
+_ENDING = re.compile(f"[._-]{_MASK.pattern}$", re.I)
 
 
 class Source(Protocol):
@@ -93,8 +99,10 @@ class PictureFiles:
 class TarShards:
     """Pictures in tar files, such as WebDataset's; a :class:`Source`. 12 bytes of memory each.
 
-    At first only the tars' headers are read. Members with a picture's extension count, whatever
-    other files a tar has.
+    At first only the tars' headers are read. Members with a picture's extension count, one of each
+    of WebDataset's samples, which are members in a row whose names are the same up to the first
+    dot: the first that is called ``KEY.png`` or the like, not ``KEY.mask.png``. A warning tells how
+    many are left out so.
 
     Args:
         paths: the tars, uncompressed.
@@ -108,8 +116,10 @@ class TarShards:
         self.paths: list[Path] = []
         empty: list[Path] = []
         offsets, sizes, counts = [], [], []
+        beside, lost = "", 0
         for path in Bar(paths, desc="indexing", unit="shard", leave=False, in_log=False):
-            members = _members(path)
+            members, others = _members(path)
+            beside, lost = beside or (others[0] if others else ""), lost + len(others)
             if not len(members):
                 empty.append(path)
                 continue
@@ -122,6 +132,9 @@ class TarShards:
         if empty:
             more = f" and {len(empty) - 1} more" if empty[1:] else ""
             warnings.warn(f"left out, without pictures: {empty[0]}{more}", stacklevel=2)
+        if lost:
+            more = f" and {lost - 1} more" if lost > 1 else ""
+            warnings.warn(f"left out, one picture a sample: {beside}{more}", stacklevel=2)
         self.offsets, self.sizes = np.concatenate(offsets), np.concatenate(sizes)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
 
@@ -165,21 +178,69 @@ def _file_size(path: Path) -> int:
     return -1
 
 
-def _members(path: Path) -> np.ndarray:
-    """Offset and size in bytes of each picture in a tar, (N, 2)."""
-    members = []
+class _Picture(NamedTuple):
+    """A picture in a tar: of which sample, what it is called in it, and where it is."""
+
+    key: str
+    kind: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.key}.{self.kind}"
+
+
+def _pictures(tar: tarfile.TarFile) -> Iterator[_Picture]:
+    for member in tar:
+        folder, name = os.path.split(member.name)
+        key, _, kind = name.partition(".")
+        named = os.path.splitext(name)[1].lower() in EXTENSIONS
+        if member.isreg() and named and key:  # without, it is hidden
+            yield _Picture(os.path.join(folder, key), kind, member.offset_data, member.size)
+        tar.members = []  # type: ignore[attr-defined]  # else they pile up
+
+
+def _chosen(sample: list[_Picture]) -> list[_Picture]:
+    """Those pictures of a sample that are no masks or the like of another."""
+    plain = [picture for picture in sample if "." not in picture.kind]
+    if plain:
+        return plain[:1]
+    return [picture for picture in sample if mask_of(picture.name) is None] or sample
+
+
+def mask_of(path: str) -> str | None:
+    """Of which picture one is the mask or the like by its path, its name without extension.
+
+    ``a`` of ``a_mask.png`` and of ``masks/a.png``; None for other paths.
+    """
+    if not _MASK.search(path):
+        return None
+    *folders, name = Path(path).parts
+    stem = os.path.splitext(name)[0]
+    if ending := _ENDING.search(stem):
+        return stem[: ending.start()]
+    return stem if any(map(_MASK.fullmatch, folders)) else None
+
+
+def _members(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Offset and size in bytes of each picture in a tar, (N, 2); what is left out beside them."""
+    members, beside = [], []
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                stem, extension = os.path.splitext(member.name)
-                hidden = os.path.basename(stem).startswith(".")
-                if member.isreg() and extension.lower() in EXTENSIONS and not hidden:
-                    members.append((member.offset_data, member.size))
-                tar.members = []  # type: ignore[attr-defined]  # else they pile up
+            for _, sample in itertools.groupby(_pictures(tar), key=lambda picture: picture.key):
+                pictures = list(sample)
+                chosen = _chosen(pictures)
+                members += [(picture.offset, picture.size) for picture in chosen]
+                beside += [
+                    f"{path.name}: {picture.name} beside {chosen[0].name}"
+                    for picture in pictures
+                    if picture not in chosen
+                ]
     except (tarfile.TarError, EOFError, OSError, OverflowError, MemoryError) as error:
         reason = str(error) or "it claims more than it has"
         raise UserError(
             f"{path} is not a tar that can be read in place ({reason}): unpack it if it "
             "is compressed, or make it anew"
         ) from None
-    return np.array(members, dtype=np.int64).reshape(-1, 2)
+    return np.array(members, dtype=np.int64).reshape(-1, 2), beside
