@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +14,7 @@ from srvae_pyro.config import RunConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.console import say
 from srvae_pyro.system.digest import digest
-from srvae_pyro.system.files import write_whole
+from srvae_pyro.system.files import read_json, write_whole
 from srvae_pyro.system.hub import download, refuse_address
 
 __all__ = [
@@ -115,7 +114,7 @@ def read_config(folder: Path) -> RunConfig:
     """
     path = folder / CONFIG
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, dict) or "model" not in values:

@@ -393,7 +393,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path: Path) -> 
 def test_metrics_are_repaired_and_cut_to_the_checkpoint(tmp_path: Path) -> None:
     lines = [{"split": "train", "step": step, "loss": 1.0} for step in (1, 50, 100, 150)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "metrics.jsonl").write_text(text + '{"split": "train", "step": 10')
+    cut = text + '{"split": "train", "step": 10'
+    (tmp_path / "metrics.jsonl").write_text(cut, encoding="utf-8-sig")  # as Notepad saves it
     log = MetricsLog(tmp_path, step=100)
     log.write("val", 100, {"nats": 2.0})
     log.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.digest import digest
-from srvae_pyro.system.files import write_json
+from srvae_pyro.system.files import read_json, write_json
 from srvae_pyro.system.lock import locked
 
 __all__ = ["GeneratedPictures", "chunks"]
@@ -119,7 +118,7 @@ class GeneratedPictures:
         """
         path = self.folder / RECORD
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             return {"run": record["run"], "settings": {**record["settings"]}}
         except FileNotFoundError:
             return {}

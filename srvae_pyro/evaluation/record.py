@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from srvae_pyro.system.files import holding, set_aside, write_json
+from srvae_pyro.system.files import holding, read_json, set_aside, write_json
 
 __all__ = ["EVALUATION", "record", "record_measures"]
 
@@ -118,7 +118,7 @@ def _put(
 def _read(path: Path) -> dict[str, Any]:
     """What is recorded already; a damaged file is set aside."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError):

@@ -53,7 +53,7 @@ def read_curves(folder: Path) -> Curves:
     """What ``metrics.jsonl`` has; nothing where there is none, and no lines that are damaged."""
     curves = Curves()
     try:
-        lines = (folder / METRICS).read_text("utf-8", errors="replace").splitlines()
+        lines = (folder / METRICS).read_text("utf-8-sig", errors="replace").splitlines()
     except OSError:
         return curves
     for line in lines:

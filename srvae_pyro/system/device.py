@@ -173,7 +173,7 @@ def process_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> float:
         memory = math.inf
     for limit in limits:
         with contextlib.suppress(OSError, ValueError):  # "max" where there is none
-            memory = min(memory, int(limit.read_text()))
+            memory = min(memory, int(limit.read_bytes()))
     return memory / processes_here()
 
 

@@ -37,10 +37,11 @@ __all__ = [
     "holding",
     "longest_name",
     "replaced",
+    "read_json",
     "set_aside",
+    "special_kind",
     "unwinding",
     "write_json",
-    "special_kind",
     "write_text",
     "write_whole",
 ]
@@ -306,6 +307,16 @@ def has_locks(folder: Path) -> bool:
         except OSError:  # nobody else can hold this one
             return False
     return True
+
+
+def read_json(path: Path) -> Any:
+    """The values in a JSON file, in whichever encoding of Unicode another system has saved it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON.
+    """
+    return json.loads(path.read_bytes())  # which knows UTF-8, 16 and 32, and their marks
 
 
 def write_json(path: Path, values: Any) -> None:

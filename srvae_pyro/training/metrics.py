@@ -100,7 +100,7 @@ def _writer(folder: Path, step: int) -> SummaryWriter | None:
 def _complete_lines(path: Path) -> list[str]:
     """The complete lines of a file; the last may have been cut off."""
     lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text("utf-8-sig", errors="replace").splitlines():
         try:
             step = json.loads(line)["step"]
         except (ValueError, TypeError, KeyError, RecursionError):
