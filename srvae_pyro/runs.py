@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,6 +24,8 @@ __all__ = [
     "RUNS",
     "WEIGHTS",
     "find_run",
+    "is_path",
+    "name_for",
     "packaged",
     "read_config",
     "read_weights",
@@ -45,28 +48,35 @@ VALIDATION_IMAGES = "validation_images"
 
 
 def find_run(run: str | Path) -> Path:
-    """The folder of a run: a folder, a name under ``runs/``, a model that comes along, or a Hub id.
+    """The folder of a run: a path, a name under ``runs/``, a model that comes along, or a Hub id.
 
-    In this order. A model that comes along is one of :func:`packaged`, a Hub id ``owner/name``.
+    A name without a slash is looked for under ``runs/``, as a folder here, and among the models
+    that come along, :func:`packaged`. With a slash it is a path, or a Hub id ``owner/name``. A
+    :class:`Path` is a folder here first.
 
     Raises:
         UserError: there is none; says what is there.
     """
-    for folder in (Path(run), RUNS / run):
+    name = str(run)
+    places = [Path(run)] if is_path(name) else [RUNS / run, Path(run)]
+    if isinstance(run, Path):
+        places.reverse()
+    for folder in places:
         if (folder / CONFIG).is_file():
             return folder
     along = packaged()
-    if str(run) in along:
-        return along[str(run)]
-    for folder in (Path(run), RUNS / run):
+    if name in along:
+        return along[name]
+    for folder in places:
         if folder.is_dir():
             raise UserError(f"{folder} holds no {CONFIG}: it is not the folder of a run")
-    name = str(run)
     if Path(run).is_file():
         raise UserError(
             f"{run} is a file, where a run is expected: name the run first"
             + (f", such as {[*along][-1]}" if along else "")
         )
+    if (RUNS / run / CONFIG).is_file():
+        raise UserError(f"there is no run in {run}: did you mean {RUNS / run}?")
     refuse_address(name)
     if name.count("/") == 1 and not name.startswith((".", "~", "runs/")):
         return download(name, MODEL_FILES)
@@ -80,6 +90,16 @@ def find_run(run: str | Path) -> Path:
             hint = f"under {RUNS}/ there are {', '.join(names[:8])}"
         hint += f"; or take {' or '.join(along)}, which comes along" if along else ""
     raise UserError(f"no run called {name}: {hint}")
+
+
+def is_path(run: str) -> bool:
+    """Whether what names a run is a path, not a name under ``runs/``: by a slash in it."""
+    return run in (os.curdir, os.pardir) or not {os.sep, os.altsep}.isdisjoint(run)
+
+
+def name_for(folder: Path) -> str:
+    """What names the run in a folder, for any command."""
+    return str(folder) if is_path(str(folder)) else os.path.join(os.curdir, folder)
 
 
 def packaged() -> dict[str, Path]:

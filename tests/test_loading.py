@@ -22,7 +22,7 @@ import srvae_pyro
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel, load, make_model
-from srvae_pyro.runs import CONFIG, WEIGHTS, find_run, read_config, save_weights
+from srvae_pyro.runs import CONFIG, WEIGHTS, find_run, name_for, read_config, save_weights
 from srvae_pyro.system.files import write_json, write_whole
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -201,6 +201,28 @@ def test_a_run_is_found_by_name_or_folder(tmp_path: Path, monkeypatch: pytest.Mo
     make_run(Path("runs/mine"))
     for name in ("mine", "runs/mine", Path("runs") / "mine", tmp_path / "runs" / "mine"):
         assert find_run(name).resolve() == tmp_path / "runs" / "mine"
+
+
+def test_a_run_with_a_slash_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("runs/mine"))
+    for name in ("./mine", "mine/", "../mine"):
+        with pytest.raises(UserError, match=r"no run (in|called) "):
+            find_run(name)
+    with pytest.raises(UserError, match=r"did you mean runs/mine\?"):
+        find_run("./mine")
+    make_run(Path("mine"))
+    assert find_run("mine") == Path("runs/mine")
+    for named in ("./mine", Path("mine"), name_for(Path("mine"))):
+        assert find_run(named) == Path("mine")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_run_whose_settings_another_system_saved(tmp_path: Path, encoding: str) -> None:
+    make_run(tmp_path)
+    text = (tmp_path / CONFIG).read_text(encoding="utf-8").replace("\n", "\r\n")
+    (tmp_path / CONFIG).write_bytes(text.encode(encoding))
+    assert read_config(tmp_path).preset == "quickstart"
 
 
 def test_a_typo_suggests_the_nearest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,11 +103,11 @@ def test_several_models_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found == {"pretrained": package, "pretrained-photo": repository}
 
 
-def test_a_run_here_goes_first(
+def test_a_run_of_ones_own_goes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in (Path("runs/pretrained"), Path("pretrained")):
+    for folder in (Path("pretrained"), Path("runs/pretrained")):
         make_model(preset("quickstart")[0]).save_pretrained(folder)
         assert find_run("pretrained") == folder
         assert results_folder("pretrained", folder) == folder

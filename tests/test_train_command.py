@@ -36,7 +36,7 @@ from srvae_pyro.training import loop, session
 from srvae_pyro.training.flags import setting_flags
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.loop import Trainer
-from srvae_pyro.training.settings import fresh_config, resume_command, resumed_config
+from srvae_pyro.training.settings import folder_of, fresh_config, resume_command, resumed_config
 
 BATCH, STEPS = 4, 7  # of 16 training pictures: one epoch of 4 steps, and 3 more
 
@@ -412,6 +412,18 @@ def test_the_command_to_resume_has_what_settings_have_not() -> None:
     plain = TrainArguments(data="photos")
     expected = "python -m srvae_pyro.train --run srvae-paper-photos --resume"
     assert resume_command(plain) == expected
+
+
+def test_a_run_is_under_runs_unless_it_has_a_slash() -> None:
+    for name, folder in (
+        ("here", "runs/here"),
+        ("./here", "here"),
+        ("here/", "here"),
+        ("..", ".."),
+        ("a/here", "a/here"),
+        ("/a/here", "/a/here"),
+    ):
+        assert folder_of(TrainArguments(run=name)) == Path(folder)
 
 
 def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:

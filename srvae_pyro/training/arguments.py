@@ -38,8 +38,8 @@ class TrainArguments:
     run: Annotated[
         str | None,
         option("NAME", "MODEL-PRESET-DATA", "--run-name"),
-        "name of the run under runs/, or a folder; --run-name under torchrun, which takes --run "
-        "for its own",
+        "name of the run under runs/, or with a slash the path of its folder; --run-name under "
+        "torchrun, which takes --run for its own",
     ] = None
     resume: Annotated[
         bool,

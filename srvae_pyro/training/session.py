@@ -19,7 +19,7 @@ from srvae_pyro.models import load
 from srvae_pyro.models.loading import load_weights
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
-from srvae_pyro.runs import CONFIG
+from srvae_pyro.runs import CONFIG, name_for
 from srvae_pyro.system.console import say
 from srvae_pyro.system.device import process_cores, start
 from srvae_pyro.system.files import write_json
@@ -253,5 +253,6 @@ def report(trainer: Trainer) -> None:
         "each dimension"
     )
     crops = trainer.config.data.crops is not None and trainer.config.model.agrees
-    next_one = f"upscale {folder} PHOTO.jpg" if crops else f"generate {folder}"
+    name = name_for(folder)
+    next_one = f"upscale {name} PHOTO.jpg" if crops else f"generate {name}"
     say(f"see {folder / 'figures'}, or: python -m srvae_pyro.{next_one}")

@@ -24,7 +24,7 @@ from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
 from srvae_pyro.errors import UserError
 from srvae_pyro.presets import PRESETS, preset, preset_data
-from srvae_pyro.runs import CONFIG, RUNS, WEIGHTS, find_run, read_config
+from srvae_pyro.runs import CONFIG, RUNS, WEIGHTS, find_run, is_path, read_config
 from srvae_pyro.system.command_line import flag_of
 from srvae_pyro.system.files import check_output
 from srvae_pyro.training.arguments import TrainArguments
@@ -217,8 +217,7 @@ def folder_of(arguments: TrainArguments) -> Path:
         name = f"{config.model.model}-{config.preset}-{data}"
     if not name:
         raise UserError("--run needs a name, or the path of a folder")
-    path = Path(name)
-    return path if path.is_absolute() or len(path.parts) > 1 else RUNS / path
+    return Path(name) if is_path(name) else RUNS / name
 
 
 def run_folder(arguments: TrainArguments) -> Path:
