@@ -384,6 +384,9 @@ def test_memory_is_what_each_process_may_have(
     (tmp_path / "memory.max").write_text("40000000\n")
     assert process_memory([tmp_path / "memory.max"]) == 4e7
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert process_memory([tmp_path / "memory.max"]) == 4e7  # left by another program
+    for name, value in (("RANK", 1), ("WORLD_SIZE", 4), ("MASTER_ADDR", "x"), ("MASTER_PORT", 1)):
+        monkeypatch.setenv(name, str(value))
     assert process_memory([tmp_path / "memory.max"]) == 1e7
 
 

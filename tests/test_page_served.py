@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -358,13 +360,18 @@ def test_the_whole_page_is_guarded(address: str) -> None:
 
 
 def test_as_a_command(run: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    (tmp_path / "private.txt").write_text("private")
+    others = {"GRADIO_ALLOWED_PATHS": str(tmp_path), "GRADIO_DEBUG": "1", "GRADIO_VIBE_MODE": "1"}
+    environment = {**os.environ, "TMPDIR": str(tmp_path), **others}  # set for another program
     command = [sys.executable, "-m", "srvae_pyro.demo", str(run), "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert re.fullmatch(r"mine is shown at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", line)
         assert list(tmp_path.glob("srvae-page-*"))
+        place = f"{line.split()[4]}gradio_api/file={tmp_path}/private.txt"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(place)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=PATIENCE / 1000) == 128 + signal.SIGTERM
     assert not list(tmp_path.glob("srvae-page-*"))

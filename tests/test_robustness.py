@@ -275,8 +275,9 @@ def test_rank_0_alone_speaks_and_one_process_a_machine_complains(
     monkeypatch.setattr(talk, "LINE_EVERY", 0.0)
 
     def told(rank: int, local: int) -> tuple[list[str], list[str]]:
-        monkeypatch.setenv("WORLD_SIZE", "4")
+        monkeypatch.setenv("WORLD_SIZE", "9")
         monkeypatch.setenv("MASTER_ADDR", "localhost")
+        monkeypatch.setenv("MASTER_PORT", "29511")
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("LOCAL_RANK", str(local))
         log = io.StringIO()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -11,22 +12,35 @@ import torch
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.console import complain
 from srvae_pyro.system.device import (
     allowed_cores,
     choose_device,
     choose_precision,
     process_cores,
+    start,
     tune_allocator,
 )
+from srvae_pyro.system.parallel import process_group
 
 CPU = torch.device("cpu")
+
+
+def with_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets what torchrun sets for the second of two processes."""
+    values = {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 29511}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
 
 
 def test_device_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu") == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == CPU
-    with pytest.raises(UserError, match="--device cpu or auto"):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(
+        UserError, match=r"\(CUDA_VISIBLE_DEVICES is ''\); use --device cpu or auto"
+    ):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto").type == "cuda"
@@ -40,9 +54,70 @@ def test_cores_that_are_forbidden_do_not_count(monkeypatch: pytest.MonkeyPatch) 
         assert allowed_cores() == process_cores() == 1
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        assert process_cores() == 8  # it tells of no group alone
+        with_group(monkeypatch)
         assert (allowed_cores(), process_cores()) == (8, 4)
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def test_threads_are_one_a_core_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr("srvae_pyro.system.device.allowed_cores", lambda: 2)
+    for given in (64, 2, 1):  # by OMP_NUM_THREADS
+        monkeypatch.setattr(torch, "get_num_threads", lambda given=given: given)
+        start(CPU, "fp32", keep_allocator=True)
+    start(CPU, "fp32", threads=3, keep_allocator=True)
+    assert chosen == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RANK", None),
+        ("RANK", "abc"),
+        ("RANK", "2"),
+        ("MASTER_ADDR", None),
+        ("MASTER_PORT", ""),
+        ("WORLD_SIZE", "abc"),
+    ],
+)
+def test_what_is_left_of_a_group_is_told_and_means_nothing(
+    name: str,
+    value: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_group(monkeypatch)
+    for other in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.setenv(other, "7" if name == "RANK" else "")
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.warns(match="WORLD_SIZE is .*: this process works alone"):  # noqa: SIM117
+        with process_group("cpu") as group:
+            assert (group.rank, group.size) == (0, 1)
+    assert process_cores() == allowed_cores()
+    complain("a mistake")
+    assert capsys.readouterr().err == "a mistake\n"
+
+
+def test_a_group_that_does_not_meet_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def alone(*_: object, **__: object) -> Iterator[None]:
+        raise torch.distributed.DistNetworkError("timed out")
+        yield
+
+    with_group(monkeypatch)
+    monkeypatch.setattr(torch.distributed, "rendezvous", alone)
+    with pytest.raises(UserError, match="met at localhost, port 29511: start them all, or unset"):
+        process_group("cpu").__enter__()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    with pytest.raises(UserError, match="LOCAL_RANK is 5, and PyTorch sees 4 CUDA devices"):
+        process_group("cuda").__enter__()
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -24,8 +24,15 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Before gradio is imported, which counts whom it tells of otherwise.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# Before gradio is imported. It counts whom it tells of otherwise, and where another program of it
+# has these variables set, it would serve folders, or let visitors change code.
+os.environ.update(
+    GRADIO_ANALYTICS_ENABLED="False",
+    GRADIO_ALLOWED_PATHS="",
+    GRADIO_DEBUG="0",
+    GRADIO_VIBE_MODE="",
+    GRADIO_WATCH_DIRS="",
+)
 
 import gradio as gr
 

@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from srvae_pyro.system.environment import in_group, number
+
 __all__ = ["Bar", "complain", "say", "shown", "steady", "steady_streams", "talks"]
 
 LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
@@ -18,12 +20,7 @@ LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
 
 def talks() -> bool:
     """Whether this process is rank 0 of those that torchrun started, or the only one."""
-    return not in_group() or os.environ.get("RANK", "0") == "0"
-
-
-def in_group() -> bool:
-    """Whether torchrun's variables tell of other processes; a scheduler may leave some of them."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and "MASTER_ADDR" in os.environ
+    return not in_group() or number("RANK", 0) == 0
 
 
 def say(text: str) -> None:
@@ -34,7 +31,7 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """Print a line on standard error, in one process of each machine: they may differ in files."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if not in_group() or number("LOCAL_RANK", 0) == 0:
         print(text, file=steady(sys.stderr))
 
 

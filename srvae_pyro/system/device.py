@@ -20,6 +20,7 @@ from torch import Tensor
 
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.environment import in_group, number
 
 __all__ = [
     "allowed_cores",
@@ -50,7 +51,11 @@ def choose_device(name: Device = "auto") -> torch.device:
         UserError: ``cuda`` is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "" if given is None else f" (CUDA_VISIBLE_DEVICES is {given!r})"
+        raise UserError(
+            f"--device cuda: PyTorch sees no CUDA device here{why}; use --device cpu or auto"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -96,7 +101,7 @@ def start(
     Args:
         device: where it computes.
         precision: as the user gave it; see :func:`choose_precision`.
-        threads: CPU threads; PyTorch's choice without.
+        threads: CPU threads; without, PyTorch's choice, one a core at most.
         keep_allocator: leave glibc's allocator as it is.
 
     Returns:
@@ -104,6 +109,9 @@ def start(
     """
     if device.type == "cpu" and not keep_allocator:
         tune_allocator()
+    # An OMP_NUM_THREADS for another machine would have threads take turns on a core.
+    if threads is None and torch.get_num_threads() > allowed_cores():
+        threads = allowed_cores()
     if threads is not None:
         torch.set_num_threads(threads)
     pyro.enable_validation(False)  # it would cost time at every site; the tests have it on
@@ -150,7 +158,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 def processes_here() -> int:
     """How many processes torchrun has started on this machine; 1 without it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(number("LOCAL_WORLD_SIZE", 1), 1) if in_group() else 1
 
 
 def allowed_cores() -> int:

@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.console import in_group
 from srvae_pyro.system.device import choose_device, processes_here
+from srvae_pyro.system.environment import in_group, number
 
 __all__ = ["Group", "process_group"]
 
@@ -122,17 +122,36 @@ def process_group(device: Device = "auto") -> Iterator[Group]:
     """The group by torchrun's environment variables, or one process: NCCL on GPUs, gloo on CPUs.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device is not there, or the other processes are not met.
     """
     chosen = choose_device(device)
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    restarts = number("TORCHELASTIC_RESTART_COUNT", 0)
     if not in_group():
+        if (size := os.environ.get("WORLD_SIZE")) not in (None, "", "1"):
+            warnings.warn(
+                f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR and MASTER_PORT do not go with it: "
+                "this process works alone; torchrun sets all four",
+                stacklevel=1,
+            )
         yield Group(device=chosen, restarts=restarts)
         return
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        count = torch.cuda.device_count()
+        chosen = torch.device("cuda", number("LOCAL_RANK", number("RANK", 0) % count))
+        if chosen.index >= count:
+            raise UserError(
+                f"LOCAL_RANK is {chosen.index}, and PyTorch sees {count} CUDA devices here: start "
+                "as many processes on each machine, or give --device cpu"
+            )
         torch.cuda.set_device(chosen)
-    store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+    except dist.DistError:
+        size, place = (os.environ[name] for name in ("WORLD_SIZE", "MASTER_ADDR"))
+        raise UserError(
+            f"WORLD_SIZE is {size}, and within {MEETING} not so many processes met at {place}, "
+            f"port {os.environ['MASTER_PORT']}: start them all, or unset WORLD_SIZE to work alone"
+        ) from None
     # torchrun keeps one store through all restarts of a machine's group, so processes would meet
     # under the addresses of those before. On several machines the counts of restarts may differ:
     # see docs/scaling.md.
