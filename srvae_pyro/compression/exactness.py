@@ -23,19 +23,19 @@ def reproducible(device: torch.device) -> Iterator[None]:
     a search for the fastest.
     """
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    # Not use_deterministic_algorithms, which imports torch._dynamo: that takes a second.
+    deterministic = torch.get_deterministic_debug_mode()
     benchmark = torch.backends.cudnn.benchmark
     try:
         torch.set_num_threads(1)
         if device.type == "cuda":  # on CPUs it would fill new tensors, and change nothing
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.set_deterministic_debug_mode("warn")
         torch.backends.cudnn.benchmark = False
         with exact_float32():
             yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.backends.cudnn.benchmark = benchmark
 
 

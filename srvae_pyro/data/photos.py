@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import skimage
 import torch
 from PIL import Image
 from torch import Tensor
@@ -118,6 +117,8 @@ def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.
 
 def _path(name: str) -> Path:
     """The file of a photograph; skimage.data's functions are avoided, they may use the network."""
+    import skimage  # not before: most commands need no bundled photographs
+
     path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():
         raise UserError(f"scikit-image lacks its photograph {path}: install scikit-image again")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -89,7 +90,7 @@ class ConsistentMixture(ImageDistribution):
                     f"{name} has shape {tuple(parameter.shape)}, which does not end in {shape} as "
                     f"a mixture over images {tuple(pixels.event_shape)} requires"
                 )
-        batch = torch.broadcast_shapes(y.shape[:-3], pixels.batch_shape[:-1], earlier.shape[:-4])
+        batch = broadcast_shape(y.shape[:-3], pixels.batch_shape[:-1], earlier.shape[:-4])
         self.y = at_least_float32(y).expand(*batch, *y.shape[-3:])
         self.pixels = pixels.expand((*batch, PIXELS))
         self.earlier = at_least_float32(earlier).expand(*batch, *earlier.shape[-4:])
@@ -155,7 +156,7 @@ class ConsistentMixture(ImageDistribution):
         blocks = to_blocks(value)  # (..., 4, C, h, w)
         levels = to_levels(blocks).to(value.dtype).unbind(-4)
         y = self._levels_of_y()
-        y = y.expand(torch.broadcast_shapes(y.shape, levels[0].shape))
+        y = y.expand(broadcast_shape(y.shape, levels[0].shape))
         steps = [self._next(levels[:i], y) for i in range(PIXELS)]
         known = Next(*(torch.stack(part, -4) for part in zip(*steps, strict=True)))
         return TruncatedMixture(self.pixels, known, validate_args=False).log_prob(blocks).sum(-1)

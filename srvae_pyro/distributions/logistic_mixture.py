@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -106,7 +107,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
                     f"{name} have shape {tuple(parameter.shape)}, which does not end in "
                     f"{tuple(shape)} as means of shape {tuple(means.shape)} require"
                 )
-        batch_shape = torch.broadcast_shapes(
+        batch_shape = broadcast_shape(
             logits.shape[:-3],
             means.shape[:-4],
             log_scales.shape[:-4],

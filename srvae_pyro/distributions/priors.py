@@ -116,7 +116,7 @@ class MixturePrior(Prior):
     def __init__(self, shape: tuple[int, int, int], components: int = 100) -> None:
         super().__init__(shape)
         self.logits = nn.Parameter(torch.zeros(components))
-        self.means = nn.Parameter(0.5 * torch.randn(components, *shape))
+        self.means = nn.Parameter(torch.randn(components, *shape).mul_(0.5))
         self.log_scales = nn.Parameter(torch.zeros(components, *shape))
 
     def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from srvae_pyro.distributions.chain import Next
@@ -73,7 +74,7 @@ class TruncatedMixture(ImageDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.mixture, self.known = mixture, known
-        batch = torch.broadcast_shapes(mixture.batch_shape, *(part.shape[:-3] for part in known))
+        batch = broadcast_shape(mixture.batch_shape, *(part.shape[:-3] for part in known))
         super().__init__(batch, mixture.event_shape, validate_args=validate_args)
 
     def expand(
@@ -259,7 +260,7 @@ def _likeliest(masses: Tensor) -> Tensor:
 
 def _alike(parameter: Tensor, component: Tensor) -> tuple[Tensor, Tensor]:
     """A parameter (..., K, H, W) and components (..., 1, H, W) with one leading shape."""
-    batch = torch.broadcast_shapes(parameter.shape[:-3], component.shape[:-3])
+    batch = broadcast_shape(parameter.shape[:-3], component.shape[:-3])
     return (
         parameter.expand(batch + parameter.shape[-3:]),
         component.expand(batch + component.shape[-3:]),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor, nn
 
 from srvae_pyro.config import Dense, ModelConfig
@@ -45,7 +46,7 @@ def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     inputs are repeated along a dimension the network runs once, and the dimension has size 1.
     """
     inputs = tuple(_without_copies(x) for x in inputs)
-    batch = torch.broadcast_shapes(*(x.shape[:-3] for x in inputs))
+    batch = broadcast_shape(*(x.shape[:-3] for x in inputs))
     flat = (x.expand(*batch, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in inputs)
     out = network(*map(channels_last, flat))
     return out.reshape(*batch, *out.shape[1:])

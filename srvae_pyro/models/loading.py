@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.runs import WEIGHTS, find_run, read_weights
@@ -21,6 +22,21 @@ def weights_digest(model: nn.Module) -> str:
     return digest(dict(sorted(model.state_dict().items())))
 
 
+class _WithoutWeights(TorchFunctionMode):
+    """Within it random weights are on the meta device: of models that are made for their shapes.
+
+    Not all tensors, as most functions on that device import ``torch._dynamo``, which takes longer
+    than loading a model.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args, **{**(kwargs or {}), "device": "meta"})
+        return func(*args, **(kwargs or {}))
+
+
 def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
     """The weights in a file.
 
@@ -32,7 +48,7 @@ def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
         ValueError: they are damaged or of another model.
     """
     state = read_weights(path)
-    with torch.device("meta"):  # before memory is taken for it
+    with _WithoutWeights():  # before memory is taken for them
         wanted = fresh().state_dict()
     for kind, names in (("missing", set(wanted) - set(state)), ("extra", set(state) - set(wanted))):
         if names:

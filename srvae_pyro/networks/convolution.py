@@ -55,7 +55,7 @@ class WeightNormalized(nn.Module):
         self.output_dim = output_dim
         gain_shape = [1] * len(shape)
         gain_shape[output_dim] = shape[output_dim]
-        self.direction = nn.Parameter(0.05 * torch.randn(shape))
+        self.direction = nn.Parameter(torch.randn(shape).mul_(0.05))
         self.gain = nn.Parameter(torch.ones(gain_shape))
         self.bias = nn.Parameter(torch.zeros(shape[output_dim]))
         self.register_buffer("initialized", torch.tensor(False))

@@ -213,4 +213,4 @@ def wake_vector_math() -> None:
     vectorised expm1, of which ELU is made, takes six times as long, in float32 too. Elsewhere it
     does nothing and costs microseconds.
     """
-    torch.tanh(torch.zeros(32, dtype=torch.bfloat16))
+    torch.tanh(torch.zeros(32, dtype=torch.bfloat16, device="cpu"))

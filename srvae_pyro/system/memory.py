@@ -22,6 +22,10 @@ class _LiveBytes(TorchDispatchMode):
         self.total = 0
         self.peak = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to see to that PyTorch would import torch._dynamo, which takes a second
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
