@@ -9,6 +9,7 @@ parsing, and a :class:`Group` puts its flag under a heading of the help::
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import os
 import sys
@@ -109,7 +110,11 @@ def run_command(
             check_arguments(arguments)
             return main(arguments)
 
-        sys.exit(_run(command, prog, memory))
+        gc.disable()  # until start(): what is imported is no garbage, looking for some takes a tenth
+        try:
+            sys.exit(_run(command, prog, memory))
+        finally:
+            gc.enable()
 
 
 def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 import os
 import sys
@@ -114,6 +115,8 @@ def start(
         threads = allowed_cores()
     if threads is not None:
         torch.set_num_threads(threads)
+    gc.freeze()  # what is imported by now is never garbage
+    gc.enable()
     pyro.enable_validation(False)  # it would cost time at every site; the tests have it on
     return choose_precision(precision, device)
 
