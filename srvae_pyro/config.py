@@ -251,6 +251,7 @@ class TrainingConfig(Settings):
         "of the weights, the order of the pictures and all noise, but not of what is held out",
     ] = 0
     precision: Precision = "fp32"  # of the networks; the flag has auto too
+    threads: Annotated[int, AtLeast(0)] = 0  # of a CPU; 0: chosen as the run goes
     init: Annotated[
         str,
         Flag("RUN", default="fresh weights"),

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # side by side; the commands that tests start likewise
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+# One thread: tests compare bits, and run side by side. The commands that they start likewise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

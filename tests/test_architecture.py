@@ -31,11 +31,11 @@ LAZY = {
     "arviz_stats.base",
     "imagecodecs",
     "scipy.ndimage",
+    "skimage",
     "torch.utils.tensorboard",
     "torch_fidelity",
     "torchvision.datasets",
     "torchvision.datasets.utils",
-    "torchvision.utils",
 }
 
 

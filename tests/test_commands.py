@@ -3,6 +3,8 @@
 import errno
 import io
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from srvae_pyro import compress, decompress, figures, generate, train, upscale
 from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
@@ -128,6 +131,35 @@ def test_a_character_that_the_terminal_lacks_becomes_a_question_mark(
     assert run(monkeypatch, say) == 0
     terminal.flush()
     assert terminal.buffer.getvalue() == b"3.7 ? 0.1\n"  # type: ignore[attr-defined]
+
+
+COMMANDS = """
+import sys
+from srvae_pyro import compress, decompress, evaluate, generate, upscale
+from srvae_pyro.system.command_line import parse
+folder, run, *slow = sys.argv[1:]
+def command(module, kind, words):
+    module.main(parse(getattr(module, kind), words=words.format(run=run, folder=folder).split()))
+    print("imported:", *set(slow) & set(sys.modules))
+command(upscale, "UpscaleArguments", "{run} {folder}/a.png --out {folder}/upscaled")
+command(generate, "GenerateArguments", "{run} --count 2 --out {folder}/generated")
+command(compress, "CompressArguments", "{run} {folder}/a.png --out {folder}/a.srvae")
+command(decompress, "DecompressArguments", "{folder}/a.srvae --run {run} --out {folder}/back")
+command(evaluate, "EvaluateArguments",
+    "{run} --data {folder}/generated --elbo-only --split all --json {folder}/evaluation.json")
+"""
+
+
+def test_commands_import_nothing_slow_that_they_do_not_use(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parent.parent / "runs" / "pretrained", run)
+    slow = "torch._dynamo torch._inductor sympy torchvision tensorboard skimage scipy pandas gradio"
+    words = [sys.executable, "-c", COMMANDS, str(tmp_path), str(run), *slow.split()]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = [line for line in done.stdout.splitlines() if line.startswith("imported:")]
+    assert imported == ["imported:"] * 5
 
 
 @dataclass

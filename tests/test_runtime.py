@@ -1,20 +1,24 @@
 """Device, precision, allocator, and how the commands start and fail."""
 
+import math
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 from srvae_pyro.errors import UserError
+from srvae_pyro.system import device
 from srvae_pyro.system.command_line import run_command
 from srvae_pyro.system.console import complain
+from srvae_pyro.system.cores import Others, allowed_cores, busy_seconds, core_quota
 from srvae_pyro.system.device import (
-    allowed_cores,
+    Threads,
     choose_device,
     choose_precision,
     process_cores,
@@ -59,17 +63,6 @@ def test_cores_that_are_forbidden_do_not_count(monkeypatch: pytest.MonkeyPatch) 
         assert (allowed_cores(), process_cores()) == (8, 4)
     finally:
         os.sched_setaffinity(0, allowed)
-
-
-def test_threads_are_one_a_core_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setattr("srvae_pyro.system.device.allowed_cores", lambda: 2)
-    for given in (64, 2, 1):  # by OMP_NUM_THREADS
-        monkeypatch.setattr(torch, "get_num_threads", lambda given=given: given)
-        start(CPU, "fp32", keep_allocator=True)
-    start(CPU, "fp32", threads=3, keep_allocator=True)
-    assert chosen == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +111,114 @@ def test_a_group_that_does_not_meet_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LOCAL_RANK", "5")
     with pytest.raises(UserError, match="LOCAL_RANK is 5, and PyTorch sees 4 CUDA devices"):
         process_group("cuda").__enter__()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no such cores here")
+def test_time_of_others_is_what_these_cores_were_busy_without_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2})
+    ticks = os.sysconf("SC_CLK_TCK")
+    rows = [f"cpu{core} {ticks} 0 {ticks} 9999 9999 0 0 {ticks} 55 55\n" for core in range(3)]
+    (tmp_path / "stat").write_text("cpu 1 2 3 4 5 6 7 8 9 10\n" + "".join(rows) + "intr 5 6\n")
+    assert busy_seconds(tmp_path / "stat") == 6
+    assert math.isnan(busy_seconds(tmp_path / "none"))
+    now = {"monotonic": 10.0, "process_time": 3.0, "busy": 50.0}
+    monkeypatch.setattr("time.monotonic", lambda: now["monotonic"])
+    monkeypatch.setattr("time.process_time", lambda: now["process_time"])
+    monkeypatch.setattr("srvae_pyro.system.cores.busy_seconds", lambda: now["busy"])
+    others = Others()
+    assert math.isnan(others.look())  # nothing to compare with
+    now |= {"monotonic": 12.0, "process_time": 4.0, "busy": 54.0}
+    assert others.look() == 1.5
+
+
+def test_a_containers_share_of_cores_is_read(tmp_path: Path) -> None:
+    new, old = tmp_path / "cpu.max", [tmp_path / "quota", tmp_path / "period"]
+    assert core_quota([[new], old]) == math.inf
+    for path, text in zip((new, *old), ("max 100000\n", "-1\n", "100000\n"), strict=True):
+        path.write_text(text)
+    assert core_quota([[new], old]) == math.inf
+    old[0].write_text("150000\n")
+    assert core_quota([[new], old]) == 1.5
+    new.write_text("400000 100000\n")
+    assert core_quota([[new], old]) == 4
+
+
+class Machine:
+    """Eight cores, of which others use some; stands for PyTorch's threads too."""
+
+    since, others, threads = -math.inf, 0.0, 8
+
+    def look(self) -> float:
+        return self.others
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    for name in device.DECIDED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(device, "OTHERS", made)
+    monkeypatch.setattr(device, "allowed_cores", lambda: 8)
+    monkeypatch.setattr(device, "core_quota", lambda: math.inf)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: made.threads)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: setattr(made, "threads", count))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("others", "count"), [(0, 8), (0.2, 8), (0.3, 7), (3, 5), (7.9, 1), (math.nan, 8)]
+)
+def test_threads_are_as_many_as_other_processes_leave_cores_for(
+    others: float, count: int, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = Threads()
+    threads.follow()
+    assert machine.threads == 8
+    machine.others = others
+    threads.fit()
+    assert machine.threads == count
+    machine.others = 0
+    threads.fit()
+    assert machine.threads == 8
+    told = "threads: 8 of 8, as other processes use 0.0 of 8 cores; --threads N fixes it "
+    assert capsys.readouterr().out == f"{told}(last bits can depend on it)\n"  # once a minute
+
+
+def test_a_number_of_threads_that_is_given_stays(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = Threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    machine.others = 4
+    threads.follow()
+    threads.fit()
+    assert machine.threads == 8
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    threads.fix(3)
+    threads.fit()
+    assert machine.threads == 3
+    assert not capsys.readouterr().out
+
+
+def test_nothing_is_chosen_while_the_number_of_threads_is_fixed(machine: Machine) -> None:
+    threads = Threads()
+    threads.follow()
+    with threads.fixed(1):
+        threads.fit()
+        assert machine.threads == 1
+    machine.others = 4
+    threads.fit()
+    assert machine.threads == 4
+
+
+def test_a_containers_share_bounds_the_threads(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "core_quota", lambda: 2.5)
+    Threads().follow()
+    assert machine.threads == 3
 
 
 @pytest.mark.parametrize("native", [True, False])

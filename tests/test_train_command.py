@@ -31,6 +31,7 @@ from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import read_config
 from srvae_pyro.system.command_line import parse, run_command
+from srvae_pyro.system.parallel import Group
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import loop, session
 from srvae_pyro.training.flags import setting_flags
@@ -407,7 +408,7 @@ def test_the_command_to_resume_has_what_settings_have_not() -> None:
     words = shlex.split(resume_command(given))
     assert words[:3] == ["python", "-m", "srvae_pyro.train"]
     again = parse(TrainArguments, words=words[3:])
-    kept = ("data_root", "run", "workers", "device", "threads", "strict", "keep_allocator")
+    kept = ("data_root", "run", "workers", "device", "strict", "keep_allocator")
     assert again == TrainArguments(resume=True, **{name: getattr(given, name) for name in kept})
     plain = TrainArguments(data="photos")
     expected = "python -m srvae_pyro.train --run srvae-paper-photos --resume"
@@ -450,6 +451,24 @@ def test_resuming_with_pictures_of_another_size_is_refused(
     assert read_config(done.folder).model.image_shape == (3, 16, 16)
 
 
+def test_a_run_keeps_the_number_of_threads_that_it_was_given(
+    done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    def start(*_: Any, threads: int, **__: Any) -> str:
+        taken.append(threads)
+        return "fp32"
+
+    monkeypatch.setattr(session, "start", start)
+    config = read_config(done.folder)
+    for threads, resume in ((None, False), (2, False), (None, True), (0, True)):
+        given = replace(done.arguments, threads=threads, resume=resume)
+        config = session.on_this_machine(config, given, Group())
+        assert config.training.threads == taken[-1]
+    assert taken == [0, 2, 2, 0]
+
+
 # Mistakes
 
 
@@ -484,7 +503,7 @@ def mistake(
         ("--epochs 0", "--epochs must be above 0"),
         ("--max-minutes -1", "--max-minutes must be above 0"),
         ("--batch-size 0", "--batch-size must be above 0"),
-        ("--threads 0", "--threads"),
+        ("--threads -1", "--threads"),
         ("--limit 0", "--limit"),
         ("--limit 1", "at least 2"),
         ("--resume", "leave out --resume"),

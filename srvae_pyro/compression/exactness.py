@@ -10,7 +10,7 @@ from importlib.metadata import version
 import torch
 
 from srvae_pyro import __version__
-from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.device import THREADS, exact_float32
 
 __all__ = ["differences", "machine", "reproducible"]
 
@@ -22,19 +22,16 @@ def reproducible(device: torch.device) -> Iterator[None]:
     One thread, as sums in several are in several orders; on GPUs the deterministic kernels, without
     a search for the fastest.
     """
-    threads = torch.get_num_threads()
     # Not use_deterministic_algorithms, which imports torch._dynamo: that takes a second.
     deterministic = torch.get_deterministic_debug_mode()
     benchmark = torch.backends.cudnn.benchmark
     try:
-        torch.set_num_threads(1)
         if device.type == "cuda":  # on CPUs it would fill new tensors, and change nothing
             torch.set_deterministic_debug_mode("warn")
         torch.backends.cudnn.benchmark = False
-        with exact_float32():
+        with THREADS.fixed(1), exact_float32():
             yield
     finally:
-        torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(deterministic)
         torch.backends.cudnn.benchmark = benchmark
 

@@ -44,7 +44,7 @@ def compress(arguments: CompressArguments) -> int:
     folder = find_run(arguments.run)
     check_output(arguments.out, "--out FILE", is_packed)
     device = choose_device(arguments.device)
-    start(device)
+    start(device, threads=1)  # as it codes in one
     model = load(folder, device)
     pictures, about = read_lossless(arguments.pictures, model.config.image_shape[0])
     header = Header(
@@ -82,7 +82,7 @@ def decompress(arguments: DecompressArguments) -> int:
     files = _files_of(header, arguments.out)
     check_new(arguments.out, files)
     device = choose_device(arguments.device)
-    start(device)
+    start(device, threads=1)  # as it codes in one
     model = load(_run_of(arguments, header), device)
     if weights_digest(model) != header.model:
         raise UserError(

@@ -22,7 +22,7 @@ from srvae_pyro.data.unreadable import UnreadableError
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import Bar
-from srvae_pyro.system.device import allowed_cores
+from srvae_pyro.system.cores import allowed_cores
 
 __all__ = [
     "find_pictures",

@@ -50,6 +50,8 @@ class GenerateArguments:
     """how many times larger pictures are in the grid; the single ones keep their size"""
     device: Device = "auto"
     """auto takes a GPU if there is one"""
+    threads: Annotated[int, AtLeast(0)] = 0
+    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
 
     def check(self) -> None:
         """Refuse an ``--out`` that is a picture's name."""
@@ -93,6 +95,8 @@ class FiguresArguments:
     """folder for the figures"""
     device: Device = "auto"
     """auto takes a GPU if there is one"""
+    threads: Annotated[int, AtLeast(0)] = 0
+    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
 
     def check(self) -> None:
         """Refuse an ``--out`` that is a picture's name."""

@@ -42,7 +42,7 @@ def draw_figures(arguments: FiguresArguments) -> int:
         out = Path("figures") if is_cached_copy(folder) else results / "figures"
     check_output(out, "--out DIR")
     device = choose_device(arguments.device)
-    start(device)
+    start(device, threads=arguments.threads)
     models = {folder.name: load(folder, device)}
     configs = {folder: config}
     if arguments.compare is not None:

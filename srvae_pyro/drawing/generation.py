@@ -39,7 +39,7 @@ def generate(arguments: GenerateArguments) -> int:
 
 def generate_in(group: Group, arguments: GenerateArguments) -> int:
     """One process of the group's part of the pictures; the exit code."""
-    start(group.device)
+    start(group.device, threads=arguments.threads)
     folder = find_run(arguments.run)
     out = arguments.out
     if out is None:

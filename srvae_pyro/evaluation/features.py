@@ -24,7 +24,7 @@ from srvae_pyro.evaluation.fidelity import (
     weights_folder,
 )
 from srvae_pyro.system.console import Bar
-from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.device import THREADS, exact_float32
 from srvae_pyro.system.files import write_whole
 
 __all__ = ["FeatureExtractor", "as_colours"]
@@ -102,6 +102,7 @@ class FeatureExtractor:
             Bar(total=count, desc=label, unit="picture", disable=not progress) as bar,
         ):
             for images in batches:
+                THREADS.fit()
                 (part,) = self.network(as_colours(images.to(self.device)))
                 if not done:
                     features = torch.empty(count, part.shape[1], dtype=part.dtype)

@@ -17,7 +17,7 @@ from srvae_pyro.data.subset import evenly_spaced
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.features import as_colours
 from srvae_pyro.evaluation.fidelity import Weights
-from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.device import THREADS, exact_float32
 
 __all__ = [
     "NEAREST",
@@ -71,6 +71,7 @@ class LiteFeatures:
             return torch.cat([self._features(part) for part in images.split(AT_ONCE)])
 
     def _features(self, images: Tensor) -> Tensor:
+        THREADS.fit()
         levels = as_colours(images.to(self.device))
         x = F.interpolate(scaled(levels), (SIDE, SIDE), mode="bicubic", antialias=True)
         x = x.contiguous(memory_format=torch.channels_last)

@@ -56,7 +56,7 @@ def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
     """One process of the group's part of an evaluation; the exit code."""
     folder = find_run(arguments.run)
     config = read_config(folder)
-    start(group.device, arguments.precision)
+    start(group.device, arguments.precision, threads=arguments.threads)
     model = load(folder, group.device)
     outputs = None
     if group.main:

@@ -26,6 +26,7 @@ from srvae_pyro.networks import (
     channels_last,
     channels_last_on_gpus,
 )
+from srvae_pyro.system.device import THREADS
 
 __all__ = [
     "ImageGivenLatent",
@@ -45,6 +46,7 @@ def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     The leading shapes are broadcast against each other, flattened to one and restored. Where all
     inputs are repeated along a dimension the network runs once, and the dimension has size 1.
     """
+    THREADS.fit()
     inputs = tuple(_without_copies(x) for x in inputs)
     batch = broadcast_shape(*(x.shape[:-3] for x in inputs))
     flat = (x.expand(*batch, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in inputs)

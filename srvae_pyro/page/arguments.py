@@ -73,6 +73,8 @@ class DemoArguments:
     """how many requests may queue; further ones are refused"""
     device: Device = "auto"
     """auto takes a GPU if there is one"""
+    threads: Annotated[int, AtLeast(0)] = 0
+    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
 
     def check(self) -> None:
         """Refuse what cannot be a host's name.

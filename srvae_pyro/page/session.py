@@ -159,7 +159,7 @@ def serve(arguments: DemoArguments) -> int:
         UserError: there is no such run, or the address is taken.
     """
     device = choose_device(arguments.device)
-    start(device)
+    start(device, threads=arguments.threads)
     folder = find_run(arguments.run)
     with served(arguments, folder, load(folder, device)) as address:
         ended = threading.Event()

@@ -25,6 +25,7 @@ from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of, t
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import complain, steady_streams, talks
+from srvae_pyro.system.cores import OTHERS
 from srvae_pyro.system.mistakes import told_in_one_line
 
 __all__ = [
@@ -101,6 +102,7 @@ def run_command(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # standard error never fails by itself
         sys.stdout.reconfigure(errors="replace")
+    OTHERS.look()  # so that by the time that PyTorch is imported it is known how much they use
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     with steady_streams():
 
@@ -110,7 +112,7 @@ def run_command(
             check_arguments(arguments)
             return main(arguments)
 
-        gc.disable()  # until start(): what is imported is no garbage, looking for some takes a tenth
+        gc.disable()  # until start(): imports make no garbage, looking for it takes a tenth
         try:
             sys.exit(_run(command, prog, memory))
         finally:

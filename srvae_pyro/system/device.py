@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +23,12 @@ from torch import Tensor
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.environment import in_group, number
+from srvae_pyro.system.console import say
+from srvae_pyro.system.cores import OTHERS, allowed_cores, core_quota
 
 __all__ = [
-    "allowed_cores",
+    "THREADS",
+    "Threads",
     "autocast",
     "choose_device",
     "choose_precision",
@@ -37,6 +41,11 @@ __all__ = [
     "tune_allocator",
     "wake_vector_math",
 ]
+
+EVERY = 1.0  # seconds between two choices of the number of threads
+TOLD_EVERY = 60.0  # seconds between two lines about it
+UNNOTICED = 0.25  # of a core that others use: it is not left to them
+DECIDED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # PyTorch takes its number from these
 
 # What a container may have: control groups of version 2 and 1.
 MEMORY_LIMITS = (
@@ -90,11 +99,72 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+class Threads:
+    """How many CPU threads compute: as many as other processes leave cores for.
+
+    The threads of an operation wait for each other at its end. Where another process has one of
+    their cores, all wait for the one that comes late: on two cores that two busy processes use too,
+    one thread trains many times faster than two (docs/performance.md).
+
+    Attributes:
+        most: threads on an idle machine; 0 while nothing is chosen.
+        count: threads now.
+        others: cores that other processes used when it was chosen; NaN where that is not known.
+    """
+
+    def __init__(self) -> None:
+        self.most, self.count, self.others = 0, 0, math.nan
+        self._told, self._told_at = 0, -math.inf
+
+    def follow(self) -> None:
+        """Choose from now on, unless an environment variable has decided."""
+        if not any(name in os.environ for name in DECIDED):
+            self.most = self.count = math.ceil(min(torch.get_num_threads(), core_quota()))
+            self.fit()
+
+    def fix(self, count: int) -> None:
+        """Take so many, whatever other processes do; 0: as many as there are now."""
+        self.most = 0
+        if count:
+            torch.set_num_threads(count)
+
+    @contextmanager
+    def fixed(self, count: int) -> Iterator[None]:
+        """Within it there are so many."""
+        most, before = self.most, torch.get_num_threads()
+        self.fix(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            self.most = most
+
+    def fit(self) -> None:
+        """Choose anew, if it is time to; to be called often, by the thread that computes."""
+        if self.most < 2:
+            return
+        if time.monotonic() - OTHERS.since >= EVERY and not math.isnan(others := OTHERS.look()):
+            free = allowed_cores() - others
+            self.others, self.count = others, min(max(int(free + UNNOTICED), 1), self.most)
+        if torch.get_num_threads() != self.count:  # each of Python's threads has its own number
+            torch.set_num_threads(self.count)
+        due = time.monotonic() - self._told_at >= TOLD_EVERY
+        if self.count != self._told and due and not math.isnan(self.others):
+            self._told, self._told_at = self.count, time.monotonic()
+            say(
+                f"threads: {self.count} of {self.most}, as other processes use {self.others:.1f} "
+                f"of {allowed_cores()} cores; --threads N fixes it (last bits can depend on it)"
+            )
+
+
+THREADS = Threads()
+
+
 def start(
     device: torch.device,
     precision: Literal["auto", Precision] = "auto",
     *,
-    threads: int | None = None,
+    threads: int = 0,
     keep_allocator: bool = False,
 ) -> Precision:
     """Set up the process of a command: allocator, threads, no checks of values within Pyro.
@@ -102,7 +172,7 @@ def start(
     Args:
         device: where it computes.
         precision: as the user gave it; see :func:`choose_precision`.
-        threads: CPU threads; without, PyTorch's choice, one a core at most.
+        threads: CPU threads; 0: as many as other processes leave cores for.
         keep_allocator: leave glibc's allocator as it is.
 
     Returns:
@@ -110,13 +180,12 @@ def start(
     """
     if device.type == "cpu" and not keep_allocator:
         tune_allocator()
-    # An OMP_NUM_THREADS for another machine would have threads take turns on a core.
-    if threads is None and torch.get_num_threads() > allowed_cores():
-        threads = allowed_cores()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    gc.freeze()  # what is imported by now is never garbage
-    gc.enable()
+    THREADS.fix(threads)
+    if device.type == "cpu" and not threads:
+        THREADS.follow()
+    if not gc.isenabled():  # by run_command, while it imported: that is never garbage
+        gc.freeze()
+        gc.enable()
     pyro.enable_validation(False)  # it would cost time at every site; the tests have it on
     return choose_precision(precision, device)
 
@@ -162,13 +231,6 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 def processes_here() -> int:
     """How many processes torchrun has started on this machine; 1 without it."""
     return max(number("LOCAL_WORLD_SIZE", 1), 1) if in_group() else 1
-
-
-def allowed_cores() -> int:
-    """CPU cores that this process may run on, which taskset or a batch system may have limited."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def process_cores() -> int:

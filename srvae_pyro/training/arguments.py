@@ -67,7 +67,13 @@ class TrainArguments:
         "of the networks, not of log-probabilities; auto: bf16 where the device has it",
     ] = "auto"
     threads: Annotated[
-        int | None, MACHINE, AtLeast(1), option("N", "one a core"), "CPU threads"
+        int | None,
+        MACHINE,
+        AtLeast(0),
+        RECORDED,
+        option("N", "0; with --resume the run's"),
+        "CPU threads; 0: as many as other processes leave cores for, chosen now and again. "
+        "Last bits depend on them: a run that is to repeat, or resume, to the bit needs a number",
     ] = None
     accumulate: Annotated[
         int,

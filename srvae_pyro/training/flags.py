@@ -23,7 +23,7 @@ __all__ = ["DECLARED", "RECORDED", "SettingFlag", "given", "setting_flags", "wit
 T = TypeVar("T")
 PARTS = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}  # of a RunConfig
 RECORDED = Flag()  # marks an argument that is in config.json, so that --resume does not need it
-DECLARED = {"precision"}  # the arguments' class has a flag for it that can be auto too
+DECLARED = {"precision", "threads"}  # which have flags in the arguments' class
 
 
 @dataclass(frozen=True)

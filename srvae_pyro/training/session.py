@@ -21,7 +21,7 @@ from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
 from srvae_pyro.runs import CONFIG, name_for
 from srvae_pyro.system.console import say
-from srvae_pyro.system.device import process_cores, start
+from srvae_pyro.system.device import THREADS, process_cores, start
 from srvae_pyro.system.files import write_json
 from srvae_pyro.system.lock import locked
 from srvae_pyro.system.parallel import Group, process_group
@@ -56,7 +56,7 @@ def run_in(group: Group, arguments: TrainArguments) -> int:
         arguments = replace(arguments, resume=True)  # torchrun restarted a run
     folder = run_folder(arguments)
     config = resumed_config(arguments, folder) if arguments.resume else fresh_config(arguments)
-    config = with_precision(config, arguments, group)
+    config = on_this_machine(config, arguments, group)
     with group.main_first():
         pictures = load_pictures(config, arguments)
     config = with_pictures(config, pictures, folder, arguments.resume)
@@ -65,16 +65,19 @@ def run_in(group: Group, arguments: TrainArguments) -> int:
         return train(trainer, arguments)
 
 
-def with_precision(config: RunConfig, arguments: TrainArguments, group: Group) -> RunConfig:
-    """The settings with the precision that this machine computes in, for which it is set up."""
+def on_this_machine(config: RunConfig, arguments: TrainArguments, group: Group) -> RunConfig:
+    """The settings with how this machine computes, for which it is set up."""
     keep = arguments.resume and arguments.precision == "auto"
+    threads = config.training.threads if arguments.threads is None else arguments.threads
     precision = start(
         group.device,
         config.training.precision if keep else arguments.precision,
-        threads=arguments.threads,
+        threads=threads,
         keep_allocator=arguments.keep_allocator,
     )
-    return replace(config, training=replace(config.training, precision=precision))
+    if arguments.compile:
+        THREADS.fix(0)  # compiled networks are for one number of threads
+    return replace(config, training=replace(config.training, precision=precision, threads=threads))
 
 
 def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:

@@ -79,6 +79,8 @@ class UpscaleArguments:
     """also NAME-x2.gif, the samples as an animation"""
     device: Device = "auto"
     """auto takes a GPU if there is one"""
+    threads: Annotated[int, AtLeast(0)] = 0
+    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
 
     def check(self) -> None:
         """Refuse what makes no sense whatever the model."""

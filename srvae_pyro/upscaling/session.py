@@ -41,7 +41,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     out = arguments.out or results_folder(arguments.run, folder) / "figures" / "upscaled"
     check_output(out, "--out DIR")
     device = choose_device(arguments.device)
-    start(device, arguments.precision)
+    start(device, arguments.precision, threads=arguments.threads)
     model = enlarging(load(folder, device))
     factor = model.guide.d.factor if arguments.factor is None else arguments.factor
     passes = passes_for(model, factor)
