@@ -22,7 +22,6 @@ from srvae_pyro.system.device import (
     choose_device,
     choose_precision,
     process_cores,
-    start,
     tune_allocator,
 )
 from srvae_pyro.system.parallel import process_group

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.environment import in_group, number
 from srvae_pyro.system.console import say
 from srvae_pyro.system.cores import OTHERS, allowed_cores, core_quota
+from srvae_pyro.system.environment import in_group, number
 
 __all__ = [
     "THREADS",
