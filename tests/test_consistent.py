@@ -16,7 +16,13 @@ from torch import Tensor, float64
 
 from srvae_pyro.distributions import ConsistentMixture, DiscretizedLogisticMixture
 from srvae_pyro.distributions.blocks import agreeing, from_blocks, to_blocks
-from srvae_pyro.distributions.truncated import expectation, log_mass, log_masses, quantile
+from srvae_pyro.distributions.truncated import (
+    _log_masses,
+    expectation,
+    log_mass,
+    log_masses,
+    quantile,
+)
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.pixels import to_unit
@@ -145,21 +151,23 @@ BOUNDS = (0, 1, 2, 3, 99, 100, 103, 200, 252, 253, 254, 255)
 INTERVALS = [(a, b) for a in BOUNDS for b in BOUNDS if a <= b]
 
 
-def extreme_factors() -> tuple[Tensor, ...]:
+def extreme_factors(*farther: float) -> tuple[Tensor, ...]:
     """low, high, location and log-scale of all combinations, (N, 1) each."""
-    cases = [(*i, *p) for i in INTERVALS for p in itertools.product(LOCATIONS, LOG_SCALES)]
+    where = list(itertools.product((*LOCATIONS, *farther), LOG_SCALES))
+    cases = [(*i, *p) for i in INTERVALS for p in where]
     return tuple(column[:, None] for column in torch.tensor(cases).unbind(-1))
 
 
+@pytest.mark.parametrize("masses", [log_masses, _log_masses])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_factor_sums_to_one_at_the_extremes(dtype):
-    low, high, location, log_scale = (part.to(dtype) for part in extreme_factors())
+def test_a_factor_sums_to_one_at_the_extremes(dtype, masses):
+    low, high, location, log_scale = (part.to(dtype) for part in extreme_factors(-1e30, 1e30))
     location.requires_grad_()
     log_scale.requires_grad_()
     level = torch.arange(256, dtype=dtype)
     inside = (low <= level) & (level <= high)
     level = torch.minimum(torch.maximum(level, low), high)
-    share, interval = log_masses(level, low, high, location, torch.exp(-log_scale) / 255)
+    share, interval = masses(level, low, high, location, torch.exp(-log_scale) / 255)
     assert share.isfinite().all()
     assert (share <= 1e-6).all()
     assert ((share.exp() * inside).sum(-1) - 1).abs().max() < 1e-6

@@ -200,6 +200,22 @@ def test_no_group_sees_its_own_pixels_or_later_ones(
     assert slope[..., 2:4, 2:4].abs().max() > 0
 
 
+def test_second_derivatives_by_z_are_those_of_finite_differences() -> None:
+    p_x = conditional(scale=3).double()
+    y, z = torch.rand(1, 3, 4, 4).mul(255).round().double() / 255, torch.randn(1, 4, 4, 4).double()
+    x, ways = p_x(y, z).sample(), torch.randn(3, *z.shape).double()
+
+    def log_prob(along: Tensor) -> Tensor:
+        return p_x(y, z + torch.tensordot(along, ways, 1)).log_prob(x).sum()
+
+    start, step = torch.zeros(3).double(), 1e-6 * torch.eye(3).double()
+    hessian = torch.autograd.functional.hessian(log_prob, start)
+    slopes = [torch.func.grad(log_prob)(sign * way) for way in step for sign in (1, -1)]
+    torch.testing.assert_close(slopes[0], torch.autograd.functional.jacobian(log_prob, step[0]))
+    difference = torch.stack(slopes[::2]) - torch.stack(slopes[1::2])
+    torch.testing.assert_close(hessian, difference / 2e-6, rtol=1e-6, atol=1e-5)
+
+
 def test_what_all_groups_share_is_computed_once_for_all_answers() -> None:
     p_x = conditional(shared=2)
     y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(5, 2, 4, 4, 4)

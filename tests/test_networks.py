@@ -436,12 +436,18 @@ def test_a_head_and_its_gradients_are_those_of_a_convolution(
     x.requires_grad_()
     towards = torch.randn(2, 5, 3, 4, dtype=torch.float64)
     inputs = (x, *head.parameters())
-    out, expected = head(x), F.conv2d(x, head.weight, head.bias)
-    torch.testing.assert_close(out, expected)
-    gradients = torch.autograd.grad(out, inputs, towards)
-    torch.testing.assert_close(gradients, torch.autograd.grad(expected, inputs, towards))
+    outs = head(x), F.conv2d(x, head.weight, head.bias)
+    torch.testing.assert_close(*outs)
+    gradients = torch.autograd.grad(outs[0], inputs, towards, retain_graph=True)
+    first = [torch.autograd.grad(out, inputs, towards, create_graph=True) for out in outs]
+    torch.testing.assert_close(gradients, first[0])
+    torch.testing.assert_close(*first)
+    penalties = [sum(slope.square().sum() for slope in slopes[:2]) for slopes in first]
+    torch.testing.assert_close(*(torch.autograd.grad(each, inputs[:3]) for each in penalties))
     if channels <= NARROW:
         assert gradients[0].is_contiguous(memory_format=layout)
+    one_by_one = torch.func.vmap(lambda image: head(image[None])[0])
+    torch.testing.assert_close(one_by_one(x), outs[0])
 
 
 class Layouts(TorchDispatchMode):

@@ -8,20 +8,29 @@ shares of an interval's bins add up to 1.
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-__all__ = ["LAST_LEVEL", "expectation", "log_mass", "log_masses", "quantile"]
+__all__ = [
+    "LAST_LEVEL",
+    "expectation",
+    "likeliest",
+    "log_mass",
+    "log_masses",
+    "nearest",
+    "quantile",
+]
 
 LAST_LEVEL = 255
 # Stands for the infinite reach of the end bins, in levels: divided by any scale of 255 e^-40 to
 # 255 e^40 levels its sigmoid is exactly 1 in float32, and it is finite.
 UNBOUNDED = 1e22
+FARTHEST = 1e21  # levels: a location beyond is taken to be there, within that reach
 NO_TAIL = 80  # scales from the location to where a logistic's tail adds nothing, in float64 too
 NODES = 16  # of the quadrature
 # Of what the closed form of the expectation has its digits in float64.
@@ -46,8 +55,61 @@ def log_masses(
         location: of the logistic, in levels.
         precision: one over its scale in levels.
     """
+    if torch._C._are_functorch_transforms_active():
+        return _log_masses(level, low, high, location, precision)
     masses: tuple[Tensor, Tensor] = _LogMasses.apply(level, low, high, location, precision)
     return masses
+
+
+def _log_masses(
+    level: Tensor, low: Tensor, high: Tensor, location: Tensor, precision: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`log_masses` for derivatives of any order and the transforms of ``torch.func``.
+
+    Of smooth functions alone: one of pieces, as :class:`_Side` has it, would have no second
+    derivative where they meet, with the location on a bin's edge.
+    """
+    level, low, high = level.detach(), low.detach(), high.detach()
+    upper, lower, bin_width, width = _edges(level, low, high, location, precision)
+    in_bin, within = torch.expm1(-bin_width), torch.expm1(-width)
+    share = torch.log(in_bin / within) + _log_ratio(*upper) + _log_ratio(*lower)
+    return share, torch.log(-within) + F.logsigmoid(upper[1]) + F.logsigmoid(lower[1])
+
+
+def _log_ratio(inner: Tensor, outer: Tensor, back: Tensor) -> Tensor:
+    """log sigmoid(inner) - log sigmoid(outer); arguments as of :class:`_Side`."""
+    # log sigmoid(t) = t + log sigmoid(-t), which is used where both are far below 0.
+    below = outer < 0
+    sign = 1 - 2 * below.to(outer.dtype)
+    linear = torch.where(below, back, torch.zeros_like(back))
+    return linear + F.logsigmoid(sign * inner) - F.logsigmoid(sign * outer)
+
+
+def _edges(
+    level: Tensor, low: Tensor, high: Tensor, location: Tensor, precision: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
+    """The upper and lower edges, as of :class:`_Side`, and widths of a bin and its interval.
+
+    In scales.
+    """
+    top, bottom = level >= LAST_LEVEL, level <= 0
+    high_open, low_open = high >= LAST_LEVEL, low <= 0
+    half = level.new_full((), 0.5)
+    far = level.new_full((), UNBOUNDED)
+    location = _in_reach(location)
+    upper = (
+        (level + torch.where(top, far, half) - location) * precision,
+        (high + torch.where(high_open, far, half) - location) * precision,
+        torch.where(high_open, -far, level - high) * precision,
+    )
+    lower = (
+        (location - level + torch.where(bottom, far, half)) * precision,
+        (location - low + torch.where(low_open, far, half)) * precision,
+        torch.where(low_open, -far, low - level) * precision,
+    )
+    bin_width = torch.where(top | bottom, far, 2 * half) * precision
+    width = torch.where(high_open | low_open, far, high - low + 1) * precision
+    return upper, lower, bin_width, width
 
 
 class _LogMasses(torch.autograd.Function):
@@ -57,22 +119,9 @@ class _LogMasses(torch.autograd.Function):
     def forward(
         ctx: Any, level: Tensor, low: Tensor, high: Tensor, location: Tensor, precision: Tensor
     ) -> tuple[Tensor, Tensor]:
-        top, bottom = level >= LAST_LEVEL, level <= 0
-        high_open, low_open = high >= LAST_LEVEL, low <= 0
-        half = level.new_full((), 0.5)
-        far = level.new_full((), UNBOUNDED)
-        upper = _Side(
-            (level + torch.where(top, far, half) - location) * precision,
-            (high + torch.where(high_open, far, half) - location) * precision,
-            torch.where(high_open, -far, level - high) * precision,
-        )
-        lower = _Side(
-            (location - level + torch.where(bottom, far, half)) * precision,
-            (location - low + torch.where(low_open, far, half)) * precision,
-            torch.where(low_open, -far, low - level) * precision,
-        )
-        bin_width = torch.where(top | bottom, far, 2 * half) * precision
-        width = torch.where(high_open | low_open, far, high - low + 1) * precision
+        above, below, bin_width, width = _edges(level, low, high, location, precision)
+        upper, lower = _Side(*above), _Side(*below)
+        del above, below
         in_bin, within = torch.expm1(-bin_width), torch.expm1(-width)
         # The logarithm of a quotient, not a difference of two, which grow with the scale.
         outer = upper.outer_factor * lower.outer_factor
@@ -87,23 +136,30 @@ class _LogMasses(torch.autograd.Function):
             of_width = width * (1 + within) / within
             (a, c), (b, d) = upper.by_precision(), lower.by_precision()
             ctx.save_for_backward(
+                *(level, low, high, location, precision),
                 share_slope * precision,
                 interval_slope * precision,
                 (a + b - bin_width * (1 + in_bin) / in_bin + of_width) / precision,
                 (c + d - of_width) / precision,
             )
-            ctx.shapes = location.shape, precision.shape
         return share, interval
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, share: Tensor, interval: Tensor) -> tuple[Tensor | None, ...]:
-        of_location, of_location_too, of_precision, of_precision_too = ctx.saved_tensors
-        location, precision = ctx.shapes
+        level, low, high, location, precision, *slopes = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            masses = _log_masses(level, low, high, location, precision)
+            wanted = ctx.needs_input_grad[3:]
+            inputs = [*compress((location, precision), wanted)]
+            found = iter(torch.autograd.grad(masses, inputs, (share, interval), create_graph=True))
+            return None, None, None, *(next(found) if want else None for want in wanted)
+        of_location, of_location_too, of_precision, of_precision_too = slopes
+        by_location = (share * of_location).addcmul_(interval, of_location_too)
+        by_precision = (share * of_precision).addcmul_(interval, of_precision_too)
         return (
             *(None, None, None),
-            (share * of_location).addcmul_(interval, of_location_too).sum_to_size(location),
-            (share * of_precision).addcmul_(interval, of_precision_too).sum_to_size(precision),
+            by_location.sum_to_size(location.shape),
+            by_precision.sum_to_size(precision.shape),
         )
 
 
@@ -144,6 +200,7 @@ class _Side:
 
 def log_mass(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> Tensor:
     """The logarithm of an interval's mass; arguments as of :func:`log_masses`."""
+    location = _in_reach(location)
     high_open, low_open = high >= LAST_LEVEL, low <= 0
     half = low.new_full((), 0.5)
     far = low.new_full((), UNBOUNDED)
@@ -156,9 +213,30 @@ def log_mass(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> 
     return below_high.clamp_max(0) + above_low.clamp_max(0) + within
 
 
+def _in_reach(location: Tensor) -> Tensor:
+    return location.clamp(-FARTHEST, FARTHEST)
+
+
 def _tail(edge: Tensor) -> Tensor:
     """exp(-|t|); where it adds nothing, not so small that a CPU takes many times as long."""
     return torch.exp(-edge.abs().clamp_max(NO_TAIL))
+
+
+def nearest(low: Tensor, high: Tensor, value: Tensor) -> Tensor:
+    """The level of the interval that is nearest to a value."""
+    return torch.minimum(torch.maximum(value.round(), low), high)
+
+
+def likeliest(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> Tensor:
+    """The likeliest level of the interval.
+
+    That is the one nearest to the location or an end of the interval, as 0 and 255 have the tails.
+    """
+    level = nearest(low, high, location)
+    for end in (low, high):
+        mass, of_end = (log_mass(at, at, location, precision) for at in (level, end))
+        level = torch.where(of_end > mass, end, level)
+    return level.masked_fill(mass.isnan(), torch.nan)
 
 
 def quantile(
@@ -171,6 +249,7 @@ def quantile(
     the interval is from the location and however wide the scale. ``low`` and ``high`` need not be
     whole.
     """
+    location = _in_reach(location)
     high_open, low_open = high >= LAST_LEVEL, low <= 0
     half = low.new_full((), 0.5)
     far = low.new_full((), UNBOUNDED)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from srvae_pyro.networks.caching import cached
 
@@ -151,7 +150,9 @@ class WeightNormConv2d(WeightNormalized):
         if self.direction.shape[2:] == x.shape[2:] == (1, 1):
             # One pixel: a matrix product, without the cost of setting up a convolution.
             return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
-        if self.head and self.padding == 0 and x.device.type == "cpu" and x.shape[1] <= NARROW:
+        narrow = self.head and self.padding == 0 and x.shape[1] <= NARROW
+        # Transforms of torch.func know convolutions, and no functions of one's own.
+        if narrow and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active():
             out: Tensor = PixelProducts.apply(x, self.weight.flatten(1), self.bias)
             return out
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
@@ -174,7 +175,6 @@ class PixelProducts(torch.autograd.Function):
         return out.unflatten(2, x.shape[2:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of the three."""
         x, weight = ctx.saved_tensors

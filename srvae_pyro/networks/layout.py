@@ -11,7 +11,12 @@ MEMORY_FORMAT = torch.channels_last
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x (B, C, H, W) with its channels innermost; a copy only where they are not yet."""
+    """x (B, C, H, W) with its channels innermost; a copy only where they are not yet.
+
+    x itself within transforms of ``torch.func``, whose ``vmap`` knows no such layout.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return x
     x = x.contiguous(memory_format=MEMORY_FORMAT)
     if len(x) > 1 or x.device.type == "cpu" or MEMORY_FORMAT is not torch.channels_last:
         return x
