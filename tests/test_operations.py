@@ -100,7 +100,7 @@ def test_mode_is_decided_by_the_latents() -> None:
     made = make("vae")
     torch.manual_seed(0)
     sites = made.generate(3, decode="mode")
-    expected = made.model.p_x(sites["z"]).mode
+    expected = made.model.p_x(sites["z"]).location
     assert torch.equal(sites["x"], expected)
     torch.manual_seed(0)
     sampled = made.generate(3)
@@ -383,7 +383,7 @@ def test_generative_reconstruction_goes_by_u_alone(srvae: SRVAE) -> None:
     sites = srvae.generative_reconstruct(x, decode="mode", temperature=0.0, batch_size=2)
     u = srvae.guide.q_u(srvae.guide.d(x)).mean
     torch.testing.assert_close(sites["u"], u, atol=1e-5, rtol=1e-5)
-    y = srvae.model.p_y(u).mode
+    y = srvae.model.p_y(u).location
     assert (sites["y"] - y).abs().mean() < 1e-3
     assert not torch.equal(sites["y"], srvae.guide.d(x))
     z = srvae.model.p_z(sites["y"], sites["u"]).mean
@@ -403,8 +403,8 @@ def test_u_of_one_picture_goes_with_z_of_another(sees_y: bool) -> None:
     z = model.guide.q_z(b).mean
     torch.testing.assert_close(sites["u"], u, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(sites["z"], z, atol=1e-5, rtol=1e-5)
-    assert (sites["y"] - model.model.p_y(u).mode).abs().mean() < 1e-3
-    x = model.model.p_x(sites["y"], z).mode
+    assert (sites["y"] - model.model.p_y(u).location).abs().mean() < 1e-3
+    x = model.model.p_x(sites["y"], z).location
     assert (sites["x"] - x).abs().mean() < 1e-3
     other = model.recombine(a, a, decode="mode", temperature=0.0)
     torch.testing.assert_close(other["u"], sites["u"])

@@ -2,16 +2,28 @@
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from scipy import stats
 from test_consistent import INTERVALS, LOCATIONS, LOG_SCALES
 from torch import Tensor
 
-from srvae_pyro.distributions import DiscretizedLogisticMixture, TruncatedMixture
+from srvae_pyro.distributions import (
+    ConsistentGroups,
+    ConsistentMixture,
+    DiscretizedLogisticMixture,
+    ImageDistribution,
+    Pyramid,
+    TruncatedMixture,
+)
 from srvae_pyro.distributions.chain import Next
+from srvae_pyro.distributions.truncated import log_masses
 from srvae_pyro.pixels import to_levels, to_unit
 
 LEVELS = to_unit(torch.arange(256)).view(256, 1, 1, 1, 1)
@@ -105,6 +117,30 @@ def test_a_component_that_hardly_reaches_the_interval_hardly_counts() -> None:
     assert (drawn - 95).abs().max() < 30
 
 
+def test_mode_is_the_likeliest_level_and_the_location_is_not() -> None:
+    ends = torch.tensor([(0, 255), (0, 255), (0, 255), (0, 60), (200, 255), (1, 254), (0, 255)])
+    location = torch.tensor([3.0, 20.0, 251.0, 90.0, 180.0, 3.0, 128.0])[:, None]
+    scale = torch.tensor([4.7, 4.7, 4.7, 30.0, 30.0, 4.7, 4.7])[:, None]
+    pixels = one_pixel(*ends.unbind(-1), torch.zeros(7, 1), location, (scale / 255).log())
+    mode, where = (to_levels(x).flatten() for x in (pixels.mode, pixels.location))
+    assert mode.tolist() == chances(pixels).argmax(0).tolist() == [0, 20, 255, 0, 255, 3, 128]
+    assert where.tolist() == [3, 20, 251, 60, 200, 3, 128]
+
+
+@pytest.mark.parametrize("part", ["logits", "means", "log_scales"])
+def test_a_component_that_is_no_number_leaves_no_picture(part: str) -> None:
+    parameters = {
+        "logits": torch.zeros(2, 3),
+        "means": torch.rand(2, 3),
+        "log_scales": -torch.ones(2, 3),
+    }
+    parameters[part][1, 0] = torch.nan
+    pyro.enable_validation(False)
+    pixels = one_pixel(torch.tensor([0, 0]), torch.tensor([255, 99]), *parameters.values())
+    for x in (pixels.mode, pixels.location, pixels.sample()):
+        assert x.flatten().isnan().tolist() == [False, True]
+
+
 def test_components_are_known_by_the_colours_before() -> None:
     """Of two components apart in all colours the first colour tells which: the others follow."""
     means = torch.tensor([[0.2, 0.3, 0.4], [0.7, 0.6, 0.8]])[..., None, None]
@@ -145,3 +181,71 @@ def test_expanded_copied_and_off_the_intervals() -> None:
     score = pixels.log_prob(wrong)
     assert score[0].isfinite()
     assert score[1] == -math.inf
+
+
+# Derivatives
+
+
+def test_second_derivatives_are_those_of_finite_differences() -> None:
+    """Also with the location on a bin's edge, where formulas in pieces would have none."""
+    low = torch.tensor([0, 0, 98, 200, 254, 7, 0, 0]).double()
+    level = torch.tensor([0, 3, 100, 255, 254, 7, 255, 0]).double()
+    high = torch.tensor([9, 255, 103, 255, 255, 7, 255, 255]).double()
+    location = torch.tensor([3, 3.5, 101.5, 90, 254.5, 7.5, 100, -20]).double().requires_grad_()
+    precision = torch.tensor([0.3, 0.2, 0.7, 0.1, 1, 2, 0.05, 0.4]).double().requires_grad_()
+    masses = partial(log_masses, level, low, high)
+    assert torch.autograd.gradgradcheck(masses, (location, precision))
+    assert torch.autograd.gradgradcheck(masses, (location, precision.detach()))
+
+
+def mixture_of(parameters: Tensor, y: Tensor) -> DiscretizedLogisticMixture:
+    channels = DiscretizedLogisticMixture.parameter_channels(2)
+    return DiscretizedLogisticMixture.from_channels(parameters[..., :channels, :, :])
+
+
+def truncated_of(parameters: Tensor, y: Tensor) -> TruncatedMixture:
+    return TruncatedMixture(mixture_of(parameters, y), Next(0 * y, 0 * y + 200, y, 255 * y))
+
+
+def groups_of(parameters: Tensor, y: Tensor) -> ConsistentGroups:
+    def group(before: Any) -> TruncatedMixture:
+        channels = ConsistentGroups.parameter_channels(2, 3, len(before))
+        return ConsistentGroups.pixel(parameters[..., :channels, :, :], y, before)
+
+    return ConsistentGroups(y, group)
+
+
+def pyramid_of(parameters: Tensor, y: Tensor) -> Pyramid:
+    return Pyramid(mixture_of(parameters, y), [partial(groups_of, parameters)])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [mixture_of, truncated_of, ConsistentMixture.from_channels, groups_of, pyramid_of],
+    ids=["mixture", "truncated", "consistent", "groups", "pyramid"],
+)
+def test_torch_func_differentiates_image_distributions(
+    made: Callable[[Tensor, Tensor], ImageDistribution],
+) -> None:
+    pyro.enable_validation(False)  # whose checks vmap cannot follow, of any distribution
+    y = torch.randint(0, 200, (3, 3, 2, 2)).double() / 255
+    parameters = torch.randn(3, ConsistentMixture.parameter_channels(2), 2, 2, dtype=torch.float64)
+    x = made(parameters, y).sample()
+
+    def score(parameters: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        return made(parameters, y).log_prob(x)
+
+    torch.testing.assert_close(torch.func.vmap(score)(parameters, y, x), score(parameters, y, x))
+    slopes = torch.func.vmap(torch.func.grad(score))(parameters, y, x)
+    parameters.requires_grad_()
+    (expected,) = torch.autograd.grad(score(parameters, y, x).sum(), parameters, create_graph=True)
+    torch.testing.assert_close(slopes, expected)
+    (curved,) = torch.autograd.grad(expected.square().sum(), parameters)
+    way = slopes.detach()
+    step = 1e-5 * way
+
+    def slope(at: Tensor) -> Tensor:
+        return torch.func.vmap(torch.func.grad(score))(at, y, x)
+
+    difference = (slope(parameters + step) - slope(parameters - step)) / 1e-5
+    torch.testing.assert_close(curved, difference, rtol=1e-4, atol=1e-4)

@@ -180,6 +180,11 @@ class ConsistentMixture(ImageDistribution):
         return self._in_order(lambda pixel, _: pixel.mode)
 
     @property
+    def location(self) -> Tensor:
+        """Each pixel's location given the locations of the pixels before it."""
+        return self._in_order(lambda pixel, _: pixel.location)
+
+    @property
     def mean(self) -> Tensor:
         """The expectation, pixel by pixel, each given those of the pixels before it.
 

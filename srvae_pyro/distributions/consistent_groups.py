@@ -159,6 +159,12 @@ class ConsistentGroups(ImageDistribution):
 
     @property
     @torch.no_grad()
+    def location(self) -> Tensor:
+        """Each group's location given the locations of those before."""
+        return self._made(lambda group, _: group.location)
+
+    @property
+    @torch.no_grad()
     def mean(self) -> Tensor:
         """Each group's expectation given the expectations, not on the grid, of those before.
 

@@ -60,8 +60,17 @@ class ImageDistribution(TorchDistribution):
 
     @property
     def mode(self) -> Tensor:
-        """A picture without noise, (..., C, H, W) on the grid."""
+        """The likeliest levels, (..., C, H, W) on the grid, as nearly as they are known."""
         raise NotImplementedError
+
+    @property
+    def location(self) -> Tensor:
+        """A picture without noise, (..., C, H, W) on the grid: what is shown as the mode.
+
+        The mode itself, unless a subclass has locations. Levels 0 and 255 have the tails, so that
+        of a wide distribution one of them is the mode, wherever its location is.
+        """
+        return self.mode
 
     @property
     def mean(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,16 +14,17 @@ from torch.distributions import constraints
 
 from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.precision import at_least_float32
+from srvae_pyro.distributions.truncated import LAST_LEVEL, likeliest
 
 __all__ = ["DiscretizedLogisticMixture"]
 
-LAST_LEVEL = 255
 BIN_WIDTH = 1.0 / LAST_LEVEL
 HALF_BIN = 0.5 * BIN_WIDTH
 MIN_LOG_SCALE = -7.0
 # Stands for the infinite half-width of an edge bin: after division by any scale below e^40 the
 # sigmoid is exactly 1, and unlike inf it is still finite after division by e^-40.
 UNBOUNDED = 1e20
+FARTHEST = 1e19  # a location beyond is taken to be there, within that reach
 
 
 class DiscretizedLogisticMixture(ImageDistribution):
@@ -208,7 +209,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
 
         inverse_scale = torch.exp(-self.log_scales)
         log_width = torch.log(-torch.expm1(-BIN_WIDTH * inverse_scale)).unbind(-3)
-        means = self.means.unbind(-3)
+        means = self.means.clamp(-FARTHEST, FARTHEST).unbind(-3)
         coefficients = () if self.coefficients is None else self.coefficients.unbind(-3)
         score = self.logits
         for c, precision in enumerate(inverse_scale.unbind(-3)):
@@ -237,20 +238,31 @@ class DiscretizedLogisticMixture(ImageDistribution):
         for mean, log_scale, part in zip(means, log_scales, rest, strict=True):
             noise = part.squeeze(-3).clamp(tail, 1 - 2 * tail).logit()
             x.append(_to_grid(_location(mean, coefficients, x) + log_scale.exp() * noise))
-        return torch.stack(x, -3)
+        return torch.stack(x, -3).masked_fill(self._lost, torch.nan)
 
     @property
     def mode(self) -> Tensor:
+        """The likeliest level of the likeliest component, colour by colour.
+
+        It is the component's location or an end, as 0 and 1 have the tails; it need not be the
+        mode of the mixture.
+        """
+
+        def level(location: Tensor, log_scale: Tensor) -> Tensor:
+            low, high = location.new_zeros(()), location.new_full((), LAST_LEVEL)
+            precision = torch.exp(-log_scale) / LAST_LEVEL
+            return likeliest(low, high, LAST_LEVEL * location, precision) / high
+
+        return self._of_likeliest(level)
+
+    @property
+    def location(self) -> Tensor:
         """The likeliest component's location, colour by colour, each put on the grid.
 
         The usual decoding of such models, a picture without noise: the peak of the likeliest
-        component's density at each pixel, which need not be the mode of the mixture.
+        component's density at each pixel.
         """
-        means, _, coefficients = self._of_component(self.logits.argmax(-3))
-        x: list[Tensor] = []
-        for mean in means:
-            x.append(_to_grid(_location(mean, coefficients, x)))
-        return torch.stack(x, -3)
+        return self._of_likeliest(lambda location, log_scale: _to_grid(location))
 
     @property
     def mean(self) -> Tensor:
@@ -286,6 +298,19 @@ class DiscretizedLogisticMixture(ImageDistribution):
             self.coefficients,
             validate_args=self._validate_args,
         )
+
+    def _of_likeliest(self, on_grid: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What ``on_grid`` makes of each colour's location and log-scale, given those before."""
+        means, log_scales, coefficients = self._of_component(self.logits.argmax(-3))
+        x: list[Tensor] = []
+        for mean, log_scale in zip(means, log_scales, strict=True):
+            x.append(on_grid(_location(mean, coefficients, x), log_scale))
+        return torch.stack(x, -3).masked_fill(self._lost, torch.nan)
+
+    @property
+    def _lost(self) -> Tensor:
+        """Pixels (..., 1, H, W) without weights, as one that is no number leaves no others."""
+        return self.logits.isnan().any(-3, keepdim=True)
 
     def _of_component(
         self, component: Tensor

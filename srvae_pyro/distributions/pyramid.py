@@ -110,8 +110,14 @@ class Pyramid(ImageDistribution):
     @property
     @torch.no_grad()
     def mode(self) -> Tensor:
-        """Each image's mode given the mode of the coarser one: a picture without noise."""
+        """Each image's mode given the mode of the coarser one."""
         return self._in_order(lambda image, _: image.mode)
+
+    @property
+    @torch.no_grad()
+    def location(self) -> Tensor:
+        """Each image's location given the location of the coarser one: a picture without noise."""
+        return self._in_order(lambda image, _: image.location)
 
     @property
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +17,10 @@ from srvae_pyro.distributions.precision import at_least_float32
 from srvae_pyro.distributions.truncated import (
     LAST_LEVEL,
     expectation,
+    likeliest,
     log_mass,
     log_masses,
+    nearest,
     quantile,
 )
 from srvae_pyro.pixels import to_levels, to_unit
@@ -123,20 +125,43 @@ class TruncatedMixture(ImageDistribution):
         # Away from 0 and 1, whose quantiles are infinite, and evenly so.
         tail = torch.finfo(uniform.dtype).eps / 4
         choices, noise = uniform.chunk(2, -3)
-        return self._in_order(choices.unbind(-3), noise.clamp(tail, 1 - 2 * tail).unbind(-3))
+        colours = iter(noise.clamp(tail, 1 - 2 * tail).split(1, -3))
+        return self._in_order(
+            lambda low, high, *where: quantile(next(colours), low, high, *where),
+            choices.split(1, -3),
+        )
 
     @property
     @torch.no_grad()
-    def mode(self) -> Tensor:
+    def location(self) -> Tensor:
         """Colour by colour the location of the component with most mass in the interval.
 
         Each is put on the grid, within the interval, before the next, for which the components
         weigh as they do given that value.
         """
-        return self._in_order(None, None)
+        return self._in_order(lambda low, high, location, precision: location)
 
-    def _in_order(self, choices: Sequence[Tensor] | None, noise: Sequence[Tensor] | None) -> Tensor:
-        """Colour by colour, by noise (..., H, W) for each; without it the likeliest."""
+    @property
+    @torch.no_grad()
+    def mode(self) -> Tensor:
+        """Colour by colour the likeliest level of the component with most mass in the interval.
+
+        It is the component's location or an end of the interval, as 0 and 255 have the tails.
+        Otherwise as :attr:`location`; it need not be the mode of the mixture.
+        """
+        return self._in_order(likeliest)
+
+    def _in_order(
+        self, value_of: Callable[..., Tensor], choices: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Colour by colour, each put on the grid, within its interval, before the next.
+
+        Args:
+            value_of: a colour's value (..., 1, H, W) by the interval's ends and its component's
+                location and precision.
+            choices: noise (..., 1, H, W) for each colour that chooses its component; the one with
+                most mass if not given.
+        """
         lows, highs, lefts, expected = (part.unsqueeze(-4).unbind(-3) for part in self.known)
         means = (LAST_LEVEL * self.mixture.means).unbind(-3)
         precisions = torch.exp(-LOG_LAST_LEVEL - self.mixture.log_scales).unbind(-3)
@@ -150,12 +175,13 @@ class TruncatedMixture(ImageDistribution):
                 component = _likeliest(masses)
             else:
                 cumulative = masses.softmax(-3).cumsum(-3)[..., :-1, :, :]
-                component = (choices[c].unsqueeze(-3) >= cumulative).sum(-3, keepdim=True)
-            value = torch.take_along_dim(*_alike(location, component), -3)
-            if noise is not None:
-                own = torch.take_along_dim(*_alike(precision, component), -3)
-                value = quantile(noise[c].unsqueeze(-3), low, high, value, own)
-            level = torch.minimum(torch.maximum(value.round(), low), high)
+                component = (choices[c] >= cumulative).sum(-3, keepdim=True)
+            of_component = (
+                torch.take_along_dim(*_alike(part, component), -3) for part in (location, precision)
+            )
+            level = nearest(low, high, value_of(low, high, *of_component))
+            # One component that is no number leaves no share of the others.
+            level = level.masked_fill(masses.isnan().any(-3, keepdim=True), torch.nan)
             levels.append(level.squeeze(-3))
             if c < len(lows) - 1:
                 residuals.append(level - lefts[c])

@@ -27,10 +27,11 @@ class Decode(Handler):
 
     Args:
         decoding: ``sample`` draws an image's pixels from the likelihood; ``mode`` takes the
-            likeliest component's mean, colour by colour (what the published pictures show);
-            ``mean`` takes the expectation, which is not on the grid, for the image x, and the mode
-            for the images below it: the networks above them have learnt from images on the grid
-            only, and an expectation over many y is blurred as no y is.
+            likeliest component's location, colour by colour (what the published pictures show),
+            which need not be the likeliest level, as 0 and 255 have the tails; ``mean`` takes the
+            expectation, which is not on the grid, for the image x, and the location for the images
+            below it: the networks above them have learnt from images on the grid only, and an
+            expectation over many y is blurred as no y is.
         temperature: of the latents: standard deviations of the normals, and of the flow's base, are
             multiplied by it.
         image_temperature: of the likelihoods that are sampled from.
@@ -84,7 +85,7 @@ class Decode(Handler):
 
     def _image(self, name: str, fn: ImageDistribution) -> Tensor:
         if self.decoding != "sample":
-            return fn.mean if self.decoding == "mean" and name == "x" else fn.mode
+            return fn.mean if self.decoding == "mean" and name == "x" else fn.location
         temperature = self.y_temperature if name == "y" else self.image_temperature
         if temperature != 1:
             fn = fn.with_temperature(temperature)
