@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import save_image
+from torchvision.utils import make_grid, save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import PictureOptions, load_data
+from srvae_pyro.drawing.grids import grid, save_picture
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
 from srvae_pyro.figures import FiguresArguments, main
@@ -120,6 +121,19 @@ def test_bad_requests(folder: Path, run: Callable[..., str], tmp_path: Path) -> 
     with pytest.raises(UserError, match="different sizes"):
         main(FiguresArguments(path, run("wide", image_shape=(3, 16, 32)), data=str(folder)))
     assert not (tmp_path / "mine" / "figures").exists()
+
+
+@pytest.mark.parametrize(("count", "channels"), [(1, 1), (2, 1), (4, 3), (9, 3)])
+def test_pictures_in_rows_are_as_torchvision_has_them(
+    count: int, channels: int, tmp_path: Path, pictures: Callable[..., Tensor]
+) -> None:
+    images = pictures(count, (channels, 5, 7))
+    larger = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    expected = make_grid(larger, nrow=4, padding=3, pad_value=1.0)
+    assert torch.equal(grid(images, columns=4, scale=2, gap=3), expected)
+    save_picture(images[0] * 0.999, tmp_path / "a.png")
+    save_image(images[0] * 0.999, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_labelled_rows_are_where_they_should_be() -> None:

@@ -6,6 +6,7 @@ those tests are skipped.
 """
 
 import hashlib
+import os
 import queue
 import re
 import shutil

@@ -51,7 +51,7 @@ class GenerateArguments:
     device: Device = "auto"
     """auto takes a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
+    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
         """Refuse an ``--out`` that is a picture's name."""
@@ -96,7 +96,7 @@ class FiguresArguments:
     device: Device = "auto"
     """auto takes a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
+    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
         """Refuse an ``--out`` that is a picture's name."""

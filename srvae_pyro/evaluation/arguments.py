@@ -93,7 +93,7 @@ class EvaluateArguments:
     device: Device = "auto"
     """auto takes a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
+    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.json")] = None
     """also write the numbers to this file"""
 

@@ -46,7 +46,7 @@ def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     The leading shapes are broadcast against each other, flattened to one and restored. Where all
     inputs are repeated along a dimension the network runs once, and the dimension has size 1.
     """
-    THREADS.fit()
+    THREADS.fit()  # where a command has the number of threads follow other processes
     inputs = tuple(_without_copies(x) for x in inputs)
     batch = broadcast_shape(*(x.shape[:-3] for x in inputs))
     flat = (x.expand(*batch, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in inputs)

@@ -74,7 +74,7 @@ class DemoArguments:
     device: Device = "auto"
     """auto takes a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
+    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
         """Refuse what cannot be a host's name.

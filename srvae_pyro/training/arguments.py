@@ -72,8 +72,8 @@ class TrainArguments:
         AtLeast(0),
         RECORDED,
         option("N", "0; with --resume the run's"),
-        "CPU threads; 0: as many as other processes leave cores for, chosen now and again. "
-        "Last bits depend on them: a run that is to repeat, or resume, to the bit needs a number",
+        "CPU threads; 0: as many as other processes leave cores for, checked each second. A "
+        "run repeats, and resumes, to the bit only with a fixed number",
     ] = None
     accumulate: Annotated[
         int,

@@ -80,7 +80,7 @@ class UpscaleArguments:
     device: Device = "auto"
     """auto takes a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, chosen now and again"""
+    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
         """Refuse what makes no sense whatever the model."""
