@@ -159,7 +159,7 @@ def test_processes_that_hang_or_die_are_told_in_a_line(
         run_command(Nothing, lambda _: [*read_ahead(Items(make), [[0]], stacked, 1)] and 0, "train")
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("train: pictures are no longer read ahead (DataLoader ")
+    assert line.startswith("train: reading pictures ahead failed (DataLoader ")
     assert "give fewer --workers" in line
 
 

@@ -36,16 +36,10 @@ __all__ = [
 T = TypeVar("T")
 
 
-def _tell_special(path: Path) -> None:
-    """Warn of a file that has a picture's name and is no file, such as a named pipe."""
-    if path.suffix.lower() in EXTENSIONS:
-        warnings.warn(f"left out, as it is no regular file: {path}", stacklevel=3)
-
-
 def find_pictures(
     folder: Path,
     exclude: Iterable[Path] = (),
-    other: Callable[[Path], object] = _tell_special,
+    other: Callable[[Path], object] | None = None,
     unread: Callable[[OSError], object] = lambda _: None,
 ) -> list[Path]:
     """Every picture file in ``folder`` and below, by extension, in the order of their paths.
@@ -56,7 +50,8 @@ def find_pictures(
     Args:
         folder: the folder.
         exclude: folders that are not entered through links.
-        other: told each file that is no picture.
+        other: told each file that is no picture; without, a warning tells of pipes and the like
+            that are called as pictures are.
         unread: told why a folder cannot be listed.
     """
     pictures = []
@@ -83,8 +78,10 @@ def find_pictures(
             # Where a link leads to is looked at when the picture is opened: it takes time.
             elif named and (entry.is_symlink() or entry.is_file()):
                 pictures.append(Path(entry.path))
-            else:
+            elif other is not None:
                 other(Path(entry.path))
+            elif named:
+                warnings.warn(f"left out, as it is no regular file: {entry.path}", stacklevel=2)
         folders.sort(key=lambda entry: entry.name)
         links += [entry.path for entry in folders if entry.is_symlink()]
         waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]

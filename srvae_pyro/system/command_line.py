@@ -235,7 +235,7 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
         elif str(error).startswith("DataLoader "):  # its processes were killed, or hang
             reason = str(error).splitlines()[0].rstrip(" .")
             print(
-                f"{prog}: pictures are no longer read ahead ({reason}): give fewer --workers, or "
+                f"{prog}: reading pictures ahead failed ({reason}): give fewer --workers, or "
                 "--workers 0; a run goes on with --resume",
                 file=sys.stderr,
             )

@@ -129,7 +129,7 @@ def process_group(device: Device = "auto") -> Iterator[Group]:
     if not in_group():
         if (size := os.environ.get("WORLD_SIZE")) not in (None, "", "1"):
             warnings.warn(
-                f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR and MASTER_PORT do not go with it: "
+                f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR or MASTER_PORT is missing or wrong: "
                 "this process works alone; torchrun sets all four",
                 stacklevel=1,
             )
