@@ -1,6 +1,6 @@
 """In how many generated pictures d(x) is y: ``python benchmarks/agreement.py RUN --count 10000``.
 
-With the likelihoods ``exact`` and ``groups`` in all, sampled or by mode, at any temperature.
+With the likelihood ``groups`` in all, sampled or by mode, at any temperature.
 """
 
 from __future__ import annotations

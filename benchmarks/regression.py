@@ -11,8 +11,8 @@ given y = average2(x), has as many parameters as RUN, and as many minutes as are
 each thread's own time, so that other work beside it takes none; pictures, crops, held-out parts,
 augmentation, batches and precision are as of RUN. Then the scores of ``evaluate
 --super-resolution`` on the same test crops: of bicubic, of the network, and of its answers brought
-to agree with y, as those of likelihoods ``exact`` and ``groups`` do. Weights and numbers go to
-``--out``. Ctrl-C ends the training early and measures.
+to agree with y, as those of the likelihood ``groups`` do. Weights and numbers go to ``--out``.
+Ctrl-C ends the training early and measures.
 """
 
 from __future__ import annotations

@@ -42,7 +42,6 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "q(z|x,y)": ("--guide-z-sees-y",),
         "u at 4x4": ("--u-stages", "2"),
         "p(y|u) of independent pixels": ("--latent-likelihood", "independent", "--u-stages", "1"),
-        "exact, one network for a block": ("--likelihood", "exact"),
         "y by downscale2, independent pixels": (
             *("--transform", "downscale2"),
             *("--likelihood", "independent"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srvae_pyro.config import ModelConfig
-    from srvae_pyro.distributions import ConsistentMixture, DiscretizedLogisticMixture
+    from srvae_pyro.distributions import DiscretizedLogisticMixture
     from srvae_pyro.errors import UserError
     from srvae_pyro.models import SRVAE, VAE, load
 
@@ -16,7 +16,6 @@ __version__ = "0.1.0"
 __all__ = [
     "SRVAE",
     "VAE",
-    "ConsistentMixture",
     "DiscretizedLogisticMixture",
     "ModelConfig",
     "UserError",
@@ -27,7 +26,6 @@ __all__ = [
 _HOMES = {
     "SRVAE": "srvae_pyro.models",
     "VAE": "srvae_pyro.models",
-    "ConsistentMixture": "srvae_pyro.distributions",
     "DiscretizedLogisticMixture": "srvae_pyro.distributions",
     "ModelConfig": "srvae_pyro.config",
     "UserError": "srvae_pyro.errors",

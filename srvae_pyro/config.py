@@ -38,7 +38,7 @@ SHARDS = "wds:"  # how the name of pictures in tar shards begins
 
 Device = Literal["auto", "cpu", "cuda"]
 LatentLikelihoodName = Literal["independent", "pyramid"]
-LikelihoodName = Literal["independent", "exact", "groups"]
+LikelihoodName = Literal["independent", "groups"]
 ModelName = Literal["srvae", "vae"]
 Precision = Literal["fp32", "bf16"]
 Preset = Literal["paper", "small", "quickstart", "photo"]
@@ -63,9 +63,8 @@ class ModelConfig(Settings):
     likelihood: Annotated[
         LikelihoodName,
         Flag(),
-        "of x given y and z: pixels independent; or only pictures with d(x) = y, blocks of pixels "
-        "independent (exact) or each pixel of a block given those before of all (groups), which "
-        "need --transform average2",
+        "of x given y and z: pixels independent; or only pictures with d(x) = y, each pixel of a "
+        "block given those before of all (groups), which needs --transform average2",
     ] = "independent"
     guide_z_sees_y: Annotated[bool, Flag(), "q(z|x,y) instead of q(z|x)"] = False  # property B
 

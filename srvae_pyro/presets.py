@@ -78,7 +78,7 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
         groups=Residual(24, 1),
         p_u_network=Dense(8, 2),
         components=5,
-        likelihood="exact",
+        likelihood="groups",
         **_AGREEING,
         **_QUICK_START,
     ),

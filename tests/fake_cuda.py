@@ -256,17 +256,16 @@ class Kind:
 
 KINDS = {
     "srvae": Kind({"stages": 1, "guide_z_sees_y": True, "p_u": "mixture"}, {"y_updates": 2}),
-    "exact": Kind(
+    "groups": Kind(
         {
             "d": "average2",
-            "likelihood": "exact",
+            "likelihood": "groups",
             "latent_likelihood": "pyramid",
             "u_stages": 1,
             "p_u": "standard",
         },
         {"analytic_kl": True},
     ),
-    "groups": Kind({"d": "average2", "likelihood": "groups", "stages": 1, "p_u": "standard"}, {}),
     "vae": Kind({"model": "vae", "stages": 1, "p_u": "realnvp"}, {}),
     # The least, for what is of no kind in particular.
     "least": Kind({"model": "vae", "stages": 1, "p_u": "standard"}, {}, accumulate=2),

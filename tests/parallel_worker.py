@@ -26,10 +26,8 @@ from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
 
-AGREEING = {  # settings of the models whose x agree with their y
-    name: {"d": "average2", "likelihood": name, "latent_likelihood": "pyramid"}
-    for name in ("exact", "groups")
-}
+# Settings of a model whose x agree with their y.
+GROUPS = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
 
 
 def without_noise() -> None:
@@ -39,10 +37,10 @@ def without_noise() -> None:
     )
 
 
-def config(steps: int, likelihood: str = "", **training: Any) -> RunConfig:
+def config(steps: int, groups: bool = False, **training: Any) -> RunConfig:
     made = tiny_config(prior="realnvp", steps=steps, **training)
     made.data.__dict__["augment"] = False  # frozen, but not for a test
-    return replace(made, model=replace(made.model, **AGREEING.get(likelihood, {})))
+    return replace(made, model=replace(made.model, **GROUPS)) if groups else made
 
 
 def quiet(trainer: Trainer) -> Trainer:
@@ -73,16 +71,15 @@ def update(group: Group, folder: Path) -> None:
     trainer = make(group, folder / f"{group.size}xlower", 5, 2, y_updates=3)
     trainer.run()
     assert len(set(group.gather(digest(trainer.learner.model.state_dict())))) == 1
-    for name in AGREEING:
-        make(group, folder / f"{group.size}x{name}", 2, likelihood=name).run()
+    make(group, folder / f"{group.size}xgroups", 2, groups=True).run()
     for parts in (1, 2):
         trainer = make(group, folder / f"{group.size}x{parts}", 7, parts)
         trainer.run()
 
 
-def interrupted(group: Group, folder: Path, likelihood: str = "") -> None:
+def interrupted(group: Group, folder: Path, groups: bool) -> None:
     """A run as a whole, and one that is stopped by a signal to one process and resumed."""
-    make(group, folder / "whole", 7, likelihood=likelihood).run()
+    make(group, folder / "whole", 7, groups=groups).run()
 
     class Stopped(Trainer):
         def update(self, images: torch.Tensor) -> None:
@@ -90,18 +87,18 @@ def interrupted(group: Group, folder: Path, likelihood: str = "") -> None:
                 signal.raise_signal(signal.SIGTERM)
             super().update(images)
 
-    settings = config(7, likelihood), some_pictures(), folder / "parts", group
+    settings = config(7, groups), some_pictures(), folder / "parts", group
     stopped = quiet(Stopped(*settings, quiet=True, save_minutes=99))
     assert stopped.run().step == 3
-    resumed = make(group, folder / "parts", 7, likelihood=likelihood)
+    resumed = make(group, folder / "parts", 7, groups=groups)
     resumed.recovery.resume()
     assert resumed.run().step == 7
 
 
 def interrupted_each(group: Group, folder: Path) -> None:
     """The same of each model."""
-    for likelihood in ("", *AGREEING):
-        interrupted(group, folder / (likelihood or "independent"), likelihood)
+    for name in ("independent", "groups"):
+        interrupted(group, folder / name, name == "groups")
 
 
 def validated(group: Group, folder: Path) -> None:

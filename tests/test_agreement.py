@@ -33,7 +33,12 @@ def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
     """Makes an exact model that was initialised on pictures but not trained."""
 
     def model(**changes: Any) -> SRVAE:
-        exact = {"d": "average2", "likelihood": "exact", "likelihood_scale": 0.5, "head_scale": 0.3}
+        exact = {
+            "d": "average2",
+            "likelihood": "groups",
+            "likelihood_scale": 0.5,
+            "head_scale": 0.3,
+        }
         made = make_model(tiny(**(exact | changes)))
         assert isinstance(made, SRVAE)
         channels, size, _ = made.config.image_shape

@@ -21,7 +21,6 @@ KINDS: list[dict[str, Any]] = [
     {"model": "vae", "p_u": "standard", "latent_likelihood": "independent"},
     {"p_u": "mixture", "d": "downscale2", "likelihood": "independent", "guide_z_sees_y": True},
     {"p_u": "realnvp", "d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"},
-    {"p_u": "standard", "d": "average2", "likelihood": "exact", "latent_likelihood": "independent"},
     {"p_u": "realnvp", "d": "sketch", "likelihood": "independent"},
 ]
 

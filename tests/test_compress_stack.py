@@ -15,7 +15,6 @@ from srvae_pyro.compression.stack import CATEGORICAL, MismatchError, Stack, unif
 from srvae_pyro.compression.tables import Put, Take, code_levels
 from srvae_pyro.distributions import (
     ConsistentGroups,
-    ConsistentMixture,
     DiscretizedLogisticMixture,
     ImageDistribution,
     MixturePrior,
@@ -170,11 +169,6 @@ def coarse() -> Tensor:
     return to_unit(torch.randint(0, 256, (3, 3, 6, 4)), torch.float64)
 
 
-def consistent() -> ConsistentMixture:
-    channels = ConsistentMixture.parameter_channels(4, 3)
-    return ConsistentMixture.from_channels(torch.randn(3, channels, 6, 4).double(), coarse())
-
-
 def groups(y: Tensor | None = None) -> ConsistentGroups:
     y = coarse() if y is None else y
     channels = [ConsistentGroups.parameter_channels(4, 3, before) for before in range(4)]
@@ -198,7 +192,7 @@ def pyramid() -> Pyramid:
     return Pyramid(coarsest, [finer, finer])
 
 
-@pytest.mark.parametrize("make", [plain, consistent, groups, pyramid])
+@pytest.mark.parametrize("make", [plain, groups, pyramid])
 @torch.no_grad()
 def test_a_likelihood_costs_what_it_says(make: Callable[[], ImageDistribution]) -> None:
     torch.manual_seed(5)

@@ -167,7 +167,7 @@ def test_the_weight_of_an_estimate_goes_with_models_that_make_one(
     photo: dict[str, Any] = {"preset": "photo", "data": str(tmp_path)}
     assert fresh_config(TrainArguments(**photo)).training.estimate_weight > 0
     others: dict[str, Any]
-    for others in ({"likelihood": "exact"}, {"transform": "grayscale"}, {"model": "vae"}):
+    for others in ({"likelihood": "independent"}, {"transform": "grayscale"}, {"model": "vae"}):
         assert fresh_config(TrainArguments(**photo, **others)).training.estimate_weight == 0
         with pytest.raises(UserError, match="--estimate-weight is"):
             fresh_config(TrainArguments(**photo, **others, estimate_weight=0.25))

@@ -65,7 +65,7 @@ class OnGpu:
         )
 
 
-@pytest.fixture(scope="module", params=["srvae", "exact", "vae"])
+@pytest.fixture(scope="module", params=["srvae", "groups", "vae"])
 def on_gpu(request: pytest.FixtureRequest) -> OnGpu:
     """A learner of each kind, initialised with data."""
     levels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
@@ -106,13 +106,11 @@ def devices(values: Any) -> set[str]:
 
 
 least_alone = pytest.mark.parametrize("on_gpu", ["least"], indirect=True)
-all_kinds = pytest.mark.parametrize("on_gpu", list(KINDS)[:-1], indirect=True)
 
 
 # Training
 
 
-@all_kinds
 def test_a_step(here: OnGpu) -> None:
     """With all that a step can have; the CPU waits once an update, and then for two numbers."""
     learner, waits = here.learner, here.cuda.waits
@@ -203,12 +201,11 @@ def test_likelihood(here: OnGpu, estimator: Any) -> None:
     assert here.cuda.waits.taken() == {("to host", "importance.py:<genexpr>"): 4}
 
 
-@all_kinds
 def test_generating(here: OnGpu) -> None:
     """Draws from the device's own generator, or for a seed from the CPU's: nothing waits."""
     waits = here.cuda.waits
     for sampling in ({"seed": 1, "temperature": 0.5, "image_temperature": 0.5}, {}):
-        if here.name in ("exact", "groups") and not sampling:
+        if here.name == "groups" and not sampling:
             continue  # takes the longest, and what draws is the same
         before = waits.sent
         assert devices(here.model.generate(2, **sampling)) == {"cuda"}
@@ -228,7 +225,7 @@ def test_other_operations(here: OnGpu) -> None:
             lambda: model.generative_reconstruct(x),
             lambda: model.recombine(x, x, decode="mean"),
         ]
-    if here.name != "exact":  # takes the longest, and its networks are done
+    if here.name != "groups":  # takes the longest, and its networks are done
         calls += [
             lambda: model.reconstruct(x, seed=1),
             lambda: model.interpolate(x, x, 2, seed=1),
@@ -255,12 +252,12 @@ def test_enlarging(here: OnGpu) -> None:
     Enlarger(here.model, "mean", tile=0)(picture)
     places = {place for _, place in here.cuda.waits.taken()}
     quadrature = {"truncated.py:expectation", "truncated.py:<listcomp>"}
-    assert places == {"enlarger.py:enlarged"} | (quadrature if here.name == "exact" else set())
+    assert places == {"enlarger.py:enlarged"} | (quadrature if here.name == "groups" else set())
 
 
 def test_super_resolution(here: OnGpu) -> None:
     """The expectation of answers that agree with y asks which need quadrature."""
-    if here.name != "exact":
+    if here.name != "groups":
         pytest.skip("of the two the one with more that could mix")
     evaluate_super_resolution(here.model, here.levels[:1], samples=2)
     assert {place for _, place in here.cuda.waits.taken()} == {

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from test_agreement import extremes
-from test_consistent import every_image, goodness_of_fit, levels_of
+from test_blocks import every_image, fits, levels_of
 from test_upscale import smooth
 from torch import Tensor, nn
 
@@ -28,7 +27,6 @@ from srvae_pyro.models.groups import GroupsGivenLower
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormConv2d, initializing
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.presets import preset
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.objective import Objective
 from srvae_pyro.upscaling.answers import one_answer
@@ -81,16 +79,8 @@ def test_blocks_sum_to_one_and_samples_fit(ys: tuple[int, ...], estimate: bool) 
     images = every_image(*ys).float()
     with torch.no_grad():
         likelihood = p_x(to_unit(levels_of(*ys)), torch.randn(4, 1, 1))
-        chances = likelihood.log_prob(images).double().exp()
-        assert abs(chances.sum().item() - 1) < 1e-5
-        drawn = likelihood.sample((20_000,))
-    key = 256 ** torch.arange(4 * len(ys)).clamp_max(6).double()
-    code = lambda v: ((v * 255).round().double().flatten(1) + 1) @ key.sqrt()  # noqa: E731
-    names, where = np.unique(code(images).numpy().round(6), return_inverse=True)
-    found = np.searchsorted(names, code(drawn).numpy().round(6)).clip(0, len(names) - 1)
-    expected = np.bincount(where, chances.numpy())
-    observed = np.bincount(found, minlength=len(names))
-    assert goodness_of_fit(observed, len(drawn) * expected) > 1e-3
+        assert abs(likelihood.log_prob(images).double().exp().sum().item() - 1) < 1e-5
+        fits(likelihood, images, 20_000)
 
 
 @pytest.mark.parametrize(("channels", "estimate"), [(1, False), (3, False), (3, True)])
@@ -366,14 +356,6 @@ def test_bfloat16_does_not_reach_probabilities() -> None:
     assert torch.equal(first[0][:, -3:], x[..., 1::2, 1::2] - y)
     scores.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in p_x.parameters())
-
-
-def test_the_preset_small_is_about_as_large_as_by_the_likelihood_exact() -> None:
-    sizes = []
-    for likelihood in ("exact", "groups"):
-        config: Any = replace(preset("small")[0], d="average2", likelihood=likelihood)
-        sizes.append(sum(parameter.numel() for parameter in make_model(config).parameters()))
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
 
 
 # In the models

@@ -44,16 +44,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "grayscale, z sees y": {"d": "grayscale", "guide_z_sees_y": True},
     "sketch": {"d": "sketch"},
     "average2": {"d": "average2"},
-    "exact": {"d": "average2", "likelihood": "exact"},
-    "exact, z sees y": {"d": "average2", "likelihood": "exact", "guide_z_sees_y": True},
-    "exact, one channel": {"d": "average2", "likelihood": "exact", "image_shape": (1, 16, 16)},
-    "exact, one stage": {
-        "d": "average2",
-        "likelihood": "exact",
-        "stages": 1,
-        "image_shape": (3, 8, 8),
-    },
     "groups": {"d": "average2", "likelihood": "groups"},
+    "groups, z sees y": {"d": "average2", "likelihood": "groups", "guide_z_sees_y": True},
     "groups, one channel": {"d": "average2", "likelihood": "groups", "image_shape": (1, 16, 16)},
     "groups, one stage": {
         "d": "average2",
@@ -268,8 +260,6 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(
         ({"image_shape": (1, 16, 16), "d": "grayscale"}, "3 channels"),
         ({"d": "downscale4", "stages": 1}, "at least 2 stages"),
         ({"d": "downscale3"}, "downscale2"),
-        ({"likelihood": "exact"}, "--likelihood exact needs --transform average2, not downscale2"),
-        ({"likelihood": "exact", "d": "average2", "model": "vae"}, "the VAE has no y"),
         (
             {"likelihood": "groups"},
             "--likelihood groups needs --transform average2, not downscale2",

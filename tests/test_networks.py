@@ -471,7 +471,6 @@ class Layouts(TorchDispatchMode):
     [
         {"model": "vae"},
         {"likelihood": "independent"},
-        {"likelihood": "exact", "d": "average2"},
         {"likelihood": "groups", "d": "average2", "latent_likelihood": "pyramid"},
     ],
     ids=lambda settings: "-".join(settings.values()),

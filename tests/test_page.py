@@ -356,7 +356,7 @@ def test_curves_of_a_run(tmp_path: Path) -> None:
 
 
 def test_figures_and_settings_of_a_run(run: Callable[..., Path], tmp_path: Path) -> None:
-    folder = run(d="average2", likelihood="exact")
+    folder = run(d="average2", likelihood="groups")
     (folder / "figures" / "generated").mkdir(parents=True)
     save_image(torch.rand(3, 8, 8), folder / "figures" / "paper-samples.png")
     (tmp_path / "shown").mkdir()

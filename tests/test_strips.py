@@ -29,7 +29,7 @@ from srvae_pyro.upscaling.quality import lr_psnr, psnr
 from srvae_pyro.upscaling.tiles import spans
 
 MakeModel = Callable[..., SRVAE]
-EXACT = {"d": "average2", "likelihood": "exact"}
+EXACT = {"d": "average2", "likelihood": "groups"}
 
 
 @pytest.fixture

@@ -1,30 +1,163 @@
 """A mixture within an interval of levels, colour by colour, in the precision that is used."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import mpmath
 import numpy as np
 import pyro
 import pytest
 import torch
 from scipy import stats
-from test_consistent import INTERVALS, LOCATIONS, LOG_SCALES
-from torch import Tensor
+from torch import Tensor, float64
 
 from srvae_pyro.distributions import (
     ConsistentGroups,
-    ConsistentMixture,
     DiscretizedLogisticMixture,
     ImageDistribution,
     Pyramid,
     TruncatedMixture,
 )
 from srvae_pyro.distributions.chain import Next
-from srvae_pyro.distributions.truncated import log_masses
+from srvae_pyro.distributions.truncated import (
+    _log_masses,
+    expectation,
+    log_mass,
+    log_masses,
+    quantile,
+)
 from srvae_pyro.pixels import to_levels, to_unit
+
+# One component, one value
+
+LOCATIONS = (-1e5, -400.0, -1.0, 0.0, 0.5, 100.3, 254.6, 700.0, 1e5)
+LOG_SCALES = (-40.0, -12.0, -7.0, -4.0, -2.0, 1.0, 5.0, 10.0, 40.0)
+BOUNDS = (0, 1, 2, 3, 99, 100, 103, 200, 252, 253, 254, 255)
+INTERVALS = [(a, b) for a in BOUNDS for b in BOUNDS if a <= b]
+
+
+def extreme_factors(*farther: float) -> tuple[Tensor, ...]:
+    """low, high, location and log-scale of all combinations, (N, 1) each."""
+    where = list(itertools.product((*LOCATIONS, *farther), LOG_SCALES))
+    cases = [(*i, *p) for i in INTERVALS for p in where]
+    return tuple(column[:, None] for column in torch.tensor(cases).unbind(-1))
+
+
+@pytest.mark.parametrize("masses", [log_masses, _log_masses])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_factor_sums_to_one_at_the_extremes(dtype, masses):
+    low, high, location, log_scale = (part.to(dtype) for part in extreme_factors(-1e30, 1e30))
+    location.requires_grad_()
+    log_scale.requires_grad_()
+    level = torch.arange(256, dtype=dtype)
+    inside = (low <= level) & (level <= high)
+    level = torch.minimum(torch.maximum(level, low), high)
+    share, interval = masses(level, low, high, location, torch.exp(-log_scale) / 255)
+    assert share.isfinite().all()
+    assert (share <= 1e-6).all()
+    assert ((share.exp() * inside).sum(-1) - 1).abs().max() < 1e-6
+    assert interval.isfinite().all()
+    assert (interval <= 1e-6).all()
+    for part in (share, interval):
+        for gradient in torch.autograd.grad(part.sum(), (location, log_scale), retain_graph=True):
+            assert gradient.isfinite().all()
+
+
+def test_a_factor_is_the_definition():
+    mpmath.mp.dps = 400
+
+    def mass(a: float, b: float, location: float, scale: float) -> mpmath.mpf:
+        def cdf(edge: float) -> mpmath.mpf:
+            if edge < 0 or edge > 255:
+                return mpmath.mpf(edge > 0)
+            return 1 / (1 + mpmath.exp((mpmath.mpf(location) - edge) / mpmath.mpf(scale)))
+
+        return cdf(b + 0.5) - cdf(a - 0.5)
+
+    for low, high in ((0, 255), (0, 40), (20, 23), (250, 255)):
+        for where in itertools.product((-20.0, 21.25, 260.0), (1.5, 9.0, 300.0)):
+            for level in {low, low + 1, high - 1, high}:
+                expected = mpmath.log(mass(level, level, *where) / mass(low, high, *where))
+                numbers = torch.tensor((level, low, high, where[0], 1 / where[1]), dtype=float64)
+                share, interval = log_masses(*numbers)
+                assert share.item() == pytest.approx(float(expected), rel=1e-12)
+                expected = mpmath.log(mass(low, high, *where))
+                assert interval.item() == pytest.approx(float(expected), rel=1e-12)
+                assert log_mass(*numbers[1:]).item() == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_gradients_of_a_factor_are_those_of_the_definition():
+    """Against autograd through the plain formula, where that has its digits, and broadcast."""
+    location = (40 * torch.rand(2, 3, 4).double() + 10).requires_grad_()
+    precision = (0.04 * torch.rand(3, 4).double() + 0.01).requires_grad_()
+
+    def plain(first: Tensor, last: Tensor) -> Tensor:
+        def below(edge: Tensor) -> Tensor:
+            return torch.sigmoid((edge - location) * precision)
+
+        upper = torch.where(last >= 255, 1, below(last + 0.5))
+        return (upper - torch.where(first <= 0, 0, below(first - 0.5))).log()
+
+    for ends in ((0, 255), (0, 50), (3, 255), (3, 55)):
+        low, high = (torch.tensor(end).double() for end in ends)
+        level = torch.tensor([0, 255, 60, 9]).clamp(*ends).double()
+        found = log_masses(level, low, high, location, precision)
+        expected = plain(level, level) - plain(low, high), plain(low, high)
+        for ours, theirs in zip(found, expected, strict=True):
+            theirs = theirs.expand(ours.shape)
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+            weight = torch.rand(ours.shape).double()
+            slopes = [
+                torch.autograd.grad((v * weight).sum(), (location, precision), retain_graph=True)
+                for v in (ours, theirs)
+            ]
+            torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("location", "log_scale"),
+    [(120.3, -3.0), (120.3, 8.0), (-300.0, -4.0), (555.0, -7.0), (100.0, -5.0), (0.2, -3.0)],
+)
+@pytest.mark.parametrize("interval", [(0, 255), (100, 103), (0, 30), (230, 255), (90, 200)])
+def test_quantiles_fit_the_shares(interval, location, log_scale):
+    low, high = (torch.tensor(float(bound)) for bound in interval)
+    where = torch.tensor(location), torch.exp(torch.tensor(-log_scale)) / 255
+    levels = torch.arange(interval[0], interval[1] + 1).float()
+    cumulative = log_masses(levels, low, high, *where)[0].exp().double().cumsum(0)
+    uniform = (torch.arange(2**16) + 0.5) / 2**16
+    drawn = quantile(uniform, low, high, *where).round().clamp(low, high)
+    count = torch.stack([(drawn <= level).sum() for level in levels]) / 2**16
+    assert (count - cumulative).abs().max() < 5e-5
+
+
+def test_quantiles_are_finite_and_in_place_at_the_extremes():
+    low, high, location, log_scale = extreme_factors()
+    uniform = torch.tensor([2**-25, 0.1, 0.5, 0.9, 1 - 2**-24])
+    drawn = quantile(uniform, low, high, location, torch.exp(-log_scale) / 255)
+    assert not drawn.isnan().any()
+    inner = (low > 0) & (high < 255)
+    assert ((drawn > low - 0.6) & (drawn < high + 0.6) | ~inner).all()
+    assert (drawn.diff(dim=-1) >= -1e-3).all()
+
+
+def test_expectations_lie_in_the_interval_and_fit_the_shares():
+    low, high, location, log_scale = (part.double() for part in extreme_factors())
+    precision = torch.exp(-log_scale) / 255
+    mean = expectation(low, high, location, precision)
+    assert ((low - 1e-9 <= mean) & (mean <= high + 1e-9)).all()
+    level = torch.arange(256).double()
+    inside = (low <= level) & (level <= high)
+    level = torch.minimum(torch.maximum(level, low), high)
+    share = log_masses(level, low, high, location, precision)[0].exp() * inside
+    wide = (log_scale > -5).squeeze()  # others lie within a level
+    assert ((share * level).sum(-1) - mean.squeeze())[wide].abs().max() < 0.35
+
+
+# The mixture
 
 LEVELS = to_unit(torch.arange(256)).view(256, 1, 1, 1, 1)
 
@@ -221,15 +354,16 @@ def pyramid_of(parameters: Tensor, y: Tensor) -> Pyramid:
 
 @pytest.mark.parametrize(
     "made",
-    [mixture_of, truncated_of, ConsistentMixture.from_channels, groups_of, pyramid_of],
-    ids=["mixture", "truncated", "consistent", "groups", "pyramid"],
+    [mixture_of, truncated_of, groups_of, pyramid_of],
+    ids=["mixture", "truncated", "groups", "pyramid"],
 )
 def test_torch_func_differentiates_image_distributions(
     made: Callable[[Tensor, Tensor], ImageDistribution],
 ) -> None:
     pyro.enable_validation(False)  # whose checks vmap cannot follow, of any distribution
     y = torch.randint(0, 200, (3, 3, 2, 2)).double() / 255
-    parameters = torch.randn(3, ConsistentMixture.parameter_channels(2), 2, 2, dtype=torch.float64)
+    channels = ConsistentGroups.parameter_channels(2, 3, 3)
+    parameters = torch.randn(3, channels, 2, 2, dtype=torch.float64)
     x = made(parameters, y).sample()
 
     def score(parameters: Tensor, y: Tensor, x: Tensor) -> Tensor:

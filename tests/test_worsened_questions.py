@@ -25,7 +25,7 @@ def test_table_and_figure(
     capsys: pytest.CaptureFixture[str],
     channels: int,
 ) -> None:
-    exact = {"d": "average2", "likelihood": "exact", "image_shape": (channels, 16, 16)}
+    exact = {"d": "average2", "likelihood": "groups", "image_shape": (channels, 16, 16)}
     model = make_model(tiny(**exact))
     x = torch.stack([smooth(16, 16, channels, seed) for seed in range(4)])
     model.initialize(to_unit(x))

@@ -9,23 +9,16 @@ from torch import Tensor
 
 from srvae_pyro.distributions import (
     ConsistentGroups,
-    ConsistentMixture,
     DiscretizedLogisticMixture,
     ImageDistribution,
     Pyramid,
     TruncatedMixture,
 )
-from srvae_pyro.distributions.blocks import (
-    LAST_LEVEL,
-    PIXELS,
-    from_blocks,
-    rounded_average,
-    to_blocks,
-)
-from srvae_pyro.distributions.chain import Next, next_pixel, pairs
+from srvae_pyro.distributions.blocks import LAST_LEVEL, rounded_average
+from srvae_pyro.distributions.chain import Next
 from srvae_pyro.distributions.consistent_groups import ORDER, image_of
 from srvae_pyro.errors import UserError
-from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.pixels import to_unit
 
 __all__ = ["Factor", "code_image"]
 
@@ -52,8 +45,6 @@ def code_image(likelihood: ImageDistribution, factor: Factor, levels: Tensor | N
             return _pyramid(likelihood, factor, levels)
         case ConsistentGroups():
             return _groups(likelihood, factor, levels)
-        case ConsistentMixture():
-            return _consistent(likelihood, factor, levels)
         case DiscretizedLogisticMixture():
             return factor(TruncatedMixture(likelihood, _everything(likelihood)), levels)
         case TruncatedMixture():
@@ -87,22 +78,3 @@ def _groups(groups: ConsistentGroups, factor: Factor, levels: Tensor | None) -> 
         before = [to_unit(image, groups.y.dtype) for image in made]
         made.append(factor(groups.group(before) if number else groups.first, part))
     return image_of(made)
-
-
-def _consistent(consistent: ConsistentMixture, factor: Factor, levels: Tensor | None) -> Tensor:
-    all_four, made = consistent.pixels, list[Tensor]()
-    blocks = None if levels is None else to_blocks(levels)
-    y = to_levels(consistent.y).to(all_four.means.dtype)
-    for i in range(PIXELS):
-        mixture = DiscretizedLogisticMixture(
-            all_four.logits.select(-4, i),
-            all_four.means.select(-5, i),
-            all_four.log_scales.select(-5, i),
-            None if all_four.coefficients is None else all_four.coefficients.select(-5, i),
-            validate_args=False,
-        )
-        earlier = consistent.earlier[..., pairs(i), :, :, :]
-        known = next_pixel([image.to(y.dtype) for image in made], y, earlier)
-        part = None if blocks is None else blocks.select(-4, i)
-        made.append(factor(TruncatedMixture(mixture, known), part))
-    return from_blocks(torch.stack(made, -4))

@@ -1,6 +1,5 @@
 """Distributions: mixtures of discretised logistics, the pyramid, RealNVP transforms and priors."""
 
-from srvae_pyro.distributions.consistent import ConsistentMixture
 from srvae_pyro.distributions.consistent_groups import ConsistentGroups
 from srvae_pyro.distributions.images import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
@@ -12,7 +11,6 @@ from srvae_pyro.distributions.truncated_mixture import TruncatedMixture
 __all__ = [
     "AffineCoupling",
     "ConsistentGroups",
-    "ConsistentMixture",
     "DiscretizedLogisticMixture",
     "ImageDistribution",
     "MixturePrior",

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from srvae_pyro.distributions.blocks import LAST_LEVEL, PIXELS, interval_of
 
-__all__ = ["EARLIER", "Next", "levels_of", "next_pixel", "pairs"]
+__all__ = ["Next", "levels_of", "next_pixel"]
 
-EARLIER = PIXELS * (PIXELS - 1) // 2  # pairs of a pixel of a block and one before it
 NEAR = 1e-3  # of a level: rounding in float32 is far below, expectations seldom fall within
 
 
@@ -34,12 +33,6 @@ class Next(NamedTuple):
     high: Tensor
     left: Tensor
     expected: Tensor
-
-
-def pairs(pixel: int) -> slice:
-    """Which of the pairs (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2) are of a pixel, 0 to 3."""
-    first = pixel * (pixel - 1) // 2
-    return slice(first, first + pixel)
 
 
 def next_pixel(

@@ -34,7 +34,7 @@ class ConsistentGroups(ImageDistribution):
 
     .. math:: p(x|y) = \prod_{g=1}^{4} p(x_g | x_{<g}, y),
 
-    so d(x) = y, as of :class:`~srvae_pyro.distributions.ConsistentMixture`; but what gives the
+    so d(x) = y, the rounded average (a + b + c + d + 2) >> 2 of a block. What gives the
     distribution of a group may see the earlier groups of all blocks. ``log_prob`` asks for each
     once, with the value's own pixels as what comes before; ``draw`` asks for one after the other.
 

@@ -41,10 +41,12 @@ class Pyramid(ImageDistribution):
         validate_args: whether to check scored values.
 
     Example:
-        >>> from srvae_pyro.distributions import ConsistentMixture, DiscretizedLogisticMixture
+        >>> from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixture
         >>> def twice(y):  # around what is left of the average
-        ...     channels = ConsistentMixture.parameter_channels(1, 1)
-        ...     return ConsistentMixture.from_channels(torch.zeros(channels, *y.shape[-2:]), y)
+        ...     def group(before):
+        ...         channels = ConsistentGroups.parameter_channels(1, 1, len(before))
+        ...         return ConsistentGroups.pixel(torch.zeros(channels, *y.shape[-2:]), y, before)
+        ...     return ConsistentGroups(y, group)
         >>> coarsest = DiscretizedLogisticMixture.from_channels(torch.randn(5, 3, 2, 2), 1)
         >>> pyramid = Pyramid(coarsest, [twice, twice])
         >>> y = pyramid.sample()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.distributions import DiscretizedLogisticMixture
-from srvae_pyro.distributions.blocks import PIXELS
-from srvae_pyro.distributions.chain import EARLIER
 from srvae_pyro.networks import aim_heads
 
-__all__ = ["aim_consistent", "aim_likelihood", "aim_pixel"]
+__all__ = ["aim_likelihood", "aim_pixel"]
 
 # How likelihoods start whose locations are relative to pixels that are known.
 LOG_SCALES = (-5.0, -2.0)  # spread over the components
@@ -41,33 +39,19 @@ def aim_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> No
     aim_heads(network, config.likelihood_scale, mean)
 
 
-def aim_consistent(network: nn.Module, config: ModelConfig, channels: int) -> None:
-    """Set what the initialisation of the head of a likelihood that agrees with y aims at.
+def aim_pixel(network: nn.Module, config: ModelConfig, channels: int, pixel: int) -> None:
+    """Set what the initialisation of the head of one pixel of a block, 0 to 3, aims at.
 
     Args:
         network: ends in the head.
         config: the model's.
         channels: channels of the image.
+        pixel: which, of a block whose average is given.
     """
-    scale, mean = _of_a_pixel(config, channels)
-    earlier = EARLIER * channels
-    scale = torch.cat([scale.repeat(PIXELS), torch.full((earlier,), config.likelihood_scale)])
-    aim_heads(network, scale, torch.cat([mean.repeat(PIXELS), torch.zeros(earlier)]))
-
-
-def aim_pixel(network: nn.Module, config: ModelConfig, channels: int, pixel: int) -> None:
-    """As :func:`aim_consistent`, for the network of one pixel of a block, 0 to 3."""
-    scale, mean = _of_a_pixel(config, channels)
-    earlier = torch.zeros(pixel * channels)
-    scale = torch.cat([scale, earlier + config.likelihood_scale])
-    aim_heads(network, scale, torch.cat([mean, earlier]))
-
-
-def _of_a_pixel(config: ModelConfig, channels: int) -> tuple[Tensor, Tensor]:
-    """Standard deviations and means of the parameters of one pixel of a block."""
     k = config.components
     colours = k * channels
-    mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
+    of_mixture = DiscretizedLogisticMixture.parameter_channels(k, channels)
+    mean = torch.zeros(of_mixture + pixel * channels)  # the last ones of earlier pixels
     scale = torch.full_like(mean, config.likelihood_scale)
     locations, log_scales, coefficients = (
         slice(k + i * colours, k + (i + 1) * colours) for i in range(3)
@@ -77,4 +61,4 @@ def _of_a_pixel(config: ModelConfig, channels: int) -> tuple[Tensor, Tensor]:
     mean[log_scales] = start.repeat_interleave(channels)
     if channels == 3:
         mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(k)
-    return scale, mean
+    aim_heads(network, scale, mean)

@@ -33,7 +33,6 @@ __all__ = [
     "ImageGivenLower",
     "LatentGivenImages",
     "LatentGivenLower",
-    "joint_networks",
     "over_images",
 ]
 
@@ -216,28 +215,6 @@ class ImageGivenLatent(nn.Module):
         return DiscretizedLogisticMixture.from_channels(self.parameters_of(latent), self.channels)
 
 
-def joint_networks(
-    config: ModelConfig, stages: int, lower_channels: int, detail: int, out: int
-) -> tuple[Decoder, PlainNetwork]:
-    """The networks of p(x|y,z): of z, and of y joined with what the first makes of z.
-
-    Args:
-        config: the model's.
-        stages: how often z's resolution is doubled.
-        lower_channels: channels of y.
-        detail: channels of what the first makes of z.
-        out: channels of the likelihood.
-    """
-    z, joint = config.p_x_from_z, config.p_x
-    from_z = Decoder(config.latent_channels, detail, z, stages, head=False)
-    return from_z, PlainNetwork(
-        lower_channels + detail,
-        out,
-        joint,
-        full_precision_input=True,
-    )
-
-
 class ImageGivenLower(nn.Module):
     """p(x|y,z): a level's image given the image below, brought to its size, and its latent.
 
@@ -268,7 +245,12 @@ class ImageGivenLower(nn.Module):
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
         # As many channels from z as the likelihood has parameters: 100 in the published networks.
         detail = config.p_x_z_channels or out
-        self.from_z, self.joint = joint_networks(config, config.stages, lower_channels, detail, out)
+        self.from_z = Decoder(
+            config.latent_channels, detail, config.p_x_from_z, config.stages, head=False
+        )
+        self.joint = PlainNetwork(
+            lower_channels + detail, out, config.p_x, full_precision_input=True
+        )
         aim_likelihood(self.joint, config, channels)
 
     def network(self, y: Tensor, z: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ from srvae_pyro.models.conditionals import (
     LatentGivenImages,
     LatentGivenLower,
 )
-from srvae_pyro.models.consistent import ConsistentGivenLower
 from srvae_pyro.models.groups import GroupsGivenLower
 from srvae_pyro.models.pyramid import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
@@ -37,7 +36,6 @@ __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
 
 IMAGE_GIVEN_LOWER: dict[LikelihoodName, type[nn.Module]] = {
     "independent": ImageGivenLower,
-    "exact": ConsistentGivenLower,
     "groups": GroupsGivenLower,
 }
 

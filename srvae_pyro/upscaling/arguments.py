@@ -28,8 +28,8 @@ class UpscaleArguments:
 
     LR-PSNR, printed for each answer, is how well it agrees with its question: the PSNR of the
     answer made small again against the photograph, or "exact" where every pixel is the same. So it
-    is with all answers, their mean too, of a run with --likelihood exact or groups; a copy as JPEG
-    would lose it. A larger --factor enlarges each answer again, and agrees as exactly.
+    is with all answers, their mean too, of a run with --likelihood groups; a copy as JPEG would
+    lose it. A larger --factor enlarges each answer again, and agrees as exactly.
 
     Use it on photographs that are clean but small, such as those that were once made smaller. Do
     not use it on noisy, blurred or strongly compressed ones: an answer that agrees with its
