@@ -124,7 +124,8 @@ class Answerer:
         return y
 
     def _at_zero(self, y: Tensor, **decode: Any) -> Tensor:
-        return answers(self.model, to_unit(y), temperature=0.0, **decode)
+        noise = ImageNoise(self.seed, range(len(y)))  # not the global one, whatever it is times 0
+        return answers(self.model, to_unit(y), temperature=0.0, noise=noise, **decode)
 
 
 def interpolated(y: Tensor, factor: int, method: Image.Resampling) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict, Unpack
 
 import pyro
@@ -17,11 +18,11 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.checks import check_images
 from srvae_pyro.inference.decoding import Decode, Decoding, FromNoise, noise_of
 from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
-from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.noise import ImageNoise, Noise
 from srvae_pyro.inference.turns import turn
 from srvae_pyro.inference.weighing import has_two_levels
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.system.device import sent
+from srvae_pyro.system.device import seeded, sent
 
 __all__ = ["Operations", "Sampling", "draw", "slerp"]
 
@@ -36,8 +37,8 @@ class Sampling(TypedDict, total=False):
         temperature: factor on the standard deviations of the latents, 1.
         image_temperature: the same of the likelihoods that are sampled from, 1.
         y_temperature: instead of ``image_temperature`` for the srVAE's y; None: as that.
-        seed: image i of a seed has the same noise in every call, whatever the batch; without one
-            PyTorch's generator is drawn from.
+        seed: image i of a seed has the same noise in every call, whatever the batch, and PyTorch's
+            generator stays as it was; without one that is drawn from.
         batch_size: images (times samples) at a time, 64.
     """
 
@@ -104,11 +105,15 @@ def draw(
     for start in range(0, count, step):
         batch = {f"input {i}": x[start : start + step] for i, x in enumerate(inputs)}
         batch = {name: x.reshape(-1, *shape, *x.shape[1:]) for name, x in batch.items()}
-        noise = None
+        noise: Noise | None = None
+        aside: AbstractContextManager[None] = nullcontext()
         if seed is not None:
-            noise = ImageNoise(seed, indices[start : start + step], dim=-4 - plates)
+            own = indices[start : start + step]
+            noise = ImageNoise(seed, own, dim=-4 - plates)
+            # Pyro draws the sites of its trial runs, and those that Decode leaves to it.
+            aside = seeded(seed, *own, *b"pyro")
         size = min(step, count - start)
-        with Decode(decode, temperature, image_temperature, noise, y_temperature):
+        with Decode(decode, temperature, image_temperature, noise, y_temperature), aside:
             sites = Predictive(on_inputs, batch, num_samples=size, parallel=True)()
         if y_temperature is not None and "y" not in sites:
             raise UserError("y_temperature is the srVAE's: this model has no y")

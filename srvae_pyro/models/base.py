@@ -129,7 +129,7 @@ class ImageModel(Operations, PyTorchModelHubMixin):
             )
         try:
             state = read_state(path, lambda: kind(config.model))
-            model = kind(config.model)
+            model = kind(config.model).float()  # whatever PyTorch's default is
             model.run_config = config
             model.load_state_dict(state)
         except (RuntimeError, ValueError, OSError, TypeError) as error:

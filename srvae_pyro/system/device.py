@@ -25,6 +25,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.system.console import say
 from srvae_pyro.system.cores import OTHERS, allowed_cores, core_quota
 from srvae_pyro.system.environment import in_group, number
+from srvae_pyro.system.streams import torch_seed
 
 __all__ = [
     "THREADS",
@@ -36,6 +37,7 @@ __all__ = [
     "process_cores",
     "process_memory",
     "processes_here",
+    "seeded",
     "sent",
     "start",
     "tune_allocator",
@@ -216,6 +218,20 @@ class _ExactFloat32:
 
 
 exact_float32 = _ExactFloat32()
+
+
+@contextmanager
+def seeded(*integers: int) -> Iterator[None]:
+    """Within it PyTorch's global generators start from :func:`stream`'s integers.
+
+    Afterwards they are as they were.
+    """
+    # A GPU that nothing has used yet has no generator to be kept, and is not to be woken.
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with torch.random.fork_rng(devices):
+        for generator in (torch.default_generator, *torch.cuda.default_generators[: len(devices)]):
+            generator.manual_seed(torch_seed(*integers))
+        yield
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from srvae_pyro.config import Precision, TrainingConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.subset import evenly_spaced
@@ -18,8 +16,8 @@ from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.console import say
+from srvae_pyro.system.device import seeded
 from srvae_pyro.system.parallel import Group
-from srvae_pyro.system.streams import torch_seed
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
 
@@ -141,9 +139,7 @@ class Validation:
         if not self.group.main or not (finished or now - self._drawn_at > DRAW_EVERY):
             return
         self._drawn_at = now
-        device = self.group.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(torch_seed(self.settings.seed, *b"pictures"))
+        with seeded(self.settings.seed, *b"pictures"):
             images = to_unit(evenly_spaced(self.data.val, self._drawn_of(learnt)))
             with self.learner.autocast():
                 pictures = progress_pictures(self.learner.averaged, images)
