@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.distributions import truncated, truncated_mixture
 from srvae_pyro.models import ImageModel, make_model, transforms
 from srvae_pyro.networks import merging
 from srvae_pyro.training import learner
@@ -230,6 +231,9 @@ class FakeCuda:
             },
             torch.autograd: {"grad": grad},
             learner: {"make_model": made_on_the_cpu},
+            # Of loops that repeat the same operations.
+            truncated: {"NODES": 1},
+            truncated_mixture: {"STRIPS": 1},
             torch.cuda.amp.common: {"amp_definitely_not_available": lambda: False},
             torch.cuda: {
                 "is_bf16_supported": lambda *_, **__: True,
