@@ -10,8 +10,8 @@ from torch import Tensor
 from srvae_pyro.compression.container import SIDE, Picture, names_of
 from srvae_pyro.data.pictures import find_pictures
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.console import say
-from srvae_pyro.upscaling.photographs import Photograph, read_photograph, shown
+from srvae_pyro.system.console import say, shown
+from srvae_pyro.upscaling.photographs import Photograph, read_photograph
 
 __all__ = ["read_lossless"]
 
