@@ -12,7 +12,7 @@ __all__ = ["CompressArguments", "main"]
 
 def main(arguments: CompressArguments) -> int:
     """Compress as asked; the exit code."""
-    from srvae_pyro.compression.session import compress  # not before: --help is to be fast
+    from srvae_pyro.compression.command import compress
 
     with unwinding():
         return compress(arguments)

@@ -11,7 +11,7 @@ __all__ = ["DecompressArguments", "main"]
 
 def main(arguments: DecompressArguments) -> int:
     """Decompress as asked; the exit code."""
-    from srvae_pyro.compression.session import decompress  # not before: --help is to be fast
+    from srvae_pyro.compression.command import decompress
 
     with unwinding():
         return decompress(arguments)

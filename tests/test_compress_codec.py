@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from srvae_pyro.compression.codec import Codec
-from srvae_pyro.compression.pictures import batches_of, padded
-from srvae_pyro.compression.stack import MismatchError
+from srvae_pyro.compression.ans import MismatchError
+from srvae_pyro.compression.codec import Codec, batches_of, padded
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.elbo import TermsELBO

@@ -188,7 +188,7 @@ def test_names_that_cannot_be_written_are_changed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.compression.session.longest_name", lambda _: len("gr.png"))
+    monkeypatch.setattr("srvae_pyro.compression.command.longest_name", lambda _: len("gr.png"))
     assert decompress.main(DecompressArguments(packed, place / "out")) == 0
     assert "names that cannot be written here are changed: gray to gr\n" in capsys.readouterr().out
     assert sorted(path.name for path in (place / "out").iterdir()) == ["a.png", "b.png", "gr.png"]
@@ -232,7 +232,7 @@ def test_a_machine_that_computes_otherwise_says_so(
     packed: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A last bit here and there, as another processor or PyTorch has it, but too many to miss."""
-    from srvae_pyro.compression import tables
+    from srvae_pyro.compression import pixels as tables
 
     exp = tables.exp_of_negative
     monkeypatch.setattr(tables, "exp_of_negative", lambda x: exp(x * (1 + 1e-6)))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.compression.codec import Codec
-from srvae_pyro.compression.everywhere import SameEverywhere
+from srvae_pyro.compression.exact import SameEverywhere
 from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model

@@ -8,11 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from srvae_pyro.compression.factors import code_image
-from srvae_pyro.compression.latents import STEP, Posterior, pop_normal, push_normal
+from srvae_pyro.compression.ans import (
+    CATEGORICAL,
+    STEP,
+    MismatchError,
+    Posterior,
+    Stack,
+    pop_normal,
+    push_normal,
+    uniform,
+)
+from srvae_pyro.compression.pixels import Put, Take, code_image, code_levels
 from srvae_pyro.compression.priors import MixtureCode, PriorCode, RealNVPCode, prior_code
-from srvae_pyro.compression.stack import CATEGORICAL, MismatchError, Stack, uniform
-from srvae_pyro.compression.tables import Put, Take, code_levels
 from srvae_pyro.distributions import (
     ConsistentGroups,
     DiscretizedLogisticMixture,

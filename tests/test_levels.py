@@ -20,7 +20,7 @@ import tifffile
 import torch
 from PIL import Image, ImageCms
 
-from srvae_pyro.compression.reading import read_lossless
+from srvae_pyro.compression.command import read_lossless
 from srvae_pyro.data.mending import png_chunks
 from srvae_pyro.data.pictures import read_picture
 from srvae_pyro.errors import UserError

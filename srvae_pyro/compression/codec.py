@@ -11,21 +11,29 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pyro.distributions import Independent, Normal
 from torch import Tensor
 
-from srvae_pyro.compression.bits_back import BitsBack, Given, conditional
-from srvae_pyro.compression.everywhere import SameEverywhere
-from srvae_pyro.compression.exactness import reproducible
-from srvae_pyro.compression.latents import LEAST_BITS
-from srvae_pyro.compression.pictures import Batch, batches_of, padded
-from srvae_pyro.compression.priors import prior_code
-from srvae_pyro.compression.stack import WORD, MismatchError, Stack
-from srvae_pyro.distributions import MixturePrior
+from srvae_pyro.compression.ans import (
+    LEAST_BITS,
+    STEP,
+    WORD,
+    MismatchError,
+    Posterior,
+    Stack,
+    as_array,
+    as_tensor,
+)
+from srvae_pyro.compression.exact import SameEverywhere, reproducible
+from srvae_pyro.compression.pixels import Code, Put, Take, code_image, code_levels
+from srvae_pyro.compression.priors import NormalCode, PriorCode, as_cells, prior_code
+from srvae_pyro.distributions import ImageDistribution, MixturePrior, TruncatedMixture
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel
 from srvae_pyro.models.shapes import Sizes, sizes_of
@@ -33,7 +41,144 @@ from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.device import process_memory
 
-__all__ = ["Arithmetic", "Chain", "Codec", "chain_names", "lower_of"]
+PIXELS = 1 << 16  # that a batch has at most, if it has more than one picture
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures coded together.
+
+    Attributes:
+        indices: which.
+        height: that they are padded to.
+        width: likewise.
+    """
+
+    indices: tuple[int, ...]
+    height: int
+    width: int
+
+
+def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> list[Batch]:
+    """The batches of pictures of these heights and widths, which follow from nothing else.
+
+    The first is one picture, and none has more than half the area of those before it: the latents
+    of a batch are drawn by bits that these have left, so that a chain starts with few.
+
+    Args:
+        sizes: of the pictures.
+        multiple: what the networks want sides to be multiples of.
+        group: pictures a batch, at most.
+    """
+    alike: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        height, width = (-(-side // multiple) * multiple for side in size)
+        alike.setdefault((height, width), []).append(index)
+    batches, area = [], 0
+    for (height, width), indices in sorted(alike.items()):
+        own = height * width
+        while indices:
+            count = max(min(group, PIXELS // own, area // (2 * own)), 1)
+            batches.append(Batch(tuple(indices[:count]), height, width))
+            indices = indices[count:]
+            area += count * own
+    return batches
+
+
+def padded(picture: Tensor, height: int, width: int) -> Tensor:
+    """Levels (C, h, w) repeated at the right and below to the size."""
+    rows = torch.arange(height).clamp_max(picture.shape[-2] - 1)
+    columns = torch.arange(width).clamp_max(picture.shape[-1] - 1)
+    return picture[:, rows][:, :, columns]
+
+
+Given = Callable[[Tensor], ImageDistribution]
+Encoder = Callable[[Tensor], Independent]
+
+
+class BitsBack:
+    """Puts latents and images on stacks, and takes them off.
+
+    Args:
+        dtype: of the networks.
+        mode: that they run in, if in one.
+    """
+
+    def __init__(self, dtype: torch.dtype, mode: SameEverywhere | None = None) -> None:
+        self.dtype, self.mode = dtype, mode
+
+    def image(self, levels: Tensor) -> Tensor:
+        """Levels as an image in [0, 1], in the networks' precision."""
+        return to_unit(levels, self.dtype)
+
+    def put(
+        self,
+        stack: Stack,
+        prior: PriorCode,
+        posterior: Independent,
+        likelihood: Given,
+        levels: Tensor,
+    ) -> Tensor:
+        """Draw a latent by bits of the stack, and code an image given it, and it by its prior.
+
+        Returns:
+            The latent.
+        """
+        q = _on_grid(posterior, prior)
+        cells = as_tensor(q.pop(stack), levels, (len(levels), *posterior.event_shape))
+        latent = prior.values(cells).to(self.dtype)
+        put = Put()
+        code_image(likelihood(latent), partial(self._code, put), levels)
+        put.push(stack)
+        prior.push(stack, cells)
+        return latent
+
+    def take(
+        self,
+        stack: Stack,
+        prior: PriorCode,
+        posterior: Encoder,
+        likelihood: Given,
+        shape: tuple[int, int, int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """The inverse of :meth:`put`, for a latent of that shape: the levels, and the latent."""
+        cells = prior.pop(stack, shape)
+        latent = prior.values(cells).to(self.dtype)
+        levels = code_image(likelihood(latent), partial(self._code, Take(stack)), None)
+        _on_grid(posterior(self.image(levels)), prior).push(stack, as_cells(cells))
+        return levels, latent
+
+    def _code(self, code: Code, pixels: TruncatedMixture, levels: Tensor | None) -> Tensor:
+        """A factor. Tables are the same everywhere without the mode, which would take longer."""
+        with self.mode.paused() if self.mode else nullcontext():
+            return code_levels(code, pixels, levels)
+
+
+def _normal(distribution: object) -> Normal:
+    """What an encoder gives, which is normal.
+
+    Raises:
+        UserError: it is not.
+    """
+    normal = getattr(distribution, "base_dist", distribution)
+    if not isinstance(normal, torch.distributions.Normal):
+        raise UserError(f"compress has no code for a latent's {type(normal).__name__}")
+    return normal
+
+
+def conditional(distribution: object) -> NormalCode:
+    """p(z|y,u) as the code of a prior."""
+    normal = _normal(distribution)
+    return NormalCode(normal.loc, normal.loc.double(), normal.scale.double())
+
+
+def _on_grid(posterior: Independent, prior: PriorCode) -> Posterior:
+    """The posterior in cells of the prior's grid."""
+    normal = _normal(posterior)
+    mean = (normal.loc.double() - prior.location) / prior.scale / STEP
+    std = normal.scale.double() / prior.scale / STEP
+    return Posterior(as_array(mean), as_array(std))
+
 
 Arithmetic = Literal["fp64", "fp32"]
 Progress = Callable[[int], None]

@@ -9,39 +9,22 @@ operations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from decimal import Context, Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.backends import cudnn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from srvae_pyro import __version__
 from srvae_pyro.errors import UserError
-
-__all__ = [
-    "added_product",
-    "added_products",
-    "bilinear",
-    "convolution",
-    "elu",
-    "exp",
-    "exp_of_negative",
-    "log",
-    "log_softmax",
-    "logsumexp",
-    "matrix_product",
-    "mean",
-    "norm",
-    "power",
-    "sigmoid",
-    "softmax",
-    "tanh",
-    "total",
-    "weight_norm",
-]
+from srvae_pyro.system.device import THREADS, exact_float32
 
 DIGITS = 52  # of an exact sum; one is left for its sign
 WEIGHT_DIGITS = 21  # of the weights of a map, which leaves about as many for what it is applied to
@@ -264,3 +247,180 @@ def _exponent(value: Tensor) -> int:
 def _scaled(x: Tensor, exponent: int) -> Tensor:
     """x times 2^exponent, a new tensor."""
     return x * math.ldexp(1.0, exponent)
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Within it the same operations on the same tensors give the same bits.
+
+    One thread, as sums in several are in several orders; on GPUs the deterministic kernels, without
+    a search for the fastest.
+    """
+    # Not use_deterministic_algorithms, which imports torch._dynamo: that takes a second.
+    deterministic = torch.get_deterministic_debug_mode()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        if device.type == "cuda":  # on CPUs it would fill new tensors, and change nothing
+            torch.set_deterministic_debug_mode("warn")
+        torch.backends.cudnn.benchmark = False
+        with THREADS.fixed(1), exact_float32():
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What may decide about last bits here."""
+    cuda = device.type == "cuda"
+    return {
+        "srvae_pyro": __version__,
+        "torch": str(torch.__version__),
+        "constriction": version("constriction"),
+        "numpy": version("numpy"),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "threads": "1",
+    }
+
+
+def differences(made: dict[str, str], here: dict[str, str]) -> str:
+    """What another machine has otherwise, for a message; empty if nothing."""
+    parts = [
+        f"{name} {made.get(name, 'unknown')} there and {value} here"
+        for name, value in here.items()
+        if made.get(name) != value
+    ]
+    return ", ".join(parts)
+
+
+# PyTorch's operations that IEEE 754 rounds in one way, or that do not round.
+ROUNDED_ALIKE = """
+    abs alias all amax amin any argmax as_strided bitwise_not cat ceil clamp clamp_max clamp_min
+    clone constant_pad_nd copy detach empty_like eq equal expand fill flip floor full_like
+    gather ge gt im2col index index_put index_select is_same_size _is_all_true isfinite isnan le
+    lift_fresh _local_scalar_dense lt masked_fill masked_scatter masked_select max maximum min
+    minimum mul ne neg new_empty new_full new_zeros ones_like permute pixel_shuffle pixel_unshuffle
+    promote_types reciprocal repeat replication_pad2d _reshape_alias round rsub scatter select sign
+    slice split split_with_sizes sqrt squeeze stack t _to_copy transpose trunc unbind unfold
+    _unsafe_view unsqueeze upsample_nearest2d view where zero zeros_like
+"""
+SAME = frozenset(ROUNDED_ALIKE.split())
+Operation = Callable[..., Any]
+INSTEAD: dict[str, Operation] = {
+    "exp": exp,
+    "elu": elu,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "log": log,
+    "pow": power,
+    "sum": total,
+    "mean": mean,
+    "norm": norm,
+    "_softmax": softmax,
+    "_log_softmax": log_softmax,
+    "logsumexp": logsumexp,
+    "_weight_norm_interface": weight_norm,
+    "convolution": convolution,
+    "mm": matrix_product,
+    "mv": matrix_product,
+    "addmm": added_product,
+    "baddbmm": added_products,
+    "upsample_bilinear2d": bilinear,
+}
+
+
+class SameEverywhere(TorchDispatchMode):
+    """Within it operations on float64 tensors give the same bits on every machine.
+
+    Those that would not are done otherwise, about as exactly, and those for which there is no such
+    way are refused. Whole numbers are exact in any case.
+
+    Raises:
+        UserError: by an operation for which there is no such way.
+
+    Example:
+        >>> import torch
+        >>> x = torch.linspace(-3, 3, 7, dtype=torch.float64)
+        >>> with torch.no_grad(), SameEverywhere():
+        ...     y = torch.nn.functional.elu(x)
+        >>> torch.allclose(y, torch.nn.functional.elu(x), rtol=0, atol=1e-12)
+        True
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[Any, Operation | None] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so for each operation takes long
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function not in self.known:
+            self.known[function] = _operation(function)
+        operation = self.known[function]
+        if operation is None or not _has_floats(args):
+            return function(*args, **(kwargs or {}))
+        return operation(*args, **(kwargs or {}))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it, within the mode, nothing is done otherwise: for what is the same as it is."""
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+
+def _operation(function: Any) -> Operation | None:
+    """What stands for one of PyTorch's operations on floats; None for itself."""
+    name = function.overloadpacket.__name__
+    plain = name.rstrip("_")
+    if plain in ("add", "sub"):
+        return partial(_added, function)
+    if plain == "div":
+        return partial(_divided, function)
+    if plain in SAME:
+        return None
+    if plain not in INSTEAD:
+        return partial(_refused, function)
+    return partial(_in_place, INSTEAD[plain]) if name.endswith("_") else INSTEAD[plain]
+
+
+def _in_place(operation: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x.copy_(operation(x, *args, **kwargs))
+
+
+def _refused(function: Any, *args: Any, **kwargs: Any) -> Tensor:
+    raise UserError(
+        f"compress has no arithmetic that is the same everywhere for {function}: "
+        "take --arithmetic fp32"
+    )
+
+
+def _added(function: Any, first: Any, second: Any, alpha: Any = 1) -> Any:
+    """A sum or a difference, in which no product is hidden."""
+    return function(first, second if alpha == 1 else second * alpha)
+
+
+def _divided(function: Any, first: Any, second: Any) -> Any:
+    """A quotient. A GPU would divide by a number of the host's by multiplying with its inverse."""
+    if isinstance(first, Tensor) and first.device.type == "cuda":
+        same = isinstance(second, Tensor) and second.device == first.device
+        second = second if same else first.new_full((1,), float(second))
+    return function(first, second)
+
+
+def _has_floats(args: Sequence[Any]) -> bool:
+    """Whether a tensor of floating-point numbers is among the arguments, or within a list there."""
+    for argument in args:
+        if isinstance(argument, Tensor):
+            if argument.is_floating_point():
+                return True
+        elif isinstance(argument, list | tuple) and _has_floats(argument):
+            return True
+    return False

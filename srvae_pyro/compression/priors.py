@@ -2,22 +2,149 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributions import Transform
 
-from srvae_pyro.compression.flow import FlowCode
-from srvae_pyro.compression.latents import STEP, as_array, as_tensor, pop_normal, push_normal
-from srvae_pyro.compression.stack import CATEGORICAL, Stack
-from srvae_pyro.distributions import MixturePrior, RealNVPPrior, StandardPrior
+from srvae_pyro.compression.ans import (
+    CATEGORICAL,
+    STEP,
+    MismatchError,
+    Stack,
+    as_array,
+    as_tensor,
+    pop_normal,
+    push_normal,
+    uniform,
+)
+from srvae_pyro.distributions import (
+    AffineCoupling,
+    MixturePrior,
+    OnFirstHalf,
+    RealNVP,
+    RealNVPPrior,
+    Squeeze,
+    StandardPrior,
+)
+from srvae_pyro.distributions.realnvp import checkerboard_mask
 from srvae_pyro.errors import UserError
 
-__all__ = ["MixtureCode", "NormalCode", "PriorCode", "RealNVPCode", "prior_code"]
+SHIFT = 12
+UNIT = 1 << SHIFT  # S
+FACTORS = (2, 1 << 18)  # what R is clamped to
+BOUND = 1 << 40  # of cells, times R: far from what 64 bits hold
 
 Cells = NDArray[np.int64]
+Change = Callable[[Stack, Cells, Cells, Cells], Cells]  # of the elements, given R and t
+
+
+class FlowCode:
+    """A RealNVP on whole cells (n, C, H, W), whose scales pop and push bits.
+
+    References:
+        Zhang, Kang, Ryder and Li, iFlow: Numerically Invertible Flows for Efficient Lossless
+        Compression via a Uniform Coder, 2021, arXiv:2111.00965, section 3.1, for the scaling; Ho,
+        Lohn and Abbeel, Compression with Flows via Local Bits-Back Coding, 2019, arXiv:1905.08500,
+        for the same end by normals about each value, which costs more bits to start with.
+
+    Args:
+        flow: the flow.
+    """
+
+    def __init__(self, flow: RealNVP) -> None:
+        self.transforms = flow()  # from the base
+
+    def to_base(self, stack: Stack, cells: Tensor) -> Tensor:
+        """Carry u's cells to the base's."""
+        return _carried(self.transforms, stack, cells, to_base=True)
+
+    def from_base(self, stack: Stack, cells: Tensor) -> Tensor:
+        """The inverse of :meth:`to_base`."""
+        return _carried(self.transforms, stack, cells, to_base=False)
+
+
+def _carried(
+    transforms: Sequence[Transform], stack: Stack, cells: Tensor, *, to_base: bool
+) -> Tensor:
+    """The cells carried through all transforms, one way or the other."""
+    for transform in reversed(transforms) if to_base else transforms:
+        match transform:
+            case AffineCoupling():
+                cells = _couple(transform, stack, cells, _scaled if to_base else _unscaled)
+            case Squeeze():
+                cells = transform.to_base(cells)[0] if to_base else transform.from_base(cells)
+            case OnFirstHalf():
+                half, rest = cells.chunk(2, -3)
+                half = _carried(transform.part.parts, stack, half, to_base=to_base)
+                cells = torch.cat([half, rest], -3)
+            case _:
+                raise UserError(
+                    f"compress has no code for the transform {type(transform).__name__}"
+                )
+    return cells
+
+
+def _couple(coupling: AffineCoupling, stack: Stack, cells: Tensor, change: Change) -> Tensor:
+    """The cells with those that the coupling changes changed."""
+    changed, kept = _parts(coupling, cells)
+    values = STEP * kept.double()
+    s, t = coupling.scale_and_shift(values.to(next(coupling.network.parameters()).dtype))
+    s, t = s.double(), t.double()
+    factors = torch.round(torch.exp(s) * UNIT).clamp(*FACTORS)
+    shifts = torch.round(t / STEP)
+    if not bool((factors.isfinite() & (shifts.abs() < BOUND)).all()):
+        raise UserError("the flow p(u) has values that are not finite: train the model again")
+    if coupling.pattern == "channels":
+        new = _elements(stack, cells_of(coupling, cells), factors, shifts, change)
+        parts = [kept, new] if coupling.reverse else [new, kept]
+        return torch.cat(parts, -3)
+    where = changed.expand_as(cells)
+    new = _elements(stack, cells[where], factors[where], shifts[where], change)
+    return cells.masked_scatter(where, new)
+
+
+def _parts(coupling: AffineCoupling, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Which elements are changed, of a checkerboard, and what the network sees."""
+    if coupling.pattern == "channels":
+        first, second = cells.chunk(2, -3)
+        return cells.new_empty(0), first if coupling.reverse else second
+    mask = checkerboard_mask(cells.shape[-2], cells.shape[-1], coupling.reverse, cells)
+    return mask == 0, cells * mask
+
+
+def cells_of(coupling: AffineCoupling, cells: Tensor) -> Tensor:
+    """The half of the channels that a channel-wise coupling changes."""
+    first, second = cells.chunk(2, -3)
+    return second if coupling.reverse else first
+
+
+def _elements(
+    stack: Stack, cells: Tensor, factors: Tensor, shifts: Tensor, change: Change
+) -> Tensor:
+    arrays = (part.long().cpu().reshape(-1).numpy() for part in (cells, factors, shifts))
+    return torch.from_numpy(change(stack, *arrays)).to(cells.device).reshape(cells.shape)
+
+
+def _scaled(stack: Stack, x: Cells, factors: Cells, shifts: Cells) -> Cells:
+    """R (x + t) / S, towards the base."""
+    if (np.abs(x) > BOUND).any():
+        raise MismatchError("the flow p(u) takes values too far away")
+    total = (x + shifts) * factors + stack.pop(*uniform(factors))
+    stack.push(total & (UNIT - 1), *uniform(np.full(len(x), UNIT)))
+    return total >> SHIFT
+
+
+def _unscaled(stack: Stack, y: Cells, factors: Cells, shifts: Cells) -> Cells:
+    """The inverse of :func:`_scaled`."""
+    total = (y << SHIFT) + stack.pop(*uniform(np.full(len(y), UNIT)))
+    x, rest = np.divmod(total, factors)
+    stack.push(rest, *uniform(factors))
+    return x - shifts
 
 
 class PriorCode:

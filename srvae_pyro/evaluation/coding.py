@@ -24,7 +24,7 @@ from srvae_pyro.compression.container import (
     packed,
     read_from,
 )
-from srvae_pyro.compression.exactness import machine
+from srvae_pyro.compression.exact import machine
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.loading import weights_digest

@@ -1,4 +1,4 @@
-"""The commands compress and decompress from their arguments to their reports."""
+"""The commands compress and decompress: reading image files, coding them, the reports."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from srvae_pyro.compression.ans import MismatchError
 from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
 from srvae_pyro.compression.codec import Chain, Codec, chain_names, lower_of
 from srvae_pyro.compression.container import (
+    SIDE,
     Container,
     Header,
+    Picture,
     fingerprints_of,
     is_packed,
     names_of,
     read_parts,
     write_parts,
 )
-from srvae_pyro.compression.exactness import differences, machine
-from srvae_pyro.compression.reading import read_lossless
-from srvae_pyro.compression.stack import MismatchError
+from srvae_pyro.compression.exact import differences, machine
+from srvae_pyro.data.pictures import find_pictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.loading import weights_digest
@@ -33,9 +35,51 @@ from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_new, check_output, filling, longest_name, replaced
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling.canvas import MemoryCanvas
-from srvae_pyro.upscaling.photographs import save_photograph
+from srvae_pyro.upscaling.photographs import Photograph, read_photograph, save_photograph
 
-__all__ = ["compress", "decompress"]
+
+def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], list[Picture]]:
+    """The levels of picture files, uint8 (C, h, w), and what is to be kept beside them.
+
+    Args:
+        paths: files, and folders whose pictures are taken.
+        channels: the model's, 3 or 1.
+
+    Raises:
+        UserError: one cannot be read, or has pixels that would not be kept whole.
+    """
+    files = [file for path in paths for file in (find_pictures(path) if path.is_dir() else [path])]
+    if not files:
+        raise UserError(f"there are no pictures in {shown(paths[0])}")
+    levels, about, beside = [], [], 0
+    for file, name in zip(files, names_of([file.stem for file in files]), strict=True):
+        photograph = read_photograph(file, channels)
+        _check(file, photograph, channels)
+        others = photograph.exif, photograph.xmp, photograph.profile, photograph.chunks
+        beside += any(others) or bool(photograph.unkept)
+        levels.append(photograph.levels)
+        height, width = photograph.levels.shape[-2:]
+        about.append(Picture(name, height, width, photograph.gray and channels == 3))
+    if beside:
+        say(f"EXIF, XMP, colour profiles and gamma of {beside} pictures are not kept")
+    return levels, about
+
+
+def _check(file: Path, photograph: Photograph, channels: int) -> None:
+    """Refuse a picture whose pixels are more than the model's 8-bit levels.
+
+    Raises:
+        UserError: it is one; says what would be lost.
+    """
+    lost = photograph.lost
+    if photograph.alpha is not None and photograph.alpha.getextrema() != (255, 255):
+        lost = "its transparency"
+    elif channels == 1 and not photograph.gray:
+        lost = "its colours, of which the model knows none"
+    elif max(photograph.levels.shape) > SIDE:
+        lost = f"what is beyond {SIDE} pixels a side"
+    if lost:
+        raise UserError(f"{shown(file)} would not be kept whole ({lost}): leave it out")
 
 
 def compress(arguments: CompressArguments) -> int:
