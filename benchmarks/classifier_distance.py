@@ -34,7 +34,7 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 import srvae_pyro
-from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.evaluation.fid import drawer
 from srvae_pyro.system.device import start
 from srvae_pyro.system.files import write_json, write_whole

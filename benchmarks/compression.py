@@ -24,7 +24,7 @@ from torch import Tensor
 
 from srvae_pyro.compression.codec import Codec
 from srvae_pyro.data.run_data import load_for
-from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.system.device import tune_allocator

@@ -16,7 +16,7 @@ import torch
 
 from srvae_pyro.config import Preset, RunConfig
 from srvae_pyro.data import PictureOptions, load_data
-from srvae_pyro.data.streamed_crops import StreamedCrops
+from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.system.device import start
 from srvae_pyro.training.batches import Batches

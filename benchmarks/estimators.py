@@ -12,7 +12,7 @@ import pyro
 import torch
 
 from srvae_pyro.data.run_data import load_for
-from srvae_pyro.data.subset import evenly_spaced_indices
+from srvae_pyro.data.splits import evenly_spaced_indices
 from srvae_pyro.evaluation.likelihood import evaluate_likelihood
 from srvae_pyro.models import load
 from srvae_pyro.runs import find_run, read_config

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from srvae_pyro import SRVAE
 from srvae_pyro.data.run_data import load_for
-from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.models import load
 from srvae_pyro.models.base import images_plate
 from srvae_pyro.pixels import to_levels, to_unit

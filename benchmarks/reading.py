@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data.pictures import find_pictures
-from srvae_pyro.data.subset import evenly_spaced_indices
+from srvae_pyro.data.image_files import find_pictures
+from srvae_pyro.data.splits import evenly_spaced_indices
 
 __all__ = ["evenly_spaced_files", "levels_of"]
 

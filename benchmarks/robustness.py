@@ -25,7 +25,7 @@ from PIL import Image
 from reading import evenly_spaced_files, levels_of
 from torch import Tensor
 
-from srvae_pyro.data.pictures import read_picture
+from srvae_pyro.data.image_files import read_picture
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.evaluation.answerer import interpolated
 from srvae_pyro.models import load

@@ -19,7 +19,7 @@ from PIL import Image
 from reading import evenly_spaced_files, levels_of
 from skimage import data
 
-from srvae_pyro.data.pictures import read_picture
+from srvae_pyro.data.image_files import read_picture
 from srvae_pyro.models import load
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import Bar

@@ -16,13 +16,20 @@ from test_training import assert_same
 from torch import Tensor
 
 from srvae_pyro import evaluate, figures, train
-from srvae_pyro.data import DataSplits, PictureOptions, load_data, orders, streamed_crops
-from srvae_pyro.data.crop_grid import capacities, crops_an_epoch, grid_places, shares
-from srvae_pyro.data.crops import MemoryCrops
-from srvae_pyro.data.orders import shuffled_crops
+from srvae_pyro.data import DataSplits, PictureOptions, load_data
+from srvae_pyro.data import splits as orders
+from srvae_pyro.data import streaming as streamed_crops
+from srvae_pyro.data.crops import (
+    MemoryCrops,
+    SizedPictures,
+    capacities,
+    crops_an_epoch,
+    grid_places,
+    shares,
+)
 from srvae_pyro.data.run_data import load_for
-from srvae_pyro.data.sized_pictures import SizedPictures
-from srvae_pyro.data.streamed_crops import StreamedCrops
+from srvae_pyro.data.splits import shuffled_crops
+from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.drawing.arguments import FiguresArguments
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
@@ -507,8 +514,7 @@ def test_sizes_that_do_not_suit_name_the_flag_that_helps(folder: str, tmp_path: 
 
 def test_data_sets_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from srvae_pyro.data.load import LOADERS
-    from srvae_pyro.data.splits import DataSplits
-    from srvae_pyro.data.training_pictures import MemoryPictures
+    from srvae_pyro.data.splits import DataSplits, MemoryPictures
 
     images = torch.stack(
         [torch.tensor(np.asarray(picture(n, (32, 32)))).permute(2, 0, 1) for n in range(20)]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from srvae_pyro.data import DataSplits, MemoryPictures, PictureOptions, load_data
 from srvae_pyro.data.folder import fingerprint_folder
-from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.data.image_files import find_pictures, read_picture
 from srvae_pyro.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from srvae_pyro.data import DataSplits, PictureOptions, load_data
-from srvae_pyro.data.photos import COUNTS, PHOTOGRAPHS, regions
+from srvae_pyro.data.named import COUNTS, PHOTOGRAPHS, regions
 from srvae_pyro.errors import UserError
 
 
@@ -30,7 +30,7 @@ def test_crops_stay_in_their_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     # Photographs that are painted in one level per split: whatever reached over would show.
     from PIL import Image
 
-    from srvae_pyro.data import photos
+    from srvae_pyro.data import named as photos
 
     levels = {"train": 10, "val": 100, "test": 200}
     numbers = iter(range(len(PHOTOGRAPHS)))
@@ -80,7 +80,7 @@ def test_seeded(tmp_path: Path) -> None:
 def test_each_crop_has_the_number_of_its_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    from srvae_pyro.data import photos
+    from srvae_pyro.data import named as photos
 
     numbers = iter(range(len(PHOTOGRAPHS)))
     monkeypatch.setattr(

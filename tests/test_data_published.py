@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from srvae_pyro.data import PictureOptions, cifar10, imagenet32, imagenet32_batches, load_data
-from srvae_pyro.data.unpickle import read_arrays
+from srvae_pyro.data import PictureOptions, imagenet32, load_data
+from srvae_pyro.data import imagenet32 as imagenet32_batches
+from srvae_pyro.data import named as cifar10
+from srvae_pyro.data.imagenet32 import read_arrays
 from srvae_pyro.errors import UserError
 
 

@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 
 from srvae_pyro import train
 from srvae_pyro.data import MemoryPictures, PictureOptions, load_data
-from srvae_pyro.data.orders import WINDOW, shuffled_in_windows
 from srvae_pyro.data.sources import TarShards
+from srvae_pyro.data.splits import WINDOW, shuffled_in_windows
 from srvae_pyro.data.streaming import StreamedPictures, read_ahead
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.command_line import run_command

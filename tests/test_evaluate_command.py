@@ -19,7 +19,7 @@ from torchvision.utils import save_image
 from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import DataSplits, MemoryPictures, PictureOptions, load_data
 from srvae_pyro.data.run_data import load_for
-from srvae_pyro.data.subset import evenly_spaced, evenly_spaced_indices
+from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation.elbo_terms import ActiveUnits, ElboResult, evaluate_elbo

@@ -21,8 +21,8 @@ import torch
 from PIL import Image, ImageCms
 
 from srvae_pyro.compression.command import read_lossless
-from srvae_pyro.data.mending import png_chunks
-from srvae_pyro.data.pictures import read_picture
+from srvae_pyro.data.image_files import read_picture
+from srvae_pyro.data.repair import png_chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 
 from srvae_pyro.data import PictureOptions, load_data
-from srvae_pyro.data.mending import CutOffError, mended
-from srvae_pyro.data.pictures import find_pictures, read_picture
+from srvae_pyro.data.image_files import find_pictures, read_picture
+from srvae_pyro.data.repair import CutOffError, mended
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.upscaling.canvas import MemoryCanvas
@@ -128,7 +128,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_decoded(
         raise AssertionError
 
     Image.new("1", (4000, 3000)).save(tmp_path / "large.png")
-    monkeypatch.setattr("srvae_pyro.data.opening.process_memory", lambda: 1e8)
+    monkeypatch.setattr("srvae_pyro.data.image_files.process_memory", lambda: 1e8)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", no_decoding)
     for read in (read_picture, read_photograph):
         with pytest.raises(UserError, match=r"4000x3000 pixels take 0.2 GB.*there are 0.1\)"):

@@ -25,7 +25,7 @@ from srvae_pyro.compression.container import (
     write_parts,
 )
 from srvae_pyro.compression.exact import differences, machine
-from srvae_pyro.data.pictures import find_pictures
+from srvae_pyro.data.image_files import find_pictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.loading import weights_digest

@@ -2,10 +2,8 @@
 
 from srvae_pyro.data.augment import augment
 from srvae_pyro.data.load import DATA_SETS, load_data
-from srvae_pyro.data.options import PictureOptions
 from srvae_pyro.data.shards import check_shards
-from srvae_pyro.data.splits import DataSplits
-from srvae_pyro.data.training_pictures import MemoryPictures, TrainingPictures
+from srvae_pyro.data.splits import DataSplits, MemoryPictures, PictureOptions, TrainingPictures
 
 __all__ = [
     "DATA_SETS",

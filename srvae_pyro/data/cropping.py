@@ -11,14 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.crop_grid import capacities, read_grid
-from srvae_pyro.data.crops import MemoryCrops
-from srvae_pyro.data.options import PictureOptions
-from srvae_pyro.data.pictures import in_parts
-from srvae_pyro.data.sized_pictures import SizedPictures, measure
+from srvae_pyro.data.crops import MemoryCrops, SizedPictures, capacities, measure, read_grid
+from srvae_pyro.data.image_files import in_parts
 from srvae_pyro.data.sources import Source
-from srvae_pyro.data.splits import DataSplits, only_size
-from srvae_pyro.data.streamed_crops import StreamedCrops
+from srvae_pyro.data.splits import DataSplits, PictureOptions, only_size
+from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import process_memory
 

@@ -9,15 +9,12 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from srvae_pyro.config import DATA_SETS, SHARDS
-from srvae_pyro.data.cifar10 import load_cifar10
 from srvae_pyro.data.cropping import crop_images
 from srvae_pyro.data.folder import load_folder
-from srvae_pyro.data.imagenet32 import load_imagenet32
-from srvae_pyro.data.imagenet32_batches import load_imagenet32_batches
-from srvae_pyro.data.options import DEFAULTS, PictureOptions
-from srvae_pyro.data.photos import load_photos
+from srvae_pyro.data.imagenet32 import load_imagenet32, load_imagenet32_batches
+from srvae_pyro.data.named import load_cifar10, load_photos
 from srvae_pyro.data.shards import load_shards
-from srvae_pyro.data.splits import DataSplits
+from srvae_pyro.data.splits import DEFAULTS, DataSplits, PictureOptions
 from srvae_pyro.errors import UserError
 
 __all__ = ["DATA_SETS", "LOADERS", "load_data"]

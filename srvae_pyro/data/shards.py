@@ -13,10 +13,8 @@ from braceexpand import braceexpand
 
 from srvae_pyro.config import SHARDS
 from srvae_pyro.data.cropping import crop_files
-from srvae_pyro.data.fingerprint import fingerprint_of
-from srvae_pyro.data.options import DEFAULTS, PictureOptions
-from srvae_pyro.data.sources import TarShards
-from srvae_pyro.data.splits import DataSplits, hold_out
+from srvae_pyro.data.sources import TarShards, fingerprint_of
+from srvae_pyro.data.splits import DEFAULTS, DataSplits, PictureOptions, hold_out
 from srvae_pyro.data.streaming import StreamedPictures
 from srvae_pyro.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Sources of pictures: files in a folder, and members of tar files, each read by its index."""
+"""Sources of images, each read by its index: files in a folder, members of tar files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.files import special_kind
-
-__all__ = ["PictureFiles", "Source", "TarShards", "mask_of"]
 
 # What pictures are called that belong to others: 1_mask.png, 1.seg.png, masks/1.png.
 _MASK = re.compile("(mask|seg|segm|segmentation|label|annotation|depth|matte|trimap)s?", re.I)
@@ -244,3 +242,32 @@ def _members(path: Path) -> tuple[np.ndarray, list[str]]:
             "is compressed, or make it anew"
         ) from None
     return np.array(members, dtype=np.int64).reshape(-1, 2), beside
+
+
+PREFIX = "files-"
+SIZES = 100_000  # files of which at most the sizes are hashed
+CONTENTS = 256  # files of which at most the beginnings are hashed
+BEGINNING = 2**16  # bytes
+
+
+def fingerprint_of(source: Source) -> str:
+    """Hash of all names, most sizes and some contents of a source's files.
+
+    It does not depend on where the files are, how they are split, or whether they are streamed.
+    Millions of files take seconds; up to 256 small files are hashed in full.
+    """
+    digest = hashlib.blake2b(source.names_hash(), digest_size=16)
+    digest.update(source.file_sizes(_evenly_spaced(len(source), SIZES)).astype("<i8").tobytes())
+    for index in _evenly_spaced(len(source), CONTENTS).tolist():
+        digest.update(source.beginning(index, BEGINNING))
+    return PREFIX + digest.hexdigest()
+
+
+def is_of_files(fingerprint: str) -> bool:
+    """Whether :func:`fingerprint_of` made a fingerprint; others are hashes of pixels."""
+    return fingerprint.startswith(PREFIX)
+
+
+def _evenly_spaced(count: int, most: int) -> np.ndarray:
+    """At most ``most`` of the indices 0..count-1, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

@@ -1,24 +1,242 @@
-"""Training, validation and test pictures, and how pictures are held out."""
+"""Training, validation and test images: options, held-out images, random orders."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.options import PictureOptions
-from srvae_pyro.data.training_pictures import TrainingPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma
+from srvae_pyro.system.device import sent
 from srvae_pyro.system.streams import stream
 
-__all__ = ["DataSplits", "hold_out", "only_size", "to_channels"]
+
+def evenly_spaced_indices(total: int, count: int | None) -> Tensor:
+    """``count`` of the indices below ``total``, evenly spaced, the same ones always; None: all.
+
+    Pictures are often sorted by class, so the first ones would be of one kind.
+    """
+    if count is None or count >= total:
+        return torch.arange(total)
+    return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()
+
+
+def evenly_spaced(images: Tensor, count: int | None) -> Tensor:
+    """``count`` of the images, see :func:`evenly_spaced_indices`; None: all."""
+    return images if count is None else images[evenly_spaced_indices(len(images), count)]
+
+
+WINDOW = 16  # tars whose pictures are shuffled together
+BLOCK = 2**29  # bytes of decoded pictures whose crops are shuffled together
+MOST_AT_ONCE = 32  # crops for which a picture enters a block
+
+
+def shuffled(count: int, random: np.random.Generator) -> Tensor:
+    """Indices 0..count-1 in a random order."""
+    return torch.from_numpy(random.permutation(count))
+
+
+def shuffled_in_windows(starts: np.ndarray, count: int, random: np.random.Generator) -> Tensor:
+    """Indices 0..count-1 in a random order that goes through runs of them, :data:`WINDOW` at once.
+
+    So each tar is read within a short time, and stays in the system's file cache for it.
+
+    Args:
+        starts: the index at which each run starts, ascending from 0; a tar's pictures are a run.
+        count: how many indices there are.
+        random: source of the order.
+    """
+    ends = np.append(starts[1:], count)
+    parts = []
+    for window in shuffled(len(starts), random).split(WINDOW):
+        indices = torch.cat([torch.arange(starts[i], ends[i]) for i in window.tolist()])
+        parts.append(indices[shuffled(len(indices), random)])
+    return torch.cat(parts)
+
+
+def shuffled_crops(
+    counts: np.ndarray, nbytes: np.ndarray, starts: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """The picture of each crop in a random order, in which few decoded pictures are held at a time.
+
+    Pictures of :data:`BLOCK` bytes together are shuffled as a whole. Of more, random pictures make
+    a block, whose crops are shuffled, and block follows upon block: so whoever reads them decodes a
+    picture once for all its crops in the block. That is for :data:`MOST_AT_ONCE` crops: a large
+    picture has more and enters several blocks, or a batch would be of few pictures.
+
+    Args:
+        counts: crops of each picture, at least one, (N).
+        nbytes: of each picture when it is decoded, (N).
+        starts: see :func:`shuffled_in_windows`, of runs of pictures.
+        random: source of the order.
+
+    Returns:
+        Indices of pictures, int32, as many as there are crops.
+    """
+    pictures = np.arange(len(counts), dtype=np.int32)
+    if nbytes.sum() <= BLOCK:
+        crops: np.ndarray = np.repeat(pictures, counts)[random.permutation(counts.sum())]
+        return crops
+    readings = -(-counts // MOST_AT_ONCE)
+    first = np.cumsum(readings) - readings
+    number = np.arange(readings.sum()) - np.repeat(first, readings)
+    pictures = np.repeat(pictures, readings)
+    counts, readings = counts[pictures], readings[pictures]
+    counts = counts * (number + 1) // readings - counts * number // readings  # evenly
+    order = shuffled_in_windows(first[starts], len(pictures), random).numpy()
+    pictures, counts = pictures[order], counts[order]
+    block = np.cumsum(nbytes[pictures]) // BLOCK
+    borders = np.flatnonzero(np.diff(block)) + 1
+    parts = []
+    for part, part_counts in zip(
+        np.split(pictures, borders), np.split(counts, borders), strict=True
+    ):
+        crops = np.repeat(part, part_counts)
+        parts.append(crops[random.permutation(len(crops))])
+    return np.concatenate(parts)
+
+
+CheckShape = Callable[[tuple[int, int, int]], None]
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What is asked of a data set. Each loader heeds the options that apply to its data set.
+
+    Attributes:
+        image_size: height and width in pixels. A picture of another size is cut to its central
+            square and resized. None: the data set's size; the pictures of a folder or of tar shards
+            must then all have one size, or ``crops`` is given.
+        crops: height and width in pixels of squares that are cut out of the pictures at their own
+            resolution: random ones to train on, evenly spaced ones for validation and test. None:
+            the pictures themselves.
+        eval_crops: at most so many crops for validation and for test each. None: 2,000, or one of
+            each picture if there are more.
+        channels: 3 for RGB, 1 for luma (Pillow's "L").
+        seed: seeds what is drawn at random: which pictures are held out, where crops lie.
+        limit: keep only the first pictures of each split, at most this many.
+        strict: raise an error for a file that cannot be read instead of leaving it out.
+        stream: whether to read a folder's training pictures only when they are needed. None: if all
+            of them would take more than half of the available memory. Training is the same either
+            way; tar shards are always streamed.
+        download: fetch a data set that is missing, where that is possible.
+        for_training: raise an error for a folder without pictures to train on.
+        check_shape: called with the shape (C, H, W) of the images as soon as it is known, before
+            all pictures are read; raises a UserError if the shape does not suit.
+    """
+
+    image_size: int | None = None
+    crops: int | None = None
+    eval_crops: int | None = None
+    channels: int = 3
+    seed: int = 0
+    limit: int | None = None
+    strict: bool = False
+    stream: bool | None = None
+    download: bool = True
+    for_training: bool = True
+    check_shape: CheckShape | None = None
+
+
+DEFAULTS = PictureOptions()
+
+
+class TrainingPictures(Protocol):
+    """Pictures of one shape to train on, in memory or read when they are needed.
+
+    All images are uint8 levels (N, C, H, W).
+
+    Attributes:
+        shape: (N, C, H, W) of all that an epoch has.
+        workers: processes that read them ahead; pictures in memory need none.
+    """
+
+    shape: torch.Size
+    workers: int
+
+    def __len__(self) -> int: ...
+
+    def on(self, device: torch.device) -> TrainingPictures:
+        """The same pictures, kept on ``device`` if they are in memory and it has room for them."""
+        ...
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """What an epoch has, in a random order that is quick to read in.
+
+        It depends on the seed and the epoch alone. An index for each image, (N), or whatever tells
+        one apart in a row, (N, ...).
+        """
+        ...
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The images at ``indices``, part of an order, on whatever device they are kept."""
+        ...
+
+    def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """The images of each of ``batches`` of indices, on ``device``."""
+        ...
+
+    def in_memory(self, most: int | None = None) -> Tensor:
+        """The readable images, on the CPU.
+
+        Args:
+            most: at most this many, evenly spaced, of pictures that are not in memory yet; None:
+                all. Images that are in memory anyway are all given.
+        """
+        ...
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The readable images one after another, in tensors that fit into memory."""
+        ...
+
+
+class MemoryPictures:
+    """Pictures to train on that are held in memory; a :class:`TrainingPictures`.
+
+    Args:
+        images: uint8 levels (N, C, H, W).
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError("pictures to train on are a uint8 tensor (N, C, H, W)")
+        self.images = images
+        self.shape = images.shape
+        self.workers = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def on(self, device: torch.device) -> MemoryPictures:
+        """The same pictures, on a GPU if they take less than a quarter of its free memory."""
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            if self.images.nbytes < free // 4:
+                return MemoryPictures(self.images.to(device))
+        return self
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        return shuffled(len(self), stream(seed, epoch, *b"order"))
+
+    def read(self, indices: Tensor) -> Tensor:
+        return self.images[indices]
+
+    def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+        for indices in batches:
+            yield sent(self.images[sent(indices, self.images.device)], device)
+
+    def in_memory(self, most: int | None = None) -> Tensor:
+        return self.images
+
+    def chunks(self) -> Iterator[Tensor]:
+        yield self.images
 
 
 @dataclass(frozen=True)

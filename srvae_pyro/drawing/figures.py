@@ -9,7 +9,7 @@ from torch import Tensor
 
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
-from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.arguments import FiguresArguments
 from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
 from srvae_pyro.drawing.sampling import for_model, sampling_of

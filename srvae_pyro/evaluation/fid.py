@@ -10,7 +10,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.generated import chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.features import FeatureExtractor

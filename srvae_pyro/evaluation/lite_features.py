@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.features import as_colours
 from srvae_pyro.evaluation.fidelity import Weights

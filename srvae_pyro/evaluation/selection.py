@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data import DATA_SETS, DataSplits
-from srvae_pyro.data.subset import evenly_spaced_indices
+from srvae_pyro.data.splits import evenly_spaced_indices
 from srvae_pyro.errors import UserError
 
 __all__ = ["Selection", "Split", "select"]

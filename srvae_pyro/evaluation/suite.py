@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
-from srvae_pyro.data.subset import evenly_spaced_indices
+from srvae_pyro.data.splits import evenly_spaced_indices
 from srvae_pyro.drawing.calibration import calibration_figure
 from srvae_pyro.drawing.sampling import sampling_of
 from srvae_pyro.errors import UserError

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.pictures import read_picture
+from srvae_pyro.data.image_files import read_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_unit

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.training_pictures import TrainingPictures
+from srvae_pyro.data.splits import TrainingPictures
 
 __all__ = ["Batches"]
 

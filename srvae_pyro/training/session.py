@@ -10,7 +10,7 @@ from pathlib import Path
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data import DataSplits, PictureOptions, load_data
 from srvae_pyro.data.run_data import refuse_missing
-from srvae_pyro.data.subset import evenly_spaced
+from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.histogram import histogram_nats
 from srvae_pyro.evaluation.record import record

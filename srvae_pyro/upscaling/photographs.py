@@ -12,9 +12,8 @@ import torch
 from PIL import Image, ImageChops, PngImagePlugin
 from torch import Tensor
 
-from srvae_pyro.data.colours import as_rgb
-from srvae_pyro.data.opening import Opened, open_picture
-from srvae_pyro.data.unreadable import UnreadableError
+from srvae_pyro.data.image_files import Opened, open_picture
+from srvae_pyro.data.levels import UnreadableError, as_rgb
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma
 from srvae_pyro.system.console import shown

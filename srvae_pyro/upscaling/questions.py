@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from srvae_pyro.data.opening import size_by_header
-from srvae_pyro.data.pictures import find_pictures
+from srvae_pyro.data.image_files import find_pictures, size_by_header
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.files import distinct_names
 from srvae_pyro.upscaling.photographs import shown

@@ -10,8 +10,6 @@ from typing import BinaryIO
 
 from PIL import Image
 
-__all__ = ["CutOffError", "mended", "png_chunks"]
-
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 TEXT = (b"tEXt", b"zTXt", b"iTXt")
 END = b"\xff\xd9"  # of a JPEG

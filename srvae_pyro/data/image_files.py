@@ -1,0 +1,541 @@
+"""Image files: found in a folder, opened as viewers open them, converted to 8-bit levels.
+
+Files with bad metadata or a missing end are read too. Pillow's switches for that apply to all
+threads of the process, so a file that Pillow refuses is repaired in memory instead, and only if all
+its pixels are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import sys
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
+from torch import Tensor
+
+from srvae_pyro.data.levels import (
+    PLANES,
+    Meaning,
+    UnreadableError,
+    as_rgb,
+    eight_bits,
+    meaning_of,
+    read_planes_whole,
+    seek_full_page,
+)
+from srvae_pyro.data.repair import CutOffError, mended
+from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS, FORMATS, HEAD, unread_by_content, unread_by_name
+from srvae_pyro.system.console import Bar
+from srvae_pyro.system.cores import allowed_cores
+from srvae_pyro.system.device import process_memory
+from srvae_pyro.system.files import special_kind
+
+# Measured: the most that reading takes, with the conversion to levels; without and with
+# transparency or low bytes.
+BYTES_PER_PIXEL = (15, 36)
+ALWAYS_AVAILABLE = 100_000_000  # bytes; asking for more takes as long as reading a small picture
+ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # EXIF's tag; values that swap width and height
+
+
+@dataclass
+class Opened:
+    """A picture file's content, upright.
+
+    Attributes:
+        image: the decoded pixels, in the file's mode; of colours of 16 bits the high bytes.
+        meaning: of its levels.
+        low_bytes: makes the low bytes of colours of 16 bits, if they can be had.
+        page: index of the picture in the file.
+        notes: what of the file is left out, in words, beside what ``meaning`` has.
+    """
+
+    image: ImageFile.ImageFile
+    meaning: Meaning
+    low_bytes: Callable[[], Image.Image | None]
+    page: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def eight_bits(self) -> Image.Image:
+        """The picture in 8 bits as it is meant; transparency by a colour is a band.
+
+        What it takes from the levels is noted in ``meaning``. To be called while the file is open.
+
+        Raises:
+            UnreadableError: the levels are floats, negative or beyond 16 bits.
+        """
+        return eight_bits(self.image, self.meaning, self.low_bytes)
+
+
+@contextmanager
+def open_picture(path: Path, content: bytes | None = None) -> Iterator[Opened]:
+    """Open a picture file; its metadata can be read while it is open.
+
+    Of a TIFF with a picture in several resolutions the full one is taken.
+
+    Args:
+        path: the file.
+        content: its content, if it is not a file of its own at that path.
+
+    Raises:
+        UnreadableError: it is no regular file, no picture, or of a format that is not read.
+        Exception: whatever Pillow raises on a damaged file.
+    """
+    with _file(path, content) as file:
+        mending = None
+        try:
+            opened = _open(file, path)
+        except (UnreadableError, MemoryError):
+            raise
+        except Exception as error:
+            file.seek(0)
+            opened, mending = _open_mended(file.read(), path, error)
+        with mending or file:
+            yield opened
+
+
+def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
+    """Width and height of a picture file, not decoded; EXIF may say that they are to be swapped.
+
+    Args:
+        path: the file.
+        content: its content, if it is not a file of its own at that path. The beginning is enough
+            for most formats, but with the beginning of a TIFF it could be another page's size.
+
+    Raises:
+        UnreadableError: it is no picture, of a format that is not read, or too large to decode.
+        Exception: whatever Pillow raises on a damaged file.
+    """
+    with _file(path, content) as file:
+        image = _identify(file, file.read(HEAD), path)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            seek_full_page(image, file, path)
+        _check_memory(image)
+        return image.size
+
+
+def _file(path: Path, content: bytes | None) -> BinaryIO:
+    """A picture file, opened; see :func:`open_picture`."""
+    if content is not None:
+        return io.BytesIO(content)
+    if kind := special_kind(path):
+        raise UnreadableError(f"it is {kind}", "save what it gives as a file, and name that")
+    return path.open("rb")
+
+
+def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, BinaryIO]:
+    """Open a file that Pillow refuses with ``error``, mended.
+
+    Returns:
+        The picture, and the mended file.
+
+    Raises:
+        UnreadableError: pixels are missing.
+        Exception: ``error``, if the file cannot be mended.
+    """
+
+    def pixels(candidate: bytes) -> Image.Image:
+        return _identify(io.BytesIO(candidate), candidate[:HEAD], path).copy()
+
+    try:
+        for candidate, note in mended(content, pixels):
+            file = io.BytesIO(candidate)
+            try:
+                opened = _open(file, path)
+            except (UnreadableError, MemoryError):
+                raise
+            except Exception:  # Pillow refuses this one too
+                continue
+            opened.notes.append(note)
+            return opened, file
+    except (UnreadableError, MemoryError):
+        raise
+    except CutOffError:
+        raise UnreadableError(
+            "pixels are missing, it is cut off or damaged", "copy it again or leave it out"
+        ) from error
+    except Exception:  # it cannot be mended; the first error tells more
+        pass
+    raise error
+
+
+def _open(file: BinaryIO, path: Path) -> Opened:
+    """Decode the picture in an open file, from its beginning."""
+    image, page = _find(file, path)
+    _check_memory(image)
+    notes = []
+    try:
+        meaning = meaning_of(image, file)
+    except MemoryError:
+        raise
+    except Exception:  # metadata is as easily damaged as pixels
+        meaning = Meaning(16 if image.mode.startswith("I") else 8)
+        notes.append("what it says of its levels cannot be read")
+    if not _decode(image):
+        notes.append("its EXIF cannot be read")
+    return Opened(image, meaning, lambda: _low_bytes(file, path), page, notes)
+
+
+def _find(file: BinaryIO, path: Path) -> tuple[ImageFile.ImageFile, int]:
+    """The picture in a file, not yet decoded, and its page."""
+    file.seek(0)
+    image, page = _identify(file, file.read(HEAD), path), 0
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        page = seek_full_page(image, file, path)
+        read_planes_whole(image)
+    return image, page
+
+
+def _decode(image: ImageFile.ImageFile) -> bool:
+    """Decode an image and turn it upright; whether its EXIF can be read."""
+    # Loading a TIFF loses this and its directories.
+    orientation = image.getexif().get(ORIENTATION) if image.format == "TIFF" else None
+    image.load()
+    try:
+        orientation = orientation or image.getexif().get(ORIENTATION)
+        ImageOps.exif_transpose(image, in_place=True)
+        if orientation in QUARTER_TURNS and "dpi" in image.info:
+            image.info["dpi"] = tuple(image.info["dpi"])[::-1]
+    except MemoryError:
+        raise
+    except Exception:  # metadata is as easily damaged as pixels
+        return False
+    return True
+
+
+def _low_bytes(file: BinaryIO, path: Path) -> Image.Image | None:
+    """The low bytes of 16-bit colours, whose high bytes Pillow decodes; None where it cannot.
+
+    Told that the file has the other byte order, Pillow decodes the low ones instead.
+    """
+    image, _ = _find(file, path)
+    planes = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PLANES) == 2
+    args = image.tile[0].args if image.tile and not planes else None
+    raw = args[0] if isinstance(args, tuple) else args
+    kind, _, order = str(raw).partition(";16")
+    others = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    if order not in others or kind not in ("RGB", "RGBX", "RGBA", "LA"):
+        return None
+    # Of gray and transparency Pillow knows one order: they are read as four colours of a byte each.
+    other = "RGBA" if kind == "LA" else f"{kind};16{others[order]}"
+    _check_memory(image, low_bytes=True)
+    image.tile = [
+        tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+        for tile in image.tile
+    ]
+    _decode(image)
+    if kind == "LA":
+        _, gray, _, alpha = image.split()
+        return Image.merge("RGBA", (gray, gray, gray, alpha))
+    return image
+
+
+def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
+    """The image that Pillow makes of a file, not yet decoded.
+
+    Not by ``Image.open``, which refuses pictures above a number of pixels that is set for the whole
+    process.
+
+    Raises:
+        UnreadableError: the format is not read, or not known.
+    """
+    if not head:
+        raise UnreadableError("it is empty")
+    Image.init()
+    failure: Exception | None = None
+    for name in FORMATS:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is None or (accept and accept(head[:16].ljust(16)) is not True):
+            continue
+        if not failure and (kind := unread_by_content(head, known=accept is not None)):
+            raise UnreadableError.of_format(kind)
+        file.seek(0)
+        try:
+            return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            failure = failure or (error if accept else None)
+    if "unknown pixel mode" in str(failure):  # of a TIFF
+        raise UnreadableError("its kind of levels is not known", "save it in 8 bits") from failure
+    # It is damaged, or of a format that only its name tells.
+    if kind := unread_by_name(path):
+        raise UnreadableError.of_format(kind) from failure
+    raise failure or UnreadableError("its format is not known")
+
+
+def _check_memory(image: Image.Image, low_bytes: bool = False) -> None:
+    """Refuse a picture that is too large for the memory, before it is decoded."""
+    width, height = image.size
+    need = BYTES_PER_PIXEL[low_bytes or image.has_transparency_data] * width * height
+    if need < ALWAYS_AVAILABLE:
+        return
+    memory = process_memory()
+    if need > memory:
+        raise UnreadableError(
+            f"its {width}x{height} pixels take {need / 1e9:.1f} GB of memory, and there are "
+            f"{memory / 1e9:.1f}",
+            "make it smaller or cut out a part",
+        )
+
+
+T = TypeVar("T")
+
+
+def find_pictures(
+    folder: Path,
+    exclude: Iterable[Path] = (),
+    other: Callable[[Path], object] | None = None,
+    unread: Callable[[OSError], object] = lambda _: None,
+) -> list[Path]:
+    """Every picture file in ``folder`` and below, by extension, in the order of their paths.
+
+    Links to folders are followed, and each folder is visited once. Hidden files and folders are
+    left out, and so are named pipes, devices and sockets.
+
+    Args:
+        folder: the folder.
+        exclude: folders that are not entered through links.
+        other: told each file that is no picture; without, a warning tells of pipes and the like
+            that are called as pictures are.
+        unread: told why a folder cannot be listed.
+    """
+    pictures = []
+    seen = {_identity(place) for place in exclude} - {_identity(folder)}
+    # Links last: so a folder is visited by its real path, in whatever order a disk lists them.
+    waiting, links = [os.fspath(folder)], deque[str]()
+    while waiting or links:
+        place = waiting.pop() if waiting else links.popleft()
+        try:
+            if (identity := _identity(place)) in seen:
+                continue
+            seen.add(identity)
+            entries = list(os.scandir(place))
+        except OSError as error:
+            unread(error)
+            continue
+        folders = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            named = os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+            if _is_folder(entry):
+                folders.append(entry)
+            # Where a link leads to is looked at when the picture is opened: it takes time.
+            elif named and (entry.is_symlink() or entry.is_file()):
+                pictures.append(Path(entry.path))
+            elif other is not None:
+                other(Path(entry.path))
+            elif named:
+                warnings.warn(f"left out, as it is no regular file: {entry.path}", stacklevel=2)
+        folders.sort(key=lambda entry: entry.name)
+        links += [entry.path for entry in folders if entry.is_symlink()]
+        waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
+    return sorted(pictures, key=lambda path: path.relative_to(folder).parts)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):  # a link that leads to itself
+        return entry.is_dir()
+    return False
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """Device and inode, which identify a folder whatever path leads to it."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def read_picture(
+    path: Path, channels: int, image_size: int | None = None, content: bytes | None = None
+) -> Image.Image:
+    """One picture file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
+
+    EXIF orientation is applied, transparency composed on white, 16 bits scaled to 8, CMYK and Lab
+    converted to sRGB; of an animation the first frame is read. Faults of a file that do not
+    affect its pixels are ignored.
+
+    Args:
+        path: the file.
+        channels: 3 or 1.
+        image_size: crop the central square and resize it (Lanczos) to this side in pixels.
+        content: the file's content, if it is not a file of its own at that path.
+
+    Raises:
+        UserError: the file cannot be read as a picture; names it.
+    """
+    try:
+        with open_picture(path, content) as opened:
+            image = as_rgb(opened.eight_bits())
+        if opened.meaning.guess:  # without the name, so that it is shown once
+            warnings.warn(f"pictures of 16 bits are {opened.meaning.guess}", stacklevel=1)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB" if channels == 3 else "L")
+        if image_size is not None and image.size != (image_size, image_size):
+            side = min(image.size)
+            left, top = (image.width - side) / 2, (image.height - side) / 2
+            box = (left, top, left + side, top + side)
+            image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box)
+        return image
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise _unread(path, error) from error
+
+
+def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
+    """Width and height of a picture file; EXIF may say that they are to be swapped.
+
+    It is decoded only if its header cannot be read. Arguments and errors are those of
+    :func:`read_picture`.
+    """
+    try:
+        with contextlib.suppress(Exception):
+            return size_by_header(path, content)
+        with open_picture(path, content) as opened:
+            return opened.image.size
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unread(path, error) from error
+
+
+def _unread(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    advice = (isinstance(error, UnreadableError) and error.advice) or "repair or remove it"
+    return UserError(f"cannot read the picture {path} ({reason}): {advice}")
+
+
+def read_pictures(
+    paths: Sequence[Path], channels: int, image_size: int | None = None, what: str = "pictures"
+) -> Tensor:
+    """Picture files as uint8 levels (N, C, H, W), read by one thread a core.
+
+    Args:
+        paths: the files, at least one.
+        channels: 3 or 1.
+        image_size: see :func:`read_picture`; without it all must have one size.
+        what: what the progress bar calls them.
+
+    Raises:
+        UserError: a file cannot be read, or sizes differ.
+    """
+    return read_readable(paths, channels, image_size, what=what, strict=True)[0]
+
+
+def read_readable(
+    paths: Sequence[Path],
+    channels: int,
+    image_size: int | None = None,
+    *,
+    what: str = "pictures",
+    strict: bool = False,
+) -> tuple[Tensor, list[int]]:
+    """Read pictures as :func:`read_pictures` does, but leave out files that cannot be read.
+
+    A warning names the first file that is left out.
+
+    Returns:
+        The images (N, C, H, W), and the ascending indices in ``paths`` of the files left out.
+
+    Raises:
+        UserError: no file can be read, or with ``strict`` one cannot, or sizes differ.
+    """
+    first, mistakes = 0, dict[int, str]()
+    while True:
+        try:
+            width, height = read_picture(paths[first], channels, image_size).size
+            break
+        except UserError as error:
+            if strict or first == len(paths) - 1:
+                raise
+            mistakes[first] = str(error)
+            first += 1
+    images = torch.empty(len(paths), channels, height, width, dtype=torch.uint8)
+    target = images.numpy()
+
+    def read(start: int, stop: int) -> None:
+        for i in range(max(start, first), stop):
+            try:
+                image = read_picture(paths[i], channels, image_size)
+            except UserError as error:
+                if strict:
+                    raise
+                mistakes[i] = str(error)
+                continue
+            if image.size != (width, height):
+                raise _SizesDifferError
+            levels = np.asarray(image).reshape(height, width, channels)
+            target[i] = levels.transpose(2, 0, 1)
+
+    try:
+        for _ in in_parts(read, len(paths), what):
+            pass
+    except _SizesDifferError:
+        raise _sizes_error(paths, channels) from None
+    if not mistakes:
+        return images, []
+    left_out = sorted(mistakes)
+    more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    warnings.warn(f"left out{more}: {mistakes[left_out[0]]}", stacklevel=2)
+    keep = torch.ones(len(paths), dtype=torch.bool)
+    keep[left_out] = False
+    return images[keep], left_out
+
+
+class _SizesDifferError(Exception):
+    """Two pictures have different sizes."""
+
+
+def in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T]:
+    """Call ``work(start, stop)`` on parts of 0..count-1 in threads, with a progress bar."""
+    workers = min(32, allowed_cores())
+    # Parts of some hundred files: one future a file would cost as much as decoding a small file.
+    size = max(1, min(256, count // (4 * workers)))
+    starts = range(0, count, size)
+    stops = [min(start + size, count) for start in starts]
+    bar = Bar(
+        total=count,
+        desc=f"reading {what}",
+        unit="file",
+        leave=False,
+        in_log=False,
+    )
+    with ThreadPoolExecutor(workers) as pool, bar:
+        results = pool.map(work, starts, stops)  # an error cancels the parts not begun
+        for start, stop, result in zip(starts, stops, results, strict=True):
+            bar.update(stop - start)
+            yield result
+
+
+def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
+    """The error that says how many sizes the files have; it takes reading all of them."""
+
+    def sizes(start: int, stop: int) -> Counter[tuple[int, int]]:
+        counts: Counter[tuple[int, int]] = Counter()
+        for path in paths[start:stop]:
+            with contextlib.suppress(UserError):  # this is about the others
+                counts[read_picture(path, channels).size] += 1
+        return counts
+
+    counts: Counter[tuple[int, int]] = Counter()
+    for part in in_parts(sizes, len(paths), "sizes"):
+        counts.update(part)
+    common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in counts.most_common(3))
+    return UserError(
+        f"the {len(paths)} pictures have {len(counts)} different sizes, most often {common}: pass "
+        "--image-size N to make each a square of N pixels"
+    )
