@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits, PictureOptions, augment, load_data
-from srvae_pyro.distributions.blocks import rounded_average
+from srvae_pyro.distributions.block_averages import rounded_average
 from srvae_pyro.evaluation.answerer import INTERPOLATIONS, interpolated
 from srvae_pyro.evaluation.columns import columns
 from srvae_pyro.evaluation.scores import Scores, picture_scores

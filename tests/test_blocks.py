@@ -13,8 +13,8 @@ from scipy import special, stats
 from torch import Tensor
 
 from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixture, TruncatedMixture
-from srvae_pyro.distributions.blocks import agreeing, from_blocks, to_blocks
-from srvae_pyro.distributions.consistent_groups import ORDER
+from srvae_pyro.distributions.block_averages import agreeing, from_blocks, to_blocks
+from srvae_pyro.distributions.pixel_groups import ORDER
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.pixels import to_unit

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import Dense, ModelConfig, Residual, RunConfig, TrainingConfig
 from srvae_pyro.distributions import ConsistentGroups
-from srvae_pyro.distributions.blocks import agreeing, to_blocks
-from srvae_pyro.distributions.consistent_groups import ORDER
+from srvae_pyro.distributions.block_averages import agreeing, to_blocks
+from srvae_pyro.distributions.pixel_groups import ORDER
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.elbo import TermsELBO

@@ -12,7 +12,7 @@ import torch
 from scipy import special, stats
 from torch import Tensor
 
-from srvae_pyro.distributions.constraints import image_grid
+from srvae_pyro.distributions.image_distribution import image_grid
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 
 LEVELS = torch.arange(256).double() / 255

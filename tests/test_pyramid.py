@@ -13,8 +13,8 @@ from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
 from srvae_pyro.distributions import ImageDistribution, Pyramid
-from srvae_pyro.distributions.blocks import from_blocks, to_blocks
-from srvae_pyro.distributions.consistent_groups import ORDER
+from srvae_pyro.distributions.block_averages import from_blocks, to_blocks
+from srvae_pyro.distributions.pixel_groups import ORDER
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.noise import TileNoise

@@ -22,8 +22,8 @@ from srvae_pyro.distributions import (
     Pyramid,
     TruncatedMixture,
 )
-from srvae_pyro.distributions.chain import Next
-from srvae_pyro.distributions.truncated import (
+from srvae_pyro.distributions.block_averages import Next
+from srvae_pyro.distributions.truncated_mixture import (
     _log_masses,
     expectation,
     log_mass,

@@ -24,9 +24,8 @@ from srvae_pyro.distributions import (
     Pyramid,
     TruncatedMixture,
 )
-from srvae_pyro.distributions.blocks import LAST_LEVEL, rounded_average
-from srvae_pyro.distributions.chain import Next
-from srvae_pyro.distributions.consistent_groups import ORDER, image_of
+from srvae_pyro.distributions.block_averages import LAST_LEVEL, Next, rounded_average
+from srvae_pyro.distributions.pixel_groups import ORDER, image_of
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import to_unit
 

@@ -1,8 +1,8 @@
 """Distributions: mixtures of discretised logistics, the pyramid, RealNVP transforms and priors."""
 
-from srvae_pyro.distributions.consistent_groups import ConsistentGroups
-from srvae_pyro.distributions.images import ImageDistribution
+from srvae_pyro.distributions.image_distribution import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
+from srvae_pyro.distributions.pixel_groups import ConsistentGroups
 from srvae_pyro.distributions.priors import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.distributions.pyramid import Pyramid
 from srvae_pyro.distributions.realnvp import AffineCoupling, OnFirstHalf, RealNVP, Squeeze

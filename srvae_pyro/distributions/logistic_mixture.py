@@ -12,9 +12,8 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
-from srvae_pyro.distributions.images import ImageDistribution
-from srvae_pyro.distributions.precision import at_least_float32
-from srvae_pyro.distributions.truncated import LAST_LEVEL, likeliest
+from srvae_pyro.distributions.image_distribution import ImageDistribution, at_least_float32
+from srvae_pyro.distributions.truncated_mixture import LAST_LEVEL, likeliest
 
 __all__ = ["DiscretizedLogisticMixture"]
 

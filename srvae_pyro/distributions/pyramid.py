@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from srvae_pyro.distributions.blocks import rounded_average
-from srvae_pyro.distributions.images import ImageDistribution
+from srvae_pyro.distributions.block_averages import rounded_average
+from srvae_pyro.distributions.image_distribution import ImageDistribution
 from srvae_pyro.pixels import to_levels, to_unit
 
 __all__ = ["Finer", "Pyramid"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from srvae_pyro.distributions import ConsistentGroups
-from srvae_pyro.distributions.blocks import LAST_LEVEL
+from srvae_pyro.distributions.block_averages import LAST_LEVEL
 from srvae_pyro.inference.turns import turn
 
 __all__ = ["ElboTerms", "TermsELBO"]

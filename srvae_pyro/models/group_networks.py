@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.distributions import ConsistentGroups, TruncatedMixture
-from srvae_pyro.distributions.blocks import PIXELS
-from srvae_pyro.distributions.consistent_groups import image_of
+from srvae_pyro.distributions.block_averages import PIXELS
+from srvae_pyro.distributions.pixel_groups import image_of
 from srvae_pyro.models.aims import LOCATION_SPREAD, aim_pixel
 from srvae_pyro.models.conditionals import over_images
 from srvae_pyro.networks import (

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.distributions import ConsistentGroups
-from srvae_pyro.distributions.blocks import PIXELS
+from srvae_pyro.distributions.block_averages import PIXELS
 from srvae_pyro.models.conditionals import over_images
 from srvae_pyro.models.group_networks import PixelGroups
 from srvae_pyro.models.transforms import Transform

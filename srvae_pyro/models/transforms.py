@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srvae_pyro.distributions.blocks import rounded_average
+from srvae_pyro.distributions.block_averages import rounded_average
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma, to_levels, to_unit
 

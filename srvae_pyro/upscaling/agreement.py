@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srvae_pyro.distributions.blocks import agreeing
+from srvae_pyro.distributions.block_averages import agreeing
 from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import luma
 

@@ -1,4 +1,4 @@
-"""Images whose 2x2 blocks have given rounded averages, a pixel of all blocks after another."""
+"""Images whose 2x2 blocks have given rounded averages, one pixel of every block at a time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from srvae_pyro.distributions.blocks import LAST_LEVEL, PIXELS, from_blocks
-from srvae_pyro.distributions.chain import levels_of, next_pixel
-from srvae_pyro.distributions.constraints import image_grid, images_averaging_to
-from srvae_pyro.distributions.images import ImageDistribution
+from srvae_pyro.distributions.block_averages import (
+    LAST_LEVEL,
+    PIXELS,
+    from_blocks,
+    levels_of,
+    next_pixel,
+)
+from srvae_pyro.distributions.image_distribution import (
+    ImageDistribution,
+    at_least_float32,
+    image_grid,
+    images_averaging_to,
+)
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
-from srvae_pyro.distributions.precision import at_least_float32
 from srvae_pyro.distributions.truncated_mixture import TruncatedMixture, truncatable
 
 __all__ = ["ORDER", "ConsistentGroups", "Group", "image_of"]
