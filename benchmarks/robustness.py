@@ -26,7 +26,7 @@ from reading import evenly_spaced_files, levels_of
 from torch import Tensor
 
 from srvae_pyro.data.image_files import read_picture
-from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
+from srvae_pyro.drawing.grids import LabelledRow, labelled_rows
 from srvae_pyro.evaluation.answerer import interpolated
 from srvae_pyro.models import load
 from srvae_pyro.pixels import to_unit

@@ -10,7 +10,7 @@ __all__ = ["GenerateArguments", "main"]
 
 def main(arguments: GenerateArguments) -> int:
     """Generate as asked; the exit code."""
-    from srvae_pyro.drawing.generation import generate  # not before: --help is to be fast
+    from srvae_pyro.drawing.generate import generate
 
     return generate(arguments)
 

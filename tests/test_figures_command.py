@@ -13,8 +13,7 @@ from torchvision.utils import make_grid, save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import PictureOptions, load_data
-from srvae_pyro.drawing.grids import grid, save_picture
-from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
+from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.figures import FiguresArguments, main
 from srvae_pyro.models import make_model

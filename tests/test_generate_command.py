@@ -14,7 +14,7 @@ from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import load_data
-from srvae_pyro.drawing.generated import chunks
+from srvae_pyro.drawing.generate import chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.generate import GenerateArguments, main
 from srvae_pyro.models import ImageModel, make_model
@@ -164,7 +164,7 @@ def test_a_call_that_was_stopped_goes_on(
     asked: GenerateArguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments, generate = replace(asked, count=10), ImageModel.generate
-    monkeypatch.setattr("srvae_pyro.drawing.generation.IN_GRID", 5)
+    monkeypatch.setattr("srvae_pyro.drawing.generate.IN_GRID", 5)
 
     def stop(self: ImageModel, count: int, *, first: int = 0, **options: Any) -> dict:
         if first >= 6:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.drawing.calibration import calibration_figure, central_shares
+from srvae_pyro.drawing.grids import calibration_figure, central_shares
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import feature_distance as features

@@ -23,7 +23,7 @@ from torch import Tensor
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
 from srvae_pyro.data import DataSplits, MemoryPictures
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.drawing.progress import progress_pictures
+from srvae_pyro.drawing.grids import progress_pictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.elbo_terms import ElboResult
 from srvae_pyro.inference.means import RunningMean, bits_per_dim

@@ -11,8 +11,8 @@ from srvae_pyro.config import RunConfig
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.arguments import FiguresArguments
-from srvae_pyro.drawing.labelled import LabelledRow, labelled_rows
-from srvae_pyro.drawing.sampling import for_model, sampling_of
+from srvae_pyro.drawing.generate import for_model, sampling_of
+from srvae_pyro.drawing.grids import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load

@@ -1,17 +1,19 @@
-"""Pictures in rows, and how they are written."""
+"""Grids and labelled rows of images, the calibration figure, and figures drawn during training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from srvae_pyro.inference.decoding import Decoding
+from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.system.files import write_whole
-
-__all__ = ["grid", "save_picture", "side_by_side"]
 
 
 def grid(images: Tensor, columns: int, scale: int = 2, gap: int = 2) -> Tensor:
@@ -47,3 +49,189 @@ def save_picture(picture: Tensor, path: Path) -> None:
     levels = picture.detach().mul(255).add_(0.5).clamp_(0, 255).to("cpu", torch.uint8)
     image = Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).numpy())
     write_whole(path, image.save)
+
+
+LABEL_FONT_SIZE = 16
+MARGIN = 8
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """A row of pictures.
+
+    Attributes:
+        label: what stands before it; it may have several lines.
+        images: (N, c, h, w) in [0, 1], N at most the figure's columns.
+        gap: whether some space stands before the row.
+    """
+
+    label: str
+    images: Tensor
+    gap: bool = False
+
+
+def labelled_rows(rows: list[LabelledRow], side: int = 80) -> Image.Image:
+    """The rows one below the other, every picture enlarged without smoothing.
+
+    Args:
+        rows: at least one.
+        side: pixels of a picture's height, about: pictures become an integer times as large.
+    """
+    font = ImageFont.load_default(size=LABEL_FONT_SIZE)
+    height = max(row.images.shape[-2] for row in rows)
+    width = max(row.images.shape[-1] for row in rows)
+    scale = max(round(side / height), 1)
+    height, width = scale * height, scale * width
+    columns = max(len(row.images) for row in rows)
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    labels = max(pen.multiline_textbbox((0, 0), row.label, font)[2] for row in rows)
+    left = int(labels) + 2 * MARGIN
+    tops, bottom = [], MARGIN
+    for row in rows:
+        bottom += 2 * MARGIN * row.gap
+        tops.append(bottom)
+        bottom += height + 2
+    size = (left + columns * (width + 2) - 2 + MARGIN, bottom - 2 + MARGIN)
+    figure = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(figure)
+    for row, top in zip(rows, tops, strict=True):
+        middle = (left - MARGIN, top + height / 2)
+        pen.multiline_text(middle, row.label, "black", font, anchor="rm", align="right")
+        for column, picture in enumerate(_pictures(row.images, height, width)):
+            figure.paste(picture, (left + column * (width + 2), top))
+    return figure
+
+
+def _pictures(images: Tensor, height: int, width: int) -> list[Image.Image]:
+    images = images.detach().float().cpu().clamp(0, 1).expand(-1, 3, -1, -1)
+    images = F.interpolate(images, size=(height, width), mode="nearest")
+    levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return [Image.fromarray(picture.numpy()) for picture in levels]
+
+
+SIDE = 320  # pixels of each panel
+LEFT, TOP, BETWEEN, RIGHT, BOTTOM = 64, 64, 96, 24, 64
+AXIS_FONT_SIZE = 14
+BARS, LINE, CALIBRATED = (120, 150, 190), (40, 80, 150), (190, 60, 40)
+MOST = 2.0  # times the calibrated share that the histogram shows at least
+
+Point = tuple[float, float]
+
+
+def central_shares(ranks: Sequence[float]) -> list[Point]:
+    """For each central interval the share of values that it should have, and has.
+
+    Args:
+        ranks: the share of values of each rank, of which there is an even number.
+
+    Returns:
+        From no rank to all of them.
+    """
+    count = len(ranks)
+    outs = range(count // 2, -1, -1)
+    return [(1 - 2 * out / count, float(sum(ranks[out : count - out]))) for out in outs]
+
+
+def calibration_figure(ranks: Sequence[float], title: str) -> Image.Image:
+    """The histogram of ranks, and how many values lie within each central interval.
+
+    What calibrated samples would have is drawn in red.
+
+    Args:
+        ranks: the share of values of each rank, of which there is an even number.
+        title: what stands above.
+    """
+    size = (LEFT + SIDE + BETWEEN + SIDE + RIGHT, TOP + SIDE + BOTTOM)
+    figure = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(figure)
+    font = ImageFont.load_default(size=AXIS_FONT_SIZE)
+    pen.text((LEFT, TOP / 2), title, "black", font, anchor="lm")
+
+    count = len(ranks)
+    top = max(MOST, 1.1 * count * max(ranks))  # in units of the calibrated share
+    histogram = _Panel(pen, font, LEFT, f"rank of the truth among {count - 1} samples")
+    for rank, share in enumerate(ranks):
+        histogram.bar(rank / count, (rank + 1) / count, share * count / top)
+    histogram.line([(0, 1 / top), (1, 1 / top)], CALIBRATED)
+    histogram.frame({0: "0", 1: f"{count - 1}"}, {0: "0", 1: f"{100 * top / count:.1f} %"})
+
+    shares = central_shares(ranks)
+    within = _Panel(pen, font, LEFT + SIDE + BETWEEN, "truth within the samples' central interval")
+    within.line([(0, 0), (1, 1)], CALIBRATED)
+    within.line(shares, LINE, dots=True)
+    ends = {0: "0", 0.5: "50 %", 1: "100 %"}
+    within.frame(ends, ends)
+    return figure
+
+
+class _Panel:
+    """A square of a figure, in which points are from (0, 0), below left, to (1, 1)."""
+
+    def __init__(
+        self,
+        pen: ImageDraw.ImageDraw,
+        font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+        left: int,
+        label: str,
+    ) -> None:
+        self.pen, self.font, self.left = pen, font, left
+        self.write((0.5, 0), label, (0, 40))
+
+    def place(self, point: Point) -> Point:
+        """Where a point is in the figure, in pixels."""
+        return self.left + point[0] * SIDE, TOP + (1 - point[1]) * SIDE
+
+    def write(self, point: Point, text: str, offset: Point, anchor: str = "mm") -> None:
+        x, y = self.place(point)
+        self.pen.text((x + offset[0], y + offset[1]), text, "black", self.font, anchor=anchor)
+
+    def bar(self, start: float, end: float, height: float) -> None:
+        left, top = self.place((start, height))
+        right, bottom = self.place((end, 0))
+        self.pen.rectangle((left, top, max(right - 1, left), bottom), BARS)
+
+    def line(
+        self, points: Sequence[Point], colour: tuple[int, int, int], dots: bool = False
+    ) -> None:
+        places = [self.place(point) for point in points]
+        self.pen.line(places, colour, width=2)
+        for x, y in places if dots else ():
+            self.pen.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
+
+    def frame(self, across: dict[float, str], up: dict[float, str]) -> None:
+        """The borders, and what stands at places of them."""
+        self.pen.rectangle((*self.place((0, 1)), *self.place((1, 0))), outline="black")
+        for share, text in across.items():
+            self.write((share, 0), text, (0, 16))
+        for share, text in up.items():
+            self.write((0, share), text, (-8, 0), anchor="rm")
+
+
+def progress_pictures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
+    """What a model does with a few images x (B, C, H, W), as pictures (3, h, w) by name.
+
+    ``samples``: new images (the srVAE's y beside each x); ``modes``: the same with the likeliest
+    pixels. ``reconstructions``: x above its reconstruction. ``super-resolution`` (srVAE): y,
+    bicubic, two samples, mode, x in rows.
+    """
+    count = len(x)
+    x = x.to(model.device)
+    rebuilt = model.reconstruct(x)["x"]
+    pictures = {"reconstructions": grid(torch.cat([x, rebuilt]), columns=count)}
+    decodings: dict[str, Decoding] = {"samples": "sample", "modes": "mode"}
+    for name, decode in decodings.items():
+        sites = model.generate(4 * count, decode=decode)
+        pairs = side_by_side(sites["y"], sites["x"]) if "y" in sites else sites["x"]
+        pictures[name] = grid(pairs, columns=16)
+    if not isinstance(model, SRVAE):
+        return pictures
+    y = model.guide.d(x)
+    answers = model.super_resolve(y, samples=2)["x"]
+    likeliest = model.super_resolve(y, decode="mode")["x"]
+    rows = [F.interpolate(y, size=x.shape[-2:], mode="nearest").expand_as(x)]
+    if y.shape[-1] < x.shape[-1]:
+        bicubic = F.interpolate(y, size=x.shape[-2:], mode="bicubic", antialias=False)
+        rows.append(bicubic.clamp(0, 1))
+    rows += [*answers, *likeliest, x]
+    pictures["super-resolution"] = grid(torch.cat(rows), columns=count)
+    return pictures

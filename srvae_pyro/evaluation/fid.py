@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.drawing.generated import chunks
+from srvae_pyro.drawing.generate import chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.features import FeatureExtractor
 from srvae_pyro.evaluation.fidelity import fidelity

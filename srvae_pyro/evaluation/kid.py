@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
-from srvae_pyro.drawing.generated import chunks
+from srvae_pyro.drawing.generate import chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.kernel_distance import FeatureSet, kernel_distance
 from srvae_pyro.evaluation.lite_features import NEAREST, Neighbours, neighbours

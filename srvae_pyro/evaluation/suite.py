@@ -14,8 +14,8 @@ from torch import Tensor
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
 from srvae_pyro.data.splits import evenly_spaced_indices
-from srvae_pyro.drawing.calibration import calibration_figure
-from srvae_pyro.drawing.sampling import sampling_of
+from srvae_pyro.drawing.generate import sampling_of
+from srvae_pyro.drawing.grids import calibration_figure
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.answerer import factors_for
 from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from srvae_pyro.drawing.arguments import GenerateArguments
-from srvae_pyro.drawing.sampling import sampling_of
+from srvae_pyro.drawing.generate import sampling_of
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel

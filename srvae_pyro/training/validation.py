@@ -10,8 +10,7 @@ from typing import Any
 from srvae_pyro.config import Precision, TrainingConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.drawing.grids import save_picture
-from srvae_pyro.drawing.progress import progress_pictures
+from srvae_pyro.drawing.grids import progress_pictures, save_picture
 from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_unit
