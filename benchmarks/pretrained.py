@@ -16,7 +16,7 @@ import torch
 from srvae_pyro.config import DataConfig
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
+from srvae_pyro.evaluation.likelihood import evaluate_elbo
 from srvae_pyro.models import load
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import WEIGHTS, find_run

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits, PictureOptions, augment, load_data
 from srvae_pyro.distributions.block_averages import rounded_average
-from srvae_pyro.evaluation.answerer import INTERPOLATIONS, interpolated
-from srvae_pyro.evaluation.columns import columns
-from srvae_pyro.evaluation.scores import Scores, picture_scores
+from srvae_pyro.evaluation.report import columns
 from srvae_pyro.evaluation.selection import select
+from srvae_pyro.evaluation.sr_scores import Scores, picture_scores
+from srvae_pyro.evaluation.super_resolution import INTERPOLATIONS, interpolated
 from srvae_pyro.models import load
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import find_run

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from srvae_pyro.data.image_files import read_picture
 from srvae_pyro.drawing.grids import LabelledRow, labelled_rows
-from srvae_pyro.evaluation.answerer import interpolated
+from srvae_pyro.evaluation.super_resolution import interpolated
 from srvae_pyro.models import load
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import find_run, results_folder

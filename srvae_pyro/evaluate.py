@@ -10,7 +10,7 @@ __all__ = ["EvaluateArguments", "main"]
 
 def main(arguments: EvaluateArguments) -> int:
     """Evaluate as asked; the exit code."""
-    from srvae_pyro.evaluation.suite import evaluate  # not before: --help is to be fast
+    from srvae_pyro.evaluation.command import evaluate
 
     return evaluate(arguments)
 

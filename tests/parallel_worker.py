@@ -17,8 +17,9 @@ from test_training import some_pictures, tiny_config
 from srvae_pyro import evaluate, generate, train
 from srvae_pyro.config import RunConfig
 from srvae_pyro.evaluate import EvaluateArguments
-from srvae_pyro.evaluation import kid, suite
-from srvae_pyro.evaluation.elbo_terms import ElboResult
+from srvae_pyro.evaluation import command as suite
+from srvae_pyro.evaluation import kid
+from srvae_pyro.evaluation.likelihood import ElboResult
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.system.digest import digest

@@ -22,13 +22,17 @@ from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
-from srvae_pyro.evaluation.elbo_terms import ActiveUnits, ElboResult, evaluate_elbo
-from srvae_pyro.evaluation.fid import Distances
-from srvae_pyro.evaluation.fidelity import Weights
-from srvae_pyro.evaluation.likelihood import LikelihoodResult, evaluate_likelihood
-from srvae_pyro.evaluation.measures import Measures
+from srvae_pyro.evaluation.fid import Distances, Weights
+from srvae_pyro.evaluation.likelihood import (
+    ActiveUnits,
+    ElboResult,
+    LikelihoodResult,
+    evaluate_elbo,
+    evaluate_likelihood,
+)
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.evaluation.report import print_measures, refinement_table
+from srvae_pyro.evaluation.results import Measures
 from srvae_pyro.evaluation.selection import Selection, Split
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.elbo import TermsELBO
@@ -328,7 +332,7 @@ def test_pictures_that_a_run_learnt_from_are_told(
 def test_a_folder_of_test_pictures_alone_can_be_measured_on(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.evaluation.suite.FeatureExtractor", lambda *_: None)
+    monkeypatch.setattr("srvae_pyro.evaluation.command.FeatureExtractor", lambda *_: None)
     shutil.rmtree(folder / "train")
     given = EvaluateArguments(str(run), data=str(folder), elbo_only=True)
     assert main(given) == 0
@@ -362,14 +366,14 @@ def test_fid_is_asked_for_as_in_the_paper(
         asked.append((len(real), options["samples"], drawn.dtype, extractor.weights.path.name))
         return Distances(12.345, 0.01, 0.001, 1000, options["samples"], len(real))
 
-    monkeypatch.setattr("srvae_pyro.evaluation.suite.fid_and_kid", stand_in)
+    monkeypatch.setattr("srvae_pyro.evaluation.command.fid_and_kid", stand_in)
     searched = []
 
     def find_weights(path: Path) -> Weights:
         searched.append(path)
         return Weights(path, "")
 
-    monkeypatch.setattr("srvae_pyro.evaluation.features.find_weights", find_weights)
+    monkeypatch.setattr("srvae_pyro.evaluation.fid.find_weights", find_weights)
     arguments = EvaluateArguments(
         str(run), data=str(folder), elbo_only=True, fid=True, fid_weights=Path("weights.pth")
     )
@@ -586,7 +590,7 @@ def test_nothing_is_written_to_a_copy_from_the_hub(folder: Path, run: Path) -> N
 def test_each_result_is_recorded_before_the_next_is_measured(
     folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from srvae_pyro.evaluation import suite
+    from srvae_pyro.evaluation import command as suite
 
     key, real = f"{folder}/test", suite.evaluate_likelihood
     seen = []
@@ -626,7 +630,7 @@ def test_each_result_is_recorded_before_the_next_is_measured(
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.evaluation.suite.measure", None)
+    monkeypatch.setattr("srvae_pyro.evaluation.command.measure", None)
     (run / "file").touch()
     (run / "other.json").write_text('{"run": "somebody\'s"}')
     for name, told in (
@@ -650,7 +654,7 @@ def test_results_of_a_run_that_cannot_be_written_to_are_printed(
         if path.parent == run:
             raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr("srvae_pyro.evaluation.outputs.check_place", refuse)
+    monkeypatch.setattr("srvae_pyro.evaluation.results.check_place", refuse)
     arguments = EvaluateArguments(str(run), str(folder), elbo_only=True)
     with pytest.warns(UserWarning, match=r"Read-only.*: the results are printed only; --json FILE"):
         assert main(arguments) == 0

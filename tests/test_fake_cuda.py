@@ -12,8 +12,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_leaves, tree_map
 
 from srvae_pyro.config import DataConfig, RunConfig, TrainingConfig
-from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
-from srvae_pyro.evaluation.likelihood import evaluate_likelihood
+from srvae_pyro.evaluation.likelihood import evaluate_elbo, evaluate_likelihood
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.means import RunningMean

@@ -17,10 +17,16 @@ from torch import Tensor
 
 from srvae_pyro.drawing.grids import save_picture
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation import fid, fidelity
-from srvae_pyro.evaluation.features import FeatureExtractor
-from srvae_pyro.evaluation.fid import Distances, drawer, fid_and_kid
-from srvae_pyro.evaluation.fidelity import INCEPTION, find_weights
+from srvae_pyro.evaluation import fid
+from srvae_pyro.evaluation import fid as fidelity
+from srvae_pyro.evaluation.fid import (
+    INCEPTION,
+    Distances,
+    FeatureExtractor,
+    drawer,
+    fid_and_kid,
+    find_weights,
+)
 from srvae_pyro.models import make_model
 from srvae_pyro.pixels import to_levels
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from srvae_pyro.evaluation import kernel_distance as module
-from srvae_pyro.evaluation.kernel_distance import FeatureSet, kernel_distance, polynomial_kernel
+from srvae_pyro.evaluation import kid as module
+from srvae_pyro.evaluation.kid import FeatureSet, kernel_distance, polynomial_kernel
 
 
 def distance(a: Tensor, b: Tensor, paired: bool = False) -> float:

@@ -18,9 +18,15 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
-from srvae_pyro.evaluation.kernel_distance import FeatureSet, kernel_distance
-from srvae_pyro.evaluation.kid import KID_KEY, KID_NAME
-from srvae_pyro.evaluation.lite_features import LiteFeatures, Neighbours, neighbours
+from srvae_pyro.evaluation.kid import (
+    KID_KEY,
+    KID_NAME,
+    FeatureSet,
+    LiteFeatures,
+    Neighbours,
+    kernel_distance,
+    neighbours,
+)
 from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit
@@ -51,7 +57,7 @@ class Stub:
 @pytest.fixture(autouse=True)
 def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, and no package, in the command."""
-    monkeypatch.setattr("srvae_pyro.evaluation.suite.LiteFeatures", Stub)
+    monkeypatch.setattr("srvae_pyro.evaluation.command.LiteFeatures", Stub)
     overlap = Neighbours(0.5, 0.25, 0.75, 1.0)
     monkeypatch.setattr("srvae_pyro.evaluation.kid.neighbours", lambda *_: overlap)
 
@@ -273,7 +279,7 @@ def test_each_row_is_recorded_before_the_next(
 def test_too_few_pictures_are_refused_before_the_work(
     folder: Path, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.evaluation.suite.measure", None)
+    monkeypatch.setattr("srvae_pyro.evaluation.command.measure", None)
     with pytest.raises(UserError, match="at least 3 real pictures, not 2: give a larger --limit"):
         main(arguments(save(), folder, limit=2))
 
@@ -285,8 +291,8 @@ def test_missing_packages_say_what_to_install_before_the_work(
     folder: Path, save: Callable[..., Path], missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = save()
-    monkeypatch.setattr("srvae_pyro.evaluation.suite.LiteFeatures", LiteFeatures)
-    monkeypatch.setattr("srvae_pyro.evaluation.suite.load_for", None)
+    monkeypatch.setattr("srvae_pyro.evaluation.command.LiteFeatures", LiteFeatures)
+    monkeypatch.setattr("srvae_pyro.evaluation.command.load_for", None)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match=r"pip install 'srvae-pyro\[features\]'") as caught:
         main(arguments(run, folder))

@@ -23,7 +23,8 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import MemoryPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
-from srvae_pyro.evaluation import kid, suite
+from srvae_pyro.evaluation import command as suite
+from srvae_pyro.evaluation import kid
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained

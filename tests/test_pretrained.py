@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from srvae_pyro import SRVAE, load, upscale
 from srvae_pyro.data import PictureOptions
 from srvae_pyro.data.named import load_photos
-from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
+from srvae_pyro.evaluation.likelihood import evaluate_elbo
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscaling.enlarger import Enlarger
 

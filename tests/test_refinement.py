@@ -12,8 +12,7 @@ from test_likelihood import Linear, Standard, linear_gaussian, make, pictures
 from torch import Tensor
 
 from srvae_pyro import SRVAE, VAE, UserError
-from srvae_pyro.evaluation.likelihood import evaluate_likelihood
-from srvae_pyro.evaluation.sweep import sweep
+from srvae_pyro.evaluation.likelihood import evaluate_likelihood, sweep
 from srvae_pyro.inference import refinement
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.elbo import TermsELBO

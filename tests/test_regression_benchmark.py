@@ -14,7 +14,7 @@ from torchvision.utils import save_image
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import MemoryPictures, load_data
-from srvae_pyro.evaluation.scores import picture_scores
+from srvae_pyro.evaluation.sr_scores import picture_scores
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.models.transforms import Average2

@@ -21,15 +21,25 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.drawing.grids import calibration_figure, central_shares
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
-from srvae_pyro.evaluation import feature_distance as features
-from srvae_pyro.evaluation.answerer import Answerer, factors_for
-from srvae_pyro.evaluation.calibration import LEVELS, RANKED, Calibration, Ranks, coverage
-from srvae_pyro.evaluation.diversity import differences, diversity_score, squared_errors
-from srvae_pyro.evaluation.feature_distance import FeatureDistance, feature_distance
-from srvae_pyro.evaluation.lite_features import scaled
-from srvae_pyro.evaluation.scores import Scores, picture_scores, y_channel
-from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
-from srvae_pyro.evaluation.super_resolution_report import super_resolution_table
+from srvae_pyro.evaluation import sr_scores as features
+from srvae_pyro.evaluation.kid import scaled
+from srvae_pyro.evaluation.report import super_resolution_table
+from srvae_pyro.evaluation.sr_scores import (
+    LEVELS,
+    RANKED,
+    Calibration,
+    FeatureDistance,
+    Ranks,
+    Scores,
+    coverage,
+    differences,
+    diversity_score,
+    feature_distance,
+    picture_scores,
+    squared_errors,
+    y_channel,
+)
+from srvae_pyro.evaluation.super_resolution import Answerer, evaluate_super_resolution, factors_for
 from srvae_pyro.inference.means import standard_error
 from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import SRVAE, make_model

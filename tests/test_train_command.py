@@ -25,7 +25,7 @@ from srvae_pyro.checked import metadata_of
 from srvae_pyro.config import Dense, ModelConfig, Residual, TrainingConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.histogram import histogram_nats
+from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import to_levels, to_unit

@@ -25,7 +25,7 @@ from srvae_pyro.compression.container import (
     read_from,
 )
 from srvae_pyro.compression.exact import machine
-from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
+from srvae_pyro.evaluation.likelihood import evaluate_elbo
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.loading import weights_digest
 from srvae_pyro.system.console import Bar

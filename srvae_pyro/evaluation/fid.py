@@ -1,26 +1,276 @@
-"""FID and KID of generated pictures, by the library torch-fidelity."""
+"""FID and KID in Inception features, by the library torch-fidelity."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Unpack
+from functools import cached_property
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Unpack
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.generate import chunks
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.features import FeatureExtractor
-from srvae_pyro.evaluation.fidelity import fidelity
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_levels
+from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import THREADS, exact_float32
+from srvae_pyro.system.files import write_whole
 from srvae_pyro.system.parallel import Group
 
-__all__ = ["Distances", "Draw", "drawer", "fid_and_kid"]
+INCEPTION = "inception-v3-compat"  # torch-fidelity's name of the network behind published FIDs
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, read once for its hash.
+
+    Attributes:
+        path: the file.
+        sha256: of its bytes, in hexadecimal.
+    """
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of_file(cls, path: Path) -> Weights:
+        """The file with its hash."""
+        with path.open("rb") as file:
+            return cls(path, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def fidelity(name: str) -> Any:
+    """The module of torch-fidelity of that name, which is an optional extra.
+
+    Raises:
+        UserError: torch-fidelity is not installed.
+    """
+    try:
+        return importlib.import_module(f"torch_fidelity.{name}")
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"FID needs torch-fidelity ({reason}): pip install 'srvae-pyro[fid]'"
+        ) from None
+
+
+def find_weights(path: Path | None = None) -> Weights:
+    """The weights of torch-fidelity's Inception network.
+
+    Args:
+        path: the file; if not given, it is where torch-fidelity keeps it, and is downloaded to
+            there if need be.
+
+    Raises:
+        UserError: torch-fidelity is not installed; there is no file and no download; or the file
+            holds something else.
+    """
+    url: str = fidelity("feature_extractor_inceptionv3").URL_INCEPTION_V3
+    if path is None:
+        path = _downloaded(url)
+    elif not path.is_file():
+        raise UserError(f"there is no file {path} for --fid-weights: get it from {url}")
+    weights = Weights.of_file(path)
+    if weights.sha256 != INCEPTION_SHA256:
+        _check_weights(path)
+        warnings.warn(
+            f"{path} is not the file {url}: FID and KID cannot be compared with published ones",
+            stacklevel=1,
+        )
+    return weights
+
+
+def weights_folder() -> Path:
+    """Where torch-fidelity, by PyTorch's hub, keeps downloaded weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _downloaded(url: str) -> Path:
+    """torch-fidelity's copy of its Inception weights, downloaded if need be."""
+    path = weights_folder() / url.rsplit("/", 1)[1]
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+    except (OSError, RuntimeError, HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"no download of the Inception weights for FID ({reason}): get {url} elsewhere and "
+            f"put it at {path}, or give --fid-weights FILE"
+        ) from None
+    return path
+
+
+def _check_weights(path: Path) -> None:
+    """Refuse a file that is damaged, holds something else, or could run code.
+
+    torch-fidelity unpickles what it is given as weights without restrictions.
+
+    Raises:
+        UserError: it is such a file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle makes PyTorch raise almost anything
+        raise UserError(
+            f"{path} cannot be read as weights alone: remove it, or give another --fid-weights FILE"
+        ) from error
+    last = state.get("fc.weight") if isinstance(state, dict) else None
+    # torchvision's own Inception, which is easily taken for it, has 1000 classes.
+    if not isinstance(last, Tensor) or last.shape != (1008, 2048):
+        raise UserError(
+            f"{path} does not hold the weights of torch-fidelity's Inception: remove it, or give "
+            "another --fid-weights FILE"
+        )
+
+
+class FeatureExtractor:
+    """A network registered with torch-fidelity, its weights found and checked at once.
+
+    The network itself is made when it is first used. Features of real pictures are kept in files
+    named by the pictures' bytes and the network's weights, so that other ones never get their
+    place.
+
+    Args:
+        name: torch-fidelity's name of the network.
+        weights: file of its weights; if not given, it is found, and downloaded if need be.
+        device: where the network runs.
+        cache: folder for the real pictures' features, which take 8 kB each with Inception; beside
+            torch-fidelity's weights if not given.
+
+    Raises:
+        UserError: see :func:`~srvae_pyro.evaluation.fid.find_weights`.
+    """
+
+    def __init__(
+        self,
+        name: str = INCEPTION,
+        weights: Path | None = None,
+        device: torch.device | str = "cpu",
+        cache: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.weights: Weights | None
+        if name == INCEPTION:
+            self.weights = find_weights(weights)
+        else:
+            self.weights = None if weights is None else Weights.of_file(weights)
+        self.device = device
+        self.cache = cache or weights_folder() / "srvae_pyro_fid"
+
+    @cached_property
+    def network(self) -> Any:
+        """Takes uint8 (B, 3, H, W) to a tuple of one (B, D).
+
+        Raises:
+            UserError: the weights are another network's.
+        """
+        utils = fidelity("utils")
+        # KID's layer too.
+        layer = utils.resolve_feature_layer_for_metric("fid", feature_extractor=self.name)
+        path = None if self.weights is None else str(self.weights.path)
+        try:
+            network = utils.create_feature_extractor(
+                self.name, [layer], cuda=False, feature_extractor_weights_path=path, verbose=False
+            )
+        except RuntimeError as error:  # of load_state_dict
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} does not hold the weights of {self.name}: {reason}") from None
+        return network.to(self.device)
+
+    def of_batches(
+        self, batches: Iterable[Tensor], count: int, label: str, progress: bool
+    ) -> Tensor:
+        """Features (count, D), on the CPU, of ``count`` pictures in batches.
+
+        Args:
+            batches: uint8 (B, C, H, W); one channel, C = 1, is given to the network three times.
+            count: how many in all.
+            label: of the bar.
+            progress: whether to show it.
+        """
+        features = torch.empty(0)
+        done = 0
+        with (
+            exact_float32(),  # the same numbers on every device
+            Bar(total=count, desc=label, unit="picture", disable=not progress) as bar,
+        ):
+            for images in batches:
+                THREADS.fit()
+                (part,) = self.network(as_colours(images.to(self.device)))
+                if not done:
+                    features = torch.empty(count, part.shape[1], dtype=part.dtype)
+                features[done : done + len(part)] = part
+                done += len(part)
+                bar.update(len(part))
+        return features
+
+    def of_real(self, images: Tensor, key: str, batch_size: int, progress: bool) -> Tensor:
+        """Features (N, D) of uint8 images (N, C, H, W), read from their file if they are there.
+
+        torch-fidelity would keep them too, but unpickles its files, which could run code.
+
+        Args:
+            images: the images.
+            key: what their file is called: data set and split.
+            batch_size: images at a time.
+            progress: whether to show a bar.
+        """
+        path = self.cache / self._cache_name(key, images)
+        try:
+            features = load_file(path)["features"]
+            if features.dim() == 2 and len(features) == len(images):
+                return features
+        except (OSError, SafetensorError, KeyError):
+            pass  # none yet, or damaged
+        batches = images.split(batch_size)
+        features = self.of_batches(batches, len(images), "real pictures", progress)
+        try:
+            write_whole(path, lambda partial: save_file({"features": features}, partial))
+        except (OSError, SafetensorError) as error:
+            warnings.warn(f"{path} cannot be written and will be made anew: {error}", stacklevel=1)
+        return features
+
+    def _cache_name(self, key: str, images: Tensor) -> str:
+        """A file name that changes with whatever the features of uint8 ``images`` depend on."""
+        settings = (
+            fidelity("version").__version__,
+            self.network.get_name(),
+            self.network.get_requested_features_list(),
+            "" if self.weights is None else self.weights.sha256,
+            tuple(images.shape),
+        )
+        digest = hashlib.sha256(repr(settings).encode())
+        digest.update(images.cpu().contiguous().numpy().data)
+        name = f"{key[:50]}-{len(images)}-{self.network.get_name()}-{digest.hexdigest()[:16]}"
+        return re.sub(r"[^\w.-]+", "_", name) + ".safetensors"
+
+
+def as_colours(images: Tensor) -> Tensor:
+    """uint8 pictures (B, 1, H, W) or (B, 3, H, W) with three channels."""
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            "the network takes uint8 pictures (B, 1, H, W) or (B, 3, H, W), not "
+            f"{images.dtype} of shape {tuple(images.shape)}"
+        )
+    return images.expand(-1, 3, -1, -1)
+
 
 KID_SUBSET_SIZE = 1000  # torch-fidelity's default, as is the seed
 KID_SEED = 2020

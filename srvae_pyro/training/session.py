@@ -12,7 +12,7 @@ from srvae_pyro.data import DataSplits, PictureOptions, load_data
 from srvae_pyro.data.run_data import refuse_missing
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.histogram import histogram_nats
+from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.inference.means import bits_per_dim
 from srvae_pyro.models import load

@@ -11,7 +11,7 @@ from srvae_pyro.config import Precision, TrainingConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.grids import progress_pictures, save_picture
-from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
+from srvae_pyro.evaluation.likelihood import evaluate_elbo
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.console import say

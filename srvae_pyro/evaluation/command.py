@@ -17,30 +17,26 @@ from srvae_pyro.data.splits import evenly_spaced_indices
 from srvae_pyro.drawing.generate import sampling_of
 from srvae_pyro.drawing.grids import calibration_figure
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.answerer import factors_for
 from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels
 from srvae_pyro.evaluation.coding import evaluate_coding
-from srvae_pyro.evaluation.diversity import Distance
-from srvae_pyro.evaluation.elbo_terms import evaluate_elbo
-from srvae_pyro.evaluation.entry import drawing_flags, measures_to_json, settings_of
-from srvae_pyro.evaluation.feature_distance import feature_distance
-from srvae_pyro.evaluation.features import FeatureExtractor
-from srvae_pyro.evaluation.fid import drawer, fid_and_kid
-from srvae_pyro.evaluation.fidelity import INCEPTION
-from srvae_pyro.evaluation.kid import Features, check_selection, evaluate_kid
-from srvae_pyro.evaluation.likelihood import evaluate_likelihood
-from srvae_pyro.evaluation.lite_features import LiteFeatures
-from srvae_pyro.evaluation.measures import Measures
-from srvae_pyro.evaluation.outputs import Outputs
+from srvae_pyro.evaluation.fid import INCEPTION, FeatureExtractor, drawer, fid_and_kid
+from srvae_pyro.evaluation.kid import Features, LiteFeatures, check_selection, evaluate_kid
+from srvae_pyro.evaluation.likelihood import evaluate_elbo, evaluate_likelihood
 from srvae_pyro.evaluation.report import print_measures
+from srvae_pyro.evaluation.results import (
+    Measures,
+    Outputs,
+    drawing_flags,
+    measures_to_json,
+    settings_of,
+)
 from srvae_pyro.evaluation.selection import Selection, select
-from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
+from srvae_pyro.evaluation.sr_scores import Distance, feature_distance
+from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution, factors_for
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import start
 from srvae_pyro.system.parallel import Group, process_group
-
-__all__ = ["evaluate"]
 
 FID_IMAGES = {"test": 10_000, "train": 50_000}  # as in the paper, section 4.1
 KID_IMAGES = 5_000

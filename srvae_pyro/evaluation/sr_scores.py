@@ -1,0 +1,411 @@
+"""Super-resolution scores: distances to the truth, diversity of samples, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from srvae_pyro.evaluation.fid import as_colours
+from srvae_pyro.evaluation.kid import PACKAGES, lite_network, scaled
+from srvae_pyro.inference.means import standard_error
+from srvae_pyro.system.device import exact_float32
+from srvae_pyro.system.streams import stream
+from srvae_pyro.upscaling.quality import WINDOW, psnr, ssim
+
+FEATURE_DISTANCE = "EfficientNet-Lite0 features"  # never LPIPS, whose network and weights differ
+AT_ONCE = 25  # pictures
+
+
+def feature_distance(device: torch.device | str = "cpu") -> FeatureDistance | None:
+    """The distance, or None where its network is not installed: it is an optional extra.
+
+    Raises:
+        UserError: the network is there, and its weights are not those that numbers depend on.
+    """
+    if all(find_spec(package) for package in PACKAGES):
+        return FeatureDistance(device)
+    return None
+
+
+class FeatureDistance:
+    """How far features of pictures are from those of others.
+
+    At each resolution, from a half to a thirty-second of the picture's as far as that has two
+    pixels, features are scaled to length 1 at every place, and their squared differences summed;
+    this is brought to the picture's size, bilinear, and added up. So LPIPS is made, but for
+    weights of channels that were fitted to what people see, and of another network: it is not LPIPS
+    and not to be compared with it.
+
+    References:
+        Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, 2018,
+        arXiv:1801.03924, equation 1 with w = 1; Tan and Le, EfficientNet, 2019, arXiv:1905.11946.
+
+    Args:
+        device: where the network runs.
+
+    Raises:
+        UserError: a package is not installed, or its weights are others.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = device
+        self.network = lite_network(device, "the distance of features")
+
+    @torch.no_grad()
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances (B, H, W), float32 on the CPU, of uint8 pictures (B, C, H, W), C = 1 or 3."""
+        with exact_float32():  # the same numbers on every device
+            parts = zip(a.split(AT_ONCE), b.split(AT_ONCE), strict=True)
+            return torch.cat([self._distances(one, other) for one, other in parts])
+
+    def _distances(self, a: Tensor, b: Tensor) -> Tensor:
+        size = a.shape[-2:]
+        both = scaled(as_colours(torch.cat([a, b]).to(self.device)))
+        total = torch.zeros(len(a), 1, *size, device=both.device)
+        for features in self._features(both):
+            one, other = F.normalize(features, dim=1).chunk(2)
+            apart = (one - other).square().sum(dim=1, keepdim=True)
+            total += F.interpolate(apart, size, mode="bilinear", align_corners=False)
+        return total[:, 0].cpu()
+
+    def _features(self, x: Tensor) -> Iterator[Tensor]:
+        """What the network has found at each resolution, before it goes to the next."""
+        net = self.network
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = net._swish(net._bn0(net._conv_stem(x)))
+        for block in net._blocks:
+            if 2 in block._depthwise_conv.stride:
+                yield x
+                if min(x.shape[-2:]) < 2:  # the network's padding needs two pixels
+                    return
+            x = block(x)
+        yield x
+
+
+MEASURES = ("psnr", "ssim", "lr_psnr", "psnr_y", "ssim_y")
+WEIGHTS = (65.481, 128.553, 24.966)  # of R, G and B in [0, 1], so that Y is from 16 to 235
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How near answers are to the pictures, on average, each with its standard error.
+
+    An error is None where there are not two pictures, or photographs, to tell it by.
+
+    Attributes:
+        psnr: dB, of RGB.
+        ssim: of RGB; None for pictures under 11 pixels a side.
+        lr_psnr: dB, of d of the answer against y.
+        psnr_y: dB, of the luma without a border of ``factor`` pixels; None where nothing is left.
+        ssim_y: likewise; None where less than 11 pixels a side are left.
+        psnr_error: of ``psnr``.
+        ssim_error: of ``ssim``.
+        lr_psnr_error: of ``lr_psnr``.
+        psnr_y_error: of ``psnr_y``.
+        ssim_y_error: of ``ssim_y``.
+    """
+
+    psnr: float
+    ssim: float | None
+    lr_psnr: float
+    psnr_y: float | None
+    ssim_y: float | None
+    psnr_error: float | None = None
+    ssim_error: float | None = None
+    lr_psnr_error: float | None = None
+    psnr_y_error: float | None = None
+    ssim_y_error: float | None = None
+
+    @classmethod
+    def of(
+        cls, values: Mapping[str, Tensor], prefix: str = "", photographs: Tensor | None = None
+    ) -> Scores:
+        """The means of one value a picture, (N), by names of :data:`MEASURES` after a prefix."""
+        found: dict[str, float | None] = {}
+        for name in MEASURES:
+            own = values.get(f"{prefix}{name}")
+            found[name], found[f"{name}_error"] = mean_and_error(own, photographs)
+        return cls(**found)  # type: ignore[arg-type]
+
+
+def mean_and_error(
+    values: Tensor | None, photographs: Tensor | None = None
+) -> tuple[float | None, float | None]:
+    """The mean of one value a picture, (N), and its standard error, clustered by photographs."""
+    if values is None:
+        return None, None
+    return values.double().mean().item(), standard_error(values, photographs)
+
+
+def y_channel(levels: Tensor) -> Tensor:
+    """The luma Y of YCbCr, float64 (..., 1, H, W), of uint8 RGB or gray (..., C, H, W).
+
+    ITU-R BT.601 in studio range, 16 to 235, by the weights of MATLAB's ``rgb2ycbcr``. It is not
+    rounded to whole levels, as BasicSR has it; MATLAB rounds.
+    """
+    rgb = levels.expand(*levels.shape[:-3], 3, -1, -1).double()
+    weights = rgb.new_tensor(WEIGHTS)[:, None, None] / 255
+    return 16 + (rgb * weights).sum(dim=-3, keepdim=True)
+
+
+def picture_scores(a: Tensor, b: Tensor, border: int) -> dict[str, Tensor]:
+    """Scores of uint8 (B, C, H, W) against others: (B) each, of the pictures that are large enough.
+
+    Args:
+        a: the answers.
+        b: the pictures.
+        border: pixels at each side that Y's scores leave out: the factor, as papers do (Timofte et
+            al., NTIRE 2017 Challenge on Single Image Super-Resolution: Methods and Results, 2017).
+    """
+    scores = _scores(a, b)
+    if min(a.shape[-2:]) > 2 * border:
+        inner = slice(border, -border or None)
+        pair = (y_channel(x[..., inner, inner]) for x in (a, b))
+        scores |= {f"{name}_y": value for name, value in _scores(*pair).items()}
+    return scores
+
+
+def _scores(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    scores = {"psnr": psnr(a, b)}
+    if min(a.shape[-2:]) >= WINDOW:
+        scores["ssim"] = ssim(a, b)
+    return scores
+
+
+def stacked_means(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The means over several answers of the scores of each, (B) by name."""
+    return {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
+
+
+ERROR_WINDOW = 16  # pixels a side over which squared errors are averaged, as in NTIRE 2022
+
+# Answers and pictures, uint8 (B, C, H, W) each, to distances (B, h, w), place by place.
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How samples differ; None for one sample.
+
+    The scores are NTIRE's, in per cent, see :func:`diversity_score`, each the mean over pictures
+    and with its standard error.
+
+    Attributes:
+        std: the standard deviation over the samples, averaged over pixels and colours, in levels
+            of 255.
+        pairwise_rmse: the root mean squared difference of two samples, averaged over pairs and
+            pictures, in levels.
+        score_mse: by the squared error, averaged over windows of 16x16 pixels.
+        score_mse_pixels: by the squared error pixel by pixel, which chance alone makes large.
+        score_features: by the distance of EfficientNet-Lite0's features; None also where that is
+            not installed. Not LPIPS.
+        score_mse_error: of ``score_mse``.
+        score_mse_pixels_error: of ``score_mse_pixels``.
+        score_features_error: of ``score_features``.
+    """
+
+    std: float | None = None
+    pairwise_rmse: float | None = None
+    score_mse: float | None = None
+    score_mse_pixels: float | None = None
+    score_features: float | None = None
+    score_mse_error: float | None = None
+    score_mse_pixels_error: float | None = None
+    score_features_error: float | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Tensor], photographs: Tensor | None = None) -> Diversity:
+        """From one value a picture, (N), by name, as :func:`differences` gives them."""
+        found: dict[str, float | None] = {}
+        for name in ("score_mse", "score_mse_pixels", "score_features"):
+            found[name], found[f"{name}_error"] = mean_and_error(values.get(name), photographs)
+        for name in ("std", "pairwise_rmse"):
+            found[name], _ = mean_and_error(values.get(name))
+        return cls(**found)
+
+
+def diversity_score(distances: Tensor) -> Tensor:
+    """NTIRE's score of the diversity of samples, in per cent.
+
+        (global best - local best) / global best * 100
+
+    of distances to the truth: the global best is that of the sample that is nearest as a whole, the
+    local best that of a picture put together of the nearest sample at each place. It is 0 where all
+    samples are the same, or one of them is the truth.
+
+    References:
+        Lugmayr et al., NTIRE 2021 Learning the Super-Resolution Space Challenge, 2021, CVPR
+        Workshops, and its successor of 2022; the code that scored them.
+
+    Args:
+        distances: (S, B, h, w), of S samples at each place.
+
+    Returns:
+        (B).
+    """
+    best = distances.mean(dim=(-2, -1)).amin(dim=0)
+    local = distances.amin(dim=0).mean(dim=(-2, -1))
+    return torch.where(best > 0, (best - local) / best, 0.0) * 100
+
+
+def squared_errors(a: Tensor, b: Tensor, window: int = ERROR_WINDOW) -> Tensor:
+    """Squared errors in levels of (B, C, H, W) averaged over colours and windows.
+
+    As NTIRE 2022 has it every window is counted that has a pixel of the picture, and outside there
+    is no error; so each pixel is in as many windows.
+
+    Args:
+        a: uint8 pictures.
+        b: others.
+        window: pixels a side.
+
+    Returns:
+        (B, H + window - 1, W + window - 1).
+    """
+    errors = (a.float() - b.float()).square().mean(dim=1, keepdim=True)
+    errors = F.pad(errors, (window - 1,) * 4)
+    rows = F.avg_pool2d(errors, (window, 1), stride=1)
+    return F.avg_pool2d(rows, (1, window), stride=1)[:, 0]
+
+
+def differences(
+    samples: Tensor, truth: Tensor, distance: Distance | None = None
+) -> dict[str, Tensor]:
+    """How two or more samples differ, (B) by what :class:`Diversity` calls it.
+
+    Args:
+        samples: uint8 (S, B, C, H, W).
+        truth: uint8 (B, C, H, W).
+        distance: of features, if there are any.
+    """
+    levels = samples.float()
+    pairs = torch.combinations(torch.arange(len(samples)))
+    rmse = [(levels[i] - levels[j]).square().mean(dim=(1, 2, 3)).sqrt() for i, j in pairs]
+    measures: dict[str, Distance] = {
+        "score_mse": squared_errors,
+        "score_mse_pixels": lambda a, b: squared_errors(a, b, window=1),
+    }
+    if distance is not None:
+        measures["score_features"] = distance
+    return {
+        "std": levels.std(dim=0).mean(dim=(1, 2, 3)),
+        "pairwise_rmse": torch.stack(rmse).mean(dim=0),
+    } | {
+        name: diversity_score(torch.stack([measure(sample, truth) for sample in samples]))
+        for name, measure in measures.items()
+    }
+
+
+RANKED = 39  # samples: the truth's rank is one of 40, of which 20, 32 and 38 are
+LEVELS = (50, 80, 95)  # per cent
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often the truth lies within the samples' spread.
+
+    Attributes:
+        within: the share of values that lie within the central interval of 50, 80 and 95 % of the
+            samples, by that number; calibrated samples have just these shares.
+        within_error: their standard errors.
+        ranks: the share of values of each rank among the samples, 0 to ``samples``.
+        certain: the share of values that all samples agree on, and rightly; broken ties give these
+            every rank alike.
+        samples: how many.
+        seed: of the samples, and of the ties.
+    """
+
+    within: dict[str, float | None]
+    within_error: dict[str, float | None]
+    ranks: list[float]
+    certain: float
+    samples: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls, values: Mapping[str, Tensor], seed: int, photographs: Tensor | None = None
+    ) -> Calibration:
+        """From ``ranks`` (N, K + 1) and ``certain`` (N), shares of each picture's values."""
+        ranks = values["ranks"]
+        found = {
+            str(level): mean_and_error(coverage(ranks, level), photographs) for level in LEVELS
+        }
+        return cls(
+            {level: mean for level, (mean, _) in found.items()},
+            {level: error for level, (_, error) in found.items()},
+            ranks.mean(dim=0).tolist(),
+            values["certain"].mean().item(),
+            ranks.shape[1] - 1,
+            seed,
+        )
+
+
+def coverage(ranks: Tensor, level: int) -> Tensor:
+    """The share of values within the central interval, (...), by the shares of ranks (..., K + 1).
+
+    Args:
+        ranks: of K samples.
+        level: of the interval, in per cent, that leaves out a whole number of ranks at each end.
+
+    Raises:
+        ValueError: it does not.
+    """
+    count = ranks.shape[-1]
+    out, rest = divmod(count * (100 - level), 200)
+    if rest:
+        raise ValueError(f"{count - 1} samples have no central interval of {level} %")
+    return ranks[..., out : count - out].sum(dim=-1)
+
+
+class Ranks:
+    """The ranks of pictures' values among samples, which are given one after another.
+
+    Of a truth that is drawn as the samples are every rank is as probable. Where some samples equal
+    it, its place among them is drawn too, from a stream of the picture's own.
+
+    References:
+        Hamill, Interpretation of rank histograms for verifying ensemble forecasts, 2001, Monthly
+        Weather Review 129(3).
+
+    Args:
+        truth: uint8 (B, C, H, W).
+        indices: the pictures' numbers, to which the ties are tied.
+        seed: of the ties.
+    """
+
+    def __init__(self, truth: Tensor, indices: Sequence[int], seed: int) -> None:
+        self.truth, self.indices, self.seed = truth, indices, seed
+        self.below = torch.zeros(truth.shape, dtype=torch.int32)
+        self.equal = torch.zeros(truth.shape, dtype=torch.int32)
+        self.count = 0
+
+    def add(self, samples: Tensor) -> None:
+        """A sample of each, uint8 (B, C, H, W)."""
+        self.below += samples < self.truth
+        self.equal += samples == self.truth
+        self.count += 1
+
+    def ranks(self) -> Tensor:
+        """How many samples lie below each value, ties broken: int64 (B, C, H, W), 0 to K."""
+        shape = self.truth.shape[1:]
+        drawn = [
+            stream(self.seed, index, *b"ties").random(tuple(shape), dtype=np.float64)
+            for index in self.indices
+        ]
+        places = torch.from_numpy(np.stack(drawn)) * (self.equal + 1)
+        return self.below.long() + places.long()
+
+    def shares(self) -> dict[str, Tensor]:
+        """What :meth:`Calibration.of` is made from, of these pictures: float64."""
+        ranks = self.ranks().flatten(1)
+        shares = torch.zeros(len(ranks), self.count + 1, dtype=torch.float64)
+        shares.scatter_add_(1, ranks, torch.ones(ranks.shape, dtype=torch.float64))
+        certain = (self.equal == self.count).flatten(1).double().mean(dim=1)
+        return {"ranks": shares / ranks.shape[1], "certain": certain}
