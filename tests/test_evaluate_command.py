@@ -34,10 +34,9 @@ from srvae_pyro.evaluation.record import record
 from srvae_pyro.evaluation.report import print_measures, refinement_table
 from srvae_pyro.evaluation.results import Measures
 from srvae_pyro.evaluation.selection import Selection, Split
-from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
-from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit

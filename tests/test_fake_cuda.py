@@ -15,8 +15,8 @@ from srvae_pyro.config import DataConfig, RunConfig, TrainingConfig
 from srvae_pyro.evaluation.likelihood import evaluate_elbo, evaluate_likelihood
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.importance import estimate_log_likelihood
-from srvae_pyro.inference.means import RunningMean
 from srvae_pyro.inference.refinement import refine
+from srvae_pyro.inference.statistics import RunningMean
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.system.device import sent
 from srvae_pyro.system.parallel import Group

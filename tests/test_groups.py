@@ -21,7 +21,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
-from srvae_pyro.inference.weighing import given_lower
+from srvae_pyro.inference.importance_weights import given_lower
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.groups import GroupsGivenLower
 from srvae_pyro.models.transforms import make_transform

@@ -14,12 +14,16 @@ from torch import Tensor, nn
 from srvae_pyro import SRVAE, VAE, ModelConfig, UserError
 from srvae_pyro.config import Dense
 from srvae_pyro.evaluation.likelihood import evaluate_likelihood
-from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.importance import estimate_log_likelihood, evaluations_at_once
-from srvae_pyro.inference.means import standard_error
-from srvae_pyro.inference.noise import ImageNoise
-from srvae_pyro.inference.weighing import normal_log_prob
-from srvae_pyro.inference.weights import effective_pairs, effective_samples, log_mean, pareto_k
+from srvae_pyro.inference.importance_weights import (
+    effective_pairs,
+    effective_samples,
+    log_mean,
+    normal_log_prob,
+    pareto_k,
+)
+from srvae_pyro.inference.statistics import standard_error
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.memory import peak_bytes

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.decoding import ImageNoise
 from srvae_pyro.system.streams import stream, torch_seed
 
 

@@ -16,8 +16,8 @@ from srvae_pyro.distributions import ImageDistribution, Pyramid
 from srvae_pyro.distributions.block_averages import from_blocks, to_blocks
 from srvae_pyro.distributions.pixel_groups import ORDER
 from srvae_pyro.errors import UserError
+from srvae_pyro.inference.decoding import TileNoise
 from srvae_pyro.inference.importance import estimate_log_likelihood
-from srvae_pyro.inference.noise import TileNoise
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.pyramid import PyramidGivenLatent
 from srvae_pyro.models.transforms import make_transform

@@ -14,10 +14,9 @@ from torch import Tensor
 from srvae_pyro import SRVAE, VAE, UserError
 from srvae_pyro.evaluation.likelihood import evaluate_likelihood, sweep
 from srvae_pyro.inference import refinement
-from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
-from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.inference.refinement import RefinedGuide, refine, refined_at_once
 from srvae_pyro.models.vae import VAEGuide, VAEModel
 from srvae_pyro.system.memory import peak_bytes

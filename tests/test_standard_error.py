@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from srvae_pyro.inference.means import standard_error
+from srvae_pyro.inference.statistics import standard_error
 
 
 def test_of_independent_pictures_it_is_the_usual_one() -> None:

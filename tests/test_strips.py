@@ -14,7 +14,7 @@ from test_upscale import image_of, smooth, upscale
 from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.inference.noise import TileNoise
+from srvae_pyro.inference.decoding import TileNoise
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit

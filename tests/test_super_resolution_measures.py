@@ -40,8 +40,8 @@ from srvae_pyro.evaluation.sr_scores import (
     y_channel,
 )
 from srvae_pyro.evaluation.super_resolution import Answerer, evaluate_super_resolution, factors_for
-from srvae_pyro.inference.means import standard_error
-from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.decoding import ImageNoise
+from srvae_pyro.inference.statistics import standard_error
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit

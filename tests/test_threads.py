@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
-from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.system.device import exact_float32
 

@@ -26,7 +26,7 @@ from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.grids import progress_pictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import ElboResult
-from srvae_pyro.inference.means import RunningMean, bits_per_dim
+from srvae_pyro.inference.statistics import RunningMean, bits_per_dim
 from srvae_pyro.models import ImageModel
 from srvae_pyro.runs import validation_nats
 from srvae_pyro.system.parallel import Group

@@ -19,7 +19,7 @@ from torch import Tensor
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import FORMATS
-from srvae_pyro.inference.noise import TileNoise
+from srvae_pyro.inference.decoding import TileNoise
 from srvae_pyro.models import SRVAE, load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention

@@ -11,7 +11,7 @@ from test_training import make_trainer, score, some_pictures, tiny_config
 from torch import Tensor
 
 from srvae_pyro.evaluation.likelihood import ElboResult
-from srvae_pyro.inference.means import standard_error
+from srvae_pyro.inference.statistics import standard_error
 from srvae_pyro.models import ImageModel
 from srvae_pyro.runs import save_weights, validation_images, validation_nats
 from srvae_pyro.training import session, validation

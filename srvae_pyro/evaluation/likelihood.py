@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import Precision
-from srvae_pyro.inference.decoding import Decode
+from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.inference.importance import Estimator, estimates, evaluations_at_once
-from srvae_pyro.inference.means import bits_per_dim, standard_error
-from srvae_pyro.inference.noise import ImageNoise
 from srvae_pyro.inference.refinement import refined_at_once
+from srvae_pyro.inference.statistics import bits_per_dim, standard_error
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import cached_weights

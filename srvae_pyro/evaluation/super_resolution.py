@@ -25,7 +25,7 @@ from srvae_pyro.evaluation.sr_scores import (
     picture_scores,
     stacked_means,
 )
-from srvae_pyro.inference.noise import ImageNoise
+from srvae_pyro.inference.decoding import ImageNoise
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_levels, to_unit

@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 
 from srvae_pyro.distributions import ConsistentGroups
 from srvae_pyro.distributions.block_averages import LAST_LEVEL
-from srvae_pyro.inference.turns import turn
+from srvae_pyro.inference.pyro_lock import turn
 
 __all__ = ["ElboTerms", "TermsELBO"]
 

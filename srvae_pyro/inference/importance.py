@@ -30,15 +30,16 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.noise import ImageNoise
-from srvae_pyro.inference.refinement import RefinedGuide, refine, refined_at_once
-from srvae_pyro.inference.weighing import Weighing, has_two_levels
-from srvae_pyro.inference.weights import (
+from srvae_pyro.inference.decoding import ImageNoise
+from srvae_pyro.inference.importance_weights import (
+    Weighing,
     effective_pairs,
     effective_samples,
+    has_two_levels,
     log_mean,
     pareto_k,
 )
+from srvae_pyro.inference.refinement import RefinedGuide, refine, refined_at_once
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.memory import peak_bytes
 
@@ -64,7 +65,7 @@ class LikelihoodEstimate:
         log_likelihood: nats.
         elbo: the evidence lower bound from the same samples, nats.
         effective_samples: :math:`(\\sum w)^2 / \\sum w^2`, from 1 to S; for ``product`` see
-            :func:`~srvae_pyro.inference.weights.effective_pairs`.
+            :func:`~srvae_pyro.inference.importance_weights.effective_pairs`.
         pareto_k: shape of the weights' tail, larger is worse, above 0.7 unreliable; of u's or z's
             for ``product``, each weighted by the sum over the others, whichever is worse; nan
             below 25 samples.

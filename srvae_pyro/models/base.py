@@ -16,7 +16,7 @@ from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Operations
-from srvae_pyro.inference.turns import turn
+from srvae_pyro.inference.pyro_lock import turn
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.models.loading import read_state
 from srvae_pyro.networks import WeightNormalized, aim_heads, initializing

@@ -19,8 +19,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from srvae_pyro.config import LikelihoodName, ModelConfig
-from srvae_pyro.inference.checks import check_images
-from srvae_pyro.inference.operations import Sampling
+from srvae_pyro.inference.operations import Sampling, check_images
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import (
     ImageGivenLower,

@@ -12,7 +12,7 @@ from torch import Tensor
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.means import RunningMean, bits_per_dim
+from srvae_pyro.inference.statistics import RunningMean, bits_per_dim
 from srvae_pyro.system.console import Bar, say
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.batches import Batches

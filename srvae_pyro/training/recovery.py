@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.means import RunningMean
+from srvae_pyro.inference.statistics import RunningMean
 from srvae_pyro.system.console import say
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint

@@ -14,7 +14,7 @@ from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import record
-from srvae_pyro.inference.means import bits_per_dim
+from srvae_pyro.inference.statistics import bits_per_dim
 from srvae_pyro.models import load
 from srvae_pyro.models.loading import load_weights
 from srvae_pyro.models.shapes import sizes_of

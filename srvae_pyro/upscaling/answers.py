@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.decoding import Decode, Decoding
-from srvae_pyro.inference.noise import Noise
-from srvae_pyro.inference.weighing import given_lower
+from srvae_pyro.inference.decoding import Decode, Decoding, Noise
+from srvae_pyro.inference.importance_weights import given_lower
 from srvae_pyro.models import SRVAE
 from srvae_pyro.models.base import images_plate
 from srvae_pyro.networks import cached_weights

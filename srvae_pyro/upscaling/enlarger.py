@@ -25,7 +25,7 @@ from torch import Tensor
 
 from srvae_pyro.config import Precision
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.noise import TileNoise
+from srvae_pyro.inference.decoding import TileNoise
 from srvae_pyro.models import SRVAE
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
