@@ -23,7 +23,7 @@ from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.importance_weights import given_lower
 from srvae_pyro.models import SRVAE, make_model
-from srvae_pyro.models.groups import GroupsGivenLower
+from srvae_pyro.models.pixel_groups import GroupsGivenLower
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormConv2d, initializing
 from srvae_pyro.pixels import to_unit

@@ -19,7 +19,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import TileNoise
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.models import SRVAE, make_model
-from srvae_pyro.models.pyramid import PyramidGivenLatent
+from srvae_pyro.models.pixel_groups import PyramidGivenLatent
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import initializing
 from srvae_pyro.pixels import to_levels, to_unit

@@ -28,7 +28,7 @@ from srvae_pyro.compression.exact import differences, machine
 from srvae_pyro.data.image_files import find_pictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import ImageModel, load
-from srvae_pyro.models.loading import weights_digest
+from srvae_pyro.models.base import weights_digest
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
 from srvae_pyro.system.console import Bar, say, shown
 from srvae_pyro.system.device import choose_device, start

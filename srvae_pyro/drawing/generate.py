@@ -19,7 +19,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, Decoding
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load
-from srvae_pyro.models.loading import weights_digest
+from srvae_pyro.models.base import weights_digest
 from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import start

@@ -27,7 +27,7 @@ from srvae_pyro.compression.container import (
 from srvae_pyro.compression.exact import machine
 from srvae_pyro.evaluation.likelihood import evaluate_elbo
 from srvae_pyro.models import ImageModel
-from srvae_pyro.models.loading import weights_digest
+from srvae_pyro.models.base import weights_digest
 from srvae_pyro.system.console import Bar
 
 __all__ = ["CodeSize", "CodingResult", "evaluate_coding"]

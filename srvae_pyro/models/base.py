@@ -1,4 +1,4 @@
-"""What the one-level VAE and the srVAE have in common."""
+"""What the one-level VAE and the srVAE have in common, and how a run's weights are loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import pyro
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
@@ -18,12 +19,90 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Operations
 from srvae_pyro.inference.pyro_lock import turn
 from srvae_pyro.models.card import model_card, shared_settings
-from srvae_pyro.models.loading import read_state
 from srvae_pyro.networks import WeightNormalized, aim_heads, initializing
-from srvae_pyro.runs import CONFIG, MODEL_FILES, WEIGHTS, packaged, read_config, save_weights
+from srvae_pyro.runs import (
+    CONFIG,
+    MODEL_FILES,
+    WEIGHTS,
+    find_run,
+    packaged,
+    read_config,
+    read_weights,
+    save_weights,
+)
 from srvae_pyro.system import device as runtime
+from srvae_pyro.system.digest import digest
 from srvae_pyro.system.files import write_json
 from srvae_pyro.system.hub import download, refuse_address
+
+__all__ = ["load_weights", "read_state", "weights_digest"]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash by which a model's weights are known again, in what is kept of results."""
+    return digest(dict(sorted(model.state_dict().items())))
+
+
+class _WithoutWeights(TorchFunctionMode):
+    """Within it random weights are on the meta device: of models that are made for their shapes.
+
+    Not all tensors, as most functions on that device import ``torch._dynamo``, which takes longer
+    than loading a model.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args, **{**(kwargs or {}), "device": "meta"})
+        return func(*args, **(kwargs or {}))
+
+
+def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """The weights in a file.
+
+    Args:
+        path: of the weights.
+        fresh: makes a model that they should suit.
+
+    Raises:
+        ValueError: they are damaged or of another model.
+    """
+    state = read_weights(path)
+    with _WithoutWeights():  # before memory is taken for them
+        wanted = fresh().state_dict()
+    for kind, names in (("missing", set(wanted) - set(state)), ("extra", set(state) - set(wanted))):
+        if names:
+            some = ", ".join(sorted(names)[:3])
+            raise ValueError(f"{len(names)} tensors are {kind}, such as {some}")
+    for name, tensor in wanted.items():
+        there = state[name]
+        # Weights may be stored in another precision.
+        if there.shape != tensor.shape or there.is_floating_point() != tensor.is_floating_point():
+            was, now = tuple(tensor.shape), tuple(there.shape)
+            raise ValueError(f"{name} is {there.dtype} {now}, not {tensor.dtype} {was}")
+        if not there.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+    return state
+
+
+def load_weights(model: Any, run: str | Path) -> None:
+    """Give a model the weights of a run with the same networks, whatever its images' size.
+
+    Args:
+        model: a ``SRVAE`` or ``VAE``.
+        run: a run's folder, its name under ``runs/``, or a Hub id.
+
+    Raises:
+        UserError: there is no such run, or its networks are others.
+    """
+    path = find_run(run) / WEIGHTS
+    try:
+        model.load_state_dict(read_state(path, lambda: type(model)(model.config)))
+    except (RuntimeError, ValueError, OSError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the weights of {run} do not suit: {reason}") from None
+
 
 _PROGRAMS = itertools.count()  # numbers for the names under which programs register
 

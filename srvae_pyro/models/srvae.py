@@ -26,8 +26,7 @@ from srvae_pyro.models.conditionals import (
     LatentGivenImages,
     LatentGivenLower,
 )
-from srvae_pyro.models.groups import GroupsGivenLower
-from srvae_pyro.models.pyramid import image_given_latent
+from srvae_pyro.models.pixel_groups import GroupsGivenLower, image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
 

@@ -18,7 +18,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import LatentGivenImages
-from srvae_pyro.models.pyramid import image_given_latent
+from srvae_pyro.models.pixel_groups import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 
 __all__ = ["VAE", "VAEGuide", "VAEModel"]

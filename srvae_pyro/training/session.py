@@ -16,7 +16,7 @@ from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.inference.statistics import bits_per_dim
 from srvae_pyro.models import load
-from srvae_pyro.models.loading import load_weights
+from srvae_pyro.models.base import load_weights
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
 from srvae_pyro.runs import CONFIG, name_for

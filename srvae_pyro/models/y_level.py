@@ -1,4 +1,4 @@
-r"""The srVAE's lower level alone: a VAE of y = d(x), its first lines and its networks.
+"""The srVAE's lower level alone: a VAE of y = d(x), its first lines and its networks.
 
 ::
 

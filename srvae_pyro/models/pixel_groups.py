@@ -1,0 +1,301 @@
+"""Likelihoods by a network for each pixel of a block: p(x|y,z), and p(y|u) from coarse to fine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.distributions import (
+    ConsistentGroups,
+    DiscretizedLogisticMixture,
+    Pyramid,
+    TruncatedMixture,
+)
+from srvae_pyro.distributions.block_averages import PIXELS
+from srvae_pyro.distributions.pixel_groups import image_of
+from srvae_pyro.models.conditionals import (
+    LOCATION_SPREAD,
+    ImageGivenLatent,
+    aim_likelihood,
+    aim_pixel,
+    over_images,
+)
+from srvae_pyro.models.transforms import Transform
+from srvae_pyro.networks import (
+    Decoder,
+    DenseBlock,
+    ResidualFeatures,
+    ResidualHead,
+    ResidualNetwork,
+    WeightNormConv2d,
+    WeightNormConvTranspose2d,
+    aim_heads,
+)
+
+__all__ = ["GroupsGivenLower", "PixelGroups", "PyramidGivenLatent", "image_given_latent"]
+
+
+class PixelGroups(nn.Module):
+    """An image of given rounded block averages y, by a network for each pixel of a block.
+
+    Of the four pixels of a block each has a network of its own at y's size, which sees y, features
+    of a latent, and how far the earlier pixels of all blocks are from their y; and, if there are
+    ``size.shared`` blocks, what they make of y, once for all four and for all answers to a y. With
+    ``size.estimate`` these blocks also say one image, from which locations then start instead of
+    from y, and earlier pixels are seen as they differ from it.
+
+    Args:
+        config: the model's.
+        size: of the networks.
+        channels: channels of the image, and of y.
+        features: channels of the features.
+
+    Example:
+        >>> groups = PixelGroups(ModelConfig(components=2), Residual(4, 1), channels=3, features=5)
+        >>> y = torch.full((2, 3, 4, 4), 100 / 255)
+        >>> groups(y, torch.randn(2, 5, 4, 4)).sample().shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(self, config: ModelConfig, size: Residual, channels: int, features: int) -> None:
+        super().__init__()
+        self.shared: ResidualFeatures | None = None
+        if size.shared:
+            self.shared = ResidualFeatures(channels, size.width, size.shared)
+            features += size.width
+        self.estimator: ResidualHead | None = None
+        if size.estimate:
+            self.estimator = ResidualHead(size.width, PIXELS * channels, size.blocks)
+            aim_heads(self.estimator, LOCATION_SPREAD * config.likelihood_scale)
+        self.networks = nn.ModuleList(
+            ResidualNetwork(
+                features + (1 + before) * channels,
+                ConsistentGroups.parameter_channels(config.components, channels, before),
+                size.width,
+                size.blocks,
+            )
+            for before in range(PIXELS)
+        )
+        for before, network in enumerate(self.networks):
+            aim_pixel(network, config, channels, before)
+
+    def group(
+        self,
+        y: Tensor,
+        features: Sequence[Tensor],
+        estimates: Sequence[Tensor],
+        before: Sequence[Tensor],
+    ) -> TruncatedMixture:
+        """The distribution of the next group, images (C, h, w).
+
+        Args:
+            y: the rounded averages (..., C, h, w).
+            features: of the latent and, with shared blocks, of y, (..., F, h, w) each.
+            estimates: of the four groups, of y's shape; none where there are no estimates.
+            before: the earlier groups, of y's shape.
+        """
+        count = len(before)
+        network = self.networks[count]
+
+        def joined(y: Tensor, *rest: Tensor) -> Tensor:
+            earlier, expected, seen = rest[:count], rest[count : 2 * count], rest[2 * count :]
+            more = (pixel - one for pixel, one in zip(earlier, expected, strict=True))
+            # About 0, where bfloat16 rounds pixels least; locations start from y or estimates.
+            pixels = [*(part.to(y.dtype) for part in seen), y - 0.5, *more]
+            out: Tensor = network(torch.cat(pixels, dim=1))
+            return out
+
+        expected = (estimates or [y] * PIXELS)[:count]
+        parameters = over_images(joined, y, *before, *expected, *features)
+        return ConsistentGroups.pixel(parameters, y, before, estimates)
+
+    def of_y(self, y: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """What is seen of y alone.
+
+        Args:
+            y: the rounded averages (..., C, h, w).
+
+        Returns:
+            What the shared blocks make of it, (..., F, h, w), if there are any; and the estimates
+            of the four groups, of y's shape, whose average y is, if they are made.
+        """
+        shared = self.shared
+        if shared is None:
+            return (), []
+        seen = over_images(lambda y: shared(y - 0.5), y)
+        if self.estimator is None:
+            return (seen,), []
+        apart = over_images(self.estimator, seen).unflatten(-3, (PIXELS, -1))
+        estimates = y.unsqueeze(-4) + apart - apart.mean(-4, keepdim=True)
+        return (seen,), list(estimates.unbind(-4))
+
+    def estimate(self, y: Tensor) -> Tensor | None:
+        """The image (..., C, 2h, 2w), not on the grid, that the shared blocks say for y."""
+        _, estimates = self.of_y(y)
+        return image_of(estimates) if estimates else None
+
+    def given(
+        self, y: Tensor, *, validate_args: bool | None = None
+    ) -> Callable[[Tensor], ConsistentGroups]:
+        """The image as a function of the latent's features, with y seen once for many of them.
+
+        Args: as :meth:`forward`.
+        """
+        seen, estimates = self.of_y(y)
+        estimate = image_of(estimates) if estimates else None
+
+        def image(features: Tensor) -> ConsistentGroups:
+            group = partial(self.group, y, (features, *seen), estimates)
+            return ConsistentGroups(y, group, estimate, validate_args=validate_args)
+
+        return image
+
+    def forward(
+        self, y: Tensor, features: Tensor, *, validate_args: bool | None = None
+    ) -> ConsistentGroups:
+        """The image given y.
+
+        Args:
+            y: the rounded averages (..., C, h, w), in float32 or better.
+            features: of the latent, (..., F, h, w).
+            validate_args: as of the distribution.
+        """
+        return self.given(y, validate_args=validate_args)(features)
+
+
+def image_given_latent(
+    config: ModelConfig, channels: int, dense: Dense, stages: int
+) -> ImageGivenLatent | PyramidGivenLatent:
+    """The network that ``config.latent_likelihood`` names; arguments as of either."""
+    pyramid = config.latent_likelihood == "pyramid"
+    return (PyramidGivenLatent if pyramid else ImageGivenLatent)(config, channels, dense, stages)
+
+
+class PyramidGivenLatent(nn.Module):
+    """p(y|u), or the one-level VAE's p(x|z), by networks for each level.
+
+    A dense block of the latent gives the coarsest image's parameters by a 1x1 convolution, and,
+    doubled in size once a level, the features that the next finer image's
+    :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see of the latent, at the coarser size.
+
+    Args:
+        config: the model's; ``config.pyramid`` is of the groups' networks.
+        channels: channels of the image.
+        dense: of the block that sees the latent alone.
+        stages: how often the resolution is doubled: the levels.
+
+    Example:
+        >>> import torch
+        >>> from srvae_pyro.config import Residual
+        >>> config = ModelConfig(latent_channels=4, components=2, pyramid=Residual(4, 1))
+        >>> p_y = PyramidGivenLatent(config, channels=3, dense=Dense(8, 2), stages=2)
+        >>> likelihood = p_y(torch.randn(5, 4, 4, 4))
+        >>> y = likelihood.sample()
+        >>> y.shape, likelihood.log_prob(y).shape
+        (torch.Size([5, 3, 16, 16]), torch.Size([5]))
+    """
+
+    def __init__(self, config: ModelConfig, channels: int, dense: Dense, stages: int) -> None:
+        super().__init__()
+        self.channels = channels
+        out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
+        self.trunk = DenseBlock(
+            config.latent_channels, dense.growth, dense.steps, attention=dense.attention
+        )
+        self.coarsest = WeightNormConv2d(self.trunk.out_channels, out, 1, head=True)
+        aim_likelihood(self.coarsest, config, channels)
+        seen = config.pyramid_channels
+        self.lifts, self.levels = nn.ModuleList(), nn.ModuleList()
+        for level in range(stages):
+            if level == 0:
+                self.lifts.append(WeightNormConv2d(self.trunk.out_channels, seen, 1))
+            else:
+                wide = self.trunk.out_channels if level == 1 else seen
+                self.lifts.append(WeightNormConvTranspose2d(wide, seen))
+            self.levels.append(PixelGroups(config, config.pyramid, channels, seen))
+
+    def features(self, trunk: Tensor) -> list[Tensor]:
+        """What the networks see of the latent, (..., F, h, w), a level after the other.
+
+        Args:
+            trunk: the trunk's output.
+        """
+        features: list[Tensor] = []
+        for level, lift in enumerate(self.lifts):
+            source = features[-1] if level > 1 else trunk
+            features.append(F.elu(over_images(lift, source)))
+        return features
+
+    def finer(self, level: int, features: Tensor, coarser: Tensor) -> ConsistentGroups:
+        """The distribution of the image of twice the size of ``coarser``, (..., C, h, w)."""
+        groups: ConsistentGroups = self.levels[level](
+            coarser,
+            features,
+            validate_args=False,  # expectations are off the grid
+        )
+        return groups
+
+    def forward(self, latent: Tensor) -> Pyramid:
+        trunk = over_images(self.trunk, latent)
+        parameters = over_images(self.coarsest, trunk)
+        return Pyramid(
+            DiscretizedLogisticMixture.from_channels(parameters, self.channels),
+            [partial(self.finer, *level) for level in enumerate(self.features(trunk))],
+        )
+
+
+class GroupsGivenLower(nn.Module):
+    """p(x|y,z) that is zero unless d(x) = y, for the transform average2, group after group.
+
+    A decoder brings z to y's size; :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see what
+    it makes of z.
+
+    Args:
+        config: the model's; ``config.groups`` is of the pixels' networks.
+        d: the y = d(x) of the level below, average2.
+        channels: channels of x, and of y.
+        lower_channels: the same.
+
+    Example:
+        >>> import torch
+        >>> from srvae_pyro.config import Dense, Residual
+        >>> from srvae_pyro.models.transforms import make_transform
+        >>> config = ModelConfig(
+        ...     latent_channels=4, components=2, p_x_from_z=Dense(8, 2), groups=Residual(4, 1)
+        ... )
+        >>> d = make_transform("average2")
+        >>> p_x = GroupsGivenLower(config, d, 3, 3)
+        >>> y = d(torch.rand(5, 3, 32, 32))
+        >>> likelihood = p_x(y, torch.randn(5, 4, 8, 8))
+        >>> x = likelihood.sample()
+        >>> x.shape, torch.equal(d(x), y), likelihood.log_prob(x).shape
+        (torch.Size([5, 3, 32, 32]), True, torch.Size([5]))
+    """
+
+    def __init__(
+        self, config: ModelConfig, d: Transform, channels: int, lower_channels: int
+    ) -> None:
+        super().__init__()
+        self.d = d
+        z = config.p_x_from_z
+        first = ConsistentGroups.parameter_channels(config.components, channels, 0)
+        detail = PIXELS * config.p_x_z_channels or first
+        self.from_z = Decoder(config.latent_channels, detail, z, config.stages - 1, head=False)
+        self.groups = PixelGroups(config, config.groups, channels, detail)
+
+    def given(self, y: Tensor) -> Callable[[Tensor], ConsistentGroups]:
+        """p(x|y, .) as a function of z, with y seen once for many z."""
+        groups = self.groups.given(y)
+        return lambda z: groups(over_images(self.from_z, z))
+
+    def estimate(self, y: Tensor) -> Tensor | None:
+        """The image (..., C, 2h, 2w) that is estimated of y alone, if the model's is to be."""
+        return self.groups.estimate(y)
+
+    def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
+        return self.given(y)(z)
