@@ -233,7 +233,9 @@ def make_plain(net: Any) -> None:
     """Undo what makes the networks fast: merged convolutions, the layout, cached weights."""
     import torch
 
-    from srvae_pyro.networks import DenseStep, convolution, layout
+    from srvae_pyro.networks import DenseStep
+    from srvae_pyro.networks import layers as convolution
+    from srvae_pyro.networks import layers as layout
 
     layout.MEMORY_FORMAT = torch.contiguous_format
     convolution.cached = lambda owner, name, compute, device: compute()  # type: ignore[assignment]

@@ -27,7 +27,7 @@ from srvae_pyro.config import Dense, ModelConfig, Residual
 from srvae_pyro.distributions import truncated_mixture
 from srvae_pyro.distributions import truncated_mixture as truncated
 from srvae_pyro.models import ImageModel, make_model, transforms
-from srvae_pyro.networks import merging
+from srvae_pyro.networks import layers as merging
 from srvae_pyro.training import learner
 
 __all__ = ["CUDA", "KINDS", "MIXED", "FakeCuda", "Waits", "config_of"]

@@ -33,8 +33,7 @@ from srvae_pyro.networks import (
     compile_networks,
     initializing,
 )
-from srvae_pyro.networks.convolution import NARROW
-from srvae_pyro.networks.merging import merged, pays_to_merge
+from srvae_pyro.networks.layers import NARROW, merged, pays_to_merge
 
 LAYERS: dict[str, Callable[[], WeightNormalized]] = {
     "1x1": lambda: WeightNormConv2d(3, 5, 1),

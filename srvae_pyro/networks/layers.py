@@ -1,25 +1,106 @@
-"""Weight-normalised convolutions with data-dependent initialisation."""
+"""Weight-normalised convolutions: data-dependent initialisation, merging, caching, layout."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srvae_pyro.networks.caching import cached
-
 __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormalized",
     "aim_heads",
+    "cached",
+    "cached_weights",
+    "channels_last",
+    "channels_last_on_gpus",
     "initializing",
+    "merged",
+    "pays_to_merge",
 ]
+
+Key = tuple[Hashable, str, torch.dtype | None]
+_scope: ContextVar[dict[Key, Tensor] | None] = ContextVar("scope", default=None)
+
+
+@contextmanager
+def cached_weights() -> Iterator[None]:
+    """A scope in which normalised and merged weights are computed once; bypassed under autograd.
+
+    The caller promises that no parameter changes before the scope ends; this is not checked.
+    Nothing outlives the scope, and outside of one everything is computed at each call. Scopes nest;
+    each thread has its own. Also a decorator, and used as ``torch.nn.utils.parametrize.cached`` is.
+    """
+    if _scope.get() is not None:
+        yield
+        return
+    token = _scope.set({})
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def cached(
+    owner: Hashable, name: str, compute: Callable[[], Tensor], device: torch.device
+) -> Tensor:
+    """The value of ``compute()``, taken from the open scope if it has been computed there before.
+
+    Args:
+        owner: the module, or tuple of modules, whose parameters the value is computed from.
+        name: tells the values of one owner apart.
+        compute: computes the value.
+        device: device of the parameters; the value depends on its autocast.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return compute()
+    scope = _scope.get()
+    if scope is None:
+        return compute()
+    kind = device.type
+    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    key = (owner, name, cast)
+    if key not in scope:
+        scope[key] = compute()
+    return scope[key]
+
+
+MEMORY_FORMAT = torch.channels_last
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x (B, C, H, W) with its channels innermost; a copy only where they are not yet.
+
+    x itself within transforms of ``torch.func``, whose ``vmap`` knows no such layout.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return x
+    x = x.contiguous(memory_format=MEMORY_FORMAT)
+    if len(x) > 1 or x.device.type == "cpu" or MEMORY_FORMAT is not torch.channels_last:
+        return x
+    # The stride from image to image says nothing of a single one, but operations tell the layout
+    # by it, and would go on with channels outermost: it is set as if there were several.
+    _, channels, height, width = x.shape
+    flat = x.permute(0, 2, 3, 1).reshape(-1)
+    return flat.view(1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def channels_last_on_gpus(x: Tensor) -> Tensor:
+    """The same, but x itself on a CPU.
+
+    Where it makes no difference in speed there, but would in the last bits of what earlier versions
+    have drawn.
+    """
+    return x if x.device.type == "cpu" else channels_last(x)
+
 
 NARROW = 512  # input channels up to which a head is faster as a matrix product on CPUs
 
@@ -242,3 +323,68 @@ def _uncompiled() -> AbstractContextManager[None]:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()  # nothing is compiled, and it takes seconds to import
     return torch.compiler.set_stance("force_eager")
+
+
+def pays_to_merge(first: WeightNormConv2d, second: WeightNormConv2d, x: Tensor) -> bool:
+    """Whether :func:`merged` costs fewer operations than ``second(first(x))``.
+
+    Never during initialisation, in which each layer has to see its own input.
+
+    Args:
+        first: the 1x1 convolution.
+        second: the 3x3 convolution.
+        x: the input, (B, c, H, W).
+    """
+    if first.in_initialization:
+        return False
+    hidden, channels = first.direction.shape[:2]
+    out = second.direction.shape[0]
+    positions = x.shape[0] * x.shape[2] * x.shape[3]
+    apart = (channels * hidden + 9 * hidden * out) * positions
+    # The merged kernel has to be computed too.
+    return 9 * channels * out * positions + 9 * channels * hidden * out < apart
+
+
+def merged(first: WeightNormConv2d, second: WeightNormConv2d, x: Tensor) -> Tensor:
+    """``second(first(x))`` by one 3x3 convolution, (B, c, H, W) to (B, out, H, W).
+
+    With 1x1 weights w1, b1 and 3x3 weights w3, b3 the kernel is sum_m w3[:, m] w1[m] and the
+    bias b3 plus sum_m w3[:, m] b1[m] convolved with ones: next to a border, where the 3x3
+    kernel meets padding, the inner bias is missing.
+
+    Args:
+        first: the 1x1 convolution.
+        second: the 3x3 convolution.
+        x: the input, (B, c, H, W).
+    """
+    device = second.bias.device
+    layers = (first, second)
+    kernel = cached(layers, "kernel", lambda: _kernel(first, second), device)
+    inner = cached(layers, "inner bias", lambda: _inner_bias(first, second), device)
+    inside = _inside(x.shape[2], x.shape[3], inner.dtype, inner.device)
+    bias = torch.addmm(second.bias, inside, inner.T)  # (H * W, out)
+    bias = bias.reshape(1, x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
+    return F.conv2d(x, kernel, padding=1) + bias
+
+
+def _kernel(first: WeightNormConv2d, second: WeightNormConv2d) -> Tensor:
+    """The merged kernel, (out, c, 3, 3)."""
+    w1, w3 = first.weight, second.weight
+    flat = w3.permute(0, 2, 3, 1).reshape(-1, w3.shape[1])  # (out * 9, hidden)
+    kernel = (flat @ w1.reshape(w1.shape[:2])).reshape(w3.shape[0], 3, 3, w1.shape[1])
+    return kernel.permute(0, 3, 1, 2)
+
+
+def _inner_bias(first: WeightNormConv2d, second: WeightNormConv2d) -> Tensor:
+    """What the first bias adds by way of each of a pixel's 3x3 neighbours, (out, 9)."""
+    w3 = second.weight
+    flat = w3.permute(0, 2, 3, 1).reshape(-1, w3.shape[1])
+    return (flat @ first.bias).reshape(w3.shape[0], 9)
+
+
+@lru_cache(maxsize=16)  # one for each size of image in use
+def _inside(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Whether each of a pixel's 3x3 neighbours lies within the image, 1 or 0, (H * W, 9)."""
+    with torch.inference_mode(False):  # the tensor is cached and has to serve training too
+        ones = torch.ones(1, 1, height, width, device=device)
+        return F.unfold(ones, 3, padding=1)[0].T.to(dtype)
