@@ -22,8 +22,7 @@ from torch import Tensor
 import srvae_pyro
 from srvae_pyro import SRVAE
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.system.device import tune_allocator
-from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.system.device import peak_bytes, tune_allocator
 from srvae_pyro.upscaling.enlarger import Enlarger
 
 LEVELS_OF = 64  # pictures

@@ -80,7 +80,7 @@ def check(folder: Path, saved: int) -> str:
 def same(one: Path, other: Path) -> bool:
     """Whether two runs have the same checkpoint, clocks left out, and the same best weights."""
     from srvae_pyro.runs import WEIGHTS, read_weights
-    from srvae_pyro.system.digest import digest
+    from srvae_pyro.system.files import digest
     from srvae_pyro.training.checkpoint import LAST, load_checkpoint
 
     states = [load_checkpoint(folder / LAST) for folder in (one, other)]

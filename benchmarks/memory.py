@@ -17,7 +17,7 @@ from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.networks import checkpoint_blocks
 from srvae_pyro.presets import PRESETS, preset
-from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.system.device import peak_bytes
 from srvae_pyro.training.objective import Objective
 
 STATES = 5  # numbers for each parameter: itself, gradient, two moments, average

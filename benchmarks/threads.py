@@ -23,8 +23,8 @@ from srvae_pyro.config import DataConfig, RunConfig
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.models import load
 from srvae_pyro.presets import preset
-from srvae_pyro.system.cores import OTHERS
 from srvae_pyro.system.device import DECIDED, THREADS, start
+from srvae_pyro.system.environment import OTHERS
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.upscaling.enlarger import Enlarger
 from srvae_pyro.upscaling.enlarging import enlarging

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from srvae_pyro.compression import LESS_MEMORY
 from srvae_pyro.compression.arguments import CompressArguments
-from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.cli import run_command
 from srvae_pyro.system.files import unwinding
 
 __all__ = ["CompressArguments", "main"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from srvae_pyro.compression.arguments import DecompressArguments
-from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.cli import run_command
 from srvae_pyro.system.files import unwinding
 
 __all__ = ["DecompressArguments", "main"]

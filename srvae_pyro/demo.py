@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.page.arguments import DemoArguments
-from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.cli import run_command
 
 __all__ = ["DemoArguments", "main"]
 

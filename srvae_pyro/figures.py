@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from srvae_pyro.drawing.arguments import FiguresArguments
-from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.cli import run_command
 
 __all__ = ["FiguresArguments", "main"]
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from srvae_pyro.config import RunConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.console import say
-from srvae_pyro.system.digest import digest
-from srvae_pyro.system.files import read_json, write_whole
+from srvae_pyro.system.files import digest, read_json, write_whole
 from srvae_pyro.system.hub import download, refuse_address
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.cli import run_command
 from srvae_pyro.upscaling import LESS_MEMORY
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 

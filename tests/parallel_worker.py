@@ -22,7 +22,7 @@ from srvae_pyro.evaluation import kid
 from srvae_pyro.evaluation.likelihood import ElboResult
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
-from srvae_pyro.system.digest import digest
+from srvae_pyro.system.files import digest
 from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer

@@ -23,7 +23,7 @@ from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.drawing.arguments import FiguresArguments, GenerateArguments
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.evaluate import EvaluateArguments
-from srvae_pyro.system.command_line import parse, run_command
+from srvae_pyro.system.cli import parse, run_command
 from srvae_pyro.system.files import write_json
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.upscaling.arguments import UpscaleArguments
@@ -110,7 +110,7 @@ def test_every_command_names_flags_that_it_has(
     def heard(kind, main, prog, memory="") -> None:
         hints.append((memory, vars(kind)["__dataclass_fields__"]))
 
-    monkeypatch.setattr("srvae_pyro.system.command_line.run_command", heard)
+    monkeypatch.setattr("srvae_pyro.system.cli.run_command", heard)
     monkeypatch.delitem(sys.modules, f"srvae_pyro.{command}", raising=False)
     runpy.run_module(f"srvae_pyro.{command}", run_name="__main__")
     ((memory, fields),) = hints
@@ -136,7 +136,7 @@ def test_a_character_that_the_terminal_lacks_becomes_a_question_mark(
 COMMANDS = """
 import sys
 from srvae_pyro import compress, decompress, evaluate, generate, upscale
-from srvae_pyro.system.command_line import parse
+from srvae_pyro.system.cli import parse
 folder, run, *slow = sys.argv[1:]
 def command(module, kind, words):
     module.main(parse(getattr(module, kind), words=words.format(run=run, folder=folder).split()))

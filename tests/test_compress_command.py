@@ -21,7 +21,7 @@ from srvae_pyro.decompress import DecompressArguments
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
-from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.system.cli import check_arguments
 
 
 @pytest.fixture

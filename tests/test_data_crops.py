@@ -36,7 +36,7 @@ from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.evaluation.selection import select
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.runs import read_config
-from srvae_pyro.system.streams import stream
+from srvae_pyro.system.device import stream
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
 

@@ -29,9 +29,8 @@ from srvae_pyro.data.sources import TarShards
 from srvae_pyro.data.splits import WINDOW, shuffled_in_windows
 from srvae_pyro.data.streaming import StreamedPictures, read_ahead
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.command_line import run_command
-from srvae_pyro.system.device import process_memory
-from srvae_pyro.system.streams import stream
+from srvae_pyro.system.cli import run_command
+from srvae_pyro.system.device import process_memory, stream
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.settings import data_name

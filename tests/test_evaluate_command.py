@@ -41,7 +41,7 @@ from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import CONFIG, read_config
-from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.system.files import write_json
 from srvae_pyro.system.parallel import Group
 

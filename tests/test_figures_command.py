@@ -19,7 +19,7 @@ from srvae_pyro.figures import FiguresArguments, main
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import CONFIG, read_config
-from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.system.files import write_json
 
 BOTH = {"paper-samples", "paper-reconstructions", "paper-interpolations"}

@@ -18,12 +18,12 @@ from srvae_pyro.system.files import (
     check_place,
     distinct_names,
     filling,
+    locked,
     read_json,
     unwinding,
     write_text,
     write_whole,
 )
-from srvae_pyro.system.lock import locked
 
 
 def test_a_name_as_long_as_can_be_is_written(tmp_path: Path) -> None:

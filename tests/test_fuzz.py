@@ -21,7 +21,7 @@ from srvae_pyro.data import PictureOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.runs import read_config
-from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.cli import run_command
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.settings import fresh_config

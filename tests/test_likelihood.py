@@ -26,7 +26,7 @@ from srvae_pyro.inference.importance_weights import (
 from srvae_pyro.inference.statistics import standard_error
 from srvae_pyro.models.srvae import SRVAEGuide, SRVAEModel
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.system.device import peak_bytes
 
 TINY = dict(
     latent_channels=4,

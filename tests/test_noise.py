@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from srvae_pyro.inference.decoding import ImageNoise
-from srvae_pyro.system.streams import stream, torch_seed
+from srvae_pyro.system.device import stream, torch_seed
 
 
 def test_an_images_noise_does_not_depend_on_its_batch() -> None:

@@ -29,7 +29,7 @@ from srvae_pyro.page.enlarging import agreement_in_words, disk_bytes, enlarge
 from srvae_pyro.page.record import MOST_POINTS, copy_figures, read_curves, settings_in_words
 from srvae_pyro.page.uploads import check_upload, image_for
 from srvae_pyro.page.visits import StoppedError, Visits, Work
-from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
 from srvae_pyro.upscaling.writing import Answers

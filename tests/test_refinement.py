@@ -19,7 +19,7 @@ from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.refinement import RefinedGuide, refine, refined_at_once
 from srvae_pyro.models.vae import VAEGuide, VAEModel
-from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.system.device import peak_bytes
 from srvae_pyro.system.parallel import Group
 
 CPU = torch.device("cpu")

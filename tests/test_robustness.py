@@ -27,10 +27,8 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import load
 from srvae_pyro.runs import CONFIG, WEIGHTS, read_weights, save_weights
 from srvae_pyro.system import console as talk
-from srvae_pyro.system.command_line import run_command
-from srvae_pyro.system.digest import digest
-from srvae_pyro.system.files import write_json, write_whole
-from srvae_pyro.system.lock import locked
+from srvae_pyro.system.cli import run_command
+from srvae_pyro.system.files import digest, locked, write_json, write_whole
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import recovery
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint

@@ -14,9 +14,8 @@ import torch
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.system import device
-from srvae_pyro.system.command_line import run_command
+from srvae_pyro.system.cli import run_command
 from srvae_pyro.system.console import complain
-from srvae_pyro.system.cores import Others, allowed_cores, busy_seconds, core_quota
 from srvae_pyro.system.device import (
     Threads,
     choose_device,
@@ -24,6 +23,7 @@ from srvae_pyro.system.device import (
     process_cores,
     tune_allocator,
 )
+from srvae_pyro.system.environment import Others, allowed_cores, busy_seconds, core_quota
 from srvae_pyro.system.parallel import process_group
 
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_time_of_others_is_what_these_cores_were_busy_without_this_process(
     now = {"monotonic": 10.0, "process_time": 3.0, "busy": 50.0}
     monkeypatch.setattr("time.monotonic", lambda: now["monotonic"])
     monkeypatch.setattr("time.process_time", lambda: now["process_time"])
-    monkeypatch.setattr("srvae_pyro.system.cores.busy_seconds", lambda: now["busy"])
+    monkeypatch.setattr("srvae_pyro.system.environment.busy_seconds", lambda: now["busy"])
     others = Others()
     assert math.isnan(others.look())  # nothing to compare with
     now |= {"monotonic": 12.0, "process_time": 4.0, "busy": 54.0}

@@ -18,7 +18,7 @@ from srvae_pyro.inference.decoding import TileNoise
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.system.device import peak_bytes
 from srvae_pyro.upscaling import canvas
 from srvae_pyro.upscaling.agreement import is_exact, rounded
 from srvae_pyro.upscaling.answers import answers

@@ -45,7 +45,7 @@ from srvae_pyro.inference.statistics import standard_error
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscaling.answers import answers
 from srvae_pyro.upscaling.enlarging import downscaled
 

@@ -30,7 +30,7 @@ from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import read_config
-from srvae_pyro.system.command_line import parse, run_command
+from srvae_pyro.system.cli import parse, run_command
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import loop, session

@@ -24,7 +24,7 @@ from srvae_pyro.models import SRVAE, load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments, main
 from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.enlarger import Enlarger

@@ -12,7 +12,7 @@ from srvae_pyro.checked import AtLeast
 from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.system.command_line import check_folder, option
+from srvae_pyro.system.cli import check_folder, option
 
 __all__ = ["CompressArguments", "DecompressArguments"]
 

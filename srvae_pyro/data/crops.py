@@ -16,8 +16,7 @@ from srvae_pyro.data.image_files import in_parts, picture_size, read_picture, si
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import evenly_spaced_indices, shuffled_crops
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.device import sent
-from srvae_pyro.system.streams import stream
+from srvae_pyro.system.device import sent, stream
 
 
 class Grid(NamedTuple):

@@ -40,8 +40,8 @@ from srvae_pyro.data.repair import CutOffError, mended
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS, FORMATS, HEAD, unread_by_content, unread_by_name
 from srvae_pyro.system.console import Bar
-from srvae_pyro.system.cores import allowed_cores
 from srvae_pyro.system.device import process_memory
+from srvae_pyro.system.environment import allowed_cores
 from srvae_pyro.system.files import special_kind
 
 # Measured: the most that reading takes, with the conversion to levels; without and with

@@ -21,8 +21,8 @@ from srvae_pyro.data.splits import (
     to_channels,
 )
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.device import stream
 from srvae_pyro.system.files import holding
-from srvae_pyro.system.streams import stream
 
 VALIDATION = 10_000  # the last of the 50,000 training images
 

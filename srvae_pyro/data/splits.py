@@ -14,8 +14,7 @@ from torch import Tensor
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma
-from srvae_pyro.system.device import sent
-from srvae_pyro.system.streams import stream
+from srvae_pyro.system.device import sent, stream
 
 
 def evenly_spaced_indices(total: int, count: int | None) -> Tensor:

@@ -30,8 +30,7 @@ from srvae_pyro.data.image_files import read_picture
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import BLOCK, PictureOptions, shuffled, shuffled_in_windows
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.device import sent
-from srvae_pyro.system.streams import stream
+from srvae_pyro.system.device import sent, stream
 
 CPU = torch.device("cpu")
 MOST_TRIED = 100  # unreadable pictures before giving up

@@ -10,7 +10,7 @@ import tyro
 
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device
-from srvae_pyro.system.command_line import check_folder, option
+from srvae_pyro.system.cli import check_folder, option
 
 __all__ = ["FiguresArguments", "GenerateArguments"]
 

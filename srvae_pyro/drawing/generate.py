@@ -23,10 +23,8 @@ from srvae_pyro.models.base import weights_digest
 from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import start
-from srvae_pyro.system.digest import digest
-from srvae_pyro.system.files import check_output, read_json, write_json
+from srvae_pyro.system.files import check_output, digest, locked, read_json, write_json
 from srvae_pyro.system.hub import is_cached_copy
-from srvae_pyro.system.lock import locked
 from srvae_pyro.system.parallel import Group, process_group
 
 

@@ -11,7 +11,7 @@ import tyro
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.command_line import option
+from srvae_pyro.system.cli import option
 
 __all__ = ["EvaluateArguments", "Pixels"]
 

@@ -25,8 +25,14 @@ from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.system.console import say, shown
-from srvae_pyro.system.digest import digest
-from srvae_pyro.system.files import check_output, check_place, replaced, write_json, write_whole
+from srvae_pyro.system.files import (
+    check_output,
+    check_place,
+    digest,
+    replaced,
+    write_json,
+    write_whole,
+)
 from srvae_pyro.system.hub import is_cached_copy
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from srvae_pyro.evaluation.fid import as_colours
 from srvae_pyro.evaluation.kid import PACKAGES, lite_network, scaled
 from srvae_pyro.inference.statistics import standard_error
-from srvae_pyro.system.device import exact_float32
-from srvae_pyro.system.streams import stream
+from srvae_pyro.system.device import exact_float32, stream
 from srvae_pyro.upscaling.quality import WINDOW, psnr, ssim
 
 FEATURE_DISTANCE = "EfficientNet-Lite0 features"  # never LPIPS, whose network and weights differ

@@ -15,8 +15,7 @@ from torch import Tensor
 from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.pyro_lock import Handler
-from srvae_pyro.system.device import sent
-from srvae_pyro.system.streams import stream
+from srvae_pyro.system.device import sent, stream
 
 __all__ = [
     "Decode",

@@ -41,7 +41,7 @@ from srvae_pyro.inference.importance_weights import (
 )
 from srvae_pyro.inference.refinement import RefinedGuide, refine, refined_at_once
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.system.device import peak_bytes
 
 __all__ = [
     "Estimator",

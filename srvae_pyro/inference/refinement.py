@@ -30,7 +30,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance_weights import has_two_levels
-from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.system.device import peak_bytes
 
 __all__ = ["RefinedGuide", "refine", "refined_at_once"]
 

@@ -31,8 +31,7 @@ from srvae_pyro.runs import (
     save_weights,
 )
 from srvae_pyro.system import device as runtime
-from srvae_pyro.system.digest import digest
-from srvae_pyro.system.files import write_json
+from srvae_pyro.system.files import digest, write_json
 from srvae_pyro.system.hub import download, refuse_address
 
 __all__ = ["load_weights", "read_state", "weights_digest"]

@@ -12,7 +12,7 @@ import tyro
 from srvae_pyro.checked import Above, AtLeast, Between
 from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.command_line import option
+from srvae_pyro.system.cli import option
 
 __all__ = ["DemoArguments", "host_name"]
 

@@ -19,7 +19,7 @@ from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.page.uploads import check_upload
 from srvae_pyro.page.visits import StoppedError, Visits, Work
-from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.system.cli import check_arguments
 
 __all__ = [
     "DECODINGS",

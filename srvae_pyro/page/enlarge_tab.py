@@ -21,7 +21,7 @@ from srvae_pyro.page.controls import (
 )
 from srvae_pyro.page.enlarging import Enlarged, disk_bytes, enlarge
 from srvae_pyro.page.visits import Work
-from srvae_pyro.system.command_line import check_arguments
+from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscaling.answers import one_answer
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 from srvae_pyro.upscaling.enlarging import MOST_PASSES

@@ -1,4 +1,4 @@
-"""The machine: device, precision, memory and its allocator."""
+"""The machine: device, precision, memory, threads, and streams of random numbers."""
 
 from __future__ import annotations
 
@@ -11,38 +11,91 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.console import say
-from srvae_pyro.system.cores import OTHERS, allowed_cores, core_quota
-from srvae_pyro.system.environment import in_group, number
-from srvae_pyro.system.streams import torch_seed
+from srvae_pyro.system.environment import OTHERS, allowed_cores, core_quota, in_group, number
 
-__all__ = [
-    "THREADS",
-    "Threads",
-    "autocast",
-    "choose_device",
-    "choose_precision",
-    "exact_float32",
-    "process_cores",
-    "process_memory",
-    "processes_here",
-    "seeded",
-    "sent",
-    "start",
-    "tune_allocator",
-    "wake_vector_math",
-]
+
+def stream(*integers: int) -> np.random.Generator:
+    """A generator whose numbers are unrelated to those of any other integers.
+
+    All bits of all integers count: 128 of them reach the generator, so even many millions of
+    streams never coincide, as those of PyTorch's CPU generator do, which takes 32 bits of a seed.
+
+    Args:
+        integers: a seed, whatever numbers tell streams of one kind apart, and last what the stream
+            is for, in letters: ``stream(seed, epoch, *b"order")``. Each at least 0; zeros at the
+            end do not count, so without letters a 0 is as good as nothing.
+    """
+    # NumPy cuts integers into words of 32 bits and puts these one behind the other.
+    words = [max(-(-int(n).bit_length() // 32), 1) for n in integers]
+    lengths = words if max(words) > 1 else ()
+    return np.random.default_rng(np.random.SeedSequence(integers, spawn_key=lengths))
+
+
+def torch_seed(*integers: int) -> int:
+    """A seed for a generator of PyTorch's, whose state is then carried on: from :func:`stream`.
+
+    For the few that a run has. Where there are many streams take :func:`stream` itself.
+    """
+    return int(stream(*integers).integers(2**63))
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Adds up the tensors that operations return, for as long as they are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.total = 0
+        self.peak = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to see to that PyTorch would import torch._dynamo, which takes a second
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                key = storage._cdata
+                if key not in self.live:
+                    self.live[key] = storage.nbytes()
+                    self.total += self.live[key]
+                    weakref.finalize(storage, self._freed, key)
+        self.peak = max(self.peak, self.total)
+        return out
+
+    def _freed(self, key: int) -> None:
+        self.total -= self.live.pop(key, 0)
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """The most that tensors made within ``run()`` take at once, in bytes.
+
+    Without what libraries use inside an operation.
+    """
+    with _LiveBytes() as counter:
+        run()
+    return counter.peak
+
 
 EVERY = 1.0  # seconds between two choices of the number of threads
 TOLD_EVERY = 60.0  # seconds between two lines about it

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, locks on folders, checksums."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.console import shown
+from srvae_pyro.system.console import say, shown
 
 try:
     import fcntl
@@ -362,3 +367,66 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def digest(value: Any) -> str:
+    """A hash of tensors, numbers, strings and what is nested of them, types and order included.
+
+    Neither PyTorch's files nor safetensors' have checksums of the tensors in them.
+
+    Raises:
+        TypeError: there is something else in it.
+    """
+    found = hashlib.blake2b(digest_size=16)
+
+    def add(part: Any) -> None:
+        if isinstance(part, Tensor):
+            found.update(f"tensor {part.dtype} {tuple(part.shape)};".encode())
+            flat = part.detach().cpu().contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().data)
+        elif isinstance(part, dict):
+            found.update(f"dict {len(part)};".encode())
+            for key, item in part.items():
+                add(key)
+                add(item)
+        elif isinstance(part, list | tuple):
+            found.update(f"list {len(part)};".encode())
+            for item in part:
+                add(item)
+        elif part is None or isinstance(part, bool | int | float | str):
+            found.update(f"{type(part).__name__} {part!r};".encode())
+        else:
+            raise TypeError(f"{type(part).__name__} is nothing that a checkpoint holds")
+
+    add(value)
+    return found.hexdigest()
+
+
+@contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Make ``folder`` and lock it.
+
+    The operating system holds the lock (``.lock``) for the process and frees it if that dies. Where
+    a file system has no locks, a line says so.
+
+    Args:
+        folder: the folder.
+        refusal: what to say after "is in use: " if another process holds the lock.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not has_locks(folder):
+        say(f"{shown(folder)} cannot be locked on its file system: start no second process there")
+        yield
+        return
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder} is in use: {refusal}") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -11,7 +11,7 @@ import tyro
 
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision, Preset
-from srvae_pyro.system.command_line import Group, option
+from srvae_pyro.system.cli import Group, option
 from srvae_pyro.training.flags import RECORDED, with_setting_flags
 
 __all__ = ["TrainArguments"]

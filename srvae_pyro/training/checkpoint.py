@@ -11,8 +11,7 @@ from torch import Tensor
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.runs import CONFIG
-from srvae_pyro.system.digest import digest
-from srvae_pyro.system.files import write_whole
+from srvae_pyro.system.files import digest, write_whole
 
 __all__ = [
     "LAST",

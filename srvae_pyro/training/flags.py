@@ -16,7 +16,7 @@ import tyro
 from srvae_pyro.checked import Between, Flag, hints_of, metadata_of, type_of
 from srvae_pyro.config import DataConfig, ModelConfig, ModelName, TrainingConfig
 from srvae_pyro.presets import PRESETS, preset
-from srvae_pyro.system.command_line import Group
+from srvae_pyro.system.cli import Group
 
 __all__ = ["DECLARED", "RECORDED", "SettingFlag", "given", "setting_flags", "with_setting_flags"]
 

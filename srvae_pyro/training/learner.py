@@ -17,9 +17,8 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import SRVAE, ImageModel, LowerVAE, make_model
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.device import autocast
+from srvae_pyro.system.device import autocast, torch_seed
 from srvae_pyro.system.parallel import Group
-from srvae_pyro.system.streams import torch_seed
 from srvae_pyro.training.checkpoint import check_optimizer
 from srvae_pyro.training.ema import ExponentialAverage
 from srvae_pyro.training.objective import Objective

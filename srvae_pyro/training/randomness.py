@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from srvae_pyro.system.device import torch_seed
 from srvae_pyro.system.parallel import Group
-from srvae_pyro.system.streams import torch_seed
 
 __all__ = ["Randomness"]
 

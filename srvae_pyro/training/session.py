@@ -22,8 +22,7 @@ from srvae_pyro.networks import checkpoint_blocks, compile_networks
 from srvae_pyro.runs import CONFIG, name_for
 from srvae_pyro.system.console import say
 from srvae_pyro.system.device import THREADS, process_cores, start
-from srvae_pyro.system.files import write_json
-from srvae_pyro.system.lock import locked
+from srvae_pyro.system.files import locked, write_json
 from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import can_resume

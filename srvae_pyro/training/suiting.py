@@ -7,7 +7,7 @@ import dataclasses
 from srvae_pyro.config import RunConfig, TrainingConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.presets import PRESETS, preset
-from srvae_pyro.system.command_line import flag_of
+from srvae_pyro.system.cli import flag_of
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.flags import given
 

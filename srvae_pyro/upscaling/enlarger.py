@@ -29,8 +29,7 @@ from srvae_pyro.inference.decoding import TileNoise
 from srvae_pyro.models import SRVAE
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.device import autocast
-from srvae_pyro.system.memory import peak_bytes
+from srvae_pyro.system.device import autocast, peak_bytes
 from srvae_pyro.upscaling.agreement import gray_answer, is_exact, rounded
 from srvae_pyro.upscaling.answers import (
     Answering,
