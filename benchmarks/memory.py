@@ -18,7 +18,7 @@ from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.networks import checkpoint_blocks
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.system.device import peak_bytes
-from srvae_pyro.training.objective import Objective
+from srvae_pyro.training.learner import Objective
 
 STATES = 5  # numbers for each parameter: itself, gradient, two moments, average
 SIZES = (16, 32)  # images of the batches that are measured

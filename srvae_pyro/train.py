@@ -15,7 +15,7 @@ LESS_MEMORY = (
 
 def main(arguments: TrainArguments) -> int:
     """Train as asked; the exit code."""
-    from srvae_pyro.training.session import run  # not before: --help is to be fast
+    from srvae_pyro.training.command import run
 
     return run(arguments)
 

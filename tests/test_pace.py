@@ -10,8 +10,9 @@ from test_train_command import arguments, make_pictures, tiny
 from srvae_pyro import train
 from srvae_pyro.config import TrainingConfig
 from srvae_pyro.presets import preset
-from srvae_pyro.training import loop, pace
-from srvae_pyro.training.pace import Pace, about, run_length, time_limit
+from srvae_pyro.training import loop
+from srvae_pyro.training import loop as pace
+from srvae_pyro.training.loop import Pace, about, run_length, time_limit
 from srvae_pyro.training.settings import fresh_config
 
 

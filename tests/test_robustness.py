@@ -32,9 +32,9 @@ from srvae_pyro.system.files import digest, locked, write_json, write_whole
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import recovery
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
+from srvae_pyro.training.command import IN_USE
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
-from srvae_pyro.training.session import IN_USE
 from srvae_pyro.training.validation import Validation
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import TrainingConfig
 from srvae_pyro.inference.elbo import ElboTerms
-from srvae_pyro.training.ema import ExponentialAverage
-from srvae_pyro.training.objective import weighted_loss
-from srvae_pyro.training.schedule import GradientClip, kl_weights, learning_rate
+from srvae_pyro.training.learner import weighted_loss
+from srvae_pyro.training.schedule import ExponentialAverage, GradientClip, kl_weights, learning_rate
 
 # The learning rate
 

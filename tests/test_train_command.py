@@ -33,8 +33,9 @@ from srvae_pyro.runs import read_config
 from srvae_pyro.system.cli import parse, run_command
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.train import TrainArguments
-from srvae_pyro.training import loop, session
-from srvae_pyro.training.flags import setting_flags
+from srvae_pyro.training import command as session
+from srvae_pyro.training import loop
+from srvae_pyro.training.arguments import setting_flags
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.settings import folder_of, fresh_config, resume_command, resumed_config
@@ -825,7 +826,7 @@ def test_another_transform_than_an_exact_presets_has_independent_pixels(
     make_pictures(tmp_path / "pictures")
     told = "p(x|y,z) of independent pixels: likelihood groups needs --transform average2\n"
     with plain(exact_preset):
-        monkeypatch.setattr("srvae_pyro.training.suiting.preset", exact_preset)
+        monkeypatch.setattr("srvae_pyro.training.settings.preset", exact_preset)
         assert train.main(arguments(tmp_path, transform="grayscale", steps=1)) == 0
         assert capsys.readouterr().out.count(told) == 1
         assert read_config(tmp_path / "runs" / "mine").model.likelihood == "independent"

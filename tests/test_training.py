@@ -33,10 +33,9 @@ from srvae_pyro.system.parallel import Group
 from srvae_pyro.training import loop, recovery, validation
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
-from srvae_pyro.training.interrupt import Interrupt
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
-from srvae_pyro.training.progress import Clock, Progress
+from srvae_pyro.training.progress import Clock, Interrupt, Progress
 from srvae_pyro.training.schedule import GradientClip
 
 CPU = torch.device("cpu")

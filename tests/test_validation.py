@@ -14,7 +14,8 @@ from srvae_pyro.evaluation.likelihood import ElboResult
 from srvae_pyro.inference.statistics import standard_error
 from srvae_pyro.models import ImageModel
 from srvae_pyro.runs import save_weights, validation_images, validation_nats
-from srvae_pyro.training import session, validation
+from srvae_pyro.training import command as session
+from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
 
 

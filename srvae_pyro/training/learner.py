@@ -1,4 +1,4 @@
-"""What learns: a model with its optimiser and objectives, one step at a time."""
+"""What learns: a model with its optimiser, objectives and random state, one step at a time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,113 @@ from torch import Tensor, nn
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import augment
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.elbo import TermsELBO
+from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import SRVAE, ImageModel, LowerVAE, make_model
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import autocast, torch_seed
 from srvae_pyro.system.parallel import Group
 from srvae_pyro.training.checkpoint import check_optimizer
-from srvae_pyro.training.ema import ExponentialAverage
-from srvae_pyro.training.objective import Objective
-from srvae_pyro.training.randomness import Randomness
-from srvae_pyro.training.schedule import GradientClip
+from srvae_pyro.training.schedule import ExponentialAverage, GradientClip
 
-__all__ = ["Learner", "Outcome"]
+
+class Randomness:
+    """A process's generators: PyTorch's own, for the noise of the latents, and augmentation's.
+
+    Args:
+        seed: the run's.
+        group: the processes that train together, each with noise of its own.
+    """
+
+    def __init__(self, seed: int, group: Group) -> None:
+        self.run_seed = seed
+        self.group = group
+        self.augmentation = torch.Generator().manual_seed(self._seed(0, "augmentation"))
+
+    def seed(self, step: int) -> None:
+        """Begin new streams at ``step``."""
+        self.augmentation.manual_seed(self._seed(step, "augmentation"))
+        self.seed_noise(step)
+
+    def seed_noise(self, step: int) -> None:
+        """Begin a new stream of the latents' noise at ``step``."""
+        torch.manual_seed(self._seed(step, "noise"))
+
+    def state(self) -> dict[str, Any]:
+        """The states of the generators, on the CPU and on the group's device."""
+        noise = {"cpu": torch.get_rng_state()}
+        if self.group.device.type == "cuda":
+            noise["cuda"] = torch.cuda.get_rng_state(self.group.device)
+        return {"augmentation": self.augmentation.get_state(), "random": noise}
+
+    def restore(self, state: dict[str, Any], step: int) -> None:
+        """Go on from a :meth:`state` at ``step``; a device that has none in it is seeded."""
+        self.augmentation.set_state(state["augmentation"])
+        self.seed_noise(step)
+        noise = state["random"]
+        torch.set_rng_state(noise["cpu"].cpu())
+        if self.group.device.type == "cuda" and "cuda" in noise:
+            torch.cuda.set_rng_state(noise["cuda"].cpu(), self.group.device)
+
+    def _seed(self, step: int, purpose: str) -> int:
+        return torch_seed(self.run_seed, self.group.rank, step, *purpose.encode())
+
+
+class Objective(nn.Module):
+    """The loss as a module, so that ``DistributedDataParallel`` can wrap it.
+
+    Args:
+        model: a model and guide pair.
+        elbo: computes the ELBO's terms.
+        estimate_weight: what each level costs, beside the ELBO, by which a value of an estimate of
+            x is wrong: least absolute errors.
+    """
+
+    def __init__(
+        self,
+        model: ImageModel | LowerVAE,
+        elbo: TermsELBO,
+        estimate_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.elbo = elbo
+        self.estimate_weight = estimate_weight
+
+    def forward(
+        self, x: Tensor, kl_weights: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of images x (B, C, H, W); the terms and their ``total``, (B) each; nats.
+
+        With ``error_x``, levels, the mean absolute error of an estimate if one is made.
+
+        Args:
+            x: the images, in [0, 1].
+            kl_weights: see :func:`weighted_loss`.
+        """
+        terms = self.elbo.terms(self.model.model, self.model.guide, x)
+        loss = weighted_loss(terms, kl_weights)
+        told = terms.named()
+        for name, error in terms.errors.items():
+            told[f"error_{name}"] = error / x[0].numel()
+            if self.estimate_weight > 0:
+                loss = loss + self.estimate_weight * error.mean()
+        return loss, {**told, "total": terms.total}
+
+
+def weighted_loss(terms: ElboTerms, kl_weights: Mapping[str, float] | None = None) -> Tensor:
+    """The mean loss of a batch, nats an image; by default the negative ELBO.
+
+    Args:
+        terms: of the ELBO.
+        kl_weights: factors on KL_z and KL_u by site, 1 where none is given (Sonderby et al., Ladder
+            Variational Autoencoders, 2016, arXiv:1602.02282).
+    """
+    loss = torch.zeros(())
+    for term in terms.reconstruction.values():
+        loss = term.mean() + loss
+    for site, term in terms.kl.items():
+        loss = loss + (kl_weights or {}).get(site, 1.0) * term.mean()
+    return loss
 
 
 @dataclass(frozen=True)

@@ -26,19 +26,16 @@ from srvae_pyro.system.files import locked, write_json
 from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import can_resume
-from srvae_pyro.training.loop import Trainer
-from srvae_pyro.training.pace import time_limit
+from srvae_pyro.training.loop import Trainer, time_limit
 from srvae_pyro.training.settings import (
+    another_likelihood,
     folder_of,
     fresh_config,
     resume_command,
     resumed_config,
     run_folder,
 )
-from srvae_pyro.training.suiting import another_likelihood
 from srvae_pyro.training.validation import score
-
-__all__ = ["IN_USE", "load_pictures", "run"]
 
 IN_USE = "another process trains there; wait for it, stop it, or choose another name with --run"
 
