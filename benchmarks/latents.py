@@ -26,7 +26,7 @@ from srvae_pyro.models.base import images_plate
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.system.device import tune_allocator
-from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.enlarger import downscaled
 from srvae_pyro.upscaling.quality import psnr
 
 

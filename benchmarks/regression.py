@@ -43,7 +43,7 @@ from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, exact_float32, start
 from srvae_pyro.system.files import write_json, write_whole
 from srvae_pyro.training.batches import Batches
-from srvae_pyro.upscaling.agreement import agreeing_answer
+from srvae_pyro.upscaling.enlarger import agreeing_answer
 from srvae_pyro.upscaling.quality import psnr, shown_psnr
 
 FACTOR = 2

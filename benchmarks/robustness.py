@@ -34,12 +34,10 @@ from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import write_whole
-from srvae_pyro.upscaling.answers import one_answer
-from srvae_pyro.upscaling.canvas import MemoryCanvas
-from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import downscaled, enlarging
+from srvae_pyro.upscaling.enlarger import Enlarger, downscaled, enlarging, one_answer
 from srvae_pyro.upscaling.photographs import as_image
 from srvae_pyro.upscaling.quality import psnr
+from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 Worsen = Callable[[Tensor, int], Tensor]
 SIGMAS = (5, 15)  # of noise, levels of 255

@@ -26,8 +26,7 @@ from srvae_pyro.presets import preset
 from srvae_pyro.system.device import DECIDED, THREADS, start
 from srvae_pyro.system.environment import OTHERS
 from srvae_pyro.training.learner import Learner
-from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import enlarging
+from srvae_pyro.upscaling.enlarger import Enlarger, enlarging
 
 BUSY = "while True: pass"
 

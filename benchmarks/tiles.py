@@ -24,8 +24,7 @@ from srvae_pyro.models import load
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
-from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import enlarging
+from srvae_pyro.upscaling.enlarger import Enlarger, enlarging
 
 MILLION = 1e6
 

@@ -11,7 +11,7 @@ __all__ = ["UpscaleArguments", "main"]
 
 def main(arguments: UpscaleArguments) -> int:
     """Enlarge as asked; the exit code: 2 if any picture failed."""
-    from srvae_pyro.upscaling.session import upscale  # not before: --help is to be fast
+    from srvae_pyro.upscaling.command import upscale
 
     return upscale(arguments)
 

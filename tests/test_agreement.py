@@ -20,10 +20,8 @@ from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.upscaling.agreement import agreeing_answer
-from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import downscaled, enlarging
-from srvae_pyro.upscaling.tiles import spans
+from srvae_pyro.upscaling.enlarger import Enlarger, agreeing_answer, downscaled, enlarging
+from srvae_pyro.upscaling.tiling import spans
 
 MakeModel = Callable[..., SRVAE]
 

@@ -28,9 +28,7 @@ from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormConv2d, initializing
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.learner import Learner, Objective
-from srvae_pyro.upscaling.answers import one_answer
-from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.enlarger import Enlarger, downscaled, one_answer
 
 MakeConfig = Callable[..., ModelConfig]
 

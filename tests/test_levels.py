@@ -24,8 +24,8 @@ from srvae_pyro.compression.command import read_lossless
 from srvae_pyro.data.image_files import read_picture
 from srvae_pyro.data.repair import png_chunks
 from srvae_pyro.errors import UserError
-from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
+from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 SIDE = 8
 RAMP = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) / (SIDE * SIDE - 1)  # 0 to 1

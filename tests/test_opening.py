@@ -16,8 +16,8 @@ from srvae_pyro.data.image_files import find_pictures, read_picture
 from srvae_pyro.data.repair import CutOffError, mended
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
+from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 
 def picture(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:

@@ -32,7 +32,7 @@ from srvae_pyro.page.visits import StoppedError, Visits, Work
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
-from srvae_pyro.upscaling.writing import Answers
+from srvae_pyro.upscaling.files import Answers
 
 EXACT = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
 

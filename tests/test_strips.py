@@ -19,14 +19,17 @@ from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import peak_bytes
-from srvae_pyro.upscaling import canvas
-from srvae_pyro.upscaling.agreement import is_exact, rounded
-from srvae_pyro.upscaling.answers import answers
-from srvae_pyro.upscaling.canvas import MemoryCanvas, Scratch, bands
-from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import downscaled, downscaled_rows
+from srvae_pyro.upscaling import tiling as canvas
+from srvae_pyro.upscaling.enlarger import (
+    Enlarger,
+    answers,
+    downscaled,
+    downscaled_rows,
+    is_exact,
+    rounded,
+)
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
-from srvae_pyro.upscaling.tiles import spans
+from srvae_pyro.upscaling.tiling import MemoryCanvas, Scratch, bands, spans
 
 MakeModel = Callable[..., SRVAE]
 EXACT = {"d": "average2", "likelihood": "groups"}

@@ -17,8 +17,7 @@ from srvae_pyro.evaluation.report import super_resolution_table
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution, interpolated
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.upscaling.answers import answers
-from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.enlarger import answers, downscaled
 from srvae_pyro.upscaling.quality import PixelStatistics, psnr, ssim
 
 

@@ -46,8 +46,7 @@ from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.cli import check_arguments
-from srvae_pyro.upscaling.answers import answers
-from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.enlarger import answers, downscaled
 
 
 def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:

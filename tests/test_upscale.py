@@ -26,14 +26,12 @@ from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments, main
-from srvae_pyro.upscaling.canvas import MemoryCanvas
-from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import downscaled
+from srvae_pyro.upscaling.command import enlarger_for
+from srvae_pyro.upscaling.enlarger import Enlarger, downscaled
+from srvae_pyro.upscaling.files import names_for
 from srvae_pyro.upscaling.photographs import read_photograph
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
-from srvae_pyro.upscaling.questions import names_for
-from srvae_pyro.upscaling.session import enlarger_for
-from srvae_pyro.upscaling.tiles import spans
+from srvae_pyro.upscaling.tiling import MemoryCanvas, spans
 
 
 def smooth(height: int, width: int, channels: int = 3, seed: int = 0) -> Tensor:
@@ -553,7 +551,7 @@ def test_an_answer_too_large_for_memory_is_refused_before_any_work(
     image_of(smooth(80, 100)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"more memory than --memory-gb 0.0001: give at least 0.0"):
         upscale(run(), tmp_path / "a.png", out=tmp_path / "out", memory_gb=1e-4)
-    monkeypatch.setattr("srvae_pyro.upscaling.writing.process_memory", lambda: 1e5)
+    monkeypatch.setattr("srvae_pyro.upscaling.files.process_memory", lambda: 1e5)
     with pytest.raises(UserError, match=r"would become 200x160 pixels.*cut out a part"):
         upscale(run(), tmp_path / "a.png", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -15,8 +15,8 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.upscaling import session
-from srvae_pyro.upscaling.questions import find_questions, names_for
+from srvae_pyro.upscaling import command as session
+from srvae_pyro.upscaling.files import find_questions, names_for
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_nothing_is_left_behind_by_answers_that_fail(
         image_of(smooth(8, 8)).save(tmp_path / name)
     files = (tmp_path / "a.png", tmp_path / "b.png")
     with monkeypatch.context() as patched:
-        patched.setattr("srvae_pyro.upscaling.canvas._FileCanvas.append", full)
+        patched.setattr("srvae_pyro.upscaling.tiling._FileCanvas.append", full)
         assert upscale(run, *files, out=tmp_path / "out", samples=2) == 2
     assert not answers_in(tmp_path / "out")
     assert capsys.readouterr().err.count("No space left on device") == 2

@@ -34,8 +34,8 @@ from srvae_pyro.system.console import Bar, say, shown
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_new, check_output, filling, longest_name, replaced
 from srvae_pyro.system.hub import is_cached_copy
-from srvae_pyro.upscaling.canvas import MemoryCanvas
 from srvae_pyro.upscaling.photographs import Photograph, read_photograph, save_photograph
+from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 
 def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], list[Picture]]:

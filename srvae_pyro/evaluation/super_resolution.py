@@ -30,9 +30,14 @@ from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.parallel import Group
-from srvae_pyro.upscaling.agreement import rounded
-from srvae_pyro.upscaling.answers import Answering, answers
-from srvae_pyro.upscaling.enlarging import downscaled, enlarging, passes_for
+from srvae_pyro.upscaling.enlarger import (
+    Answering,
+    answers,
+    downscaled,
+    enlarging,
+    passes_for,
+    rounded,
+)
 from srvae_pyro.upscaling.quality import psnr
 
 INTERPOLATIONS = {

@@ -13,7 +13,7 @@ from srvae_pyro.page.enlarge_tab import enlarge_tab
 from srvae_pyro.page.run_tab import run_tab
 from srvae_pyro.page.tabs import generate_tab, interpolate_tab, recombine_tab, reconstruct_tab
 from srvae_pyro.page.uploads import size_in_words
-from srvae_pyro.upscaling.enlarging import enlarging
+from srvae_pyro.upscaling.enlarger import enlarging
 
 __all__ = ["LOOK", "build"]
 

@@ -22,9 +22,8 @@ from srvae_pyro.page.controls import (
 from srvae_pyro.page.enlarging import Enlarged, disk_bytes, enlarge
 from srvae_pyro.page.visits import Work
 from srvae_pyro.system.cli import check_arguments
-from srvae_pyro.upscaling.answers import one_answer
 from srvae_pyro.upscaling.arguments import UpscaleArguments
-from srvae_pyro.upscaling.enlarging import MOST_PASSES
+from srvae_pyro.upscaling.enlarger import MOST_PASSES, one_answer
 
 __all__ = ["enlarge_tab"]
 

@@ -13,12 +13,11 @@ from srvae_pyro.models import SRVAE
 from srvae_pyro.page.uploads import without_folder
 from srvae_pyro.page.visits import Work
 from srvae_pyro.upscaling.arguments import UpscaleArguments
-from srvae_pyro.upscaling.canvas import MemoryCanvas
-from srvae_pyro.upscaling.enlarging import enlarging, passes_for
+from srvae_pyro.upscaling.command import enlarge_file, enlarger_for
+from srvae_pyro.upscaling.enlarger import enlarging, passes_for
+from srvae_pyro.upscaling.files import Answers, Writer, names_for, pixels_of
 from srvae_pyro.upscaling.photographs import Photograph, as_image, save_photograph
-from srvae_pyro.upscaling.questions import names_for, pixels_of
-from srvae_pyro.upscaling.session import enlarge_file, enlarger_for
-from srvae_pyro.upscaling.writing import Answers, Writer
+from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 __all__ = ["Enlarged", "agreement_in_words", "disk_bytes", "enlarge"]
 

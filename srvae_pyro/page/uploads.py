@@ -15,8 +15,8 @@ from srvae_pyro.data.image_files import read_picture
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.upscaling.files import pixels_of
 from srvae_pyro.upscaling.photographs import shown
-from srvae_pyro.upscaling.questions import pixels_of
 
 __all__ = ["check_upload", "image_for", "size_in_words", "without_folder"]
 

@@ -16,32 +16,234 @@ Of the answers only a strip, as high as a tile, is ever in floats (``strips.py``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
+import pyro
+import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.config import Precision
+from srvae_pyro.distributions.block_averages import agreeing
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.decoding import TileNoise
-from srvae_pyro.models import SRVAE
+from srvae_pyro.inference.decoding import Decode, Decoding, Noise, TileNoise
+from srvae_pyro.inference.importance_weights import given_lower
+from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models.base import images_plate
+from srvae_pyro.models.transforms import Downscale
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.device import autocast, peak_bytes
-from srvae_pyro.upscaling.agreement import gray_answer, is_exact, rounded
-from srvae_pyro.upscaling.answers import (
-    Answering,
-    answers,
-    check_answering,
-    several_answers,
-)
-from srvae_pyro.upscaling.canvas import Canvas, Levels, MemoryCanvas
-from srvae_pyro.upscaling.strips import Grid, strips
-from srvae_pyro.upscaling.tiles import Span
+from srvae_pyro.pixels import luma, to_unit
+from srvae_pyro.system.device import autocast, peak_bytes, sent
+from srvae_pyro.upscaling.tiling import Canvas, Grid, Levels, MemoryCanvas, Span, strips
 
-__all__ = ["Enlarger", "at_least"]
+ROWS = 64  # of the question at a time
+
+
+def is_exact(model: SRVAE) -> bool:
+    """Whether every x that the model draws for a y has d(x) = y."""
+    return model.config.agrees
+
+
+def agreeing_answer(x: Tensor, y: Tensor, passes: int = 1) -> Tensor:
+    """A picture near x that becomes y if averaged ``passes`` times.
+
+    What lies between x and y is settled first: the average of x that agrees with y.
+
+    Args:
+        x: levels that need not be whole, (..., C, 2**passes h, 2**passes w).
+        y: uint8 levels (..., C, h, w).
+        passes: how often x is halved to become y.
+
+    Returns:
+        uint8, of x's shape.
+    """
+    if passes > 1:
+        halved = F.avg_pool2d(x.flatten(0, -3), 2).unflatten(0, x.shape[:-2])
+        y = agreeing_answer(halved, y, passes - 1)
+    out = torch.empty(x.shape, dtype=torch.uint8)
+    # A few rows of a colour at a time: it takes many times the picture's memory.
+    for colour in range(y.shape[-3]):
+        for start in range(0, y.shape[-2], ROWS):
+            rows = slice(2 * start, 2 * (start + ROWS))
+            part = y[..., colour : colour + 1, start : start + ROWS, :]
+            near = agreeing(x[..., colour : colour + 1, rows, :], part)
+            out[..., colour : colour + 1, rows, :] = near.to(torch.uint8)
+    return out
+
+
+def gray_answer(x: Tensor, y: Tensor) -> Tensor:
+    """The luma of an answer (3, H, W) to a gray y (3, h, w), in agreement with y: gray, (3, H, W).
+
+    The luma of blocks that agree in every colour is at most two levels a pixel from agreeing.
+    """
+    return agreeing_answer(luma(x), y[:1]).expand_as(x)
+
+
+def rounded(x: Tensor, model: SRVAE, y: Tensor, passes: int = 1) -> Tensor:
+    """Levels x (..., C, H, W) as uint8, in agreement with y (..., C, h, w) if the model's do."""
+    if is_exact(model):
+        return agreeing_answer(x, y, passes)
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+Answering = Literal[Decoding, "estimate"]
+
+
+def check_answering(
+    model: SRVAE, decode: Answering, temperature: float, image_temperature: float
+) -> None:
+    """Refuse what makes no sense.
+
+    Raises:
+        UserError: there is no such decoding, not of this model, or not at this temperature.
+    """
+    Decode("mean" if decode == "estimate" else decode, temperature, image_temperature)
+    if decode == "estimate" and not model.estimates:
+        raise UserError(
+            "this model makes no estimate of x beside its distribution: --decode mean is its "
+            "expectation"
+        )
+    if decode == "estimate" and temperature > 0:
+        raise UserError(
+            "an estimate has no temperature: leave it out, or take another decoding than estimate"
+        )
+
+
+def one_answer(model: SRVAE) -> Answering:
+    """How one answer is decoded if nothing is asked for: as is nearest to the truth.
+
+    That is the estimate, of a model that makes one, unless it was trained to make none.
+    """
+    run = model.run_config
+    taught = run is None or run.training.estimate_weight > 0
+    return "estimate" if model.estimates and taught else "mean"
+
+
+@torch.no_grad()
+@cached_weights()
+def answers(
+    model: SRVAE,
+    y: Tensor,
+    decode: Answering = "sample",
+    temperature: float = 1.0,
+    image_temperature: float = 1.0,
+    noise: Noise | None = None,
+) -> Tensor:
+    """One answer x (B, C, H, W) for each y (B, c, h, w) of any size, by the model's own program.
+
+    Unlike by ``SRVAE.super_resolve`` each network runs once; what p(u) demands of y's size does not
+    hold here. ``estimate`` is what p(x|y,z) estimates of y alone, without u, z and chance.
+    """
+    if decode == "estimate":
+        return _estimate(model, sent(y, model.device))
+    with Decode(decode, temperature, image_temperature, noise):
+        return model.super_resolution(sent(y, model.device))
+
+
+def several_answers(
+    model: SRVAE,
+    y: Tensor,
+    noises: Iterable[Noise],
+    decode: Answering = "sample",
+    temperature: float = 1.0,
+    image_temperature: float = 1.0,
+) -> Iterator[Tensor]:
+    """Answers to the same y, one for each noise, with what sees y alone computed once.
+
+    That is q(u|y), and of p(z|y,u) and p(x|y,z) what they make of y. Each is, to the bit, the one
+    that :func:`answers` gives with its noise. To be called without autograd.
+    """
+    y = sent(y, model.device)
+    if decode == "estimate":
+        estimate = _estimate(model, y)
+        for _ in noises:
+            yield estimate.clone()
+        return
+    q_u: Any = model.guide.q_u(y)
+    p_z, p_x = (given_lower(network, y) for network in (model.model.p_z, model.model.p_x))
+
+    def program() -> Tensor:
+        with images_plate(y):
+            pyro.sample("y", dist.Delta(y, event_dim=3))
+            u = pyro.sample("u", q_u)
+            z = pyro.sample("z", p_z(u))
+            x: Tensor = pyro.sample("x", p_x(z))
+            return x
+
+    for noise in noises:
+        with Decode(decode, temperature, image_temperature, noise):
+            x = program()
+        yield x  # outside of the handler, which would else be the caller's too
+
+
+def _estimate(model: SRVAE, y: Tensor) -> Tensor:
+    p_x: Any = model.model.p_x
+    estimate: Tensor = p_x.estimate(y)
+    return estimate
+
+
+MOST_PASSES = 3
+
+
+def enlarging(model: ImageModel) -> SRVAE:
+    """The model, if it is one that enlarges: a srVAE whose y is a downscaled x.
+
+    Raises:
+        UserError: it is not; says why.
+    """
+    if not isinstance(model, SRVAE):
+        raise UserError(
+            "this run is a one-level VAE, which has no y to enlarge: give the run of a srVAE"
+        )
+    transform = model.guide.d
+    if not isinstance(transform, Downscale):
+        raise UserError(
+            f"this srVAE's y is a {transform.name} picture as large as x, so it does not enlarge: "
+            "give a run with --transform downscale2, downscale4 or average2"
+        )
+    return model
+
+
+def passes_for(model: SRVAE, factor: int) -> int:
+    """How often the model enlarges for ``factor``, which is a power of its own.
+
+    Raises:
+        UserError: it is not one.
+    """
+    model_factor = model.guide.d.factor
+    factors = [model_factor**passes for passes in range(1, MOST_PASSES + 1)]
+    if factor not in factors:
+        raise UserError(
+            f"--factor {factor}: this model enlarges {model_factor} times, so the factor is one of "
+            f"{', '.join(map(str, factors))}"
+        )
+    return factors.index(factor) + 1
+
+
+def downscaled(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:
+    """d(x), ``passes`` times, of uint8 levels (..., C, H, W): uint8 levels (..., C, h, w)."""
+    for _ in range(passes):
+        # A colour at a time: its integer arithmetic takes many times the picture's memory.
+        colours = [model.guide.d.of_levels(c.int()) for c in x.split(1, dim=-3)]
+        x = torch.cat([colour.to(torch.uint8) for colour in colours], dim=-3)
+    return x
+
+
+def downscaled_rows(model: SRVAE, x: Levels, start: int, stop: int, passes: int = 1) -> Tensor:
+    """Some rows of :func:`downscaled`, without the whole of x in memory."""
+    if passes == 0:
+        return x.rows(start, stop)
+    factor = model.guide.d.factor
+    # A row of d(x) is made of the rows of x that it stands for and of some next to them, at most
+    # as many as stand for one more on each side.
+    first, last = max(start - 1, 0), min(stop + 1, x.shape[1] // factor**passes)
+    part = downscaled_rows(model, x, factor * first, factor * last, passes - 1)
+    return downscaled(model, part)[..., start - first : stop - first, :]
+
 
 GROWTH = 1.9  # measured: a process grows by 1.7 to 1.9 times what its networks' tensors take
 SAFETY = 2.0  # times them is reserved; small pictures fit into the rest

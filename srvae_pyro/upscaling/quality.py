@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.models import SRVAE
-from srvae_pyro.upscaling.canvas import Levels, bands
-from srvae_pyro.upscaling.enlarging import downscaled_rows
+from srvae_pyro.upscaling.enlarger import downscaled_rows
+from srvae_pyro.upscaling.tiling import Levels, bands
 
 __all__ = ["WINDOW", "PixelStatistics", "lr_psnr", "psnr", "shown_psnr", "ssim"]
 

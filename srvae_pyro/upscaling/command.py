@@ -14,16 +14,18 @@ from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_output
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling import LESS_MEMORY
-from srvae_pyro.upscaling.agreement import is_exact
-from srvae_pyro.upscaling.answers import one_answer
 from srvae_pyro.upscaling.arguments import UpscaleArguments
-from srvae_pyro.upscaling.enlarger import Enlarger
-from srvae_pyro.upscaling.enlarging import enlarging, passes_for
+from srvae_pyro.upscaling.enlarger import Enlarger, enlarging, is_exact, one_answer, passes_for
+from srvae_pyro.upscaling.files import (
+    Answers,
+    Writer,
+    check_answers,
+    find_questions,
+    names_for,
+    pixels_of,
+    tell,
+)
 from srvae_pyro.upscaling.photographs import Photograph, named, read_photograph, shown
-from srvae_pyro.upscaling.questions import check_answers, find_questions, names_for, pixels_of
-from srvae_pyro.upscaling.writing import Answers, Writer, tell
-
-__all__ = ["enlarge_file", "enlarger_for", "upscale"]
 
 
 def upscale(arguments: UpscaleArguments) -> int:

@@ -1,0 +1,297 @@
+"""Overlapping tiles, blended strip by strip from the top down onto a canvas.
+
+Rows that no later tile reaches are handed on at once, so only a strip as high as a tile is ever in
+floats. An output can be larger than memory allows: it waits in a temporary file until it is
+complete and can be written as an image.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srvae_pyro.pixels import to_unit
+
+BAND = 1 << 21  # values of a band of rows, about
+
+
+class Levels(Protocol):
+    """A picture's uint8 levels (C, H, W), of which a few rows at a time are read."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(C, H, W)."""
+        ...
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The levels (C, stop - start, W) of some rows."""
+        ...
+
+
+class Canvas(Levels, Protocol):
+    """A picture that is written from the top down."""
+
+    def append(self, rows: Tensor) -> None:
+        """Write the next rows, uint8 (C, n, W)."""
+        ...
+
+
+class MemoryCanvas:
+    """A canvas in memory.
+
+    Args:
+        levels: uint8 (C, H, W), written over.
+    """
+
+    def __init__(self, levels: Tensor) -> None:
+        self.levels = levels
+        self._filled = 0
+
+    @classmethod
+    def blank(cls, shape: Sequence[int]) -> MemoryCanvas:
+        """A canvas of a picture (C, H, W)."""
+        return cls(torch.empty(tuple(shape), dtype=torch.uint8))
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.levels.shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.levels[:, start:stop]
+
+    def append(self, rows: Tensor) -> None:
+        stop = self._filled + rows.shape[1]
+        self.levels[:, self._filled : stop] = rows
+        self._filled = stop
+
+
+class Scratch:
+    """Canvases in one temporary file, which is gone when it is closed.
+
+    Where the system allows it the file has no name: then nothing is left of it, however the process
+    ends.
+
+    Args:
+        folder: where the file is to be.
+
+    Raises:
+        OSError: there is no room, here and when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
+        self._end = 0
+
+    def canvas(self, shape: Sequence[int]) -> Canvas:
+        """A canvas of a picture (C, H, W)."""
+        start = self._end
+        self._end += math.prod(shape)
+        return _FileCanvas(self._file, start, tuple(shape))
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class _FileCanvas:
+    """A canvas in an open file, from its byte ``start`` on."""
+
+    def __init__(self, file: IO[bytes], start: int, shape: Sequence[int]) -> None:
+        self.shape = shape
+        self._file, self._start = file, start
+        self._filled = 0
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        channels, _, width = self.shape
+        if stop > self._filled:
+            raise ValueError(f"rows {start} to {stop} are not there: {self._filled} are")
+        self._seek(start)
+        content = self._file.read((stop - start) * width * channels)
+        levels = np.frombuffer(bytearray(content), dtype=np.uint8)
+        return torch.from_numpy(levels).view(stop - start, width, channels).permute(2, 0, 1)
+
+    def append(self, rows: Tensor) -> None:
+        self._seek(self._filled)
+        self._file.write(rows.permute(1, 2, 0).contiguous().numpy().data)
+        self._filled += rows.shape[1]
+
+    def _seek(self, row: int) -> None:
+        channels, _, width = self.shape
+        self._file.seek(self._start + row * width * channels)
+
+
+def bands(shape: Sequence[int], multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """First row, and first row after it, of parts of a picture (C, H, W) of a few million values.
+
+    Args:
+        shape: of the picture.
+        multiple: what the first rows are multiples of.
+    """
+    channels, height, width = shape
+    step = max(BAND // (channels * width) // multiple, 1) * multiple
+    for start in range(0, height, step):
+        yield start, min(start + step, height)
+
+
+OVERLAP = 4  # neighbouring tiles share a part of their side, one in so many
+WIDEST = 64  # pixels of it at most: so far from a border hardly anything depends on it
+
+
+@dataclass(frozen=True)
+class Span:
+    """The place of a tile along one side of the picture, and how its weight rises and falls.
+
+    Attributes:
+        start, stop: first pixel, and first pixel after it.
+        rise, fall: places between pixels around which the weight goes from 0 to 1 and back; None
+            at the picture's own border, where it does not.
+        ramp: over how many pixels it does.
+    """
+
+    start: int
+    stop: int
+    rise: float | None
+    fall: float | None
+    ramp: float
+
+    @property
+    def pixels(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def enlarged(self, factor: int) -> slice:
+        return slice(factor * self.start, factor * self.stop)
+
+    def weights(self, factor: int, cut: bool = False) -> Tensor:
+        """A weight for each pixel of the enlarged tile; those of all tiles add up to 1.
+
+        Args:
+            factor: how many times larger it is.
+            cut: weights are 0 or 1, and change between two pixels of the picture.
+        """
+        count = factor * (self.stop - self.start)
+        places = self.start + (torch.arange(count, dtype=torch.float64) + 0.5) / factor
+
+        def risen(centre: float | None, otherwise: float) -> Tensor:
+            if centre is None:
+                return torch.full_like(places, otherwise)
+            if cut:
+                return (places > math.floor(centre)).double()
+            return ((places - centre) / self.ramp + 0.5).clamp(0, 1)
+
+        return (risen(self.rise, 1.0) - risen(self.fall, 0.0)).float()
+
+
+def spans(length: int, side: int, multiple: int) -> list[Span]:
+    """Tiles of ``side`` pixels that cover ``length`` evenly, from multiples of ``multiple``.
+
+    Neighbours overlap by about a quarter of a side, or 64 pixels if that is less, or more. The
+    weights cross over half of that, in the middle of the overlap: a tile's outermost pixels count
+    nothing.
+    """
+    if length <= side:
+        return [Span(0, length, None, None, 1.0)]
+    overlap = max(min(side // OVERLAP, WIDEST) // multiple, 2) * multiple
+    count = math.ceil((length - overlap) / (side - overlap))
+    steps = (length - side) // multiple
+    starts = [i * steps // (count - 1) * multiple for i in range(count)]
+    centres = [(b + a + side) / 2 for a, b in itertools.pairwise(starts)]
+    edges = [None, *centres, None]
+    return [
+        Span(start, start + side, edges[i], edges[i + 1], overlap / 2)
+        for i, start in enumerate(starts)
+    ]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of a picture, which is padded by reflection to multiples that networks need.
+
+    Attributes:
+        down: for each row of the padded picture, which of the picture's rows it is.
+        across: likewise for the columns.
+        rows, columns: the tiles.
+    """
+
+    down: Tensor
+    across: Tensor
+    rows: list[Span]
+    columns: list[Span]
+
+    @classmethod
+    def of(cls, height: int, width: int, multiple: int, side: Callable[[int, int], int]) -> Grid:
+        """The tiles of a picture of such a size.
+
+        Args:
+            height, width: of the picture.
+            multiple: what the padded sides, and the places of tiles, are multiples of.
+            side: the side of tiles for a padded height and width; 0: one tile.
+        """
+        down, across = _reflected(height, multiple), _reflected(width, multiple)
+        tall, wide = len(down), len(across)
+        tile = side(tall, wide)
+        return cls(
+            down, across, spans(tall, tile or tall, multiple), spans(wide, tile or wide, multiple)
+        )
+
+
+def strips(
+    picture: Levels,
+    grid: Grid,
+    factor: int,
+    count: int,
+    cut: bool,
+    enlarged: Callable[[Tensor, Span, Span], Iterable[Tensor]],
+    made: Callable[[int], object],
+) -> Iterator[tuple[range, Tensor]]:
+    """Rows of a picture, and what its answers have there, (count, C, n, W) in [0, 1].
+
+    The strips are parts of one tensor: each holds until the next is asked for.
+
+    Args:
+        picture: levels (c, h, w).
+        grid: its tiles.
+        factor: how many times larger answers are.
+        count: how many answers.
+        cut: whether tiles are cut between two pixels rather than blended.
+        enlarged: the answers (C, ..) to a tile (1, c, ..) in [0, 1], which may be changed; given
+            its places too.
+        made: told how many pixels have been made.
+    """
+    channels, height, width = picture.shape
+    tall, wide = grid.rows[0].stop - grid.rows[0].start, len(grid.across)
+    sums = torch.zeros(count, channels, factor * tall, factor * wide)
+    row_ends = [*(min(row.start, height) for row in grid.rows[1:]), height]
+    column_ends = [*(min(column.start, width) for column in grid.columns[1:]), width]
+    for row, end in zip(grid.rows, row_ends, strict=True):
+        places = grid.down[row.pixels]
+        top = int(places.min())
+        source = picture.rows(top, int(places.max()) + 1)[:, places - top]
+        for column, right in zip(grid.columns, column_ends, strict=True):
+            part = to_unit(source[None][..., grid.across[column.pixels]])
+            weights = row.weights(factor, cut)[:, None] * column.weights(factor, cut)
+            for own, x in zip(sums, enlarged(part, row, column), strict=True):
+                x *= weights
+                own[..., column.enlarged(factor)] += x
+                made(factor**2 * (end - row.start) * (right - column.start))
+        done = factor * (end - row.start)
+        yield range(row.start, end), sums[:, :, :done, : factor * width]
+        carried = sums[:, :, done:].clone()
+        sums[:, :, : carried.shape[2]] = carried
+        sums[:, :, carried.shape[2] :] = 0
+
+
+def _reflected(length: int, multiple: int) -> Tensor:
+    """The indices of so many pixels, and after them those that pad them to a multiple."""
+    # NumPy reflects as often as it takes, also a picture of one pixel.
+    return torch.from_numpy(np.pad(np.arange(length), (0, -length % multiple), mode="reflect"))
