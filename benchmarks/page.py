@@ -31,8 +31,8 @@ from skimage import data
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.generate import main as generate
 from srvae_pyro.models import load
+from srvae_pyro.page.app import served
 from srvae_pyro.page.arguments import DemoArguments
-from srvae_pyro.page.session import served
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.device import start
 from srvae_pyro.upscale import UpscaleArguments

@@ -15,7 +15,7 @@ def main(arguments: DemoArguments) -> int:
     """Serve the page until it is stopped; the exit code."""
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio: pip install 'srvae-pyro[demo]'")
-    from srvae_pyro.page.session import serve  # not before: --help is to be fast
+    from srvae_pyro.page.app import serve
 
     return serve(arguments)
 

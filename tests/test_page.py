@@ -24,11 +24,19 @@ from srvae_pyro.generate import main as generate_command
 from srvae_pyro.models import SRVAE, ImageModel, load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.page.arguments import DemoArguments
-from srvae_pyro.page.drawing import generate, interpolate, recombine, reconstruct
-from srvae_pyro.page.enlarging import agreement_in_words, disk_bytes, enlarge
-from srvae_pyro.page.record import MOST_POINTS, copy_figures, read_curves, settings_in_words
-from srvae_pyro.page.uploads import check_upload, image_for
+from srvae_pyro.page.tabs import MOST_POINTS, copy_figures, read_curves, settings_in_words
 from srvae_pyro.page.visits import StoppedError, Visits, Work
+from srvae_pyro.page.work import (
+    agreement_in_words,
+    check_upload,
+    disk_bytes,
+    enlarge,
+    generate,
+    image_for,
+    interpolate,
+    recombine,
+    reconstruct,
+)
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command

@@ -48,9 +48,8 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Receive, Scope, Send
 
-from srvae_pyro.page.building import build
+from srvae_pyro.page.app import UPLOAD, Guard, build, served
 from srvae_pyro.page.controls import Page
-from srvae_pyro.page.session import UPLOAD, Guard, served
 from srvae_pyro.page.visits import Visits, Work
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

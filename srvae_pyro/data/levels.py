@@ -40,7 +40,9 @@ USUAL_BITS = (8, 10, 12, 14)  # of levels in fields of 16 bits that they do not 
 DARK = (1 << 14) - 1  # the highest of these levels
 BOXES = 1 << 20  # bytes that have all before the pixels of an AVIF or JPEG 2000 file
 # TIFF's tags.
-BITS, PHOTOMETRIC, HIGHEST, EXTRA, SAMPLE_FORMAT = 258, 262, 281, 338, 339
+WIDTH, HEIGHT, BITS, PHOTOMETRIC, HIGHEST = 256, 257, 258, 262, 281
+PLANES, EXTRA, SAMPLE_FORMAT = 284, 338, 339
+REDUCED, SUB_DIRECTORIES, DNG_VERSION = 254, 330, 50706
 TRANSFER, WHITE_POINT, PRIMARIES = 301, 318, 319
 KNOWN = (0, 12, 15, 16, 17, 18)  # JPEG 2000's colour spaces that Pillow converts
 SIGNED = 2  # a sample format
@@ -340,8 +342,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 # Tags, and the bits of the tag REDUCED that mark a smaller copy and a mask.
-WIDTH, HEIGHT, BITS, PLANES = 256, 257, 258, 284
-PHOTOMETRIC, REDUCED, SUB_DIRECTORIES, DNG_VERSION = 262, 254, 330, 50706
 SMALL_COPY, MASK = 1, 4
 SENSOR = (32803, 34892)  # photometric interpretations: a mosaic of colours, a camera's colours
 MOST_DIRECTORIES = 1000

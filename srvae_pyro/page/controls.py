@@ -17,8 +17,8 @@ from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.page.arguments import DemoArguments
-from srvae_pyro.page.uploads import check_upload
 from srvae_pyro.page.visits import StoppedError, Visits, Work
+from srvae_pyro.page.work import check_upload
 from srvae_pyro.system.cli import check_arguments
 
 __all__ = [
