@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "srvae_pyro"
 LAYERS = [
     ["errors"],
     ["pixels", "formats"],
-    ["checked", "sizes", "earlier", "config", "presets"],
+    ["checked", "config", "presets"],
     ["system"],
     ["networks"],
     ["distributions"],

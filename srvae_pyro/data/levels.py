@@ -341,7 +341,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
 
 
-# Tags, and the bits of the tag REDUCED that mark a smaller copy and a mask.
+# The bits of the tag REDUCED that mark a smaller copy and a mask.
 SMALL_COPY, MASK = 1, 4
 SENSOR = (32803, 34892)  # photometric interpretations: a mosaic of colours, a camera's colours
 MOST_DIRECTORIES = 1000

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from srvae_pyro.config import Dense
 from srvae_pyro.networks.layers import (
     WeightNormConv2d,
     WeightNormConvTranspose2d,
@@ -14,7 +15,6 @@ from srvae_pyro.networks.layers import (
     merged,
     pays_to_merge,
 )
-from srvae_pyro.sizes import Dense
 
 __all__ = [
     "ChannelAttention",
