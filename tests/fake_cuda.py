@@ -24,8 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
-from srvae_pyro.distributions import truncated_mixture
-from srvae_pyro.distributions import truncated_mixture as truncated
+from srvae_pyro.distributions import truncated, truncated_mixture
 from srvae_pyro.models import ImageModel, make_model, transforms
 from srvae_pyro.networks import layers as merging
 from srvae_pyro.training import learner

@@ -33,14 +33,13 @@ def test_examples(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "distributions.blocks",
-        "distributions.consistent",
-        "distributions.constraints",
+        "distributions.block_averages",
+        "distributions.image_distribution",
         "distributions.logistic_mixture",
         "distributions.priors",
         "distributions.realnvp",
         "models.conditionals",
-        "models.consistent",
+        "models.pixel_groups",
     ],
 )
 def test_modules_that_have_examples(name: str) -> None:

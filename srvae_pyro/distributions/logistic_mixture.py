@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from srvae_pyro.distributions.image_distribution import ImageDistribution, at_least_float32
-from srvae_pyro.distributions.truncated_mixture import LAST_LEVEL, likeliest
+from srvae_pyro.distributions.truncated import LAST_LEVEL, likeliest
 
 __all__ = ["DiscretizedLogisticMixture"]
 
@@ -107,11 +107,13 @@ class DiscretizedLogisticMixture(ImageDistribution):
                     f"{name} have shape {tuple(parameter.shape)}, which does not end in "
                     f"{tuple(shape)} as means of shape {tuple(means.shape)} require"
                 )
-        batch_shape = broadcast_shape(
-            logits.shape[:-3],
-            means.shape[:-4],
-            log_scales.shape[:-4],
-            () if coefficients is None else coefficients.shape[:-4],
+        batch_shape = torch.Size(
+            broadcast_shape(
+                logits.shape[:-3],
+                means.shape[:-4],
+                log_scales.shape[:-4],
+                () if coefficients is None else coefficients.shape[:-4],
+            )
         )
         self.logits = at_least_float32(logits).expand(*batch_shape, *logits.shape[-3:])
         self.means = at_least_float32(means).expand(batch_shape + event)
