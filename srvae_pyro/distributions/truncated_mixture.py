@@ -75,7 +75,8 @@ class TruncatedMixture(ImageDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.mixture, self.known = mixture, known
-        batch = broadcast_shape(mixture.batch_shape, *(part.shape[:-3] for part in known))
+        shapes = (part.shape[:-3] for part in known)
+        batch = torch.Size(broadcast_shape(mixture.batch_shape, *shapes))
         super().__init__(batch, mixture.event_shape, validate_args=validate_args)
 
     def expand(
