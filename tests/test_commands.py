@@ -96,6 +96,13 @@ def test_a_read_only_place_is_told_with_the_flag_for_another(
             call()
 
 
+def test_a_python_without_docstrings_is_told_what_to_do() -> None:
+    line = [sys.executable, "-OO", "-m", "srvae_pyro.generate", "RUN"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    told = "generate: Pyro needs the docstrings that python -OO leaves out: use -O\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
 @pytest.mark.parametrize(
     "command",
     ["train", "generate", "evaluate", "figures", "upscale", "compress", "decompress", "demo"],

@@ -118,9 +118,14 @@ def test_a_model_of_bad_numbers_codes_nothing(
     tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
 ) -> None:
     model = made(tiny, smooth(4), **KINDS[0])
-    next(model.guide.parameters()).data.fill_(math.nan)
-    with pytest.raises(UserError, match="the model cannot code these pictures"):
-        Codec(model).encode(list(smooth(2)))
+    codec = Codec(model)
+    next(codec.model.guide.parameters()).data.fill_(math.nan)  # as if they overflowed
+    with pytest.raises(UserError, match=r"the model cannot code these pictures: .* not finite"):
+        codec.encode(list(smooth(2)))
+    name, weights = next(model.guide.named_parameters())
+    weights.data.fill_(math.nan)
+    with pytest.raises(UserError, match=f"weights guide.{name} are not finite: train"):
+        Codec(model)
 
 
 def test_a_vae_has_no_preview(

@@ -345,9 +345,9 @@ def test_levels_are_read_as_they_are_meant(name: str, tmp_path: Path) -> None:
     # Compressing.
     if row.note or row.opacity is not None:
         with pytest.raises(UserError, match="would not be kept whole"):
-            read_lossless([path], 3, tmp_path / "out")
+            read_lossless([path], 3)
     else:
-        (kept,), _ = read_lossless([path], 3, tmp_path / "out")
+        (kept,), _ = read_lossless([path], 3)
         assert torch.equal(kept, photograph.levels)
 
 
@@ -416,7 +416,7 @@ def test_gray_is_what_has_equal_colours(name: str, channels: int, tmp_path: Path
     with Image.open(tmp_path / "answer.png") as answer:
         assert answer.mode == ("L" if photograph.alpha is None else "LA")
     if not photograph.note and photograph.alpha is None:
-        _, (about,) = read_lossless([path], channels, tmp_path / "out")
+        _, (about,) = read_lossless([path], channels)
         assert about.gray == (channels == 3)  # it comes back with one channel
 
 
@@ -554,5 +554,5 @@ def test_what_is_not_kept_beside_the_pixels_is_said(
     make, note = UNKEPT[name]
     (tmp_path / "a").write_bytes(make())
     assert read_photograph(tmp_path / "a", 3).note == note
-    read_lossless([tmp_path / "a"], 3, tmp_path / "out")  # the pixels are whole
+    read_lossless([tmp_path / "a"], 3)  # the pixels are whole
     assert "colour profiles and gamma of 1 pictures are not kept" in capsys.readouterr().out

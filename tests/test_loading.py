@@ -112,6 +112,22 @@ def test_weights_of_half_precision_are_loaded_in_single(tmp_path: Path) -> None:
         torch.testing.assert_close(value, log_probs(model)[name], rtol=0.02, atol=2.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_load_in_single_precision_whatever_the_default(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    expected = make_run(tmp_path).generate(1, seed=0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = load(tmp_path)
+        sites = model.generate(1, seed=0)
+    finally:
+        torch.set_default_dtype(before)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(torch.equal(value, expected[name]) for name, value in sites.items())
+
+
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("old")

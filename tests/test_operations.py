@@ -14,11 +14,14 @@ from torch import Tensor
 from srvae_pyro.config import Dense, ModelConfig
 from srvae_pyro.distributions import Prior
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.likelihood import evaluate_elbo
+from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.decoding import Decode
 from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.operations import slerp
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.upscaling.enlarger import Enlarger
 
 LATENT = (2, 4, 4)
 
@@ -495,6 +498,35 @@ def test_answers_and_reconstructions_keep_their_noise_too(srvae: SRVAE) -> None:
     ):
         one, all_ = operation(1)["x"], operation(64)["x"]
         assert (one != all_).float().mean() < 1e-3
+
+
+def test_a_call_with_a_seed_leaves_pytorchs_generator_as_it_was(srvae: SRVAE) -> None:
+    x = pictures(2)
+    y, levels = srvae.guide.d(x), to_levels(x).to(torch.uint8)
+    calls = (
+        lambda: srvae.generate(2, seed=1),
+        lambda: srvae.reconstruct(x, seed=1),
+        lambda: srvae.generative_reconstruct(x, seed=1),
+        lambda: srvae.recombine(x, x, seed=1),
+        lambda: srvae.interpolate(x, x, 2, seed=1),
+        lambda: srvae.super_resolve(y, 2, decode="mode", seed=1),
+        lambda: srvae.log_likelihood(x, 2, refine=1, seed=1),
+        lambda: evaluate_elbo(srvae, levels, srvae.device, seed=1),
+        lambda: evaluate_super_resolution(srvae, levels, samples=1, seed=1),
+        lambda: Enlarger(srvae, "sample", seed=1)(levels[0]),
+    )
+    before = torch.get_rng_state()
+    for number, call in enumerate(calls):
+        call()
+        assert torch.equal(torch.get_rng_state(), before), number
+
+
+def test_a_seed_decides_on_latents_that_pyro_draws() -> None:
+    made = make("vae")
+    made.model.p_z = Laplace(LATENT)
+    z = made.generate(4, seed=1, batch_size=2)["z"]
+    assert torch.equal(made.generate(4, seed=1, batch_size=2)["z"], z)
+    assert len(torch.cat([z, made.generate(4, seed=2)["z"]]).unique(dim=0)) == 8
 
 
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -1.0])

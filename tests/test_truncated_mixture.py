@@ -23,8 +23,13 @@ from srvae_pyro.distributions import (
     TruncatedMixture,
 )
 from srvae_pyro.distributions.block_averages import Next
-from srvae_pyro.distributions.truncated import expectation, log_mass, log_masses, quantile
-from srvae_pyro.distributions.truncated_mixture import _log_masses
+from srvae_pyro.distributions.truncated import (
+    _log_masses,
+    expectation,
+    log_mass,
+    log_masses,
+    quantile,
+)
 from srvae_pyro.pixels import to_levels, to_unit
 
 # One component, one value

@@ -222,6 +222,9 @@ class Codec:
         group: pictures a batch, at most; what is written depends on it.
         arithmetic: of the networks; what follows from their outputs is in float64 always.
 
+    Raises:
+        UserError: there is no code for such a model, or its weights are not finite.
+
     Example:
         >>> from srvae_pyro.presets import preset
         >>> model = SRVAE(preset("quickstart")[0])
@@ -239,6 +242,9 @@ class Codec:
         self.group, self.arithmetic = group, arithmetic
         dtype = torch.float64 if arithmetic == "fp64" else torch.float32
         self.model: SRVAE | VAE = copy.deepcopy(model).to(dtype).eval()
+        for name, tensor in self.model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise UserError(f"the model's weights {name} are not finite: train the model again")
         self.device = next(self.model.parameters()).device
         self.mode = SameEverywhere() if arithmetic == "fp64" else None
         self.bits_back = BitsBack(dtype, self.mode)

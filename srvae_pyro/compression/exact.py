@@ -240,7 +240,7 @@ def _exponent(value: Tensor) -> int:
     """
     number = value.item()
     if not math.isfinite(number):
-        raise ValueError("the model has values that are not finite")
+        raise ValueError("its networks' outputs are not finite")
     return math.frexp(number)[1]
 
 

@@ -31,7 +31,7 @@ def make_model(config: ModelConfig) -> ImageModel:
 
 
 def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
-    """The trained model of a run, ready to generate.
+    """The trained model of a run, ready to generate, in float32.
 
     Example::
 

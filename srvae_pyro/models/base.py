@@ -80,8 +80,8 @@ def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
         if there.shape != tensor.shape or there.is_floating_point() != tensor.is_floating_point():
             was, now = tuple(tensor.shape), tuple(there.shape)
             raise ValueError(f"{name} is {there.dtype} {now}, not {tensor.dtype} {was}")
-        if not there.isfinite().all():
-            raise ValueError(f"{name} has values that are not finite")
+        if not there.float().isfinite().all():
+            raise ValueError(f"{name} has values that are not finite: train the model again")
     return state
 
 

@@ -159,6 +159,8 @@ def run_command(
     with steady_streams():
 
         def command() -> int | None:
+            if sys.flags.optimize > 1:
+                raise UserError("Pyro needs the docstrings that python -OO leaves out: use -O")
             arguments = parse(kind, prog)
             _expand_home(arguments)
             check_arguments(arguments)
