@@ -1,17 +1,24 @@
-"""What each process does that torchrun starts for the tests: ``parallel_worker.py MODE FOLDER``."""
+"""What each process does that torchrun starts for the tests: ``parallel_worker.py FOLDER``.
+
+Everything after another, as processes take seconds to start; ``parallel_worker.py FOLDER
+terminated`` only that.
+"""
 
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyro
+import pytest
 import torch
 from test_kid import Stub
-from test_train_command import arguments, tiny
+from test_train_command import arguments, plain
 from test_training import some_pictures, tiny_config
 
 from srvae_pyro import evaluate, generate, train
@@ -31,15 +38,20 @@ from srvae_pyro.training.loop import Trainer
 GROUPS = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
 
 
-def without_noise() -> None:
+@contextmanager
+def without_noise() -> Iterator[None]:
     """Normal distributions draw their means."""
-    torch.distributions.Normal.rsample = lambda self, shape=(): self.loc.expand(  # type: ignore
-        self._extended_shape(shape)
-    )
+
+    def mean(self: torch.distributions.Normal, shape: Any = ()) -> torch.Tensor:
+        return self.loc.expand(self._extended_shape(shape))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributions.Normal, "rsample", mean)
+        yield
 
 
 def config(steps: int, groups: bool = False, **training: Any) -> RunConfig:
-    made = tiny_config(prior="realnvp", steps=steps, **training)
+    made = tiny_config(prior="standard" if groups else "realnvp", steps=steps, **training)
     made.data.__dict__["augment"] = False  # frozen, but not for a test
     return replace(made, model=replace(made.model, **GROUPS)) if groups else made
 
@@ -68,19 +80,21 @@ def make(group: Group, folder: Path, steps: int, accumulate: int = 1, **training
 
 def update(group: Group, folder: Path) -> None:
     """Some updates without noise, in one part and in two, with y's own."""
-    without_noise()
-    trainer = make(group, folder / f"{group.size}xlower", 5, 2, y_updates=3)
-    trainer.run()
-    assert len(set(group.gather(digest(trainer.learner.model.state_dict())))) == 1
-    make(group, folder / f"{group.size}xgroups", 2, groups=True).run()
-    for parts in (1, 2):
-        trainer = make(group, folder / f"{group.size}x{parts}", 7, parts)
+    place = folder / f"{group.size}x"
+    with without_noise():
+        parts = group.size  # that a batch is taken in
+        trainer = make(group, Path(f"{place}lower"), 2, parts, y_updates=3)
         trainer.run()
+        assert len(set(group.gather(digest(trainer.learner.model.state_dict())))) == 1
+        make(group, Path(f"{place}groups"), 1, groups=True).run()
+        for parts in (1, 2):
+            make(group, Path(f"{place}{parts}"), 6, parts).run()
 
 
 def interrupted(group: Group, folder: Path, groups: bool) -> None:
     """A run as a whole, and one that is stopped by a signal to one process and resumed."""
-    make(group, folder / "whole", 7, groups=groups).run()
+    steps = 4 if groups else 7
+    make(group, folder / "whole", steps, groups=groups).run()
 
     class Stopped(Trainer):
         def update(self, images: torch.Tensor) -> None:
@@ -88,18 +102,18 @@ def interrupted(group: Group, folder: Path, groups: bool) -> None:
                 signal.raise_signal(signal.SIGTERM)
             super().update(images)
 
-    settings = config(7, groups), some_pictures(), folder / "parts", group
+    settings = config(steps, groups), some_pictures(), folder / "parts", group
     stopped = quiet(Stopped(*settings, quiet=True, save_minutes=99))
     assert stopped.run().step == 3
-    resumed = make(group, folder / "parts", 7, groups=groups)
+    resumed = make(group, folder / "parts", steps, groups=groups)
     resumed.recovery.resume()
-    assert resumed.run().step == 7
+    assert resumed.run().step == steps
 
 
-def interrupted_each(group: Group, folder: Path) -> None:
-    """The same of each model."""
-    for name in ("independent", "groups"):
-        interrupted(group, folder / name, name == "groups")
+def interrupted_both(group: Group, folder: Path) -> None:
+    """The same of a model without and with networks of its likelihood alone."""
+    interrupted(group, folder / "independent", groups=False)
+    interrupted(group, folder / "groups", groups=True)
 
 
 def validated(group: Group, folder: Path) -> None:
@@ -116,8 +130,9 @@ def validated(group: Group, folder: Path) -> None:
             print(f"validated {result.nats} {again.nats}")
         return result
 
-    validation.evaluate_elbo = evaluate_twice
-    make(group, folder / "validated", 40, lr=0.02).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "evaluate_elbo", evaluate_twice)
+        make(group, folder / "validated", 20, prior="standard", lr=0.04).run()
 
 
 def elastic(folder: Path) -> int:
@@ -132,7 +147,7 @@ def elastic(folder: Path) -> int:
         update(self, images)
 
     Trainer.update = dying  # type: ignore[method-assign]
-    with tiny():
+    with plain():
         return train.main(arguments(folder, steps=9, save_minutes=1e-9))
 
 
@@ -147,14 +162,12 @@ def terminated(folder: Path) -> int:
             time.sleep(1)  # for what becomes of the processes that read
 
     Trainer.update = told  # type: ignore[method-assign]
-    with tiny():
+    with plain():
         return train.main(arguments(folder, steps=40, stream=True, workers=2))
 
 
-def commands(folder: Path) -> int:
+def commands(folder: Path) -> None:
     """The commands that measure and draw, as each process runs them."""
-    suite.LiteFeatures = Stub  # type: ignore[assignment,misc]
-    kid.neighbours = lambda *_: None
     out = EvaluateArguments(
         str(folder / "run"),
         data=str(folder / "pictures"),
@@ -167,23 +180,25 @@ def commands(folder: Path) -> int:
         json=folder / "two.json",
     )
     few = GenerateArguments(out.run, 5, out=folder / "two")
-    return evaluate.main(out) or generate.main(few) or generate.main(replace(few, count=9))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite, "LiteFeatures", Stub)
+        patch.setattr(kid, "neighbours", lambda *_: None)
+        assert evaluate.main(out) == 0
+        assert generate.main(few) == generate.main(replace(few, count=9)) == 0
 
 
 def main() -> int:
-    mode, folder = sys.argv[1], Path(sys.argv[2])
+    folder, *mode = sys.argv[1:]
     torch.set_num_threads(1)
     pyro.enable_validation(False)
-    if mode == "elastic":
-        return elastic(folder)
-    if mode == "terminated":
-        return terminated(folder)
-    if mode == "commands":
-        return commands(folder)
-    with process_group("cpu") as group:
-        modes = {"update": update, "interrupted": interrupted_each, "validated": validated}
-        modes[mode](group, folder)
-    return 0
+    if mode:
+        return terminated(Path(folder))
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        with process_group("cpu") as group:
+            for part in (update, interrupted_both, validated):
+                part(group, Path(folder))
+        commands(Path(folder))
+    return elastic(Path(folder))
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def test_training_on_a_streamed_folder_is_training_on_it_in_memory(tmp_path: Pat
 def test_a_signal_to_all_processes_of_a_streamed_run_saves_it(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures")
     worker = str(Path(__file__).with_name("parallel_worker.py"))
-    command = [sys.executable, worker, "terminated", str(tmp_path)]
+    command = [sys.executable, worker, str(tmp_path), "terminated"]
     done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert load_checkpoint(tmp_path / "runs" / "mine" / "last.ckpt")["progress"]["step"] == 3

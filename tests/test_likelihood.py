@@ -375,7 +375,7 @@ def test_memory_bounds_what_is_done_at_once() -> None:
 
 @pytest.mark.parametrize("estimator", ["paired", "product"])
 def test_memory_counts_the_latents_of_all_samples(estimator: str) -> None:
-    net, samples, memory_gb = make(SRVAE), 600, 0.004
+    net, samples, memory_gb = make(SRVAE, p_u="standard"), 600, 0.004
     at_once = evaluations_at_once(net, pictures(1), samples, memory_gb)
     assert 1 < at_once < evaluations_at_once(net, pictures(1), 5, memory_gb)
     taken = peak_bytes(

@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from parallel_worker import make, without_noise
+from parallel_worker import make, update
 from PIL import Image
 from test_kid import Stub, rows_of
 from test_train_command import make_pictures
@@ -19,7 +19,6 @@ from test_training import assert_same, some_pictures, tiny_config
 from torch import Tensor
 
 from srvae_pyro import evaluate, generate
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import MemoryPictures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
@@ -37,15 +36,28 @@ WORKER = Path(__file__).with_name("parallel_worker.py")
 CPU = torch.device("cpu")
 
 
-def torchrun(mode: str, folder: Path, *options: str) -> str:
-    """Runs the worker in two processes; what they said."""
+class Done(NamedTuple):
+    """What two processes have made, and said."""
+
+    folder: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """The worker in two processes, of which one is killed and both started again."""
+    folder = tmp_path_factory.mktemp("two")
+    make_pictures(folder / "pictures", 21)
+    model = make_model(tiny_config().model)
+    model.initialize(some_pictures().train.in_memory()[:8] / 255)
+    save_pretrained(model, folder / "run")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [*options, str(WORKER), mode, str(folder)]
+    command += ["--max-restarts=1", str(WORKER), str(folder)]
     # By the loopback device: a host's own name may lead anywhere.
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return Done(folder, done.stdout + done.stderr)
 
 
 def gradient(folder: Path) -> Tensor:
@@ -58,16 +70,9 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [line for line in map(json.loads, lines) if line["split"] == "train"]
 
 
-def test_processes_and_parts_of_batches_learn_as_one_process_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torchrun("update", tmp_path)
-    monkeypatch.setattr(torch.distributions.Normal, "rsample", torch.distributions.Normal.rsample)
-    without_noise()
-    for parts in (1, 2):
-        make(Group(), tmp_path / f"1x{parts}", 7, parts).run()
-    make(Group(), tmp_path / "1xlower", 5, y_updates=3).run()
-    make(Group(), tmp_path / "1xgroups", 2, groups=True).run()
+def test_processes_and_parts_of_batches_learn_as_one_process_does(done: Done) -> None:
+    tmp_path = done.folder
+    update(Group(), tmp_path)
     one = gradient(tmp_path / "1xgroups")
     assert (gradient(tmp_path / "2xgroups") - one).norm() < 1e-5 * one.norm()
     one = gradient(tmp_path / "1x1")
@@ -80,10 +85,9 @@ def test_processes_and_parts_of_batches_learn_as_one_process_does(
                 assert ours[key] == pytest.approx(theirs[key], rel=1e-4), (name, key)
 
 
-def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None:
-    torchrun("interrupted", tmp_path)
+def test_two_processes_resume_to_the_bit_and_one_goes_on(done: Done) -> None:
     for kind in ("groups", "independent"):
-        folder = tmp_path / kind
+        folder = done.folder / kind
         whole = load_checkpoint(folder / "whole" / "last.ckpt")
         assert_same(load_checkpoint(folder / "parts" / "last.ckpt"), whole)
     assert len(whole["ranks"]) == 2
@@ -94,31 +98,23 @@ def test_two_processes_resume_to_the_bit_and_one_goes_on(tmp_path: Path) -> None
     assert alone.run().step == 9
 
 
-def test_every_validation_of_two_processes_is_of_the_average_as_it_is(tmp_path: Path) -> None:
-    said = torchrun("validated", tmp_path)
-    pairs = [tuple(map(float, pair)) for pair in re.findall(r"validated (\S+) (\S+)", said)]
+def test_every_validation_of_two_processes_is_of_the_average_as_it_is(done: Done) -> None:
+    pairs = [tuple(map(float, pair)) for pair in re.findall(r"validated (\S+) (\S+)", done.said)]
     assert len(pairs) > 3
     for value, fresh in pairs:
         assert value == pytest.approx(fresh, rel=1e-6)
-    lines = (tmp_path / "validated" / "metrics.jsonl").read_text().splitlines()
+    lines = (done.folder / "validated" / "metrics.jsonl").read_text().splitlines()
     logged = [line["nats"] for line in map(json.loads, lines) if line["split"] == "val"]
     assert logged == [value for value, _ in pairs[1:]]  # the first is of the untrained weights
     assert max(logged) - min(logged) > 1
 
 
 def test_measuring_and_drawing_are_the_same_in_two_processes(
-    tmp_path: Path,
-    tiny: Callable[..., ModelConfig],
-    pictures: Callable[..., Tensor],
-    monkeypatch: pytest.MonkeyPatch,
+    done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suite, "LiteFeatures", Stub)
     monkeypatch.setattr(kid, "neighbours", lambda *_: None)
-    make_pictures(tmp_path / "pictures", 21)
-    model = make_model(tiny())
-    model.initialize(pictures(8))
-    save_pretrained(model, tmp_path / "run")
-    said = torchrun("commands", tmp_path)
+    tmp_path, said = done
     assert said.count("super-resolution x2") == said.count("9 pictures in") == 1
     run, data = str(tmp_path / "run"), str(tmp_path / "pictures")
     shared = json.loads((tmp_path / "two.json").read_text())
@@ -175,14 +171,13 @@ def test_pictures_are_shared_out_in_order() -> None:
         Group(0, 3).share(2)
 
 
-def test_torchrun_restarts_a_group_that_lost_a_process(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
-    said = torchrun("elastic", tmp_path, "--max-restarts=1")
+def test_torchrun_restarts_a_group_that_lost_a_process(done: Done) -> None:
+    said = done.said
     assert "life 0, rank 0, step 5" in said
     assert "life 0, rank 1, step 6" not in said
     later = {int(step) for step in re.findall(r"life 1, rank 1, step (\d)", said)}
     assert later in ({5, 6, 7, 8}, {6, 7, 8})  # from the checkpoint on
-    folder = tmp_path / "runs" / "mine"
+    folder = done.folder / "runs" / "mine"
     assert load_checkpoint(folder / "last.ckpt")["progress"]["step"] == 9
     assert said.count("bits/dim by the ELBO") == 1
 
