@@ -50,8 +50,9 @@ def without_noise() -> Iterator[None]:
         yield
 
 
-def config(steps: int, groups: bool = False, **training: Any) -> RunConfig:
-    made = tiny_config(prior="standard" if groups else "realnvp", steps=steps, **training)
+def config(steps: int, groups: bool = False, prior: str = "", **training: Any) -> RunConfig:
+    prior = prior or ("standard" if groups else "realnvp")
+    made = tiny_config(prior=prior, steps=steps, **training)
     made.data.__dict__["augment"] = False  # frozen, but not for a test
     return replace(made, model=replace(made.model, **GROUPS)) if groups else made
 

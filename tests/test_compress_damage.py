@@ -114,7 +114,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from srvae_pyro import compress, decompress
-from srvae_pyro.compression import session
+from srvae_pyro.compression import command as session
 from srvae_pyro.system import files
 
 def wait(*_):

@@ -1,7 +1,6 @@
 """``python -m srvae_pyro.evaluate``: the ELBO's terms of a run on a data set."""
 
 import errno
-import hashlib
 import json
 import math
 import shutil
@@ -282,24 +281,6 @@ def test_a_runs_own_pictures_are_split_as_they_were(
     shutil.copytree(copy, folder)
     with pytest.warns(match="are not those that the run was trained on"):
         load_for(config, None, Path())
-
-
-def test_the_fingerprint_of_an_earlier_version_finds_moved_pictures(
-    run: Path, folder: Path, tmp_path: Path
-) -> None:
-    of_data(run, folder, limit=9)
-    config = read_config(run)
-    before = load_data(str(folder), Path(), PictureOptions(limit=9))
-    digest = hashlib.blake2b(digest_size=16)
-    for images in (before.train.in_memory(), before.val):
-        digest.update(images.numpy().data)
-    info = {"fingerprint": digest.hexdigest()}
-    config = replace(config, data=replace(config.data, info=info))
-    assert load_for(config, None, Path()).info["own"]
-    folder.rename(tmp_path / "moved")
-    assert load_for(config, str(tmp_path / "moved"), Path()).info["own"]
-    next((tmp_path / "moved" / "train").rglob("*.png")).unlink()
-    assert not load_for(config, str(tmp_path / "moved"), Path()).info["own"]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def on_gpu(request: pytest.FixtureRequest) -> OnGpu:
         # As often as there are layers, once in a run.
         assert {place for _, place in cuda.waits.taken()} <= {
             "learner.py:initialize",
-            "convolution.py:initialize",
+            "layers.py:initialize",
             "transforms.py:_triangle",
         }
     return here
@@ -131,7 +131,8 @@ def test_a_step(here: OnGpu) -> None:
     means.add({**outcome.terms, "loss": outcome.loss, "norm": outcome.norm})
     assert waits.taken() == {}
     assert set(means.read()) == {*outcome.terms, "loss", "norm"}
-    assert waits.taken() == {("to device", "means.py:read"): 1, ("read", "means.py:read"): 1}
+    place = "statistics.py:read"
+    assert waits.taken() == {("to device", place): 1, ("read", place): 1}
 
 
 @least_alone
@@ -175,7 +176,7 @@ def test_validation(here: OnGpu) -> None:
     result = evaluate_elbo(here.model, here.levels, CUDA, batch_size=2, units=True)
     assert set(result.units) == ({"z"} if here.name == "vae" else {"u", "z"})
     waits = here.cuda.waits.taken()
-    assert {place for _, place in waits} == {"parallel.py:joined", "elbo_terms.py:read"}
+    assert {place for _, place in waits} == {"parallel.py:joined", "likelihood.py:read"}
     assert waits["to host", "parallel.py:joined"] == len(result.terms) + 1
 
 
@@ -231,7 +232,7 @@ def test_other_operations(here: OnGpu) -> None:
         ]
     for call in calls:
         assert devices(call()) == {"cuda"}
-    assert {place for _, place in here.cuda.waits.taken()} == {"checks.py:check_images"}
+    assert {place for _, place in here.cuda.waits.taken()} == {"operations.py:check_images"}
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
@@ -260,8 +261,8 @@ def test_super_resolution(here: OnGpu) -> None:
         pytest.skip("of the two the one with more that could mix")
     evaluate_super_resolution(here.model, here.levels[:1], samples=2)
     assert {place for _, place in here.cuda.waits.taken()} == {
-        "answerer.py:_in_levels",
-        "answerer.py:_near",
+        "super_resolution.py:_in_levels",
+        "super_resolution.py:_near",
         "truncated.py:expectation",
         "truncated.py:<listcomp>",
     }

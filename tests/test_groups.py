@@ -18,6 +18,7 @@ from srvae_pyro.distributions import ConsistentGroups
 from srvae_pyro.distributions.block_averages import agreeing, to_blocks
 from srvae_pyro.distributions.pixel_groups import ORDER
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.report import super_resolution_table
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
@@ -377,8 +378,13 @@ def test_operations_agree(model: SRVAE) -> None:
         assert torch.equal(
             model.generate(2, first=1, **settings)["x"], model.generate(3, **settings)["x"][1:]
         )
+        assert torch.equal(d(model.reconstruct(x, **settings)["x"]), d(x))
         answers = model.super_resolve(d(x), samples=2, **settings)["x"]
         assert torch.equal(d(answers), d(x).expand(2, -1, -1, -1, -1))
+        between = model.interpolate(x[:1], x[1:2], 3, **settings)
+        assert torch.equal(d(between["x"]), between["y"])
+        other = model.recombine(x[:2], x[1:], **settings)
+        assert torch.equal(d(other["x"]), other["y"])
 
 
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean", "estimate"])
@@ -388,7 +394,7 @@ def test_enlarged_pictures_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -
     picture = extremes(45, 51)
     for tile, precision in ((0, "fp32"), (32, "fp32"), (32, "bf16")):
         temperature = 0.0 if decode == "estimate" else 1.0
-        enlarger = Enlarger(model, decode, temperature, 2.0, tile=tile, precision=precision)
+        enlarger = Enlarger(model, decode, temperature, 5.0, tile=tile, precision=precision)
         assert torch.equal(downscaled(model, enlarger(picture)), picture)
 
 
@@ -408,10 +414,15 @@ def test_upscaling_computes_in_the_precision_asked_for(model: SRVAE) -> None:
 
 def test_evaluation(model: SRVAE) -> None:
     pictures = torch.stack([smooth(16, 16, 3, seed) for seed in range(3)])
-    found = evaluate_super_resolution(model, pictures, samples=2).methods
+    result = evaluate_super_resolution(model, pictures, samples=2)
+    found = result.methods
     assert ("estimate" in found) is model.estimates
     own = {"sample", "mean", "mode", "expectation", "estimate"} & found.keys()
     assert all(found[name].lr_psnr == 100 for name in own)
+    assert found["bicubic"].lr_psnr < 100
+    rows = [line for line in super_resolution_table(result).splitlines() if "srVAE" in line]
+    assert len(rows) == len(own)
+    assert all(row.endswith("exact") for row in rows)
     x = to_unit(pictures)
     for estimator in ("paired", "product"):
         many, again = (

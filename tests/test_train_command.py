@@ -745,9 +745,6 @@ def test_any_setting_can_be_set() -> None:
     assert (config.model.p_x.growth, config.training.anneal) == (5, 0.25)
     assert config.model.likelihood_start == "published"
     assert config.model.p_x.steps == plain.model.p_x.steps
-    earlier = ("model.prior=mixture", "model.prior_network.growth=3")
-    config = fresh_config(TrainArguments(preset="small", set=earlier))
-    assert (config.model.p_u, config.model.p_u_network.growth) == ("mixture", 3)
 
 
 @pytest.mark.parametrize(
