@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +113,31 @@ def test_any_header_is_one_that_makes_sense_or_refused(field: str, value: Any) -
 # Waits when all but the last step is done: the file written but not in its place, or one picture
 # of two.
 CHILD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
+import torch
 from srvae_pyro import compress, decompress
 from srvae_pyro.compression import command as session
 from srvae_pyro.system import files
 
 def wait(*_):
-    print("now", flush=True)
+    print("now", os.getpid(), flush=True)
     time.sleep(600)
 
 class Slow:
     def __getattr__(self, name):
         return wait if name == "replace" else getattr(real, name)
 
-command, out = sys.argv[1:]
+# Imports take seconds, so that they are done once: each line is of a process of its own.
+torch.set_num_threads(1)
+compress.main(compress.CompressArguments("runs/net", (Path("in"),), Path(sys.argv[1])))
+for line in sys.stdin:
+    command, out = line.split()
+    if not (pid := os.fork()):
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+else:
+    sys.exit()
 if command == "compress":
     real, files.os = files.os, Slow()
     arguments = compress.CompressArguments("runs/net", (Path("in"),), Path(out))
@@ -157,24 +169,34 @@ def place(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
-def test_a_kill_leaves_nothing_half_done(place: Path) -> None:
-    for command in ("compress", "decompress"):
-        out = place / f"out-{command}"
-        for number in (signal.SIGTERM, signal.SIGKILL):
+def test_a_kill_leaves_nothing_half_done(
+    place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path_factory.mktemp("warm") / "out")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as children:
+        assert children.stdin is not None
+        assert children.stdout is not None
+        for command, number in product(
+            ("compress", "decompress"), (signal.SIGTERM, signal.SIGKILL)
+        ):
+            out = place / f"out-{command}"
             before = set(place.iterdir())
-            words = [sys.executable, "-c", CHILD, command, out.name]
-            with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:
-                assert child.stdout is not None
-                while child.stdout.readline() not in ("now\n", ""):
-                    pass
-                child.send_signal(number)
-                code = child.wait(60)
+            print(command, out.name, file=children.stdin, flush=True)
+            while not (line := children.stdout.readline()).startswith("now"):
+                assert line
+            os.kill(int(line.split()[1]), number)
+            code = int(children.stdout.readline())
             assert code == (143 if number == signal.SIGTERM else -number), command
             assert not out.exists()
             left = set(place.iterdir()) - before
             if number == signal.SIGTERM:
                 assert not left
             assert all(path.name.startswith(".") and "partial" in path.name for path in left)
+        children.stdin.close()
     # What is left is taken away by the next.
     arguments = CompressArguments("net", (Path("in"),), place / "out-compress")
     assert compress.main(arguments) == 0
