@@ -6,6 +6,8 @@ import json
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from srvae_pyro.runs import read_config
 from srvae_pyro.system.cli import run_command
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training.checkpoint import load_checkpoint
+from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.settings import fresh_config
 
 often = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -89,7 +92,7 @@ flags = st.sampled_from(
 words = st.sampled_from(["0", "-1", "nan", "inf", "1e999", "vae", "paper", "small", "..", ""])
 
 
-@often
+@settings(often, max_examples=60)  # each of which makes a parser of all flags
 @given(st.lists(flags | words | st.text(max_size=8), max_size=6))
 def test_command_lines(line: list[str]) -> None:
     """A command line is parsed to settings that can be, or refused with code 2."""
@@ -110,25 +113,24 @@ def test_command_lines(line: list[str]) -> None:
     assert "Traceback" not in errors.getvalue()
 
 
+@cache
 def png() -> bytes:
     file = io.BytesIO()
     Image.linear_gradient("L").resize((16, 16)).convert("RGB").save(file, "png")
     return file.getvalue()
 
 
+@cache
 def checkpoint() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         make_trainer(Path(folder)).recovery.save()
         return (Path(folder) / "last.ckpt").read_bytes()
 
 
-PNG, CHECKPOINT = png(), checkpoint()
-
-
 @st.composite
-def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """``content`` cut, with bytes changed, or with some put in."""
-    data = bytearray(content)
+def damaged(draw: st.DrawFn, content: Callable[[], bytes]) -> bytes:
+    """``content()`` cut, with bytes changed, or with some put in."""
+    data = bytearray(content())
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, len(data)))
         change = draw(st.sampled_from(["cut", "change", "insert"]))
@@ -143,12 +145,12 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 @often
-@given(damaged(PNG) | st.binary(max_size=300))
+@given(damaged(png) | st.binary(max_size=300))
 def test_image_bytes(content: bytes) -> None:
     """A picture is read or left out, whatever is in its file."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(8):
-            (Path(folder) / f"{number}.png").write_bytes(PNG)
+            (Path(folder) / f"{number}.png").write_bytes(png())
         (Path(folder) / "4.png").write_bytes(content)
         with warnings.catch_warnings(action="ignore"):
             try:
@@ -159,16 +161,20 @@ def test_image_bytes(content: bytes) -> None:
         assert len(data.train) + len(data.val) + len(data.test) in (7, 8)
 
 
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    return make_trainer(tmp_path_factory.mktemp("trainer"))
+
+
 @often
-@given(damaged(CHECKPOINT) | st.binary(max_size=300))
-def test_checkpoint_bytes(content: bytes) -> None:
+@given(content=damaged(checkpoint) | st.binary(max_size=300))
+def test_checkpoint_bytes(trainer: Trainer, content: bytes) -> None:
     """A checkpoint is as it was written, or refused."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "last.ckpt"
-        path.write_bytes(content)
-        try:
-            make_trainer(Path(folder)).recovery.resume()
-        except UserError as error:
-            one_line(error)
-            with pytest.raises(UserError):
-                load_checkpoint(path)
+    path = trainer.folder / "last.ckpt"
+    path.write_bytes(content)
+    try:
+        trainer.recovery.resume()
+    except UserError as error:
+        one_line(error)
+        with pytest.raises(UserError):
+            load_checkpoint(path)
