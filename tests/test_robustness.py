@@ -346,8 +346,10 @@ def flips(content: bytes, count: int) -> Iterator[bytes]:
         yield bytes(changed)
 
 
-def test_a_changed_bit_in_a_checkpoint_is_noticed(run: Path) -> None:
-    path = run / LAST
+def test_a_changed_bit_in_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / LAST
+    weights = {f"weight {number}": torch.randn(10, 10) for number in range(10)}
+    save_checkpoint(path, {"model": weights, "progress": {"step": 1}})
     whole, content = digest(load_checkpoint(path)), path.read_bytes()
     noticed = 0
     for changed in flips(content, 150):
