@@ -24,7 +24,7 @@ def _clean_start() -> None:
     pyro.enable_validation(True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., ModelConfig]:
     """Makes the config of a tiny model of 3x16x16 images, with any settings changed."""
 
@@ -50,7 +50,7 @@ def tiny() -> Callable[..., ModelConfig]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pictures() -> Callable[..., Tensor]:
     """Makes random pictures (B, C, H, W) on the grid k/255."""
 

@@ -47,23 +47,35 @@ from srvae_pyro.system.parallel import Group
 MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, pictures: Callable[..., Tensor]) -> Path:
-    """A folder of 30 pictures, train and test."""
+@pytest.fixture(scope="module")
+def originals(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny: Callable[..., ModelConfig],
+    pictures: Callable[..., Tensor],
+) -> Path:
+    """The folders that each test has copies of."""
+    place = tmp_path_factory.mktemp("originals")
     for split in ("train", "test"):
-        (tmp_path / "pictures" / split).mkdir(parents=True)
+        (place / "pictures" / split).mkdir(parents=True)
         for number, picture in enumerate(pictures(15, seed=len(split))):
-            save_image(picture, tmp_path / "pictures" / split / f"{number:02d}.png")
-    return tmp_path / "pictures"
+            save_image(picture, place / "pictures" / split / f"{number:02d}.png")
+    torch.manual_seed(0)
+    model = make_model(tiny(p_u="mixture"))
+    model.initialize(pictures(8))
+    save_pretrained(model, place / "run")
+    return place
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]) -> Path:
+def folder(tmp_path: Path, originals: Path) -> Path:
+    """A folder of 30 pictures, train and test."""
+    return shutil.copytree(originals / "pictures", tmp_path / "pictures")
+
+
+@pytest.fixture
+def run(tmp_path: Path, originals: Path) -> Path:
     """The folder of a model that was initialised but not trained."""
-    model = make_model(tiny())
-    model.initialize(pictures(8))
-    save_pretrained(model, tmp_path / "run")
-    return tmp_path / "run"
+    return shutil.copytree(originals / "run", tmp_path / "run")
 
 
 @pytest.mark.parametrize("limit", [None, 4])
@@ -510,7 +522,7 @@ def test_results_of_other_weights_and_pictures_are_kept_apart(
     key, arguments = f"{folder}/test", {"data": str(folder), "elbo_only": True}
     main(EvaluateArguments(str(run), **arguments))
     first = recorded(run)[key]
-    model = make_model(tiny())
+    model = make_model(tiny(p_u="mixture"))
     model.initialize(pictures(8, seed=3))
     save_pretrained(model, run)
     main(EvaluateArguments(str(run), limit=3, **arguments))
