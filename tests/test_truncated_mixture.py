@@ -40,17 +40,16 @@ BOUNDS = (0, 1, 2, 3, 99, 100, 103, 200, 252, 253, 254, 255)
 INTERVALS = [(a, b) for a in BOUNDS for b in BOUNDS if a <= b]
 
 
-def extreme_factors(*farther: float) -> tuple[Tensor, ...]:
+def extreme_factors() -> tuple[Tensor, ...]:
     """low, high, location and log-scale of all combinations, (N, 1) each."""
-    where = list(itertools.product((*LOCATIONS, *farther), LOG_SCALES))
-    cases = [(*i, *p) for i in INTERVALS for p in where]
+    cases = [(*i, *p) for i in INTERVALS for p in itertools.product(LOCATIONS, LOG_SCALES)]
     return tuple(column[:, None] for column in torch.tensor(cases).unbind(-1))
 
 
 @pytest.mark.parametrize("masses", [log_masses, _log_masses])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_factor_sums_to_one_at_the_extremes(dtype, masses):
-    low, high, location, log_scale = (part.to(dtype) for part in extreme_factors(-1e30, 1e30))
+    low, high, location, log_scale = (part.to(dtype) for part in extreme_factors())
     location.requires_grad_()
     log_scale.requires_grad_()
     level = torch.arange(256, dtype=dtype)
@@ -203,6 +202,17 @@ def test_masses_sum_to_one_with_finite_gradients_at_the_extremes() -> None:
     assert score.isfinite().all()
     for gradient in torch.autograd.grad(score.sum(), parameters):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("scoring", [lambda score: score, torch.func.vmap], ids=["plain", "vmap"])
+def test_masses_sum_to_one_however_far_the_location_is(scoring: Any) -> None:
+    pyro.enable_validation(False)
+    ends = torch.tensor([[0, 255], [0, 255], [0, 9], [100, 103], [246, 255]])
+    location = torch.tensor([[1e23], [-1e30], [1e30], [-1e23], [1e30]])
+    pixels = one_pixel(*ends.unbind(-1), torch.zeros(5, 1), location, torch.full((5, 1), -5.0))
+    for of in (pixels, pixels.mixture):
+        scores = scoring(of.log_prob)(LEVELS.expand(256, 5, 1, 1, 1))
+        torch.testing.assert_close(scores.double().exp().sum(0), torch.ones(5).double())
 
 
 @pytest.mark.parametrize("ends", [(0, 255), (0, 9), (246, 255), (100, 103), (90, 140)])

@@ -231,15 +231,17 @@ class DiscretizedLogisticMixture(ImageDistribution):
     def draw(self, uniform: Tensor) -> Tensor:
         """A component a pixel, then colour by colour, each put on the grid before the next."""
         choice, *rest = uniform.split(1, dim=-3)
-        cumulative = self.logits.softmax(-3).cumsum(-3)[..., :-1, :, :]
-        means, log_scales, coefficients = self._of_component((choice >= cumulative).sum(-3))
+        shares = self.logits.softmax(-3)
+        component = (choice >= shares.cumsum(-3)[..., :-1, :, :]).sum(-3)
+        means, log_scales, coefficients = self._of_component(component)
         # Away from 0 and 1, whose logits are infinite, and evenly so.
         tail = torch.finfo(uniform.dtype).eps / 4
         x: list[Tensor] = []
         for mean, log_scale, part in zip(means, log_scales, rest, strict=True):
             noise = part.squeeze(-3).clamp(tail, 1 - 2 * tail).logit()
             x.append(_to_grid(_location(mean, coefficients, x) + log_scale.exp() * noise))
-        return torch.stack(x, -3).masked_fill(self._lost, torch.nan)
+        # One weight that is no number leaves no share to the others.
+        return torch.stack(x, -3).masked_fill(shares[..., :1, :, :].isnan(), torch.nan)
 
     @property
     def mode(self) -> Tensor:
@@ -302,16 +304,13 @@ class DiscretizedLogisticMixture(ImageDistribution):
 
     def _of_likeliest(self, on_grid: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """What ``on_grid`` makes of each colour's location and log-scale, given those before."""
-        means, log_scales, coefficients = self._of_component(self.logits.argmax(-3))
+        component = self.logits.argmax(-3)  # one that is no number before others
+        means, log_scales, coefficients = self._of_component(component)
         x: list[Tensor] = []
         for mean, log_scale in zip(means, log_scales, strict=True):
             x.append(on_grid(_location(mean, coefficients, x), log_scale))
-        return torch.stack(x, -3).masked_fill(self._lost, torch.nan)
-
-    @property
-    def _lost(self) -> Tensor:
-        """Pixels (..., 1, H, W) without weights, as one that is no number leaves no others."""
-        return self.logits.isnan().any(-3, keepdim=True)
+        lost = self.logits.take_along_dim(component.unsqueeze(-3), -3).isnan()
+        return torch.stack(x, -3).masked_fill(lost, torch.nan)
 
     def _of_component(
         self, component: Tensor

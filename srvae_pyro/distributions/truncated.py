@@ -27,10 +27,11 @@ __all__ = [
 ]
 
 LAST_LEVEL = 255
-# Stands for the infinite reach of the end bins, in levels: divided by any scale of 255 e^-40 to
-# 255 e^40 levels its sigmoid is exactly 1 in float32, and it is finite.
-UNBOUNDED = 1e22
-FARTHEST = 1e21  # levels: a location beyond is taken to be there, within that reach
+# Stands for the infinite reach of the end bins, in levels: farther than locations are.
+UNBOUNDED = 1e38
+# The same where it is differentiated: divided by any scale of 255 e^-40 to 255 e^40 levels it is
+# finite, and its sigmoid is exactly 1 in float32.
+FINITE = 1e22
 NO_TAIL = 80  # scales from the location to where a logistic's tail adds nothing, in float64 too
 NODES = 16  # of the quadrature
 # Of what the closed form of the expectation has its digits in float64.
@@ -55,7 +56,7 @@ def log_masses(
         location: of the logistic, in levels.
         precision: one over its scale in levels.
     """
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active():  # they know no gradients of one's own
         return _log_masses(level, low, high, location, precision)
     masses: tuple[Tensor, Tensor] = _LogMasses.apply(level, low, high, location, precision)
     return masses
@@ -70,7 +71,8 @@ def _log_masses(
     derivative where they meet, with the location on a bin's edge.
     """
     level, low, high = level.detach(), low.detach(), high.detach()
-    upper, lower, bin_width, width = _edges(level, low, high, location, precision)
+    location = location.clamp(-FINITE / 10, FINITE / 10)
+    upper, lower, bin_width, width = _edges(level, low, high, location, precision, FINITE)
     in_bin, within = torch.expm1(-bin_width), torch.expm1(-width)
     share = torch.log(in_bin / within) + _log_ratio(*upper) + _log_ratio(*lower)
     return share, torch.log(-within) + F.logsigmoid(upper[1]) + F.logsigmoid(lower[1])
@@ -86,17 +88,15 @@ def _log_ratio(inner: Tensor, outer: Tensor, back: Tensor) -> Tensor:
 
 
 def _edges(
-    level: Tensor, low: Tensor, high: Tensor, location: Tensor, precision: Tensor
+    level: Tensor, low: Tensor, high: Tensor, location: Tensor, precision: Tensor, reach: float
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
     """The upper and lower edges, as of :class:`_Side`, and widths of a bin and its interval.
 
-    In scales.
+    In scales; ``reach`` is that of the end bins, in levels.
     """
     top, bottom = level >= LAST_LEVEL, level <= 0
     high_open, low_open = high >= LAST_LEVEL, low <= 0
-    half = level.new_full((), 0.5)
-    far = level.new_full((), UNBOUNDED)
-    location = _in_reach(location)
+    half, far, wide = (level.new_full((), number) for number in (0.5, reach, FINITE))
     upper = (
         (level + torch.where(top, far, half) - location) * precision,
         (high + torch.where(high_open, far, half) - location) * precision,
@@ -107,8 +107,8 @@ def _edges(
         (location - low + torch.where(low_open, far, half)) * precision,
         torch.where(low_open, -far, low - level) * precision,
     )
-    bin_width = torch.where(top | bottom, far, 2 * half) * precision
-    width = torch.where(high_open | low_open, far, high - low + 1) * precision
+    bin_width = torch.where(top | bottom, wide, 2 * half) * precision
+    width = torch.where(high_open | low_open, wide, high - low + 1) * precision
     return upper, lower, bin_width, width
 
 
@@ -119,7 +119,7 @@ class _LogMasses(torch.autograd.Function):
     def forward(
         ctx: Any, level: Tensor, low: Tensor, high: Tensor, location: Tensor, precision: Tensor
     ) -> tuple[Tensor, Tensor]:
-        above, below, bin_width, width = _edges(level, low, high, location, precision)
+        above, below, bin_width, width = _edges(level, low, high, location, precision, UNBOUNDED)
         upper, lower = _Side(*above), _Side(*below)
         del above, below
         in_bin, within = torch.expm1(-bin_width), torch.expm1(-width)
@@ -200,7 +200,6 @@ class _Side:
 
 def log_mass(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> Tensor:
     """The logarithm of an interval's mass; arguments as of :func:`log_masses`."""
-    location = _in_reach(location)
     high_open, low_open = high >= LAST_LEVEL, low <= 0
     half = low.new_full((), 0.5)
     far = low.new_full((), UNBOUNDED)
@@ -211,10 +210,6 @@ def log_mass(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> 
     upper, lower = (1 + _tail(edge) for edge in (below_high, above_low))
     within = torch.log(-torch.expm1(-width) / (upper * lower))
     return below_high.clamp_max(0) + above_low.clamp_max(0) + within
-
-
-def _in_reach(location: Tensor) -> Tensor:
-    return location.clamp(-FARTHEST, FARTHEST)
 
 
 def _tail(edge: Tensor) -> Tensor:
@@ -249,7 +244,6 @@ def quantile(
     the interval is from the location and however wide the scale. ``low`` and ``high`` need not be
     whole.
     """
-    location = _in_reach(location)
     high_open, low_open = high >= LAST_LEVEL, low <= 0
     half = low.new_full((), 0.5)
     far = low.new_full((), UNBOUNDED)

@@ -172,16 +172,20 @@ class TruncatedMixture(ImageDistribution):
             location = self._location(expected[c] + means[c], residuals)  # (..., K, H, W)
             masses = weights + log_mass(low, high, location, precision)
             if choices is None:
-                component = _likeliest(masses)
+                largest = masses.amax(-3, keepdim=True)
+                component = _first(masses == largest)
+                lost = largest.isnan()
             else:
-                cumulative = masses.softmax(-3).cumsum(-3)[..., :-1, :, :]
+                shares = masses.softmax(-3)
+                cumulative = shares.cumsum(-3)[..., :-1, :, :]
                 component = (choices[c] >= cumulative).sum(-3, keepdim=True)
+                lost = shares[..., :1, :, :].isnan()
             of_component = (
                 torch.take_along_dim(*_alike(part, component), -3) for part in (location, precision)
             )
             level = nearest(low, high, value_of(low, high, *of_component))
-            # One component that is no number leaves no share of the others.
-            level = level.masked_fill(masses.isnan().any(-3, keepdim=True), torch.nan)
+            # One component that is no number leaves no share to the others.
+            level = level.masked_fill(lost, torch.nan)
             levels.append(level.squeeze(-3))
             if c < len(lows) - 1:
                 residuals.append(level - lefts[c])
@@ -273,15 +277,14 @@ def truncatable(
     )
 
 
-def _likeliest(masses: Tensor) -> Tensor:
-    """The first component (..., 1, H, W) with the largest mass, of (..., K, H, W).
+def _first(chosen: Tensor) -> Tensor:
+    """The number (..., 1, H, W) of the first component that is chosen, of (..., K, H, W).
 
     As argmax has it, which on CPUs takes many times as long over outer dimensions.
     """
-    count = masses.shape[-3]
-    ranks = torch.arange(count, 0, -1, device=masses.device).view(-1, 1, 1)
-    largest = torch.where(masses == masses.amax(-3, keepdim=True), ranks, 1)  # of NaN the last
-    return count - largest.amax(-3, keepdim=True)
+    count = chosen.shape[-3]
+    ranks = torch.arange(count, 0, -1, device=chosen.device).view(-1, 1, 1)
+    return count - torch.where(chosen, ranks, 1).amax(-3, keepdim=True)  # of none the last
 
 
 def _alike(parameter: Tensor, component: Tensor) -> tuple[Tensor, Tensor]:

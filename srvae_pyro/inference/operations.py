@@ -66,7 +66,7 @@ class Sampling(TypedDict, total=False):
     Attributes:
         decode: draw the pixels (``sample``, the default), take the likeliest component's mean
             (``mode``), or the expectation (``mean``), which is not on the grid; with ``mean`` the
-            srVAE's y is its mode.
+            srVAE's y is as with ``mode``.
         temperature: factor on the standard deviations of the latents, 1.
         image_temperature: the same of the likelihoods that are sampled from, 1.
         y_temperature: instead of ``image_temperature`` for the srVAE's y; None: as that.

@@ -232,7 +232,7 @@ class WeightNormConv2d(WeightNormalized):
             # One pixel: a matrix product, without the cost of setting up a convolution.
             return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
         narrow = self.head and self.padding == 0 and x.shape[1] <= NARROW
-        # Transforms of torch.func know convolutions, and no functions of one's own.
+        # Transforms of torch.func know no gradients of one's own.
         if narrow and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active():
             out: Tensor = PixelProducts.apply(x, self.weight.flatten(1), self.bias)
             return out

@@ -275,7 +275,7 @@ exact_float32 = _ExactFloat32()
 
 @contextmanager
 def seeded(*integers: int) -> Iterator[None]:
-    """Within it PyTorch's global generators start from :func:`stream`'s integers.
+    """Within it PyTorch's global generators are seeded by integers, as of :func:`torch_seed`.
 
     Afterwards they are as they were.
     """
