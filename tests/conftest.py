@@ -50,6 +50,12 @@ def tiny() -> Callable[..., ModelConfig]:
     return make
 
 
+@pytest.fixture
+def two_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expectations in two strips of an image: small ones take as long as each strip does."""
+    monkeypatch.setattr("srvae_pyro.distributions.truncated_mixture.STRIPS", 2)
+
+
 @pytest.fixture(scope="session")
 def pictures() -> Callable[..., Tensor]:
     """Makes random pictures (B, C, H, W) on the grid k/255."""

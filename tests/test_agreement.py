@@ -21,6 +21,7 @@ from srvae_pyro.upscaling.enlarger import Enlarger, agreeing_answer, downscaled
 from srvae_pyro.upscaling.tiling import spans
 
 MakeModel = Callable[..., SRVAE]
+pytestmark = pytest.mark.usefixtures("two_strips")
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
     def model(**changes: Any) -> SRVAE:
         agreeing = {"d": "average2", "likelihood": "groups"}
         scales = {"likelihood_scale": 0.5, "head_scale": 0.3}
-        made = make_model(tiny(**(agreeing | scales | changes)))
+        made = make_model(tiny(**(agreeing | scales | {"p_u": "standard"} | changes)))
         assert isinstance(made, SRVAE)
         channels, size, _ = made.config.image_shape
         made.initialize(to_unit(torch.stack([smooth(size, size, channels, i) for i in range(8)])))

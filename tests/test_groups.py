@@ -32,6 +32,7 @@ from srvae_pyro.training.learner import Learner, Objective
 from srvae_pyro.upscaling.enlarger import Enlarger, downscaled, one_answer
 
 MakeConfig = Callable[..., ModelConfig]
+pytestmark = pytest.mark.usefixtures("two_strips")
 
 d = make_transform("average2")
 

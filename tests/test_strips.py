@@ -32,6 +32,7 @@ from srvae_pyro.upscaling.quality import lr_psnr, psnr
 from srvae_pyro.upscaling.tiling import MemoryCanvas, Scratch, bands, spans
 
 MakeModel = Callable[..., SRVAE]
+pytestmark = pytest.mark.usefixtures("two_strips")
 EXACT = {"d": "average2", "likelihood": "groups"}
 
 
@@ -41,7 +42,7 @@ def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
 
     def made(**changes: Any) -> SRVAE:
         settings = {"likelihood_scale": 0.3, "likelihood_start": "pictures", "head_scale": 0.3}
-        made = make_model(tiny(**(settings | changes)))
+        made = make_model(tiny(**(settings | {"p_u": "standard"} | changes)))
         assert isinstance(made, SRVAE)
         made.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(8)])))
         return made.eval()

@@ -48,6 +48,8 @@ from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscaling.enlarger import answers, downscaled
 
+pytestmark = pytest.mark.usefixtures("two_strips")
+
 
 def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -60,7 +62,7 @@ def make(tiny: Callable[..., ModelConfig]) -> Callable[..., SRVAE]:
 
     def made(**changes: Any) -> SRVAE:
         settings = {"d": "average2", "likelihood": "groups", "likelihood_scale": 0.3, **changes}
-        model = make_model(tiny(image_shape=(3, 32, 32), **settings))
+        model = make_model(tiny(image_shape=(3, 32, 32), p_u="standard", **settings))
         model.initialize(to_unit(levels(8, (3, 32, 32))))
         assert isinstance(model, SRVAE)
         return model.eval().requires_grad_(False)
