@@ -1,9 +1,10 @@
 """``python -m srvae_pyro.upscale``: any photograph, whole or in tiles."""
 
 import os
+import runpy
 import struct
-import subprocess
 import sys
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,8 @@ from srvae_pyro.upscaling.photographs import read_photograph
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
 from srvae_pyro.upscaling.tiling import MemoryCanvas, spans
 
+pytestmark = pytest.mark.usefixtures("two_strips")
+
 
 def smooth(height: int, width: int, channels: int = 3, seed: int = 0) -> Tensor:
     """A picture with structure of all sizes, uint8 (C, H, W)."""
@@ -60,7 +63,7 @@ def run(
         if str(changes) in RUNS:
             return RUNS[str(changes)]
         settings = {"likelihood_scale": 0.3, "likelihood_start": "pictures", "head_scale": 0.3}
-        model = make_model(tiny(**(settings | changes)))
+        model = make_model(tiny(**(settings | {"p_u": "standard"} | changes)))
         channels, size, _ = model.config.image_shape
         x = torch.stack([smooth(size, size, channels, seed) for seed in range(8)])
         model.initialize(to_unit(x))
@@ -503,7 +506,7 @@ def test_settings_that_make_no_sense(
 ) -> None:
     image_of(smooth(8, 8)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=message):
-        upscale(run(), tmp_path / "a.png", out=tmp_path / "out", **options)
+        upscale(run(p_u="realnvp"), tmp_path / "a.png", out=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -617,10 +620,19 @@ def test_others_go_on_after_one_fails(
     assert "1 of 2 pictures" in printed.out
 
 
-def test_as_a_command(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_as_a_command(
+    run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "empty.png").touch()
-    command = [sys.executable, "-m", "srvae_pyro.upscale", str(run()), str(tmp_path / "empty.png")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.startswith("upscale: cannot read the picture")
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setattr(sys, "argv", ["upscale", str(run()), str(tmp_path / "empty.png")])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.delitem(sys.modules, "srvae_pyro.upscale")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("srvae_pyro.upscale", run_name="__main__")
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("upscale: cannot read the picture")
+    assert len(told.splitlines()) == 1
