@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train_command import arguments, lines_of, tiny
+from test_train_command import arguments, lines_of, plain, tiny
 from test_training import assert_same
 from torch import Tensor
 
@@ -433,7 +433,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path) -> None:
         run = str(tmp_path / "runs" / name)
         for steps in parts:
             options = of_crops(tmp_path, steps=steps, run=run, stream=streamed, workers=0)
-            with tiny():
+            with plain():
                 assert train.main(replace(options, resume=steps != parts[0])) == 0
         states.append(load_checkpoint(Path(run) / "last.ckpt"))
     for state in states[1:]:
@@ -446,7 +446,7 @@ def test_a_run_on_crops_says_and_records_so(
 ) -> None:
     fill(tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
-    with tiny():
+    with plain():
         assert train.main(of_crops(tmp_path, steps=2)) == 0
     told = capsys.readouterr().out
     run = tmp_path / "runs" / "mine"
@@ -480,7 +480,7 @@ def test_a_run_on_crops_says_and_records_so(
     drawn = FiguresArguments(str(run), data=str(tmp_path / "moved"), count=2, samples=1)
     assert figures.main(drawn) == 0
     resumed = of_crops(tmp_path, data=str(tmp_path / "moved"), steps=3, resume=True)
-    with tiny():
+    with plain():
         for wrong in ({"crops": 32}, {"eval_crops": 7}):
             with pytest.raises(UserError, match=r"trained with another --(eval-)?crops \(\d"):
                 train.main(replace(resumed, **wrong))

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train_command import arguments, make_pictures, tiny
+from test_train_command import arguments, make_pictures, plain
 from test_training import assert_same
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -191,8 +191,8 @@ def test_training_on_a_streamed_folder_is_training_on_it_in_memory(tmp_path: Pat
     states = []
     for name, streaming in (("memory", False), ("streamed", True)):
         run = str(tmp_path / "runs" / name)
-        with tiny():
-            options = arguments(tmp_path, steps=9, stream=streaming, run=run, workers=2)
+        with plain():
+            options = arguments(tmp_path, steps=6, stream=streaming, run=run, workers=2)
             assert train.main(options) == 0
         states.append(load_checkpoint(Path(run) / "last.ckpt"))
     for key in ("model", "average", "optimizer", "ranks"):
@@ -215,7 +215,7 @@ def test_a_run_on_shards_is_trained_and_resumed(
     for name, parts in (("whole", [7]), ("parts", [4, 7])):
         run = str(tmp_path / "runs" / name)
         for steps in parts:
-            with tiny():
+            with plain():
                 options = arguments(
                     tmp_path,
                     data=shards,
