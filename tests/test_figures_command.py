@@ -39,7 +39,7 @@ def folder(tmp_path: Path, pictures: Callable[..., Tensor]) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]):
     def make(name: str, **changes) -> str:
-        model = make_model(tiny(**changes))
+        model = make_model(tiny(**({"p_u": "standard"} | changes)))
         if "image_shape" not in changes:
             model.initialize(pictures(8))
         save_pretrained(model, tmp_path / name)

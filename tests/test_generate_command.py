@@ -26,7 +26,7 @@ def asked(
     tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
 ) -> GenerateArguments:
     """Six pictures of a model that was initialised but not trained."""
-    model = make_model(tiny())
+    model = make_model(tiny(p_u="standard"))
     model.initialize(pictures(8))
     save_pretrained(model, tmp_path / "run")
     return GenerateArguments(str(tmp_path / "run"), 6, batch_size=4, out=tmp_path / "out")
@@ -138,7 +138,7 @@ def test_other_weights_are_other_settings(
 ) -> None:
     main(asked)
     before = contents(asked)
-    model = make_model(tiny())
+    model = make_model(tiny(p_u="standard"))
     model.initialize(pictures(8, seed=5))
     save_pretrained(model, Path(asked.run))
     main(replace(asked, count=3))

@@ -79,7 +79,7 @@ def save(
     """Makes a run's folder of a model that was initialised but not trained."""
 
     def make(**changes: Any) -> Path:
-        model = make_model(tiny(**changes))
+        model = make_model(tiny(**({"p_u": "standard"} | changes)))
         channels = model.config.image_shape[0]
         model.initialize(pictures(8, (channels, 16, 16)))
         save_pretrained(model, tmp_path / "run")

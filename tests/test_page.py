@@ -42,6 +42,7 @@ from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
 from srvae_pyro.upscaling.files import Answers
 
+pytestmark = pytest.mark.usefixtures("two_strips")
 EXACT = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
 
 
@@ -52,7 +53,7 @@ def run(
     """Makes the folder of a model that was initialised but not trained."""
 
     def make(**changes: Any) -> Path:
-        model = make_model(tiny(**changes))
+        model = make_model(tiny(**({"p_u": "standard"} | changes)))
         model.initialize(pictures(8))
         save_pretrained(model, tmp_path / "run")
         return tmp_path / "run"

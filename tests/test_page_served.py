@@ -52,6 +52,7 @@ from srvae_pyro.page.app import UPLOAD, Guard, build, served
 from srvae_pyro.page.controls import Page
 from srvae_pyro.page.visits import Visits, Work
 
+pytestmark = pytest.mark.usefixtures("two_strips")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing that Chromium does on its own may leave this machine, or fail where nothing can.
 SWITCHES = [

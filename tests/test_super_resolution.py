@@ -28,7 +28,8 @@ def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0)
 
 @pytest.fixture
 def model(tiny: Callable[..., ModelConfig]) -> ImageModel:
-    model = make_model(tiny(head_scale=0.5, likelihood_scale=0.3, likelihood_start="pictures"))
+    settings = {"head_scale": 0.5, "likelihood_scale": 0.3, "likelihood_start": "pictures"}
+    model = make_model(tiny(p_u="standard", **settings))
     model.initialize(to_unit(levels(8)))
     return model.eval().requires_grad_(False)
 

@@ -22,7 +22,7 @@ from srvae_pyro.upscaling.files import find_questions, names_for
 @pytest.fixture
 def run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., ModelConfig]) -> Path:
     """The folder of a model that was initialised but not trained."""
-    model = make_model(tiny())
+    model = make_model(tiny(p_u="standard"))
     model.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(4)])))
     folder = tmp_path_factory.mktemp("run")
     save_pretrained(model, folder)
