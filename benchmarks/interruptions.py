@@ -18,10 +18,8 @@ from dataclasses import fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-STEPS = 60
 
-
-def train(folder: Path, precision: str, pipe: Connection | None) -> None:
+def train(folder: Path, precision: str, steps: int, pipe: Connection | None) -> None:
     """A process: trains to the end, from the checkpoint if there is one; tells of each save."""
     import pyro
     import torch
@@ -38,9 +36,10 @@ def train(folder: Path, precision: str, pipe: Connection | None) -> None:
         "image_shape": (3, 16, 16),
         "latent_channels": 2,
         "components": 2,
+        "p_u": "standard",
         **dict.fromkeys(networks, Dense(2, 1)),
     }
-    training = TrainingConfig(epochs=None, steps=STEPS, batch_size=4, precision=precision)
+    training = TrainingConfig(epochs=None, steps=steps, batch_size=4, precision=precision)
     config = RunConfig("tiny", ModelConfig(**small), training=training)
     images = torch.randint(0, 256, (50, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
@@ -92,13 +91,17 @@ def same(one: Path, other: Path) -> bool:
     return digests[0] == digests[1] and digests[2] == digests[3]
 
 
-def kill_and_resume(context: object, folder: Path, precision: str, most: int) -> tuple[int, int]:
+def kill_and_resume(
+    context: object, folder: Path, precision: str, steps: int, most: int
+) -> tuple[int, int]:
     """Kills a run until it is done, ``most`` times at most: kills sent, and kills survived."""
     kills = survived = 0
     saved = -1
     while True:
         ours, theirs = context.Pipe(duplex=False)  # type: ignore[attr-defined]
-        process = context.Process(target=train, args=(folder, precision, theirs))  # type: ignore[attr-defined]
+        process = context.Process(  # type: ignore[attr-defined]
+            target=train, args=(folder, precision, steps, theirs)
+        )
         process.start()
         theirs.close()
         if kills < most:
@@ -125,6 +128,7 @@ def kill_and_resume(context: object, folder: Path, precision: str, most: int) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
@@ -133,14 +137,17 @@ def main() -> int:
     kills = survived = runs = exact = 0
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        for precision in ("fp32", "bf16"):
-            process = context.Process(target=train, args=(place / precision, precision, None))
-            process.start()
-            process.join()
         while kills < arguments.kills:
             precision = ("fp32", "bf16")[runs % 2]
+            if not (place / precision).exists():
+                whole = (place / precision, precision, arguments.steps, None)
+                process = context.Process(target=train, args=whole)
+                process.start()
+                process.join()
             folder = place / f"run{runs}"
-            sent, well = kill_and_resume(context, folder, precision, arguments.kills - kills)
+            sent, well = kill_and_resume(
+                context, folder, precision, arguments.steps, arguments.kills - kills
+            )
             kills, survived, runs = kills + sent, survived + well, runs + 1
             exact += same(folder, place / precision)
     print(f"{survived} of {kills} kills survived, {exact} of {runs} runs equal to the bit")

@@ -63,7 +63,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been() -> None:
     script = ROOT / "benchmarks" / "interruptions.py"
-    command = [sys.executable, str(script), "--kills", "4", "--seed", "1"]
+    command = [sys.executable, str(script), "--kills", "4", "--steps", "12", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     *_, told = done.stdout.splitlines()
