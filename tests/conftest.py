@@ -17,13 +17,18 @@ torch.set_num_threads(1)
 
 
 # The longest files, which start first, so that no process has one left when the others are done.
-LONGEST = ("test_parallel", "test_page_served", "test_fake_cuda", "test_train_command")
+LONGEST = (
+    "training/test_parallel.py",
+    "page/test_served.py",
+    "system/test_fake_cuda.py",
+    "training/test_command.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the others stay in their order."""
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,6 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from node_by_node import backward, grad
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,6 +27,7 @@ from srvae_pyro.distributions import truncated, truncated_mixture
 from srvae_pyro.models import ImageModel, make_model, transforms
 from srvae_pyro.networks import layers as merging
 from srvae_pyro.training import learner
+from tests.node_by_node import backward, grad
 
 __all__ = ["CUDA", "KINDS", "MIXED", "FakeCuda", "Waits", "config_of"]
 

@@ -1,7 +1,7 @@
-"""What each process does that torchrun starts for the tests: ``parallel_worker.py FOLDER``.
+"""What each process does that torchrun starts: ``-m tests.parallel_worker FOLDER``.
 
-Everything after another, as processes take seconds to start; ``parallel_worker.py FOLDER
-terminated`` only that.
+Everything after another, as processes take seconds to start; ``FOLDER terminated`` only
+that.
 """
 
 import os
@@ -17,9 +17,6 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from test_kid import Stub
-from test_train_command import arguments, plain
-from test_training import some_pictures, tiny_config
 
 from srvae_pyro import evaluate, generate, train
 from srvae_pyro.config import RunConfig
@@ -33,6 +30,9 @@ from srvae_pyro.system.files import digest
 from srvae_pyro.system.parallel import Group, process_group
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
+from tests.evaluation.test_kid import Stub
+from tests.training.test_command import arguments, plain
+from tests.training.test_training import some_pictures, tiny_config
 
 # Settings of a model whose x agree with their y.
 GROUPS = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}

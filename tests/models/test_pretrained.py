@@ -1,0 +1,74 @@
+"""The models that come with the project do what their cards say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio
+
+from srvae_pyro import SRVAE, load, upscale
+from srvae_pyro.data import PictureOptions
+from srvae_pyro.data.named import load_photos
+from srvae_pyro.evaluation.likelihood import evaluate_elbo
+from srvae_pyro.upscale import UpscaleArguments
+from srvae_pyro.upscaling.enlarger import Enlarger
+
+RUNS = Path(__file__).parents[2] / "runs"
+FOLDER = RUNS / "pretrained"
+PHOTO = RUNS / "pretrained-photo"
+
+
+def loaded(folder: Path) -> SRVAE:
+    model = load(folder)
+    assert isinstance(model, SRVAE)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> SRVAE:
+    return loaded(FOLDER)
+
+
+@pytest.mark.parametrize("folder", [FOLDER, PHOTO], ids=lambda folder: folder.name)
+def test_it_is_small_and_not_tied_to_a_machine(folder: Path) -> None:
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
+    assert "/" not in (folder / "config.json").read_text()
+
+
+def test_both_latents_say_something_of_photographs(model: SRVAE) -> None:
+    images = load_photos(PictureOptions(image_size=32)).test[::8]
+    result = evaluate_elbo(model, images, torch.device("cpu"))
+    assert result.terms["kl_z"] > 100
+    assert result.terms["kl_u"] > 20
+    assert result.bits_per_dim < 4.5  # a histogram of each dimension needs 7.7
+
+
+def test_samples_differ_and_follow_their_seeds(model: SRVAE) -> None:
+    one, same, other = (model.generate(2, seed=seed)["x"] for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert (one[0] - one[1]).std() > 0.05
+    assert (one - other).std() > 0.05
+
+
+@pytest.mark.parametrize("folder", [FOLDER, PHOTO], ids=lambda folder: folder.name)
+def test_it_enlarges_a_photograph_better_than_bicubic(folder: Path, tmp_path: Path) -> None:
+    photograph = Image.fromarray(data.astronaut()).crop((192, 32, 288, 128))
+    small = photograph.reduce(2)
+    small.save(tmp_path / "y.png")
+    assert upscale.main(UpscaleArguments(str(folder), (tmp_path / "y.png",), out=tmp_path)) == 0
+    truth = np.asarray(photograph)
+    ours = peak_signal_noise_ratio(truth, np.asarray(Image.open(tmp_path / "y-x2.png")))
+    bicubic = np.asarray(small.resize((96, 96), Image.Resampling.BICUBIC))
+    assert ours > peak_signal_noise_ratio(truth, bicubic) + 0.2
+    assert Image.open(tmp_path / "y-x2.png").reduce(2).tobytes() == small.tobytes()
+
+
+def test_photographs_are_the_same_in_tiles_and_whole() -> None:
+    question = torch.from_numpy(data.astronaut()[:160, 100:300].copy()).permute(2, 0, 1)
+    whole = Enlarger(loaded(PHOTO), tile=0)
+    apart = (whole(question).int() - replace(whole, tile=128)(question).int()).abs()
+    assert (apart > 1).float().mean() < 1e-5

@@ -1,0 +1,243 @@
+"""What all commands do alike: paths, memory that does not suffice, terminals that lack signs."""
+
+import errno
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srvae_pyro import compress, decompress, figures, generate, train, upscale
+from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
+from srvae_pyro.compression.container import Container, Header, Picture, write_parts
+from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
+from srvae_pyro.drawing.arguments import FiguresArguments, GenerateArguments
+from srvae_pyro.errors import UserError, out_of_memory
+from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.system.cli import parse, run_command
+from srvae_pyro.system.files import write_json
+from srvae_pyro.training.arguments import TrainArguments
+from srvae_pyro.upscaling.arguments import UpscaleArguments
+
+SHORT = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("std::bad_alloc"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, main) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", "RUN"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(EvaluateArguments, main, "evaluate", "give a smaller --batch-size")
+    return stop.value.code
+
+
+@pytest.mark.parametrize("error", SHORT, ids=lambda error: type(error).__name__)
+def test_memory_that_does_not_suffice_is_one_line_with_what_helps(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: EvaluateArguments) -> int:
+        raise error
+
+    assert run(monkeypatch, fail) == 2
+    told = "evaluate: memory does not suffice: give a smaller --batch-size\n"
+    assert capsys.readouterr().err == told
+
+
+def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: EvaluateArguments) -> int:
+        raise RuntimeError("shapes (3, 4) and (4, 3) do not match")
+
+    assert not out_of_memory(ValueError("out of memory"))
+    assert not out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(sys, "argv", ["evaluate", "RUN"])
+    with pytest.raises(RuntimeError, match="do not match"):
+        run_command(EvaluateArguments, fail, "evaluate")
+
+
+def test_a_read_only_place_is_told_with_the_flag_for_another(
+    tmp_path: Path, tiny: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", f"{dir}/probe")
+
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig("", tiny(), DataConfig(data="photos"))
+    write_json(tmp_path / "runs" / "net" / "config.json", config.to_dict())
+    picture = Picture("a", 8, 8)
+    header = Header("net", "", "fp64", 1, (1,), {}, (picture,))
+    write_parts(tmp_path / "packed", Container(header, bytes(8), [np.ones(1, np.uint32)]))
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    image, out = Path("a.png"), "runs/net/figures"
+    for call, place, flag in (
+        (lambda: generate.main(GenerateArguments("net")), f"{out}/generated", "--out DIR"),
+        (lambda: figures.main(FiguresArguments("net")), out, "--out DIR"),
+        (lambda: upscale.main(UpscaleArguments("net", (image,))), f"{out}/upscaled", "--out DIR"),
+        (lambda: compress.main(CompressArguments("net", (image,), Path("c"))), "c", "--out FILE"),
+        (lambda: decompress.main(DecompressArguments(Path("packed"), Path("d"))), "d", "--out DIR"),
+        (lambda: train.main(TrainArguments(run="t", device="cpu")), "runs/t", "--run DIR"),
+    ):
+        told = f"cannot write {place} (Read-only file system): give {flag}"
+        with pytest.raises(UserError, match=f"^{re.escape(told)}$"):
+            call()
+
+
+def test_a_python_without_docstrings_is_told_what_to_do() -> None:
+    line = [sys.executable, "-OO", "-m", "srvae_pyro.generate", "RUN"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    told = "generate: Pyro needs the docstrings that python -OO leaves out: use -O\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train", "generate", "evaluate", "figures", "upscale", "compress", "decompress", "demo"],
+)
+def test_every_command_names_flags_that_it_has(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import runpy
+
+    hints = []
+
+    def heard(kind, main, prog, memory="") -> None:
+        hints.append((memory, vars(kind)["__dataclass_fields__"]))
+
+    monkeypatch.setattr("srvae_pyro.system.cli.run_command", heard)
+    monkeypatch.delitem(sys.modules, f"srvae_pyro.{command}", raising=False)
+    runpy.run_module(f"srvae_pyro.{command}", run_name="__main__")
+    ((memory, fields),) = hints
+    flags = [word.strip(",") for word in memory.split() if word.startswith("--")]
+    assert flags
+    assert {flag[2:].replace("-", "_") for flag in flags} <= fields.keys()
+
+
+def test_a_character_that_the_terminal_lacks_becomes_a_question_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def say(arguments: EvaluateArguments) -> int:
+        print("3.7 ± 0.1")
+        return 0
+
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run(monkeypatch, say) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"3.7 ? 0.1\n"  # type: ignore[attr-defined]
+
+
+COMMANDS = """
+import sys
+from srvae_pyro import compress, decompress, evaluate, generate, upscale
+from srvae_pyro.system.cli import parse
+folder, run, *slow = sys.argv[1:]
+def command(module, kind, words):
+    module.main(parse(getattr(module, kind), words=words.format(run=run, folder=folder).split()))
+    print("imported:", *set(slow) & set(sys.modules))
+command(upscale, "UpscaleArguments", "{run} {folder}/a.png --out {folder}/upscaled")
+command(generate, "GenerateArguments", "{run} --count 2 --out {folder}/generated")
+command(compress, "CompressArguments", "{run} {folder}/a.png --out {folder}/a.srvae")
+command(decompress, "DecompressArguments", "{folder}/a.srvae --run {run} --out {folder}/back")
+command(evaluate, "EvaluateArguments",
+    "{run} --data {folder}/generated --elbo-only --split all --json {folder}/evaluation.json")
+"""
+
+
+def test_commands_import_nothing_slow_that_they_do_not_use(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[2] / "runs" / "pretrained", run)
+    slow = "torch._dynamo torch._inductor sympy torchvision tensorboard skimage scipy pandas gradio"
+    words = [sys.executable, "-c", COMMANDS, str(tmp_path), str(run), *slow.split()]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = [line for line in done.stdout.splitlines() if line.startswith("imported:")]
+    assert imported == ["imported:"] * 5
+
+
+@dataclass
+class Arguments:
+    """Some of each kind."""
+
+    images: tuple[Path, ...] = ()
+    out: Path | None = None
+    run: str = ""
+    count: int = 1
+
+
+def test_every_path_has_its_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    line = ["command", "--images", "~/a.png", "b~.png", "--out=~/x", "--run=~/runs/r"]
+    monkeypatch.setattr(sys, "argv", line)
+    given: list[Arguments] = []
+    with pytest.raises(SystemExit):
+        run_command(Arguments, lambda arguments: given.append(arguments), "command")
+    assert given == [
+        Arguments(
+            (Path("/home/me/a.png"), Path("b~.png")), Path("/home/me/x"), "/home/me/runs/r", 1
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("RUN --importance-samples many", "--importance-samples many: not a whole number"),
+        ("RUN --temperature 0,9", "--temperature 0,9: not a number"),
+        ("RUN --temperature int()", "--temperature int(): not a number"),
+        ("RUN --decode best", "--decode best: not one of mode, sample"),
+        ("RUN --importance-samples", "--importance-samples needs a value"),
+        (
+            "RUN --importance 5",
+            "--importance 5 is not known here; did you mean --importance-samples?",
+        ),
+        ("RUN other", "other is not known here"),
+        ("--elbo-only", "RUN is missing: a run's name under runs/"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(
+    words: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *words.split()])
+    with pytest.raises(SystemExit) as stop:
+        run_command(EvaluateArguments, lambda arguments: 0, "evaluate")
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"evaluate: {told}")
+    assert err.endswith("(see python -m srvae_pyro.evaluate --help)\n")
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_help_is_printed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(EvaluateArguments, lambda arguments: 1, "evaluate")
+    out, err = capsys.readouterr()
+    assert (stop.value.code, err) == (0, "")
+    assert "--importance-samples" in out
+
+
+def test_a_flag_of_several_values_can_be_given_in_several_places() -> None:
+    words = "--set model.stages=3 --preset small --set training.lr=1 training.eps=2 --set=a.b=c"
+    arguments = parse(TrainArguments, "train", words.split())
+    assert arguments.set == ("model.stages=3", "training.lr=1", "training.eps=2", "a.b=c")
+    assert arguments.preset == "small"
+    for words in ("R --factor 2 --factor 4 --seed 3", "--factor 2 --seed 3 --factor 4 R"):
+        evaluate = parse(EvaluateArguments, "evaluate", words.split())
+        assert (evaluate.run, evaluate.factor, evaluate.seed) == ("R", (2, 4), 3)

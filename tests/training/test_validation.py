@@ -1,0 +1,180 @@
+"""What is validated is in proportion to what is trained, and no more than it takes."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from srvae_pyro.evaluation.likelihood import ElboResult
+from srvae_pyro.inference.statistics import standard_error
+from srvae_pyro.models import ImageModel
+from srvae_pyro.runs import save_weights, validation_images, validation_nats
+from srvae_pyro.training import command as session
+from srvae_pyro.training import validation
+from srvae_pyro.training.loop import Trainer
+from tests.training.test_training import make_trainer, score, some_pictures, tiny_config
+
+
+def trainer_of(folder: Path, test: int = 3, val: int = 3, **training: Any) -> Any:
+    """A trainer with so many test and validation pictures, each of one level."""
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 256, (max(test, val), 1, 1, 1), generator=generator)
+    images = levels.to(torch.uint8).expand(-1, 3, 16, 16)
+    data = replace(some_pictures(), test=images[:test], val=images[:val])
+    return Trainer(tiny_config(**training), data, folder, quiet=True)
+
+
+def scores_by_level(monkeypatch: pytest.MonkeyPatch, spread: float) -> list[int]:
+    """Lets each picture score 8 bits/dim and ``spread`` by its level; how many were scored."""
+    counts: list[int] = []
+
+    def evaluate(model: ImageModel, images: Tensor, *_: Any, **__: Any) -> ElboResult:
+        counts.append(len(images))
+        values = 8 + spread * (images[:, 0, 0, 0].double() / 255 - 0.5)
+        mean = values.mean().item()
+        return ElboResult({}, mean, mean, standard_error(values))
+
+    monkeypatch.setattr(validation, "evaluate_elbo", evaluate)
+    return counts
+
+
+def test_the_start_is_scored_on_as_few_pictures_as_its_error_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(tmp_path, test=900)
+    levels = trainer.data.test[:, 0, 0, 0].double() / 255
+    for spread in (0.1, 2.0, 6.0):
+        counts = scores_by_level(monkeypatch, spread)
+        bits, count = trainer.validation.untrained()
+        assert counts[0] == 16
+        assert counts[-1] == count
+        assert counts == sorted(set(counts))
+        assert len(counts) < 5
+        needed = (spread * levels.std().item() / (0.01 * bits)) ** 2
+        assert 0.6 * needed < count < max(17, 2 * needed)
+        assert bits == pytest.approx(8, rel=0.03)
+
+
+def test_the_start_is_scored_on_no_more_pictures_than_there_are_or_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = scores_by_level(monkeypatch, 1000.0)
+    assert trainer_of(tmp_path, test=5).validation.untrained()[1] == 5
+    assert trainer_of(tmp_path, test=1).validation.untrained()[1] == 1
+    asked = trainer_of(tmp_path, test=900, validation_images=50)
+    assert asked.validation.untrained()[1] == 50
+    many = trainer_of(tmp_path, test=5000).validation
+    assert many.untrained()[1] == 1000
+    assert many.untrained(to_learn=320)[1] == 40  # a run of ten updates
+    assert sum(counts) < 2500
+
+
+@pytest.mark.parametrize("bits", [math.nan, math.inf])
+def test_a_start_that_is_not_finite_is_told(
+    bits: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(*_: Any, **__: Any) -> ElboResult:
+        return ElboResult({}, bits, bits, math.nan)
+
+    monkeypatch.setattr(validation, "evaluate_elbo", evaluate)
+    found, count = trainer_of(tmp_path, test=900).validation.untrained()
+    assert not math.isfinite(found)
+    assert count == 16
+
+
+def test_a_short_run_is_scored_on_few_pictures_and_a_long_one_on_all(tmp_path: Path) -> None:
+    count = trainer_of(tmp_path, test=900, val=800).validation.count
+    assert count("test", 0) == count("test", 64) == 16
+    assert count("test", 800) == 100
+    assert (count("test", 8000), count("val", 8000)) == (900, 800)
+    few = trainer_of(tmp_path, test=9, val=800, validation_images=200).validation.count
+    assert (few("test", 0), few("val", 0), few("val", 10**6)) == (9, 16, 200)
+
+
+def test_pictures_are_drawn_of_few_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    def draw(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
+        drawn.append(len(x))
+        return {}
+
+    monkeypatch.setattr(validation, "progress_pictures", draw)
+    trainer = trainer_of(tmp_path, val=40)
+    for learnt in (0, 640, 10_000):
+        trainer.validation.draw(None, 1, learnt, finished=True)
+    assert drawn == [4, 6, 16]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_validates_in_its_own_precision_and_reports_in_float32(
+    precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, precisions = validation.evaluate_elbo, []
+
+    def noted(*args: Any, **options: Any) -> ElboResult:
+        precisions.append(options["precision"])
+        return evaluate(*args, **options)
+
+    autocast: list[bool] = []
+
+    def draw(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
+        autocast.append(torch.is_autocast_enabled("cpu"))
+        return {}
+
+    monkeypatch.setattr(validation, "evaluate_elbo", noted)
+    monkeypatch.setattr(validation, "progress_pictures", draw)
+    trainer = make_trainer(tmp_path, tiny_config(precision=precision, steps=2))
+    trainer.run()
+    session.write_json(tmp_path / "config.json", trainer.config.to_dict())
+    session.report(trainer)
+    assert precisions == [precision, precision, "fp32"]
+    assert autocast == [precision == "bf16"]
+
+
+def test_a_score_on_more_pictures_takes_the_place_of_one_on_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.learner.initialize(trainer.batches.first(4))
+    path = tmp_path / "model.safetensors"
+    offers = [(5.0, 16), (7.0, 16), (9.0, 40), (6.0, 16), (float("nan"), 80), (8.0, 40)]
+    kept = []
+    for nats, images in offers:
+        trainer.best.offer(nats, images)
+        kept.append((validation_nats(path), validation_images(path)))
+        assert trainer.progress.best == kept[-1][0]
+    assert kept == [(5.0, 16), (5.0, 16), (9.0, 40), (9.0, 40), (9.0, 40), (8.0, 40)]
+
+
+def test_weights_of_earlier_versions_are_compared_as_before(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    save_weights(trainer.learner.averaged, tmp_path, 5.0)
+    assert validation_images(tmp_path / "model.safetensors") is None
+    trainer.best.offer(6.0, 3)
+    assert validation_nats(tmp_path / "model.safetensors") == 5.0
+    trainer.best.offer(4.0, 3)
+    assert validation_images(tmp_path / "model.safetensors") == 3
+
+
+def test_a_longer_run_validates_on_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "LEARNT_FOR_ONE", 2)
+    scored = score(monkeypatch, *[9.0] * 50)
+    trainer = trainer_of(tmp_path, val=70, steps=30)
+    counts: list[int] = []
+    count = trainer.validation.count
+
+    def noted(split: str, learnt: int) -> int:
+        counts.append(count(split, learnt))
+        return counts[-1]
+
+    monkeypatch.setattr(trainer.validation, "count", noted)
+    trainer.run()
+    assert len(scored) == 1 + 6  # of the start, and of 6 epochs of 5 batches of 4
+    assert counts[-1] == 30 * 4 // 2
+    assert validation_images(tmp_path / "model.safetensors") == counts[-1]

@@ -1,0 +1,152 @@
+"""Answers of exact models: made small again each is the photograph, in the file, in every pixel."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.models import SRVAE, make_model
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.networks.dense import ChannelAttention
+from srvae_pyro.pixels import to_unit
+from srvae_pyro.upscaling.enlarger import Enlarger, agreeing_answer, downscaled
+from srvae_pyro.upscaling.tiling import spans
+from tests.upscaling.test_command import image_of, smooth, upscale
+
+MakeModel = Callable[..., SRVAE]
+pytestmark = pytest.mark.usefixtures("two_strips")
+
+
+@pytest.fixture
+def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
+    """Makes a model of groups that was initialised on pictures but not trained."""
+
+    def model(**changes: Any) -> SRVAE:
+        agreeing = {"d": "average2", "likelihood": "groups"}
+        scales = {"likelihood_scale": 0.5, "head_scale": 0.3}
+        made = make_model(tiny(**(agreeing | scales | {"p_u": "standard"} | changes)))
+        assert isinstance(made, SRVAE)
+        channels, size, _ = made.config.image_shape
+        made.initialize(to_unit(torch.stack([smooth(size, size, channels, i) for i in range(8)])))
+        return made.eval()
+
+    return model
+
+
+def small_again(path: Path, times: int = 1) -> np.ndarray:
+    """A file's colours, averaged so often by Pillow."""
+    with Image.open(path) as file:
+        image = file.convert("RGB") if file.mode == "RGBA" else file.copy()
+    for _ in range(times):
+        image = image.reduce(2)
+    return np.asarray(image)
+
+
+def extremes(height: int, width: int) -> Tensor:
+    """A picture of noise, black, white and what lies between."""
+    levels = torch.randint(-100, 356, (3, height, width)).clamp(0, 255)
+    levels[:, : height // 2, : width // 2] = smooth(height // 2, width // 2)
+    return levels.byte()
+
+
+@pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
+def test_four_times_is_exact_twice(make: MakeModel, decode: Any) -> None:
+    model, picture = make(), extremes(9, 10)
+    x = Enlarger(model, decode, 1.0)(picture, passes=2)
+    once = Enlarger(model, decode, 1.0)(picture)
+    assert torch.equal(downscaled(model, x), once)
+    assert torch.equal(downscaled(model, once), picture)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor", "channels"),
+    [("RGBA", 2, 3), ("L", 4, 3), ("RGB", 2, 1)],
+)
+def test_every_file_agrees(
+    make: MakeModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    factor: int,
+    channels: int,
+) -> None:
+    save_pretrained(make(image_shape=(channels, 16, 16)), tmp_path / "run")
+    image = image_of(extremes(9, 13)).convert(kind)
+    if kind == "RGBA":
+        image.putalpha(image_of(smooth(9, 13, 1).clamp_min(1)))
+    image.save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    given: dict[str, Any] = {"out": out, "factor": factor}
+    for decode in ("mode", "mean"):
+        assert upscale(tmp_path / "run", tmp_path / "a.png", **given, decode=decode) == 0
+        assert "LR-PSNR exact, " in capsys.readouterr().out
+        gray = channels == 1 or kind == "L"
+        expected = np.asarray(image.convert("RGB").convert("L" if channels == 1 else "RGB"))
+        if kind == "L":
+            expected = np.asarray(image)
+        with Image.open(out / f"a-x{factor}.png") as file:
+            assert file.mode == {"RGB": "L" if gray else "RGB", "L": "L"}.get(
+                kind, "LA" if gray else "RGBA"
+            )
+        if kind != "RGBA" or channels == 3:
+            found = small_again(out / f"a-x{factor}.png", factor // 2)
+            assert np.array_equal(found, expected), decode
+    assert upscale(tmp_path / "run", tmp_path / "a.png", **given, samples=3) == 0
+    said = capsys.readouterr().out
+    assert said.count("LR-PSNR exact") == 4  # of the mean too
+    assert "JPEG" in said
+    if kind != "RGBA" or channels == 3:
+        for ending in ("01", "02", "03", "mean"):
+            found = small_again(out / f"a-x{factor}-{ending}.png", factor // 2)
+            assert np.array_equal(found, expected), ending
+
+
+def test_means_of_samples_are_only_rounded(make: MakeModel) -> None:
+    model, picture = make(), extremes(12, 12)
+    samples = [Enlarger(model, "sample", 1.0)(picture, 1, i) for i in range(5)]
+    mean = torch.stack(samples).double().mean(0)
+    near = agreeing_answer(mean, picture)
+    assert torch.equal(downscaled(model, near), picture)
+    assert (near - mean).abs().max() < 1
+    long = extremes(200, 3)  # of several bands of rows
+    assert torch.equal(downscaled(model, agreeing_answer(torch.rand(3, 400, 6) * 255, long)), long)
+
+
+def test_a_gray_answer_is_near_the_luma_of_the_colours(make: MakeModel) -> None:
+    model, gray = make(), smooth(12, 14, 1).expand(3, -1, -1).contiguous()
+    enlarger = Enlarger(model, "sample", 1.0)
+    x = enlarger(gray, gray=True)
+    assert torch.equal(x[0], x[1])
+    assert torch.equal(x[0], x[2])
+    luma = torch.from_numpy(np.array(image_of(enlarger(gray)).convert("L")))
+    assert (x[0].int() - luma.int()).abs().max() <= 2
+
+
+def test_tiles_are_cut_between_pixels_of_the_question() -> None:
+    for length, side, multiple in ((64, 32, 4), (100, 32, 4), (33, 16, 1)):
+        total = torch.zeros(2 * length)
+        for part in spans(length, side, multiple):
+            weights = part.weights(2, cut=True)
+            assert weights.unique().tolist() in ([0, 1], [1])
+            assert torch.equal(weights[::2], weights[1::2])
+            total[part.enlarged(2)] += weights
+        assert total.eq(1).all()
+
+
+def test_cut_tiles_are_the_whole_where_attention_is_constant(
+    make: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ChannelAttention, "forward", lambda self, x: 0.7 * x)
+    picture, model = smooth(100, 72), make()
+    for decode in ("sample", "mode"):
+        enlarger = Enlarger(model, decode, 1.0, tile=64, seed=3)
+        difference = (enlarger(picture).int() - replace(enlarger, tile=0)(picture).int()).abs()
+        assert difference.float().mean() < 0.05
+        assert (difference > 1).float().mean() < 0.01

@@ -1,0 +1,206 @@
+"""Answers strip by strip: as they were whole, several at once, and never whole in floats."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from srvae_pyro.config import ModelConfig
+from srvae_pyro.inference.decoding import TileNoise
+from srvae_pyro.models import SRVAE, make_model
+from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.device import peak_bytes
+from srvae_pyro.upscaling import tiling as canvas
+from srvae_pyro.upscaling.enlarger import (
+    Enlarger,
+    answers,
+    downscaled,
+    downscaled_rows,
+    is_exact,
+    rounded,
+)
+from srvae_pyro.upscaling.quality import lr_psnr, psnr
+from srvae_pyro.upscaling.tiling import MemoryCanvas, Scratch, bands, spans
+from tests.upscaling.test_command import image_of, smooth, upscale
+from tests.upscaling.test_consistency import extremes
+
+MakeModel = Callable[..., SRVAE]
+pytestmark = pytest.mark.usefixtures("two_strips")
+EXACT = {"d": "average2", "likelihood": "groups"}
+
+
+@pytest.fixture
+def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
+    """Makes a model that was initialised on pictures but not trained."""
+
+    def made(**changes: Any) -> SRVAE:
+        settings = {"likelihood_scale": 0.3, "likelihood_start": "pictures", "head_scale": 0.3}
+        made = make_model(tiny(**(settings | {"p_u": "standard"} | changes)))
+        assert isinstance(made, SRVAE)
+        made.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(8)])))
+        return made.eval()
+
+    return made
+
+
+def whole_in_floats(enlarger: Enlarger, picture: Tensor, sample: int) -> Tensor:
+    """What an enlarger does, with the whole answer in memory: all tiles added up, then rounded."""
+    model, side, decode = enlarger.model, enlarger.tile, enlarger.decode
+    multiple, (height, width) = model.lower_multiple, picture.shape[1:]
+    pads = ((0, 0), (0, -height % multiple), (0, -width % multiple))
+    y = torch.from_numpy(np.pad(picture.numpy(), pads, mode="reflect"))
+    out = torch.zeros(3, 2 * y.shape[1], 2 * y.shape[2])
+    cut = is_exact(model) and decode != "mean"
+    rows, columns = (spans(n, side or n, multiple) for n in y.shape[1:])
+    for row, column in itertools.product(rows, columns):
+        noise = TileNoise((enlarger.seed, sample, 0), row.start, column.start, row.stop - row.start)
+        part = to_unit(y[None, :, row.pixels, column.pixels])
+        x = answers(model, part, decode, enlarger.temperature, noise=noise)[0]
+        weights = row.weights(2, cut)[:, None] * column.weights(2, cut)
+        out[:, row.enlarged(2), column.enlarged(2)] += x * weights
+    out = 255 * out[:, : 2 * height, : 2 * width]
+    if decode == "mean":
+        return rounded(out, model, picture)
+    return out.round().clamp(0, 255).byte()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("decode", ["sample", "mean"])
+def test_strips_are_the_whole_to_the_bit(make: MakeModel, decode: Any, exact: bool) -> None:
+    picture = smooth(60, 38)  # rows of tiles of which three overlap
+    enlarger = Enlarger(make(**EXACT) if exact else make(), decode, 1.0, seed=3, tile=32)
+    together = [MemoryCanvas.blank((3, 120, 76)) for _ in range(2)]
+    enlarger.enlarge(MemoryCanvas(picture), together, first=4)
+    for sample, answer in enumerate(together, 4):
+        assert torch.equal(answer.levels, whole_in_floats(enlarger, picture, sample))
+    assert torch.equal(enlarger(picture, sample=5), together[1].levels)  # by itself
+
+
+def test_what_sees_y_alone_is_computed_once_a_tile(make: MakeModel) -> None:
+    model = make()
+    calls = dict.fromkeys(("q_u", "from_y", "from_u", "joint"), 0)
+
+    def counting(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            calls[name] += 1
+
+        return hook
+
+    networks = {"q_u": model.guide.q_u.encoder, "from_y": model.model.p_z.from_y}
+    networks |= {"from_u": model.model.p_z.from_u, "joint": model.model.p_x.joint}
+    for name, network in networks.items():
+        network.register_forward_hook(counting(name))
+    enlarger = Enlarger(model, "sample", 1.0, tile=32)
+    picture, tiles = MemoryCanvas(smooth(50, 30)), 2
+    enlarger.network_bytes  # noqa: B018 (measured by calls of its own)
+    calls.update(dict.fromkeys(calls, 0))
+    enlarger.enlarge(picture, [MemoryCanvas.blank((3, 100, 60)) for _ in range(3)])
+    assert calls == {"q_u": tiles, "from_y": tiles, "from_u": 3 * tiles, "joint": 3 * tiles}
+
+
+def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
+    picture = smooth(50, 30)
+    enlarger = Enlarger(make(), "sample", 1.0)
+    enlarger.__dict__["network_bytes"] = 500.0  # of such networks the strips take the most
+    need = enlarger.need(52, 32, 32, samples=2)
+    assert need < enlarger.need(52, 32, 32, samples=3)
+    less = replace(enlarger, memory_gb=need / 1e9 * (1 + 1e-9), tile=32)
+    less.__dict__["network_bytes"] = enlarger.network_bytes
+    groups: list[int] = []
+    once = less._at_once
+
+    def told(*given: Any) -> int:
+        groups.append(once(*given))
+        return groups[-1]
+
+    less._at_once = told  # type: ignore[method-assign]
+    few = [MemoryCanvas.blank((3, 100, 60)) for _ in range(3)]
+    less.enlarge(MemoryCanvas(picture), few)
+    assert groups == [2]
+    for sample, answer in enumerate(few):
+        assert torch.equal(answer.levels, less(picture, sample=sample))
+
+
+def test_samples_four_times_as_large_are_each_its_own(make: MakeModel) -> None:
+    model, picture = make(**EXACT), extremes(9, 10)
+    enlarger = Enlarger(model, "sample", 1.0)
+    with Scratch(Path()) as scratch:
+        larger = [scratch.canvas((3, 36, 40)) for _ in range(3)]
+        enlarger.enlarge(MemoryCanvas(picture), larger, 2, scratch=scratch.canvas)
+        for sample, answer in enumerate(larger):
+            x = answer.rows(0, 36)
+            assert torch.equal(x, enlarger(picture, 2, sample))
+            assert torch.equal(downscaled(model, x), enlarger(picture, 1, sample))
+            assert lr_psnr(model, answer, MemoryCanvas(picture), 2) == 100
+
+
+def test_no_answer_is_ever_whole_in_floats(make: MakeModel, tmp_path: Path) -> None:
+    enlarger = Enlarger(make(), "sample", 1.0, tile=32)
+
+    def peak(height: int) -> int:
+        picture = MemoryCanvas(smooth(height, 32))
+        with Scratch(tmp_path) as scratch:
+            larger = [scratch.canvas((3, 2 * height, 64)) for _ in range(3)]
+            return peak_bytes(lambda: enlarger.enlarge(picture, larger))
+
+    enlarger.network_bytes  # noqa: B018
+    values = 3 * 2 * (304 - 104) * 2 * 32
+    # Of three answers: each value of each would be 12 bytes in floats, or 3 in levels.
+    assert peak(304) - peak(104) < 2 * values
+
+
+def test_canvases_share_a_file(tmp_path: Path) -> None:
+    pictures = [smooth(7, 5), smooth(7, 9), smooth(12, 4, 1)]
+    with Scratch(tmp_path) as scratch:
+        canvases = [scratch.canvas(picture.shape) for picture in pictures]
+        for start in range(0, 12, 3):
+            for drawn, picture in zip(canvases, pictures, strict=True):
+                drawn.append(picture[:, start : start + 3])
+        for drawn, picture in zip(canvases, pictures, strict=True):
+            assert torch.equal(drawn.rows(0, picture.shape[1]), picture)
+            assert torch.equal(drawn.rows(2, 5), picture[:, 2:5])
+        blank = scratch.canvas((3, 4, 5))
+        with pytest.raises(ValueError, match="not there"):
+            blank.rows(0, 1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("d", "passes"), [("downscale2", 2), ("downscale4", 1), ("average2", 2)])
+def test_agreement_by_rows_is_that_of_the_whole(
+    make: MakeModel, monkeypatch: pytest.MonkeyPatch, d: str, passes: int
+) -> None:
+    model = make(d=d)
+    factor = model.guide.d.factor**passes
+    x, y = smooth(13 * factor, 6 * factor), smooth(13, 6, seed=1)
+    expected = downscaled(model, x, passes)
+    for start, stop in ((0, 13), (0, 1), (3, 5), (12, 13)):
+        rows = downscaled_rows(model, MemoryCanvas(x), start, stop, passes)
+        assert torch.equal(rows, expected[:, start:stop])
+    monkeypatch.setattr(canvas, "BAND", 40)
+    assert len(list(bands(y.shape))) > 1
+    found = lr_psnr(model, MemoryCanvas(x), MemoryCanvas(y), passes)
+    assert found == psnr(expected, y).item()
+
+
+def test_bands_do_not_show_in_files(
+    make: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_pretrained(make(), tmp_path / "run")
+    image = image_of(smooth(21, 16))
+    image.putalpha(image_of(smooth(21, 16, 1)))
+    image.save(tmp_path / "a.png")
+    for out, band in (("one", 1 << 21), ("many", 1)):
+        monkeypatch.setattr(canvas, "BAND", band)
+        settings: dict[str, Any] = {"factor": 4, "samples": 3, "tile": 32}
+        assert upscale(tmp_path / "run", tmp_path / "a.png", out=tmp_path / out, **settings) == 0
+    files = sorted((tmp_path / "one").iterdir())
+    assert len(files) == 5
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "many" / file.name).read_bytes(), file.name
