@@ -1,4 +1,4 @@
-"""In how many generated pictures d(x) is y: ``python benchmarks/agreement.py RUN --count 10000``.
+"""In how many generated images d(x) is y: ``python benchmarks/consistency.py RUN --count 10000``.
 
 With the likelihood ``groups`` in all, sampled or by mode, at any temperature.
 """
@@ -17,7 +17,7 @@ from srvae_pyro.system.device import choose_device, start
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", help="a run of the srVAE")
-    parser.add_argument("--count", type=int, default=10_000, help="pictures, each way")
+    parser.add_argument("--count", type=int, default=10_000, help="images, each way")
     parser.add_argument("--threads", type=int, help="CPU threads")
     arguments = parser.parse_args()
     device = choose_device()
@@ -25,18 +25,18 @@ def main() -> None:
     model = load(find_run(arguments.run), device)
     assert isinstance(model, SRVAE), "the VAE has no y"
     for decode, temperature in (("sample", 1.0), ("mode", 1.0), ("sample", 2.0)):
-        agreeing = values = 0
+        project_to_consistent = values = 0
         for first in range(0, arguments.count, 500):
             count = min(500, arguments.count - first)
             sites = model.generate(
                 count, first=first, seed=0, decode=decode, image_temperature=temperature
             )
             same = model.guide.d(sites["x"]) == sites["y"]
-            agreeing += int(same.flatten(1).all(dim=1).sum())
+            project_to_consistent += int(same.flatten(1).all(dim=1).sum())
             values += int((~same).sum())
         print(
             f"{decode}, image temperature {temperature:g}: d(x) = y in every value of "
-            f"{agreeing:,} of {arguments.count:,} pictures, {values:,} values differ"
+            f"{project_to_consistent:,} of {arguments.count:,} images, {values:,} values differ"
         )
 
 

@@ -1,16 +1,16 @@
-"""How far generated pictures are from real ones, in the features of a small classifier.
+"""How far generated images are from real ones, in the features of a small classifier.
 
 ::
 
     python benchmarks/classifier_distance.py --data ~/cifar10 final-srvae final-vae
 
-The classifier, a residual network of 1.2 M parameters, is trained here on the pictures of
+The classifier, a residual network of 1.2 M parameters, is trained here on the images of
 ``--data``/train with their folders as labels, once; it is kept in ``--classifier`` with its
-accuracy on the test pictures. Its 256 features before the last layer, averaged over the picture,
+accuracy on the test images. Its 256 features before the last layer, averaged over the image,
 take the place of Inception's in the Fréchet distance (Heusel et al. 2017, arXiv:1706.08500). **The
 numbers are not FID, and cannot be compared with anything but each other.** Beside the models stand
-distances between sets of known likeness: training and test pictures, test pictures with noise,
-halved and enlarged, and with their blocks shuffled.
+distances between sets of known likeness: training and test images, test images with noise,
+halved and upscaled, and with their blocks shuffled.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """uint8 pictures (B, 3, H, W) to the logits of their classes."""
+    """uint8 images (B, 3, H, W) to the logits of their classes."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Classifier(nn.Module):
 
 
 def labelled(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
-    """Pictures, uint8 (N, 3, H, W), their classes' numbers, and the classes' names."""
+    """Images, uint8 (N, 3, H, W), their classes' numbers, and the classes' names."""
     files = ImageFolder(str(folder))
     pairs = [(np.asarray(image), label) for image, label in tqdm(files, desc=folder.name)]
     images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
@@ -139,7 +139,7 @@ def classifier(options: argparse.Namespace, images: Tensor, labels: Tensor) -> C
 
 
 def yardsticks(test: Tensor) -> dict[str, Tensor]:
-    """Test pictures made worse in ways whose order everybody sees."""
+    """Test images made worse in ways whose order everybody sees."""
     generator = torch.Generator().manual_seed(0)
     values = test.float()
     small = F.interpolate(values, scale_factor=0.5, mode="bilinear", antialias=True)
@@ -147,13 +147,13 @@ def yardsticks(test: Tensor) -> dict[str, Tensor]:
     return {
         "test, noise of 5 levels": values + 5 * noise,
         "test, noise of 25 levels": values + 25 * noise,
-        "test, halved and enlarged": F.interpolate(small, scale_factor=2, mode="bicubic"),
+        "test, halved and upscaled": F.interpolate(small, scale_factor=2, mode="bicubic"),
         "test, shuffled in 8x8 blocks": blocks_shuffled(values, 8, generator),
     }
 
 
 def blocks_shuffled(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Each picture's blocks in an order of its own."""
+    """Each image's blocks in an order of its own."""
     size = images.shape[-2:]
     blocks = F.unfold(images, side, stride=side)
     orders = torch.rand(len(images), blocks.shape[-1], generator=generator).argsort(-1)
@@ -167,10 +167,10 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", help="as evaluate has them")
     parser.add_argument("--data", required=True, type=Path, help="a folder with train/ and test/")
-    parser.add_argument("--samples", type=int, default=5000, help="generated pictures of a run")
+    parser.add_argument("--samples", type=int, default=5000, help="generated images of a run")
     parser.add_argument("--epochs", type=int, default=8, help="of the classifier's training")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of the generated images")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0], help="of latents")
     parser.add_argument(
         "--classifier", type=Path, default=Path("runs/classifier/model.safetensors")
@@ -182,7 +182,7 @@ def main() -> None:
     begun = time.time()
     network = classifier(options, images, labels)
     right = over(test, network).argmax(-1) == wanted
-    print(f"classifier: {100 * right.float().mean():.1f} % of {len(test):,} test pictures right")
+    print(f"classifier: {100 * right.float().mean():.1f} % of {len(test):,} test images right")
     print(f"({time.time() - begun:.0f} s to train, or load, and test)", flush=True)
     real = {"test": test, "train": images}
     statistics = {
@@ -190,8 +190,8 @@ def main() -> None:
     }
     rows: dict[str, dict[str, float]] = {}
 
-    def report(name: str, pictures: Tensor) -> None:
-        own = fid_features_to_statistics(over(pictures, network.features))
+    def report(name: str, generated: Tensor) -> None:
+        own = fid_features_to_statistics(over(generated, network.features))
         rows[name] = {
             split: fid_statistics_to_metric(own, other, verbose=False)[KEY_METRIC_FID]
             for split, other in statistics.items()
@@ -199,10 +199,10 @@ def main() -> None:
         print(f"| {name} | {rows[name]['test']:.2f} | {rows[name]['train']:.2f} |", flush=True)
 
     print("| Fréchet distance, classifier's features | to test | to train |\n|---|---|---|")
-    report(f"{len(test):,} training pictures", evenly_spaced(images, len(test)))
-    report(f"{len(test):,} test pictures", test)
-    for name, pictures in yardsticks(test).items():
-        report(name, pictures.clamp(0, 255).round())
+    report(f"{len(test):,} training images", evenly_spaced(images, len(test)))
+    report(f"{len(test):,} test images", test)
+    for name, images in yardsticks(test).items():
+        report(name, images.clamp(0, 255).round())
     for run in options.runs:
         model = srvae_pyro.load(run)
         for temperature in options.temperatures:

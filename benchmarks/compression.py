@@ -1,9 +1,9 @@
 """What arithmetic costs in compression: ``python benchmarks/compression.py RUN --data DIR``.
 
-Test pictures are written and read back in three ways: in float64 that has the same bits on every
+Test images are written and read back in three ways: in float64 that has the same bits on every
 machine, as ``compress`` does; in float64 as PyTorch's libraries compute it here; and in their
 float32 (``--arithmetic fp32``). For each its bytes, those to start with and those in all but these,
-the processor's seconds a picture to write and to read in one thread, and whether a process with
+the processor's seconds an image to write and to read in one thread, and whether a process with
 older instructions (SSE4.2, without fused multiplications) writes the same bytes. ``python -m
 srvae_pyro.evaluate RUN --compress N`` compares the code with the ELBO and with other codecs.
 """
@@ -45,24 +45,24 @@ def codec_of(model: ImageModel, way: str) -> Codec:
     return codec
 
 
-def measured(model: ImageModel, pictures: Tensor, way: str, read: bool) -> dict[str, object]:
+def measured(model: ImageModel, images: Tensor, way: str, read: bool) -> dict[str, object]:
     """Bytes, seconds, and a hash of what was written."""
     codec = codec_of(model, way)
     began = time.process_time()
-    chains = codec.encode(list(pictures))
+    chains = codec.encode(list(images))
     written = time.process_time()
     words = [chain.words for chain in chains]
     found: dict[str, object] = {
         "bytes": sum(chain.bytes for chain in chains),
         "start": sum(chain.start_bytes for chain in chains),
-        "write": (written - began) / len(pictures),
+        "write": (written - began) / len(images),
         "digest": hashlib.sha256(b"".join(part.tobytes() for part in words)).hexdigest(),
     }
     if read:
-        sizes = [(pictures.shape[-2], pictures.shape[-1])] * len(pictures)
+        sizes = [(images.shape[-2], images.shape[-1])] * len(images)
         again = codec.decode(words, sizes)
-        found["read"] = (time.process_time() - written) / len(pictures)
-        assert torch.equal(torch.stack(again), pictures), "not what was written"
+        found["read"] = (time.process_time() - written) / len(images)
+        assert torch.equal(torch.stack(again), images), "not what was written"
     return found
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     )
     parser.add_argument("run")
     parser.add_argument("--data", default=None, help="default: what the run was trained on")
-    parser.add_argument("--limit", type=int, default=20, help="test pictures")
+    parser.add_argument("--limit", type=int, default=20, help="test images")
     parser.add_argument("--write-only", action="store_true", help="print JSON, for itself")
     options = parser.parse_args()
     tune_allocator()
@@ -80,15 +80,15 @@ def main() -> None:
     folder = find_run(options.run)
     model = load(folder)
     test = load_for(read_config(folder), options.data, Path("data")).test
-    pictures = evenly_spaced(test, options.limit)
-    found = {way: measured(model, pictures, way, not options.write_only) for way in WAYS}
+    images = evenly_spaced(test, options.limit)
+    found = {way: measured(model, images, way, not options.write_only) for way in WAYS}
     if options.write_only:
         print(json.dumps(found))
         return
     words = [sys.executable, *sys.argv, "--write-only"]
     older = subprocess.run(words, env={**os.environ, **OLDER}, capture_output=True, check=True)
     others = json.loads(older.stdout.splitlines()[-1])
-    print(f"{folder}, {len(pictures)} pictures of {pictures.shape[-2]}x{pictures.shape[-1]}")
+    print(f"{folder}, {len(images)} images of {images.shape[-2]}x{images.shape[-1]}")
     print("| arithmetic | bytes | without the start | s to write | to read | older instructions |")
     print("|---|---|---|---|---|---|")
     for way, values in found.items():

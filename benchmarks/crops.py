@@ -1,7 +1,7 @@
 """Images/s of loading crops, and of training on them: ``python benchmarks/crops.py --data DIR``.
 
 Images a second of one core's time, so that other work on the machine counts little: from memory,
-and streamed without processes that read ahead, where each picture is decoded once an epoch; then
+and streamed without processes that read ahead, where each image is decoded once an epoch; then
 of steps of training on crops of that size. The median of ``--repeats`` epochs, or steps.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from srvae_pyro.config import Preset, RunConfig
-from srvae_pyro.data import PictureOptions, load_data
+from srvae_pyro.data import ImageOptions, load_data
 from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.system.device import start
@@ -28,16 +28,16 @@ CPU = torch.device("cpu")
 def loading(data: str, crops: int, batch: int, repeats: int, stream: bool) -> tuple[float, float]:
     """Seconds until a data set is there, of all cores together, and images/s of its epochs."""
     begin = time.process_time()
-    pictures = load_data(data, Path("data"), PictureOptions(crops=crops, stream=stream)).train
+    images = load_data(data, Path("data"), ImageOptions(crops=crops, stream=stream)).train
     seconds = time.process_time() - begin
-    batches = Batches(pictures, batch, CPU, seed=0)
+    batches = Batches(images, batch, CPU, seed=0)
     speeds = []
     for epoch in range(repeats):
-        if isinstance(pictures, StreamedCrops):
-            pictures.forget()
+        if isinstance(images, StreamedCrops):
+            images.forget()
         begin = time.process_time()
-        images = sum(len(images) for images in batches.epoch(epoch))
-        speeds.append(images / (time.process_time() - begin))
+        count = sum(len(batch) for batch in batches.epoch(epoch))
+        speeds.append(count / (time.process_time() - begin))
     return seconds, statistics.median(speeds)
 
 
@@ -63,7 +63,7 @@ def training(name: Preset, crops: int, batch: int, repeats: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="a folder of pictures")
+    parser.add_argument("--data", required=True, help="a folder of images")
     parser.add_argument("--crops", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--data", default=None, help="default: what the run was trained on")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--limit", type=int, default=200, help="test pictures")
+    parser.add_argument("--limit", type=int, default=200, help="test images")
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 10, 100, 500])
     parser.add_argument("--estimators", nargs="+", default=["paired", "product"])
     parser.add_argument("--precisions", nargs="+", default=["fp32"])
@@ -38,7 +38,7 @@ def main() -> None:
     data = load_for(read_config(folder), arguments.data, arguments.data_root)
     test, photographs = data.test, data.photographs.get("test")
     indices = evenly_spaced_indices(len(test), arguments.limit)
-    print(f"{folder}, {len(indices)} test pictures, bits/dim ± standard error over the pictures")
+    print(f"{folder}, {len(indices)} test images, bits/dim ± standard error over the images")
     print(
         f"{'S':>5} {'estimator':10}{'precision':10}{'nll':>16}{'ELBO':>9}{'ESS':>8}{'k':>7}{'s':>8}"
     )

@@ -4,7 +4,7 @@ The processor time and memory of generation, likelihood and super-resolution as 
 or the number of samples doubles, and the slopes of a straight line through their logarithms: 1 is
 in proportion. Times are the least of some repeats, in seconds of all threads; memory is that of the
 tensors at their most, in megabytes (1e6 bytes), without what libraries use inside. Then what each
-level takes of a batch of generated pictures.
+level takes of a batch of generated images.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import srvae_pyro
 from srvae_pyro import SRVAE
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.device import peak_bytes, tune_allocator
-from srvae_pyro.upscaling.enlarger import Enlarger
+from srvae_pyro.upscaling.upscaler import Upscaler
 
-LEVELS_OF = 64  # pictures
+LEVELS_OF = 64  # images
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> float:
@@ -56,29 +56,29 @@ def cases(model: SRVAE, largest: int) -> dict[str, tuple[list[int], Callable[[in
     whole = [side, 2 * side, 4 * side]
     counts = [n for n in (8, 16, 32, 64, 128) if n <= largest]
 
-    def enlarge(side: int, samples: int = 1, tile: int = 0) -> None:
-        enlarger = Enlarger(model, decode="sample", temperature=1.0, tile=tile, memory_gb=1e3)
+    def upscale(side: int, samples: int = 1, tile: int = 0) -> None:
+        upscaler = Upscaler(model, decode="sample", temperature=1.0, tile=tile, memory_gb=1e3)
         for sample in range(samples):
-            enlarger(random_y(model, side, side), sample=sample)
+            upscaler(random_y(model, side, side), sample=sample)
 
     return {
-        "generate, pictures": (counts, lambda n: model.generate(n, seed=0)),
-        "likelihood of 1 picture, samples": (
+        "generate, images": (counts, lambda n: model.generate(n, seed=0)),
+        "likelihood of 1 image, samples": (
             [8 * n for n in counts],
             lambda n: model.log_likelihood(x[:1], samples=n, seed=0),
         ),
-        "likelihood by 200 samples, pictures": (
+        "likelihood by 200 samples, images": (
             [1, 2, 4],
             lambda n: model.log_likelihood(x[:n], samples=200, seed=0),
         ),
-        "enlarge whole, pixels a side": (whole, enlarge),
-        "enlarge in tiles, pixels a side": (whole, lambda n: enlarge(n, tile=side)),
-        "enlarge, samples": ([1, 2, 4], lambda n: enlarge(whole[1], samples=n)),
+        "upscale whole, pixels a side": (whole, upscale),
+        "upscale in tiles, pixels a side": (whole, lambda n: upscale(n, tile=side)),
+        "upscale, samples": ([1, 2, 4], lambda n: upscale(whole[1], samples=n)),
     }
 
 
 def levels(model: SRVAE, repeats: int) -> None:
-    """Print what each level takes of a batch of pictures."""
+    """Print what each level takes of a batch of images."""
     net, drawn = model.model, model.generate(LEVELS_OF, seed=0)
     draws: dict[str, Callable[[], Any]] = {
         "u": lambda: net.p_u().sample((LEVELS_OF,)),
@@ -87,7 +87,7 @@ def levels(model: SRVAE, repeats: int) -> None:
         "x": lambda: net.p_x(drawn["y"], drawn["z"]).sample(),
     }
     times = {name: seconds(run, repeats) for name, run in draws.items()}
-    print(f"\n| {LEVELS_OF} pictures | " + " | ".join(times) + " |")
+    print(f"\n| {LEVELS_OF} images | " + " | ".join(times) + " |")
     print("|---" * (len(times) + 1) + "|")
     print("| ms | " + " | ".join(f"{1e3 * value:.0f}" for value in times.values()) + " |")
 

@@ -25,7 +25,7 @@ def train(folder: Path, precision: str, steps: int, pipe: Connection | None) -> 
     import torch
 
     from srvae_pyro.config import Dense, ModelConfig, RunConfig, TrainingConfig
-    from srvae_pyro.data import DataSplits, MemoryPictures
+    from srvae_pyro.data import DataSplits, MemoryImages
     from srvae_pyro.training.checkpoint import LAST
     from srvae_pyro.training.loop import Trainer
 
@@ -43,7 +43,7 @@ def train(folder: Path, precision: str, steps: int, pipe: Connection | None) -> 
     config = RunConfig("tiny", ModelConfig(**small), training=training)
     images = torch.randint(0, 256, (50, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
-    data = DataSplits("noise", MemoryPictures(images[:42]), images[42:46], images[46:])
+    data = DataSplits("noise", MemoryImages(images[:42]), images[42:46], images[46:])
     trainer = Trainer(config, data, folder, quiet=True, save_minutes=0)
     save = trainer.recovery.save
 
@@ -145,10 +145,10 @@ def main() -> int:
                 process.start()
                 process.join()
             folder = place / f"run{runs}"
-            sent, well = kill_and_resume(
+            to_device, well = kill_and_resume(
                 context, folder, precision, arguments.steps, arguments.kills - kills
             )
-            kills, survived, runs = kills + sent, survived + well, runs + 1
+            kills, survived, runs = kills + to_device, survived + well, runs + 1
             exact += same(folder, place / precision)
     print(f"{survived} of {kills} kills survived, {exact} of {runs} runs equal to the bit")
     return int(survived < kills or exact < runs)

@@ -1,7 +1,7 @@
-"""Memory and time of enlarging a large photograph: ``python benchmarks/large_photograph.py``.
+"""Memory and time of upscaling a large photograph: ``python benchmarks/large_photograph.py``.
 
 By the command ``upscale`` and an untrained model of a preset, or by a run. The photograph is
-scikit-image's picture of the astronaut Eileen Collins (NASA, in the public domain), stretched to
+scikit-image's image of the astronaut Eileen Collins (NASA, in the public domain), stretched to
 the size. Prints the most memory that the command's process had at once (its peak resident set),
 how long it took, and what it said.
 """
@@ -31,8 +31,8 @@ def untrained(name: str, folder: Path) -> None:
     """The folder of a srVAE of a preset, initialised on crops of the photograph."""
     model = make_model(preset(name)[0])  # type: ignore[arg-type]
     side = model.config.image_shape[-1]
-    picture = torch.from_numpy(data.astronaut()).permute(2, 0, 1)
-    crops = picture.unfold(1, side, side).unfold(2, side, side).flatten(1, 2).transpose(0, 1)
+    image = torch.from_numpy(data.astronaut()).permute(2, 0, 1)
+    crops = image.unfold(1, side, side).unfold(2, side, side).flatten(1, 2).transpose(0, 1)
     model.initialize(to_unit(crops[::4]))
     save_pretrained(model, folder)
 

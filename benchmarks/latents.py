@@ -1,8 +1,8 @@
 """What u and z say: ``python benchmarks/latents.py RUN --data DIR``.
 
-Test pictures a, with u ~ q(u|d(a)) and y the likeliest of p(y|u), are decoded with z of their own,
-with z drawn from p(z|y,u), and with z of another picture b, pixels the likeliest each time. PSNR in
-dB, the mean over the pictures: of x against a; of d(x) against y, which the decoder saw; and of x
+Test images a, with u ~ q(u|d(a)) and y the likeliest of p(y|u), are decoded with z of their own,
+with z drawn from p(z|y,u), and with z of another image b, pixels the likeliest each time. PSNR in
+dB, the mean over the images: of x against a; of d(x) against y, which the decoder saw; and of x
 against b. If z carried nothing, the three rows would be alike; if it carried the structure, the
 last row's x would be like b and its d(x) unlike y. Then the same from y = d(a) itself: what z says
 beside y.
@@ -26,8 +26,8 @@ from srvae_pyro.models.base import images_plate
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.system.device import tune_allocator
-from srvae_pyro.upscaling.enlarger import downscaled
 from srvae_pyro.upscaling.quality import psnr
+from srvae_pyro.upscaling.upscaler import downscaled
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     )
     parser.add_argument("run")
     parser.add_argument("--data", default=None, help="default: what the run was trained on")
-    parser.add_argument("--limit", type=int, default=500, help="test pictures")
+    parser.add_argument("--limit", type=int, default=500, help="test images")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tune_allocator()
@@ -46,7 +46,7 @@ def main() -> None:
     if not isinstance(model, SRVAE):
         parser.error(f"{folder} has no u: it is a VAE")
     test = load_for(read_config(folder), options.data, Path("data")).test
-    # A folder's pictures are in the order of their classes: b is of another one.
+    # A folder's images are in the order of their classes: b is of another one.
     levels = evenly_spaced(test, options.limit)
     half = len(levels) // 2
     a = to_unit(levels)
@@ -63,13 +63,13 @@ def main() -> None:
             y = pyro.sample("y", dist.Delta(model.guide.d(a), event_dim=3))
             pyro.sample("x", model.model.p_x(y, pyro.sample("z", model.guide.q_z(b))))
 
-    answers = model.super_resolve(model.guide.d(a), **how)
+    outputs = model.super_resolve(model.guide.d(a), **how)
     rows_of_y = {
         "z of a": model.reconstruct(a, **how),
-        "z drawn given y and u": {site: value[0] for site, value in answers.items()},
+        "z drawn given y and u": {site: value[0] for site, value in outputs.items()},
         "z of b": model.draw(with_detail, a, b, **how),
     }
-    print(f"{folder}, {len(a)} test pictures")
+    print(f"{folder}, {len(a)} test images")
     for start, table in (("u", rows), ("y", rows_of_y)):
         print(f"\n| x from {start} of a and | x, a | d(x), y | x, b |\n|---|---|---|---|")
         for name, sites in table.items():

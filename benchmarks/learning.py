@@ -1,7 +1,7 @@
 """Bits/dim against minutes: ``python benchmarks/learning.py --data DIR``.
 
 What a user feels: how long training takes to be so good. Models of about the size of the preset
-``small`` learn from the same pictures from the same seed, on one core each: srVAE and VAE as they
+``small`` learn from the same images from the same seed, on one core each: srVAE and VAE as they
 are published, trained plainly (float32, no schedules, the published initialisation and learning
 rate) and by our way to train; and the preset ``small`` as it is. A run that is there already is not
 trained again, and one that was interrupted goes on, so the command can be stopped and repeated;
@@ -9,7 +9,7 @@ trained again, and one that was interrupted goes on, so the command can be stopp
 each run took to reach some bits/dim, and draws the curves to ``--out``.
 
 The bits/dim are those of the training batches by the weights of the time, averaged over 100
-updates, so that no time goes into measuring; pictures are seen for the first time in the first
+updates, so that no time goes into measuring; images are seen for the first time in the first
 epoch. Validation at the end of each epoch is part of the time. While a KL term has a weight below
 1 the bits/dim are higher than they need be.
 """
@@ -78,9 +78,9 @@ def reached(points: Curve, goal: float) -> str:
 
 
 def figure(curves: dict[str, Curve]) -> Image.Image:
-    """The curves in one picture."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=13)
+    """The curves in one image."""
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=13)
     longest = max(points[-1][0] for points in curves.values())
     wide, high = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
 
@@ -103,7 +103,7 @@ def figure(curves: dict[str, Curve]) -> Image.Image:
         pen.text(at, name, COLOURS[number], font, anchor="rm")
     pen.text((WIDTH / 2, HEIGHT - 14), "minutes of one core", "black", font, anchor="mm")
     pen.text((MARGIN, 18), "bits/dim of training batches", "black", font, anchor="lm")
-    return picture
+    return image
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """The importance-sampled likelihood against running the whole model for each sample.
 
-``python benchmarks/likelihood.py --help``. Both score the same pictures of noise, with a model that
+``python benchmarks/likelihood.py --help``. Both score the same images of noise, with a model that
 is initialised but not trained: the time does not depend on the weights.
 """
 

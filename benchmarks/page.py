@@ -1,13 +1,13 @@
-"""Time from drop to answer in the browser, and ten visitors at once: ``python benchmarks/page.py``.
+"""Time from drop to output in the browser, and ten visitors at once: ``python benchmarks/page.py``.
 
 Serves the page of a run, in this process, and drives it by Debian's Chromium and Playwright
 (``apt-get install -y chromium``, ``pip install playwright``). The photograph is scikit-image's
-picture of the astronaut Eileen Collins (NASA, in the public domain), 512x512. Prints
+image of the astronaut Eileen Collins (NASA, in the public domain), 512x512. Prints
 
-- the seconds from the drop until the answer, 1024x1024, is seen beside bicubic, of which
+- the seconds from the drop until the output, 1024x1024, is seen beside bicubic, of which
   the first includes what is done once, and the bytes of it against those of the command upscale;
-- how long each of ten visitors waits who drop a picture of 64x64 at the same time and ask for new
-  pictures too, and whether each has got what the commands write.
+- how long each of ten visitors waits who drop an image of 64x64 at the same time and ask for new
+  images too, and whether each has got what the commands write.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def opened(address: str, chromium: str) -> Iterator[Any]:
 
 
 def drop(page: Any, path: Path) -> None:
-    """Drop a photograph and wait until its answer is seen."""
+    """Drop a photograph and wait until its output is seen."""
     page.locator("#photograph input[type=file]").set_input_files(str(path))
     page.wait_for_function(
         "() => [...document.querySelectorAll('#beside img')]"
@@ -75,7 +75,7 @@ def drop(page: Any, path: Path) -> None:
 
 
 def screenshot(address: str, folder: Path, chromium: str, out: Path) -> None:
-    """A picture of the first tab with its answers."""
+    """An image of the first tab with its outputs."""
     face = Image.fromarray(data.astronaut()).crop((128, 16, 320, 208))
     face.resize((96, 96), Image.Resampling.BOX).save(folder / "face.png")
     with opened(address, chromium) as page:
@@ -96,13 +96,13 @@ def screenshot(address: str, folder: Path, chromium: str, out: Path) -> None:
 
 
 def from_drop_to_answer(address: str, path: Path, times: int, chromium: str) -> bytes:
-    """Print how long each answer takes to be seen; the last answer's file."""
+    """Print how long each output takes to be seen; the last output's file."""
     for number in range(times):
         with opened(address, chromium) as page:
             began = time.monotonic()
             drop(page, path)
-            print(f"answer {number + 1}: {time.monotonic() - began:.1f} s from drop to sight")
-            link = page.locator("#answer-files a[download]").first
+            print(f"output {number + 1}: {time.monotonic() - began:.1f} s from drop to sight")
+            link = page.locator("#output-files a[download]").first
             with page.expect_download() as download:
                 link.click()
             content = Path(download.value.path()).read_bytes()
@@ -111,12 +111,12 @@ def from_drop_to_answer(address: str, path: Path, times: int, chromium: str) -> 
 
 def at_once(address: str, run: Path, folder: Path) -> None:
     """Print how long visitors at once wait, and how many have got what is theirs."""
-    picture = Image.fromarray(data.astronaut())
+    image = Image.fromarray(data.astronaut())
     paths = []
     for number in range(VISITORS):
         paths.append(folder / f"{number}.png")
         corner = 40 * number
-        picture.crop((corner, corner, corner + 64, corner + 64)).save(paths[-1])
+        image.crop((corner, corner, corner + 64, corner + 64)).save(paths[-1])
     ready = threading.Barrier(VISITORS)
 
     def visit(number: int) -> tuple[bytes, list[bytes], float]:
@@ -130,18 +130,18 @@ def at_once(address: str, run: Path, folder: Path) -> None:
         ready.wait()
         began = time.monotonic()
         new = client.submit(2, number, "sample", 1.0, 1.0, 1.0, api_name="/generate")
-        _, _, (file,) = client.predict(handle_file(paths[number]), *how, api_name="/enlarge")
-        pictures = [Path(shown["image"]).read_bytes() for shown in new.result()[0]]
-        return Path(file).read_bytes(), pictures, time.monotonic() - began
+        _, _, (file,) = client.predict(handle_file(paths[number]), *how, api_name="/upscale")
+        images = [Path(shown["image"]).read_bytes() for shown in new.result()[0]]
+        return Path(file).read_bytes(), images, time.monotonic() - began
 
     with ThreadPoolExecutor(VISITORS) as threads:
         got = list(threads.map(visit, range(VISITORS)))
     right = 0
-    for number, (answer, pictures, _) in enumerate(got):
+    for number, (output, images, _) in enumerate(got):
         out = folder / f"out-{number}"
         generate(GenerateArguments(str(run), 2, seed=number, out=out / "new"))
-        new = [path.read_bytes() for path in sorted((out / "new" / "pictures").iterdir())]
-        right += answer == upscaled(run, paths[number], out / "answer") and pictures == new
+        new = [path.read_bytes() for path in sorted((out / "new" / "images").iterdir())]
+        right += output == upscaled(run, paths[number], out / "output") and images == new
     waits = sorted(seconds for _, _, seconds in got)
     print(f"{VISITORS} visitors at once: {waits[0]:.1f} to {waits[-1]:.1f} s; {right} got theirs")
 
@@ -165,10 +165,10 @@ def main() -> None:
             if options.screenshot:
                 screenshot(address, folder, options.chromium, options.screenshot)
                 return
-            answer = from_drop_to_answer(
+            output = from_drop_to_answer(
                 address, folder / "astronaut.png", options.times, options.chromium
             )
-            same = answer == upscaled(run, folder / "astronaut.png", folder / "out")
+            same = output == upscaled(run, folder / "astronaut.png", folder / "out")
             print(f"the download is {'' if same else 'NOT '}what upscale writes")
             at_once(address, run, folder)
 

@@ -1,9 +1,9 @@
-"""A photograph made small and enlarged again: ``python benchmarks/photograph.py RUN``.
+"""A photograph made small and upscaled again: ``python benchmarks/photograph.py RUN``.
 
-The command ``upscale``, run on scikit-image's picture of the astronaut Eileen Collins (NASA, in the
+The command ``upscale``, run on scikit-image's image of the astronaut Eileen Collins (NASA, in the
 public domain), 256x256 made 128x128 as the model makes y. To ``docs/figures/photograph.png``, from
-left to right and top to bottom: the question, its pixels doubled; bicubic enlargement; the
-one answer that is given by default; a sampled one; where eight samples differ; the photograph.
+left to right and top to bottom: the input, its pixels doubled; bicubic upscaled image; the
+one output that is given by default; a sampled one; where eight samples differ; the photograph.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def main() -> None:
     photograph = Image.fromarray(data.astronaut()).crop((128, 0, 128 + SIZE, SIZE))
     levels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None]
     y = to_levels(srvae_pyro.load(options.run).guide.d(to_unit(levels)))
-    question = Image.fromarray(y[0].permute(1, 2, 0).to(torch.uint8).numpy())
+    lr = Image.fromarray(y[0].permute(1, 2, 0).to(torch.uint8).numpy())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        question.save(folder / "y.png")
+        lr.save(folder / "y.png")
         command = [sys.executable, "-m", "srvae_pyro.upscale", options.run, str(folder / "y.png")]
         subprocess.run([*command, "--out", str(folder / "one")], check=True)
         subprocess.run([*command, "--out", str(folder / "many"), "--samples", "8"], check=True)
         panels = [
-            question.resize((SIZE, SIZE), Image.Resampling.NEAREST),
-            question.resize((SIZE, SIZE), Image.Resampling.BICUBIC),
+            lr.resize((SIZE, SIZE), Image.Resampling.NEAREST),
+            lr.resize((SIZE, SIZE), Image.Resampling.BICUBIC),
             Image.open(folder / "one" / "y-x2.png"),
             Image.open(folder / "many" / "y-x2-01.png"),
             Image.open(folder / "many" / "y-x2-std.png").convert("RGB"),

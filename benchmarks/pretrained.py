@@ -1,7 +1,7 @@
 """Make the small files of a model to give away: ``python benchmarks/pretrained.py RUN --data DIR``.
 
 Weights in half precision and settings without the paths of this machine, to ``runs/pretrained``;
-then the ELBO of validation pictures by both, image by image with the same noise, since rounding
+then the ELBO of validation images by both, image by image with the same noise, since rounding
 weights must not change what they say.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("--data", default=None, help="default: what the run was trained on")
-    parser.add_argument("--limit", type=int, default=500, help="validation pictures to compare on")
+    parser.add_argument("--limit", type=int, default=500, help="validation images to compare on")
     parser.add_argument("--out", type=Path, default=Path("runs/pretrained"))
     options = parser.parse_args()
     tune_allocator()
@@ -50,7 +50,7 @@ def main() -> None:
     print(f"{options.out / WEIGHTS}: {size / 1e6:.2f} MB")
     for name, each in (("single precision", model), ("half precision", load(options.out))):
         elbo = evaluate_elbo(each, val, torch.device("cpu"))
-        print(f"{name}: {elbo.bits_per_dim:.4f} bits/dim on {len(val)} validation pictures")
+        print(f"{name}: {elbo.bits_per_dim:.4f} bits/dim on {len(val)} validation images")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Photographs of a folder, for the scripts that enlarge them."""
+"""Photographs of a folder, for the scripts that upscale them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data.image_files import find_pictures
+from srvae_pyro.data.image_files import find_images
 from srvae_pyro.data.splits import evenly_spaced_indices
 
 __all__ = ["evenly_spaced_files", "levels_of"]
 
 
 def evenly_spaced_files(folder: Path, limit: int) -> list[Path]:
-    """At most ``limit`` of the pictures in a folder, evenly from all."""
-    files = find_pictures(folder)
+    """At most ``limit`` of the images in a folder, evenly from all."""
+    files = find_images(folder)
     return [files[i] for i in evenly_spaced_indices(len(files), limit).tolist()]
 
 

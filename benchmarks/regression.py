@@ -6,12 +6,12 @@
 
 A network as EDSR's (Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution,
 2017, arXiv:1707.02921): residual blocks of two convolutions without normalisation at y's size, then
-pixel shuffle; here added to y enlarged by nearest, from which it starts. It learns by L1 to say x
+pixel shuffle; here added to y upscaled by nearest, from which it starts. It learns by L1 to say x
 given y = average2(x), has as many parameters as RUN, and as many minutes as are given, on a CPU of
-each thread's own time, so that other work beside it takes none; pictures, crops, held-out parts,
+each thread's own time, so that other work beside it takes none; images, crops, held-out parts,
 augmentation, batches and precision are as of RUN. Then the scores of ``evaluate
---super-resolution`` on the same test crops: of bicubic, of the network, and of its answers brought
-to agree with y, as those of the likelihood ``groups`` do. Weights and numbers go to ``--out``.
+--super-resolution`` on the same test crops: of bicubic, of the network, and of its outputs made
+consistent with y, as those of the likelihood ``groups`` do. Weights and numbers go to ``--out``.
 Ctrl-C ends the training early and measures.
 """
 
@@ -30,11 +30,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
-from srvae_pyro.data import DataSplits, PictureOptions, augment, load_data
+from srvae_pyro.data import DataSplits, ImageOptions, augment, load_data
 from srvae_pyro.distributions.block_averages import rounded_average
 from srvae_pyro.evaluation.report import columns
 from srvae_pyro.evaluation.selection import select
-from srvae_pyro.evaluation.sr_scores import Scores, picture_scores
+from srvae_pyro.evaluation.sr_scores import Scores, image_scores
 from srvae_pyro.evaluation.super_resolution import INTERPOLATIONS, interpolated
 from srvae_pyro.models import load
 from srvae_pyro.pixels import to_unit
@@ -43,8 +43,8 @@ from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, exact_float32, start
 from srvae_pyro.system.files import write_json, write_whole
 from srvae_pyro.training.batches import Batches
-from srvae_pyro.upscaling.enlarger import agreeing_answer
 from srvae_pyro.upscaling.quality import psnr, shown_psnr
+from srvae_pyro.upscaling.upscaler import consistent_output
 
 FACTOR = 2
 BLOCKS = 16  # of EDSR's smaller network, whose width is 64
@@ -110,7 +110,7 @@ def size_for(parameters: int, channels: int = 3) -> tuple[int, int]:
 
 
 def small(x: Tensor) -> Tensor:
-    """y of uint8 pictures: average2."""
+    """y of uint8 images: average2."""
     return rounded_average(x.int()).to(torch.uint8)
 
 
@@ -151,8 +151,8 @@ def train(
             if flip:
                 images = augment(images, generator, shift=False)
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-                answer = network(to_unit(small(images)))
-            loss = (answer - to_unit(images)).abs().mean()
+                output = network(to_unit(small(images)))
+            loss = (output - to_unit(images)).abs().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -166,7 +166,7 @@ def train(
 def measure(
     network: Regression, images: Tensor, photographs: Tensor | None, device: torch.device
 ) -> tuple[dict[str, Scores], float]:
-    """Scores by method on uint8 pictures (N, C, H, W), and megapixels of answers a second."""
+    """Scores by method on uint8 images (N, C, H, W), and megapixels of outputs a second."""
     parts: list[dict[str, Tensor]] = []
     seconds = 0.0
     with exact_float32():
@@ -175,18 +175,18 @@ def measure(
             began = time.perf_counter()
             levels = network(to_unit(y.to(device))).mul(255).cpu()
             seconds += time.perf_counter() - began
-            answers = {
+            outputs = {
                 "bicubic": interpolated(y, FACTOR, INTERPOLATIONS["bicubic"]),
                 "regression": levels.round().clamp(0, 255).to(torch.uint8),
-                "regression, agreeing": agreeing_answer(levels, y),
+                "regression, agreeing": consistent_output(levels, y),
             }
             parts.append({})
-            for name, answer in answers.items():
-                scores = picture_scores(answer, x, FACTOR)
-                scores["lr_psnr"] = psnr(small(answer), y)
+            for name, output in outputs.items():
+                scores = image_scores(output, x, FACTOR)
+                scores["lr_psnr"] = psnr(small(output), y)
                 parts[-1] |= {f"{name} {kind}": value for kind, value in scores.items()}
     values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    found = {name: Scores.of(values, f"{name} ", photographs) for name in answers}
+    found = {name: Scores.of(values, f"{name} ", photographs) for name in outputs}
     return found, images[:, 0].numel() / 1e6 / seconds
 
 
@@ -205,11 +205,11 @@ def table(methods: dict[str, Scores]) -> str:
     return columns(rows, left=1)
 
 
-def pictures_of(options: argparse.Namespace, config: RunConfig) -> DataSplits:
-    """The pictures, held out as they were for the run."""
+def images_of(options: argparse.Namespace, config: RunConfig) -> DataSplits:
+    """The images, held out as they were for the run."""
     channels = config.model.image_shape[0]
     known = config.data
-    asked = PictureOptions(
+    asked = ImageOptions(
         crops=options.crops,
         eval_crops=known.eval_crops if options.crops else None,
         image_size=None if options.crops else known.image_size,
@@ -221,7 +221,7 @@ def pictures_of(options: argparse.Namespace, config: RunConfig) -> DataSplits:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="a folder of pictures with train/ and test/")
+    parser.add_argument("--data", required=True, help="a folder of images with train/ and test/")
     parser.add_argument("--crops", type=int, help="pixels a side of the crops, as of the run")
     parser.add_argument("--minutes", type=float, default=100.0, help="of training, see above")
     parser.add_argument("--parameters-of", required=True, help="a run, whose settings are taken")
@@ -237,7 +237,7 @@ def main(words: Sequence[str] | None = None) -> None:
     config = model.run_config
     assert config is not None, "a run has settings"
     parameters = sum(p.numel() for p in model.parameters())
-    data = pictures_of(options, config)
+    data = images_of(options, config)
     selection = select(data, "test", options.limit)
 
     torch.manual_seed(options.seed)
@@ -258,7 +258,7 @@ def main(words: Sequence[str] | None = None) -> None:
     write_whole(options.out / "model.safetensors", lambda partial: save_file(state, partial))
     methods, speed = measure(network.eval(), selection.images, selection.photographs, device)
     print(table(methods))
-    print(f"{speed:.2g} megapixels of answers a second, in fp32")
+    print(f"{speed:.2g} megapixels of outputs a second, in fp32")
     write_json(
         options.out / "regression.json",
         {

@@ -1,14 +1,14 @@
-"""What noise and JPEG do to answers: ``python benchmarks/robustness.py RUN --data DIR``.
+"""What noise and JPEG do to outputs: ``python benchmarks/robustness.py RUN --data DIR``.
 
 Each photograph x is made small, y = d(x), as the model was taught to; y is given Gaussian noise, in
-levels of 255, or saved as JPEG by Pillow, and enlarged: by the model, as upscale does, and by
-Pillow's bicubic and Lanczos filters. PSNR of each answer against x in dB, the mean over photographs
-and its standard error; and how far the question itself is from y. The model knows of neither noise
-nor JPEG, and of a model whose answers agree with their question in every pixel they agree with what
-is wrong in it too.
+levels of 255, or saved as JPEG by Pillow, and upscaled: by the model, as upscale does, and by
+Pillow's bicubic and Lanczos filters. PSNR of each output against x in dB, the mean over photographs
+and its standard error; and how far the input itself is from y. The model knows of neither noise
+nor JPEG, and an output that is consistent with its
+input repeats what is wrong in it.
 
-Then a figure of one photograph: a column for each kind of question, the rows being the question,
-bicubic, the model's answer and x.
+Then a figure of one photograph: a column for each kind of input, the rows being the input,
+bicubic, the model's output and x.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image
 from reading import evenly_spaced_files, levels_of
 from torch import Tensor
 
-from srvae_pyro.data.image_files import read_picture
+from srvae_pyro.data.image_files import read_image
 from srvae_pyro.drawing.grids import LabelledRow, labelled_rows
 from srvae_pyro.evaluation.super_resolution import interpolated
 from srvae_pyro.models import load
@@ -34,10 +34,10 @@ from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import write_whole
-from srvae_pyro.upscaling.enlarger import Enlarger, downscaled, enlarging, one_answer
 from srvae_pyro.upscaling.photographs import as_image
 from srvae_pyro.upscaling.quality import psnr
 from srvae_pyro.upscaling.tiling import MemoryCanvas
+from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, downscaled, upscaling_model
 
 Worsen = Callable[[Tensor, int], Tensor]
 SIGMAS = (5, 15)  # of noise, levels of 255
@@ -59,7 +59,7 @@ def compressed(y: Tensor, quality: int) -> Tensor:
 
 
 def kinds() -> dict[str, Worsen]:
-    """What is done to a question, by its name."""
+    """What is done to an input, by its name."""
     worsened: dict[str, Worsen] = {"as it is": lambda y, _: y}
     for sigma in SIGMAS:
         worsened[f"noise {sigma}"] = lambda y, seed, sigma=sigma: noisy(y, sigma, seed)
@@ -70,7 +70,7 @@ def kinds() -> dict[str, Worsen]:
 
 def middle(path: Path, channels: int, side: int, multiple: int) -> Tensor:
     """The middle of a photograph, at most ``side`` pixels a side: uint8 levels (C, H, W)."""
-    image = read_picture(path, channels)
+    image = read_image(path, channels)
     width, height = (min(n, side) // multiple * multiple for n in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return levels_of(image.crop((left, top, left + width, top + height)))
@@ -87,53 +87,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("run", help="a run of a srVAE that enlarges")
+    parser.add_argument("run", help="a run of a srVAE that upscales")
     parser.add_argument("--data", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--limit", type=int, default=50, help="photographs, evenly from the folder")
     parser.add_argument("--size", type=int, default=256, help="pixels of x a side, at most")
-    parser.add_argument("--picture", type=int, default=0, help="number of the figure's photograph")
+    parser.add_argument("--image", type=int, default=0, help="number of the figure's photograph")
     parser.add_argument("--out", type=Path, help="default: figures/robustness.png of the run")
     parser.add_argument("--threads", type=int, help="CPU threads")
     options = parser.parse_args()
     device = choose_device()
     start(device, threads=options.threads)
     folder = find_run(options.run)
-    model = enlarging(load(folder, device))
-    enlarger, factor = Enlarger(model, one_answer(model)), model.guide.d.factor
+    model = upscaling_model(load(folder, device))
+    upscaler, factor = Upscaler(model, default_decoding(model)), model.guide.d.factor
     files = evenly_spaced_files(options.data, options.limit)
     count = len(files)
-    if not 0 <= options.picture < count:
-        parser.error(f"--picture {options.picture}: there are {count} photographs")
+    if not 0 <= options.image < count:
+        parser.error(f"--image {options.image}: there are {count} photographs")
     methods: dict[str, Callable[[Tensor], Tensor]] = {
         "bicubic": lambda y: interpolated(y[None], factor, Image.Resampling.BICUBIC)[0],
         "Lanczos": lambda y: interpolated(y[None], factor, Image.Resampling.LANCZOS)[0],
-        "srVAE": enlarger,
+        "srVAE": upscaler,
     }
-    columns = ("question", *methods)
+    columns = ("input", *methods)
     scores: dict[tuple[str, str], list[float]] = {}
     figure: dict[str, list[Tensor]] = {}
     for number, path in enumerate(Bar(files, unit="photograph", leave=False)):
         x = middle(path, model.lower_channels, options.size, factor)
         y = downscaled(model, x)
         for kind, worsen in kinds().items():
-            question = worsen(y, number)
-            made = {name: method(question) for name, method in methods.items()}
-            scores.setdefault((kind, "question"), []).append(psnr(question, y).item())
-            for name, answer in made.items():
-                scores.setdefault((kind, name), []).append(psnr(answer, x).item())
-            if number == options.picture:
-                rows = {"question": question, "bicubic": made["bicubic"]}
-                for label, picture in (rows | {"answer": made["srVAE"], "truth": x}).items():
-                    figure.setdefault(label, []).append(to_unit(picture))
-    print(f"{count} photographs of {options.data}, enlarged {factor} times; PSNR in dB")
-    print(f"| question | {' | '.join(columns)} |")
+            lr = worsen(y, number)
+            made = {name: method(lr) for name, method in methods.items()}
+            scores.setdefault((kind, "input"), []).append(psnr(lr, y).item())
+            for name, output in made.items():
+                scores.setdefault((kind, name), []).append(psnr(output, x).item())
+            if number == options.image:
+                rows = {"input": lr, "bicubic": made["bicubic"]}
+                for label, image in (rows | {"output": made["srVAE"], "truth": x}).items():
+                    figure.setdefault(label, []).append(to_unit(image))
+    print(f"{count} photographs of {options.data}, upscaled {factor} times; PSNR in dB")
+    print(f"| input | {' | '.join(columns)} |")
     print("|---" * (1 + len(columns)) + "|")
     for kind in kinds():
         found = [shown(scores[kind, name]) for name in columns]
         if kind == "as it is":
             found[0] = "exact"
         print(f"| {kind} | {' | '.join(found)} |")
-    rows = [LabelledRow(label, torch.stack(pictures)) for label, pictures in figure.items()]
+    rows = [LabelledRow(label, torch.stack(images)) for label, images in figure.items()]
     sheet = labelled_rows(rows, side=options.size)
     out = options.out or results_folder(options.run, folder) / "figures" / "robustness.png"
     write_whole(out, sheet.save)

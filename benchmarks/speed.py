@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def work(pipe: Connection, setting: dict[str, Any], job: dict[str, Any]) -> None:
-    """A process: makes its step, then runs it whenever asked and answers with the seconds."""
+    """A process: makes its step, then runs it whenever asked and outputs with the seconds."""
     from srvae_pyro.system.device import choose_device
 
     device = choose_device()

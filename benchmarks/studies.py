@@ -81,7 +81,7 @@ EARLIER_SMALL = (
     "model.p_y.steps=3",
     "model.p_u_network.growth=16",
 )
-AS_MANY = "training.validation_images=2000"  # validation pictures for all
+AS_MANY = "training.validation_images=2000"  # validation images for all
 # What a study's runs share where they name nothing else.
 SHARED: dict[str, tuple[str, ...]] = {
     "small": ("--preset", "small", "--y-updates", "1"),

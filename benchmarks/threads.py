@@ -1,7 +1,7 @@
 """One CPU thread, all, or automatic, beside busy processes: ``python benchmarks/threads.py``.
 
 Work as the commands do it, on a machine on which nothing else runs: updates of the preset
-quickstart, and by a run pictures generated, a picture enlarged, and likelihoods. Alone, beside one
+quickstart, and by a run images generated, an image upscaled, and likelihoods. Alone, beside one
 and beside two processes that compute without end, for some seconds by each number of threads, in
 turns. A table of units a second, and the automatic choice's share of the better of the two others.
 """
@@ -26,7 +26,7 @@ from srvae_pyro.presets import preset
 from srvae_pyro.system.device import DECIDED, THREADS, start
 from srvae_pyro.system.environment import OTHERS
 from srvae_pyro.training.learner import Learner
-from srvae_pyro.upscaling.enlarger import Enlarger, enlarging
+from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
 BUSY = "while True: pass"
 
@@ -43,22 +43,22 @@ def works(run: str) -> dict[str, Callable[[], object]]:
     )
     learner = Learner(config, training.batch_size)
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (training.batch_size, 3, 32, 32), generator=generator)
-    pictures = pictures.to(torch.uint8)
-    learner.initialize(pictures)
+    images = torch.randint(0, 256, (training.batch_size, 3, 32, 32), generator=generator)
+    images = images.to(torch.uint8)
+    learner.initialize(images)
     model = load(run)
-    enlarger = Enlarger(enlarging(model))
+    upscaler = Upscaler(upscaling_model(model))
     photograph = torch.randint(0, 256, (3, 64, 64), generator=generator).to(torch.uint8)
     x = model.generate(1, seed=0)["x"]
 
     def update() -> None:
         weights = {"z": 1.0, "u": 1.0}
-        learner.step(pictures, rate=1e-3, kl_weights=weights, images_seen=0, votes=list)
+        learner.step(images, rate=1e-3, kl_weights=weights, images_seen=0, votes=list)
 
     return {
         "train": update,
         "generate": lambda: model.generate(16, seed=0),
-        "upscale": lambda: enlarger(photograph),
+        "upscale": lambda: upscaler(photograph),
         "evaluate": lambda: estimate_log_likelihood(model, x, samples=64),
     }
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--run", default="runs/pretrained", help="a run of a srVAE that enlarges")
+    parser.add_argument("--run", default="runs/pretrained", help="a run of a srVAE that upscales")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
     parser.add_argument("--turns", type=int, default=3, help="of each number of threads")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="processes beside")

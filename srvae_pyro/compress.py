@@ -1,4 +1,4 @@
-"""Pictures into a file by bits-back coding: ``python -m srvae_pyro.compress --help``."""
+"""Images into a file by bits-back coding: ``python -m srvae_pyro.compress --help``."""
 
 from __future__ import annotations
 

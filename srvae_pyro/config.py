@@ -44,7 +44,7 @@ class Residual(Settings):
 
 
 DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")
-SHARDS = "wds:"  # how the name of pictures in tar shards begins
+SHARDS = "wds:"  # how the name of images in tar shards begins
 
 Device = Literal["auto", "cpu", "cuda"]
 LatentLikelihoodName = Literal["independent", "pyramid"]
@@ -73,7 +73,7 @@ class ModelConfig(Settings):
     likelihood: Annotated[
         LikelihoodName,
         Flag(),
-        "of x given y and z: pixels independent; or only pictures with d(x) = y, each pixel of a "
+        "of x given y and z: pixels independent; or only images with d(x) = y, each pixel of a "
         "block given those before of all (groups), which needs --transform average2",
     ] = "independent"
     guide_z_sees_y: Annotated[bool, Flag(), "q(z|x,y) instead of q(z|x)"] = False  # property B
@@ -113,7 +113,7 @@ class ModelConfig(Settings):
     init_scale: Annotated[float, AtLeast(0), "of hidden layers"] = 0.01
     head_scale: Annotated[float, AtLeast(0), "of the heads of latents and of the flow"] = 0.01
     likelihood_scale: Annotated[float, AtLeast(0), "of the likelihoods' parameters"] = 0.01
-    likelihood_start: Literal["published", "pictures"] = "published"  # their means
+    likelihood_start: Literal["published", "images"] = "published"  # their means
     posterior_scale: Annotated[float, AtLeast(0), "of posteriors' means; 0: head_scale"] = 0.0
     posterior_log_variance: Annotated[float, Between(-100, 100), "posteriors' mean"] = 0.0
 
@@ -122,12 +122,12 @@ class ModelConfig(Settings):
         return 2**stages * (2 if self.p_u == "realnvp" else 1)
 
     @property
-    def agrees(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether every x that is drawn for a y has d(x) = y."""
         return self.likelihood != "independent"
 
     @property
-    def estimates(self) -> bool:
+    def has_point_estimate(self) -> bool:
         """Whether p(x|y,z) says an estimate of x given y alone, too."""
         return self.likelihood == "groups" and self.groups.estimate
 
@@ -139,18 +139,18 @@ class ModelConfig(Settings):
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """The pictures. ``info`` is what the loaded data says of itself."""
+    """The images. ``info`` is what the loaded data says of itself."""
 
     data: Annotated[
         str,
         Flag("NAME|DIR|wds:TARS"),
         "cifar10, imagenet32 (PNGs), imagenet32-batches, photos (no network needed), a folder, or "
-        "tar shards such as wds:pictures-{000..099}.tar, which are streamed",
+        "tar shards such as wds:images-{000..099}.tar, which are streamed",
     ] = "cifar10"
     image_size: Annotated[
         int | None,
         AtLeast(1, 65536),
-        Flag("PIXELS", default="32; for a folder its pictures'"),
+        Flag("PIXELS", default="32; for a folder its images'"),
         "height and width, for photos and folders",
     ] = None
     channels: Annotated[Literal[1, 3], Flag(), "3: RGB, 1: gray"] = 3
@@ -164,22 +164,22 @@ class DataConfig(Settings):
         int | None,
         AtLeast(1),
         Flag(default="all"),
-        "use only the first so many pictures of each split",
+        "use only the first so many images of each split",
     ] = None
     augment: Annotated[bool, Flag(name="no_augment"), "neither flip nor shift to train"] = True
     info: dict[str, Any] = field(default_factory=dict)
     crops: Annotated[
         int | None,
         AtLeast(1, 65536),
-        Flag("PIXELS", default="the pictures as a whole"),
-        "train on random squares of so many pixels a side of pictures as they are, in an epoch as "
+        Flag("PIXELS", default="the images as a whole"),
+        "train on random squares of so many pixels a side of images as they are, in an epoch as "
         "many as have their area; validation and test have squares side by side",
     ] = None
     eval_crops: Annotated[
         int | None,
         AtLeast(1),
-        Flag(default="2000, or one a picture"),
-        "such squares for validation and for test each at most, shared evenly by the pictures",
+        Flag(default="2000, or one an image"),
+        "such squares for validation and for test each at most, shared evenly by the images",
     ] = None
 
 
@@ -187,12 +187,12 @@ class DataConfig(Settings):
 class TrainingConfig(Settings):
     """The optimisation. The defaults are the published run's.
 
-    But for the warm-up, the clipping and the averaged weights, which that run did not have.
+    But for the warm-up, the clipping and the EMA weights, which that run did not have.
     """
 
-    epochs: Annotated[
-        int | None, Above(0), Flag(limit=True), "passes over the training pictures"
-    ] = 2000
+    epochs: Annotated[int | None, Above(0), Flag(limit=True), "passes over the training images"] = (
+        2000
+    )
     steps: Annotated[int | None, Above(0), Flag(limit=True), "updates"] = None
     max_minutes: Annotated[
         float | None,
@@ -220,9 +220,9 @@ class TrainingConfig(Settings):
         Above(0, 10**30),
         "gradients above this times the running median of their norm are scaled down",
     ] = 10.0
-    ema_half_life: Annotated[
-        float, AtLeast(0), Flag("IMAGES"), "of the averaged weights, in images"
-    ] = 50_000.0
+    ema_half_life: Annotated[float, AtLeast(0), Flag("IMAGES"), "of the EMA weights, in images"] = (
+        50_000.0
+    )
     analytic_kl: Annotated[bool, "KL of two normals in closed form"] = False
     kl_start: Annotated[float, Between(0, 1), Flag("WEIGHT"), "weight of KL_z at the start"] = 1.0
     kl_warmup: Annotated[
@@ -238,7 +238,7 @@ class TrainingConfig(Settings):
         int,
         Between(1, 1000),
         "updates a step of the srVAE's p(u), p(y|u) and q(u|y): the first with all networks, "
-        "further ones from RE_y and KL_u of the same pictures, augmented and drawn from q(u|y) "
+        "further ones from RE_y and KL_u of the same images, augmented and drawn from q(u|y) "
         "anew; a step counts once, in --steps as in --epochs",
     ] = 1
     estimate_weight: Annotated[
@@ -251,13 +251,13 @@ class TrainingConfig(Settings):
     validation_images: Annotated[
         int | None,
         AtLeast(1),
-        "how many pictures validate an epoch, though at most one for every eight learnt from; "
+        "how many images validate an epoch, though at most one for every eight learnt from; "
         "all if not given",
     ] = None
     seed: Annotated[
         int,
         AtLeast(0),
-        "of the weights, the order of the pictures and all noise, but not of what is held out",
+        "of the weights, the order of the images and all noise, but not of what is held out",
     ] = 0
     precision: Precision = "fp32"  # of the networks; the flag has auto too
     threads: Annotated[int, AtLeast(0)] = 0  # of a CPU; 0: chosen as the run goes

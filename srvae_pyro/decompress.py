@@ -1,4 +1,4 @@
-"""Pictures out of a file of compress: ``python -m srvae_pyro.decompress --help``."""
+"""Images out of a file of compress: ``python -m srvae_pyro.decompress --help``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats of picture files: those that are read, and those that are only recognised.
+"""Formats of image files: those that are read, and those that are only recognised.
 
 It imports nothing heavy: every command knows these files by their extensions.
 """
@@ -100,7 +100,7 @@ UNREAD = (
         (b"<svg",),
     ),
     Unread(
-        "a picture of high dynamic range",
+        "an image of high dynamic range",
         "save it in 8 bits, as PNG or JPEG",
         (".exr", ".hdr"),
         (b"v/1\x01", b"#?RADIANCE", b"#?RGBE"),

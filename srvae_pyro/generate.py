@@ -1,4 +1,4 @@
-"""Draw new pictures from a trained model: ``python -m srvae_pyro.generate --help``."""
+"""Draw new images from a trained model: ``python -m srvae_pyro.generate --help``."""
 
 from __future__ import annotations
 

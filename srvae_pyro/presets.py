@@ -24,13 +24,13 @@ _QUICK_START: dict[str, Any] = {
     "init_scale": 0.1,
     "head_scale": 0.1,
     "likelihood_scale": 0.1,
-    "likelihood_start": "pictures",
+    "likelihood_start": "images",
     "posterior_scale": 1.0,
     "posterior_log_variance": -3.0,
 }
 
-# The srVAE whose x agrees with its y, and whose y is drawn from coarse to fine.
-_AGREEING: dict[str, Any] = {"d": "average2", "latent_likelihood": "pyramid"}
+# The srVAE whose x is consistent with its y, and whose y is drawn from coarse to fine.
+_CONSISTENT: dict[str, Any] = {"d": "average2", "latent_likelihood": "pyramid"}
 
 _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
     ("paper", "srvae"): ModelConfig(),
@@ -51,7 +51,7 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
         p_u_network=Dense(10, 2),
         likelihood="groups",
         u_stages=3,
-        **_AGREEING,
+        **_CONSISTENT,
         **_QUICK_START,
     ),
     ("small", "vae"): ModelConfig(
@@ -79,7 +79,7 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
         p_u_network=Dense(8, 2),
         components=5,
         likelihood="groups",
-        **_AGREEING,
+        **_CONSISTENT,
         **_QUICK_START,
     ),
     ("quickstart", "vae"): ModelConfig(
@@ -117,7 +117,7 @@ _MODELS |= {
         p_u_network=_local(6, 2),
         likelihood="groups",
         u_stages=3,
-        **_AGREEING,
+        **_CONSISTENT,
         **_QUICK_START,
     ),
     ("photo", "vae"): ModelConfig(
@@ -188,5 +188,5 @@ def preset(name: Preset, model: ModelName = "srvae") -> tuple[ModelConfig, Train
 
 
 def preset_data(name: Preset) -> DataConfig:
-    """How a preset takes its pictures: ``photo`` crops of its size."""
+    """How a preset takes its images: ``photo`` crops of its size."""
     return DataConfig(crops=64) if name == "photo" else DataConfig()

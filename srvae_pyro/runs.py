@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.console import say
+from srvae_pyro.system.console import print_line
 from srvae_pyro.system.files import digest, read_json, write_whole
 from srvae_pyro.system.hub import download, refuse_address
 
@@ -121,7 +121,7 @@ def results_folder(run: str | Path, folder: Path) -> Path:
     if packaged().get(str(run)) != folder:
         return folder
     results = RUNS / folder.name
-    say(f"{folder.name} comes with the package: what is made of it goes to {results}")
+    print_line(f"{folder.name} comes with the package: what is made of it goes to {results}")
     return results
 
 
@@ -156,7 +156,7 @@ def save_weights(
         model: whose weights.
         folder: where to.
         validation_nats: what they score, nats an image; kept with them.
-        validation_images: on how many pictures.
+        validation_images: on how many images.
 
     Raises:
         OSError: it cannot be written; what was there before still is.
@@ -191,7 +191,7 @@ def validation_nats(path: Path) -> float | None:
 
 
 def validation_images(path: Path) -> int | None:
-    """On how many pictures the weights in a file were scored; None if it does not tell."""
+    """On how many images the weights in a file were scored; None if it does not tell."""
     try:
         with safe_open(path, "pt") as file:
             return int((file.metadata() or {})[VALIDATION_IMAGES])

@@ -9,7 +9,7 @@ __all__ = ["TrainArguments", "main"]
 
 LESS_MEMORY = (
     "give --accumulate 2 or more, --checkpoint-activations, a smaller --batch-size, or --stream "
-    "for pictures that do not fit"
+    "for images that do not fit"
 )
 
 

@@ -1,4 +1,4 @@
-"""Enlarge photographs by a trained srVAE: ``python -m srvae_pyro.upscale --help``."""
+"""Upscale photographs by a trained srVAE: ``python -m srvae_pyro.upscale --help``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["UpscaleArguments", "main"]
 
 
 def main(arguments: UpscaleArguments) -> int:
-    """Enlarge as asked; the exit code: 2 if any picture failed."""
+    """Upscale as asked; the exit code: 2 if any image failed."""
     from srvae_pyro.upscaling.command import upscale
 
     return upscale(arguments)

@@ -1,4 +1,4 @@
-"""What the tests share: a clean start, tiny models and random pictures."""
+"""What the tests share: a clean start, tiny models and random images."""
 
 import os
 from collections.abc import Callable
@@ -72,8 +72,8 @@ def two_strips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Callable[..., Tensor]:
-    """Makes random pictures (B, C, H, W) on the grid k/255."""
+def make_images() -> Callable[..., Tensor]:
+    """Makes random images (B, C, H, W) on the grid k/255."""
 
     def make(count: int = 4, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

@@ -66,7 +66,7 @@ class Waits(TorchDispatchMode):
         scattered: convolutions whose inputs did not have their channels innermost, by
             :func:`place`. In bfloat16 without a GPU this says nothing: PyTorch then asks for a
             GPU's properties to tell the layout of a convolution's output, and gets none.
-        answer: what a value read of a fake tensor is.
+        output: what a value read of a fake tensor is.
         pinned: what was pinned.
 
     Args:
@@ -77,10 +77,10 @@ class Waits(TorchDispatchMode):
         super().__init__()
         self.device = device
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.sent = 0
+        self.to_device = 0
         self.mixed: Counter[str] = Counter()
         self.scattered: Counter[str] = Counter()
-        self.answer: Any = 1
+        self.output: Any = 1
         self.pinned: list[Tensor] = []
 
     def taken(self) -> dict[tuple[str, str], int]:
@@ -115,7 +115,7 @@ class Waits(TorchDispatchMode):
             if args[0].device.type == self.device:
                 self.note("read")
             if isinstance(args[0], FakeTensor) and args[0].constant is None:
-                return python_type(args[0])(self.answer)
+                return python_type(args[0])(self.output)
         return func(*args, **kwargs)
 
     def moved(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class Waits(TorchDispatchMode):
         if here == self.device:
             self.note("to host")
         elif non_blocking and any(source is pinned for pinned in self.pinned):
-            self.sent += 1
+            self.to_device += 1
         else:
             self.note("to device")
 
@@ -215,7 +215,7 @@ class FakeCuda:
         def tolist(tensor: Tensor) -> Any:
             if tensor.device.type == "cuda":
                 waits.note("read")
-            return np.full(tuple(tensor.shape), python_type(tensor)(waits.answer)).tolist()
+            return np.full(tuple(tensor.shape), python_type(tensor)(waits.output)).tolist()
 
         def numpy(tensor: Tensor) -> np.ndarray:
             assert tensor.device.type == "cpu", "NumPy cannot have a GPU's memory"

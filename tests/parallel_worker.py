@@ -27,14 +27,14 @@ from srvae_pyro.evaluation.likelihood import ElboResult
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.system.files import digest
-from srvae_pyro.system.parallel import Group, process_group
+from srvae_pyro.system.parallel import ProcessGroup, process_group
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
 from tests.evaluation.test_kid import Stub
 from tests.training.test_command import arguments, plain
-from tests.training.test_training import some_pictures, tiny_config
+from tests.training.test_training import some_images, tiny_config
 
-# Settings of a model whose x agree with their y.
+# Settings of a model whose x are consistent with their y.
 GROUPS = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
 
 
@@ -74,12 +74,14 @@ def quiet(trainer: Trainer) -> Trainer:
     return trainer
 
 
-def make(group: Group, folder: Path, steps: int, accumulate: int = 1, **training: Any) -> Trainer:
-    settings = config(steps, **training), some_pictures(), folder, group
+def make(
+    group: ProcessGroup, folder: Path, steps: int, accumulate: int = 1, **training: Any
+) -> Trainer:
+    settings = config(steps, **training), some_images(), folder, group
     return quiet(Trainer(*settings, quiet=True, save_minutes=99, accumulate=accumulate))
 
 
-def update(group: Group, folder: Path) -> None:
+def update(group: ProcessGroup, folder: Path) -> None:
     """Some updates without noise, in one part and in two, with y's own."""
     place = folder / f"{group.size}x"
     with without_noise():
@@ -92,7 +94,7 @@ def update(group: Group, folder: Path) -> None:
             make(group, Path(f"{place}{parts}"), 6, parts).run()
 
 
-def interrupted(group: Group, folder: Path, groups: bool) -> None:
+def interrupted(group: ProcessGroup, folder: Path, groups: bool) -> None:
     """A run as a whole, and one that is stopped by a signal to one process and resumed."""
     steps = 4 if groups else 7
     make(group, folder / "whole", steps, groups=groups).run()
@@ -103,7 +105,7 @@ def interrupted(group: Group, folder: Path, groups: bool) -> None:
                 signal.raise_signal(signal.SIGTERM)
             super().update(images)
 
-    settings = config(steps, groups), some_pictures(), folder / "parts", group
+    settings = config(steps, groups), some_images(), folder / "parts", group
     stopped = quiet(Stopped(*settings, quiet=True, save_minutes=99))
     assert stopped.run().step == 3
     resumed = make(group, folder / "parts", steps, groups=groups)
@@ -111,13 +113,13 @@ def interrupted(group: Group, folder: Path, groups: bool) -> None:
     assert resumed.run().step == steps
 
 
-def interrupted_both(group: Group, folder: Path) -> None:
+def interrupted_both(group: ProcessGroup, folder: Path) -> None:
     """The same of a model without and with networks of its likelihood alone."""
     interrupted(group, folder / "independent", groups=False)
     interrupted(group, folder / "groups", groups=True)
 
 
-def validated(group: Group, folder: Path) -> None:
+def validated(group: ProcessGroup, folder: Path) -> None:
     """A run with several validations, each beside that of a fresh copy of the average."""
 
     evaluate = validation.evaluate_elbo
@@ -153,7 +155,7 @@ def elastic(folder: Path) -> int:
 
 
 def terminated(folder: Path) -> int:
-    """The command on streamed pictures, all processes of which are told to end."""
+    """The command on streamed images, all processes of which are told to end."""
     update = Trainer.update
 
     def told(self: Trainer, images: torch.Tensor) -> None:
@@ -171,7 +173,7 @@ def commands(folder: Path) -> None:
     """The commands that measure and draw, as each process runs them."""
     out = EvaluateArguments(
         str(folder / "run"),
-        data=str(folder / "pictures"),
+        data=str(folder / "images"),
         split="all",
         importance_samples=3,
         kid=True,

@@ -124,7 +124,7 @@ def test_what_is_made_of_it_goes_to_the_working_directory(
         assert generate(GenerateArguments("pretrained", count, device="cpu")) == 0
         said = capsys.readouterr().out
         assert said.startswith(told)
-        assert f"{count} pictures in runs/pretrained/figures/generated/pictures" in said
+        assert f"{count} images in runs/pretrained/figures/generated/images" in said
     assert generate(GenerateArguments("pretrained", 1, device="cpu", out=tmp_path / "out")) == 0
     assert told not in capsys.readouterr().out
     few = EvaluateArguments("pretrained", data="photos", limit=2, elbo_only=True, device="cpu")
@@ -142,8 +142,8 @@ def test_commands_work_where_the_wheel_is_installed(wheel: Path, tmp_path: Path)
     python(f"{pip}|{place}|{wheel}", here)
     shown = python("-c|import srvae_pyro.runs as r; print(r.packaged())", here, str(place))
     assert str(place / "srvae_pyro" / "packaged" / "pretrained") in shown
-    picture = Image.new("RGB", (24, 16), "teal")
-    picture.save(here / "y.png")
+    image = Image.new("RGB", (24, 16), "teal")
+    image.save(here / "y.png")
     run = "-m|srvae_pyro.{}|pretrained"
     for command in (
         "generate|pretrained|--count|2",

@@ -58,8 +58,8 @@ def test_what_one_writes_oneself_works() -> None:
     assert torch.equal(net.guide.d(x), x[..., ::2, ::2])
     assert net.model.p_u.log_scale.grad.abs().sum() > 0
     assert net.model.p_x.convolution.weight.grad.abs().sum() > 0
-    assert names["answers"].shape == (2, 4, 3, 32, 32)
-    assert torch.equal(to_unit(to_levels(names["answers"])), names["answers"])
+    assert names["outputs"].shape == (2, 4, 3, 32, 32)
+    assert torch.equal(to_unit(to_levels(names["outputs"])), names["outputs"])
     assert names["log_p"].isfinite().all()
     assert names["dark"].shape == x.shape
     assert (len(static.train), static.shape) == (80, (3, 32, 32))

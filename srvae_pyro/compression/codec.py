@@ -1,6 +1,6 @@
-"""A model as a code: pictures to chains of bits and back.
+"""A model as a code: images to chains of bits and back.
 
-The srVAE's pictures are in two chains: in the first u and y of all of them, in the second z and x
+The srVAE's images are in two chains: in the first u and y of all of them, in the second z and x
 given these. So the first alone gives every y. The VAE has one chain, of z and x.
 """
 
@@ -41,12 +41,12 @@ from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.device import process_memory
 
-PIXELS = 1 << 16  # that a batch has at most, if it has more than one picture
+PIXELS = 1 << 16  # that a batch has at most, if it has more than one image
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures coded together.
+    """Images coded together.
 
     Attributes:
         indices: which.
@@ -60,15 +60,15 @@ class Batch:
 
 
 def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> list[Batch]:
-    """The batches of pictures of these heights and widths, which follow from nothing else.
+    """The batches of images of these heights and widths, which follow from nothing else.
 
-    The first is one picture, and none has more than half the area of those before it: the latents
+    The first is one image, and none has more than half the area of those before it: the latents
     of a batch are drawn by bits that these have left, so that a chain starts with few.
 
     Args:
-        sizes: of the pictures.
+        sizes: of the images.
         multiple: what the networks want sides to be multiples of.
-        group: pictures a batch, at most.
+        group: images a batch, at most.
     """
     alike: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
@@ -85,11 +85,11 @@ def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> l
     return batches
 
 
-def padded(picture: Tensor, height: int, width: int) -> Tensor:
+def padded(image: Tensor, height: int, width: int) -> Tensor:
     """Levels (C, h, w) repeated at the right and below to the size."""
-    rows = torch.arange(height).clamp_max(picture.shape[-2] - 1)
-    columns = torch.arange(width).clamp_max(picture.shape[-1] - 1)
-    return picture[:, rows][:, :, columns]
+    rows = torch.arange(height).clamp_max(image.shape[-2] - 1)
+    columns = torch.arange(width).clamp_max(image.shape[-1] - 1)
+    return image[:, rows][:, :, columns]
 
 
 Given = Callable[[Tensor], ImageDistribution]
@@ -192,7 +192,7 @@ class Chain:
 
     Attributes:
         words: uint32, all of it.
-        start_words: how many of them it takes to start with, whatever the number of pictures.
+        start_words: how many of them it takes to start with, whatever the number of images.
     """
 
     words: NDArray[np.uint32]
@@ -219,7 +219,7 @@ class Codec:
 
     Args:
         model: a ``SRVAE`` or ``VAE`` of the package's parts.
-        group: pictures a batch, at most; what is written depends on it.
+        group: images a batch, at most; what is written depends on it.
         arithmetic: of the networks; what follows from their outputs is in float64 always.
 
     Raises:
@@ -228,11 +228,11 @@ class Codec:
     Example:
         >>> from srvae_pyro.presets import preset
         >>> model = SRVAE(preset("quickstart")[0])
-        >>> pictures = list(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
+        >>> images = list(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
         >>> codec = Codec(model)
-        >>> chains = codec.encode(pictures)
+        >>> chains = codec.encode(images)
         >>> again = codec.decode([chain.words for chain in chains], [(32, 32)] * 3)
-        >>> all(torch.equal(a, b) for a, b in zip(again, pictures))
+        >>> all(torch.equal(a, b) for a, b in zip(again, images))
         True
     """
 
@@ -249,17 +249,17 @@ class Codec:
         self.mode = SameEverywhere() if arithmetic == "fp64" else None
         self.bits_back = BitsBack(dtype, self.mode)
 
-    def encode(self, pictures: Sequence[Tensor], done: Progress = lambda _: None) -> list[Chain]:
-        """The chains of pictures, uint8 (C, h, w) each, of any sizes that the model takes.
+    def encode(self, images: Sequence[Tensor], done: Progress = lambda _: None) -> list[Chain]:
+        """The chains of images, uint8 (C, h, w) each, of any sizes that the model takes.
 
         Raises:
             UserError: the model cannot code them, or memory does not suffice.
         """
         stacks = [Stack() for _ in chain_names(self.model)]
-        batches = self._batches([(len(picture[0]), len(picture[0, 0])) for picture in pictures])
+        batches = self._batches([(len(image[0]), len(image[0, 0])) for image in images])
         with self._coding():
             for batch in batches:
-                parts = [padded(pictures[i], batch.height, batch.width) for i in batch.indices]
+                parts = [padded(images[i], batch.height, batch.width) for i in batch.indices]
                 levels = torch.stack(parts).to(self.device).long()
                 try:
                     self._encode(stacks, levels)
@@ -267,7 +267,7 @@ class Codec:
                     raise
                 except (MismatchError, ValueError) as error:
                     reason = str(error).splitlines()[0]
-                    raise UserError(f"the model cannot code these pictures: {reason}") from None
+                    raise UserError(f"the model cannot code these images: {reason}") from None
                 done(len(batch.indices))
         return [Chain(stack.words(), stack.start_words) for stack in stacks]
 
@@ -277,22 +277,22 @@ class Codec:
         sizes: Sequence[tuple[int, int]],
         done: Progress = lambda _: None,
     ) -> list[Tensor]:
-        """The pictures, uint8 (C, h, w), of these heights and widths.
+        """The images, uint8 (C, h, w), of these heights and widths.
 
         Raises:
             MismatchError: the chains are not what this model and this machine would have made.
-            UserError: they are too short for any such pictures, or memory does not suffice.
+            UserError: they are too short for any such images, or memory does not suffice.
         """
         self._check_lengths(chains, sizes)
         try:
             lower = self._decode_first(chains[0], sizes, done)
             if isinstance(self.model, VAE):
-                pictures = [picture for picture, _ in lower]
+                images = [image for image, _ in lower]
             else:
-                pictures = self._decode_second(self.model, chains[1], sizes, lower, done)
+                images = self._decode_second(self.model, chains[1], sizes, lower, done)
         except (ValueError, OverflowError) as error:  # from numbers that make no sense
             raise MismatchError(str(error)) from None
-        return [p[:, :h, :w].contiguous() for p, (h, w) in zip(pictures, sizes, strict=True)]
+        return [p[:, :h, :w].contiguous() for p, (h, w) in zip(images, sizes, strict=True)]
 
     def preview(
         self,
@@ -314,14 +314,14 @@ class Codec:
         except (ValueError, OverflowError) as error:
             raise MismatchError(str(error)) from None
         parts = zip(lower, sizes, strict=True)
-        return [_of_picture(self.model, y, size) for (y, _), size in parts]
+        return [_of_image(self.model, y, size) for (y, _), size in parts]
 
     def _batches(self, sizes: Sequence[tuple[int, int]]) -> list[Batch]:
         config = self.model.config
         for height, width in sizes:
             if not config.any_size and (height, width) != config.image_shape[1:]:
                 raise UserError(
-                    f"the mixture prior takes pictures of {config.image_shape[1]}x"
+                    f"the mixture prior takes images of {config.image_shape[1]}x"
                     f"{config.image_shape[2]} only, and one is {height}x{width}"
                 )
         batches = batches_of(sizes, self.model.multiple, self.group)
@@ -354,7 +354,7 @@ class Codec:
                 continue  # has scales of its own
             if len(words) * WORD < LEAST_BITS * len(batch.indices) * math.prod(shape):
                 raise UserError(
-                    f"it is too short for pictures of {batch.width}x{batch.height} pixels"
+                    f"it is too short for images of {batch.width}x{batch.height} pixels"
                 )
 
     @contextmanager
@@ -392,7 +392,7 @@ class Codec:
     def _decode_first(
         self, words: NDArray[np.uint32], sizes: Sequence[tuple[int, int]], done: Progress
     ) -> list[tuple[Tensor, Tensor]]:
-        """Of each picture the image that the first chain gives, uint8, and its latent."""
+        """Of each image the image that the first chain gives, uint8, and its latent."""
         model, stack = self.model, Stack(words)
         found: dict[int, tuple[Tensor, Tensor]] = {}
         with self._coding():
@@ -441,21 +441,21 @@ class Codec:
         return [found[index] for index in range(len(sizes))]
 
 
-def lower_of(model: ImageModel, pictures: Sequence[Tensor]) -> list[Tensor]:
-    """The y of each picture, uint8, as a preview shows it; none of a VAE's."""
+def lower_of(model: ImageModel, images: Sequence[Tensor]) -> list[Tensor]:
+    """The y of each image, uint8, as a preview shows it; none of a VAE's."""
     if not isinstance(model, SRVAE):
         return []
     lower = []
-    for picture in pictures:
-        height, width = picture.shape[-2:]
+    for image in images:
+        height, width = image.shape[-2:]
         sides = (-(-side // model.multiple) * model.multiple for side in (height, width))
-        y = to_levels(model.guide.d(to_unit(padded(picture, *sides)))).to(torch.uint8)
-        lower.append(_of_picture(model, y, (height, width)))
+        y = to_levels(model.guide.d(to_unit(padded(image, *sides)))).to(torch.uint8)
+        lower.append(_of_image(model, y, (height, width)))
     return lower
 
 
-def _of_picture(model: SRVAE, y: Tensor, size: tuple[int, int]) -> Tensor:
-    """Of the y of a padded picture what is of the picture itself, of that height and width."""
+def _of_image(model: SRVAE, y: Tensor, size: tuple[int, int]) -> Tensor:
+    """Of the y of a padded image what is of the image itself, of that height and width."""
     height, width = (-(-side // model.guide.d.factor) for side in size)
     return y[:, :height, :width].contiguous()
 

@@ -16,8 +16,8 @@ from srvae_pyro.compression.codec import Chain, Codec, chain_names, lower_of
 from srvae_pyro.compression.container import (
     SIDE,
     Container,
+    Entry,
     Header,
-    Picture,
     fingerprints_of,
     is_packed,
     names_of,
@@ -25,12 +25,12 @@ from srvae_pyro.compression.container import (
     write_parts,
 )
 from srvae_pyro.compression.exact import differences, machine
-from srvae_pyro.data.image_files import find_pictures
+from srvae_pyro.data.image_files import find_images
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
-from srvae_pyro.system.console import Bar, say, shown
+from srvae_pyro.system.console import Bar, print_line, shown
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_new, check_output, filling, longest_name, replaced
 from srvae_pyro.system.hub import is_cached_copy
@@ -38,19 +38,19 @@ from srvae_pyro.upscaling.photographs import Photograph, read_photograph, save_p
 from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 
-def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], list[Picture]]:
-    """The levels of picture files, uint8 (C, h, w), and what is to be kept beside them.
+def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], list[Entry]]:
+    """The levels of image files, uint8 (C, h, w), and what is to be kept beside them.
 
     Args:
-        paths: files, and folders whose pictures are taken.
+        paths: files, and folders whose images are taken.
         channels: the model's, 3 or 1.
 
     Raises:
         UserError: one cannot be read, or has pixels that would not be kept whole.
     """
-    files = [file for path in paths for file in (find_pictures(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (find_images(path) if path.is_dir() else [path])]
     if not files:
-        raise UserError(f"there are no pictures in {shown(paths[0])}")
+        raise UserError(f"there are no images in {shown(paths[0])}")
     levels, about, beside = [], [], 0
     for file, name in zip(files, names_of([file.stem for file in files]), strict=True):
         photograph = read_photograph(file, channels)
@@ -59,14 +59,14 @@ def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], l
         beside += any(others) or bool(photograph.unkept)
         levels.append(photograph.levels)
         height, width = photograph.levels.shape[-2:]
-        about.append(Picture(name, height, width, photograph.gray and channels == 3))
+        about.append(Entry(name, height, width, photograph.gray and channels == 3))
     if beside:
-        say(f"EXIF, XMP, colour profiles and gamma of {beside} pictures are not kept")
+        print_line(f"EXIF, XMP, colour profiles and gamma of {beside} images are not kept")
     return levels, about
 
 
 def _check(file: Path, photograph: Photograph, channels: int) -> None:
-    """Refuse a picture whose pixels are more than the model's 8-bit levels.
+    """Refuse an image whose pixels are more than the model's 8-bit levels.
 
     Raises:
         UserError: it is one; says what would be lost.
@@ -83,14 +83,14 @@ def _check(file: Path, photograph: Photograph, channels: int) -> None:
 
 
 def compress(arguments: CompressArguments) -> int:
-    """Compress as asked, all pictures read before any is coded; the exit code."""
+    """Compress as asked, all images read before any is coded; the exit code."""
     assert arguments.out is not None
     folder = find_run(arguments.run)
     check_output(arguments.out, "--out FILE", is_packed)
     device = choose_device(arguments.device)
     start(device, threads=1)  # as it codes in one
     model = load(folder, device)
-    pictures, about = read_lossless(arguments.pictures, model.config.image_shape[0])
+    images, about = read_lossless(arguments.images, model.config.image_shape[0])
     header = Header(
         run=arguments.run if is_cached_copy(folder) else folder.resolve().name,
         model=weights_digest(model),
@@ -98,27 +98,27 @@ def compress(arguments: CompressArguments) -> int:
         group=arguments.group,
         start_words=(),
         made=machine(device),
-        pictures=tuple(about),
+        images=tuple(about),
     )
     header.check()
     header.to_bytes()  # refuses what cannot be written
     began = time.monotonic()
     codec = Codec(model, arguments.group, arguments.arithmetic)
-    chains = _encoded(codec, pictures)
+    chains = _encoded(codec, images)
     seconds = time.monotonic() - began
     header = replace(header, start_words=tuple(chain.start_words for chain in chains))
-    prints = fingerprints_of(pictures, lower_of(model, pictures))
+    prints = fingerprints_of(images, lower_of(model, images))
     content = Container(header, prints, [chain.words for chain in chains])
     if arguments.verify and content.mismatches(_decoded(codec, content, preview=False)):
         raise UserError("what was read back is not what was written: try --device cpu")
     earlier = replaced(arguments.out)
     size = write_parts(arguments.out, content)
-    _report(f"{shown(arguments.out)}{earlier}", model, pictures, chains, size, seconds)
+    _report(f"{shown(arguments.out)}{earlier}", model, images, chains, size, seconds)
     return 0
 
 
 def decompress(arguments: DecompressArguments) -> int:
-    """Decompress as asked, all pictures checked before any is written; the exit code."""
+    """Decompress as asked, all images checked before any is written; the exit code."""
     assert arguments.out is not None
     content = read_parts(arguments.file, arguments.preview)
     header = content.header
@@ -137,39 +137,39 @@ def decompress(arguments: DecompressArguments) -> int:
     codec = Codec(model, header.group, "fp64" if header.arithmetic == "fp64" else "fp32")
     if len(chain_names(model)) != len(header.start_words):
         raise UserError(f"{shown(arguments.file)} has other chains than its model makes")
-    pictures = _matching(codec, content, arguments, device)
+    images = _matching(codec, content, arguments, device)
     seconds = time.monotonic() - began
     with filling(arguments.out, files) as folder:
-        for file, picture, levels in zip(files, header.pictures, pictures, strict=True):
-            save_photograph(folder / file, MemoryCanvas(levels[:1] if picture.gray else levels))
-    told = f"{len(files)} {'previews' if arguments.preview else 'pictures'} in "
+        for file, image, levels in zip(files, header.images, images, strict=True):
+            save_photograph(folder / file, MemoryCanvas(levels[:1] if image.gray else levels))
+    told = f"{len(files)} {'previews' if arguments.preview else 'images'} in "
     told += shown(arguments.out)
     if arguments.preview:
         told += f" from {content.bytes_read:,} of {content.size:,} bytes"
-    print(f"{told}; {_speed(pictures, seconds)}")
+    print(f"{told}; {_speed(images, seconds)}")
     return 0
 
 
 def _files_of(header: Header, out: Path) -> list[str]:
-    """The pictures' file names, as the folder takes them."""
-    names = [picture.name for picture in header.pictures]
+    """The images' file names, as the folder takes them."""
+    names = [image.name for image in header.images]
     files = names_of(names, longest_name(out) - len(".png"))
     changed = [(old, new) for old, new in zip(names, files, strict=True) if old != new]
     if changed:
         old, new = changed[0]
         more = f", and {len(changed) - 1} more" if changed[1:] else ""
-        say(f"names that cannot be written here are changed: {old} to {new}{more}")
+        print_line(f"names that cannot be written here are changed: {old} to {new}{more}")
     return [f"{name}.png" for name in files]
 
 
-def _encoded(codec: Codec, pictures: Sequence[Tensor]) -> list[Chain]:
-    with Bar(total=len(pictures), unit="picture") as bar:
-        return codec.encode(pictures, bar.update)
+def _encoded(codec: Codec, images: Sequence[Tensor]) -> list[Chain]:
+    with Bar(total=len(images), unit="image") as bar:
+        return codec.encode(images, bar.update)
 
 
 def _decoded(codec: Codec, content: Container, preview: bool) -> list[Tensor]:
     sizes = content.header.sizes
-    with Bar(total=len(sizes) * len(content.chains), unit="picture") as bar:
+    with Bar(total=len(sizes) * len(content.chains), unit="image") as bar:
         if preview:
             return codec.preview(content.chains[0], sizes, bar.update)
         return codec.decode(content.chains, sizes, bar.update)
@@ -178,20 +178,20 @@ def _decoded(codec: Codec, content: Container, preview: bool) -> list[Tensor]:
 def _matching(
     codec: Codec, content: Container, arguments: DecompressArguments, device: torch.device
 ) -> list[Tensor]:
-    """The pictures, all of which have their checksums.
+    """The images, all of which have their checksums.
 
     Raises:
         UserError: not all have, so the arithmetic is not that of the file's.
     """
     preview = arguments.preview
     try:
-        pictures = _decoded(codec, content, preview)
+        images = _decoded(codec, content, preview)
     except MismatchError:
-        pictures = []
+        images = []
     except UserError as error:
         raise UserError(f"{shown(arguments.file)} cannot be decompressed: {error}") from None
-    if pictures and not content.mismatches(pictures, preview):
-        return pictures
+    if images and not content.mismatches(images, preview):
+        return images
     others = differences(content.header.made, machine(device))
     raise UserError(
         f"{shown(arguments.file)} cannot be read here, as this machine computes otherwise than "
@@ -221,24 +221,24 @@ def _run_of(arguments: DecompressArguments, header: Header) -> Path:
 def _report(
     out: str,
     model: ImageModel,
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     chains: Sequence[Chain],
     size: int,
     seconds: float,
 ) -> None:
     """Say what the file holds, and what of it is what."""
-    values = sum(picture.numel() for picture in pictures)
+    values = sum(image.numel() for image in images)
     print(
-        f"{len(pictures)} pictures, {values:,} values, in {out}: {size:,} bytes, "
+        f"{len(images)} images, {values:,} values, in {out}: {size:,} bytes, "
         f"{8 * size / values:.3f} bits/dim"
     )
     rest = size
     for name, chain in zip(chain_names(model), chains, strict=True):
         rest -= chain.bytes
         print(f"  {name}: {chain.bytes:,} bytes, of which {chain.start_bytes:,} to start with")
-    print(f"  header and checksums: {rest:,} bytes; {_speed(pictures, seconds)}")
+    print(f"  header and checksums: {rest:,} bytes; {_speed(images, seconds)}")
 
 
-def _speed(pictures: Sequence[Tensor], seconds: float) -> str:
-    values = sum(picture.numel() for picture in pictures)
-    return f"{values / seconds / 1e6:.3f} MB/s, {len(pictures) / seconds:.3g} pictures a second"
+def _speed(images: Sequence[Tensor], seconds: float) -> str:
+    values = sum(image.numel() for image in images)
+    return f"{values / seconds / 1e6:.3f} MB/s, {len(images) / seconds:.3g} images a second"

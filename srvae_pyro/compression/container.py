@@ -1,7 +1,7 @@
-"""The file of a picture set: parts with their checksums, read without running anything.
+"""The file of an image set: parts with their checksums, read without running anything.
 
 ``SRVAEbb1``, then parts, each its length as eight bytes, little-endian, its bytes, and a checksum
-of eight more. The parts are a header, JSON that zlib has made small; a checksum of each picture,
+of eight more. The parts are a header, JSON that zlib has made small; a checksum of each image,
 four bytes each; and the chains. A part can be read without those after it.
 """
 
@@ -28,8 +28,8 @@ from srvae_pyro.upscaling.photographs import shown
 
 __all__ = [
     "Container",
+    "Entry",
     "Header",
-    "Picture",
     "fingerprint",
     "fingerprints_of",
     "is_packed",
@@ -43,19 +43,19 @@ __all__ = [
 MAGIC = b"SRVAEbb1"
 FORMAT = 2
 LENGTH, CHECK, FINGERPRINT = 8, 8, 4  # bytes
-# Bytes of a header, uncompressed, at most, and for each byte of the file, of which a picture has 4
+# Bytes of a header, uncompressed, at most, and for each byte of the file, of which an image has 4
 # at least: a hostile one cannot fill the memory.
 LARGEST, LARGEST_OF_BYTE = 1 << 26, 200
-NAME = 251  # bytes of a picture's name: with .png 255, which most file systems take
-SIDE = 1 << 16  # of a picture, at most
+NAME = 251  # bytes of an image's name: with .png 255, which most file systems take
+SIDE = 1 << 16  # of an image, at most
 WORD = np.dtype("<u4")
 # Windows' names of devices, whatever follows behind a dot.
 RESERVED = re.compile(r"(con|prn|aux|nul|con(in|out)\$|(com|lpt)[\d¹²³]) *(\.|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What a file says of a picture.
+class Entry:
+    """What a file says of an image.
 
     Attributes:
         name: of its file, without a folder or an extension.
@@ -78,10 +78,10 @@ class Header:
         run: what the run of the model is called.
         model: a digest of its weights and settings.
         arithmetic: ``fp64`` or ``fp32``.
-        group: pictures a batch.
+        group: images a batch.
         start_words: of each chain, how many 32-bit words it took to start with.
         made: what it was made with, by name.
-        pictures: in order.
+        images: in order.
     """
 
     run: str
@@ -90,12 +90,12 @@ class Header:
     group: int
     start_words: tuple[int, ...]
     made: dict[str, str]
-    pictures: tuple[Picture, ...]
+    images: tuple[Entry, ...]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each picture."""
-        return [(picture.height, picture.width) for picture in self.pictures]
+        """Height and width of each image."""
+        return [(image.height, image.width) for image in self.images]
 
     def to_bytes(self) -> bytes:
         """As it stands in the file.
@@ -105,11 +105,11 @@ class Header:
         """
         values = asdict(self)
         # By columns, as most columns repeat themselves.
-        pictures = values.pop("pictures")
-        columns = {f.name: [picture[f.name] for picture in pictures] for f in fields(Picture)}
-        text = json.dumps({"format": FORMAT, **values, "pictures": columns}, separators=(",", ":"))
+        images = values.pop("images")
+        columns = {f.name: [image[f.name] for image in images] for f in fields(Entry)}
+        text = json.dumps({"format": FORMAT, **values, "images": columns}, separators=(",", ":"))
         if len(text) > LARGEST:
-            raise UserError("the names of so many pictures do not fit into a file: take fewer")
+            raise UserError("the names of so many images do not fit into a file: take fewer")
         return zlib.compress(text.encode(), 9)
 
     @classmethod
@@ -130,8 +130,8 @@ class Header:
         if values.get("format") != FORMAT:
             raise ValueError(f"its format is {values.get('format')!r}, and this version's {FORMAT}")
         try:
-            columns = values["pictures"]
-            rows = zip(*(columns[f.name] for f in fields(Picture)), strict=True)
+            columns = values["images"]
+            rows = zip(*(columns[f.name] for f in fields(Entry)), strict=True)
             header = cls(
                 values["run"],
                 values["model"],
@@ -139,7 +139,7 @@ class Header:
                 values["group"],
                 tuple(values["start_words"]),
                 values["made"],
-                tuple(Picture(*row) for row in rows),
+                tuple(Entry(*row) for row in rows),
             )
         except (KeyError, TypeError, ValueError):
             raise ValueError("its header lacks something") from None
@@ -152,30 +152,30 @@ class Header:
         Raises:
             ValueError: it is such a one.
         """
-        texts = [self.run, self.model, self.arithmetic, *(p.name for p in self.pictures)]
+        texts = [self.run, self.model, self.arithmetic, *(p.name for p in self.images)]
         numbers = [self.group, *self.start_words, *(n for size in self.sizes for n in size)]
         made = self.made
         if (
             not all(type(text) is str for text in texts)
             or not all(type(number) is int and 0 < number <= 1 << 32 for number in numbers)
-            or not all(type(picture.gray) is bool for picture in self.pictures)
+            or not all(type(image.gray) is bool for image in self.images)
             or not isinstance(made, dict)
             or not all(type(text) is str for item in made.items() for text in item)
             or self.arithmetic not in ("fp64", "fp32")
-            or not self.pictures
+            or not self.images
             or any(max(size) > SIDE for size in self.sizes)
         ):
             raise ValueError("its header says what cannot be")
-        names = [picture.name for picture in self.pictures]
+        names = [image.name for image in self.images]
         for name in names:
             if name in ("", ".", "..") or not name.isprintable() or set(name) & set('/\\:\0"<>|?*'):
-                raise ValueError(f"it names a picture {name!r}, which is no name of a file")
+                raise ValueError(f"it names an image {name!r}, which is no name of a file")
         if len({name.casefold() for name in names}) < len(names):
-            raise ValueError("it names two pictures the same")
+            raise ValueError("it names two images the same")
 
 
 def names_of(texts: Sequence[str], most: int = NAME) -> list[str]:
-    """A name for each picture that every system takes, no two alike where case does not count.
+    """A name for each image that every system takes, no two alike where case does not count.
 
     Args:
         texts: what they are called.
@@ -185,7 +185,7 @@ def names_of(texts: Sequence[str], most: int = NAME) -> list[str]:
     numbers: dict[str, int] = {}  # by each name that is taken, the last one behind it
     for text in texts:
         plain = "".join(c if c.isprintable() and c not in '/\\:"<>|?*' else "_" for c in text)
-        plain = plain.encode("utf-8", "replace").decode() or "picture"
+        plain = plain.encode("utf-8", "replace").decode() or "image"
         if RESERVED.match(plain):
             plain = f"_{plain}"
         name = plain = _cut(plain, most)
@@ -216,7 +216,7 @@ class Container:
 
     Attributes:
         header: what it says of itself.
-        fingerprints: of each y, if the model has one, and of each picture, four bytes each.
+        fingerprints: of each y, if the model has one, and of each image, four bytes each.
         chains: uint32, those that were read.
         bytes_read: of the file.
         size: of all of it.
@@ -228,33 +228,33 @@ class Container:
     bytes_read: int = 0
     size: int = 0
 
-    def mismatches(self, pictures: Sequence[Tensor], preview: bool = False) -> int:
-        """How many of the pictures, or of the y's, have another fingerprint."""
+    def mismatches(self, images: Sequence[Tensor], preview: bool = False) -> int:
+        """How many of the images, or of the y's, have another fingerprint."""
         if preview:
-            return int(fingerprint_of_all(pictures) != self.fingerprints[:FINGERPRINT])
+            return int(fingerprint_of_all(images) != self.fingerprints[:FINGERPRINT])
         own = self.fingerprints[FINGERPRINT:]
         count = 0
-        for index, picture in enumerate(pictures):
+        for index, image in enumerate(images):
             start = index * FINGERPRINT
-            count += fingerprint(picture) != own[start : start + FINGERPRINT]
+            count += fingerprint(image) != own[start : start + FINGERPRINT]
         return count
 
 
-def fingerprint(picture: Tensor) -> bytes:
-    """Four bytes of a hash of a picture's levels, uint8 (C, H, W)."""
-    levels = picture.cpu().contiguous().numpy().tobytes()
+def fingerprint(image: Tensor) -> bytes:
+    """Four bytes of a hash of an image's levels, uint8 (C, H, W)."""
+    levels = image.cpu().contiguous().numpy().tobytes()
     return hashlib.blake2b(levels, digest_size=FINGERPRINT).digest()
 
 
-def fingerprint_of_all(pictures: Sequence[Tensor]) -> bytes:
-    """Four bytes of a hash of all pictures' levels."""
-    together = b"".join(fingerprint(picture) for picture in pictures)
+def fingerprint_of_all(images: Sequence[Tensor]) -> bytes:
+    """Four bytes of a hash of all images' levels."""
+    together = b"".join(fingerprint(image) for image in images)
     return hashlib.blake2b(together, digest_size=FINGERPRINT).digest()
 
 
-def fingerprints_of(pictures: Sequence[Tensor], lower: Sequence[Tensor]) -> bytes:
-    """Four bytes of all y's, then four of each picture."""
-    return fingerprint_of_all(lower) + b"".join(fingerprint(picture) for picture in pictures)
+def fingerprints_of(images: Sequence[Tensor], lower: Sequence[Tensor]) -> bytes:
+    """Four bytes of all y's, then four of each image."""
+    return fingerprint_of_all(lower) + b"".join(fingerprint(image) for image in images)
 
 
 def packed(content: Container) -> bytes:
@@ -312,8 +312,8 @@ def read_from(file: BinaryIO, preview: bool = False) -> Container:
     most = min(LARGEST, 4096 + LARGEST_OF_BYTE * size)
     header = Header.from_bytes(_part(file, size), most)
     fingerprints = _part(file, size)
-    if len(fingerprints) != FINGERPRINT * (1 + len(header.pictures)):
-        raise ValueError("its header and its checksums are of different pictures")
+    if len(fingerprints) != FINGERPRINT * (1 + len(header.images)):
+        raise ValueError("its header and its checksums are of different images")
     chains = []
     for _ in header.start_words[:1] if preview else header.start_words:
         part = _part(file, size)

@@ -29,7 +29,7 @@ from srvae_pyro.system.device import THREADS, exact_float32
 DIGITS = 52  # of an exact sum; one is left for its sign
 WEIGHT_DIGITS = 21  # of the weights of a map, which leaves about as many for what it is applied to
 MOST_DIGITS = 400  # after the point, of numbers however small
-BILINEAR_DIGITS = 32  # after the point, of an image in [0, 1] that is enlarged
+BILINEAR_DIGITS = 32  # after the point, of an image in [0, 1] that is upscaled
 REACH = 700  # of exponents: exp(-700) is far below what counts
 PARTS = 256  # of the table of exp, a unit; a polynomial does the rest
 LOG_TERMS = 12  # of the series of log, for 53 bits
@@ -202,7 +202,7 @@ def added_products(
 
 
 def bilinear(x: Tensor, size: Any, align_corners: bool, *scales: Any) -> Tensor:
-    """For enlarging by powers of two, whose weights have few digits."""
+    """For upscaling by powers of two, whose weights have few digits."""
     ratios = [wide / narrow for wide, narrow in zip(size, x.shape[-2:], strict=True)]
     if align_corners or any(math.frexp(ratio)[0] != 0.5 for ratio in ratios):
         raise UserError("compress has no bilinear filter but for powers of two")

@@ -24,7 +24,7 @@ from srvae_pyro.distributions import (
     Pyramid,
     TruncatedMixture,
 )
-from srvae_pyro.distributions.block_averages import LAST_LEVEL, Next, rounded_average
+from srvae_pyro.distributions.block_averages import LAST_LEVEL, PixelContext, rounded_average
 from srvae_pyro.distributions.pixel_groups import ORDER, image_of
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import to_unit
@@ -114,7 +114,7 @@ class _Pixels:
 
     @classmethod
     def of(cls, pixels: TruncatedMixture) -> _Pixels:
-        """The pixels of all pictures, picture by picture, row by row."""
+        """The pixels of all images, image by image, row by row."""
         mixture, known = pixels.mixture, pixels.known
         batch, event = pixels.batch_shape[0], tuple(pixels.event_shape)
 
@@ -256,7 +256,7 @@ Factor = Callable[[TruncatedMixture, Tensor | None], Tensor]
 
 
 def code_image(likelihood: ImageDistribution, factor: Factor, levels: Tensor | None) -> Tensor:
-    """Hand a picture's factors to ``factor``, each given the levels of those before.
+    """Hand an image's factors to ``factor``, each given the levels of those before.
 
     Args:
         likelihood: of batch shape (B).
@@ -281,10 +281,10 @@ def code_image(likelihood: ImageDistribution, factor: Factor, levels: Tensor | N
     raise UserError(f"compress has no code for the likelihood {type(likelihood).__name__}")
 
 
-def _everything(mixture: DiscretizedLogisticMixture) -> Next:
+def _everything(mixture: DiscretizedLogisticMixture) -> PixelContext:
     """What is known of a pixel of which nothing is: with that locations are the mixture's own."""
     none = mixture.means.new_zeros(mixture.event_shape)
-    return Next(none, torch.full_like(none, LAST_LEVEL), none, none)
+    return PixelContext(none, torch.full_like(none, LAST_LEVEL), none, none)
 
 
 def _pyramid(pyramid: Pyramid, factor: Factor, levels: Tensor | None) -> Tensor:
@@ -295,7 +295,7 @@ def _pyramid(pyramid: Pyramid, factor: Factor, levels: Tensor | None) -> Tensor:
     parts.reverse()
     image = code_image(pyramid.coarsest, factor, parts[0])
     for finer, part in zip(pyramid.finer, parts[1:], strict=True):
-        image = code_image(finer(to_unit(image, pyramid.noise_like.dtype)), factor, part)
+        image = code_image(finer(to_unit(image, pyramid.uniform_noise.dtype)), factor, part)
     return image
 
 

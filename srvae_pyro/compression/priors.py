@@ -148,7 +148,7 @@ def _unscaled(stack: Stack, y: Cells, factors: Cells, shifts: Cells) -> Cells:
 
 
 class PriorCode:
-    """A prior of a latent, pictures (n, C, H, W) of cells of STEP units.
+    """A prior of a latent, images (n, C, H, W) of cells of STEP units.
 
     Attributes:
         location: of the grid's cell 0; 0 or broadcast with the latent.

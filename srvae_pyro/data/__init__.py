@@ -3,14 +3,14 @@
 from srvae_pyro.data.augment import augment
 from srvae_pyro.data.load import DATA_SETS, load_data
 from srvae_pyro.data.shards import check_shards
-from srvae_pyro.data.splits import DataSplits, MemoryPictures, PictureOptions, TrainingPictures
+from srvae_pyro.data.splits import DataSplits, ImageOptions, MemoryImages, TrainingImages
 
 __all__ = [
     "DATA_SETS",
     "DataSplits",
-    "MemoryPictures",
-    "PictureOptions",
-    "TrainingPictures",
+    "ImageOptions",
+    "MemoryImages",
+    "TrainingImages",
     "augment",
     "check_shards",
     "load_data",

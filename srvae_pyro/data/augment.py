@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srvae_pyro.system.device import sent
+from srvae_pyro.system.device import to_device
 
 __all__ = ["augment"]
 
@@ -30,7 +30,7 @@ def augment(images: Tensor, generator: torch.Generator, shift: bool = True) -> T
     down = torch.randint(-most_down, most_down + 1, (count,), generator=generator)
     right = torch.randint(-most_right, most_right + 1, (count,), generator=generator)
     # One copy to the device instead of three.
-    flip, down, right = sent(torch.stack([flip, down, right])[:, :, None], images.device)
+    flip, down, right = to_device(torch.stack([flip, down, right])[:, :, None], images.device)
 
     rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)  # (B, W)

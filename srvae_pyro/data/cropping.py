@@ -11,64 +11,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.crops import MemoryCrops, SizedPictures, capacities, measure, read_grid
+from srvae_pyro.data.crops import MemoryCrops, SizedImages, capacities, measure, read_grid
 from srvae_pyro.data.image_files import in_parts
 from srvae_pyro.data.sources import Source
-from srvae_pyro.data.splits import DataSplits, PictureOptions, only_size
+from srvae_pyro.data.splits import DataSplits, ImageOptions, only_size
 from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import process_memory
 
 __all__ = ["EVAL_CROPS", "crop_files", "crop_images"]
 
-EVAL_CROPS = 2000  # of validation and of test, unless there are more pictures
+EVAL_CROPS = 2000  # of validation and of test, unless there are more images
 HELD_OUT = ("val", "test")
 
 
 def crop_files(
     name: str,
     parts: Mapping[str, tuple[Source, np.ndarray]],
-    options: PictureOptions,
+    options: ImageOptions,
     info: dict[str, Any],
     shown: Callable[[Path], str],
 ) -> DataSplits:
-    """Crops of picture files of any sizes.
+    """Crops of image files of any sizes.
 
     Files that are smaller than a crop, or that cannot be read, are left out and counted by a
     warning for each kind.
 
     Args:
         name: the data set's.
-        parts: source and indices of the pictures of train, val and test.
+        parts: source and indices of the images of train, val and test.
         options: heeds ``crops``, ``eval_crops``, ``channels``, ``strict`` and ``stream``.
         info: what is recorded beside what is found here.
         shown: how the path of a file that cannot be read is recorded.
 
     Raises:
-        UserError: a split has no picture that is large enough; or with ``options.strict`` a
-            picture is left out.
+        UserError: a split has no image that is large enough; or with ``options.strict`` a
+            image is left out.
     """
     side = options.crops or 0
     left_out = _LeftOut(name, side, options.strict)
     chosen = {split: left_out.usable(split, *parts[split], options.channels) for split in parts}
-    train, picture_of = _training(chosen["train"], side, options, left_out)
+    train, image_of = _training(chosen["train"], side, options, left_out)
     grids = {}
     for split in HELD_OUT:
-        pictures = chosen[split]
-        most = options.eval_crops or max(EVAL_CROPS, len(pictures))
-        grid = read_grid(pictures.read, pictures.sizes, options.channels, side, most, split)
-        left_out.unreadable(split, pictures, grid.mistakes)
-        grids[split], picture_of[split] = grid.crops, grid.picture_of
+        images = chosen[split]
+        most = options.eval_crops or max(EVAL_CROPS, len(images))
+        grid = read_grid(images.read, images.sizes, options.channels, side, most, split)
+        left_out.unreadable(split, images, grid.errors)
+        grids[split], image_of[split] = grid.crops, grid.image_of
     left_out.warn()
     info = dict(info)
     if left_out.files:
         info["left_out"] = [shown(path) for path in left_out.files]
     if isinstance(train, StreamedCrops):
         info["streamed"] = True
-    return _splits(name, train, grids, picture_of, info, left_out.smaller)
+    return _splits(name, train, grids, image_of, info, left_out.smaller)
 
 
-def crop_images(data: DataSplits, options: PictureOptions) -> DataSplits:
+def crop_images(data: DataSplits, options: ImageOptions) -> DataSplits:
     """Crops of a data set's images, which have one size; with that as the side they stay as is.
 
     Args:
@@ -82,57 +82,57 @@ def crop_images(data: DataSplits, options: PictureOptions) -> DataSplits:
     channels, height, width = data.shape
     only_size(data.name, options, min(height, width))
     train = MemoryCrops.of_images(data.train.in_memory(), side)
-    picture_of = {"train": _grid_pictures(train)}
+    image_of = {"train": _grid_images(train)}
     grids = {}
     for split in HELD_OUT:
         images = getattr(data, split)
         sizes = np.tile([width, height], (len(images), 1))
         most = options.eval_crops or max(EVAL_CROPS, len(images))
         grid = read_grid(images.__getitem__, sizes, channels, side, most, split)
-        grids[split], picture_of[split] = grid.crops, grid.picture_of
-    return _splits(data.name, train, grids, picture_of, data.info, {})
+        grids[split], image_of[split] = grid.crops, grid.image_of
+    return _splits(data.name, train, grids, image_of, data.info, {})
 
 
 def _training(
-    pictures: SizedPictures, side: int, options: PictureOptions, left_out: _LeftOut
+    images: SizedImages, side: int, options: ImageOptions, left_out: _LeftOut
 ) -> tuple[MemoryCrops | StreamedCrops, dict[str, Tensor]]:
-    """The crops to train on, and for some in memory the picture of each one of their grid."""
+    """The crops to train on, and for some in memory the image of each one of their grid."""
     stream = options.stream
     if stream is None:
-        stream = bool(pictures.nbytes.sum() > process_memory() / 2)
-    if stream and len(pictures):
-        return StreamedCrops(pictures, side, options.strict), {}
-    train, mistakes = _read_all(pictures, side)
-    left_out.unreadable("train", pictures, mistakes)
-    return train, {"train": _grid_pictures(train)}
+        stream = bool(images.nbytes.sum() > process_memory() / 2)
+    if stream and len(images):
+        return StreamedCrops(images, side, options.strict), {}
+    train, errors = _read_all(images, side)
+    left_out.unreadable("train", images, errors)
+    return train, {"train": _grid_images(train)}
 
 
-def _read_all(pictures: SizedPictures, side: int) -> tuple[MemoryCrops, dict[int, str]]:
-    """Crops of the pictures in memory, and why some cannot be read, by their indices."""
-    nbytes, sizes = pictures.nbytes, pictures.sizes.copy()
+def _read_all(images: SizedImages, side: int) -> tuple[MemoryCrops, dict[int, str]]:
+    """Crops of the images in memory, and why some cannot be read, by their indices."""
+    nbytes, sizes = images.nbytes, images.sizes.copy()
     ends = np.cumsum(nbytes)
     levels = torch.empty(int(nbytes.sum()), dtype=torch.uint8)
-    mistakes: dict[int, str] = {}
+    errors: dict[int, str] = {}
 
     def read_part(start: int, stop: int) -> None:
         for i in range(start, stop):
             try:
-                picture = pictures.read(i)
+                image = images.read(i)
             except UserError as error:
-                mistakes[i] = str(error)
+                errors[i] = str(error)
                 continue
-            sizes[i] = picture.shape[2], picture.shape[1]  # as it was turned
-            levels[ends[i] - nbytes[i] : ends[i]] = picture.flatten()
+            sizes[i] = image.shape[2], image.shape[1]  # as it was turned
+            levels[ends[i] - nbytes[i] : ends[i]] = image.flatten()
 
-    for _ in in_parts(read_part, len(pictures), "pictures"):
+    for _ in in_parts(read_part, len(images), "images"):
         pass
-    kept = np.delete(np.arange(len(pictures)), list(mistakes))
+    kept = np.delete(np.arange(len(images)), list(errors))
     starts = (ends - nbytes)[kept]
-    return MemoryCrops(levels, starts, sizes[kept], pictures.channels, side), mistakes
+    return MemoryCrops(levels, starts, sizes[kept], images.channels, side), errors
 
 
-def _grid_pictures(train: MemoryCrops) -> Tensor:
-    """The picture of each crop of ``train.in_memory()``, (N)."""
+def _grid_images(train: MemoryCrops) -> Tensor:
+    """The image of each crop of ``train.in_memory()``, (N)."""
     counts = capacities(train.sizes, train.side)
     return torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
 
@@ -141,7 +141,7 @@ def _splits(
     name: str,
     train: MemoryCrops | StreamedCrops,
     grids: dict[str, Tensor],
-    picture_of: dict[str, Tensor],
+    image_of: dict[str, Tensor],
     info: dict[str, Any],
     smaller: dict[str, int],
 ) -> DataSplits:
@@ -151,27 +151,27 @@ def _splits(
         name: its name.
         train: crops to train on.
         grids: crops of val and test.
-        picture_of: the index in its split of the picture that each of these is cut from, of val
+        picture_of: the index in its split of the image that each of these is cut from, of val
             and test and, if it is in memory, of the grid of train.
         info: what is recorded beside that.
-        smaller: how many pictures of each split are left out as they are too small.
+        smaller: how many images of each split are left out as they are too small.
     """
-    counts = {"train": len(train.counts), **{s: len(picture_of[s].unique()) for s in HELD_OUT}}
-    crops: dict[str, Any] = {"side": train.side, "pictures": counts}
+    counts = {"train": len(train.counts), **{s: len(image_of[s].unique()) for s in HELD_OUT}}
+    crops: dict[str, Any] = {"side": train.side, "images": counts}
     if any(smaller.values()):
         crops["smaller"] = smaller
     photographs: dict[str, Tensor] = {}
-    if any(len(indices.unique()) < len(indices) for indices in picture_of.values()):
+    if any(len(indices.unique()) < len(indices) for indices in image_of.values()):
         first = 0
-        for split, indices in picture_of.items():
-            photographs[split] = indices + first  # no two splits have a picture in common
+        for split, indices in image_of.items():
+            photographs[split] = indices + first  # no two splits have an image in common
             first += int(indices.max()) + 1 if len(indices) else 0
     recorded = {**info, "crops": crops}
     return DataSplits(name, train, grids["val"], grids["test"], recorded, photographs)
 
 
 class _LeftOut:
-    """The pictures that are left out.
+    """The images that are left out.
 
     Args:
         where: what to call the data set.
@@ -187,50 +187,48 @@ class _LeftOut:
         self.where, self.side, self.strict = where, side, strict
         self.files: list[Path] = []
         self.smaller: dict[str, int] = {}
-        self._mistakes: list[str] = []
+        self._errors: list[str] = []
         self._first_smaller = ""
 
-    def usable(
-        self, split: str, source: Source, indices: np.ndarray, channels: int
-    ) -> SizedPictures:
-        """Those of a split's pictures that have crops.
+    def usable(self, split: str, source: Source, indices: np.ndarray, channels: int) -> SizedImages:
+        """Those of a split's images that have crops.
 
         Raises:
             UserError: there are none; or there are others and none may be left out.
         """
-        pictures, mistakes = measure(source, indices, channels, f"sizes of {split}")
-        self._add(pictures, mistakes)
-        sides = pictures.sizes.min(axis=1)
-        readable = np.delete(np.arange(len(pictures)), list(mistakes))
+        images, errors = measure(source, indices, channels, f"sizes of {split}")
+        self._add(images, errors)
+        sides = images.sizes.min(axis=1)
+        readable = np.delete(np.arange(len(images)), list(errors))
         fits = sides[readable] >= self.side
         smaller, kept = readable[~fits], readable[fits]
         self.smaller[split] = len(smaller)
         if len(smaller) and not self._first_smaller:
-            width, height = pictures.sizes[smaller[0]]
-            self._first_smaller = f"{pictures.name(smaller[0])} ({width}x{height})"
+            width, height = images.sizes[smaller[0]]
+            self._first_smaller = f"{images.name(smaller[0])} ({width}x{height})"
         if len(smaller) and self.strict:
             raise UserError(
                 f"{self._first_smaller} is smaller than crops of {self.side}x{self.side}: leave "
-                "out --strict, or the picture"
+                "out --strict, or the image"
             )
         if len(readable) and not len(kept):
             largest = sides.max()
             raise UserError(
-                f"{self.where} has no picture for {split} that crops of {self.side}x{self.side} "
+                f"{self.where} has no image for {split} that crops of {self.side}x{self.side} "
                 f"fit into: the largest that do are of {largest}x{largest}"
             )
-        if len(pictures) and not len(kept):
+        if len(images) and not len(kept):
             raise self._nothing_for(split)
-        return pictures.of(kept)
+        return images.of(kept)
 
-    def unreadable(self, split: str, pictures: SizedPictures, mistakes: dict[int, str]) -> None:
-        """Take note of pictures of a split that cannot be read: reasons by their indices.
+    def unreadable(self, split: str, images: SizedImages, errors: dict[int, str]) -> None:
+        """Take note of images of a split that cannot be read: reasons by their indices.
 
         Raises:
             UserError: that is all of them; or none may be left out.
         """
-        self._add(pictures, mistakes)
-        if len(pictures) and len(mistakes) == len(pictures):
+        self._add(images, errors)
+        if len(images) and len(errors) == len(images):
             raise self._nothing_for(split)
 
     def warn(self) -> None:
@@ -242,16 +240,16 @@ class _LeftOut:
                 f"{self._first_smaller}{more}",
                 stacklevel=2,
             )
-        if self._mistakes:
-            more = f" and {len(self._mistakes) - 1} more" if self._mistakes[1:] else ""
-            warnings.warn(f"left out{more}: {self._mistakes[0]}", stacklevel=2)
+        if self._errors:
+            more = f" and {len(self._errors) - 1} more" if self._errors[1:] else ""
+            warnings.warn(f"left out{more}: {self._errors[0]}", stacklevel=2)
 
-    def _add(self, pictures: SizedPictures, mistakes: dict[int, str]) -> None:
-        for index in sorted(mistakes):
+    def _add(self, images: SizedImages, errors: dict[int, str]) -> None:
+        for index in sorted(errors):
             if self.strict:
-                raise UserError(mistakes[index])
-            self._mistakes.append(mistakes[index])
-            self.files.append(pictures.name(index))
+                raise UserError(errors[index])
+            self._errors.append(errors[index])
+            self.files.append(images.name(index))
 
     def _nothing_for(self, split: str) -> UserError:
-        return UserError(f"no picture of {self.where} for {split} can be read: repair or add some")
+        return UserError(f"no image of {self.where} for {split} can be read: repair or add some")

@@ -12,32 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.image_files import in_parts, picture_size, read_picture, size_by_header
+from srvae_pyro.data.image_files import image_size, in_parts, read_image, size_by_header
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import evenly_spaced_indices, shuffled_crops
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.device import sent, stream
+from srvae_pyro.system.device import stream, to_device
 
 
 class Grid(NamedTuple):
-    """Evenly spaced crops of pictures.
+    """Evenly spaced crops of images.
 
     Attributes:
         crops: uint8 (N, C, side, side).
-        picture_of: the index of each one's picture, ascending, (N).
-        mistakes: why pictures cannot be read, by their indices; they have no crops here.
+        picture_of: the index of each one's image, ascending, (N).
+        errors: why images cannot be read, by their indices; they have no crops here.
     """
 
     crops: Tensor
-    picture_of: Tensor
-    mistakes: dict[int, str]
+    image_of: Tensor
+    errors: dict[int, str]
 
 
 def crops_an_epoch(sizes: np.ndarray, side: int) -> np.ndarray:
-    """How many crops an epoch has of each picture: as many as have its area, rounded; (N).
+    """How many crops an epoch has of each image: as many as have its area, rounded; (N).
 
     Args:
-        sizes: width and height of each picture, (N, 2), at least ``side`` each.
+        sizes: width and height of each image, (N, 2), at least ``side`` each.
         side: of a crop, in pixels.
     """
     counts: np.ndarray = (2 * sizes.prod(axis=1) + side**2) // (2 * side**2)
@@ -45,19 +45,19 @@ def crops_an_epoch(sizes: np.ndarray, side: int) -> np.ndarray:
 
 
 def capacities(sizes: np.ndarray, side: int) -> np.ndarray:
-    """How many crops fit side by side into pictures of ``sizes`` (N, 2), in rows and columns; (N).
+    """How many crops fit side by side into images of ``sizes`` (N, 2), in rows and columns; (N).
 
-    It is the same for a picture and the picture turned by a quarter.
+    It is the same for an image and the image turned by a quarter.
     """
     fitting: np.ndarray = (sizes // side).prod(axis=1)
     return fitting
 
 
 def shares(capacities: np.ndarray, most: int | None = None) -> np.ndarray:
-    """How many of ``most`` crops each picture has, (N): evenly, and no more than it has room for.
+    """How many of ``most`` crops each image has, (N): evenly, and no more than it has room for.
 
-    Of more pictures than that, some evenly spaced ones have one. What cannot be shared evenly goes
-    to evenly spaced pictures. None: all that there is room for.
+    Of more images than that, some evenly spaced ones have one. What cannot be shared evenly goes
+    to evenly spaced images. None: all that there is room for.
     """
     if most is None or most >= capacities.sum():
         return capacities.copy()
@@ -91,10 +91,10 @@ def _starts(length: int, side: int, count: int) -> np.ndarray:
     return starts
 
 
-def cut(picture: Tensor, places: np.ndarray, side: int, out: Tensor) -> None:
-    """Copy the squares of a picture (C, H, W) at ``places``, top and left, to ``out``."""
+def cut(image: Tensor, places: np.ndarray, side: int, out: Tensor) -> None:
+    """Copy the squares of an image (C, H, W) at ``places``, top and left, to ``out``."""
     for crop, (top, left) in zip(out, places.tolist(), strict=True):
-        crop.copy_(picture[:, top : top + side, left : left + side])
+        crop.copy_(image[:, top : top + side, left : left + side])
 
 
 def read_grid(
@@ -105,11 +105,11 @@ def read_grid(
     most: int | None,
     what: str = "crops",
 ) -> Grid:
-    """At most so many crops, which do not overlap, of pictures among which they are evenly shared.
+    """At most so many crops, which do not overlap, of images among which they are evenly shared.
 
     Args:
-        read: gives the picture (C, H, W) of an index, or raises a UserError.
-        sizes: width and height of each picture in either order, (N, 2).
+        read: gives the image (C, H, W) of an index, or raises a UserError.
+        sizes: width and height of each image in either order, (N, 2).
         channels: C.
         side: of a crop, in pixels.
         most: how many; None: all that fit side by side.
@@ -119,38 +119,38 @@ def read_grid(
     chosen = np.flatnonzero(counts)
     ends = np.cumsum(counts)
     crops = torch.empty(int(counts.sum()), channels, side, side, dtype=torch.uint8)
-    mistakes: dict[int, str] = {}
+    errors: dict[int, str] = {}
 
     def read_part(start: int, stop: int) -> None:
         for i in chosen[start:stop].tolist():
             try:
-                picture = read(i)
+                image = read(i)
             except UserError as error:
-                mistakes[i] = str(error)
+                errors[i] = str(error)
                 continue
-            height, width = picture.shape[1:]
+            height, width = image.shape[1:]
             places = grid_places(width, height, side, int(counts[i]))
-            cut(picture, places, side, crops[ends[i] - counts[i] : ends[i]])
+            cut(image, places, side, crops[ends[i] - counts[i] : ends[i]])
 
     for _ in in_parts(read_part, len(chosen), what):
         pass
-    picture_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-    if mistakes:
-        kept = ~torch.isin(picture_of, torch.tensor(list(mistakes)))
-        crops, picture_of = crops[kept], picture_of[kept]
-    return Grid(crops, picture_of, mistakes)
+    image_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+    if errors:
+        kept = ~torch.isin(image_of, torch.tensor(list(errors)))
+        crops, image_of = crops[kept], image_of[kept]
+    return Grid(crops, image_of, errors)
 
 
-HEADER = 2**16  # bytes of a picture in a tar that tell its size, for most formats
+HEADER = 2**16  # bytes of an image in a tar that tell its size, for most formats
 
 
 @dataclass(frozen=True)
-class SizedPictures:
-    """Pictures of a source, and how large they are.
+class SizedImages:
+    """Images of a source, and how large they are.
 
     Attributes:
-        source: the picture files.
-        indices: which of the source's pictures these are, (N).
+        source: the image files.
+        indices: which of the source's images these are, (N).
         sizes: width and height of each, (N, 2), or height and width where EXIF turns it.
         channels: 3 or 1.
     """
@@ -169,56 +169,56 @@ class SizedPictures:
         nbytes: np.ndarray = self.channels * self.sizes.prod(axis=1)
         return nbytes
 
-    def of(self, kept: np.ndarray) -> SizedPictures:
-        """Those of the pictures at ``kept``, indices or a mask."""
-        return SizedPictures(self.source, self.indices[kept], self.sizes[kept], self.channels)
+    def of(self, kept: np.ndarray) -> SizedImages:
+        """Those of the images at ``kept``, indices or a mask."""
+        return SizedImages(self.source, self.indices[kept], self.sizes[kept], self.channels)
 
     def name(self, index: int) -> Path:
-        """The path of picture ``index``, or what to name it by."""
+        """The path of image ``index``, or what to name it by."""
         return self.source.name(int(self.indices[index]))
 
     def read(self, index: int) -> Tensor:
-        """Picture ``index`` upright, uint8 levels (C, H, W).
+        """Image ``index`` upright, uint8 levels (C, H, W).
 
         Raises:
             UserError: it cannot be read, or is of another size than it was.
         """
         name, source_index = self.name(index), int(self.indices[index])
-        picture = read_picture(name, self.channels, content=self.source.content(source_index))
-        if sorted(picture.size) != sorted(self.sizes[index].tolist()):
-            raise UserError(f"cannot read the picture {name} (its size is not what it was)")
-        levels = np.asarray(picture).reshape(picture.height, picture.width, self.channels)
+        image = read_image(name, self.channels, content=self.source.content(source_index))
+        if sorted(image.size) != sorted(self.sizes[index].tolist()):
+            raise UserError(f"cannot read the image {name} (its size is not what it was)")
+        levels = np.asarray(image).reshape(image.height, image.width, self.channels)
         return torch.from_numpy(levels.transpose(2, 0, 1).copy())
 
 
 def measure(
     source: Source, indices: np.ndarray, channels: int, what: str
-) -> tuple[SizedPictures, dict[int, str]]:
-    """The sizes of some pictures of a source by their headers.
+) -> tuple[SizedImages, dict[int, str]]:
+    """The sizes of some images of a source by their headers.
 
     Args:
-        source: the picture files.
+        source: the image files.
         indices: which of them, (N).
         channels: what they will be read as.
         what: what the progress bar calls them.
 
     Returns:
-        The pictures, sizes of those that cannot be read being 0, and why those cannot be, by their
+        The images, sizes of those that cannot be read being 0, and why those cannot be, by their
         places in ``indices``.
     """
     sizes = np.zeros((len(indices), 2), dtype=np.int64)
-    mistakes: dict[int, str] = {}
+    errors: dict[int, str] = {}
 
     def measure_part(start: int, stop: int) -> None:
         for i in range(start, stop):
             try:
                 sizes[i] = _size(source, int(indices[i]))
             except UserError as error:
-                mistakes[i] = str(error)
+                errors[i] = str(error)
 
     for _ in in_parts(measure_part, len(indices), what):
         pass
-    return SizedPictures(source, indices, sizes, channels), mistakes
+    return SizedImages(source, indices, sizes, channels), errors
 
 
 def _size(source: Source, index: int) -> tuple[int, int]:
@@ -228,7 +228,7 @@ def _size(source: Source, index: int) -> tuple[int, int]:
     if not beginning.startswith((b"II", b"MM")):
         with contextlib.suppress(Exception):
             return size_by_header(name, beginning)
-    return picture_size(name, source.content(index))
+    return image_size(name, source.content(index))
 
 
 FRACTION = 31  # bits of a crop's place
@@ -237,23 +237,23 @@ FRACTION = 31  # bits of a crop's place
 def crop_order(
     seed: int, epoch: int, counts: np.ndarray, nbytes: np.ndarray, starts: np.ndarray
 ) -> Tensor:
-    """The crops of an epoch in their order, int32 (M, 3): picture, and place down and across.
+    """The crops of an epoch in their order, int32 (M, 3): image, and place down and across.
 
-    A place is a share of what there is, in units of 2^-31: the picture's size need not be known.
+    A place is a share of what there is, in units of 2^-31: the image's size need not be known.
     Places and order have streams of their own.
 
     Args:
         seed: the run's.
         epoch: the epoch.
-        counts: crops of each picture, (N).
-        nbytes: of each decoded picture, (N).
-        starts: the index at which each run of pictures starts that is best read together.
+        counts: crops of each image, (N).
+        nbytes: of each decoded image, (N).
+        starts: the index at which each run of images starts that is best read together.
     """
-    pictures = shuffled_crops(counts, nbytes, starts, stream(seed, epoch, *b"order"))
+    images = shuffled_crops(counts, nbytes, starts, stream(seed, epoch, *b"order"))
     places = stream(seed, epoch, *b"crops").integers(
-        2**FRACTION, size=(len(pictures), 2), dtype=np.int32
+        2**FRACTION, size=(len(images), 2), dtype=np.int32
     )
-    return torch.from_numpy(np.column_stack([pictures, places]))
+    return torch.from_numpy(np.column_stack([images, places]))
 
 
 def places_in(heights: Tensor, widths: Tensor, shares: Tensor, side: int) -> Tensor:
@@ -263,13 +263,13 @@ def places_in(heights: Tensor, widths: Tensor, shares: Tensor, side: int) -> Ten
 
 
 class MemoryCrops:
-    """Random crops of pictures in memory; a :class:`TrainingPictures`.
+    """Random crops of images in memory; a :class:`TrainingImages`.
 
-    An epoch has as many crops of a picture as have its area, at places that are drawn anew.
+    An epoch has as many crops of an image as have its area, at places that are drawn anew.
 
     Args:
-        levels: the levels (C, H, W) of all pictures one behind the other, uint8, flat.
-        offsets: where each picture begins, (N).
+        levels: the levels (C, H, W) of all images one behind the other, uint8, flat.
+        offsets: where each image begins, (N).
         sizes: width and height of each, (N, 2).
         channels: C.
         side: of a crop, in pixels.
@@ -298,7 +298,7 @@ class MemoryCrops:
         return self.shape[0]
 
     def on(self, device: torch.device) -> MemoryCrops:
-        """The same, on a GPU if the pictures take less than a quarter of its free memory."""
+        """The same, on a GPU if the images take less than a quarter of its free memory."""
         if device.type == "cuda" and self.levels.nbytes < torch.cuda.mem_get_info(device)[0] // 4:
             levels = self.levels.to(device)
             return MemoryCrops(levels, self.offsets, self.sizes, self.channels, self.side)
@@ -310,7 +310,7 @@ class MemoryCrops:
 
     def read(self, indices: Tensor) -> Tensor:
         device = self.table.device
-        crops = sent(indices, device).long()
+        crops = to_device(indices, device).long()
         starts, widths, heights = self.table[crops[:, 0]].unbind(1)
         top, left = places_in(heights, widths, crops[:, 1:], self.side).unbind(1)
         planes = (
@@ -323,17 +323,17 @@ class MemoryCrops:
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         for indices in batches:
-            yield sent(self.read(indices), device)
+            yield to_device(self.read(indices), device)
 
-    def picture(self, index: int) -> Tensor:
-        """Picture ``index``, (C, H, W), on the CPU."""
+    def image(self, index: int) -> Tensor:
+        """Image ``index``, (C, H, W), on the CPU."""
         width, height = self.sizes[index].tolist()
         start = int(self.offsets[index])
         levels = self.levels[start : start + self.channels * height * width].cpu()
         return levels.view(self.channels, height, width)
 
     def in_memory(self, most: int | None = None) -> Tensor:
-        return read_grid(self.picture, self.sizes, self.channels, self.side, most).crops
+        return read_grid(self.image, self.sizes, self.channels, self.side, most).crops
 
     def chunks(self) -> Iterator[Tensor]:
         yield self.levels.cpu()

@@ -15,10 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from srvae_pyro.data.cropping import crop_files
-from srvae_pyro.data.image_files import find_pictures, read_readable
-from srvae_pyro.data.sources import PictureFiles, fingerprint_of, mask_of
-from srvae_pyro.data.splits import DEFAULTS, DataSplits, MemoryPictures, PictureOptions, hold_out
-from srvae_pyro.data.streaming import StreamedPictures
+from srvae_pyro.data.image_files import find_images, read_readable
+from srvae_pyro.data.sources import ImageFiles, fingerprint_of, mask_of
+from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions, MemoryImages, hold_out
+from srvae_pyro.data.streaming import StreamedImages
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.device import process_memory
@@ -29,7 +29,7 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 # Train, training_set, Test Images, val2017, valid_32x32.
-_FURTHER = r"[-_ ]?(set|data|images|imgs|pictures|\d+|\d+x\d+)?"
+_FURTHER = r"[-_ ]?(set|data|pictures|imgs|images|\d+|\d+x\d+)?"
 
 
 def split_named(name: str) -> str | None:
@@ -41,7 +41,7 @@ def split_named(name: str) -> str | None:
 
 
 def find_split_folders(folder: Path) -> dict[str, Path]:
-    """The split folders of ``folder``; a warning names pictures and folders beside them.
+    """The split folders of ``folder``; a warning names images and folders beside them.
 
     Returns:
         The folder of each split that has one, in the order of :data:`SPLITS`.
@@ -70,20 +70,20 @@ def find_split_folders(folder: Path) -> dict[str, Path]:
         names = " and ".join(f"{place.name}/" for place in folders.values())
         warnings.warn(
             f"{folder}: {beside[0]}{more} beside {names} left out; if that is no split but a "
-            "kind of pictures, put all kinds into a folder train/",
+            "kind of images, put all kinds into a folder train/",
             stacklevel=2,
         )
     return {split: folders[split] for split in SPLITS if split in folders}
 
 
 def warn_of_deeper_splits(folder: Path, paths: Iterable[Path]) -> None:
-    """Warn if the pictures of a folder without splits are in split folders further down."""
+    """Warn if the images of a folder without splits are in split folders further down."""
     places = {path.parent for path in paths}
     for place in sorted(places):
         inside = place.relative_to(folder).parts
         if any(map(split_named, inside)):
             warnings.warn(
-                f"{folder}: pictures of {Path(*inside)} are split with all others; name the folder "
+                f"{folder}: images of {Path(*inside)} are split with all others; name the folder "
                 "that holds train/ and test/ to keep them apart",
                 stacklevel=2,
             )
@@ -93,16 +93,16 @@ def warn_of_deeper_splits(folder: Path, paths: Iterable[Path]) -> None:
 MOST_HELD_OUT = 10_000
 
 
-def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
-    """The pictures in ``folder``, in class folders or not.
+def load_folder(folder: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
+    """The images in ``folder``, in class folders or not.
 
     Its folders ``train``, ``val`` and ``test``, or of like names such as ``Training`` and
-    ``val2017``, are the splits. Without any of them all its pictures are split. Where ``val`` or
-    ``test`` is missing, a tenth of the pictures to train on, at most 10,000 and drawn at random,
+    ``val2017``, are the splits. Without any of them all its images are split. Where ``val`` or
+    ``test`` is missing, a tenth of the images to train on, at most 10,000 and drawn at random,
     is held out for it.
 
     Raises:
-        UserError: no pictures, too few, or of several sizes; or unreadable ones if
+        UserError: no images, too few, or of several sizes; or unreadable ones if
             ``options.strict``.
     """
     places, paths = _find(folder)
@@ -123,7 +123,7 @@ def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     if held_out:
         info |= {"held_out": list(held_out), "held_out_indices": held_out}
     if options.crops is not None:
-        sources = {split: PictureFiles(folder, part) for split, part in files.items()}
+        sources = {split: ImageFiles(folder, part) for split, part in files.items()}
         parts = {split: (source, np.arange(len(source))) for split, source in sources.items()}
         shown = partial(_inside, folder)
         return crop_files(str(folder), parts, options, info, shown)
@@ -135,31 +135,31 @@ def load_folder(folder: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
         info["left_out"] = left_out
     if streamed is not None:
         info["streamed"] = True
-    train = MemoryPictures(images["train"]) if streamed is None else streamed
+    train = MemoryImages(images["train"]) if streamed is None else streamed
     return DataSplits(str(folder), train, images["val"], images["test"], info)
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """The fingerprint of a folder's pictures, without decoding them."""
+    """The fingerprint of a folder's images, without decoding them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are shown when the pictures are read
+        warnings.simplefilter("ignore")  # they are shown when the images are read
         return _fingerprint(folder, _find(folder)[1])
 
 
 def _fingerprint(folder: Path, paths: dict[str, list[Path]]) -> str:
-    return fingerprint_of(PictureFiles(folder, [path for part in paths.values() for path in part]))
+    return fingerprint_of(ImageFiles(folder, [path for part in paths.values() for path in part]))
 
 
 def _find(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """The folder of each split, and its pictures; without such folders all are to train on."""
+    """The folder of each split, and its images; without such folders all are to train on."""
     places = find_split_folders(folder)
     if not places:
-        return places, {"train": find_pictures(folder)}
-    return places, {split: find_pictures(p, places.values()) for split, p in places.items()}
+        return places, {"train": find_images(folder)}
+    return places, {split: find_images(p, places.values()) for split, p in places.items()}
 
 
 def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
-    """Warn if pictures are called as masks of others are."""
+    """Warn if images are called as masks of others are."""
     start = len(os.fspath(folder))
     of = {path: stem for path in paths if (stem := mask_of(os.fspath(path)[start:])) is not None}
     stems = {path.stem for path in paths if path not in of} if of else set()
@@ -167,7 +167,7 @@ def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
     if masks:
         more = f" and {len(masks) - 1} more" if masks[1:] else ""
         warnings.warn(
-            f"{masks[0]}{more} are taken as pictures, and are called like masks of others: if they "
+            f"{masks[0]}{more} are taken as images, and are called like masks of others: if they "
             "are, move them elsewhere",
             stacklevel=2,
         )
@@ -176,32 +176,32 @@ def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
 def _refuse_gaps(
     folder: Path, places: dict[str, Path], paths: dict[str, list[Path]], for_training: bool
 ) -> None:
-    """Refuse a split folder without pictures, and for training a folder without train/."""
+    """Refuse a split folder without images, and for training a folder without train/."""
     if for_training and places and "train" not in places:
         name = next(place.name for place in places.values())
         raise UserError(
-            f"{folder} has {name}/ but no train/: put the pictures to train on in a folder train/"
+            f"{folder} has {name}/ but no train/: put the images to train on in a folder train/"
         )
     for split, files in paths.items():
         if files:
             continue
         if split in places:
-            raise UserError(f"no pictures in {places[split]}: put some there or remove the folder")
-        raise UserError(f"no pictures in {folder}: name a folder of PNG, JPEG or WebP files")
+            raise UserError(f"no images in {places[split]}: put some there or remove the folder")
+        raise UserError(f"no images in {folder}: name a folder of PNG, JPEG or WebP files")
 
 
 def _hold_out_missing(
     folder: Path, paths: dict[str, list[Path]], seed: int
 ) -> dict[str, list[int]]:
-    """Move pictures of ``paths['train']`` to the splits that have none; returns their indices."""
+    """Move images of ``paths['train']`` to the splits that have none; returns their indices."""
     missing = [split for split in SPLITS if split not in paths]
     if not missing:
         return {}
     train = paths["train"]
     if len(train) <= len(missing):
         raise UserError(
-            f"{folder} has {len(train)} pictures to train on, too few to hold out "
-            f"{' and '.join(missing)}: add pictures"
+            f"{folder} has {len(train)} images to train on, too few to hold out "
+            f"{' and '.join(missing)}: add images"
         )
     size = min(MOST_HELD_OUT, max(1, len(train) // 10))
     kept, parts = hold_out(len(train), [size] * len(missing), seed)
@@ -212,24 +212,24 @@ def _hold_out_missing(
     return held_out
 
 
-def _streamed(folder: Path, files: list[Path], options: PictureOptions) -> StreamedPictures | None:
-    """The training pictures as streamed ones; None if they are to be read into memory now."""
+def _streamed(folder: Path, files: list[Path], options: ImageOptions) -> StreamedImages | None:
+    """The training images as streamed ones; None if they are to be read into memory now."""
     if not files or (options.stream is False and options.check_shape is None):
         return None
-    source = PictureFiles(folder, files)
-    pictures = StreamedPictures(source, np.arange(len(source)), options)
+    source = ImageFiles(folder, files)
+    images = StreamedImages(source, np.arange(len(source)), options)
     if options.check_shape:
-        options.check_shape((options.channels, *pictures.shape[2:]))
+        options.check_shape((options.channels, *images.shape[2:]))
     if options.stream is False:
         return None
-    if options.stream is None and math.prod(pictures.shape) < process_memory() / 2:
+    if options.stream is None and math.prod(images.shape) < process_memory() / 2:
         return None
-    pictures.compare_sizes()
-    return pictures
+    images.compare_sizes()
+    return images
 
 
 def _read(
-    folder: Path, files: dict[str, list[Path]], options: PictureOptions
+    folder: Path, files: dict[str, list[Path]], options: ImageOptions
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The images of each split, and the paths in ``folder`` of the files that are left out."""
     paths = [path for part in files.values() for path in part]
@@ -242,7 +242,7 @@ def _read(
     sizes = [len(part) - int(n) for part, n in zip(files.values(), lost, strict=True)]
     for (split, part), size in zip(files.items(), sizes, strict=True):
         if part and not size:
-            raise UserError(f"no picture of {folder} for {split} can be read: repair or add some")
+            raise UserError(f"no image of {folder} for {split} can be read: repair or add some")
     splits = dict(zip(files, images.split(sizes), strict=True))
     return splits, [_inside(folder, paths[i]) for i in left_out]
 
@@ -252,7 +252,7 @@ def _inside(folder: Path, path: Path) -> str:
 
 
 def _split_text(places: dict[str, Path], held_out: dict[str, list[int]]) -> str:
-    """Where the pictures of each split come from, in words."""
+    """Where the images of each split come from, in words."""
     parts = [f"{split} from {place.name}/" for split, place in places.items()]
     if held_out:
         parts.append(f"{' and '.join(held_out)} held out at random")

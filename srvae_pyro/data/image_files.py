@@ -47,19 +47,19 @@ from srvae_pyro.system.files import special_kind
 # Measured: the most that reading takes, with the conversion to levels; without and with
 # transparency or low bytes.
 BYTES_PER_PIXEL = (15, 36)
-ALWAYS_AVAILABLE = 100_000_000  # bytes; asking for more takes as long as reading a small picture
+ALWAYS_AVAILABLE = 100_000_000  # bytes; asking for more takes as long as reading a small image
 ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # EXIF's tag; values that swap width and height
 
 
 @dataclass
 class Opened:
-    """A picture file's content, upright.
+    """An image file's content, upright.
 
     Attributes:
         image: the decoded pixels, in the file's mode; of colours of 16 bits the high bytes.
         meaning: of its levels.
         low_bytes: makes the low bytes of colours of 16 bits, if they can be had.
-        page: index of the picture in the file.
+        page: index of the image in the file.
         notes: what of the file is left out, in words, beside what ``meaning`` has.
     """
 
@@ -70,7 +70,7 @@ class Opened:
     notes: list[str] = field(default_factory=list)
 
     def eight_bits(self) -> Image.Image:
-        """The picture in 8 bits as it is meant; transparency by a colour is a band.
+        """The image in 8 bits as it is meant; transparency by a colour is a band.
 
         What it takes from the levels is noted in ``meaning``. To be called while the file is open.
 
@@ -81,17 +81,17 @@ class Opened:
 
 
 @contextmanager
-def open_picture(path: Path, content: bytes | None = None) -> Iterator[Opened]:
-    """Open a picture file; its metadata can be read while it is open.
+def open_image(path: Path, content: bytes | None = None) -> Iterator[Opened]:
+    """Open an image file; its metadata can be read while it is open.
 
-    Of a TIFF with a picture in several resolutions the full one is taken.
+    Of a TIFF with an image in several resolutions the full one is taken.
 
     Args:
         path: the file.
         content: its content, if it is not a file of its own at that path.
 
     Raises:
-        UnreadableError: it is no regular file, no picture, or of a format that is not read.
+        UnreadableError: it is no regular file, no image, or of a format that is not read.
         Exception: whatever Pillow raises on a damaged file.
     """
     with _file(path, content) as file:
@@ -108,7 +108,7 @@ def open_picture(path: Path, content: bytes | None = None) -> Iterator[Opened]:
 
 
 def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
-    """Width and height of a picture file, not decoded; EXIF may say that they are to be swapped.
+    """Width and height of an image file, not decoded; EXIF may say that they are to be swapped.
 
     Args:
         path: the file.
@@ -116,7 +116,7 @@ def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
             for most formats, but with the beginning of a TIFF it could be another page's size.
 
     Raises:
-        UnreadableError: it is no picture, of a format that is not read, or too large to decode.
+        UnreadableError: it is no image, of a format that is not read, or too large to decode.
         Exception: whatever Pillow raises on a damaged file.
     """
     with _file(path, content) as file:
@@ -128,7 +128,7 @@ def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
 
 
 def _file(path: Path, content: bytes | None) -> BinaryIO:
-    """A picture file, opened; see :func:`open_picture`."""
+    """An image file, opened; see :func:`open_image`."""
     if content is not None:
         return io.BytesIO(content)
     if kind := special_kind(path):
@@ -140,7 +140,7 @@ def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, 
     """Open a file that Pillow refuses with ``error``, mended.
 
     Returns:
-        The picture, and the mended file.
+        The image, and the mended file.
 
     Raises:
         UnreadableError: pixels are missing.
@@ -173,7 +173,7 @@ def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, 
 
 
 def _open(file: BinaryIO, path: Path) -> Opened:
-    """Decode the picture in an open file, from its beginning."""
+    """Decode the image in an open file, from its beginning."""
     image, page = _find(file, path)
     _check_memory(image)
     notes = []
@@ -190,7 +190,7 @@ def _open(file: BinaryIO, path: Path) -> Opened:
 
 
 def _find(file: BinaryIO, path: Path) -> tuple[ImageFile.ImageFile, int]:
-    """The picture in a file, not yet decoded, and its page."""
+    """The image in a file, not yet decoded, and its page."""
     file.seek(0)
     image, page = _identify(file, file.read(HEAD), path), 0
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -246,7 +246,7 @@ def _low_bytes(file: BinaryIO, path: Path) -> Image.Image | None:
 def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
     """The image that Pillow makes of a file, not yet decoded.
 
-    Not by ``Image.open``, which refuses pictures above a number of pixels that is set for the whole
+    Not by ``Image.open``, which refuses images above a number of pixels that is set for the whole
     process.
 
     Raises:
@@ -276,7 +276,7 @@ def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
 
 
 def _check_memory(image: Image.Image, low_bytes: bool = False) -> None:
-    """Refuse a picture that is too large for the memory, before it is decoded."""
+    """Refuse an image that is too large for the memory, before it is decoded."""
     width, height = image.size
     need = BYTES_PER_PIXEL[low_bytes or image.has_transparency_data] * width * height
     if need < ALWAYS_AVAILABLE:
@@ -293,13 +293,13 @@ def _check_memory(image: Image.Image, low_bytes: bool = False) -> None:
 T = TypeVar("T")
 
 
-def find_pictures(
+def find_images(
     folder: Path,
     exclude: Iterable[Path] = (),
     other: Callable[[Path], object] | None = None,
     unread: Callable[[OSError], object] = lambda _: None,
 ) -> list[Path]:
-    """Every picture file in ``folder`` and below, by extension, in the order of their paths.
+    """Every image file in ``folder`` and below, by extension, in the order of their paths.
 
     Links to folders are followed, and each folder is visited once. Hidden files and folders are
     left out, and so are named pipes, devices and sockets.
@@ -307,11 +307,11 @@ def find_pictures(
     Args:
         folder: the folder.
         exclude: folders that are not entered through links.
-        other: told each file that is no picture; without, a warning tells of pipes and the like
-            that are called as pictures are.
+        other: told each file that is no image; without, a warning tells of pipes and the like
+            that are called as images are.
         unread: told why a folder cannot be listed.
     """
-    pictures = []
+    images = []
     seen = {_identity(place) for place in exclude} - {_identity(folder)}
     # Links last: so a folder is visited by its real path, in whatever order a disk lists them.
     waiting, links = [os.fspath(folder)], deque[str]()
@@ -332,9 +332,9 @@ def find_pictures(
             named = os.path.splitext(entry.name)[1].lower() in EXTENSIONS
             if _is_folder(entry):
                 folders.append(entry)
-            # Where a link leads to is looked at when the picture is opened: it takes time.
+            # Where a link leads to is looked at when the image is opened: it takes time.
             elif named and (entry.is_symlink() or entry.is_file()):
-                pictures.append(Path(entry.path))
+                images.append(Path(entry.path))
             elif other is not None:
                 other(Path(entry.path))
             elif named:
@@ -342,7 +342,7 @@ def find_pictures(
         folders.sort(key=lambda entry: entry.name)
         links += [entry.path for entry in folders if entry.is_symlink()]
         waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
-    return sorted(pictures, key=lambda path: path.relative_to(folder).parts)
+    return sorted(images, key=lambda path: path.relative_to(folder).parts)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -357,10 +357,10 @@ def _identity(folder: str | Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def read_picture(
+def read_image(
     path: Path, channels: int, image_size: int | None = None, content: bytes | None = None
 ) -> Image.Image:
-    """One picture file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
+    """One image file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
 
     EXIF orientation is applied, transparency composed on white, 16 bits scaled to 8, CMYK and Lab
     converted to sRGB; of an animation the first frame is read. Faults of a file that do not
@@ -373,13 +373,13 @@ def read_picture(
         content: the file's content, if it is not a file of its own at that path.
 
     Raises:
-        UserError: the file cannot be read as a picture; names it.
+        UserError: the file cannot be read as an image; names it.
     """
     try:
-        with open_picture(path, content) as opened:
+        with open_image(path, content) as opened:
             image = as_rgb(opened.eight_bits())
         if opened.meaning.guess:  # without the name, so that it is shown once
-            warnings.warn(f"pictures of 16 bits are {opened.meaning.guess}", stacklevel=1)
+            warnings.warn(f"images of 16 bits are {opened.meaning.guess}", stacklevel=1)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -396,16 +396,16 @@ def read_picture(
         raise _unread(path, error) from error
 
 
-def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
-    """Width and height of a picture file; EXIF may say that they are to be swapped.
+def image_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
+    """Width and height of an image file; EXIF may say that they are to be swapped.
 
     It is decoded only if its header cannot be read. Arguments and errors are those of
-    :func:`read_picture`.
+    :func:`read_image`.
     """
     try:
         with contextlib.suppress(Exception):
             return size_by_header(path, content)
-        with open_picture(path, content) as opened:
+        with open_image(path, content) as opened:
             return opened.image.size
     except MemoryError:
         raise
@@ -416,18 +416,18 @@ def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
 def _unread(path: Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())
     advice = (isinstance(error, UnreadableError) and error.advice) or "repair or remove it"
-    return UserError(f"cannot read the picture {path} ({reason}): {advice}")
+    return UserError(f"cannot read the image {path} ({reason}): {advice}")
 
 
-def read_pictures(
-    paths: Sequence[Path], channels: int, image_size: int | None = None, what: str = "pictures"
+def read_images(
+    paths: Sequence[Path], channels: int, image_size: int | None = None, what: str = "images"
 ) -> Tensor:
-    """Picture files as uint8 levels (N, C, H, W), read by one thread a core.
+    """Image files as uint8 levels (N, C, H, W), read by one thread a core.
 
     Args:
         paths: the files, at least one.
         channels: 3 or 1.
-        image_size: see :func:`read_picture`; without it all must have one size.
+        image_size: see :func:`read_image`; without it all must have one size.
         what: what the progress bar calls them.
 
     Raises:
@@ -441,10 +441,10 @@ def read_readable(
     channels: int,
     image_size: int | None = None,
     *,
-    what: str = "pictures",
+    what: str = "images",
     strict: bool = False,
 ) -> tuple[Tensor, list[int]]:
-    """Read pictures as :func:`read_pictures` does, but leave out files that cannot be read.
+    """Read images as :func:`read_images` does, but leave out files that cannot be read.
 
     A warning names the first file that is left out.
 
@@ -454,15 +454,15 @@ def read_readable(
     Raises:
         UserError: no file can be read, or with ``strict`` one cannot, or sizes differ.
     """
-    first, mistakes = 0, dict[int, str]()
+    first, errors = 0, dict[int, str]()
     while True:
         try:
-            width, height = read_picture(paths[first], channels, image_size).size
+            width, height = read_image(paths[first], channels, image_size).size
             break
         except UserError as error:
             if strict or first == len(paths) - 1:
                 raise
-            mistakes[first] = str(error)
+            errors[first] = str(error)
             first += 1
     images = torch.empty(len(paths), channels, height, width, dtype=torch.uint8)
     target = images.numpy()
@@ -470,11 +470,11 @@ def read_readable(
     def read(start: int, stop: int) -> None:
         for i in range(max(start, first), stop):
             try:
-                image = read_picture(paths[i], channels, image_size)
+                image = read_image(paths[i], channels, image_size)
             except UserError as error:
                 if strict:
                     raise
-                mistakes[i] = str(error)
+                errors[i] = str(error)
                 continue
             if image.size != (width, height):
                 raise _SizesDifferError
@@ -486,18 +486,18 @@ def read_readable(
             pass
     except _SizesDifferError:
         raise _sizes_error(paths, channels) from None
-    if not mistakes:
+    if not errors:
         return images, []
-    left_out = sorted(mistakes)
+    left_out = sorted(errors)
     more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-    warnings.warn(f"left out{more}: {mistakes[left_out[0]]}", stacklevel=2)
+    warnings.warn(f"left out{more}: {errors[left_out[0]]}", stacklevel=2)
     keep = torch.ones(len(paths), dtype=torch.bool)
     keep[left_out] = False
     return images[keep], left_out
 
 
 class _SizesDifferError(Exception):
-    """Two pictures have different sizes."""
+    """Two images have different sizes."""
 
 
 def in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T]:
@@ -528,7 +528,7 @@ def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
         counts: Counter[tuple[int, int]] = Counter()
         for path in paths[start:stop]:
             with contextlib.suppress(UserError):  # this is about the others
-                counts[read_picture(path, channels).size] += 1
+                counts[read_image(path, channels).size] += 1
         return counts
 
     counts: Counter[tuple[int, int]] = Counter()
@@ -536,6 +536,6 @@ def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
         counts.update(part)
     common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in counts.most_common(3))
     return UserError(
-        f"the {len(paths)} pictures have {len(counts)} different sizes, most often {common}: pass "
+        f"the {len(paths)} images have {len(counts)} different sizes, most often {common}: pass "
         "--image-size N to make each a square of N pixels"
     )

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.image_files import find_pictures, read_pictures
+from srvae_pyro.data.image_files import find_images, read_images
 from srvae_pyro.data.splits import (
     DEFAULTS,
     DataSplits,
-    MemoryPictures,
-    PictureOptions,
+    ImageOptions,
+    MemoryImages,
     hold_out,
     only_size,
     to_channels,
@@ -110,10 +110,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
-def load_imagenet32(root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
+def load_imagenet32(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """Downsampled ImageNet, 3x32x32, from ``train_32x32`` and ``valid_32x32`` (PNGs).
 
-    The published validation pictures are the test split; 20,000 training pictures drawn at random
+    The published validation images are the test split; 20,000 training images drawn at random
     are held out for validation.
 
     References:
@@ -139,10 +139,10 @@ def load_imagenet32(root: Path, options: PictureOptions = DEFAULTS) -> DataSplit
             f"no ImageNet32 in {root}: unpack train_32x32.tar and valid_32x32.tar there, or name "
             "their folder with --data-root"
         )
-    train, test = find_pictures(folder / "train_32x32"), find_pictures(folder / "valid_32x32")
+    train, test = find_images(folder / "train_32x32"), find_images(folder / "valid_32x32")
     if len(train) <= HELD_OUT or not test:
         raise UserError(
-            f"{folder} has {len(train)} pictures in train_32x32 and {len(test)} in valid_32x32, "
+            f"{folder} has {len(train)} images in train_32x32 and {len(test)} in valid_32x32, "
             "too few for ImageNet32: unpack both archives again"
         )
     kept, (held,) = hold_out(len(train), [HELD_OUT], options.seed)
@@ -151,19 +151,19 @@ def load_imagenet32(root: Path, options: PictureOptions = DEFAULTS) -> DataSplit
     test_paths = test[: options.limit]
     # One tensor of all, then views of it: a copy would take 4 GB more.
     paths = [*train_paths, *val_paths, *test_paths]
-    images = read_pictures(paths, options.channels, what="ImageNet32")
+    images = read_images(paths, options.channels, what="ImageNet32")
     if images.shape[2:] != (32, 32):
-        raise UserError(f"the pictures in {folder} are not of 32x32: take --data {folder}")
+        raise UserError(f"the images in {folder} are not of 32x32: take --data {folder}")
     counts = [len(train_paths), len(val_paths), len(test_paths)]
     train_images, val_images, test_images = images.split(counts)
     return DataSplits(
         "imagenet32",
-        MemoryPictures(train_images),
+        MemoryImages(train_images),
         val_images,
         test_images,
         {
             "source": str(folder),
-            "split": f"{HELD_OUT} random training pictures for validation; valid_32x32 is the test",
+            "split": f"{HELD_OUT} random training images for validation; valid_32x32 is the test",
             "seed": options.seed,
             "held_out_indices": {"val": held.tolist()},
         },
@@ -173,7 +173,7 @@ def load_imagenet32(root: Path, options: PictureOptions = DEFAULTS) -> DataSplit
 IMAGE = 3 * 32 * 32  # bytes, red plane first
 
 
-def load_imagenet32_batches(root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
+def load_imagenet32_batches(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """Downsampled ImageNet, 3x32x32, from ``train_data_batch_1`` to ``_10`` and ``val_data``.
 
     Not the images of :func:`load_imagenet32`: they were downsampled by another filter, so
@@ -206,7 +206,7 @@ def load_imagenet32_batches(root: Path, options: PictureOptions = DEFAULTS) -> D
     images = _read_all([files[name] for name in TRAIN_BATCHES], options.channels)
     if len(images) <= HELD_OUT:
         raise UserError(
-            f"the batches in {root} have {len(images)} training pictures, too few for ImageNet32: "
+            f"the batches in {root} have {len(images)} training images, too few for ImageNet32: "
             "unpack its archives again"
         )
     _, (held,) = hold_out(len(images), [HELD_OUT], options.seed)
@@ -218,12 +218,12 @@ def load_imagenet32_batches(root: Path, options: PictureOptions = DEFAULTS) -> D
         train, val, test = (part[: options.limit].clone() for part in (train, val, test))
     return DataSplits(
         "imagenet32-batches",
-        MemoryPictures(train),
+        MemoryImages(train),
         val,
         test,
         {
             "source": str(files[TRAIN_BATCHES[0]].parent),
-            "split": f"{HELD_OUT} random training pictures for validation; val_data is the test",
+            "split": f"{HELD_OUT} random training images for validation; val_data is the test",
             "seed": options.seed,
             "held_out_indices": {"val": held.tolist()},
         },

@@ -17,7 +17,7 @@ from srvae_pyro.formats import RAW, Unread, unread_by_name
 
 
 class UnreadableError(Exception):
-    """A picture cannot be read.
+    """An image cannot be read.
 
     Attributes:
         reason: why, in a few words.
@@ -107,7 +107,7 @@ class Meaning:
 
 
 def meaning_of(image: ImageFile.ImageFile, file: BinaryIO) -> Meaning:
-    """How a picture file means its levels.
+    """How an image file means its levels.
 
     Args:
         image: the file opened and not yet decoded.
@@ -239,7 +239,7 @@ def _meaning_of_avif(boxes: bytes, has_profile: bool) -> Meaning:
 def eight_bits(
     image: Image.Image, meaning: Meaning, low_bytes: Callable[[], Image.Image | None]
 ) -> Image.Image:
-    """A picture in 8 bits as it is meant; what it takes from the levels is noted in ``meaning``.
+    """An image in 8 bits as it is meant; what it takes from the levels is noted in ``meaning``.
 
     Args:
         image: decoded by Pillow, to the high bytes of colours of 16 bits.
@@ -352,7 +352,7 @@ Directory = TiffImagePlugin.ImageFileDirectory_v2
 def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, path: Path) -> int:
     """Go to the page of full resolution.
 
-    Pages of a document differ in shape, and then the first one is taken; those of a picture in
+    Pages of a document differ in shape, and then the first one is taken; those of an image in
     several resolutions all have its shape.
 
     Args:
@@ -376,7 +376,7 @@ def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, path: P
     if not full:
         if pages and _integer(pages[0], REDUCED) & SMALL_COPY:
             raise UnreadableError(
-                "it has a small copy of the picture alone, as cameras' raw files have", RAW.advice
+                "it has a small copy of the image alone, as cameras' raw files have", RAW.advice
             )
         return 0
     sizes = [(_integer(page, WIDTH), _integer(page, HEIGHT)) for page in pages]

@@ -14,13 +14,13 @@ from srvae_pyro.data.folder import load_folder
 from srvae_pyro.data.imagenet32 import load_imagenet32, load_imagenet32_batches
 from srvae_pyro.data.named import load_cifar10, load_photos
 from srvae_pyro.data.shards import load_shards
-from srvae_pyro.data.splits import DEFAULTS, DataSplits, PictureOptions
+from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions
 from srvae_pyro.errors import UserError
 
 __all__ = ["DATA_SETS", "LOADERS", "load_data"]
 
-# A loader is given the folder of named data sets and what is asked of the pictures.
-LOADERS: dict[str, Callable[[Path, PictureOptions], DataSplits]] = {
+# A loader is given the folder of named data sets and what is asked of the images.
+LOADERS: dict[str, Callable[[Path, ImageOptions], DataSplits]] = {
     "cifar10": load_cifar10,
     "imagenet32": load_imagenet32,
     "imagenet32-batches": load_imagenet32_batches,
@@ -28,14 +28,14 @@ LOADERS: dict[str, Callable[[Path, PictureOptions], DataSplits]] = {
 }
 
 
-def load_data(name: str, root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
+def load_data(name: str, root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """The data set called ``name``, or the folder or the tar shards of that path.
 
     Args:
         name: one of :data:`DATA_SETS`, a folder (``./photos`` for a folder of that name), or
             ``wds:`` and the path of tar shards, see :func:`~srvae_pyro.data.shards.load_shards`.
         root: where the named data sets are, or are downloaded to.
-        options: which pictures to read, and as what.
+        options: which images to read, and as what.
 
     Raises:
         UserError: says in one line what is wrong and what to do.
@@ -52,7 +52,7 @@ def load_data(name: str, root: Path, options: PictureOptions = DEFAULTS) -> Data
             raise UserError(f"{flag} is at least 1, not {value}")
     if options.crops is not None and options.image_size is not None:
         raise UserError(
-            "--crops are cut from pictures at their own size: leave out --image-size, or --crops"
+            "--crops are cut from images at their own size: leave out --image-size, or --crops"
         )
     if options.eval_crops is not None and options.crops is None:
         raise UserError("--eval-crops is of --crops: give both, or neither")
@@ -68,7 +68,7 @@ def load_data(name: str, root: Path, options: PictureOptions = DEFAULTS) -> Data
     return _load(name, root, options).described(limit=options.limit)
 
 
-def _load(name: str, root: Path, options: PictureOptions) -> DataSplits:
+def _load(name: str, root: Path, options: ImageOptions) -> DataSplits:
     if name == "photos" and options.crops is not None:
         raise UserError(
             f"photos is cut into crops of its own: give --image-size {options.crops} in place of "
@@ -95,10 +95,10 @@ def _folder(name: str) -> Path:
         return folder
     if folder.exists():
         tar = " (tar shards: wds:PATH)" if folder.suffix == ".tar" else ""
-        raise UserError(f"{name} is a file: --data takes a folder of pictures{tar}")
+        raise UserError(f"{name} is a file: --data takes a folder of images{tar}")
     close = get_close_matches(name.lower(), DATA_SETS, n=1)
     hint = f"did you mean {close[0]}? Else take " if close else "take "
     raise UserError(
         f"no data set and no folder is called {name!r}: {hint}{', '.join(DATA_SETS)}, or the "
-        "path of a folder of pictures"
+        "path of a folder of images"
     )

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data.image_files import read_picture
+from srvae_pyro.data.image_files import read_image
 from srvae_pyro.data.splits import (
     DEFAULTS,
     DataSplits,
-    MemoryPictures,
-    PictureOptions,
+    ImageOptions,
+    MemoryImages,
     only_size,
     to_channels,
 )
@@ -27,7 +27,7 @@ from srvae_pyro.system.files import holding
 VALIDATION = 10_000  # the last of the 50,000 training images
 
 
-def load_cifar10(root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
+def load_cifar10(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """CIFAR-10: 40,000 images of 3x32x32 to train on, 10,000 to validate, 10,000 to test.
 
     Validation is the last 10,000 of the published training images.
@@ -74,12 +74,12 @@ def load_cifar10(root: Path, options: PictureOptions = DEFAULTS) -> DataSplits:
     )
     return DataSplits(
         "cifar10",
-        MemoryPictures(train),
+        MemoryImages(train),
         val,
         test,
         {
             "source": str(root),
-            "split": f"as published; the last {VALIDATION} training pictures for validation",
+            "split": f"as published; the last {VALIDATION} training images for validation",
         },
     )
 
@@ -89,7 +89,7 @@ def _unavailable(root: Path, reason: str) -> UserError:
     return UserError(
         f"no intact CIFAR-10 in {root} and no download ({reason}): put cifar-10-python.tar.gz "
         "there, name its folder with --data-root, or take --data photos (needs no network) or "
-        "--data DIR (your pictures)"
+        "--data DIR (your images)"
     )
 
 
@@ -121,7 +121,7 @@ def regions(width: int, height: int, index: int) -> dict[str, Region]:
     return {"train": Region(0, 0, across, height), "val": val, "test": test}
 
 
-def load_photos(options: PictureOptions = DEFAULTS) -> DataSplits:
+def load_photos(options: ImageOptions = DEFAULTS) -> DataSplits:
     """8,000 crops to train on, 1,000 to validate and 1,000 to test, 32x32 unless said otherwise.
 
     Each of five photographs is cut into three regions first (:func:`regions`). A crop is a random
@@ -137,7 +137,7 @@ def load_photos(options: PictureOptions = DEFAULTS) -> DataSplits:
         UserError: ``image_size`` is too large for the photographs, or they are not there.
     """
     size = options.image_size or 32
-    photographs = [read_picture(_path(name), options.channels) for name in PHOTOGRAPHS]
+    photographs = [read_image(_path(name), options.channels) for name in PHOTOGRAPHS]
     parts = [regions(*photo.size, i) for i, photo in enumerate(photographs)]
     # One bound for all regions of a photograph, so that the splits show the same scales.
     shortest = [min(min(r.right - r.left, r.bottom - r.top) for r in p.values()) for p in parts]
@@ -160,14 +160,14 @@ def load_photos(options: PictureOptions = DEFAULTS) -> DataSplits:
         "split": "by regions of each photograph",
         "seed": options.seed,
     }
-    train = MemoryPictures(splits["train"])
+    train = MemoryImages(splits["train"])
     return DataSplits("photos", train, splits["val"], splits["test"], info, photograph_of)
 
 
 def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.ndarray) -> Tensor:
     """Crops (N, C, size, size), one per row of ``draws``, from one area after another.
 
-    An area is a picture by itself, so no filter reaches beyond its border.
+    An area is an image by itself, so no filter reaches beyond its border.
 
     Args:
         areas: what to cut from.

@@ -1,4 +1,4 @@
-"""Pictures for a trained model: those of its run or others, and whether it was trained on them."""
+"""Images for a trained model: those of its run or others, and whether it was trained on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from srvae_pyro.config import SHARDS, DataConfig, RunConfig
-from srvae_pyro.data import DATA_SETS, DataSplits, PictureOptions, load_data
+from srvae_pyro.data import DATA_SETS, DataSplits, ImageOptions, load_data
 from srvae_pyro.data.folder import find_split_folders, fingerprint_folder
 from srvae_pyro.data.shards import fingerprint_shards, shard_paths
 from srvae_pyro.data.sources import is_of_files
@@ -21,11 +21,11 @@ __all__ = [
 
 
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
-    """The pictures that a run was trained on, or others, in the size and channels of its model.
+    """The images that a run was trained on, or others, in the size and channels of its model.
 
     Of a run on crops they are crops, of others too.
 
-    If ``data`` has the run's pictures, wherever they are now, they are split as they were for it,
+    If ``data`` has the run's images, wherever they are now, they are split as they were for it,
     and ``info["own"]`` is true. A warning says if they have changed since.
 
     Args:
@@ -44,7 +44,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     fits = height == width and (data == "photos" or data not in DATA_SETS)
     image_size = config.data.image_size if of_run else (height if fits else None)
     crops = None if data == "photos" else config.data.crops  # photos are crops anyway
-    options = PictureOptions(
+    options = ImageOptions(
         image_size=image_size if crops is None else None,
         crops=crops,
         eval_crops=config.data.eval_crops if crops is not None else None,
@@ -56,12 +56,12 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     loaded = load_data(config.data.data if data is None else data, data_root, options)
     if loaded.shape != (channels, height, width):
         raise UserError(
-            f"{loaded.name} has pictures of {loaded.shape[1]}x{loaded.shape[2]}, the model is for "
+            f"{loaded.name} has images of {loaded.shape[1]}x{loaded.shape[2]}, the model is for "
             f"{height}x{width}: give --data of that size"
         )
     if of_run and _has_changed(config.data, loaded):
         warnings.warn(
-            f"the pictures of {loaded.name} are not those that the run was trained on: it may have "
+            f"the images of {loaded.name} are not those that the run was trained on: it may have "
             "learnt from some that are held out now",
             stacklevel=2,
         )
@@ -69,17 +69,17 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
 
 
 def warn_if_trained_on(run: str | Path, config: RunConfig, shown: DataSplits, split: str) -> None:
-    """A warning if a run has learnt from some of the pictures of a split.
+    """A warning if a run has learnt from some of the images of a split.
 
     Args:
         run: what to call it.
         config: the run's.
-        shown: the pictures, as :func:`~srvae_pyro.data.load_data` gave them.
+        shown: the images, as :func:`~srvae_pyro.data.load_data` gave them.
         split: train, val, test, or all.
     """
     if _overlap(config.data, shown, split):
         warnings.warn(
-            f"{run} was trained on some of these pictures, of {config.data.data} split by "
+            f"{run} was trained on some of these images, of {config.data.data} split by "
             f"--data-seed {config.data.seed}: it looks better on them than on new ones",
             stacklevel=2,
         )
@@ -95,15 +95,15 @@ def refuse_missing(data: DataConfig) -> None:
     if name in DATA_SETS or _is_there(name):
         return
     if not name:
-        raise UserError("what the model was trained on is not recorded: name pictures with --data")
+        raise UserError("what the model was trained on is not recorded: name images with --data")
     raise UserError(
         f"the run was trained on {name}, which is not there: say with --data where its "
-        "pictures are now, or name others"
+        "images are now, or name others"
     )
 
 
 def can_have_moved(config: RunConfig, data: str) -> bool:
-    """Whether ``data`` may be a run's pictures at another place, by what is recorded of them."""
+    """Whether ``data`` may be a run's images at another place, by what is recorded of them."""
     recorded = config.data.info.get("fingerprint")
     kinds = {name in DATA_SETS or name.startswith(SHARDS) for name in (data, config.data.data)}
     named = {data, config.data.data} & set(DATA_SETS)
@@ -117,7 +117,7 @@ def _is_there(name: str) -> bool:
 
 
 def _is_of_run(config: RunConfig, data: str) -> bool:
-    """Whether ``data`` has the pictures that a run was trained on."""
+    """Whether ``data`` has the images that a run was trained on."""
     if data == config.data.data or _same_place(data, config.data.data):
         return True
     if not can_have_moved(config, data):
@@ -129,7 +129,7 @@ def _is_of_run(config: RunConfig, data: str) -> bool:
 
 
 def _has_changed(data: DataConfig, loaded: DataSplits) -> bool:
-    """Whether pictures are not those that are recorded, as far as that can be told."""
+    """Whether images are not those that are recorded, as far as that can be told."""
     recorded = data.info.get("fingerprint")
     if recorded is None or data.data in DATA_SETS:
         return False
@@ -137,7 +137,7 @@ def _has_changed(data: DataConfig, loaded: DataSplits) -> bool:
 
 
 def _overlap(data: DataConfig, shown: DataSplits, split: str) -> bool:
-    """Whether ``split`` of ``shown`` has pictures that a run with ``data`` was trained on."""
+    """Whether ``split`` of ``shown`` has images that a run with ``data`` was trained on."""
     recorded = data.info.get("fingerprint", "")
     same_files = is_of_files(recorded) and recorded == shown.info.get("fingerprint")
     if shown.name == data.data or same_files or _same_place(shown.name, data.data):
@@ -168,9 +168,9 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _root(folder: Path, split: str) -> Path:
-    """The folder below which all pictures of a folder's split are."""
+    """The folder below which all images of a folder's split are."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it was told when the pictures were read
+        warnings.simplefilter("ignore")  # it was told when the images were read
         places = find_split_folders(folder)
     if split == "all":
         return folder

@@ -14,8 +14,8 @@ from braceexpand import braceexpand
 from srvae_pyro.config import SHARDS
 from srvae_pyro.data.cropping import crop_files
 from srvae_pyro.data.sources import TarShards, fingerprint_of
-from srvae_pyro.data.splits import DEFAULTS, DataSplits, PictureOptions, hold_out
-from srvae_pyro.data.streaming import StreamedPictures
+from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions, hold_out
+from srvae_pyro.data.streaming import StreamedImages
 from srvae_pyro.errors import UserError
 
 __all__ = ["check_shards", "fingerprint_shards", "load_shards", "shard_paths"]
@@ -23,20 +23,20 @@ __all__ = ["check_shards", "fingerprint_shards", "load_shards", "shard_paths"]
 MOST_HELD_OUT = 10_000
 
 
-def load_shards(name: str, options: PictureOptions = DEFAULTS) -> DataSplits:
-    """The pictures in the tar shards that ``name`` gives, ``wds:shards/train-{0000..0999}.tar``.
+def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
+    """The images in the tar shards that ``name`` gives, ``wds:shards/train-{0000..0999}.tar``.
 
-    Validation and test pictures, a tenth each and at most 10,000, are drawn at random and kept in
+    Validation and test images, a tenth each and at most 10,000, are drawn at random and kept in
     memory; all others are streamed.
 
     Args:
         name: ``wds:`` and a path, in which braces stand for several as in a shell.
         options: heeds all but ``stream``, ``download`` and ``for_training``. With
-            ``strict`` an unreadable picture is an error. Otherwise held-out pictures are left out
+            ``strict`` an unreadable image is an error. Otherwise held-out images are left out
             and streamed ones replaced.
 
     Raises:
-        UserError: a shard is missing or is no tar, or there are too few pictures.
+        UserError: a shard is missing or is no tar, or there are too few images.
     """
     paths = shard_paths(name)
     missing = [path for path in paths if not path.is_file()]
@@ -62,9 +62,9 @@ def shard_paths(name: str) -> list[Path]:
 
 
 def fingerprint_shards(name: str) -> str:
-    """The fingerprint of the pictures in existing tar shards."""
+    """The fingerprint of the images in existing tar shards."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are shown when the pictures are read
+        warnings.simplefilter("ignore")  # they are shown when the images are read
         return fingerprint_of(TarShards(shard_paths(name)))
 
 
@@ -83,10 +83,10 @@ def check_shards(name: str) -> None:
         )
 
 
-def _split(name: str, source: TarShards, options: PictureOptions) -> DataSplits:
-    """The pictures of ``source``, some held out and in memory, the others streamed."""
+def _split(name: str, source: TarShards, options: ImageOptions) -> DataSplits:
+    """The images of ``source``, some held out and in memory, the others streamed."""
     if len(source) < 3:
-        raise UserError(f"{name} has {len(source)} pictures: it takes 3 at least")
+        raise UserError(f"{name} has {len(source)} images: it takes 3 at least")
     held = min(MOST_HELD_OUT, max(1, len(source) // 10))
     kept, parts = hold_out(len(source), [held, held], options.seed)
     info: dict[str, Any] = {
@@ -101,21 +101,21 @@ def _split(name: str, source: TarShards, options: PictureOptions) -> DataSplits:
         cut = {split: (source, part[: options.limit]) for split, part in indices.items()}
         return crop_files(name, cut, replace(options, stream=True), info, _inside)
 
-    def streamed(indices: np.ndarray) -> StreamedPictures:
-        return StreamedPictures(source, indices[: options.limit], options)
+    def streamed(indices: np.ndarray) -> StreamedImages:
+        return StreamedImages(source, indices[: options.limit], options)
 
     train = streamed(kept)
     if options.check_shape:
         options.check_shape((options.channels, *train.shape[2:]))
     train.compare_sizes()
     held_out = [streamed(indices) for indices in parts]
-    if any(pictures.shape[1:] != train.shape[1:] for pictures in held_out):
+    if any(images.shape[1:] != train.shape[1:] for images in held_out):
         raise UserError(
-            f"the pictures of {name} differ in size: pass --image-size N to make each a square "
+            f"the images of {name} differ in size: pass --image-size N to make each a square "
             "of N pixels"
         )
     (val, val_left_out), (test, test_left_out) = (
-        pictures.read_readable(torch.arange(len(pictures))) for pictures in held_out
+        images.read_readable(torch.arange(len(images))) for images in held_out
     )
     info["streamed"] = True
     if left_out := [*val_left_out, *test_left_out]:
@@ -124,5 +124,5 @@ def _split(name: str, source: TarShards, options: PictureOptions) -> DataSplits:
 
 
 def _inside(path: Path) -> str:
-    """What to call a picture in a tar, wherever the tar is."""
+    """What to call an image in a tar, wherever the tar is."""
     return "/".join(path.parts[-2:])

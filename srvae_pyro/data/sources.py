@@ -20,22 +20,22 @@ from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.files import special_kind
 
-# What pictures are called that belong to others: 1_mask.png, 1.seg.png, masks/1.png.
+# What images are called that belong to others: 1_mask.png, 1.seg.png, masks/1.png.
 _MASK = re.compile("(mask|seg|segm|segmentation|label|annotation|depth|matte|trimap)s?", re.I)
 _ENDING = re.compile(f"[._-]{_MASK.pattern}$", re.I)
 
 
 class Source(Protocol):
-    """Picture files, each of which can be read by its index."""
+    """Image files, each of which can be read by its index."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> Path:
-        """The picture's path, or for a member of a tar a path to name it by."""
+        """The image's path, or for a member of a tar a path to name it by."""
         ...
 
     def content(self, index: int) -> bytes | None:
-        """The content of the picture's file; None if it is a file of its own at :meth:`name`."""
+        """The content of the image's file; None if it is a file of its own at :meth:`name`."""
         ...
 
     def names_hash(self) -> bytes:
@@ -43,20 +43,20 @@ class Source(Protocol):
         ...
 
     def file_sizes(self, indices: np.ndarray) -> np.ndarray:
-        """Sizes of the pictures' files in bytes; -1 where a size cannot be told."""
+        """Sizes of the images' files in bytes; -1 where a size cannot be told."""
         ...
 
     def beginning(self, index: int, most: int) -> bytes:
-        """The first bytes of the picture's file, at most ``most``; none if it cannot be read."""
+        """The first bytes of the image's file, at most ``most``; none if it cannot be read."""
         ...
 
     def runs(self) -> np.ndarray:
-        """The index at which each run of pictures starts that is best read together."""
+        """The index at which each run of images starts that is best read together."""
         ...
 
 
-class PictureFiles:
-    """Picture files in a folder; a :class:`Source`. Paths are stored as a fixed-width array.
+class ImageFiles:
+    """Image files in a folder; a :class:`Source`. Paths are stored as a fixed-width array.
 
     Args:
         folder: the folder that the files are in.
@@ -95,9 +95,9 @@ class PictureFiles:
 
 
 class TarShards:
-    """Pictures in tar files, such as WebDataset's; a :class:`Source`. 12 bytes of memory each.
+    """Images in tar files, such as WebDataset's; a :class:`Source`. 12 bytes of memory each.
 
-    At first only the tars' headers are read. Members with a picture's extension count, one of each
+    At first only the tars' headers are read. Members with an image's extension count, one of each
     of WebDataset's samples, which are members in a row whose names are the same up to the first
     dot: the first that is called ``KEY.png`` or the like, not ``KEY.mask.png``. A warning tells how
     many are left out so.
@@ -106,7 +106,7 @@ class TarShards:
         paths: the tars, uncompressed.
 
     Raises:
-        UserError: a tar cannot be read, or there are no pictures in any. A tar without pictures
+        UserError: a tar cannot be read, or there are no images in any. A tar without images
             beside others is left out with a warning.
     """
 
@@ -126,13 +126,13 @@ class TarShards:
             sizes.append(members[:, 1].clip(max=2**31 - 1).astype(np.int32))
             counts.append(len(members))
         if not self.paths:
-            raise UserError(f"{paths[0]} has no pictures in it: name others with --data")
+            raise UserError(f"{paths[0]} has no images in it: name others with --data")
         if empty:
             more = f" and {len(empty) - 1} more" if empty[1:] else ""
-            warnings.warn(f"left out, without pictures: {empty[0]}{more}", stacklevel=2)
+            warnings.warn(f"left out, without images: {empty[0]}{more}", stacklevel=2)
         if lost:
             more = f" and {lost - 1} more" if lost > 1 else ""
-            warnings.warn(f"left out, one picture a sample: {beside}{more}", stacklevel=2)
+            warnings.warn(f"left out, one image a sample: {beside}{more}", stacklevel=2)
         self.offsets, self.sizes = np.concatenate(offsets), np.concatenate(sizes)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
 
@@ -144,13 +144,13 @@ class TarShards:
 
     def name(self, index: int) -> Path:
         shard = self._shard(index)
-        return self.paths[shard] / f"picture {index - self.starts[shard]}"
+        return self.paths[shard] / f"image {index - self.starts[shard]}"
 
     def content(self, index: int) -> bytes:
         return self.beginning(index, int(self.sizes[index]))
 
     def names_hash(self) -> bytes:
-        """Hash of the tars' names and of the places of the pictures in them."""
+        """Hash of the tars' names and of the places of the images in them."""
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             digest.update(os.fsencode(path.name) + b"\0")
@@ -176,8 +176,8 @@ def _file_size(path: Path) -> int:
     return -1
 
 
-class _Picture(NamedTuple):
-    """A picture in a tar: of which sample, what it is called in it, and where it is."""
+class _Image(NamedTuple):
+    """An image in a tar: of which sample, what it is called in it, and where it is."""
 
     key: str
     kind: str
@@ -189,26 +189,26 @@ class _Picture(NamedTuple):
         return f"{self.key}.{self.kind}"
 
 
-def _pictures(tar: tarfile.TarFile) -> Iterator[_Picture]:
+def _images(tar: tarfile.TarFile) -> Iterator[_Image]:
     for member in tar:
         folder, name = os.path.split(member.name)
         key, _, kind = name.partition(".")
         named = os.path.splitext(name)[1].lower() in EXTENSIONS
         if member.isreg() and named and key:  # without, it is hidden
-            yield _Picture(os.path.join(folder, key), kind, member.offset_data, member.size)
+            yield _Image(os.path.join(folder, key), kind, member.offset_data, member.size)
         tar.members = []  # type: ignore[attr-defined]  # else they pile up
 
 
-def _chosen(sample: list[_Picture]) -> list[_Picture]:
-    """Those pictures of a sample that are no masks or the like of another."""
-    plain = [picture for picture in sample if "." not in picture.kind]
+def _chosen(sample: list[_Image]) -> list[_Image]:
+    """Those images of a sample that are no masks or the like of another."""
+    plain = [image for image in sample if "." not in image.kind]
     if plain:
         return plain[:1]
-    return [picture for picture in sample if mask_of(picture.name) is None] or sample
+    return [image for image in sample if mask_of(image.name) is None] or sample
 
 
 def mask_of(path: str) -> str | None:
-    """Of which picture one is the mask or the like by its path, its name without extension.
+    """Of which image one is the mask or the like by its path, its name without extension.
 
     ``a`` of ``a_mask.png`` and of ``masks/a.png``; None for other paths.
     """
@@ -222,18 +222,18 @@ def mask_of(path: str) -> str | None:
 
 
 def _members(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Offset and size in bytes of each picture in a tar, (N, 2); what is left out beside them."""
+    """Offset and size in bytes of each image in a tar, (N, 2); what is left out beside them."""
     members, beside = [], []
     try:
         with tarfile.open(path, "r:") as tar:
-            for _, sample in itertools.groupby(_pictures(tar), key=lambda picture: picture.key):
-                pictures = list(sample)
-                chosen = _chosen(pictures)
-                members += [(picture.offset, picture.size) for picture in chosen]
+            for _, sample in itertools.groupby(_images(tar), key=lambda image: image.key):
+                images = list(sample)
+                chosen = _chosen(images)
+                members += [(image.offset, image.size) for image in chosen]
                 beside += [
-                    f"{path.name}: {picture.name} beside {chosen[0].name}"
-                    for picture in pictures
-                    if picture not in chosen
+                    f"{path.name}: {image.name} beside {chosen[0].name}"
+                    for image in images
+                    if image not in chosen
                 ]
     except (tarfile.TarError, EOFError, OSError, OverflowError, MemoryError) as error:
         reason = str(error) or "it claims more than it has"

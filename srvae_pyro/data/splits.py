@@ -14,13 +14,13 @@ from torch import Tensor
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma
-from srvae_pyro.system.device import sent, stream
+from srvae_pyro.system.device import stream, to_device
 
 
 def evenly_spaced_indices(total: int, count: int | None) -> Tensor:
     """``count`` of the indices below ``total``, evenly spaced, the same ones always; None: all.
 
-    Pictures are often sorted by class, so the first ones would be of one kind.
+    Images are often sorted by class, so the first ones would be of one kind.
     """
     if count is None or count >= total:
         return torch.arange(total)
@@ -32,9 +32,9 @@ def evenly_spaced(images: Tensor, count: int | None) -> Tensor:
     return images if count is None else images[evenly_spaced_indices(len(images), count)]
 
 
-WINDOW = 16  # tars whose pictures are shuffled together
-BLOCK = 2**29  # bytes of decoded pictures whose crops are shuffled together
-MOST_AT_ONCE = 32  # crops for which a picture enters a block
+WINDOW = 16  # tars whose images are shuffled together
+BLOCK = 2**29  # bytes of decoded images whose crops are shuffled together
+MOST_AT_ONCE = 32  # crops for which an image enters a block
 
 
 def shuffled(count: int, random: np.random.Generator) -> Tensor:
@@ -48,7 +48,7 @@ def shuffled_in_windows(starts: np.ndarray, count: int, random: np.random.Genera
     So each tar is read within a short time, and stays in the system's file cache for it.
 
     Args:
-        starts: the index at which each run starts, ascending from 0; a tar's pictures are a run.
+        starts: the index at which each run starts, ascending from 0; a tar's images are a run.
         count: how many indices there are.
         random: source of the order.
     """
@@ -63,40 +63,38 @@ def shuffled_in_windows(starts: np.ndarray, count: int, random: np.random.Genera
 def shuffled_crops(
     counts: np.ndarray, nbytes: np.ndarray, starts: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
-    """The picture of each crop in a random order, in which few decoded pictures are held at a time.
+    """The image of each crop in a random order, in which few decoded images are held at a time.
 
-    Pictures of :data:`BLOCK` bytes together are shuffled as a whole. Of more, random pictures make
+    Images of :data:`BLOCK` bytes together are shuffled as a whole. Of more, random images make
     a block, whose crops are shuffled, and block follows upon block: so whoever reads them decodes a
-    picture once for all its crops in the block. That is for :data:`MOST_AT_ONCE` crops: a large
-    picture has more and enters several blocks, or a batch would be of few pictures.
+    image once for all its crops in the block. That is for :data:`MOST_AT_ONCE` crops: a large
+    image has more and enters several blocks, or a batch would be of few images.
 
     Args:
-        counts: crops of each picture, at least one, (N).
-        nbytes: of each picture when it is decoded, (N).
-        starts: see :func:`shuffled_in_windows`, of runs of pictures.
+        counts: crops of each image, at least one, (N).
+        nbytes: of each image when it is decoded, (N).
+        starts: see :func:`shuffled_in_windows`, of runs of images.
         random: source of the order.
 
     Returns:
-        Indices of pictures, int32, as many as there are crops.
+        Indices of images, int32, as many as there are crops.
     """
-    pictures = np.arange(len(counts), dtype=np.int32)
+    images = np.arange(len(counts), dtype=np.int32)
     if nbytes.sum() <= BLOCK:
-        crops: np.ndarray = np.repeat(pictures, counts)[random.permutation(counts.sum())]
+        crops: np.ndarray = np.repeat(images, counts)[random.permutation(counts.sum())]
         return crops
     readings = -(-counts // MOST_AT_ONCE)
     first = np.cumsum(readings) - readings
     number = np.arange(readings.sum()) - np.repeat(first, readings)
-    pictures = np.repeat(pictures, readings)
-    counts, readings = counts[pictures], readings[pictures]
+    images = np.repeat(images, readings)
+    counts, readings = counts[images], readings[images]
     counts = counts * (number + 1) // readings - counts * number // readings  # evenly
-    order = shuffled_in_windows(first[starts], len(pictures), random).numpy()
-    pictures, counts = pictures[order], counts[order]
-    block = np.cumsum(nbytes[pictures]) // BLOCK
+    order = shuffled_in_windows(first[starts], len(images), random).numpy()
+    images, counts = images[order], counts[order]
+    block = np.cumsum(nbytes[images]) // BLOCK
     borders = np.flatnonzero(np.diff(block)) + 1
     parts = []
-    for part, part_counts in zip(
-        np.split(pictures, borders), np.split(counts, borders), strict=True
-    ):
+    for part, part_counts in zip(np.split(images, borders), np.split(counts, borders), strict=True):
         crops = np.repeat(part, part_counts)
         parts.append(crops[random.permutation(len(crops))])
     return np.concatenate(parts)
@@ -106,29 +104,29 @@ CheckShape = Callable[[tuple[int, int, int]], None]
 
 
 @dataclass(frozen=True)
-class PictureOptions:
+class ImageOptions:
     """What is asked of a data set. Each loader heeds the options that apply to its data set.
 
     Attributes:
-        image_size: height and width in pixels. A picture of another size is cut to its central
-            square and resized. None: the data set's size; the pictures of a folder or of tar shards
+        image_size: height and width in pixels. An image of another size is cut to its central
+            square and resized. None: the data set's size; the images of a folder or of tar shards
             must then all have one size, or ``crops`` is given.
-        crops: height and width in pixels of squares that are cut out of the pictures at their own
+        crops: height and width in pixels of squares that are cut out of the images at their own
             resolution: random ones to train on, evenly spaced ones for validation and test. None:
-            the pictures themselves.
+            the images themselves.
         eval_crops: at most so many crops for validation and for test each. None: 2,000, or one of
-            each picture if there are more.
+            each image if there are more.
         channels: 3 for RGB, 1 for luma (Pillow's "L").
-        seed: seeds what is drawn at random: which pictures are held out, where crops lie.
-        limit: keep only the first pictures of each split, at most this many.
+        seed: seeds what is drawn at random: which images are held out, where crops lie.
+        limit: keep only the first images of each split, at most this many.
         strict: raise an error for a file that cannot be read instead of leaving it out.
-        stream: whether to read a folder's training pictures only when they are needed. None: if all
+        stream: whether to read a folder's training images only when they are needed. None: if all
             of them would take more than half of the available memory. Training is the same either
             way; tar shards are always streamed.
         download: fetch a data set that is missing, where that is possible.
-        for_training: raise an error for a folder without pictures to train on.
+        for_training: raise an error for a folder without images to train on.
         check_shape: called with the shape (C, H, W) of the images as soon as it is known, before
-            all pictures are read; raises a UserError if the shape does not suit.
+            all images are read; raises a UserError if the shape does not suit.
     """
 
     image_size: int | None = None
@@ -144,17 +142,17 @@ class PictureOptions:
     check_shape: CheckShape | None = None
 
 
-DEFAULTS = PictureOptions()
+DEFAULTS = ImageOptions()
 
 
-class TrainingPictures(Protocol):
-    """Pictures of one shape to train on, in memory or read when they are needed.
+class TrainingImages(Protocol):
+    """Images of one shape to train on, in memory or read when they are needed.
 
     All images are uint8 levels (N, C, H, W).
 
     Attributes:
         shape: (N, C, H, W) of all that an epoch has.
-        workers: processes that read them ahead; pictures in memory need none.
+        workers: processes that read them ahead; images in memory need none.
     """
 
     shape: torch.Size
@@ -162,8 +160,8 @@ class TrainingPictures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def on(self, device: torch.device) -> TrainingPictures:
-        """The same pictures, kept on ``device`` if they are in memory and it has room for them."""
+    def on(self, device: torch.device) -> TrainingImages:
+        """The same images, kept on ``device`` if they are in memory and it has room for them."""
         ...
 
     def order(self, seed: int, epoch: int) -> Tensor:
@@ -186,7 +184,7 @@ class TrainingPictures(Protocol):
         """The readable images, on the CPU.
 
         Args:
-            most: at most this many, evenly spaced, of pictures that are not in memory yet; None:
+            most: at most this many, evenly spaced, of images that are not in memory yet; None:
                 all. Images that are in memory anyway are all given.
         """
         ...
@@ -196,8 +194,8 @@ class TrainingPictures(Protocol):
         ...
 
 
-class MemoryPictures:
-    """Pictures to train on that are held in memory; a :class:`TrainingPictures`.
+class MemoryImages:
+    """Images to train on that are held in memory; a :class:`TrainingImages`.
 
     Args:
         images: uint8 levels (N, C, H, W).
@@ -205,7 +203,7 @@ class MemoryPictures:
 
     def __init__(self, images: Tensor) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError("pictures to train on are a uint8 tensor (N, C, H, W)")
+            raise ValueError("images to train on are a uint8 tensor (N, C, H, W)")
         self.images = images
         self.shape = images.shape
         self.workers = 0
@@ -213,12 +211,12 @@ class MemoryPictures:
     def __len__(self) -> int:
         return len(self.images)
 
-    def on(self, device: torch.device) -> MemoryPictures:
-        """The same pictures, on a GPU if they take less than a quarter of its free memory."""
+    def on(self, device: torch.device) -> MemoryImages:
+        """The same images, on a GPU if they take less than a quarter of its free memory."""
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
             if self.images.nbytes < free // 4:
-                return MemoryPictures(self.images.to(device))
+                return MemoryImages(self.images.to(device))
         return self
 
     def order(self, seed: int, epoch: int) -> Tensor:
@@ -229,7 +227,7 @@ class MemoryPictures:
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         for indices in batches:
-            yield sent(self.images[sent(indices, self.images.device)], device)
+            yield to_device(self.images[to_device(indices, self.images.device)], device)
 
     def in_memory(self, most: int | None = None) -> Tensor:
         return self.images
@@ -240,23 +238,23 @@ class MemoryPictures:
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set: pictures to train on, and validation and test images in memory.
+    """A data set: images to train on, and validation and test images in memory.
 
     All images are uint8 levels (N, C, H, W) of one shape (C, H, W), contiguous, on the CPU.
 
     Attributes:
         name: what ``--data`` called it.
-        train: the pictures to train on, in memory or read when they are needed.
+        train: the images to train on, in memory or read when they are needed.
         val: validation images.
         test: test images. Any split may be empty, except ``train`` where it is to be trained on.
-        info: what a run records of it, fit for JSON: source, split, seed, counts; for pictures
+        info: what a run records of it, fit for JSON: source, split, seed, counts; for images
             held out at random ``held_out_indices``, a list per split into the order of reading.
         photographs: for a split whose images are cut from a few photographs, the index of each
             one's photograph, (N); images of one photograph are alike.
     """
 
     name: str
-    train: TrainingPictures
+    train: TrainingImages
     val: Tensor
     test: Tensor
     info: dict[str, Any] = field(default_factory=dict)
@@ -267,7 +265,7 @@ class DataSplits:
             if images.dtype != torch.uint8 or images.shape[1:] != self.train.shape[1:]:
                 raise ValueError("splits are uint8 tensors (N, C, H, W) of one image shape")
         if not any(len(images) for images in (self.train, self.val, self.test)):
-            raise ValueError("there is at least one picture")
+            raise ValueError("there is at least one image")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -277,18 +275,18 @@ class DataSplits:
 
     @property
     def unit(self) -> str:
-        """What its images are: pictures, or crops of pictures."""
-        return "crops" if "crops" in self.info else "pictures"
+        """What its images are: images, or crops of images."""
+        return "crops" if "crops" in self.info else "images"
 
     def fingerprint(self) -> str:
-        """Hash to recognise the pictures by: of their files, or of the train and val images."""
+        """Hash to recognise the images by: of their files, or of the train and val images."""
         return self.info.get("fingerprint") or self._pixel_hash()
 
     def _pixel_hash(self) -> str:
         return _hash(_buffers(self.train.chunks()), _buffers([self.val]))
 
     def described(self, **info: Any) -> DataSplits:
-        """The same pictures with counts, shape and ``info`` added to what is recorded."""
+        """The same images with counts, shape and ``info`` added to what is recorded."""
         counts = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
         facts = {"name": self.name, "shape": list(self.shape), "counts": counts}
         return replace(self, info={**facts, **self.info, **info})
@@ -316,7 +314,7 @@ def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, l
     return np.sort(kept), [np.sort(part) for part in held]
 
 
-def only_size(name: str, options: PictureOptions, size: int) -> None:
+def only_size(name: str, options: ImageOptions, size: int) -> None:
     """Refuse an ``--image-size`` or ``--crops`` that a data set of one size does not have.
 
     Raises:

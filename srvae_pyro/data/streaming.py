@@ -19,45 +19,45 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from srvae_pyro.data.crops import (
-    SizedPictures,
+    SizedImages,
     crop_order,
     crops_an_epoch,
     cut,
     places_in,
     read_grid,
 )
-from srvae_pyro.data.image_files import read_picture
+from srvae_pyro.data.image_files import read_image
 from srvae_pyro.data.sources import Source
-from srvae_pyro.data.splits import BLOCK, PictureOptions, shuffled, shuffled_in_windows
+from srvae_pyro.data.splits import BLOCK, ImageOptions, shuffled, shuffled_in_windows
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.device import sent, stream
+from srvae_pyro.system.device import stream, to_device
 
 CPU = torch.device("cpu")
-MOST_TRIED = 100  # unreadable pictures before giving up
-READ_AT_ONCE = 256  # pictures of a batch that is not for training
-SIZES_COMPARED = 32  # pictures whose sizes are compared before training
-HASHED_AT_ONCE = 1024  # pictures in memory while all are hashed
+MOST_TRIED = 100  # unreadable images before giving up
+READ_AT_ONCE = 256  # images of a batch that is not for training
+SIZES_COMPARED = 32  # images whose sizes are compared before training
+HASHED_AT_ONCE = 1024  # images in memory while all are hashed
 SILENCE = 600.0  # seconds that the reading processes may take for a batch before they count as hung
 
 
-class StreamedPictures(Dataset[Tensor | str]):
-    """Pictures of which only those asked for are in memory; a :class:`TrainingPictures`.
+class StreamedImages(Dataset[Tensor | str]):
+    """Images of which only those asked for are in memory; a :class:`TrainingImages`.
 
-    Without ``options.image_size`` all are expected to be of the first one's size. A picture that
+    Without ``options.image_size`` all are expected to be of the first one's size. An image that
     cannot be read is an error if ``options.strict``; otherwise another of its batch takes its
     place, with one warning.
 
     Args:
-        source: the picture files.
-        indices: which of the source's pictures these are, ascending.
-        options: see :class:`~srvae_pyro.data.splits.PictureOptions`.
+        source: the image files.
+        indices: which of the source's images these are, ascending.
+        options: see :class:`~srvae_pyro.data.splits.ImageOptions`.
 
     Raises:
-        UserError: the first picture cannot be read and ``options.strict``, or none of the first
+        UserError: the first image cannot be read and ``options.strict``, or none of the first
             :data:`MOST_TRIED` can be.
     """
 
-    def __init__(self, source: Source, indices: np.ndarray, options: PictureOptions) -> None:
+    def __init__(self, source: Source, indices: np.ndarray, options: ImageOptions) -> None:
         self.source, self.indices = source, indices
         self.channels, self.image_size = options.channels, options.image_size
         self.strict = options.strict
@@ -69,17 +69,17 @@ class StreamedPictures(Dataset[Tensor | str]):
         self.runs = np.unique(runs[runs < len(indices)])
 
     def _first_size(self) -> tuple[int, int]:
-        """Width and height of the first picture that can be read."""
+        """Width and height of the first image that can be read."""
         for tried, index in enumerate(self.indices, start=1):
             try:
                 return self._read(int(index)).size
             except UserError:
                 if self.strict or tried == min(len(self.indices), MOST_TRIED):
                     raise
-        raise ValueError("there are no pictures")
+        raise ValueError("there are no images")
 
     def compare_sizes(self) -> None:
-        """Compare the sizes of some pictures, evenly spaced.
+        """Compare the sizes of some images, evenly spaced.
 
         Raises:
             UserError: one has another size than the first.
@@ -97,7 +97,7 @@ class StreamedPictures(Dataset[Tensor | str]):
     def _read(self, source_index: int) -> Image.Image:
         name = self.source.name(source_index)
         content = self.source.content(source_index)
-        return read_picture(name, self.channels, self.image_size, content)
+        return read_image(name, self.channels, self.image_size, content)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -106,16 +106,16 @@ class StreamedPictures(Dataset[Tensor | str]):
         """Image ``index``, uint8 (C, H, W), or the reason why it cannot be read."""
         source_index = int(self.indices[index])
         try:
-            picture = self._read(source_index)
+            image = self._read(source_index)
         except (UserError, OSError) as error:
             return str(error)
         height, width = self.shape[2:]
-        if picture.size != (width, height):
-            return _other_size(self.source.name(source_index), picture.size, (width, height))
-        levels = np.asarray(picture).reshape(height, width, self.channels)
+        if image.size != (width, height):
+            return _other_size(self.source.name(source_index), image.size, (width, height))
+        levels = np.asarray(image).reshape(height, width, self.channels)
         return torch.from_numpy(levels.transpose(2, 0, 1).copy())
 
-    def on(self, device: torch.device) -> StreamedPictures:
+    def on(self, device: torch.device) -> StreamedImages:
         return self
 
     def order(self, seed: int, epoch: int) -> Tensor:
@@ -131,30 +131,30 @@ class StreamedPictures(Dataset[Tensor | str]):
         """The images of each of ``batches`` of indices, read ahead by ``workers`` processes.
 
         Raises:
-            UserError: a picture cannot be read and these are strict, or none of a batch can be.
+            UserError: an image cannot be read and these are strict, or none of a batch can be.
         """
         lists, pinned = _Lists(batches), device.type == "cuda"
-        for images, mistakes in read_ahead(self, lists, _collate, self.workers, pinned):
-            if mistakes and (self.strict or not len(images)):
-                raise UserError(mistakes[0])
-            if mistakes and not self.warned:
+        for images, errors in read_ahead(self, lists, _collate, self.workers, pinned):
+            if errors and (self.strict or not len(images)):
+                raise UserError(errors[0])
+            if errors and not self.warned:
                 self.warned = True
-                warnings.warn(f"left out, as more may be: {mistakes[0]}", stacklevel=2)
-            if mistakes:
-                fill = torch.arange(len(mistakes)) % len(images)
+                warnings.warn(f"left out, as more may be: {errors[0]}", stacklevel=2)
+            if errors:
+                fill = torch.arange(len(errors)) % len(images)
                 images = torch.cat([images, images[fill]])
-            yield sent(images, device)
+            yield to_device(images, device)
 
     def read_readable(self, indices: Tensor) -> tuple[Tensor, list[Path]]:
-        """The readable images at ``indices``, and the names of the pictures that are left out.
+        """The readable images at ``indices``, and the names of the images that are left out.
 
         A warning names the first of those.
 
         Raises:
-            UserError: a picture cannot be read and these are strict.
+            UserError: an image cannot be read and these are strict.
         """
         images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
-        count, names, mistakes = 0, [], []
+        count, names, errors = 0, [], []
         for index in indices.tolist():
             image = self[index]
             if isinstance(image, Tensor):
@@ -163,11 +163,11 @@ class StreamedPictures(Dataset[Tensor | str]):
             elif self.strict:
                 raise UserError(image)
             else:
-                mistakes.append(image)
+                errors.append(image)
                 names.append(self.source.name(int(self.indices[index])))
-        if mistakes:
-            more = f" and {len(mistakes) - 1} more" if mistakes[1:] else ""
-            warnings.warn(f"left out{more}: {mistakes[0]}", stacklevel=2)
+        if errors:
+            more = f" and {len(errors) - 1} more" if errors[1:] else ""
+            warnings.warn(f"left out{more}: {errors[0]}", stacklevel=2)
         return images[:count], names
 
     def in_memory(self, most: int | None = None) -> Tensor:
@@ -181,7 +181,7 @@ class StreamedPictures(Dataset[Tensor | str]):
 
 
 def _other_size(name: Path, size: tuple[int, int], first: tuple[int, int]) -> str:
-    """The message about a picture of another size; sizes are (width, height)."""
+    """The message about an image of another size; sizes are (width, height)."""
     return (
         f"{name} has {size[0]}x{size[1]} pixels, the first {first[0]}x{first[1]}: pass "
         "--image-size N to make each a square of N pixels"
@@ -201,8 +201,8 @@ class _Lists:
 def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
     """The readable images of a batch, and what is wrong with the others."""
     images = [item for item in items if isinstance(item, Tensor)]
-    mistakes = [item for item in items if isinstance(item, str)]
-    return torch.stack(images) if images else torch.empty(0), mistakes
+    errors = [item for item in items if isinstance(item, str)]
+    return torch.stack(images) if images else torch.empty(0), errors
 
 
 def read_ahead(
@@ -230,7 +230,7 @@ def read_ahead(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_Sent(collate),
+        collate_fn=_OnDevice(collate),
         pin_memory=pinned,
         timeout=SILENCE if workers else 0,
         worker_init_fn=_start_worker,
@@ -242,7 +242,7 @@ def read_ahead(
         with _unraisable_ignored():
             error.__traceback__ = None  # a loader half made fails once more as it goes
         raise UserError(
-            "no processes can be started here to read pictures ahead "
+            "no processes can be started here to read images ahead "
             f"({error.strerror or error}): give --workers 0"
         ) from None
     yield from arriving
@@ -258,11 +258,11 @@ def _unraisable_ignored() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-class _Sent:
+class _OnDevice:
     """Collates a batch; if that is in another process, its tensor comes by the pipe alone.
 
     PyTorch sends tensors by shared memory and a socket, which takes room in /dev/shm and a short
-    TMPDIR. A pipe takes neither, and is as fast for decoded pictures.
+    TMPDIR. A pipe takes neither, and is as fast for decoded images.
     """
 
     def __init__(self, collate: Callable[[list[Any]], tuple[Any, ...]]) -> None:
@@ -288,134 +288,134 @@ def _start_worker(_: int) -> None:
     os.setpgrp()
 
 
-HELD = BLOCK * 5 // 4  # bytes of decoded pictures: a block of an order, which may end late
+HELD = BLOCK * 5 // 4  # bytes of decoded images: a block of an order, which may end late
 _NOTHING = torch.empty(0, 0, 0, dtype=torch.uint8)
 
 
 class StreamedCrops:
-    """Random crops of pictures of which few are in memory; a :class:`TrainingPictures`.
+    """Random crops of images of which few are in memory; a :class:`TrainingImages`.
 
-    They are those of :class:`~srvae_pyro.data.crops.MemoryCrops`, in the same order. A picture is
+    They are those of :class:`~srvae_pyro.data.crops.MemoryCrops`, in the same order. An image is
     decoded when its first crop is needed and kept until its last one of a block of the order. One
     that cannot be read is an error if ``strict``; otherwise other crops of a batch take the places
     of its own, with one warning.
 
     Args:
-        pictures: the pictures, each at least as large as a crop.
+        images: the images, each at least as large as a crop.
         side: of a crop, in pixels.
         strict: see above.
     """
 
-    def __init__(self, pictures: SizedPictures, side: int, strict: bool) -> None:
-        self.pictures, self.side, self.strict = pictures, side, strict
-        self.counts = crops_an_epoch(pictures.sizes, side)
-        self.shape = torch.Size([int(self.counts.sum()), pictures.channels, side, side])
+    def __init__(self, images: SizedImages, side: int, strict: bool) -> None:
+        self.images, self.side, self.strict = images, side, strict
+        self.counts = crops_an_epoch(images.sizes, side)
+        self.shape = torch.Size([int(self.counts.sum()), images.channels, side, side])
         self.workers = 0
         self.warned = False
-        runs = np.searchsorted(pictures.indices, pictures.source.runs())
-        self.runs = np.unique(runs[runs < len(pictures)])
-        self._held: dict[int, Tensor | str] = {}  # decoded pictures, or why they cannot be read
+        runs = np.searchsorted(images.indices, images.source.runs())
+        self.runs = np.unique(runs[runs < len(images)])
+        self._held: dict[int, Tensor | str] = {}  # decoded images, or why they cannot be read
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def forget(self) -> None:
-        """Free the memory of decoded pictures; they are read again when they are needed."""
+        """Free the memory of decoded images; they are read again when they are needed."""
         self._held.clear()
 
     def on(self, device: torch.device) -> StreamedCrops:
         return self
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        return crop_order(seed, epoch, self.counts, self.pictures.nbytes, self.runs)
+        return crop_order(seed, epoch, self.counts, self.images.nbytes, self.runs)
 
     def read(self, indices: Tensor) -> Tensor:
-        decoded = _Decoded(self.pictures)
+        decoded = _Decoded(self.images)
         wanted = indices[:, 0].unique().tolist()
         return self._cut(indices, {index: decoded[index] for index in wanted})
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """The crops of each of ``batches`` of them, whose pictures ``workers`` processes decode.
+        """The crops of each of ``batches`` of them, whose images ``workers`` processes decode.
 
         Raises:
-            UserError: a picture cannot be read and these are strict, or none of a batch can be.
+            UserError: an image cannot be read and these are strict, or none of a batch can be.
         """
-        plan = _Plan(batches, self._held, self.pictures.nbytes)
-        decoded = read_ahead(_Decoded(self.pictures), plan, _packed, self.workers)
-        for levels, shapes, mistakes in decoded:
+        plan = _Plan(batches, self._held, self.images.nbytes)
+        decoded = read_ahead(_Decoded(self.images), plan, _packed, self.workers)
+        for levels, shapes, errors in decoded:
             rows, needed, dropped = plan.steps.popleft()
-            if mistakes and self.strict:
-                raise UserError(mistakes[0])
-            if mistakes and not self.warned:
+            if errors and self.strict:
+                raise UserError(errors[0])
+            if errors and not self.warned:
                 self.warned = True
-                warnings.warn(f"left out, as more may be: {mistakes[0]}", stacklevel=2)
-            for index, picture in zip(needed, _unpacked(levels, shapes, mistakes), strict=True):
-                self._held[index] = picture
+                warnings.warn(f"left out, as more may be: {errors[0]}", stacklevel=2)
+            for index, image in zip(needed, _unpacked(levels, shapes, errors), strict=True):
+                self._held[index] = image
             crops = self._cut(rows, self._held)
             for index in dropped:
                 del self._held[index]
-            yield sent(crops, device)
+            yield to_device(crops, device)
 
     def _cut(self, rows: Tensor, held: dict[int, Tensor | str]) -> Tensor:
-        """The crops at ``rows`` (B, 3) of decoded pictures, repeated where one cannot be read.
+        """The crops at ``rows`` (B, 3) of decoded images, repeated where one cannot be read.
 
         Raises:
-            UserError: none of the pictures can be.
+            UserError: none of the images can be.
         """
-        pictures = [held[index] for index in rows[:, 0].tolist()]
-        known = [picture for picture in pictures if isinstance(picture, Tensor)]
+        images = [held[index] for index in rows[:, 0].tolist()]
+        known = [image for image in images if isinstance(image, Tensor)]
         if not known:
-            raise UserError(str(pictures[0]))
-        readable = torch.tensor([isinstance(picture, Tensor) for picture in pictures])
-        heights, widths = torch.tensor([picture.shape[1:] for picture in known]).unbind(1)
+            raise UserError(str(images[0]))
+        readable = torch.tensor([isinstance(image, Tensor) for image in images])
+        heights, widths = torch.tensor([image.shape[1:] for image in known]).unbind(1)
         places = places_in(heights, widths, rows[readable, 1:], self.side).numpy()
         crops = torch.empty(len(known), *self.shape[1:], dtype=torch.uint8)
-        for picture, place, crop in zip(known, places, crops, strict=True):
-            cut(picture, place[None], self.side, crop[None])
+        for image, place, crop in zip(known, places, crops, strict=True):
+            cut(image, place[None], self.side, crop[None])
         return crops if len(known) == len(rows) else crops[torch.arange(len(rows)) % len(known)]
 
     def in_memory(self, most: int | None = None) -> Tensor:
-        pictures = self.pictures
-        grid = read_grid(pictures.read, pictures.sizes, pictures.channels, self.side, most)
+        images = self.images
+        grid = read_grid(images.read, images.sizes, images.channels, self.side, most)
         return grid.crops
 
     def chunks(self) -> Iterator[Tensor]:
-        decoded = _Decoded(self.pictures)
+        decoded = _Decoded(self.images)
         for index in range(len(decoded)):
-            if isinstance(picture := decoded[index], Tensor):
-                yield picture
+            if isinstance(image := decoded[index], Tensor):
+                yield image
 
 
 class _Decoded(Dataset["Tensor | str"]):
-    """Pictures (C, H, W) by their index, or the reasons why they cannot be read."""
+    """Images (C, H, W) by their index, or the reasons why they cannot be read."""
 
-    def __init__(self, pictures: SizedPictures) -> None:
-        self.pictures = pictures
+    def __init__(self, images: SizedImages) -> None:
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            return self.pictures.read(index)
+            return self.images.read(index)
         except (UserError, OSError) as error:
             return str(error)
 
 
 class _Plan:
-    """Which pictures to decode for each batch of crops, and which to forget after it.
+    """Which images to decode for each batch of crops, and which to forget after it.
 
-    The pictures to decode are what the loader takes, ahead of the crops that are cut. Those that
+    The images to decode are what the loader takes, ahead of the crops that are cut. Those that
     were used last are kept, :data:`HELD` bytes of them beside those of the batch.
 
     Args:
         batches: the crops of each batch, (B, 3).
-        held: the pictures that are there, those used first being the first.
-        nbytes: of each picture, (N).
+        held: the images that are there, those used first being the first.
+        nbytes: of each image, (N).
 
     Attributes:
-        steps: for each batch that the loader has taken: its crops, the pictures that are decoded
-            for it, the pictures to forget.
+        steps: for each batch that the loader has taken: its crops, the images that are decoded
+            for it, the images to forget.
     """
 
     def __init__(self, batches: Iterable[Tensor], held: Iterable[int], nbytes: np.ndarray) -> None:
@@ -442,17 +442,17 @@ class _Plan:
 
 
 def _packed(items: list[Tensor | str]) -> tuple[Tensor, list[tuple[int, ...]], list[str]]:
-    """Pictures in one flat tensor, their shapes, and what is wrong with those that have none."""
-    pictures = [item if isinstance(item, Tensor) else _NOTHING for item in items]
-    flat = torch.cat([_NOTHING.flatten(), *(picture.flatten() for picture in pictures)])
-    mistakes = [item for item in items if isinstance(item, str)]
-    return flat, [tuple(picture.shape) for picture in pictures], mistakes
+    """Images in one flat tensor, their shapes, and what is wrong with those that have none."""
+    images = [item if isinstance(item, Tensor) else _NOTHING for item in items]
+    flat = torch.cat([_NOTHING.flatten(), *(image.flatten() for image in images)])
+    errors = [item for item in items if isinstance(item, str)]
+    return flat, [tuple(image.shape) for image in images], errors
 
 
 def _unpacked(
-    levels: Tensor, shapes: list[tuple[int, ...]], mistakes: list[str]
+    levels: Tensor, shapes: list[tuple[int, ...]], errors: list[str]
 ) -> Iterator[Tensor | str]:
     """What :func:`_packed` was given, copied: a view would keep all of its batch in memory."""
-    reasons = iter(mistakes)
+    reasons = iter(errors)
     for shape, part in zip(shapes, levels.split([math.prod(s) for s in shapes]), strict=True):
         yield part.clone().view(shape) if len(part) else next(reasons)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Next",
-    "agreeing",
+    "PixelContext",
     "allowed_sums",
     "from_blocks",
     "interval_of",
     "levels_of",
     "next_pixel",
+    "project_to_consistent",
     "rounded_average",
     "to_blocks",
 ]
@@ -65,7 +65,7 @@ def interval_of(y: Tensor, before: Tensor, pixel: int) -> tuple[Tensor, Tensor]:
     return (least - before - left).clamp_min(0), (most - before).clamp_max(LAST_LEVEL)
 
 
-def agreeing(x: Tensor, y: Tensor) -> Tensor:
+def project_to_consistent(x: Tensor, y: Tensor) -> Tensor:
     """Levels near those of x whose blocks' rounded averages are y.
 
     A block whose sum is not allowed is shifted evenly, within 0 to 255, to the nearest that is;
@@ -81,7 +81,7 @@ def agreeing(x: Tensor, y: Tensor) -> Tensor:
 
     Example:
         >>> x = torch.tensor([[[10.6, 10.6], [10.4, 10.2]]])
-        >>> agreeing(x, torch.tensor([[[10]]]))
+        >>> project_to_consistent(x, torch.tensor([[[10]]]))
         tensor([[[11., 10.],
                  [10., 10.]]], dtype=torch.float64)
     """
@@ -124,7 +124,7 @@ def _ranks(blocks: Tensor) -> Tensor:
 NEAR = 1e-3  # of a level: rounding in float32 is far below, expectations seldom fall within
 
 
-class Next(NamedTuple):
+class PixelContext(NamedTuple):
     """What the pixels of a block that are known say of the next.
 
     Attributes:
@@ -143,7 +143,7 @@ class Next(NamedTuple):
 
 def next_pixel(
     pixels: Sequence[Tensor], y: Tensor, weights: Tensor, estimates: Sequence[Tensor] = ()
-) -> Next:
+) -> PixelContext:
     """What is known of the pixel after ``pixels``, all colours at once.
 
     Args:
@@ -162,7 +162,7 @@ def next_pixel(
     each = zip(pixels, weights.unbind(-4), estimates[:count], strict=True)
     for pixel, weight, estimate in each:
         expected = expected + weight * (pixel - estimate)
-    return Next(*interval_of(y, before, count), left, expected)
+    return PixelContext(*interval_of(y, before, count), left, expected)
 
 
 def levels_of(image: Tensor) -> Tensor:

@@ -77,8 +77,8 @@ class _ImagesAveragingTo(constraints.Constraint):
         """Whether each image is one of them, (...)."""
         sums = to_blocks(to_levels(value)).sum(-4)
         least, most = allowed_sums(to_levels(self.y))
-        agrees = ((least <= sums) & (sums <= most)).flatten(-3).all(-1)
-        return agrees & image_grid.check(value)
+        is_consistent = ((least <= sums) & (sums <= most)).flatten(-3).all(-1)
+        return is_consistent & image_grid.check(value)
 
     def __repr__(self) -> str:
         return "images whose 2x2 blocks have the rounded averages y"
@@ -120,7 +120,7 @@ class ImageDistribution(TorchDistribution):
         """Log-probability in nats of each image (..., C, H, W), whose values are on the grid."""
         if self._validate_args:
             self._validate_sample(value)
-        value = value.to(self.noise_like.dtype)
+        value = value.to(self.uniform_noise.dtype)
         if self.asks_networks:
             return self._log_prob(value)
         with without_autocast(value):
@@ -131,11 +131,11 @@ class ImageDistribution(TorchDistribution):
         raise NotImplementedError
 
     @property
-    def noise_like(self) -> Tensor:
+    def uniform_noise(self) -> Tensor:
         """Of the shape (..., N, H, W), type and device of the noise for a :meth:`draw`."""
         raise NotImplementedError
 
-    def draw(self, uniform: Tensor) -> Tensor:
+    def icdf_sample(self, uniform: Tensor) -> Tensor:
         """The sample that uniform noise makes.
 
         Args:
@@ -153,7 +153,7 @@ class ImageDistribution(TorchDistribution):
 
     @property
     def location(self) -> Tensor:
-        """A picture without noise, (..., C, H, W) on the grid: what is shown as the mode.
+        """An image without noise, (..., C, H, W) on the grid: what is shown as the mode.
 
         The mode itself, unless a subclass has locations. Levels 0 and 255 have the tails, so that
         of a wide distribution one of them is the mode, wherever its location is.
@@ -172,5 +172,5 @@ class ImageDistribution(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Images (sample_shape, batch_shape, C, H, W) by PyTorch's global generator."""
-        like = self.noise_like
-        return self.draw(like.new_empty(torch.Size(sample_shape) + like.shape).uniform_())
+        like = self.uniform_noise
+        return self.icdf_sample(like.new_empty(torch.Size(sample_shape) + like.shape).uniform_())

@@ -222,13 +222,13 @@ class DiscretizedLogisticMixture(ImageDistribution):
         return log_mass.sum((-2, -1))
 
     @property
-    def noise_like(self) -> Tensor:
+    def uniform_noise(self) -> Tensor:
         """Of the shape (..., 1 + C, H, W): the first chooses a component, the others colours."""
         channels, height, width = self.event_shape
         return self.means.new_empty(()).expand(*self.batch_shape, 1 + channels, height, width)
 
     @torch.no_grad()
-    def draw(self, uniform: Tensor) -> Tensor:
+    def icdf_sample(self, uniform: Tensor) -> Tensor:
         """A component a pixel, then colour by colour, each put on the grid before the next."""
         choice, *rest = uniform.split(1, dim=-3)
         shares = self.logits.softmax(-3)
@@ -262,7 +262,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
     def location(self) -> Tensor:
         """The likeliest component's location, colour by colour, each put on the grid.
 
-        The usual decoding of such models, a picture without noise: the peak of the likeliest
+        The usual decoding of such models, an image without noise: the peak of the likeliest
         component's density at each pixel.
         """
         return self._of_likeliest(lambda location, log_scale: _to_grid(location))

@@ -23,15 +23,15 @@ from srvae_pyro.distributions.image_distribution import (
     images_averaging_to,
 )
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
-from srvae_pyro.distributions.truncated_mixture import TruncatedMixture, truncatable
+from srvae_pyro.distributions.truncated_mixture import TruncatedMixture, mixture_from_channels
 
-__all__ = ["ORDER", "ConsistentGroups", "Group", "image_of"]
+__all__ = ["ORDER", "ConsistentGroups", "GroupGiven", "image_of"]
 
 # The pixels of a block, numbered row by row, in the order they are drawn: the second is the one
 # farthest from the first, so that the last two have neighbours on all sides.
 ORDER = (0, 3, 1, 2)
 
-Group = Callable[[Sequence[Tensor]], ImageDistribution]
+GroupGiven = Callable[[Sequence[Tensor]], ImageDistribution]
 
 
 class ConsistentGroups(ImageDistribution):
@@ -44,7 +44,8 @@ class ConsistentGroups(ImageDistribution):
 
     so d(x) = y, the rounded average (a + b + c + d + 2) >> 2 of a block. What gives the
     distribution of a group may see the earlier groups of all blocks. ``log_prob`` asks for each
-    once, with the value's own pixels as what comes before; ``draw`` asks for one after the other.
+    once, with the value's own pixels as what comes before; ``icdf_sample`` asks for one
+    after the other.
 
     References:
         Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664,
@@ -76,7 +77,7 @@ class ConsistentGroups(ImageDistribution):
     def __init__(
         self,
         y: Tensor,
-        group: Group,
+        group: GroupGiven,
         estimate: Tensor | None = None,
         *,
         validate_args: bool | None = None,
@@ -121,7 +122,7 @@ class ConsistentGroups(ImageDistribution):
             weights,
             [LAST_LEVEL * estimate for estimate in estimates],
         )
-        return TruncatedMixture(truncatable(of_mixture, channels), known)
+        return TruncatedMixture(mixture_from_channels(of_mixture, channels), known)
 
     @constraints.dependent_property(is_discrete=True, event_dim=3)
     def support(self) -> constraints.Constraint:
@@ -148,16 +149,16 @@ class ConsistentGroups(ImageDistribution):
         return total
 
     @property
-    def noise_like(self) -> Tensor:
+    def uniform_noise(self) -> Tensor:
         """Of the shape (..., N, H, W), N as of a group: each pixel has its noise."""
-        like = self.first.noise_like
+        like = self.first.uniform_noise
         return like.new_empty(()).expand(*like.shape[:-2], *self.event_shape[-2:])
 
     @torch.no_grad()
-    def draw(self, uniform: Tensor) -> Tensor:
+    def icdf_sample(self, uniform: Tensor) -> Tensor:
         """Group after group, each given those drawn before."""
         noise = _groups_of(uniform)
-        return self._made(lambda group, number: group.draw(noise[number]))
+        return self._made(lambda group, number: group.icdf_sample(noise[number]))
 
     @property
     @torch.no_grad()

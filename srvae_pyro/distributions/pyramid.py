@@ -25,7 +25,7 @@ class Pyramid(ImageDistribution):
 
     with d the rounded average of 2x2 pixels. All y^l with another average have probability 0, so
     nothing is paid for twice. ``log_prob`` asks for each level once, with the value's own averages
-    as what comes before; ``draw`` asks for one after the other.
+    as what comes before; ``icdf_sample`` asks for one after the other.
 
     References:
         Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664;
@@ -89,25 +89,25 @@ class Pyramid(ImageDistribution):
         return total
 
     @property
-    def noise_like(self) -> Tensor:
+    def uniform_noise(self) -> Tensor:
         """Of the shape (..., N, H, W): half of N for the finest image, the rest for coarser ones.
 
         Where there is but one image, N is the coarsest's.
         """
-        like = self.coarsest.noise_like
+        like = self.coarsest.uniform_noise
         numbers = max(like.shape[-3], 2 * self.event_shape[0])
         numbers = 2 * numbers if self.finer else like.shape[-3]
         return like.new_empty(()).expand(*like.shape[:-3], numbers, *self.event_shape[-2:])
 
     @torch.no_grad()
-    def draw(self, uniform: Tensor) -> Tensor:
+    def icdf_sample(self, uniform: Tensor) -> Tensor:
         """From coarse to fine, each image given the one before."""
 
         def drawn(image: ImageDistribution, level: int) -> Tensor:
             noise = _noise_of(uniform, len(self.finer) - level)
-            return image.draw(noise[..., : image.noise_like.shape[-3], :, :])
+            return image.icdf_sample(noise[..., : image.uniform_noise.shape[-3], :, :])
 
-        return self._in_order(drawn) if self.finer else self.coarsest.draw(uniform)
+        return self._in_order(drawn) if self.finer else self.coarsest.icdf_sample(uniform)
 
     @property
     @torch.no_grad()
@@ -118,7 +118,7 @@ class Pyramid(ImageDistribution):
     @property
     @torch.no_grad()
     def location(self) -> Tensor:
-        """Each image's location given the location of the coarser one: a picture without noise."""
+        """Each image's location given the location of the coarser one: an image without noise."""
         return self._in_order(lambda image, _: image.location)
 
     @property

@@ -34,7 +34,7 @@ class EventTransform(Transform):
     ``TransformedDistribution.log_prob`` asks for the inverse and then for the log-determinant of
     the same pair. The usual cache would answer from the last pair seen even after the networks have
     been updated. Here the inverse is always computed; the log-determinant that comes with it is
-    kept for one question about that very pair, and then dropped.
+    kept for one input about that very pair, and then dropped.
     """
 
     domain = constraints.independent(constraints.real, 3)
@@ -43,11 +43,11 @@ class EventTransform(Transform):
 
     def __init__(self) -> None:
         super().__init__(cache_size=0)
-        self._answer: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last_pair: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start without the kept log-determinant, which has a graph.
-        return {**super().__getstate__(), "_answer": None}
+        return {**super().__getstate__(), "_last_pair": None}
 
     def to_base(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of ``y`` and log |dx / dy|, of the batch shape."""
@@ -62,14 +62,14 @@ class EventTransform(Transform):
 
     def _inverse(self, y: Tensor) -> Tensor:
         x, log_det = self.to_base(y)
-        self._answer = (x, y, -log_det)
+        self._last_pair = (x, y, -log_det)
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log |dy / dx|, of the batch shape."""
-        answer, self._answer = self._answer, None
-        if answer is not None and answer[0] is x and answer[1] is y:
-            return answer[2]
+        output, self._last_pair = self._last_pair, None
+        if output is not None and output[0] is x and output[1] is y:
+            return output[2]
         return -self.to_base(y)[1]
 
 

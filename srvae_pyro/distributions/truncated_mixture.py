@@ -10,7 +10,7 @@ import torch
 from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
-from srvae_pyro.distributions.block_averages import Next
+from srvae_pyro.distributions.block_averages import PixelContext
 from srvae_pyro.distributions.image_distribution import ImageDistribution, at_least_float32
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.truncated import (
@@ -24,7 +24,7 @@ from srvae_pyro.distributions.truncated import (
 )
 from srvae_pyro.pixels import to_levels, to_unit
 
-__all__ = ["TruncatedMixture", "truncatable"]
+__all__ = ["TruncatedMixture", "mixture_from_channels"]
 
 LOG_SCALES = (-7.0, 7.0)
 LOG_LAST_LEVEL = math.log(LAST_LEVEL)
@@ -59,7 +59,7 @@ class TruncatedMixture(ImageDistribution):
     Example:
         >>> mixture = DiscretizedLogisticMixture.from_channels(torch.randn(2, 50, 4, 4))
         >>> low, high = torch.full((3, 4, 4), 100.0), torch.full((3, 4, 4), 103.0)
-        >>> pixels = TruncatedMixture(mixture, Next(low, high, low, low))
+        >>> pixels = TruncatedMixture(mixture, PixelContext(low, high, low, low))
         >>> x = pixels.sample()
         >>> x.shape, bool(((255 * x).round() >= 100).all()), pixels.log_prob(x).shape
         (torch.Size([2, 3, 4, 4]), True, torch.Size([2]))
@@ -70,7 +70,7 @@ class TruncatedMixture(ImageDistribution):
     def __init__(
         self,
         mixture: DiscretizedLogisticMixture,
-        known: Next,
+        known: PixelContext,
         *,
         validate_args: bool | None = None,
     ) -> None:
@@ -113,14 +113,14 @@ class TruncatedMixture(ImageDistribution):
         return log_mass.sum((-2, -1)).masked_fill(~possible, -torch.inf)
 
     @property
-    def noise_like(self) -> Tensor:
+    def uniform_noise(self) -> Tensor:
         """Of the shape (..., 2C, H, W): C choose a component for each colour, C the colours."""
         channels, height, width = self.event_shape
         like = self.mixture.means.new_empty(())
         return like.expand(*self.batch_shape, 2 * channels, height, width)
 
     @torch.no_grad()
-    def draw(self, uniform: Tensor) -> Tensor:
+    def icdf_sample(self, uniform: Tensor) -> Tensor:
         """Colour by colour, each of a component that is drawn by its share of the interval."""
         # Away from 0 and 1, whose quantiles are infinite, and evenly so.
         tail = torch.finfo(uniform.dtype).eps / 4
@@ -216,7 +216,7 @@ class TruncatedMixture(ImageDistribution):
                 *(None if part is None else part[..., rows, :] for part in parameters),  # type: ignore[arg-type]
                 validate_args=False,
             ),
-            Next(*(part[..., rows, :] for part in known)),
+            PixelContext(*(part[..., rows, :] for part in known)),
             validate_args=False,
         )
 
@@ -255,7 +255,7 @@ class TruncatedMixture(ImageDistribution):
         return base
 
 
-def truncatable(
+def mixture_from_channels(
     parameters: Tensor, channels: int, *, validate_args: bool | None = None
 ) -> DiscretizedLogisticMixture:
     """The mixture of a network's output, with log-scales clamped to [-7, 7].

@@ -1,1 +1,1 @@
-"""What a model does as pictures: grids, labelled figures, folders of generated pictures."""
+"""What a model does as images: grids, labelled figures, folders of generated images."""

@@ -24,7 +24,7 @@ from srvae_pyro.system.hub import is_cached_copy
 
 __all__ = ["draw_figures"]
 
-DEVIATION_OF = 8  # answers at least, for a map of where they differ
+DEVIATION_OF = 8  # outputs at least, for a map of where they differ
 SAMPLE_ROWS = 4
 INTERPOLATIONS = 4
 INTERPOLATION_STEPS = 8
@@ -49,7 +49,7 @@ def draw_figures(arguments: FiguresArguments) -> int:
         other = find_run(arguments.compare)
         configs[other] = read_config(other)
         if configs[other].model.image_shape != config.model.image_shape:
-            raise UserError(f"{other} and {folder} are for pictures of different sizes")
+            raise UserError(f"{other} and {folder} are for images of different sizes")
         models[other.name if other.name != folder.name else str(other)] = load(other, device)
     options = sampling_of(arguments, *models.values())
     x = _test_images(configs, arguments).to(device)
@@ -58,34 +58,34 @@ def draw_figures(arguments: FiguresArguments) -> int:
     else:
         figures = compared(models, x[::2], options)
     for name, rows in figures.items():
-        picture = labelled_rows(rows, arguments.side)
+        image = labelled_rows(rows, arguments.side)
         path = out / f"{name}.png"
         earlier = replaced(path)
-        write_whole(path, picture.save)
+        write_whole(path, image.save)
         print(f"{path}{earlier}")
     return 0
 
 
 def _test_images(configs: dict[Path, RunConfig], arguments: FiguresArguments) -> Tensor:
-    """The images x (2N, C, H, W) to draw, two for each of a row's pictures.
+    """The images x (2N, C, H, W) to draw, two for each of a row's images.
 
     Args:
         configs: settings by run; the data is the first run's.
         arguments: the command's.
 
     Raises:
-        UserError: there are too few test pictures.
+        UserError: there are too few test images.
     """
     data = load_for(next(iter(configs.values())), arguments.data, arguments.data_root)
     if not len(data.test):
-        raise UserError(f"{data.name} has no test pictures: name others with --data")
+        raise UserError(f"{data.name} has no test images: name others with --data")
     for run, config in configs.items():
         warn_if_trained_on(run, config, data, "test")
     x = to_unit(evenly_spaced(data.test, 2 * arguments.count))
-    # Pictures of a folder are often in the order of their classes: not one kind only.
+    # Images of a folder are often in the order of their classes: not one kind only.
     x = x[: 2 * (len(x) // 2)]
     if not len(x):
-        raise UserError("figures need at least 2 test pictures: there is 1")
+        raise UserError("figures need at least 2 test images: there is 1")
     return x
 
 
@@ -95,14 +95,14 @@ def figures_of(model: ImageModel, x: Tensor, samples: int, options: Sampling) ->
     Args:
         model: the model.
         x: images (2N, C, H, W).
-        samples: answers of super-resolution for each picture.
+        samples: outputs of super-resolution for each image.
         options: of the model's operations.
     """
     first = x[::2]
     figures = {
         "paper-samples": sample_rows(model, len(first), options),
         "paper-reconstructions": [
-            LabelledRow("picture", first),
+            LabelledRow("image", first),
             LabelledRow("reconstruction", model.reconstruct(first, **options)["x"]),
         ],
         "paper-interpolations": interpolation_rows(model, x, options),
@@ -140,25 +140,25 @@ def interpolation_rows(model: ImageModel, x: Tensor, options: Sampling) -> list[
             path = torch.cat([y[0], sites["y"][:, pair], y[1]])
             rows.append(LabelledRow("y", path, gap=pair > 0))
         path = torch.cat([ends[0], sites["x"][:, pair], ends[1]])
-        rows.append(LabelledRow("picture, way, picture", path))
+        rows.append(LabelledRow("image, way, image", path))
     return rows
 
 
 def super_resolution_rows(
     model: SRVAE, x: Tensor, samples: int, options: Sampling
 ) -> list[LabelledRow]:
-    """Answers to y = d(x): some samples, where they differ, and the likeliest."""
+    """Outputs to y = d(x): some samples, where they differ, and the likeliest."""
     y = model.guide.d(x)
     count = max(samples, DEVIATION_OF)
-    answers = model.super_resolve(y, count, **options)["x"]
-    deviation = answers.std(dim=0, correction=1).square().mean(dim=1, keepdim=True).sqrt()
+    outputs = model.super_resolve(y, count, **options)["x"]
+    deviation = outputs.std(dim=0, correction=1).square().mean(dim=1, keepdim=True).sqrt()
     likeliest = model.super_resolve(y, decode="mode", temperature=0.0)["x"][0]
     return [
         LabelledRow("y = d(x)", y),
-        *(LabelledRow(f"x given y, {i + 1}", answers[i]) for i in range(samples)),
+        *(LabelledRow(f"x given y, {i + 1}", outputs[i]) for i in range(samples)),
         LabelledRow(f"deviation of {count}", deviation / deviation.amax()),
         LabelledRow("likeliest", likeliest),
-        LabelledRow("picture", x),
+        LabelledRow("image", x),
     ]
 
 
@@ -166,7 +166,7 @@ def generative_rows(model: SRVAE, x: Tensor, options: Sampling) -> list[Labelled
     """x by way of u alone, beside its reconstruction from y and z."""
     generated = model.generative_reconstruct(x, **options)
     return [
-        LabelledRow("picture", x),
+        LabelledRow("image", x),
         LabelledRow("y = d(x)", model.guide.d(x)),
         LabelledRow("y from u", generated["y"]),
         LabelledRow("x from u", generated["x"]),
@@ -195,7 +195,7 @@ def swapped_rows(model: SRVAE, x: Tensor, options: Sampling) -> list[LabelledRow
 def compared(models: dict[str, ImageModel], x: Tensor, options: Sampling) -> Figures:
     """Samples and reconstructions of several models beside each other, by their names."""
     samples: list[LabelledRow] = []
-    reconstructions = [LabelledRow("picture", x)]
+    reconstructions = [LabelledRow("image", x)]
     for name, model in models.items():
         its = for_model(options, model)
         generated = model.generate(2 * len(x), **its)["x"]

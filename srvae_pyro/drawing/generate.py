@@ -14,7 +14,7 @@ from torch import Tensor
 
 from srvae_pyro import __version__
 from srvae_pyro.drawing.arguments import GenerateArguments
-from srvae_pyro.drawing.grids import grid, save_picture, side_by_side
+from srvae_pyro.drawing.grids import grid, save_image, side_by_side
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, Decoding
 from srvae_pyro.inference.operations import Sampling
@@ -25,7 +25,7 @@ from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import start
 from srvae_pyro.system.files import check_output, digest, locked, read_json, write_json
 from srvae_pyro.system.hub import is_cached_copy
-from srvae_pyro.system.parallel import Group, process_group
+from srvae_pyro.system.parallel import ProcessGroup, process_group
 
 
 class SamplingArguments(Protocol):
@@ -73,8 +73,8 @@ RECORD = "generate.json"
 GRID = "grid.png"
 
 
-class GeneratedPictures:
-    """Pictures 0 to ``count - 1`` of some settings, in ``FOLDER/pictures`` with no others.
+class GeneratedImages:
+    """Images 0 to ``count - 1`` of some settings, in ``FOLDER/images`` with no others.
 
     ``FOLDER/grid.png`` shows the first of them and ``FOLDER/generate.json`` tells the settings.
     What an earlier call drew and this one does not ask for is kept in ``FOLDER/earlier``, in a
@@ -83,8 +83,8 @@ class GeneratedPictures:
     Args:
         folder: the folder.
         run: the run that draws them, for people.
-        settings: all that decides what the pictures are, fit for JSON.
-        count: how many pictures.
+        settings: all that decides what the images are, fit for JSON.
+        count: how many images.
     """
 
     def __init__(self, folder: Path, run: str, settings: dict[str, Any], count: int) -> None:
@@ -92,20 +92,20 @@ class GeneratedPictures:
         self.run = run
         self.settings = settings
         self.count = count
-        self.pictures = folder / "pictures"
+        self.images = folder / "images"
         self.grid = folder / GRID
 
     def path(self, index: int) -> Path:
-        """Where a picture is or will be."""
-        return self.pictures / f"{index:05d}.png"
+        """Where an image is or will be."""
+        return self.images / f"{index:05d}.png"
 
     def missing(self, indices: range) -> list[int]:
-        """Which of these pictures are still to be drawn."""
+        """Which of these images are still to be drawn."""
         return [index for index in indices if not self.path(index).exists()]
 
     @contextmanager
     def claimed(self) -> Iterator[int]:
-        """Hold the folder, with no pictures of other settings or indices in its ``pictures``.
+        """Hold the folder, with no images of other settings or indices in its ``images``.
 
         Yields:
             How many were moved to ``earlier``.
@@ -120,7 +120,7 @@ class GeneratedPictures:
     def _make_room(self) -> int:
         """Move out what is not asked for, and back what is; how many went out."""
         record = self._record()
-        present = _by_index(self.pictures, nothing_else=True)
+        present = _by_index(self.images, nothing_else=True)
         others = [*present.values(), *([self.grid] if os.path.lexists(self.grid) else [])]
         if others and not record:
             raise _not_ours(others[0])
@@ -130,14 +130,14 @@ class GeneratedPictures:
             self._move_out(others, record, with_grid=not same)
         now = {"run": self.run, "settings": self.settings, "count": self.count}
         write_json(self.folder / RECORD, now)
-        self.pictures.mkdir(exist_ok=True)
-        for partial in self.pictures.glob(".*.partial.png"):  # of a process that was killed
+        self.images.mkdir(exist_ok=True)
+        for partial in self.images.glob(".*.partial.png"):  # of a process that was killed
             partial.unlink()
         self._move_back()
         return len(others)
 
     def _move_out(self, paths: list[Path], record: dict[str, Any], with_grid: bool) -> None:
-        """Move pictures, and perhaps the grid, to the folder of the settings in their record."""
+        """Move images, and perhaps the grid, to the folder of the settings in their record."""
         aside = self._aside(record["settings"])
         aside.mkdir(parents=True, exist_ok=True)
         for path in paths:
@@ -147,7 +147,7 @@ class GeneratedPictures:
         write_json(aside / RECORD, {**record, "count": len(_by_index(aside))})
 
     def _move_back(self) -> None:
-        """Move back the pictures of these settings that are asked for again."""
+        """Move back the images of these settings that are asked for again."""
         aside = self._aside(self.settings)
         kept = _by_index(aside)
         for index in [index for index in kept if index < self.count]:
@@ -160,11 +160,11 @@ class GeneratedPictures:
                     empty.rmdir()
 
     def _aside(self, settings: dict[str, Any]) -> Path:
-        """The folder for pictures of these settings that are not asked for."""
+        """The folder for images of these settings that are not asked for."""
         return self.folder / "earlier" / digest(settings)[:8]
 
     def _record(self) -> dict[str, Any]:
-        """What the pictures in the folder were drawn with; nothing where there are none.
+        """What the images in the folder were drawn with; nothing where there are none.
 
         Raises:
             UserError: that cannot be read.
@@ -177,31 +177,31 @@ class GeneratedPictures:
             return {}
         except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(
-                f"{path} is damaged, so it is unknown what {self.pictures} holds: move both "
+                f"{path} is damaged, so it is unknown what {self.images} holds: move both "
                 "elsewhere, or give another --out"
             ) from None
 
 
 def _not_ours(path: Path) -> UserError:
     return UserError(
-        f"{path} is not a picture that this command drew, and such a folder has no others: move "
+        f"{path} is not an image that this command drew, and such a folder has no others: move "
         "it elsewhere, or give another --out"
     )
 
 
 def _by_index(folder: Path, nothing_else: bool = False) -> dict[int, Path]:
-    """The pictures in a folder by their indices.
+    """The images in a folder by their indices.
 
     Raises:
         UserError: there shall be nothing else, and there is.
     """
-    pictures = {}
+    images = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if re.fullmatch(r"\d{5,}\.png", path.name):
-            pictures[int(path.stem)] = path
+            images[int(path.stem)] = path
         elif nothing_else and not path.name.startswith("."):
             raise _not_ours(path)
-    return pictures
+    return images
 
 
 def chunks(indices: Sequence[int], size: int) -> Iterator[range]:
@@ -214,9 +214,9 @@ def chunks(indices: Sequence[int], size: int) -> Iterator[range]:
             start = end
 
 
-IN_GRID = 64  # pictures, the first ones
+IN_GRID = 64  # images, the first ones
 
-Sites = dict[int, dict[str, Tensor]]  # by the picture's index and the site's name
+Sites = dict[int, dict[str, Tensor]]  # by the image's index and the site's name
 
 
 def generate(arguments: GenerateArguments) -> int:
@@ -225,8 +225,8 @@ def generate(arguments: GenerateArguments) -> int:
         return generate_in(group, arguments)
 
 
-def generate_in(group: Group, arguments: GenerateArguments) -> int:
-    """One process of the group's part of the pictures; the exit code."""
+def generate_in(group: ProcessGroup, arguments: GenerateArguments) -> int:
+    """One process of the group's part of the images; the exit code."""
     start(group.device, threads=arguments.threads)
     folder = find_run(arguments.run)
     out = arguments.out
@@ -237,22 +237,22 @@ def generate_in(group: Group, arguments: GenerateArguments) -> int:
     model = load(folder, group.device)
     sampling_of(arguments, model)  # refuses what cannot be, before a folder is touched
     settings = _settings(model, arguments)
-    pictures = GeneratedPictures(out, str(folder), settings, arguments.count)
+    images = GeneratedImages(out, str(folder), settings, arguments.count)
     moved = 0
     with ExitStack() as stack:
         with group.main_first():
             if group.main:
-                moved = stack.enter_context(pictures.claimed())
-        shown, drawn_before = _draw_missing(model, pictures, group, arguments)
+                moved = stack.enter_context(images.claimed())
+        shown, drawn_before = _draw_missing(model, images, group, arguments)
         if group.main:
-            save_picture(_grid(model, shown, arguments), pictures.grid)
+            save_image(_grid(model, shown, arguments), images.grid)
     if group.main:
-        _report(pictures, drawn_before, moved)
+        _report(images, drawn_before, moved)
     return 0
 
 
 def _settings(model: ImageModel, arguments: GenerateArguments) -> dict[str, Any]:
-    """All that decides what the pictures are."""
+    """All that decides what the images are."""
     settings = {
         "weights": weights_digest(model),
         "seed": arguments.seed,
@@ -261,47 +261,45 @@ def _settings(model: ImageModel, arguments: GenerateArguments) -> dict[str, Any]
         "image_temperature": float(arguments.image_temperature),
         "version": __version__,
     }
-    # Not where it changes nothing: pictures of versions that had none are the same.
+    # Not where it changes nothing: images of versions that had none are the same.
     if arguments.y_temperature not in (None, arguments.image_temperature):
         settings["y_temperature"] = arguments.y_temperature
     return settings
 
 
 def _draw_missing(
-    model: ImageModel, pictures: GeneratedPictures, group: Group, arguments: GenerateArguments
+    model: ImageModel, images: GeneratedImages, group: ProcessGroup, arguments: GenerateArguments
 ) -> tuple[Sites, int]:
     """Draw and write what is not there yet of this process's share.
 
     Returns:
-        Of all processes: the sites of those of the grid's pictures that were drawn, and how many
-        pictures were there already. Other pictures are not kept in memory.
+        Of all processes: the sites of those of the grid's images that were drawn, and how many
+        images were there already. Other images are not kept in memory.
     """
     share = group.share(arguments.count)
     indices = range(share.start, share.stop)
-    missing = pictures.missing(indices)
+    missing = images.missing(indices)
     drawn_before = len(indices) - len(missing)
     shown: Sites = {}
-    with Bar(
-        total=len(indices), initial=drawn_before, unit="picture", disable=not group.main
-    ) as bar:
+    with Bar(total=len(indices), initial=drawn_before, unit="image", disable=not group.main) as bar:
         for chunk in chunks(missing, arguments.batch_size):
             sites = _draw(model, chunk, arguments)
-            for index, picture in zip(chunk, sites["x"], strict=True):
-                save_picture(picture, pictures.path(index))
-            shown |= _first_pictures(sites, chunk, min(IN_GRID, arguments.count))
+            for index, image in zip(chunk, sites["x"], strict=True):
+                save_image(image, images.path(index))
+            shown |= _first_images(sites, chunk, min(IN_GRID, arguments.count))
             bar.update(len(chunk))
     every_shown, every_before = group.gather(shown), group.gather(drawn_before)
     return {index: kept for part in every_shown for index, kept in part.items()}, sum(every_before)
 
 
 def _draw(model: ImageModel, indices: range, arguments: GenerateArguments) -> dict[str, Tensor]:
-    """The sites of the pictures of these indices, in one batch."""
+    """The sites of the images of these indices, in one batch."""
     sampling: Sampling = {**sampling_of(arguments, model), "batch_size": len(indices)}
     return model.generate(len(indices), first=indices.start, **sampling)
 
 
-def _first_pictures(sites: dict[str, Tensor], indices: range, count: int) -> Sites:
-    """Each picture's y, if there is one, and x, of those among the first ``count``."""
+def _first_images(sites: dict[str, Tensor], indices: range, count: int) -> Sites:
+    """Each image's y, if there is one, and x, of those among the first ``count``."""
     names = [name for name in ("y", "x") if name in sites]
     kept = range(indices.start, min(indices.stop, count))
     # Copies, which do not hold on to the whole batch.
@@ -310,11 +308,11 @@ def _first_pictures(sites: dict[str, Tensor], indices: range, count: int) -> Sit
 
 
 def _grid(model: ImageModel, shown: Sites, arguments: GenerateArguments) -> Tensor:
-    """The first pictures in one, each y beside its x; what is not there yet is drawn."""
+    """The first images in one, each y beside its x; what is not there yet is drawn."""
     count = min(IN_GRID, arguments.count)
     missing = [index for index in range(count) if index not in shown]
     for chunk in chunks(missing, arguments.batch_size):
-        shown = shown | _first_pictures(_draw(model, chunk, arguments), chunk, count)
+        shown = shown | _first_images(_draw(model, chunk, arguments), chunk, count)
     x = torch.stack([shown[index]["x"] for index in range(count)])
     if "y" not in shown[0]:
         return grid(x, 8, arguments.scale)
@@ -322,10 +320,10 @@ def _grid(model: ImageModel, shown: Sites, arguments: GenerateArguments) -> Tens
     return grid(side_by_side(y, x), 16, arguments.scale)
 
 
-def _report(pictures: GeneratedPictures, drawn_before: int, moved: int) -> None:
-    """Say where the pictures are."""
-    which = "all of them" if pictures.count <= IN_GRID else f"the first {IN_GRID}"
+def _report(images: GeneratedImages, drawn_before: int, moved: int) -> None:
+    """Say where the images are."""
+    which = "all of them" if images.count <= IN_GRID else f"the first {IN_GRID}"
     already = f" ({drawn_before} were there already)" if drawn_before else ""
-    print(f"{pictures.count} pictures in {pictures.pictures}{already}, {which} in {pictures.grid}")
+    print(f"{images.count} images in {images.images}{already}, {which} in {images.grid}")
     if moved:
-        print(f"{moved} pictures of an earlier call are now in {pictures.folder / 'earlier'}")
+        print(f"{moved} images of an earlier call are now in {images.folder / 'earlier'}")

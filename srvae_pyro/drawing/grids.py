@@ -17,13 +17,13 @@ from srvae_pyro.system.files import write_whole
 
 
 def grid(images: Tensor, columns: int, scale: int = 2, gap: int = 2) -> Tensor:
-    """Pictures (N, C, H, W) in [0, 1] in rows of ``columns``, enlarged: (3, height, width).
+    """Images (N, C, H, W) in [0, 1] in rows of ``columns``, upscaled: (3, height, width).
 
     Args:
-        images: the pictures.
-        columns: pictures a row.
+        images: the images.
+        columns: images a row.
         scale: each pixel becomes a square of so many pixels.
-        gap: white pixels between pictures.
+        gap: white pixels between images.
     """
     # By hand: torchvision's make_grid does the same, and takes seconds to import.
     images = images.detach().float().cpu().expand(-1, 3, -1, -1)
@@ -38,17 +38,17 @@ def grid(images: Tensor, columns: int, scale: int = 2, gap: int = 2) -> Tensor:
 
 
 def side_by_side(y: Tensor, x: Tensor) -> Tensor:
-    """Each y (N, c, h, w), enlarged to x's size, before its x (N, C, H, W): (2N, C, H, W)."""
+    """Each y (N, c, h, w), upscaled to x's size, before its x (N, C, H, W): (2N, C, H, W)."""
     y = F.interpolate(y, size=x.shape[-2:], mode="nearest")
     y = y.expand(-1, x.shape[1], -1, -1)
     return torch.stack([y, x], dim=1).flatten(0, 1)
 
 
-def save_picture(picture: Tensor, path: Path) -> None:
-    """Write a picture (C, H, W) in [0, 1] as PNG, whole or not at all."""
-    levels = picture.detach().mul(255).add_(0.5).clamp_(0, 255).to("cpu", torch.uint8)
-    image = Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).numpy())
-    write_whole(path, image.save)
+def save_image(image: Tensor, path: Path) -> None:
+    """Write an image (C, H, W) in [0, 1] as PNG, whole or not at all."""
+    levels = image.detach().mul(255).add_(0.5).clamp_(0, 255).to("cpu", torch.uint8)
+    drawn = Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).numpy())
+    write_whole(path, drawn.save)
 
 
 LABEL_FONT_SIZE = 16
@@ -57,7 +57,7 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """A row of pictures.
+    """A row of images.
 
     Attributes:
         label: what stands before it; it may have several lines.
@@ -71,11 +71,11 @@ class LabelledRow:
 
 
 def labelled_rows(rows: list[LabelledRow], side: int = 80) -> Image.Image:
-    """The rows one below the other, every picture enlarged without smoothing.
+    """The rows one below the other, every image upscaled without smoothing.
 
     Args:
         rows: at least one.
-        side: pixels of a picture's height, about: pictures become an integer times as large.
+        side: pixels of an image's height, about: images become an integer times as large.
     """
     font = ImageFont.load_default(size=LABEL_FONT_SIZE)
     height = max(row.images.shape[-2] for row in rows)
@@ -97,16 +97,16 @@ def labelled_rows(rows: list[LabelledRow], side: int = 80) -> Image.Image:
     for row, top in zip(rows, tops, strict=True):
         middle = (left - MARGIN, top + height / 2)
         pen.multiline_text(middle, row.label, "black", font, anchor="rm", align="right")
-        for column, picture in enumerate(_pictures(row.images, height, width)):
-            figure.paste(picture, (left + column * (width + 2), top))
+        for column, image in enumerate(_images(row.images, height, width)):
+            figure.paste(image, (left + column * (width + 2), top))
     return figure
 
 
-def _pictures(images: Tensor, height: int, width: int) -> list[Image.Image]:
+def _images(images: Tensor, height: int, width: int) -> list[Image.Image]:
     images = images.detach().float().cpu().clamp(0, 1).expand(-1, 3, -1, -1)
     images = F.interpolate(images, size=(height, width), mode="nearest")
     levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return [Image.fromarray(picture.numpy()) for picture in levels]
+    return [Image.fromarray(image.numpy()) for image in levels]
 
 
 SIDE = 320  # pixels of each panel
@@ -207,8 +207,8 @@ class _Panel:
             self.write((0, share), text, (-8, 0), anchor="rm")
 
 
-def progress_pictures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
-    """What a model does with a few images x (B, C, H, W), as pictures (3, h, w) by name.
+def progress_figures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
+    """What a model does with a few images x (B, C, H, W), as images (3, h, w) by name.
 
     ``samples``: new images (the srVAE's y beside each x); ``modes``: the same with the likeliest
     pixels. ``reconstructions``: x above its reconstruction. ``super-resolution`` (srVAE): y,
@@ -217,21 +217,21 @@ def progress_pictures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
     count = len(x)
     x = x.to(model.device)
     rebuilt = model.reconstruct(x)["x"]
-    pictures = {"reconstructions": grid(torch.cat([x, rebuilt]), columns=count)}
+    images = {"reconstructions": grid(torch.cat([x, rebuilt]), columns=count)}
     decodings: dict[str, Decoding] = {"samples": "sample", "modes": "mode"}
     for name, decode in decodings.items():
         sites = model.generate(4 * count, decode=decode)
         pairs = side_by_side(sites["y"], sites["x"]) if "y" in sites else sites["x"]
-        pictures[name] = grid(pairs, columns=16)
+        images[name] = grid(pairs, columns=16)
     if not isinstance(model, SRVAE):
-        return pictures
+        return images
     y = model.guide.d(x)
-    answers = model.super_resolve(y, samples=2)["x"]
+    outputs = model.super_resolve(y, samples=2)["x"]
     likeliest = model.super_resolve(y, decode="mode")["x"]
     rows = [F.interpolate(y, size=x.shape[-2:], mode="nearest").expand_as(x)]
     if y.shape[-1] < x.shape[-1]:
         bicubic = F.interpolate(y, size=x.shape[-2:], mode="bicubic", antialias=False)
         rows.append(bicubic.clamp(0, 1))
-    rows += [*answers, *likeliest, x]
-    pictures["super-resolution"] = grid(torch.cat(rows), columns=count)
-    return pictures
+    rows += [*outputs, *likeliest, x]
+    images["super-resolution"] = grid(torch.cat(rows), columns=count)
+    return images

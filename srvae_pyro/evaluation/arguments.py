@@ -23,54 +23,54 @@ class EvaluateArguments:
     """Measure a trained model as the paper's Table 1 does.
 
     The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
-    if asked for, FID and KID of generated pictures, KID by a network that comes in a package, the
+    if asked for, FID and KID of generated images, KID by a network that comes in a package, the
     quality of super-resolution, and the bytes of a lossless code. Prints a table and writes all
     numbers, with what is needed to repeat them, to the run's evaluation.json, each as soon as it is
-    there and beside those of other pictures and flags.
+    there and beside those of other images and flags.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
-    """a data set's name or a folder of pictures; what the run was trained on may have been moved"""
+    """a data set's name or a folder of images; what the run was trained on may have been moved"""
     data_root: Path = Path("data")
     """where the named data sets are, or are downloaded to"""
     split: Literal["train", "val", "test", "all"] = "test"
-    """which pictures"""
+    """which images"""
     limit: Annotated[int | None, AtLeast(1), option("N", "all")] = None
     """only so many, evenly spaced over the split, the same ones always"""
     seed: Annotated[int, AtLeast(0)] = 0
-    """of all noise; each picture has noise of its own, whatever the batch"""
+    """of all noise; each image has noise of its own, whatever the batch"""
 
     importance_samples: Annotated[int, AtLeast(1)] = 500
     """samples an image of the likelihood, S; the time grows with it"""
     estimator: Literal["product", "paired"] = "product"
     """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
     refine: Annotated[int, AtLeast(0)] = 0
-    """also the likelihood with each picture's q improved by so many gradient steps; 50 do much"""
+    """also the likelihood with each image's q improved by so many gradient steps; 50 do much"""
     elbo_samples: Annotated[int, AtLeast(1)] = 1
     """samples an image of the evidence lower bound"""
     elbo_only: bool = False
     """leave out importance sampling, which takes most of the time"""
 
     fid: bool = False
-    """also FID and KID: 10,000 generated pictures against test, 50,000 against train pictures"""
+    """also FID and KID: 10,000 generated images against test, 50,000 against train images"""
     fid_weights: Annotated[Path | None, option("FILE", "torch-fidelity's cache, else download")] = (
         None
     )
     """weights of torch-fidelity's Inception network"""
     fid_images: Annotated[int | None, AtLeast(2), option("N", "10000 and 50000")] = None
-    """fewer pictures for both: faster, but biased upwards and not comparable"""
+    """fewer images for both: faster, but biased upwards and not comparable"""
     kid: bool = False
-    """also KID in EfficientNet-Lite0's features, of x and y, against the pictures of --split"""
+    """also KID in EfficientNet-Lite0's features, of x and y, against the images of --split"""
     kid_images: Annotated[int | None, AtLeast(3), option("N", "5000, or a smaller --limit")] = None
-    """how many pictures to generate for it"""
+    """how many images to generate for it"""
     decode: Annotated[Pixels | None, option("{sample,mode}", "sample; for --kid both")] = None
-    """of the generated pictures: draw each pixel, or the likeliest component's mean"""
+    """of the generated images: draw each pixel, or the likeliest component's mean"""
     temperature: Annotated[float, AtLeast(0)] = 1.0
-    """of the generated pictures' latents"""
+    """of the generated images' latents"""
     image_temperature: Annotated[float, Above(0)] = 1.0
-    """of the generated pictures' pixels that are sampled"""
+    """of the generated images' pixels that are sampled"""
     y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
     """of those of the srVAE's y"""
 
@@ -82,10 +82,10 @@ class EvaluateArguments:
     """of super-resolution also how often the truth lies within the spread of 39 samples"""
 
     compress: Annotated[int | None, AtLeast(1), option("N", "no")] = None
-    """also the bytes of N of the pictures by bits-back coding, and by PNG, WebP and JPEG XL"""
+    """also the bytes of N of the images by bits-back coding, and by PNG, WebP and JPEG XL"""
 
     batch_size: Annotated[int, AtLeast(1)] = 100
-    """pictures at a time, where --memory-gb does not decide"""
+    """images at a time, where --memory-gb does not decide"""
     memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes for the tensors of importance sampling"""
     precision: Precision = "fp32"

@@ -18,8 +18,8 @@ from torch import Tensor
 from srvae_pyro.compression.codec import Chain, Codec, chain_names, lower_of
 from srvae_pyro.compression.container import (
     Container,
+    Entry,
     Header,
-    Picture,
     fingerprints_of,
     packed,
     read_from,
@@ -43,7 +43,7 @@ class CodeSize:
 
     Attributes:
         name: the code's.
-        bytes: of all pictures.
+        bytes: of all images.
         write_mb_per_second: millions of values a second to write.
         read_mb_per_second: to read them back.
     """
@@ -56,20 +56,20 @@ class CodeSize:
 
 @dataclass(frozen=True)
 class CodingResult:
-    """The sizes of the same pictures by a model's code and by others.
+    """The sizes of the same images by a model's code and by others.
 
     Attributes:
-        pictures: how many.
+        images: how many.
         values: of all of them, a byte each.
         predicted_bytes: by the negative ELBO.
         model: of the model's file, with its header, its checksums and what the chains start with.
-        start_bytes: by chain, those that it takes to start with, whatever the number of pictures.
+        start_bytes: by chain, those that it takes to start with, whatever the number of images.
         chain_bytes: by chain, all of it.
         preview_bytes: of the file, those that every y is read from; 0 of a VAE, which has none.
-        others: each picture a file, then all in one picture.
+        others: each image a file, then all in one image.
     """
 
-    pictures: int
+    images: int
     values: int
     predicted_bytes: float
     model: CodeSize
@@ -83,17 +83,17 @@ class CodingResult:
         """Of the chains, without those to start with."""
         return sum(self.chain_bytes.values()) - sum(self.start_bytes.values())
 
-    def pictures_per_second(self, mb_per_second: float) -> float:
-        """What a speed of the model's code is in pictures."""
-        return 1e6 * mb_per_second * self.pictures / self.values
+    def images_per_second(self, mb_per_second: float) -> float:
+        """What a speed of the model's code is in images."""
+        return 1e6 * mb_per_second * self.images / self.values
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, what the chains take without the start, and pictures a second, for files."""
+        """All of it, what the chains take without the start, and images a second, for files."""
         speeds = {
-            "written": self.pictures_per_second(self.model.write_mb_per_second),
-            "read": self.pictures_per_second(self.model.read_mb_per_second),
+            "written": self.images_per_second(self.model.write_mb_per_second),
+            "read": self.images_per_second(self.model.read_mb_per_second),
         }
-        return {**asdict(self), "net_bytes": self.net_bytes, "pictures_per_second": speeds}
+        return {**asdict(self), "net_bytes": self.net_bytes, "images_per_second": speeds}
 
 
 def evaluate_coding(
@@ -114,12 +114,12 @@ def evaluate_coding(
     """
     device = next(model.parameters()).device
     elbo = evaluate_elbo(model, images, device, seed=seed, indices=indices)
-    codec, pictures = Codec(model), list(images)
+    codec, each = Codec(model), list(images)
     names = chain_names(model)
-    with Bar(total=(1 + len(names)) * len(images), unit="picture", disable=not progress) as bar:
+    with Bar(total=(1 + len(names)) * len(images), unit="image", disable=not progress) as bar:
         began = time.monotonic()
-        chains = codec.encode(pictures, bar.update)
-        file = packed(_content(model, codec, pictures, chains))
+        chains = codec.encode(each, bar.update)
+        file = packed(_content(model, codec, each, chains))
         written = time.monotonic()
         content = read_from(io.BytesIO(file))
         again = codec.decode(content.chains, content.header.sizes, bar.update)
@@ -144,10 +144,10 @@ def evaluate_coding(
 
 
 def _content(
-    model: ImageModel, codec: Codec, pictures: list[Tensor], chains: list[Chain]
+    model: ImageModel, codec: Codec, images: list[Tensor], chains: list[Chain]
 ) -> Container:
-    """What ``compress`` would write of pictures that are called by their numbers."""
-    sizes = ((picture.shape[-2], picture.shape[-1]) for picture in pictures)
+    """What ``compress`` would write of images that are called by their numbers."""
+    sizes = ((image.shape[-2], image.shape[-1]) for image in images)
     header = Header(
         run="run",
         model=weights_digest(model),
@@ -155,34 +155,34 @@ def _content(
         group=codec.group,
         start_words=tuple(chain.start_words for chain in chains),
         made=machine(codec.device),
-        pictures=tuple(Picture(f"{i:06d}", *size) for i, size in enumerate(sizes)),
+        images=tuple(Entry(f"{i:06d}", *size) for i, size in enumerate(sizes)),
     )
-    prints = fingerprints_of(pictures, lower_of(model, pictures))
+    prints = fingerprints_of(images, lower_of(model, images))
     return Container(header, prints, [chain.words for chain in chains])
 
 
 def _others(images: Tensor) -> list[CodeSize]:
-    """What other codecs take, each picture a file and all in one picture."""
+    """What other codecs take, each image a file and all in one image."""
     arrays = [_array(image) for image in images]
     found = []
     for name, (encode, decode) in _codecs().items():
-        for what, pictures in (("a file each", arrays), ("one picture", [_mosaic(images)])):
+        for what, inputs in (("a file each", arrays), ("one image", [_mosaic(images)])):
             began = time.monotonic()
-            files = [encode(picture) for picture in pictures]
+            files = [encode(array) for array in inputs]
             written = time.monotonic()
             again = [decode(file) for file in files]
             read = time.monotonic()
-            if not all(map(_same, again, pictures)):
-                raise RuntimeError(f"{name} did not keep the pictures")
+            if not all(map(_same, again, inputs)):
+                raise RuntimeError(f"{name} did not keep the images")
             count = sum(len(file) for file in files)
             seconds = (written - began, read - written)
             found.append(_size(f"{name}, {what}", count, images.numel(), *seconds))
     return found
 
 
-def _same(again: Levels, picture: Levels) -> bool:
+def _same(again: Levels, image: Levels) -> bool:
     """Whether they are the same; WebP has no grey of its own, and gives three colours for it."""
-    return np.array_equal(again[..., 0] if again.ndim > picture.ndim else again, picture)
+    return np.array_equal(again[..., 0] if again.ndim > image.ndim else again, image)
 
 
 def _codecs() -> dict[str, tuple[Encode, Decode]]:

@@ -36,7 +36,7 @@ from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution, fa
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import start
-from srvae_pyro.system.parallel import Group, process_group
+from srvae_pyro.system.parallel import ProcessGroup, process_group
 
 FID_IMAGES = {"test": 10_000, "train": 50_000}  # as in the paper, section 4.1
 KID_IMAGES = 5_000
@@ -48,7 +48,7 @@ def evaluate(arguments: EvaluateArguments) -> int:
         return evaluate_in(group, arguments)
 
 
-def evaluate_in(group: Group, arguments: EvaluateArguments) -> int:
+def evaluate_in(group: ProcessGroup, arguments: EvaluateArguments) -> int:
     """One process of the group's part of an evaluation; the exit code."""
     folder = find_run(arguments.run)
     config = read_config(folder)
@@ -102,7 +102,7 @@ def measure(
     extractor: FeatureExtractor | None,
     features: Features | None,
     distance: Distance | None,
-    group: Group,
+    group: ProcessGroup,
 ) -> Iterator[Measures]:
     """All that has been measured so far, after each measure that is asked for.
 
@@ -184,10 +184,10 @@ def _measure_fid(
     model: ImageModel,
     data: DataSplits,
     extractor: FeatureExtractor,
-    group: Group,
+    group: ProcessGroup,
     measures: Measures,
 ) -> Iterator[Measures]:
-    """FID and KID added against the test pictures, then against all others."""
+    """FID and KID added against the test images, then against all others."""
     draw = drawer(model, **sampling_of(arguments, model))
     for split, count in FID_IMAGES.items():
         distances = fid_and_kid(
@@ -210,7 +210,7 @@ def _measure_kid(
     model: ImageModel,
     selection: Selection,
     features: Features,
-    group: Group,
+    group: ProcessGroup,
     measures: Measures,
 ) -> Iterator[Measures]:
     """KID in EfficientNet-Lite0's features added, more and more of it."""
@@ -229,11 +229,11 @@ def _measure_kid(
         yield measures
 
 
-def _real_images(data: DataSplits, split: str, group: Group) -> Tensor:
-    """The pictures to compare generated ones with."""
+def _real_images(data: DataSplits, split: str, group: ProcessGroup) -> Tensor:
+    """The images to compare generated ones with."""
     if split == "test" or not group.main:  # the other processes only generate
         return data.test
-    # The paper's training pictures are all that are not test pictures.
+    # The paper's training images are all that are not test images.
     return torch.cat([data.train.in_memory(FID_IMAGES["train"]), data.val])
 
 

@@ -27,7 +27,7 @@ from srvae_pyro.pixels import to_levels
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import THREADS, exact_float32
 from srvae_pyro.system.files import write_whole
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.parallel import ProcessGroup
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name of the network behind published FIDs
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -143,15 +143,15 @@ def _check_weights(path: Path) -> None:
 class FeatureExtractor:
     """A network registered with torch-fidelity, its weights found and checked at once.
 
-    The network itself is made when it is first used. Features of real pictures are kept in files
-    named by the pictures' bytes and the network's weights, so that other ones never get their
+    The network itself is made when it is first used. Features of real images are kept in files
+    named by the images' bytes and the network's weights, so that other ones never get their
     place.
 
     Args:
         name: torch-fidelity's name of the network.
         weights: file of its weights; if not given, it is found, and downloaded if need be.
         device: where the network runs.
-        cache: folder for the real pictures' features, which take 8 kB each with Inception; beside
+        cache: folder for the real images' features, which take 8 kB each with Inception; beside
             torch-fidelity's weights if not given.
 
     Raises:
@@ -197,7 +197,7 @@ class FeatureExtractor:
     def of_batches(
         self, batches: Iterable[Tensor], count: int, label: str, progress: bool
     ) -> Tensor:
-        """Features (count, D), on the CPU, of ``count`` pictures in batches.
+        """Features (count, D), on the CPU, of ``count`` images in batches.
 
         Args:
             batches: uint8 (B, C, H, W); one channel, C = 1, is given to the network three times.
@@ -209,7 +209,7 @@ class FeatureExtractor:
         done = 0
         with (
             exact_float32(),  # the same numbers on every device
-            Bar(total=count, desc=label, unit="picture", disable=not progress) as bar,
+            Bar(total=count, desc=label, unit="image", disable=not progress) as bar,
         ):
             for images in batches:
                 THREADS.fit()
@@ -240,7 +240,7 @@ class FeatureExtractor:
         except (OSError, SafetensorError, KeyError):
             pass  # none yet, or damaged
         batches = images.split(batch_size)
-        features = self.of_batches(batches, len(images), "real pictures", progress)
+        features = self.of_batches(batches, len(images), "real images", progress)
         try:
             write_whole(path, lambda partial: save_file({"features": features}, partial))
         except (OSError, SafetensorError) as error:
@@ -263,10 +263,10 @@ class FeatureExtractor:
 
 
 def as_colours(images: Tensor) -> Tensor:
-    """uint8 pictures (B, 1, H, W) or (B, 3, H, W) with three channels."""
+    """uint8 images (B, 1, H, W) or (B, 3, H, W) with three channels."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
-            "the network takes uint8 pictures (B, 1, H, W) or (B, 3, H, W), not "
+            "the network takes uint8 images (B, 1, H, W) or (B, 3, H, W), not "
             f"{images.dtype} of shape {tuple(images.shape)}"
         )
     return images.expand(-1, 3, -1, -1)
@@ -280,15 +280,15 @@ Draw = Callable[[int, int], Tensor]  # first index and count to uint8 (count, C,
 
 @dataclass(frozen=True)
 class Distances:
-    """FID and KID between generated and real pictures.
+    """FID and KID between generated and real images.
 
     Attributes:
         fid: Fréchet distance of the features.
         kid_mean: mean over 100 subsets of the squared maximum mean discrepancy.
         kid_std: its standard deviation over them.
-        kid_subset_size: 1000 pictures as torch-fidelity takes, or half of them if there are fewer.
-        generated: how many pictures.
-        real: how many pictures.
+        kid_subset_size: 1000 images as torch-fidelity takes, or half of them if there are fewer.
+        generated: how many images.
+        real: how many images.
     """
 
     fid: float
@@ -306,41 +306,41 @@ def fid_and_kid(
     extractor: FeatureExtractor,
     *,
     samples: int,
-    cache_key: str = "pictures",
+    cache_key: str = "images",
     batch_size: int = 100,
     seed: int = KID_SEED,
     progress: bool = True,
-    group: Group = Group(),
+    group: ProcessGroup = ProcessGroup(),
 ) -> Distances | None:
-    """FID and KID between generated and real pictures, as torch-fidelity computes them.
+    """FID and KID between generated and real images, as torch-fidelity computes them.
 
     References:
         Heusel et al., GANs trained by a two time-scale update rule, 2017, arXiv:1706.08500;
         Binkowski et al., Demystifying MMD GANs, 2018, arXiv:1801.01401.
 
     Args:
-        draw: makes generated pictures ``first`` to ``first + count - 1``, called as
+        draw: makes generated images ``first`` to ``first + count - 1``, called as
             ``draw(first, count)``: uint8 (count, C, H, W), C = 1 or 3. See :func:`drawer`.
-        real: the real pictures, uint8 (N, C, H, W).
+        real: the real images, uint8 (N, C, H, W).
         extractor: makes the features.
-        samples: how many pictures to generate; of the real ones as many are used, evenly spaced,
+        samples: how many images to generate; of the real ones as many are used, evenly spaced,
             or all if there are fewer.
-        cache_key: what the files of the real pictures' features are called: data set and split.
-        batch_size: pictures at a time.
+        cache_key: what the files of the real images' features are called: data set and split.
+        batch_size: images at a time.
         seed: of KID's random subsets; torch-fidelity's own if not given.
         progress: whether to show a bar.
-        group: the processes that share the generated pictures; the first does the rest.
+        group: the processes that share the generated images; the first does the rest.
 
     Returns:
         The distances; None but in the first process.
 
     Raises:
-        UserError: fewer than 2 pictures of one kind; torch-fidelity is not installed.
+        UserError: fewer than 2 images of one kind; torch-fidelity is not installed.
     """
     fidelity("metric_fid")  # is it installed?
     if samples < 2 or len(real) < 2:
         raise UserError(
-            "FID compares covariances: it takes at least 2 pictures of each kind, not "
+            "FID compares covariances: it takes at least 2 images of each kind, not "
             f"{samples} generated and {len(real)} real ones"
         )
     real_features = torch.empty(0)
@@ -350,17 +350,17 @@ def fid_and_kid(
     share = group.share(samples)
     indices = range(share.start, share.stop)
     images = _generated(draw, indices, batch_size)
-    features = extractor.of_batches(images, len(indices), "generated pictures", progress)
+    features = extractor.of_batches(images, len(indices), "generated images", progress)
     features = group.joined(features)
     return _distances(features, real_features, seed) if group.main else None
 
 
 def _generated(draw: Draw, indices: range, batch_size: int) -> Iterator[Tensor]:
-    """The generated pictures of these indices, in order, each once."""
+    """The generated images of these indices, in order, each once."""
     for chunk in chunks(indices, batch_size):
         images = draw(chunk.start, len(chunk))
         if len(images) != len(chunk):
-            raise ValueError(f"draw({chunk.start}, {len(chunk)}) made {len(images)} pictures")
+            raise ValueError(f"draw({chunk.start}, {len(chunk)}) made {len(images)} images")
         yield images
 
 
@@ -370,7 +370,7 @@ def _distances(generated: Tensor, real: Tensor, seed: int) -> Distances:
     fewest = min(len(generated), len(real))
     if fewest <= generated.shape[1]:
         warnings.warn(
-            f"FID of {fewest} pictures is far too high and cannot be compared with others: it "
+            f"FID of {fewest} images is far too high and cannot be compared with others: it "
             f"takes more than {generated.shape[1]}, the features of its network",
             stacklevel=1,
         )
@@ -391,9 +391,9 @@ def _distances(generated: Tensor, real: Tensor, seed: int) -> Distances:
 
 
 def drawer(model: ImageModel, **sampling: Unpack[Sampling]) -> Draw:
-    """What :func:`fid_and_kid` draws pictures of a model with, as many at once as it asks for.
+    """What :func:`fid_and_kid` draws images of a model with, as many at once as it asks for.
 
-    Picture i of a seed is the same, whatever is asked for together with it. The levels are those
+    Image i of a seed is the same, whatever is asked for together with it. The levels are those
     that a PNG of it holds.
 
     Args:

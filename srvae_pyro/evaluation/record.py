@@ -27,11 +27,11 @@ def record(folder: Path, key: str, result: dict[str, Any]) -> Path:
 def record_measures(
     folder: Path, key: str, settings: dict[str, Any], measures: dict[str, dict[str, Any]]
 ) -> Path:
-    """Put what was measured on the pictures called ``key`` into the folder's ``evaluation.json``.
+    """Put what was measured on the images called ``key`` into the folder's ``evaluation.json``.
 
-    No result is lost. ``key`` itself names the result of these weights on the most pictures. A
+    No result is lost. ``key`` itself names the result of these weights on the most images. A
     result with other flags, such as ``--limit``, is under ``key`` followed by its flags, with
-    ``, earlier 1`` added if it differs in more: weights, pictures, versions. Within a result the
+    ``, earlier 1`` added if it differs in more: weights, images, versions. Within a result the
     measure with the most samples has its plain name, and others are followed by their flags
     likewise. A measure that is repeated replaces the earlier one.
 

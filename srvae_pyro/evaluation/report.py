@@ -47,7 +47,7 @@ def super_resolution_table(result: SuperResolutionResult) -> str:
     ]
     lines += _differences(result.diversity, result.samples)
     lines.append(
-        f"{_few(result.megapixels_per_second)} megapixels of sampled answers a second, in a process"
+        f"{_few(result.megapixels_per_second)} megapixels of sampled outputs a second, in a process"
     )
     if result.calibration is not None:
         lines.append(_calibration_table(result.calibration, result.factor))
@@ -126,7 +126,7 @@ def _over_images(result: SuperResolutionResult) -> str:
         return ""
     if result.photographs is not None:
         return f"; ± over {result.photographs} photographs"
-    return f"; ± over {result.images:,} pictures"
+    return f"; ± over {result.images:,} images"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -147,7 +147,7 @@ class Row:
     """A row of Table 1; None where there is no such number.
 
     ``nll`` in bits/dim, ``error`` its standard error over the images, the terms in nats an image,
-    ``fid`` against test and, in brackets, training pictures.
+    ``fid`` against test and, in brackets, training images.
     """
 
     data: str
@@ -196,11 +196,11 @@ def table(rows: list[Row]) -> str:
 
 def kid_table(result: KidResult) -> str:
     """The rows with what is known of each."""
-    heads = ["", "±", "pictures", "real", "precision", "recall", "density", "coverage"]
+    heads = ["", "±", "images", "real", "precision", "recall", "density", "coverage"]
     rows = [[KID_NAME, *heads]]
     for name, row in result.rows.items():
         error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
-        cells = [name, f"{row.kid:.4f}", error, f"{row.pictures:,}", f"{row.real:,}"]
+        cells = [name, f"{row.kid:.4f}", error, f"{row.images:,}", f"{row.real:,}"]
         overlap = astuple(row.neighbours) if row.neighbours else ()
         shares = [f"{share:.3f}" for share in overlap] or ["-"] * 4
         rows.append(cells + shares)
@@ -236,9 +236,9 @@ def compression_table(result: CodingResult, nll: float | None = None) -> str:
 
     Args:
         result: the sizes.
-        nll: of the same pictures by importance sampling, bits/dim, if it was estimated.
+        nll: of the same images by importance sampling, bits/dim, if it was estimated.
     """
-    rows = [[f"{result.pictures:,} pictures", "bytes", "bits/dim", "MB/s to write", "to read"]]
+    rows = [[f"{result.images:,} images", "bytes", "bits/dim", "MB/s to write", "to read"]]
 
     def row(name: str, count: float, *speeds: float) -> None:
         cells = [f"{count:,.0f}", f"{8 * count / result.values:.3f}"]
@@ -255,10 +255,10 @@ def compression_table(result: CodingResult, nll: float | None = None) -> str:
     more = 100 * (result.net_bytes / result.predicted_bytes - 1)
     starts = " and ".join(f"{n:,} for {name}" for name, n in result.start_bytes.items())
     text = f"{columns(rows, left=1)}\nwithout its start {more:+.2f}% against the ELBO of the same "
-    text += f"pictures; bytes to start with, whatever their number: {starts}"
-    written = result.pictures_per_second(result.model.write_mb_per_second)
-    read = result.pictures_per_second(result.model.read_mb_per_second)
-    text += f"\nevery picture came back to the bit; {written:.3g} pictures a second written, "
+    text += f"images; bytes to start with, whatever their number: {starts}"
+    written = result.images_per_second(result.model.write_mb_per_second)
+    read = result.images_per_second(result.model.read_mb_per_second)
+    text += f"\nevery image came back to the bit; {written:.3g} images a second written, "
     text += f"{read:.3g} read"
     if result.preview_bytes:
         share = result.preview_bytes / result.model.bytes
@@ -277,7 +277,7 @@ def print_measures(
         measures: of the model.
         selection: the images that they are of.
         trained_on: the data set that the model was trained on.
-        drawn: how pictures were generated, as flags.
+        drawn: how images were generated, as flags.
     """
     elbo, likelihood = measures.elbo, measures.likelihood
     name = selection.data.name
@@ -299,16 +299,16 @@ def print_measures(
     for split, distances in measures.distances.items():
         print(
             f"FID {distances.fid:.2f}, KID {distances.kid_mean:.5f} ± {distances.kid_std:.5f}: "
-            f"{distances.generated:,} generated against {distances.real:,} {split} pictures"
+            f"{distances.generated:,} generated against {distances.real:,} {split} images"
         )
     if measures.kid:
         print(kid_table(measures.kid))
     if drawn and (measures.distances or measures.kid):
         print(f"generated with {drawn}")
-    for enlarged in measures.super_resolution:
-        print(super_resolution_table(enlarged))
+    for upscaled in measures.super_resolution:
+        print(super_resolution_table(upscaled))
     if measures.compression:
-        same = measures.compression.pictures == len(selection.images)
+        same = measures.compression.images == len(selection.images)
         nll = likelihood.bits_per_dim if likelihood and same else None
         print(compression_table(measures.compression, nll))
 

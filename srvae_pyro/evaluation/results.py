@@ -24,7 +24,7 @@ from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.evaluation.super_resolution import SuperResolutionResult
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import weights_digest
-from srvae_pyro.system.console import say, shown
+from srvae_pyro.system.console import print_line, shown
 from srvae_pyro.system.files import (
     check_output,
     check_place,
@@ -44,10 +44,10 @@ class Measures:
         elbo: always the first.
         likelihood: by importance sampling.
         refined: the same after each image's q has been refined.
-        distances: FID and KID by the split of the real pictures, ``test`` or ``train``.
+        distances: FID and KID by the split of the real images, ``test`` or ``train``.
         kid: in EfficientNet-Lite0's features.
-        super_resolution: of a srVAE that enlarges, by each factor.
-        compression: bytes of the pictures by bits-back coding.
+        super_resolution: of a srVAE that upscales, by each factor.
+        compression: bytes of the images by bits-back coding.
     """
 
     elbo: ElboResult
@@ -85,7 +85,7 @@ class Outputs:
                 )
             check_output(json, "--json FILE", _is_result)
             if earlier := replaced(json):
-                say(f"the results go to {shown(json)}{earlier}")
+                print_line(f"the results go to {shown(json)}{earlier}")
         try:
             if not is_cached_copy(run):
                 check_place(run / EVALUATION)
@@ -157,13 +157,13 @@ def _flags(arguments: EvaluateArguments, *names: str) -> str:
 
 
 def _drawing(arguments: EvaluateArguments) -> tuple[str, ...]:
-    """The arguments that generated pictures depend on."""
+    """The arguments that generated images depend on."""
     names = ("temperature", *["image_temperature"] * (arguments.image_temperature != 1))
     return ("decode", *names, "y_temperature")
 
 
 def drawing_flags(arguments: EvaluateArguments) -> str:
-    """How pictures are generated, as flags."""
+    """How images are generated, as flags."""
     return _flags(arguments, *_drawing(arguments))
 
 
@@ -193,8 +193,8 @@ def measures_to_json(measures: Measures, arguments: EvaluateArguments) -> dict[s
         values["fid"] = {**drawn_with, **by_split}
     if measures.kid:
         values[KID_KEY] = measures.kid.to_json()
-    for enlarged in measures.super_resolution:
-        values |= enlarged.to_json()
+    for upscaled in measures.super_resolution:
+        values |= upscaled.to_json()
     if measures.compression:
         values["compression"] = measures.compression.to_json()
     return {name: {**value, "flags": flags.get(name, "")} for name, value in values.items()}
@@ -203,7 +203,7 @@ def measures_to_json(measures: Measures, arguments: EvaluateArguments) -> dict[s
 def settings_of(
     arguments: EvaluateArguments, folder: Path, model: ImageModel, selection: Selection
 ) -> dict[str, Any]:
-    """What is needed to repeat an evaluation, and to know its weights and pictures again."""
+    """What is needed to repeat an evaluation, and to know its weights and images again."""
     count, total = len(selection.images), selection.total
     limited = count < total
     return {
@@ -214,7 +214,7 @@ def settings_of(
         "split": selection.split,
         "images": count,
         "indices": selection.indices.tolist() if limited else f"0 to {total - 1}",
-        "pictures": digest(selection.images),
+        "checksum": digest(selection.images),
         "seed": arguments.seed,
         "precision": arguments.precision,
         "versions": {

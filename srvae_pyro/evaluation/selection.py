@@ -73,7 +73,7 @@ def _images_of(data: DataSplits, split: Split) -> Tensor:
     at_random = split in data.info.get("held_out_indices", {}) and data.name not in DATA_SETS
     if at_random and not data.info["own"]:
         raise UserError(
-            f"{data.name} has no folder {split}/: give --split all to measure on all its pictures"
+            f"{data.name} has no folder {split}/: give --split all to measure on all its images"
         )
     images: Tensor = data.train.in_memory() if split == "train" else getattr(data, split)
     if not len(images):

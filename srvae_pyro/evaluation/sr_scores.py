@@ -18,7 +18,7 @@ from srvae_pyro.system.device import exact_float32, stream
 from srvae_pyro.upscaling.quality import WINDOW, psnr, ssim
 
 FEATURE_DISTANCE = "EfficientNet-Lite0 features"  # never LPIPS, whose network and weights differ
-AT_ONCE = 25  # pictures
+AT_ONCE = 25  # images
 
 
 def feature_distance(device: torch.device | str = "cpu") -> FeatureDistance | None:
@@ -33,11 +33,11 @@ def feature_distance(device: torch.device | str = "cpu") -> FeatureDistance | No
 
 
 class FeatureDistance:
-    """How far features of pictures are from those of others.
+    """How far features of images are from those of others.
 
-    At each resolution, from a half to a thirty-second of the picture's as far as that has two
+    At each resolution, from a half to a thirty-second of the image's as far as that has two
     pixels, features are scaled to length 1 at every place, and their squared differences summed;
-    this is brought to the picture's size, bilinear, and added up. So LPIPS is made, but for
+    this is brought to the image's size, bilinear, and added up. So LPIPS is made, but for
     weights of channels that were fitted to what people see, and of another network: it is not LPIPS
     and not to be compared with it.
 
@@ -58,7 +58,7 @@ class FeatureDistance:
 
     @torch.no_grad()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances (B, H, W), float32 on the CPU, of uint8 pictures (B, C, H, W), C = 1 or 3."""
+        """Distances (B, H, W), float32 on the CPU, of uint8 images (B, C, H, W), C = 1 or 3."""
         with exact_float32():  # the same numbers on every device
             parts = zip(a.split(AT_ONCE), b.split(AT_ONCE), strict=True)
             return torch.cat([self._distances(one, other) for one, other in parts])
@@ -93,14 +93,14 @@ WEIGHTS = (65.481, 128.553, 24.966)  # of R, G and B in [0, 1], so that Y is fro
 
 @dataclass(frozen=True)
 class Scores:
-    """How near answers are to the pictures, on average, each with its standard error.
+    """How near outputs are to the images, on average, each with its standard error.
 
-    An error is None where there are not two pictures, or photographs, to tell it by.
+    An error is None where there are not two images, or photographs, to tell it by.
 
     Attributes:
         psnr: dB, of RGB.
-        ssim: of RGB; None for pictures under 11 pixels a side.
-        lr_psnr: dB, of d of the answer against y.
+        ssim: of RGB; None for images under 11 pixels a side.
+        lr_psnr: dB, of d of the output against y.
         psnr_y: dB, of the luma without a border of ``factor`` pixels; None where nothing is left.
         ssim_y: likewise; None where less than 11 pixels a side are left.
         psnr_error: of ``psnr``.
@@ -125,7 +125,7 @@ class Scores:
     def of(
         cls, values: Mapping[str, Tensor], prefix: str = "", photographs: Tensor | None = None
     ) -> Scores:
-        """The means of one value a picture, (N), by names of :data:`MEASURES` after a prefix."""
+        """The means of one value an image, (N), by names of :data:`MEASURES` after a prefix."""
         found: dict[str, float | None] = {}
         for name in MEASURES:
             own = values.get(f"{prefix}{name}")
@@ -136,7 +136,7 @@ class Scores:
 def mean_and_error(
     values: Tensor | None, photographs: Tensor | None = None
 ) -> tuple[float | None, float | None]:
-    """The mean of one value a picture, (N), and its standard error, clustered by photographs."""
+    """The mean of one value an image, (N), and its standard error, clustered by photographs."""
     if values is None:
         return None, None
     return values.double().mean().item(), standard_error(values, photographs)
@@ -153,12 +153,12 @@ def y_channel(levels: Tensor) -> Tensor:
     return 16 + (rgb * weights).sum(dim=-3, keepdim=True)
 
 
-def picture_scores(a: Tensor, b: Tensor, border: int) -> dict[str, Tensor]:
-    """Scores of uint8 (B, C, H, W) against others: (B) each, of the pictures that are large enough.
+def image_scores(a: Tensor, b: Tensor, border: int) -> dict[str, Tensor]:
+    """Scores of uint8 (B, C, H, W) against others: (B) each, of the images that are large enough.
 
     Args:
-        a: the answers.
-        b: the pictures.
+        a: the outputs.
+        b: the images.
         border: pixels at each side that Y's scores leave out: the factor, as papers do (Timofte et
             al., NTIRE 2017 Challenge on Single Image Super-Resolution: Methods and Results, 2017).
     """
@@ -178,13 +178,13 @@ def _scores(a: Tensor, b: Tensor) -> dict[str, Tensor]:
 
 
 def stacked_means(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The means over several answers of the scores of each, (B) by name."""
+    """The means over several outputs of the scores of each, (B) by name."""
     return {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
 
 
 ERROR_WINDOW = 16  # pixels a side over which squared errors are averaged, as in NTIRE 2022
 
-# Answers and pictures, uint8 (B, C, H, W) each, to distances (B, h, w), place by place.
+# Outputs and images, uint8 (B, C, H, W) each, to distances (B, h, w), place by place.
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -192,14 +192,14 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class Diversity:
     """How samples differ; None for one sample.
 
-    The scores are NTIRE's, in per cent, see :func:`diversity_score`, each the mean over pictures
+    The scores are NTIRE's, in per cent, see :func:`diversity_score`, each the mean over images
     and with its standard error.
 
     Attributes:
         std: the standard deviation over the samples, averaged over pixels and colours, in levels
             of 255.
         pairwise_rmse: the root mean squared difference of two samples, averaged over pairs and
-            pictures, in levels.
+            images, in levels.
         score_mse: by the squared error, averaged over windows of 16x16 pixels.
         score_mse_pixels: by the squared error pixel by pixel, which chance alone makes large.
         score_features: by the distance of EfficientNet-Lite0's features; None also where that is
@@ -220,7 +220,7 @@ class Diversity:
 
     @classmethod
     def of(cls, values: Mapping[str, Tensor], photographs: Tensor | None = None) -> Diversity:
-        """From one value a picture, (N), by name, as :func:`differences` gives them."""
+        """From one value an image, (N), by name, as :func:`differences` gives them."""
         found: dict[str, float | None] = {}
         for name in ("score_mse", "score_mse_pixels", "score_features"):
             found[name], found[f"{name}_error"] = mean_and_error(values.get(name), photographs)
@@ -235,7 +235,7 @@ def diversity_score(distances: Tensor) -> Tensor:
         (global best - local best) / global best * 100
 
     of distances to the truth: the global best is that of the sample that is nearest as a whole, the
-    local best that of a picture put together of the nearest sample at each place. It is 0 where all
+    local best that of an image put together of the nearest sample at each place. It is 0 where all
     samples are the same, or one of them is the truth.
 
     References:
@@ -256,11 +256,11 @@ def diversity_score(distances: Tensor) -> Tensor:
 def squared_errors(a: Tensor, b: Tensor, window: int = ERROR_WINDOW) -> Tensor:
     """Squared errors in levels of (B, C, H, W) averaged over colours and windows.
 
-    As NTIRE 2022 has it every window is counted that has a pixel of the picture, and outside there
+    As NTIRE 2022 has it every window is counted that has a pixel of the image, and outside there
     is no error; so each pixel is in as many windows.
 
     Args:
-        a: uint8 pictures.
+        a: uint8 images.
         b: others.
         window: pixels a side.
 
@@ -331,7 +331,7 @@ class Calibration:
     def of(
         cls, values: Mapping[str, Tensor], seed: int, photographs: Tensor | None = None
     ) -> Calibration:
-        """From ``ranks`` (N, K + 1) and ``certain`` (N), shares of each picture's values."""
+        """From ``ranks`` (N, K + 1) and ``certain`` (N), shares of each image's values."""
         ranks = values["ranks"]
         found = {
             str(level): mean_and_error(coverage(ranks, level), photographs) for level in LEVELS
@@ -364,10 +364,10 @@ def coverage(ranks: Tensor, level: int) -> Tensor:
 
 
 class Ranks:
-    """The ranks of pictures' values among samples, which are given one after another.
+    """The ranks of images' values among samples, which are given one after another.
 
     Of a truth that is drawn as the samples are every rank is as probable. Where some samples equal
-    it, its place among them is drawn too, from a stream of the picture's own.
+    it, its place among them is drawn too, from a stream of the image's own.
 
     References:
         Hamill, Interpretation of rank histograms for verifying ensemble forecasts, 2001, Monthly
@@ -375,7 +375,7 @@ class Ranks:
 
     Args:
         truth: uint8 (B, C, H, W).
-        indices: the pictures' numbers, to which the ties are tied.
+        indices: the images' numbers, to which the ties are tied.
         seed: of the ties.
     """
 
@@ -402,7 +402,7 @@ class Ranks:
         return self.below.long() + places.long()
 
     def shares(self) -> dict[str, Tensor]:
-        """What :meth:`Calibration.of` is made from, of these pictures: float64."""
+        """What :meth:`Calibration.of` is made from, of these images: float64."""
         ranks = self.ranks().flatten(1)
         shares = torch.zeros(len(ranks), self.count + 1, dtype=torch.float64)
         shares.scatter_add_(1, ranks, torch.ones(ranks.shape, dtype=torch.float64))

@@ -22,23 +22,23 @@ from srvae_pyro.evaluation.sr_scores import (
     Ranks,
     Scores,
     differences,
-    picture_scores,
+    image_scores,
     stacked_means,
 )
 from srvae_pyro.inference.decoding import ImageNoise
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.system.parallel import Group
-from srvae_pyro.upscaling.enlarger import (
-    Answering,
-    answers,
+from srvae_pyro.system.parallel import ProcessGroup
+from srvae_pyro.upscaling.quality import psnr
+from srvae_pyro.upscaling.upscaler import (
+    UpscaleDecoding,
     downscaled,
-    enlarging,
     passes_for,
     rounded,
+    upscale_batch,
+    upscaling_model,
 )
-from srvae_pyro.upscaling.quality import psnr
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -53,33 +53,33 @@ def factors_for(model: ImageModel, asked: Sequence[int], size: Sequence[int]) ->
     """The factors to measure at: those that were asked for, or the model's own.
 
     Args:
-        model: a srVAE that enlarges.
+        model: a srVAE that upscales.
         asked: powers of its factor, or none.
-        size: height and width of the pictures x.
+        size: height and width of the images x.
 
     Raises:
-        UserError: the model does not enlarge, not by such a factor, or not to such pictures.
+        UserError: the model does not upscale, not by such a factor, or not to such images.
     """
-    srvae = enlarging(model)
+    srvae = upscaling_model(model)
     factors = list(dict.fromkeys(asked)) or [srvae.guide.d.factor]
     for factor in factors:
         passes_for(srvae, factor)
         multiple = factor * srvae.lower_multiple
         if size[0] % multiple or size[1] % multiple:
             raise UserError(
-                f"--factor {factor} takes pictures whose sides are multiples of {multiple}, and "
+                f"--factor {factor} takes images whose sides are multiples of {multiple}, and "
                 f"these are {size[0]}x{size[1]}: leave it out"
             )
     return factors
 
 
-class Answerer:
-    """Answers a model's questions, at its own factor or at a power of it.
+class SuperResolver:
+    """Outputs a model's inputs, at its own factor or at a power of it.
 
-    At a power the answer is asked again, as often as need be, so that each step is the model's own.
+    At a power the output is asked again, as often as need be, so that each step is the model's own.
 
     Args:
-        model: the srVAE, which enlarges.
+        model: the srVAE, which upscales.
         factor: a power of the model's.
         seed: of the noise.
 
@@ -93,30 +93,30 @@ class Answerer:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What gives answers: :data:`METHODS`, and the estimate of a model that makes one."""
-        return (*METHODS, "estimate") if self.model.estimates else METHODS
+        """What gives outputs: :data:`METHODS`, and the estimate of a model that makes one."""
+        return (*METHODS, "estimate") if self.model.has_point_estimate else METHODS
 
     def small(self, x: Tensor) -> Tensor:
-        """The questions y (B, c, h, w) of uint8 pictures (B, C, H, W)."""
+        """The inputs y (B, c, h, w) of uint8 images (B, C, H, W)."""
         return downscaled(self.model, x, self.passes)
 
     def sample(self, y: Tensor, sample: int, indices: list[int]) -> Tensor:
-        """An answer to each y, uint8 (B, c, h, w): uint8 (B, C, H, W).
+        """An output to each y, uint8 (B, c, h, w): uint8 (B, C, H, W).
 
         Args:
-            y: the questions.
-            sample: the answer's number.
-            indices: the pictures' numbers, to which the noise is tied.
+            y: the inputs.
+            sample: the output's number.
+            indices: the images' numbers, to which the noise is tied.
         """
         for number in range(self.passes):
             # The first pass has the noise that a single one has.
             later = (*b"pass", number) if number else ()
             noise = ImageNoise((self.seed, sample, *later), indices)
-            y = _in_levels(answers(self.model, to_unit(y), noise=noise))
+            y = _in_levels(upscale_batch(self.model, to_unit(y), noise=noise))
         return y
 
     def by_method(self, y: Tensor, samples: Tensor) -> dict[str, Tensor]:
-        """Answers to y by what gave them: uint8 (K, B, C, H, W), K being 1 for most.
+        """Outputs to y by what gave them: uint8 (K, B, C, H, W), K being 1 for most.
 
         Args:
             y: uint8 (B, c, h, w).
@@ -129,27 +129,27 @@ class Answerer:
             "mode": self._likeliest(y),
             "expectation": self._near(y, "mean"),
         }
-        if self.model.estimates:
+        if self.model.has_point_estimate:
             one_each["estimate"] = self._near(y, "estimate")
-        return {"sample": samples} | {name: answer[None] for name, answer in one_each.items()}
+        return {"sample": samples} | {name: output[None] for name, output in one_each.items()}
 
     def _likeliest(self, y: Tensor) -> Tensor:
         for _ in range(self.passes):
             y = _in_levels(self._at_zero(y, decode="mode"))
         return y
 
-    def _near(self, y: Tensor, decode: Answering) -> Tensor:
+    def _near(self, y: Tensor, decode: UpscaleDecoding) -> Tensor:
         for _ in range(self.passes):
             y = rounded(self._at_zero(y, decode=decode).cpu() * 255, self.model, y)
         return y
 
     def _at_zero(self, y: Tensor, **decode: Any) -> Tensor:
         noise = ImageNoise(self.seed, range(len(y)))  # not the global one, whatever it is times 0
-        return answers(self.model, to_unit(y), temperature=0.0, noise=noise, **decode)
+        return upscale_batch(self.model, to_unit(y), temperature=0.0, noise=noise, **decode)
 
 
 def interpolated(y: Tensor, factor: int, method: Image.Resampling) -> Tensor:
-    """uint8 pictures (B, C, h, w) enlarged by Pillow in 8 bits: uint8 (B, C, H, W)."""
+    """uint8 images (B, C, h, w) upscaled by Pillow in 8 bits: uint8 (B, C, H, W)."""
     size = (factor * y.shape[-1], factor * y.shape[-2])
     planes = [
         np.asarray(Image.fromarray(plane).resize(size, method)) for plane in y.flatten(0, 1).numpy()
@@ -166,21 +166,21 @@ SAMPLES = 10  # of which NTIRE's diversity score is
 
 @dataclass(frozen=True)
 class SuperResolutionResult:
-    """The quality of super-resolution on a set of pictures.
+    """The quality of super-resolution on a set of images.
 
     Attributes:
         methods: scores by name: of Pillow's nearest, bilinear, bicubic and lanczos; of a
             ``sample``; of ``mean``, the mean of the samples; of ``mode`` and ``expectation``,
             decoded so at temperature 0; of ``estimate``, where the model makes one.
         diversity: of the samples.
-        images: how many pictures.
-        samples: answers of the model for each, K.
+        images: how many images.
+        samples: outputs of the model for each, K.
         seed: of the noise.
         factor: how many times larger x is than y.
         passes: in how many steps of the model.
-        megapixels_per_second: pixels of sampled answers, in millions, in a second of one process,
+        megapixels_per_second: pixels of sampled outputs, in millions, in a second of one process,
             with their noise and their way to the CPU; without the first draw, if there are others.
-        photographs: how many the pictures are cut from, where standard errors are over these.
+        photographs: how many the images are cut from, where standard errors are over these.
         calibration: of 39 samples, if asked for.
     """
 
@@ -221,48 +221,48 @@ def evaluate_super_resolution(
     indices: Tensor | None = None,
     batch_size: int = 100,
     progress: bool = False,
-    group: Group = Group(),
+    group: ProcessGroup = ProcessGroup(),
 ) -> SuperResolutionResult:
-    """The quality of super-resolution on uint8 pictures x (N, C, H, W), from y = d(x).
+    """The quality of super-resolution on uint8 images x (N, C, H, W), from y = d(x).
 
-    All answers are in 8 bits. Each number is the mean over the pictures, and over the samples
-    where there are several, of one picture's own number; in dB an exact picture counts as 100
+    All outputs are in 8 bits. Each number is the mean over the images, and over the samples
+    where there are several, of one image's own number; in dB an exact image counts as 100
     (interpolation of a plain one is exact), so averages stay finite.
 
     Args:
         model: a srVAE whose y is a downscaled x.
-        images: the pictures.
-        samples: answers of the model for each, K.
+        images: the images.
+        samples: outputs of the model for each, K.
         factor: how many times larger x is than y, a power of the model's own; that if not given.
-        calibrate: whether to rank the pictures among 39 samples, of which the first are those K.
+        calibrate: whether to rank the images among 39 samples, of which the first are those K.
         distance: of features, for the diversity score.
-        photographs: the index of the photograph that each picture is cut from, (N).
-        seed: of the noise; each picture has its own, whatever the batch.
-        indices: the pictures' indices, to which their noise is tied; 0 and on if not given.
-        batch_size: pictures at a time.
+        photographs: the index of the photograph that each image is cut from, (N).
+        seed: of the noise; each image has its own, whatever the batch.
+        indices: the images' indices, to which their noise is tied; 0 and on if not given.
+        batch_size: images at a time.
         progress: whether to show a bar.
-        group: the processes that share the pictures, all of which get the result.
+        group: the processes that share the images, all of which get the result.
 
     Raises:
-        UserError: the model does not enlarge, or not by that factor.
-        ValueError: no pictures, samples or batch size.
+        UserError: the model does not upscale, or not by that factor.
+        ValueError: no images, samples or batch size.
     """
-    srvae = enlarging(model)
+    srvae = upscaling_model(model)
     if not len(images) or batch_size < 1 or samples < 1:
-        raise ValueError("pictures, samples and batch_size must be at least 1")
-    answerer = Answerer(srvae, factor or srvae.guide.d.factor, seed)
-    drawing = _Drawing(answerer, samples, RANKED if calibrate else 0)
+        raise ValueError("images, samples and batch_size must be at least 1")
+    resolver = SuperResolver(srvae, factor or srvae.guide.d.factor, seed)
+    drawing = _Drawing(resolver, samples, RANKED if calibrate else 0)
     parts = []
     with sweep(images, indices, batch_size=batch_size, group=group, progress=progress) as batches:
         for batch, numbers in batches:
             x = batch.cpu()
-            y = answerer.small(x)
+            y = resolver.small(x)
             drawn, own = drawing.draw(x, y, numbers)
-            for name, pictures in answerer.by_method(y, drawn).items():
+            for name, outputs in resolver.by_method(y, drawn).items():
                 each = [
-                    picture_scores(picture, x, answerer.factor)
-                    | {"lr_psnr": psnr(answerer.small(picture), y)}
-                    for picture in pictures
+                    image_scores(output, x, resolver.factor)
+                    | {"lr_psnr": psnr(resolver.small(output), y)}
+                    for output in outputs
                 ]
                 own |= {f"{name} {kind}": mean for kind, mean in stacked_means(each).items()}
             if samples > 1:
@@ -270,13 +270,13 @@ def evaluate_super_resolution(
             parts.append(own)
     values = gathered(parts, group)
     return SuperResolutionResult(
-        {name: Scores.of(values, f"{name} ", photographs) for name in answerer.methods},
+        {name: Scores.of(values, f"{name} ", photographs) for name in resolver.methods},
         Diversity.of(values, photographs),
         len(images),
         samples,
         seed,
-        answerer.factor,
-        answerer.passes,
+        resolver.factor,
+        resolver.passes,
         drawing.megapixels_per_second(group),
         None if photographs is None else len(photographs.unique()),
         Calibration.of(values, seed, photographs) if calibrate else None,
@@ -292,17 +292,17 @@ class _Drawing:
         ranked: among how many the truth is ranked; 0: it is not.
     """
 
-    def __init__(self, answerer: Answerer, kept: int, ranked: int) -> None:
-        self.answerer, self.kept, self.ranked = answerer, kept, ranked
+    def __init__(self, resolver: SuperResolver, kept: int, ranked: int) -> None:
+        self.resolver, self.kept, self.ranked = resolver, kept, ranked
         self.seconds: list[float] = []
         self.pixels: list[int] = []
 
     def draw(self, x: Tensor, y: Tensor, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Samples for y, uint8 (S, B, C, H, W), and the shares of the ranks of x among them."""
-        ranks, kept = Ranks(x, indices, self.answerer.seed), []
+        ranks, kept = Ranks(x, indices, self.resolver.seed), []
         for sample in range(max(self.kept, self.ranked)):
             began = time.perf_counter()
-            drawn = self.answerer.sample(y, sample, indices)
+            drawn = self.resolver.sample(y, sample, indices)
             self.seconds.append(time.perf_counter() - began)
             self.pixels.append(drawn[:, 0].numel())
             if sample < self.kept:
@@ -311,7 +311,7 @@ class _Drawing:
                 ranks.add(drawn)
         return torch.stack(kept), ranks.shares() if self.ranked else {}
 
-    def megapixels_per_second(self, group: Group) -> float:
+    def megapixels_per_second(self, group: ProcessGroup) -> float:
         """Of one process; the first draw also finds memory and compiles kernels."""
         first = 1 if len(self.seconds) > 1 else 0
         pixels, seconds = sum(self.pixels[first:]), sum(self.seconds[first:])

@@ -15,7 +15,7 @@ from torch import Tensor
 from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.pyro_lock import Handler
-from srvae_pyro.system.device import sent, stream
+from srvae_pyro.system.device import stream, to_device
 
 __all__ = [
     "Decode",
@@ -65,7 +65,7 @@ class ImageNoise:
     """Noise that depends on the seed, the image's number and the site's name alone.
 
     Image i has the same noise whatever batch it is in, on any device: it is drawn on the CPU. The
-    same question has the same answer, however often it is asked.
+    same input has the same output, however often it is asked.
 
     Args:
         seed: at least 0; or several numbers: a seed, a sample's number and the like.
@@ -99,7 +99,7 @@ class ImageNoise:
         del shape[self.dim + like.dim()]
         own = [source(stream(*self.seed, n, *site.encode()), shape) for n in self.images]
         drawn = torch.from_numpy(np.stack(own, axis=self.dim)).to(like.dtype)
-        return sent(drawn, like.device)
+        return to_device(drawn, like.device)
 
 
 class TileNoise:
@@ -110,9 +110,9 @@ class TileNoise:
 
     Args:
         numbers: which field: a seed, a sample's number and the like, each at least 0.
-        top: the tile's first row in the picture, in the picture's pixels.
+        top: the tile's first row in the image, in the image's pixels.
         left: its first column.
-        height: its rows, which tell what a site's resolution is to the picture's.
+        height: its rows, which tell what a site's resolution is to the image's.
     """
 
     BLOCK = 64  # pixels a side, at the site's resolution
@@ -144,7 +144,7 @@ class TileNoise:
                 ]
                 block = block[:, max(-down, 0) :, max(-across, 0) :]
                 target.copy_(block[:, : target.shape[1], : target.shape[2]])
-        return sent(field, like.device).expand_as(like)
+        return to_device(field, like.device).expand_as(like)
 
 
 def _blocks(start: int, count: int, size: int) -> range:
@@ -163,7 +163,7 @@ class Decode(Handler):
 
     Args:
         decoding: ``sample`` draws an image's pixels from the likelihood; ``mode`` takes the
-            likeliest component's location, colour by colour (what the published pictures show),
+            likeliest component's location, colour by colour (what the published images show),
             which need not be the likeliest level, as 0 and 255 have the tails; ``mean`` takes the
             expectation, which is not on the grid, for the image x, and the location for the images
             below it: the networks above them have learnt from images on the grid only, and an
@@ -225,7 +225,7 @@ class Decode(Handler):
         temperature = self.y_temperature if name == "y" else self.image_temperature
         if temperature != 1:
             fn = fn.with_temperature(temperature)
-        return fn.draw(self.noise.uniform(name, fn.noise_like))
+        return fn.icdf_sample(self.noise.uniform(name, fn.uniform_noise))
 
     def _latent(self, name: str, fn: Any) -> Tensor:
         """A draw with its spread multiplied by the temperature."""

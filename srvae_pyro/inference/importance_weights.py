@@ -16,9 +16,9 @@ from srvae_pyro.inference.decoding import ImageNoise
 __all__ = [
     "Pairs",
     "Weighing",
+    "condition_on_y",
     "effective_pairs",
     "effective_samples",
-    "given_lower",
     "has_two_levels",
     "log_mean",
     "normal_log_prob",
@@ -136,7 +136,7 @@ class Weighing:
         if not has_two_levels(model):
             return self.one_level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
         y, q_z = guide.d(x), guide.q_z(x)
-        p_z, p_x = given_lower(model.p_z, y), given_lower(model.p_x, y)
+        p_z, p_x = condition_on_y(model.p_z, y), condition_on_y(model.p_x, y)
         z = self.draw("z", q_z)
         u, weights = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
         weights = weights + self.ratio(x, z, p_x, q_z)
@@ -145,7 +145,7 @@ class Weighing:
     def pairs(self, model: Any, guide: Any, x: Tensor) -> Pairs:
         """The log weights of every u with every z."""
         y, q_z = guide.d(x), guide.q_z(x)
-        p_z, p_x = given_lower(model.p_z, y), given_lower(model.p_x, y)
+        p_z, p_x = condition_on_y(model.p_z, y), condition_on_y(model.p_x, y)
         z = self.draw("z", q_z)
         of_z = self.ratio(x, z, p_x, q_z)
         u, of_u = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
@@ -164,15 +164,15 @@ class Weighing:
         return Pairs(torch.cat(rows), columns, torch.cat(diagonal))
 
 
-def given_lower(network: Any, y: Tensor) -> Callable[[Tensor], Any]:
+def condition_on_y(network: Any, y: Tensor) -> Callable[[Tensor], Any]:
     """p(z|y, .) as a function of u, or p(x|y, .) of z, y seen once if the network can.
 
-    By its ``given``, unless a subclass has a ``forward`` of its own and none of that.
+    By its ``bind``, unless a subclass has a ``forward`` of its own and none of that.
     """
     classes = type(network).__mro__
-    first = next((c for c in classes if {"given", "forward"} & vars(c).keys()), None)
-    if first is not None and "given" in vars(first):
-        return network.given(y)
+    first = next((c for c in classes if {"bind", "forward"} & vars(c).keys()), None)
+    if first is not None and "bind" in vars(first):
+        return network.bind(y)
     return partial(network, y)
 
 

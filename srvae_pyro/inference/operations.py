@@ -20,7 +20,7 @@ from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
 from srvae_pyro.inference.importance_weights import has_two_levels
 from srvae_pyro.inference.pyro_lock import turn
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.system.device import seeded, sent
+from srvae_pyro.system.device import seeded, to_device
 
 __all__ = ["Operations", "Sampling", "check_images", "draw", "slerp"]
 
@@ -178,7 +178,7 @@ class Operations(nn.Module):
         """Images where the parameters are, in float32, or in float64 if these are."""
         parameter = next(self.parameters())
         double = parameter.dtype == torch.float64
-        return sent(x.to(torch.float64 if double else torch.float32), parameter.device)
+        return to_device(x.to(torch.float64 if double else torch.float32), parameter.device)
 
     def draw(
         self, program: Callable[..., Any], *inputs: Tensor, **options: Any

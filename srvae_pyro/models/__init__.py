@@ -8,18 +8,18 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.models.base import ImageModel
 from srvae_pyro.models.srvae import SRVAE, SRVAEGuide, SRVAEModel
 from srvae_pyro.models.vae import VAE, VAEGuide, VAEModel
-from srvae_pyro.models.y_level import LowerVAE
+from srvae_pyro.models.y_level import YLevelVAE
 from srvae_pyro.runs import find_run
 
 __all__ = [
     "SRVAE",
     "VAE",
     "ImageModel",
-    "LowerVAE",
     "SRVAEGuide",
     "SRVAEModel",
     "VAEGuide",
     "VAEModel",
+    "YLevelVAE",
     "load",
     "make_model",
 ]

@@ -19,7 +19,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Operations
 from srvae_pyro.inference.pyro_lock import turn
 from srvae_pyro.models.card import model_card, shared_settings
-from srvae_pyro.networks import WeightNormalized, aim_heads, initializing
+from srvae_pyro.networks import WeightNormalized, init_heads, initializing
 from srvae_pyro.runs import (
     CONFIG,
     MODEL_FILES,
@@ -123,7 +123,7 @@ def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
         case "realnvp":
             size = config.p_u_network
             prior = RealNVPPrior(shape, size.growth, size.steps, attention=size.attention)
-            aim_heads(prior, config.head_scale)
+            init_heads(prior, config.head_scale)
             return prior
 
 

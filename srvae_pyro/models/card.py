@@ -67,7 +67,7 @@ def model_card(run: RunConfig, parameters: int, repo_id: str) -> str:
     if config.model == "srvae":
         use += [
             "y = model.guide.d(x)  # y = d(x)",
-            'answers = model.super_resolve(y, samples=8)["x"]',
+            'outputs = model.super_resolve(y, samples=8)["x"]',
         ]
         if config.d.startswith(("downscale", "average")):
             commands.append(f"python -m srvae_pyro.upscale {repo_id} PHOTO.jpg")
@@ -87,11 +87,11 @@ tags:
 - vae
 ---
 
-# {kind} of {height}x{width} pictures
+# {kind} of {height}x{width} images
 
 The {_KINDS[config.model]}
 ([arXiv:2006.05218](https://arxiv.org/abs/2006.05218)){preset}: {parameters:,} parameters,
-pictures of {height}x{width} pixels and {colours}. `config.json` has every setting,
+images of {height}x{width} pixels and {colours}. `config.json` has every setting,
 `model.safetensors` the weights.
 
 ## Use
@@ -133,11 +133,11 @@ def _data(run: RunConfig) -> str:
     text = f"Trained on `{run.data.data}`"
     if counts := info.get("counts"):
         train, val, test = (counts.get(split, 0) for split in ("train", "val", "test"))
-        kind = "pictures"
+        kind = "images"
         if crops := info.get("crops"):
             kind = (
                 f"random {crops['side']}x{crops['side']} crops an epoch of "
-                f"{crops['pictures']['train']:,} pictures at their own resolution"
+                f"{crops['images']['train']:,} images at their own resolution"
             )
         text += f": {train:,} {kind}, beside {val:,} for validation and {test:,} for test"
     if split := info.get("split"):

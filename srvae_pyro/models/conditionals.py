@@ -22,19 +22,19 @@ from srvae_pyro.networks import (
     Decoder,
     Encoder,
     PlainNetwork,
-    aim_heads,
     channels_last,
     channels_last_on_gpus,
+    init_heads,
 )
 from srvae_pyro.system.device import THREADS
 
 __all__ = [
+    "ImageEncoder",
     "ImageGivenLatent",
-    "ImageGivenLower",
-    "LatentGivenImages",
-    "LatentGivenLower",
-    "aim_likelihood",
-    "aim_pixel",
+    "XGivenYZ",
+    "ZGivenYU",
+    "init_likelihood",
+    "init_pixel_head",
     "over_images",
 ]
 
@@ -44,10 +44,10 @@ LOCATION_SPREAD = 0.1  # standard deviation of the locations to that of the othe
 COLOURS = (0.8, 0.0, 0.8)  # coefficients at the start: each colour goes with the one before
 
 
-def aim_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> None:
+def init_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> None:
     """Set what the initialisation of a likelihood's head aims at.
 
-    Zero on average, or, where ``config.likelihood_start`` is "pictures", locations spread over
+    Zero on average, or, where ``config.likelihood_start`` is "images", locations spread over
     [0.1, 0.9] and log-scales around -2.
 
     Args:
@@ -57,14 +57,14 @@ def aim_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> No
     """
     k = config.components
     mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
-    if config.likelihood_start == "pictures":
+    if config.likelihood_start == "images":
         locations = torch.linspace(0.1, 0.9, k).repeat_interleave(channels)  # (component, colour)
         mean[k : k + k * channels] = locations
         mean[k + k * channels : k + 2 * k * channels] = -2.0
-    aim_heads(network, config.likelihood_scale, mean)
+    init_heads(network, config.likelihood_scale, mean)
 
 
-def aim_pixel(network: nn.Module, config: ModelConfig, channels: int, pixel: int) -> None:
+def init_pixel_head(network: nn.Module, config: ModelConfig, channels: int, pixel: int) -> None:
     """Set what the initialisation of the head of one pixel of a block, 0 to 3, aims at.
 
     Args:
@@ -86,7 +86,7 @@ def aim_pixel(network: nn.Module, config: ModelConfig, channels: int, pixel: int
     mean[log_scales] = start.repeat_interleave(channels)
     if channels == 3:
         mean[coefficients] = torch.tensor([math.atanh(c) for c in COLOURS]).repeat(k)
-    aim_heads(network, scale, mean)
+    init_heads(network, scale, mean)
 
 
 LOG_VARIANCE_RANGE = (-7.0, 7.0)
@@ -122,7 +122,7 @@ def diagonal_normal(parameters: Tensor) -> dist.TorchDistribution:
     return dist.Normal(mean, (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()).to_event(3)
 
 
-class LatentGivenImages(nn.Module):
+class ImageEncoder(nn.Module):
     """q(u|y) or q(z|x), an encoder of the image; or q(z|x,y), of x and y = d(x) stacked.
 
     Args:
@@ -134,7 +134,7 @@ class LatentGivenImages(nn.Module):
         widening: how many of the halvings double the encoder's channels; all if not given.
 
     Example:
-        >>> q_z = LatentGivenImages(ModelConfig(latent_channels=4), 3, Dense(4, 2), stages=2)
+        >>> q_z = ImageEncoder(ModelConfig(latent_channels=4), 3, Dense(4, 2), stages=2)
         >>> z = q_z(torch.rand(5, 3, 32, 32)).rsample()
         >>> z.shape
         torch.Size([5, 4, 8, 8])
@@ -156,7 +156,7 @@ class LatentGivenImages(nn.Module):
         # Of the means, of the log-variances.
         scale = torch.tensor([config.posterior_scale or config.head_scale, config.head_scale])
         mean = torch.tensor([0.0, config.posterior_log_variance])
-        aim_heads(self, scale.repeat_interleave(latent), mean.repeat_interleave(latent))
+        init_heads(self, scale.repeat_interleave(latent), mean.repeat_interleave(latent))
 
     def network(self, image: Tensor) -> Tensor:
         """(B, 2 * latent channels, h, w), from the image (B, C, H, W)."""
@@ -173,7 +173,7 @@ class LatentGivenImages(nn.Module):
         return diagonal_normal(self.parameters_of(image))
 
 
-class LatentGivenLower(nn.Module):
+class ZGivenYU(nn.Module):
     """p(z|y,u): the prior of a level's latent given the level below, its image y and latent u.
 
     Args:
@@ -189,7 +189,7 @@ class LatentGivenLower(nn.Module):
         ...     p_z_from_u=Dense(4, 2, blocks=1),
         ...     p_z=Dense(4, 2, blocks=1),
         ... )
-        >>> p_z = LatentGivenLower(config, channels=3, stages=1)
+        >>> p_z = ZGivenYU(config, channels=3, stages=1)
         >>> z = p_z(torch.rand(5, 3, 16, 16), torch.randn(5, 4, 8, 8)).rsample()
         >>> z.shape
         torch.Size([5, 4, 8, 8])
@@ -211,7 +211,7 @@ class LatentGivenLower(nn.Module):
         else:
             self.from_u = PlainNetwork(latent, latent, u, head=False)
         self.joint = PlainNetwork(2 * latent, 2 * latent, joint)
-        aim_heads(self, config.head_scale)
+        init_heads(self, config.head_scale)
 
     def encode(self, y: Tensor) -> Tensor:
         """The features of y that the rest of the network takes, (..., latent channels, h, w)."""
@@ -226,13 +226,13 @@ class LatentGivenLower(nn.Module):
         """(..., 2 * latent channels, h, w): means, then log-variances before their clamp."""
         return self.from_encoded(self.encode(y), u)
 
-    def given(self, y: Tensor) -> Callable[[Tensor], dist.TorchDistribution]:
+    def bind(self, y: Tensor) -> Callable[[Tensor], dist.TorchDistribution]:
         """p(z|y, .) as a function of u, with y encoded once for many u."""
         encoded = self.encode(y)
         return lambda u: diagonal_normal(self.from_encoded(encoded, u))
 
     def forward(self, y: Tensor, u: Tensor) -> dist.TorchDistribution:
-        return self.given(y)(u)
+        return self.bind(y)(u)
 
 
 class ImageGivenLatent(nn.Module):
@@ -258,7 +258,7 @@ class ImageGivenLatent(nn.Module):
         self.channels = channels
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
         self.decoder = Decoder(config.latent_channels, out, dense, stages)
-        aim_likelihood(self.decoder, config, channels)
+        init_likelihood(self.decoder, config, channels)
 
     def parameters_of(self, latent: Tensor) -> Tensor:
         """(..., channels of the likelihood, H, W)."""
@@ -268,7 +268,7 @@ class ImageGivenLatent(nn.Module):
         return DiscretizedLogisticMixture.from_channels(self.parameters_of(latent), self.channels)
 
 
-class ImageGivenLower(nn.Module):
+class XGivenYZ(nn.Module):
     """p(x|y,z): a level's image given the image below, brought to its size, and its latent.
 
     Args:
@@ -282,7 +282,7 @@ class ImageGivenLower(nn.Module):
         >>> config = ModelConfig(
         ...     latent_channels=4, components=2, p_x_from_z=Dense(8, 2), p_x=Dense(4, 2, blocks=1)
         ... )
-        >>> p_x = ImageGivenLower(config, make_transform("downscale2"), 3, 3)
+        >>> p_x = XGivenYZ(config, make_transform("downscale2"), 3, 3)
         >>> likelihood = p_x(torch.rand(5, 3, 16, 16), torch.randn(5, 4, 8, 8))
         >>> x = likelihood.sample()
         >>> x.shape, likelihood.log_prob(x).shape
@@ -304,7 +304,7 @@ class ImageGivenLower(nn.Module):
         self.joint = PlainNetwork(
             lower_channels + detail, out, config.p_x, full_precision_input=True
         )
-        aim_likelihood(self.joint, config, channels)
+        init_likelihood(self.joint, config, channels)
 
     def network(self, y: Tensor, z: Tensor) -> Tensor:
         """(B, channels of the likelihood, H, W), from y (B, C, h, w) and z."""

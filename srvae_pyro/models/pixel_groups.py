@@ -21,8 +21,8 @@ from srvae_pyro.distributions.pixel_groups import image_of
 from srvae_pyro.models.conditionals import (
     LOCATION_SPREAD,
     ImageGivenLatent,
-    aim_likelihood,
-    aim_pixel,
+    init_likelihood,
+    init_pixel_head,
     over_images,
 )
 from srvae_pyro.models.transforms import Transform
@@ -34,10 +34,10 @@ from srvae_pyro.networks import (
     ResidualNetwork,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
-    aim_heads,
+    init_heads,
 )
 
-__all__ = ["GroupsGivenLower", "PixelGroups", "PyramidGivenLatent", "image_given_latent"]
+__all__ = ["GroupsGivenYZ", "PixelGroups", "PyramidGivenLatent", "image_given_latent"]
 
 
 class PixelGroups(nn.Module):
@@ -45,7 +45,7 @@ class PixelGroups(nn.Module):
 
     Of the four pixels of a block each has a network of its own at y's size, which sees y, features
     of a latent, and how far the earlier pixels of all blocks are from their y; and, if there are
-    ``size.shared`` blocks, what they make of y, once for all four and for all answers to a y. With
+    ``size.shared`` blocks, what they make of y, once for all four and for all outputs to a y. With
     ``size.estimate`` these blocks also say one image, from which locations then start instead of
     from y, and earlier pixels are seen as they differ from it.
 
@@ -71,7 +71,7 @@ class PixelGroups(nn.Module):
         self.estimator: ResidualHead | None = None
         if size.estimate:
             self.estimator = ResidualHead(size.width, PIXELS * channels, size.blocks)
-            aim_heads(self.estimator, LOCATION_SPREAD * config.likelihood_scale)
+            init_heads(self.estimator, LOCATION_SPREAD * config.likelihood_scale)
         self.networks = nn.ModuleList(
             ResidualNetwork(
                 features + (1 + before) * channels,
@@ -82,7 +82,7 @@ class PixelGroups(nn.Module):
             for before in range(PIXELS)
         )
         for before, network in enumerate(self.networks):
-            aim_pixel(network, config, channels, before)
+            init_pixel_head(network, config, channels, before)
 
     def group(
         self,
@@ -139,7 +139,7 @@ class PixelGroups(nn.Module):
         _, estimates = self.of_y(y)
         return image_of(estimates) if estimates else None
 
-    def given(
+    def bind(
         self, y: Tensor, *, validate_args: bool | None = None
     ) -> Callable[[Tensor], ConsistentGroups]:
         """The image as a function of the latent's features, with y seen once for many of them.
@@ -165,7 +165,7 @@ class PixelGroups(nn.Module):
             features: of the latent, (..., F, h, w).
             validate_args: as of the distribution.
         """
-        return self.given(y, validate_args=validate_args)(features)
+        return self.bind(y, validate_args=validate_args)(features)
 
 
 def image_given_latent(
@@ -208,7 +208,7 @@ class PyramidGivenLatent(nn.Module):
             config.latent_channels, dense.growth, dense.steps, attention=dense.attention
         )
         self.coarsest = WeightNormConv2d(self.trunk.out_channels, out, 1, head=True)
-        aim_likelihood(self.coarsest, config, channels)
+        init_likelihood(self.coarsest, config, channels)
         seen = config.pyramid_channels
         self.lifts, self.levels = nn.ModuleList(), nn.ModuleList()
         for level in range(stages):
@@ -249,7 +249,7 @@ class PyramidGivenLatent(nn.Module):
         )
 
 
-class GroupsGivenLower(nn.Module):
+class GroupsGivenYZ(nn.Module):
     """p(x|y,z) that is zero unless d(x) = y, for the transform average2, group after group.
 
     A decoder brings z to y's size; :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see what
@@ -269,7 +269,7 @@ class GroupsGivenLower(nn.Module):
         ...     latent_channels=4, components=2, p_x_from_z=Dense(8, 2), groups=Residual(4, 1)
         ... )
         >>> d = make_transform("average2")
-        >>> p_x = GroupsGivenLower(config, d, 3, 3)
+        >>> p_x = GroupsGivenYZ(config, d, 3, 3)
         >>> y = d(torch.rand(5, 3, 32, 32))
         >>> likelihood = p_x(y, torch.randn(5, 4, 8, 8))
         >>> x = likelihood.sample()
@@ -288,9 +288,9 @@ class GroupsGivenLower(nn.Module):
         self.from_z = Decoder(config.latent_channels, detail, z, config.stages - 1, head=False)
         self.groups = PixelGroups(config, config.groups, channels, detail)
 
-    def given(self, y: Tensor) -> Callable[[Tensor], ConsistentGroups]:
+    def bind(self, y: Tensor) -> Callable[[Tensor], ConsistentGroups]:
         """p(x|y, .) as a function of z, with y seen once for many z."""
-        groups = self.groups.given(y)
+        groups = self.groups.bind(y)
         return lambda z: groups(over_images(self.from_z, z))
 
     def estimate(self, y: Tensor) -> Tensor | None:
@@ -298,4 +298,4 @@ class GroupsGivenLower(nn.Module):
         return self.groups.estimate(y)
 
     def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
-        return self.given(y)(z)
+        return self.bind(y)(z)

@@ -35,7 +35,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
     transform = make_transform(config.d)
-    if config.agrees and (config.d != "average2" or config.model == "vae"):
+    if config.is_consistent and (config.d != "average2" or config.model == "vae"):
         raise UserError(
             f"--likelihood {config.likelihood} is the srVAE's: the VAE has no y"
             if config.model == "vae"

@@ -22,19 +22,19 @@ from srvae_pyro.config import LikelihoodName, ModelConfig
 from srvae_pyro.inference.operations import Sampling, check_images
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import (
-    ImageGivenLower,
-    LatentGivenImages,
-    LatentGivenLower,
+    ImageEncoder,
+    XGivenYZ,
+    ZGivenYU,
 )
-from srvae_pyro.models.pixel_groups import GroupsGivenLower, image_given_latent
+from srvae_pyro.models.pixel_groups import GroupsGivenYZ, image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
 
-IMAGE_GIVEN_LOWER: dict[LikelihoodName, type[nn.Module]] = {
-    "independent": ImageGivenLower,
-    "groups": GroupsGivenLower,
+X_GIVEN_YZ: dict[LikelihoodName, type[nn.Module]] = {
+    "independent": XGivenYZ,
+    "groups": GroupsGivenYZ,
 }
 
 
@@ -108,31 +108,31 @@ class SRVAE(ImageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         sizes = sizes_of(config)
-        image_given_lower = IMAGE_GIVEN_LOWER[config.likelihood]
+        x_given_yz = X_GIVEN_YZ[config.likelihood]
         channels, lower_channels, d = config.image_shape[0], sizes.lower[0], sizes.transform
         self.lower_channels = lower_channels
         self.multiple, self.lower_multiple = sizes.multiple, sizes.lower_multiple
         self.model = SRVAEModel(
             p_u=make_prior(config, sizes.lower_latent),
             p_y=image_given_latent(config, lower_channels, config.p_y, sizes.u_stages),
-            p_z=LatentGivenLower(config, lower_channels, sizes.lower_stages, sizes.u_stages),
-            p_x=image_given_lower(config, d, channels, lower_channels),
+            p_z=ZGivenYU(config, lower_channels, sizes.lower_stages, sizes.u_stages),
+            p_x=x_given_yz(config, d, channels, lower_channels),
         )
         seen = channels + (lower_channels if config.guide_z_sees_y else 0)
         self.guide = SRVAEGuide(
             d=d,
-            q_u=LatentGivenImages(
+            q_u=ImageEncoder(
                 config, lower_channels, config.q_u, sizes.u_stages, widening=sizes.lower_stages
             ),
-            q_z=LatentGivenImages(
+            q_z=ImageEncoder(
                 config, seen, config.q_z, config.stages, d if config.guide_z_sees_y else None
             ),
         )
 
     @property
-    def estimates(self) -> bool:
+    def has_point_estimate(self) -> bool:
         """Whether p(x|y,z) says an estimate of x given y alone, too."""
-        return self.config.estimates and hasattr(self.model.p_x, "estimate")
+        return self.config.has_point_estimate and hasattr(self.model.p_x, "estimate")
 
     # Operations (section 3.3 of the paper): each is a program over the same seven networks.
 
@@ -192,8 +192,8 @@ class SRVAE(ImageModel):
 
         Args:
             y: images (B, c, h, w) on the grid k/255, such as d gives.
-            samples: how many answers for each, S.
-            sampling: as of :meth:`reconstruct`; the answers for the i-th y are tied to i.
+            samples: how many outputs for each, S.
+            sampling: as of :meth:`reconstruct`; the outputs for the i-th y are tied to i.
 
         Returns:
             By site: x (S, B, C, H, W), and y, z, u likewise.

@@ -32,7 +32,7 @@ Shape = tuple[int, int, int]
 
 
 class Transform(nn.Module):
-    """A deterministic map d from pictures x to pictures y, both on the grid k/255 of [0, 1].
+    """A deterministic map d from images x to images y, both on the grid k/255 of [0, 1].
 
     Called on x (..., C, H, W), float32 or float64, any leading batch shape, it gives y
     (..., c, h, w) in x's precision. y carries no gradient: d is discrete.
@@ -81,7 +81,7 @@ class Downscale(Transform):
 
     The triangle filter of Pillow's ``Image.resize(..., Image.BILINEAR)`` (support ``factor``,
     weights renormalised at the borders, rows first and rounded to 8 bits, then columns), in the
-    same fixed-point arithmetic: its result is Pillow's, level for level, for pictures up to twice
+    same fixed-point arithmetic: its result is Pillow's, level for level, for images up to twice
     as high as wide. Of higher ones Pillow filters the columns first, which here and there rounds to
     another level; here all are treated alike.
 
@@ -135,7 +135,7 @@ class Average2(Downscale):
 
 
 class Grayscale(Transform):
-    """The luma of a colour picture: (3, H, W) to (1, H, W).
+    """The luma of a colour image: (3, H, W) to (1, H, W).
 
     ITU-R 601-2 in 16-bit fixed point, level for level Pillow's ``Image.convert("L")``.
     """
@@ -156,7 +156,7 @@ class Grayscale(Transform):
 
 
 class Sketch(Transform):
-    """A picture's edges as pencil on paper: (1 or 3, H, W) to (1, H, W).
+    """An image's edges as pencil on paper: (1 or 3, H, W) to (1, H, W).
 
     White minus half the magnitude of the luma's Sobel gradient, so that an upright edge between
     two levels is drawn with twice their difference, down to black. Borders are replicated.

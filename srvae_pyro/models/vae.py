@@ -17,7 +17,7 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
-from srvae_pyro.models.conditionals import LatentGivenImages
+from srvae_pyro.models.conditionals import ImageEncoder
 from srvae_pyro.models.pixel_groups import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 
@@ -88,7 +88,7 @@ class VAE(ImageModel):
             p_z=make_prior(config, sizes.latent),
             p_x=image_given_latent(config, channels, config.p_x_from_z, config.stages),
         )
-        self.guide = VAEGuide(q_z=LatentGivenImages(config, channels, config.q_z, config.stages))
+        self.guide = VAEGuide(q_z=ImageEncoder(config, channels, config.q_z, config.stages))
 
     def reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
         """x decoded from its own latent."""

@@ -16,10 +16,10 @@ from srvae_pyro.models.base import images_plate
 from srvae_pyro.models.srvae import SRVAE
 from srvae_pyro.models.transforms import Transform
 
-__all__ = ["LowerGuide", "LowerModel", "LowerVAE"]
+__all__ = ["YLevelGuide", "YLevelModel", "YLevelVAE"]
 
 
-class LowerModel(nn.Module):
+class YLevelModel(nn.Module):
     """p(y, u) = p(y|u) p(u), a Pyro program.
 
     Args:
@@ -39,7 +39,7 @@ class LowerModel(nn.Module):
             return pyro.sample("y", self.p_y(u))
 
 
-class LowerGuide(nn.Module):
+class YLevelGuide(nn.Module):
     """q(y, u|x) = q(u|y) delta(y = d(x)), a Pyro program.
 
     Args:
@@ -59,7 +59,7 @@ class LowerGuide(nn.Module):
             pyro.sample("u", self.q_u(y))
 
 
-class LowerVAE(nn.Module):
+class YLevelVAE(nn.Module):
     """A model and guide pair of y = d(x) alone, of a srVAE's networks and with no others.
 
     Args:
@@ -68,5 +68,5 @@ class LowerVAE(nn.Module):
 
     def __init__(self, srvae: SRVAE) -> None:
         super().__init__()
-        self.model = LowerModel(srvae.model.p_u, srvae.model.p_y)
-        self.guide = LowerGuide(srvae.guide.d, srvae.guide.q_u)
+        self.model = YLevelModel(srvae.model.p_u, srvae.model.p_y)
+        self.guide = YLevelGuide(srvae.guide.d, srvae.guide.q_u)

@@ -14,10 +14,10 @@ from srvae_pyro.networks.layers import (
     WeightNormalized,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
-    aim_heads,
     cached_weights,
     channels_last,
     channels_last_on_gpus,
+    init_heads,
     initializing,
 )
 from srvae_pyro.networks.residual import (
@@ -45,11 +45,11 @@ __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormalized",
-    "aim_heads",
     "cached_weights",
     "channels_last",
     "channels_last_on_gpus",
     "checkpoint_blocks",
     "compile_networks",
+    "init_heads",
     "initializing",
 ]

@@ -17,11 +17,11 @@ __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormalized",
-    "aim_heads",
     "cached",
     "cached_weights",
     "channels_last",
     "channels_last_on_gpus",
+    "init_heads",
     "initializing",
     "merged",
     "pays_to_merge",
@@ -203,7 +203,7 @@ class WeightNormConv2d(WeightNormalized):
         kernel_size: 1 or 3; the padding keeps the size.
         stride: 1 or 2.
         head: whether the outputs are the parameters of a distribution. A head computes in the
-            parameters' precision even under autocast, and :func:`aim_heads` says what it starts at.
+            parameters' precision even under autocast, and :func:`init_heads` sets its start.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class WeightNormConvTranspose2d(WeightNormalized):
         return F.conv_transpose2d(x, self.weight, self.bias, 2, padding=1, output_padding=1)
 
 
-def aim_heads(module: nn.Module, scale: float | Tensor, mean: float | Tensor = 0.0) -> None:
+def init_heads(module: nn.Module, scale: float | Tensor, mean: float | Tensor = 0.0) -> None:
     """Set what the data-dependent initialisation of the heads within ``module`` aims at.
 
     Args:
@@ -305,7 +305,7 @@ def initializing(module: nn.Module, scale: float = 0.01) -> Iterator[None]:
 
     Args:
         module: a network, or several.
-        scale: standard deviation of the outputs of hidden layers; for heads see :func:`aim_heads`.
+        scale: standard deviation of the outputs of hidden layers; for heads see :func:`init_heads`.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, WeightNormalized)]
     for layer in layers:

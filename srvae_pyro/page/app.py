@@ -40,21 +40,21 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, load
 from srvae_pyro.page.arguments import DemoArguments, host_name
 from srvae_pyro.page.controls import Page
+from srvae_pyro.page.sessions import Sessions
 from srvae_pyro.page.tabs import (
-    enlarge_tab,
     generate_tab,
     interpolate_tab,
     recombine_tab,
     reconstruct_tab,
     run_tab,
+    upscale_tab,
 )
-from srvae_pyro.page.visits import Visits
 from srvae_pyro.page.work import size_in_words
 from srvae_pyro.runs import find_run
-from srvae_pyro.system.console import say
+from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.environment import variable
-from srvae_pyro.upscaling.enlarger import enlarging
+from srvae_pyro.upscaling.upscaler import upscaling_model
 
 # Fonts of the visitor's own computer: others would be asked for elsewhere.
 FONTS = ("system-ui", "sans-serif")
@@ -73,7 +73,7 @@ CSS = """
 .whole .caption-label {
   position: static; max-width: none; white-space: normal; border: 0; text-align: center;
 }
-#answer-files .empty, #sample-files .empty { min-height: 4rem; }
+#output-files .empty, #sample-files .empty { min-height: 4rem; }
 """
 # What launch() is given to make the page look as it does.
 LOOK: dict[str, Any] = {
@@ -92,15 +92,15 @@ def build(page: Page) -> gr.Blocks:
         with gr.Tabs():
             if isinstance(model, SRVAE):
                 try:
-                    enlarging(model)
+                    upscaling_model(model)
                 except UserError as error:
-                    missing = f" No tab enlarges: {error}."
+                    missing = f" No tab upscales: {error}."
                 else:
-                    with gr.Tab("Enlarge", id="enlarge"):
-                        enlarge_tab(page, model)
+                    with gr.Tab("Enlarge", id="upscale"):
+                        upscale_tab(page, model)
             else:
                 missing = (
-                    " It has no y, so no tab enlarges or recombines: that takes the run of a srVAE."
+                    " It has no y, so no tab upscales or recombines: that takes the run of a srVAE."
                 )
             with gr.Tab("Generate", id="generate"):
                 generate_tab(page)
@@ -113,7 +113,7 @@ def build(page: Page) -> gr.Blocks:
                     recombine_tab(page, model)
             with gr.Tab("Run", id="run"):
                 run_tab(page, blocks)
-        title.value = f"# {page.run.name}\n\nA {kind} of {size_in_words(model)} pictures.{missing}"
+        title.value = f"# {page.run.name}\n\nA {kind} of {size_in_words(model)} images.{missing}"
         blocks.unload(page.leave)
     for block in blocks.blocks.values():
         _fetch_nothing(block)
@@ -159,8 +159,8 @@ class Guard:
     """Refuses requests that other sites' pages send, and those whose files there is no room for.
 
     A page of another site cannot choose its ``Host``, ``Origin`` and ``Sec-Fetch-Site``. Its own
-    name may lead to this computer (DNS rebinding), so the host must be one that the page answers
-    to. Every answer tells browsers that the page needs nothing from elsewhere.
+    name may lead to this computer (DNS rebinding), so the host must be one that the page outputs
+    to. Every output tells browsers that the page needs nothing from elsewhere.
 
     Args:
         app: the page.
@@ -168,8 +168,8 @@ class Guard:
         visits: where files go.
     """
 
-    def __init__(self, app: ASGIApp, arguments: DemoArguments, visits: Visits) -> None:
-        self.visits = visits
+    def __init__(self, app: ASGIApp, arguments: DemoArguments, sessions: Sessions) -> None:
+        self.sessions = sessions
         self.told = {host_name(name) for name in arguments.allow_host}
         own = arguments.host.strip("[]").lower()
         self.hosts = {*LOCAL, own, *self.told}
@@ -180,7 +180,7 @@ class Guard:
         self.upload = RequestBodyLimitMiddleware(app, self.most)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sent(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 extra = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
                 pairs = [(name.encode(), value.encode()) for name, value in extra.items()]
@@ -190,21 +190,21 @@ class Guard:
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
             if refusal := self._refusal(scope, headers):
-                await PlainTextResponse(refusal, 403)(scope, receive, sent)
+                await PlainTextResponse(refusal, 403)(scope, receive, send_with_headers)
                 return
             if scope["path"] == UPLOAD:
                 length = headers.get("content-length", "")
                 size = int(length) if length.isdecimal() else self.most
                 if size > self.most:
-                    await PlainTextResponse(self.limit, 413)(scope, receive, sent)
+                    await PlainTextResponse(self.limit, 413)(scope, receive, send_with_headers)
                     return
                 try:
-                    async with contextmanager_in_threadpool(self.visits.room(size)):
-                        await self.upload(scope, receive, sent)
+                    async with contextmanager_in_threadpool(self.sessions.room(size)):
+                        await self.upload(scope, receive, send_with_headers)
                 except UserError as error:
-                    await PlainTextResponse(str(error), 503)(scope, receive, sent)
+                    await PlainTextResponse(str(error), 503)(scope, receive, send_with_headers)
                 return
-        await self.app(scope, receive, sent)
+        await self.app(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> str | None:
         """Why a request is refused; None if it is not."""
@@ -249,7 +249,7 @@ def serve(arguments: DemoArguments) -> int:
     with served(arguments, folder, load(folder, device)) as address:
         ended = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
-        say(f"{folder.name} is shown at {address} (Ctrl-C ends it)")
+        print_line(f"{folder.name} is shown at {address} (Ctrl-C ends it)")
         sys.stdout.flush()
         ended.wait()
     return 128 + signal.SIGTERM
@@ -274,18 +274,18 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
         variable("GRADIO_TEMP_DIR", name),
         _listen(arguments.host.strip("[]"), arguments.port) as listener,
     ):
-        visits = Visits(Path(name), arguments.disk_gb * 1e9)
-        blocks = build(Page(model, run, visits, arguments))
+        sessions = Sessions(Path(name), arguments.disk_gb * 1e9)
+        blocks = build(Page(model, run, sessions, arguments))
         blocks.queue(max_size=arguments.waiting)
         # Around gradio's app, whose own middleware would not see preflights.
-        app: Any = Starlette(middleware=[Middleware(Guard, arguments, visits)])
+        app: Any = Starlette(middleware=[Middleware(Guard, arguments, sessions)])
         gr.mount_gradio_app(app, blocks, "/", max_file_size=f"{arguments.upload_mb}mb", **_ALONE)
         blocks.app = app.routes[0].app  # which close() ends
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)
         serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
         serving.start()
-        threading.Thread(target=visits.sweep_until, args=(ended,), daemon=True).start()
+        threading.Thread(target=sessions.sweep_until, args=(ended,), daemon=True).start()
         try:
             while not server.started:
                 if not serving.is_alive():

@@ -39,15 +39,15 @@ def host_name(host: str) -> str | None:
 class DemoArguments:
     """Open a page in the browser that shows what a trained model does.
 
-    A photograph that is dropped there is enlarged, beside bicubic, with plausible answers and where
-    they differ; pictures are generated, reconstructed, interpolated and recombined; the run's
+    A photograph that is dropped there is upscaled, beside bicubic, with plausible outputs and where
+    they differ; images are generated, reconstructed, interpolated and recombined; the run's
     training curves and figures are shown. What the page gives to download are the files that the
     commands write with the same settings.
 
     Visitors share the model and queue for it. The page is to be had on this computer alone unless
     --host says otherwise: there is no password. It answers to localhost, 127.0.0.1 and [::1], with
     another --host to addresses, and to names given by --allow-host. It needs no network and calls
-    nowhere; pictures are kept in a temporary folder, of each visitor the last ones, until the
+    nowhere; images are kept in a temporary folder, of each visitor the last ones, until the
     visitor leaves, half an hour passes, --disk-gb is reached or the command ends.
     """
 
@@ -56,19 +56,19 @@ class DemoArguments:
     host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
     """who may look: 127.0.0.1 this computer alone, 0.0.0.0 whoever reaches it by the network"""
     allow_host: Annotated[tuple[str, ...], option("NAME ...", "none")] = ()
-    """further names that the page answers to, such as demo.example.com, which a proxy may have"""
+    """further names that the page outputs to, such as demo.example.com, which a proxy may have"""
     port: Annotated[int | None, Between(1, 65535), option("N", "the first free from 7860 on")] = (
         None
     )
     """of the page's address"""
     megapixels: Annotated[float, Above(0)] = 16.0
-    """the most that a picture may have"""
+    """the most that an image may have"""
     upload_mb: Annotated[int, AtLeast(1)] = 64
     """megabytes that a file may have"""
     disk_gb: Annotated[float, Above(0)] = 8.0
     """gigabytes that the files of all visitors may take; the oldest are removed first"""
     memory_gb: Annotated[float, Above(0)] = 4.0
-    """gigabytes for enlarging, as of upscale; what needs more is done in tiles"""
+    """gigabytes for upscaling, as of upscale; what needs more is done in tiles"""
     waiting: Annotated[int, AtLeast(1)] = 32
     """how many requests may queue; further ones are refused"""
     device: Device = "auto"

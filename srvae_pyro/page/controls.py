@@ -17,7 +17,7 @@ from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.page.arguments import DemoArguments
-from srvae_pyro.page.visits import StoppedError, Visits, Work
+from srvae_pyro.page.sessions import Sessions, StoppedError, Work
 from srvae_pyro.page.work import check_upload
 from srvae_pyro.system.cli import check_arguments
 
@@ -58,7 +58,7 @@ class Page:
 
     model: ImageModel
     run: Path
-    visits: Visits
+    sessions: Sessions
     arguments: DemoArguments
 
     def work(
@@ -70,11 +70,11 @@ class Page:
             gr.Error: a mistake, in the one line that a command would end with.
         """
 
-        def tell(done: float, words: str) -> None:
+        def on_progress(done: float, words: str) -> None:
             progress(done, desc=words)
 
         try:
-            with self.visits.work(visitor_of(request), kind, tell) as work:
+            with self.sessions.work(visitor_of(request), kind, on_progress) as work:
                 return do(work)
         except StoppedError:
             gr.Info("Stopped.", duration=3)
@@ -83,22 +83,22 @@ class Page:
             raise _shown(str(error).splitlines()[0]) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if out_of_memory(error):
-                raise _shown("memory does not suffice: take a smaller picture") from None
+                raise _shown("memory does not suffice: take a smaller image") from None
             raise
 
-    def picture(self, request: gr.Request, path: str | None) -> Path:
-        """The file of a picture that the visitor has sent.
+    def image(self, request: gr.Request, path: str | None) -> Path:
+        """The file of an image that the visitor has sent.
 
         Raises:
             UserError: there is none, or it is too large.
         """
         file = check_upload(path, self.arguments.megapixels)
-        self.visits.uploaded(visitor_of(request), file)
+        self.sessions.uploaded(visitor_of(request), file)
         return file
 
     def leave(self, request: gr.Request) -> None:
         """Forget the visitor, who has closed the page."""
-        self.visits.leave(visitor_of(request))
+        self.sessions.leave(visitor_of(request))
 
 
 def visitor_of(request: gr.Request) -> str:
@@ -144,7 +144,7 @@ def on_click(
     )
 
     def stop_it(request: gr.Request) -> None:
-        page.visits.stop(visitor_of(request), name)
+        page.sessions.stop(visitor_of(request), name)
 
     stop.click(stop_it, queue=False, cancels=[event], api_visibility="private")
 
@@ -166,7 +166,7 @@ def _with_request(do: Any) -> Any:
 
 
 def upload(label: str, elem_id: str) -> gr.Image:
-    """Where a picture is dropped; its value is the file as it was sent."""
+    """Where an image is dropped; its value is the file as it was sent."""
     image = gr.Image(
         label=label,
         type="filepath",
@@ -186,7 +186,7 @@ def upload(label: str, elem_id: str) -> gr.Image:
 
 
 def gallery(label: str, elem_id: str, large: bool = False) -> gr.Gallery:
-    """Pictures side by side: large ones, or small ones with their pixels as squares."""
+    """Images side by side: large ones, or small ones with their pixels as squares."""
     return gr.Gallery(
         label=label,
         elem_id=elem_id,

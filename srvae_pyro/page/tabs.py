@@ -27,24 +27,24 @@ from srvae_pyro.page.controls import (
     visitor_of,
     whole,
 )
-from srvae_pyro.page.visits import Work
+from srvae_pyro.page.sessions import Work
 from srvae_pyro.page.work import (
-    Enlarged,
+    Upscaled,
     disk_bytes,
-    enlarge,
     generate,
     image_for,
     interpolate,
     recombine,
     reconstruct,
     size_in_words,
+    upscale,
 )
 from srvae_pyro.runs import WEIGHTS, validation_images, validation_nats
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscaling.arguments import UpscaleArguments
-from srvae_pyro.upscaling.enlarger import MOST_PASSES, one_answer
+from srvae_pyro.upscaling.upscaler import MOST_PASSES, default_decoding
 
-MOST_PICTURES = 64
+MOST_IMAGES = 64
 MOST_STEPS = 16
 
 
@@ -56,17 +56,17 @@ def _buttons(name: str, label: str) -> tuple[gr.Button, gr.Button]:
     return button, stop
 
 
-def _two_pictures(name: str) -> list[gr.Image]:
+def _two_images(name: str) -> list[gr.Image]:
     with gr.Row():
-        return [upload(f"{n} picture", f"{name}-{n.lower()}") for n in ("First", "Second")]
+        return [upload(f"{n} image", f"{name}-{n.lower()}") for n in ("First", "Second")]
 
 
 def generate_tab(page: Page) -> None:
-    """New pictures, each the one that the command generate draws with the same settings."""
-    count = gr.Slider(1, MOST_PICTURES, value=8, step=1, label="How many pictures", elem_id="count")
+    """New images, each the one that the command generate draws with the same settings."""
+    count = gr.Slider(1, MOST_IMAGES, value=8, step=1, label="How many images", elem_id="count")
     how = sampling(page, "generate")
     button, stop = _buttons("generate", "Generate")
-    xs = gallery("Pictures x", "generated")
+    xs = gallery("Images x", "generated")
     outputs = [xs]
     if isinstance(page.model, SRVAE):
         outputs.append(gallery("Their y, drawn first", "generated-y"))
@@ -76,8 +76,8 @@ def generate_tab(page: Page) -> None:
 
         def draw(work: Work) -> Any:
             options = sampling_from(page.model, *how)
-            pictures = generate(work, page.model, whole("how many pictures", count), options)
-            return pictures[: len(outputs)] if len(outputs) > 1 else pictures[0]
+            images = generate(work, page.model, whole("how many images", count), options)
+            return images[: len(outputs)] if len(outputs) > 1 else images[0]
 
         return page.work(request, progress, "generate", draw)
 
@@ -85,30 +85,30 @@ def generate_tab(page: Page) -> None:
 
 
 def reconstruct_tab(page: Page) -> None:
-    """A picture by way of its latents."""
-    _explain(page, "A picture by way of its own latents.")
-    picture = upload("Picture", "reconstruct-picture")
+    """An image by way of its latents."""
+    _explain(page, "An image by way of its own latents.")
+    image = upload("Image", "reconstruct-image")
     how = sampling(page, "reconstruct")
     button, stop = _buttons("reconstruct", "Reconstruct")
-    shown = gallery("The picture and what is made of its latents", "reconstructed")
+    shown = gallery("The image and what is made of its latents", "reconstructed")
 
     def do(path: str | None, *values: Any) -> Any:
         *how, request, progress = values
 
         def draw(work: Work) -> Any:
             options = sampling_from(page.model, *how)
-            x = image_for(page.model, page.picture(request, path))
+            x = image_for(page.model, page.image(request, path))
             return reconstruct(work, page.model, x, options)
 
         return page.work(request, progress, "reconstruct", draw)
 
-    _wire(page, do, button, stop, [picture, *how.inputs], [shown], "reconstruct")
+    _wire(page, do, button, stop, [image, *how.inputs], [shown], "reconstruct")
 
 
 def interpolate_tab(page: Page) -> None:
-    """From a picture to another."""
-    _explain(page, "From one picture to another by way of their latents, y too.")
-    ends = _two_pictures("interpolate")
+    """From an image to another."""
+    _explain(page, "From one image to another by way of their latents, y too.")
+    ends = _two_images("interpolate")
     steps = gr.Slider(2, MOST_STEPS, value=6, step=1, label="Steps", elem_id="steps")
     how = sampling(page, "interpolate")
     button, stop = _buttons("interpolate", "Interpolate")
@@ -119,7 +119,7 @@ def interpolate_tab(page: Page) -> None:
 
         def draw(work: Work) -> Any:
             options = sampling_from(page.model, *how)
-            a, b = (image_for(page.model, page.picture(request, p)) for p in (first, second))
+            a, b = (image_for(page.model, page.image(request, p)) for p in (first, second))
             return interpolate(work, page.model, a, b, whole("the steps", steps), options)
 
         return page.work(request, progress, "interpolate", draw)
@@ -128,9 +128,9 @@ def interpolate_tab(page: Page) -> None:
 
 
 def recombine_tab(page: Page, model: SRVAE) -> None:
-    """u of one picture with z of another."""
-    _explain(page, "u of one picture, which y is drawn from, with z of another, which has detail.")
-    ends = _two_pictures("recombine")
+    """u of one image with z of another."""
+    _explain(page, "u of one image, which y is drawn from, with z of another, which has detail.")
+    ends = _two_images("recombine")
     how = sampling(page, "recombine", decode="mode")
     button, stop = _buttons("recombine", "Recombine")
     shown = gallery("u of one with z of the other", "recombined")
@@ -140,7 +140,7 @@ def recombine_tab(page: Page, model: SRVAE) -> None:
 
         def draw(work: Work) -> Any:
             options = sampling_from(model, *how)
-            a, b = (image_for(model, page.picture(request, p)) for p in (first, second))
+            a, b = (image_for(model, page.image(request, p)) for p in (first, second))
             return recombine(work, model, a, b, options)
 
         return page.work(request, progress, "recombine", draw)
@@ -150,7 +150,7 @@ def recombine_tab(page: Page, model: SRVAE) -> None:
 
 def _explain(page: Page, text: str) -> None:
     size = size_in_words(page.model)
-    gr.Markdown(f"{text} Of a picture the central square is taken and brought to {size}.")
+    gr.Markdown(f"{text} Of an image the central square is taken and brought to {size}.")
 
 
 def _wire(
@@ -231,7 +231,7 @@ def _thinned(points: list[tuple[int, float, str]], split: str) -> list[tuple[int
 
 
 def copy_figures(run: Path, folder: Path) -> list[tuple[str, str]]:
-    """Copies in ``folder`` of the pictures in a run's ``figures/``, with a caption each."""
+    """Copies in ``folder`` of the images in a run's ``figures/``, with a caption each."""
     shown = []
     for figure in sorted((run / "figures").glob("*.png")):
         shutil.copyfile(figure, folder / figure.name)
@@ -258,7 +258,7 @@ def settings_in_words(run: Path, model: ImageModel) -> list[tuple[str, str]]:
     if nats is not None and math.isfinite(nats):
         bits = nats / (math.prod(config.image_shape) * math.log(2))
         images = validation_images(run / WEIGHTS)
-        of = f", {images:,} pictures" if images else ""
+        of = f", {images:,} images" if images else ""
         rows.append(("validation ELBO", f"{bits:.3f} bits/dim{of}"))
     return rows
 
@@ -267,7 +267,7 @@ MOST_SAMPLES = 16
 ESTIMATE = ("the model's estimate", "estimate")
 
 
-def enlarge_tab(page: Page, model: SRVAE) -> None:
+def upscale_tab(page: Page, model: SRVAE) -> None:
     """Make the tab."""
     own = model.guide.d.factor
     with gr.Row():
@@ -279,14 +279,14 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
                 label="How many times larger",
                 elem_id="factor",
             )
-            estimates = [ESTIMATE] if model.estimates else []
-            how = _how("enlarge", [*estimates, *DECODINGS], one_answer(model), 0.0)
+            estimates = [ESTIMATE] if model.has_point_estimate else []
+            how = _how("upscale", [*estimates, *DECODINGS], default_decoding(model), 0.0)
             with gr.Row():
-                button = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="enlarge")
-                stop = gr.Button("Stop", min_width=100, elem_id="enlarge-stop")
+                button = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="upscale")
+                stop = gr.Button("Stop", min_width=100, elem_id="upscale-stop")
         with gr.Column(scale=2, min_width=300):
             beside = gr.ImageSlider(
-                label="Left bicubic, right the answer",
+                label="Left bicubic, right the output",
                 type="filepath",
                 interactive=False,
                 buttons=["fullscreen"],
@@ -297,23 +297,25 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
                 100,
                 value=50,
                 step=1,
-                label="Where bicubic ends and the answer begins, in per cent of the width",
+                label="Where bicubic ends and the output begins, in per cent of the width",
                 elem_id="where",
                 buttons=[],
             )
-            words = gr.Markdown("*Drop a photograph: it is enlarged at once.*", elem_id="agreement")
-            answer = files("The answer, to download", "answer-files")
-    gr.Markdown("### Plausible answers")
+            words = gr.Markdown(
+                "*Drop a photograph: it is upscaled at once.*", elem_id="consistency"
+            )
+            output = files("The output, to download", "output-files")
+    gr.Markdown("### Plausible outputs")
     samples = gr.Slider(
-        2, MOST_SAMPLES, value=4, step=1, label="How many answers", elem_id="samples"
+        2, MOST_SAMPLES, value=4, step=1, label="How many outputs", elem_id="samples"
     )
     how_several = _how("samples", DECODINGS, "sample", 1.0)
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", min_width=100, elem_id="draw-samples")
         stop_samples = gr.Button("Stop", min_width=100, elem_id="samples-stop")
-    several = gallery("Answers, their mean, and where they differ", "sample-gallery", large=True)
-    sample_words = gr.Markdown(elem_id="sample-agreement")
-    sample_files = files("All answers, to download", "sample-files")
+    several = gallery("Outputs, their mean, and where they differ", "sample-gallery", large=True)
+    sample_words = gr.Markdown(elem_id="sample-consistency")
+    sample_files = files("All outputs, to download", "sample-files")
 
     def arguments(
         count: int, factor: int, decode: Any, temperature: Any, image_temperature: Any, seed: Any
@@ -332,35 +334,35 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
         check_arguments(given)
         return given
 
-    def enlarged(
+    def upscaled(
         work: Work, request: gr.Request, path: str | None, given: UpscaleArguments
-    ) -> Enlarged:
-        file = page.picture(request, path)
-        with page.visits.room(disk_bytes(model, file, given)):
-            return enlarge(work, model, file, given)
+    ) -> Upscaled:
+        file = page.image(request, path)
+        with page.sessions.room(disk_bytes(model, file, given)):
+            return upscale(work, model, file, given)
 
     def one(path: str | None, *values: Any) -> Any:
         *how, request, progress = values
 
         def do(work: Work) -> Any:
-            done = enlarged(work, request, path, arguments(1, *how))
-            (file,) = map(str, done.answers.agreements)
+            done = upscaled(work, request, path, arguments(1, *how))
+            (file,) = map(str, done.outputs.consistencies)
             return (str(done.bicubic), file), done.words, [file]
 
-        return page.work(request, progress, "enlarge", do)
+        return page.work(request, progress, "upscale", do)
 
     def many(path: str | None, count: float | None, *values: Any) -> Any:
         *how, request, progress = values
 
         def do(work: Work) -> Any:
-            given = arguments(whole("how many answers", count), *how)
-            done = enlarged(work, request, path, given)
+            given = arguments(whole("how many outputs", count), *how)
+            done = upscaled(work, request, path, given)
             shown = []
-            for number, (file, agreement) in enumerate(done.answers.agreements.items(), 1):
-                name = f"answer {number}" if number <= given.samples else "their mean"
-                shown.append((str(file), f"{name}: {agreement}"))
-            white = f"where they differ: white is {done.answers.white:.1f} levels of 255"
-            shown.append((str(done.answers.deviation), white))
+            for number, (file, consistency) in enumerate(done.outputs.consistencies.items(), 1):
+                name = f"output {number}" if number <= given.samples else "their mean"
+                shown.append((str(file), f"{name}: {consistency}"))
+            white = f"where they differ: white is {done.outputs.white:.1f} levels of 255"
+            shown.append((str(done.outputs.deviation), white))
             return shown, done.words, [file for file, _ in shown]
 
         return page.work(request, progress, "samples", do)
@@ -370,8 +372,8 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
         [photograph.upload, button.click],
         one,
         [photograph, factor, *how],
-        [beside, words, answer],
-        "enlarge",
+        [beside, words, output],
+        "upscale",
         beside,
         stop,
     )
@@ -385,7 +387,7 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
         several,
         stop_samples,
     )
-    # What the pointer does by the line between the two pictures, the keyboard does by this.
+    # What the pointer does by the line between the two images, the keyboard does by this.
     where.input(
         lambda share: gr.ImageSlider(slider_position=share),
         [where],
@@ -398,7 +400,7 @@ def enlarge_tab(page: Page, model: SRVAE) -> None:
 
 
 def _how(name: str, decodings: list[tuple[str, str]], decode: str, temperature: float) -> list[Any]:
-    """The fields that say how answers are drawn, as ``upscale`` draws them if not told."""
+    """The fields that say how outputs are drawn, as ``upscale`` draws them if not told."""
     with gr.Accordion("How it is drawn" if temperature == 0 else "How they are drawn", open=False):
         pixels = gr.Radio(decodings, value=decode, label="Pixels", elem_id=f"{name}-decode")
         with gr.Row():
@@ -459,10 +461,10 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
     def read(name: str | None, request: gr.Request) -> Any:
         names = read_curves(page.run).names
         chosen = name if name in names else next(iter(names), None)
-        with page.visits.work(visitor_of(request), "run") as work:
-            pictures = copy_figures(page.run, work.folder)
+        with page.sessions.work(visitor_of(request), "run") as work:
+            images = copy_figures(page.run, work.folder)
         choice = gr.Dropdown(choices=names, value=chosen)
-        return choice, points(chosen), last(chosen), pictures
+        return choice, points(chosen), last(chosen), images
 
     def show(name: str | None) -> Any:
         return points(name), last(name)

@@ -13,66 +13,66 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data.image_files import read_picture
-from srvae_pyro.drawing.grids import save_picture
+from srvae_pyro.data.image_files import read_image
+from srvae_pyro.drawing.grids import save_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.page.visits import Work
+from srvae_pyro.page.sessions import Work
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscaling.arguments import UpscaleArguments
-from srvae_pyro.upscaling.command import enlarge_file, enlarger_for
-from srvae_pyro.upscaling.enlarger import enlarging, passes_for
-from srvae_pyro.upscaling.files import Answers, Writer, names_for, pixels_of
+from srvae_pyro.upscaling.command import upscale_file, upscaler_for
+from srvae_pyro.upscaling.files import Outputs, Writer, names_for, pixels_of
 from srvae_pyro.upscaling.photographs import Photograph, as_image, save_photograph, shown
 from srvae_pyro.upscaling.tiling import MemoryCanvas
+from srvae_pyro.upscaling.upscaler import passes_for, upscaling_model
 
-Shown = list[tuple[str, str]]  # each picture's file, and its caption
+Shown = list[tuple[str, str]]  # each image's file, and its caption
 
-BATCH = 4  # pictures between two moments at which a visitor can stop
+BATCH = 4  # images between two moments at which a visitor can stop
 
 
 def generate(work: Work, model: ImageModel, count: int, sampling: Sampling) -> tuple[Shown, Shown]:
-    """New pictures; picture i of a seed is, to the byte, the one that ``generate`` writes.
+    """New images; image i of a seed is, to the byte, the one that ``generate`` writes.
 
     Returns:
         Each x, and each y of a srVAE.
 
     Raises:
-        UserError: such pictures cannot be had.
+        UserError: such images cannot be had.
         StoppedError: the visitor wants no more.
     """
     if count < 1:
-        raise UserError("how many pictures must be at least 1")
+        raise UserError("how many images must be at least 1")
     xs: Shown = []
     ys: Shown = []
     for start in range(0, count, BATCH):
-        work.at(start / count, f"picture {start + 1} of {count}")
+        work.at(start / count, f"image {start + 1} of {count}")
         size = min(BATCH, count - start)
         options: Sampling = {**sampling, "batch_size": size}
         sites = model.generate(size, first=start, **options)
         for index in range(size):
             number = start + index
             name = f"{number:05d}.png"
-            xs.append(_saved(work, name, sites["x"][index], f"picture {number + 1}"))
+            xs.append(_saved(work, name, sites["x"][index], f"image {number + 1}"))
             if "y" in sites:
                 name = f"{number:05d}-y.png"
-                ys.append(_saved(work, name, sites["y"][index], f"y of picture {number + 1}"))
+                ys.append(_saved(work, name, sites["y"][index], f"y of image {number + 1}"))
     return xs, ys
 
 
 def reconstruct(work: Work, model: ImageModel, x: Tensor, sampling: Sampling) -> Shown:
     """An image x (1, C, H, W) and what the model makes of its latents."""
     work.at(0, "the reconstruction")
-    pictures = [("picture", x)]
+    images = [("image", x)]
     rebuilt = model.reconstruct(x, **sampling)["x"]
     if not isinstance(model, SRVAE):
-        return _all_saved(work, [*pictures, ("reconstruction", rebuilt)])
-    pictures += [("y, made of it", model.guide.d(x)), ("reconstruction from y and z", rebuilt)]
+        return _all_saved(work, [*images, ("reconstruction", rebuilt)])
+    images += [("y, made of it", model.guide.d(x)), ("reconstruction from y and z", rebuilt)]
     work.at(0.5, "by way of u alone")
     sites = model.generative_reconstruct(x, **sampling)
-    pictures += [("y drawn from its u", sites["y"]), ("x by way of u alone", sites["x"])]
-    return _all_saved(work, pictures)
+    images += [("y drawn from its u", sites["y"]), ("x by way of u alone", sites["x"])]
+    return _all_saved(work, images)
 
 
 def interpolate(
@@ -81,8 +81,8 @@ def interpolate(
     """From an image a (1, C, H, W) to b, which stand before and after what lies between."""
     work.at(0, f"{steps} steps")
     x = model.interpolate(a, b, steps, **sampling)["x"]
-    way = [(f"step {i + 1} of {steps}", picture) for i, picture in enumerate(x)]
-    return _all_saved(work, [("first picture", a), *way, ("second picture", b)])
+    way = [(f"step {i + 1} of {steps}", image) for i, image in enumerate(x)]
+    return _all_saved(work, [("first image", a), *way, ("second image", b)])
 
 
 def recombine(work: Work, model: SRVAE, a: Tensor, b: Tensor, sampling: Sampling) -> Shown:
@@ -90,34 +90,34 @@ def recombine(work: Work, model: SRVAE, a: Tensor, b: Tensor, sampling: Sampling
 
     What is drawn for both has the same noise, so that what differs comes of u or z.
     """
-    work.at(0, "four pictures")
+    work.at(0, "four images")
     u, z = torch.cat([a, a, b, b]), torch.cat([a, b, a, b])
     names = [(of_u, of_z) for of_u in ("1st", "2nd") for of_z in ("1st", "2nd")]
-    pictures = [("first picture", a), ("second picture", b)]
+    images = [("first image", a), ("second image", b)]
     for i, (of_u, of_z) in enumerate(names):
         work.at(i / len(names), f"u of {of_u}, z of {of_z}")
         x = model.recombine(u[i : i + 1], z[i : i + 1], **sampling)["x"]
-        pictures.append((f"u of {of_u}, z of {of_z}", x))
-    return _all_saved(work, pictures)
+        images.append((f"u of {of_u}, z of {of_z}", x))
+    return _all_saved(work, images)
 
 
-def _all_saved(work: Work, pictures: list[tuple[str, Tensor]]) -> Shown:
+def _all_saved(work: Work, images: list[tuple[str, Tensor]]) -> Shown:
     """Images (1, C, H, W) as files, in this order."""
-    named = enumerate(pictures, 1)
+    named = enumerate(images, 1)
     return [
         _saved(work, f"{i:02d}-{caption.replace(' ', '-').replace(',', '')}.png", x[0], caption)
         for i, (caption, x) in named
     ]
 
 
-def _saved(work: Work, name: str, picture: Tensor, caption: str) -> tuple[str, str]:
+def _saved(work: Work, name: str, image: Tensor, caption: str) -> tuple[str, str]:
     path: Path = work.folder / name
-    save_picture(picture, path)
+    save_image(image, path)
     return str(path), caption
 
 
 def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path:
-    """The file of a picture that was sent, if it may be read.
+    """The file of an image that was sent, if it may be read.
 
     By its header, before it is decoded.
 
@@ -125,7 +125,7 @@ def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path
         UserError: there is none, or it is too large.
     """
     if path is None:
-        raise UserError("drop a picture first, or choose a file")
+        raise UserError("drop an image first, or choose a file")
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{shown(Path(file.name))} is kept here no longer: drop it again")
@@ -154,7 +154,7 @@ def size_in_words(model: ImageModel) -> str:
 
 
 def image_for(model: ImageModel, path: Path) -> Tensor:
-    """A picture file as an image (1, C, H, W) of the size that a model has learnt from.
+    """An image file as an image (1, C, H, W) of the size that a model has learnt from.
 
     Its central square, made smaller, if that is a square.
 
@@ -163,86 +163,86 @@ def image_for(model: ImageModel, path: Path) -> Tensor:
     """
     channels, height, width = model.config.image_shape
     with without_folder(path):
-        picture = read_picture(path, channels, height if height == width else None)
-    if picture.size != (width, height):
+        image = read_image(path, channels, height if height == width else None)
+    if image.size != (width, height):
         raise UserError(
-            f"{shown(Path(path.name))} has {picture.width}x{picture.height} pixels, and the model "
+            f"{shown(Path(path.name))} has {image.width}x{image.height} pixels, and the model "
             f"takes {size_in_words(model)}: bring it to that size"
         )
-    levels = np.array(picture).reshape(height, width, channels).transpose(2, 0, 1)
+    levels = np.array(image).reshape(height, width, channels).transpose(2, 0, 1)
     return to_unit(torch.from_numpy(levels.copy()))[None]
 
 
-# At most for each pixel of an answer: a raw copy while it is made, and its file, both with alpha.
+# At most for each pixel of an output: a raw copy while it is made, and its file, both with alpha.
 PIXEL_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Enlarged:
-    """A photograph's answers.
+class Upscaled:
+    """A photograph's outputs.
 
     Attributes:
-        bicubic: the file of its bicubic enlargement.
-        answers: the files of the answers, as ``upscale`` writes them.
+        bicubic: the file of its bicubic upscaled image.
+        outputs: the files of the outputs, as ``upscale`` writes them.
         words: what they are.
     """
 
     bicubic: Path
-    answers: Answers
+    outputs: Outputs
     words: str
 
 
-def enlarge(work: Work, model: SRVAE, path: Path, arguments: UpscaleArguments) -> Enlarged:
-    """Enlarge a photograph; the files go to the folder of the work.
+def upscale(work: Work, model: SRVAE, path: Path, arguments: UpscaleArguments) -> Upscaled:
+    """Upscale a photograph; the files go to the folder of the work.
 
     Args:
-        work: to which progress is told, after each tile of each answer.
+        work: to which progress is told, after each tile of each output.
         model: the srVAE.
         path: the photograph's file.
         arguments: how; of these the run, the files and the folder do not matter.
 
     Raises:
         UserError: as ``upscale``.
-        StoppedError: the visitor wants no answer any more.
+        StoppedError: the visitor wants no output any more.
     """
-    model = enlarging(model)
+    model = upscaling_model(model)
     factor = model.guide.d.factor if arguments.factor is None else arguments.factor
     passes, several = passes_for(model, factor), arguments.samples > 1
-    made, words = 0, f"{arguments.samples} answers" if several else "the answer"
+    made, words = 0, f"{arguments.samples} outputs" if several else "the output"
     work.at(0, words)
-    enlarger = enlarger_for(model, arguments)
-    writer = Writer(enlarger, passes, arguments.samples, arguments.gif, tell=lambda _: None)
+    upscaler = upscaler_for(model, arguments)
+    writer = Writer(upscaler, passes, arguments.samples, arguments.gif, tell=lambda _: None)
     total = max(writer.pixels(pixels_of(path)), 1)
 
-    def tell(pixels: int) -> None:
+    def on_pixels(pixels: int) -> None:
         nonlocal made
         made += pixels
         work.at(made / total, words)
 
-    writer.made = tell
+    writer.made = on_pixels
     (name,) = names_for([path])
     with without_folder(path):
-        photograph, answers = enlarge_file(writer, path, work.folder / f"{name}-x{factor}")
+        photograph, outputs = upscale_file(writer, path, work.folder / f"{name}-x{factor}")
     bicubic = work.folder / f"{name}-x{factor}-bicubic.png"
     _save_bicubic(photograph, factor, bicubic)
     _, height, width = photograph.levels.shape
     note = f" Left out: {photograph.note}." if photograph.note else ""
-    size = f"{width}x{height} enlarged {factor} times to {factor * width}x{factor * height}."
-    return Enlarged(bicubic, answers, f"{size}{note} {agreement_in_words(answers)}")
+    size = f"{width}x{height} upscaled {factor} times to {factor * width}x{factor * height}."
+    return Upscaled(bicubic, outputs, f"{size}{note} {consistency_in_words(outputs)}")
 
 
 def disk_bytes(model: SRVAE, path: Path, arguments: UpscaleArguments) -> int:
-    """The most that :func:`enlarge` takes of the disk, its passes and its map too."""
+    """The most that :func:`upscale` takes of the disk, its passes and its map too."""
     each = model.guide.d.factor**2
     passes = passes_for(model, arguments.factor or model.guide.d.factor)
     made = sum(each**n for n in range(1, passes + 1)) * arguments.samples + 3 * each**passes
     return PIXEL_BYTES * made * pixels_of(path)
 
 
-def agreement_in_words(answers: Answers) -> str:
-    """How well the answers agree with their question."""
-    values = sorted(set(answers.agreements.values()))
-    each = "the answer" if len(answers.agreements) == 1 else "each answer, and their mean,"
+def consistency_in_words(outputs: Outputs) -> str:
+    """How well the outputs are consistent with their input."""
+    values = sorted(set(outputs.consistencies.values()))
+    each = "the output" if len(outputs.consistencies) == 1 else "each output, and their mean,"
     if values == ["exact"]:
         return (
             f"Agreement: exact. Made small again, {each} is your photograph, pixel by pixel. Keep "
@@ -253,7 +253,7 @@ def agreement_in_words(answers: Answers) -> str:
 
 
 def _save_bicubic(photograph: Photograph, factor: int, path: Path) -> None:
-    """Write the bicubic enlargement, which looks as the answers do but for its pixels."""
+    """Write the bicubic upscaled image, which looks as the outputs do but for its pixels."""
     image = as_image(MemoryCanvas(photograph.levels), gray=photograph.gray)
     size = (factor * image.width, factor * image.height)
     pixels = np.array(image.resize(size, Image.Resampling.BICUBIC)).reshape(*size[::-1], -1)

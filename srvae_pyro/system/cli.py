@@ -1,7 +1,7 @@
 """What the commands have in common: parsing, and mistakes told in one line.
 
 A command's arguments are a dataclass. What an argument may be stands on it and is checked after
-parsing, and a :class:`Group` puts its flag under a heading of the help::
+parsing, and a :class:`HelpGroup` puts its flag under a heading of the help::
 
     threads: Annotated[int | None, AtLeast(1), option("N", "one a core")] = None
 """
@@ -26,7 +26,7 @@ import tyro
 from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of, type_of
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
-from srvae_pyro.system.console import complain, steady_streams, talks
+from srvae_pyro.system.console import ignore_write_errors_of_streams, is_main, print_error
 from srvae_pyro.system.environment import OTHERS, variable
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def _in_words(wrong: str, hint: str) -> str:
 
 
 @dataclass(frozen=True)
-class Group:
+class HelpGroup:
     """For ``Annotated``: the heading of the help that an argument's flag stands under."""
 
     title: str
@@ -126,15 +126,15 @@ def check_arguments(arguments: Any) -> None:
 
 
 def check_folder(out: Path | None) -> None:
-    """Refuse an ``--out`` that is a file, or meant as a picture's name.
+    """Refuse an ``--out`` that is a file, or meant as an image's name.
 
     Raises:
         UserError: it is one.
     """
     if out is not None and out.suffix.lower() in EXTENSIONS and not out.is_dir():
-        raise UserError(f"--out is a folder for the pictures, and {out} a picture's name")
+        raise UserError(f"--out is a folder for the images, and {out} an image's name")
     if out is not None and out.is_file():
-        raise UserError(f"--out is a folder for the pictures, and {out} a file: name another")
+        raise UserError(f"--out is a folder for the images, and {out} a file: name another")
 
 
 def run_command(
@@ -156,7 +156,7 @@ def run_command(
         sys.stdout.reconfigure(errors="replace")
     OTHERS.look()  # so that by the time that PyTorch is imported it is known how much they use
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    with steady_streams():
+    with ignore_write_errors_of_streams():
 
         def command() -> int | None:
             if sys.flags.optimize > 1:
@@ -234,13 +234,13 @@ def _behind(flag: str, part: Sequence[str]) -> list[str]:
     return rest if first == flag else [first.partition("=")[2], *rest]
 
 
-def _groups(kind: Any) -> list[tuple[str, Group]]:
+def _groups(kind: Any) -> list[tuple[str, HelpGroup]]:
     """The names of a dataclass's fields that have a group, with it."""
     return [
         (name, mark)
         for name, hint in hints_of(kind).items()
         for mark in metadata_of(hint)
-        if isinstance(mark, Group)
+        if isinstance(mark, HelpGroup)
     ]
 
 
@@ -263,7 +263,7 @@ def _grouped(kind: Any) -> Any:
 
     fields = [copied(field) for field in dataclasses.fields(kind) if field.name not in group_of]
     for title in dict.fromkeys(group.title for group in group_of.values()):
-        members = [f for f in dataclasses.fields(kind) if group_of.get(f.name) == Group(title)]
+        members = [f for f in dataclasses.fields(kind) if group_of.get(f.name) == HelpGroup(title)]
         group = dataclasses.make_dataclass(title, [copied(field) for field in members])
         fields.append((title, group, dataclasses.field(default_factory=group)))
     grouped = dataclasses.make_dataclass(kind.__name__, fields)
@@ -277,7 +277,7 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
         return command() or 0
     except UserError as error:
         # One raised within a Pyro program comes with the shapes of the trace on further lines.
-        complain(f"{prog}: {str(error).splitlines()[0]}")
+        print_error(f"{prog}: {str(error).splitlines()[0]}")
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         if out_of_memory(error):
@@ -289,7 +289,7 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
         elif str(error).startswith("DataLoader "):  # its processes were killed, or hang
             reason = str(error).splitlines()[0].rstrip(" .")
             print(
-                f"{prog}: reading pictures ahead failed ({reason}): give fewer --workers, or "
+                f"{prog}: reading images ahead failed ({reason}): give fewer --workers, or "
                 "--workers 0; a run goes on with --resume",
                 file=sys.stderr,
             )
@@ -317,5 +317,5 @@ def _expand_home(arguments: Any) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *args: object) -> None:
     """Our own warnings in one line; other libraries' not at all."""
-    if talks() and category is UserWarning and args and "srvae_pyro" in str(args[0]):
+    if is_main() and category is UserWarning and args and "srvae_pyro" in str(args[0]):
         print(f"warning: {message}", file=sys.stderr)

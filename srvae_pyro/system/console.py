@@ -13,26 +13,34 @@ from tqdm import tqdm
 
 from srvae_pyro.system.environment import in_group, number
 
-__all__ = ["Bar", "complain", "say", "shown", "steady", "steady_streams", "talks"]
+__all__ = [
+    "Bar",
+    "ignore_write_errors",
+    "ignore_write_errors_of_streams",
+    "is_main",
+    "print_error",
+    "print_line",
+    "shown",
+]
 
 LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
 
 
-def talks() -> bool:
+def is_main() -> bool:
     """Whether this process is rank 0 of those that torchrun started, or the only one."""
     return not in_group() or number("RANK", 0) == 0
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line above the bar, in rank 0 alone; a full disk under the log does not matter."""
-    if talks():
-        tqdm.write(text, file=steady(sys.stdout))
+    if is_main():
+        tqdm.write(text, file=ignore_write_errors(sys.stdout))
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print a line on standard error, in one process of each machine: they may differ in files."""
     if not in_group() or number("LOCAL_RANK", 0) == 0:
-        print(text, file=steady(sys.stderr))
+        print(text, file=ignore_write_errors(sys.stderr))
 
 
 def shown(path: Path) -> str:
@@ -41,7 +49,7 @@ def shown(path: Path) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
-class _Steady:
+class _IgnoreWriteErrors:
     """A text stream that drops what it cannot write: a full disk, a pipe whose reader is gone."""
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -68,23 +76,23 @@ class _Steady:
         return getattr(self.stream, name)
 
 
-class _Log(_Steady):
+class _Log(_IgnoreWriteErrors):
     """A stream in which nothing is written over."""
 
     def write(self, text: str) -> int:
         return super().write(text.replace("\r", ""))
 
 
-def steady(stream: TextIO | None) -> Any:
+def ignore_write_errors(stream: TextIO | None) -> Any:
     """``stream``, but that what it cannot take is dropped; None is a stream that takes nothing."""
-    return stream if isinstance(stream, _Steady) else _Steady(stream)
+    return stream if isinstance(stream, _IgnoreWriteErrors) else _IgnoreWriteErrors(stream)
 
 
 @contextlib.contextmanager
-def steady_streams() -> Iterator[None]:
+def ignore_write_errors_of_streams() -> Iterator[None]:
     """Within it, printing cannot fail; nor can it as the process ends."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = steady(sys.stdout), steady(sys.stderr)
+    sys.stdout, sys.stderr = ignore_write_errors(sys.stdout), ignore_write_errors(sys.stderr)
     try:
         yield
     finally:
@@ -129,9 +137,9 @@ class Bar(tqdm):
         disable: bool = False,
         **options: Any,
     ) -> None:
-        file = steady(options.pop("file", None) or sys.stderr)
+        file = ignore_write_errors(options.pop("file", None) or sys.stderr)
         self.plain = not file.isatty()
-        disable = disable or not talks() or (self.plain and not in_log)
+        disable = disable or not is_main() or (self.plain and not in_log)
         if self.plain:
             file = _Log(file.stream)
             options |= {

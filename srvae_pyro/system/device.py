@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.console import say
+from srvae_pyro.system.console import print_line
 from srvae_pyro.system.environment import OTHERS, allowed_cores, core_quota, in_group, number
 
 
@@ -206,7 +206,7 @@ class Threads:
         due = time.monotonic() - self._told_at >= TOLD_EVERY
         if self.count != self._told and due and not math.isnan(self.others):
             self._told, self._told_at = self.count, time.monotonic()
-            say(
+            print_line(
                 f"threads: {self.count} of {self.most}, as other processes use {self.others:.1f} "
                 f"of {allowed_cores()} cores; --threads N fixes it (last bits can depend on it)"
             )
@@ -287,7 +287,7 @@ def seeded(*integers: int) -> Iterator[None]:
         yield
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """``tensor`` on ``device``; from the CPU to a GPU by a copy that nothing waits for.
 
     Which needs pinned memory: PyTorch keeps it until the copy is done.

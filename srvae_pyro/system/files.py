@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.console import say, shown
+from srvae_pyro.system.console import print_line, shown
 
 try:
     import fcntl
@@ -303,7 +303,7 @@ def holding(folder: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def has_locks(folder: Path) -> bool:
-    """Whether files in a folder can be locked; some file systems answer that they always are."""
+    """Whether files in a folder can be locked; some file systems output that they always are."""
     if fcntl is None:
         return True  # Windows has locks of its own
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -418,7 +418,9 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not has_locks(folder):
-        say(f"{shown(folder)} cannot be locked on its file system: start no second process there")
+        print_line(
+            f"{shown(folder)} cannot be locked on its file system: start no second process there"
+        )
         yield
         return
     lock = FileLock(folder / ".lock")

@@ -84,5 +84,5 @@ def _why(name: str, error: Exception) -> str:
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         status = error.response.status_code
         advice = "log in with: hf auth login" if status in (401, 403) else "try again later"
-        return f"it answers {status}: {advice}"
+        return f"it outputs {status}: {advice}"
     return text[:200]

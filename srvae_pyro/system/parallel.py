@@ -22,7 +22,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import choose_device, processes_here
 from srvae_pyro.system.environment import in_group, number
 
-__all__ = ["Group", "process_group"]
+__all__ = ["ProcessGroup", "process_group"]
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ _set_timeout = getattr(_c10d, "set_timeout", None) or _c10d._set_pg_timeout  # b
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """The processes of a run. With one alone every method is free of cost and effect.
 
     Attributes:
@@ -56,7 +56,7 @@ class Group:
             UserError: there are fewer images than processes.
         """
         if count < self.size:
-            raise UserError(f"{count} pictures cannot be shared by {self.size} processes")
+            raise UserError(f"{count} images cannot be shared by {self.size} processes")
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     @property
@@ -118,7 +118,7 @@ class Group:
 
 
 @contextmanager
-def process_group(device: Device = "auto") -> Iterator[Group]:
+def process_group(device: Device = "auto") -> Iterator[ProcessGroup]:
     """The group by torchrun's environment variables, or one process: NCCL on GPUs, gloo on CPUs.
 
     Raises:
@@ -133,7 +133,7 @@ def process_group(device: Device = "auto") -> Iterator[Group]:
                 "this process works alone; torchrun sets all four",
                 stacklevel=1,
             )
-        yield Group(device=chosen, restarts=restarts)
+        yield ProcessGroup(device=chosen, restarts=restarts)
         return
     if chosen.type == "cuda":
         count = torch.cuda.device_count()
@@ -161,7 +161,7 @@ def process_group(device: Device = "auto") -> Iterator[Group]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=MEETING)
     dist.barrier()
     _set_timeout(PATIENCE)
-    group = Group(rank, size, chosen)
+    group = ProcessGroup(rank, size, chosen)
     # Machines count for themselves: where no process died there may have been no restart.
     yield replace(group, restarts=max(group.gather(restarts)))
     # Not after an error: it would wait for the others, which wait for this one.

@@ -26,7 +26,7 @@ from srvae_pyro.config import (
     TrainingConfig,
 )
 from srvae_pyro.presets import PRESETS, preset
-from srvae_pyro.system.cli import Group, option
+from srvae_pyro.system.cli import HelpGroup, option
 
 T = TypeVar("T")
 PARTS = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}  # of a RunConfig
@@ -77,7 +77,7 @@ class SettingFlag:
         return Annotated[(type_of(self.hint) | None, *self._marks(), shown)], None
 
     def _marks(self) -> tuple[Any, ...]:
-        return (*metadata_of(self.hint), RECORDED, Group(self.part))
+        return (*metadata_of(self.hint), RECORDED, HelpGroup(self.part))
 
     def _metavar(self) -> str:
         kind = type_of(self.hint)
@@ -144,7 +144,7 @@ def given(arguments: Any) -> dict[str, dict[str, Any]]:
     return parts
 
 
-DATA, MACHINE = Group("data"), Group("machine")
+DATA, MACHINE = HelpGroup("data"), HelpGroup("machine")
 
 
 @dataclass
@@ -172,7 +172,7 @@ class TrainArguments:
     resume: Annotated[
         bool,
         "go on from the run's last checkpoint, with its settings; the length may change, and "
-        "schedules that are shares of it rescale with it; --data says where the pictures are now, "
+        "schedules that are shares of it rescale with it; --data says where the images are now, "
         "if they were moved",
     ] = False
     save_minutes: Annotated[
@@ -229,13 +229,13 @@ class TrainArguments:
         "data"
     )
     strict: Annotated[
-        bool, DATA, "refuse a folder with files that are no pictures, rather than leave these out"
+        bool, DATA, "refuse a folder with files that are no images, rather than leave these out"
     ] = False
     stream: Annotated[
         bool,
         DATA,
         RECORDED,
-        "read a folder's training pictures when they are needed, as is done anyway where they "
+        "read a folder's training images when they are needed, as is done anyway where they "
         "would take more than half of the memory",
     ] = False
     workers: Annotated[
@@ -243,5 +243,5 @@ class TrainArguments:
         DATA,
         AtLeast(0),
         option("N", "half the cores, 8 at most"),
-        "processes that read such pictures ahead, for each that trains; 0: none",
+        "processes that read such images ahead, for each that trains; 0: none",
     ] = None

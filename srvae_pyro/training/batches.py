@@ -1,4 +1,4 @@
-"""Batches of pictures in a reproducible order."""
+"""Batches of images in a reproducible order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.splits import TrainingPictures
+from srvae_pyro.data.splits import TrainingImages
 
 __all__ = ["Batches"]
 
@@ -19,7 +19,7 @@ class Batches:
     middle of one. Images that fit into a quarter of a GPU's free memory are kept there.
 
     Args:
-        pictures: what to train on.
+        images: what to train on.
         batch_size: images a batch; a last batch that is smaller is left out.
         device: where the batches go.
         seed: of the orders.
@@ -29,29 +29,29 @@ class Batches:
 
     def __init__(
         self,
-        pictures: TrainingPictures,
+        images: TrainingImages,
         batch_size: int,
         device: torch.device,
         seed: int,
         rank: int = 0,
         size: int = 1,
     ) -> None:
-        self.pictures = pictures.on(device)
-        self.batch_size = min(batch_size, len(pictures))
+        self.images = images.on(device)
+        self.batch_size = min(batch_size, len(images))
         self.device = device
         self.seed = seed
         self.rank, self.size = rank, size
 
     def __len__(self) -> int:
-        return len(self.pictures) // self.batch_size
+        return len(self.images) // self.batch_size
 
     def order(self, epoch: int) -> Tensor:
-        """What is read in ``epoch``, in its order, see :class:`TrainingPictures`."""
-        return self.pictures.order(self.seed, epoch)
+        """What is read in ``epoch``, in its order, see :class:`TrainingImages`."""
+        return self.images.order(self.seed, epoch)
 
     def first(self, count: int) -> Tensor:
         """The first images of the first epoch, uint8 (count, C, H, W)."""
-        return self.pictures.read(self.order(0)[:count])
+        return self.images.read(self.order(0)[:count])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """This process's part of the batches of ``epoch``, from batch ``start`` on.
@@ -63,4 +63,4 @@ class Batches:
             order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))
         )
         shares = (indices[self.rank :: self.size] for indices in whole)
-        yield from self.pictures.batches(shares, self.device)
+        yield from self.images.batches(shares, self.device)

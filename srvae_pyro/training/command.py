@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from srvae_pyro.config import ModelConfig, RunConfig
-from srvae_pyro.data import DataSplits, PictureOptions, load_data
+from srvae_pyro.data import DataSplits, ImageOptions, load_data
 from srvae_pyro.data.run_data import refuse_missing
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.errors import UserError
@@ -20,10 +20,10 @@ from srvae_pyro.models.base import load_weights
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
 from srvae_pyro.runs import CONFIG, name_for
-from srvae_pyro.system.console import say
+from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import THREADS, process_cores, start
 from srvae_pyro.system.files import locked, write_json
-from srvae_pyro.system.parallel import Group, process_group
+from srvae_pyro.system.parallel import ProcessGroup, process_group
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer, time_limit
@@ -46,7 +46,7 @@ def run(arguments: TrainArguments) -> int:
         return run_in(group, arguments)
 
 
-def run_in(group: Group, arguments: TrainArguments) -> int:
+def run_in(group: ProcessGroup, arguments: TrainArguments) -> int:
     """This process's part of a run; the exit code."""
     if group.restarts and can_resume(folder_of(arguments)):
         arguments = replace(arguments, resume=True)  # torchrun restarted a run
@@ -54,14 +54,14 @@ def run_in(group: Group, arguments: TrainArguments) -> int:
     config = resumed_config(arguments, folder) if arguments.resume else fresh_config(arguments)
     config = on_this_machine(config, arguments, group)
     with group.main_first():
-        pictures = load_pictures(config, arguments)
-    config = with_pictures(config, pictures, folder, arguments.resume)
-    trainer = make_trainer(config, pictures, folder, group, arguments)
+        images = load_images(config, arguments)
+    config = with_images(config, images, folder, arguments.resume)
+    trainer = make_trainer(config, images, folder, group, arguments)
     with locked(folder, IN_USE) if group.main else nullcontext():
         return train(trainer, arguments)
 
 
-def on_this_machine(config: RunConfig, arguments: TrainArguments, group: Group) -> RunConfig:
+def on_this_machine(config: RunConfig, arguments: TrainArguments, group: ProcessGroup) -> RunConfig:
     """The settings with how this machine computes, for which it is set up."""
     keep = arguments.resume and arguments.precision == "auto"
     threads = config.training.threads if arguments.threads is None else arguments.threads
@@ -76,12 +76,12 @@ def on_this_machine(config: RunConfig, arguments: TrainArguments, group: Group) 
     return replace(config, training=replace(config.training, precision=precision, threads=threads))
 
 
-def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
-    """The pictures that a run trains on."""
+def load_images(config: RunConfig, arguments: TrainArguments) -> DataSplits:
+    """The images that a run trains on."""
     data = config.data
     if arguments.resume:
         refuse_missing(data)
-    options = PictureOptions(
+    options = ImageOptions(
         image_size=data.image_size,
         crops=data.crops,
         eval_crops=data.eval_crops,
@@ -94,14 +94,14 @@ def load_pictures(config: RunConfig, arguments: TrainArguments) -> DataSplits:
             config.model, shape, "--image-size" if data.crops is None else "--crops"
         ),
     )
-    pictures = load_data(data.data, arguments.data_root, options)
+    images = load_data(data.data, arguments.data_root, options)
     workers = arguments.workers
-    pictures.train.workers = min(process_cores() // 2, 8) if workers is None else workers
-    return pictures
+    images.train.workers = min(process_cores() // 2, 8) if workers is None else workers
+    return images
 
 
 def check_shape(model: ModelConfig, shape: tuple[int, int, int], flag: str) -> None:
-    """Refuse pictures (C, H, W) that do not suit the networks.
+    """Refuse images (C, H, W) that do not suit the networks.
 
     Raises:
         UserError: they do not; names what to pass with ``flag`` that would.
@@ -116,48 +116,48 @@ def check_shape(model: ModelConfig, shape: tuple[int, int, int], flag: str) -> N
 
     if wrong := problem(shape):
         side = shape[1] if shape[1] == shape[2] else min(*shape[1:], 64)
-        # The next larger size that suits, so that nothing of a picture is lost.
+        # The next larger size that suits, so that nothing of an image is lost.
         better = (size for size in range(side, side + 65) if not problem((shape[0], size, size)))
         size = next(better, None)
         raise UserError(f"{wrong}: pass {flag} {size}") if size else wrong
 
 
-def with_pictures(config: RunConfig, pictures: DataSplits, folder: Path, resume: bool) -> RunConfig:
-    """The settings completed by what the pictures are.
+def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: bool) -> RunConfig:
+    """The settings completed by what the images are.
 
     Raises:
         UserError: a run that is to be resumed was trained on others.
     """
-    fingerprint = pictures.fingerprint()
+    fingerprint = images.fingerprint()
     if resume:
-        if config.model.image_shape != pictures.shape:
-            was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, pictures.shape))
-            raise UserError(f"{folder} was trained on pictures of {was}, its data now has {now}")
+        if config.model.image_shape != images.shape:
+            was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, images.shape))
+            raise UserError(f"{folder} was trained on images of {was}, its data now has {now}")
         recorded = config.data.info.get("fingerprint")
         if recorded not in (None, fingerprint):
             raise UserError(
-                f"{folder}: the pictures of {pictures.name} are not those that it was trained on; "
+                f"{folder}: the images of {images.name} are not those that it was trained on; "
                 "bring them back or name their place with --data to resume, or start another --run"
             )
-    info = {**pictures.info, "fingerprint": fingerprint}
+    info = {**images.info, "fingerprint": fingerprint}
     return replace(
         config,
-        model=replace(config.model, image_shape=pictures.shape),
+        model=replace(config.model, image_shape=images.shape),
         data=replace(config.data, info=info),
     )
 
 
 def make_trainer(
     config: RunConfig,
-    pictures: DataSplits,
+    images: DataSplits,
     folder: Path,
-    group: Group,
+    group: ProcessGroup,
     arguments: TrainArguments,
 ) -> Trainer:
     """What trains the run; nothing is written yet."""
     trainer = Trainer(
         config,
-        pictures,
+        images,
         folder,
         group,
         accumulate=arguments.accumulate,
@@ -169,7 +169,7 @@ def make_trainer(
     if arguments.checkpoint_activations:
         checkpoint_blocks(model)
     if arguments.compile:
-        say("the networks are compiled at the first updates, which takes minutes")
+        print_line("the networks are compiled at the first updates, which takes minutes")
         compile_networks(model)
     return trainer
 
@@ -188,7 +188,7 @@ def train(trainer: Trainer, arguments: TrainArguments) -> int:
     introduce(trainer)
     progress = trainer.run()
     if trainer.fraction_done() < 1:
-        say(
+        print_line(
             f"stopped in epoch {progress.epoch}, after {progress.step} steps; go on with: "
             f"{resume_command(arguments)}"
         )
@@ -202,22 +202,22 @@ def introduce(trainer: Trainer) -> None:
     """Say what is trained, on what, and where."""
     config, data = trainer.config, trainer.data
     parameters = sum(p.numel() for p in trainer.learner.model.parameters())
-    say(
+    print_line(
         f"{config.model.model} {config.preset}: {parameters:,} parameters, "
         f"{len(data.train):,} {data.unit} of {'x'.join(map(str, data.shape))}, "
         f"{trainer.group.device}, {config.training.precision}, to {trainer.folder}"
     )
-    say(f"pictures of {data.name}: {data.info.get('split')}")
+    print_line(f"images of {data.name}: {data.info.get('split')}")
     if crops := data.info.get("crops"):
-        train, val, test = (f"{crops['pictures'][split]:,}" for split in ("train", "val", "test"))
-        say(
-            f"crops: {len(data.train):,} random ones an epoch, the area of its {train} pictures; "
-            f"{len(data.val):,} of {val} pictures to validate, {len(data.test):,} of {test} to test"
+        train, val, test = (f"{crops['images'][split]:,}" for split in ("train", "val", "test"))
+        print_line(
+            f"crops: {len(data.train):,} random ones an epoch, the area of its {train} images; "
+            f"{len(data.val):,} of {val} images to validate, {len(data.test):,} of {test} to test"
         )
     if limit := time_limit(config.training, trainer.progress.seconds):
-        say(limit)
+        print_line(limit)
     if another := another_likelihood(config):
-        say(another)
+        print_line(another)
 
 
 def report(trainer: Trainer) -> None:
@@ -225,7 +225,7 @@ def report(trainer: Trainer) -> None:
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
     count = trainer.validation.count("test", progress.images)
     if trainer.takes_long(count):
-        say(f"scoring the best weights on {count:,} test {data.unit}")
+        print_line(f"scoring the best weights on {count:,} test {data.unit}")
     elbo = score(load(folder, trainer.group.device), data, "test", count)
     images = evenly_spaced(data.test, count)
     histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
@@ -244,14 +244,16 @@ def report(trainer: Trainer) -> None:
     named = {n[:2].upper() + n[2:]: v for n, v in elbo.items() if n[:2] in ("re", "kl")}  # RE_x
     terms = ", ".join(f"{name} {value:.0f}" for name, value in named.items())
     first = "at the start" if trainer.settings.init else "untrained"
-    say(f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO")
-    say(f"  nats an image: {terms}")
+    print_line(
+        f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO"
+    )
+    print_line(f"  nats an image: {terms}")
     first += f" ({progress.untrained_images:,} {data.unit})"
-    say(
+    print_line(
         f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
         "each dimension"
     )
-    crops = trainer.config.data.crops is not None and trainer.config.model.agrees
+    crops = trainer.config.data.crops is not None and trainer.config.model.is_consistent
     name = name_for(folder)
     next_one = f"upscale {name} PHOTO.jpg" if crops else f"generate {name}"
-    say(f"see {folder / 'figures'}, or: python -m srvae_pyro.{next_one}")
+    print_line(f"see {folder / 'figures'}, or: python -m srvae_pyro.{next_one}")

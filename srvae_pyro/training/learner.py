@@ -15,10 +15,10 @@ from srvae_pyro.config import RunConfig
 from srvae_pyro.data import augment
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
-from srvae_pyro.models import SRVAE, ImageModel, LowerVAE, make_model
+from srvae_pyro.models import SRVAE, ImageModel, YLevelVAE, make_model
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import autocast, torch_seed
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.checkpoint import check_optimizer
 from srvae_pyro.training.schedule import ExponentialAverage, GradientClip
 
@@ -31,7 +31,7 @@ class Randomness:
         group: the processes that train together, each with noise of its own.
     """
 
-    def __init__(self, seed: int, group: Group) -> None:
+    def __init__(self, seed: int, group: ProcessGroup) -> None:
         self.run_seed = seed
         self.group = group
         self.augmentation = torch.Generator().manual_seed(self._seed(0, "augmentation"))
@@ -77,7 +77,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        model: ImageModel | LowerVAE,
+        model: ImageModel | YLevelVAE,
         elbo: TermsELBO,
         estimate_weight: float = 0.0,
     ) -> None:
@@ -178,16 +178,20 @@ class Learner:
     """
 
     def __init__(
-        self, config: RunConfig, batch_size: int, group: Group = Group(), accumulate: int = 1
+        self,
+        config: RunConfig,
+        batch_size: int,
+        group: ProcessGroup = ProcessGroup(),
+        accumulate: int = 1,
     ) -> None:
         settings = config.training
         if batch_size % (group.size * accumulate):
             raise UserError(
-                f"a batch of {batch_size} pictures cannot be shared evenly by "
+                f"a batch of {batch_size} images cannot be shared evenly by "
                 f"{group.size} processes in {accumulate} parts: choose another number of "
                 "them, or another --batch-size"
             )
-        if settings.estimate_weight > 0 and not config.model.estimates:
+        if settings.estimate_weight > 0 and not config.model.has_point_estimate:
             raise UserError(
                 "training.estimate_weight is of an estimate of x, which this model does not make: "
                 "set it to 0, or model.groups.estimate to true"
@@ -206,13 +210,13 @@ class Learner:
         # Further updates of a step, of y's level alone.
         self.lower: list[Target] = []
         if srvae is not None and settings.y_updates > 1:
-            self.lower = [Target(Objective(LowerVAE(srvae), elbo), settings.clip_factor)]
+            self.lower = [Target(Objective(YLevelVAE(srvae), elbo), settings.clip_factor)]
         self.average = ExponentialAverage(self.model, settings.ema_half_life)
         self.randomness = Randomness(settings.seed, group)
 
     @property
     def averaged(self) -> ImageModel:
-        """The model with the averaged weights, which rank 0 keeps."""
+        """The model with the EMA weights, which rank 0 keeps."""
         return self.average.module
 
     def initialize(self, images: Tensor) -> None:
@@ -364,6 +368,6 @@ class Learner:
             target.clip.norms = [float(norm) for norm in norms]
 
     def restart_from_average(self) -> None:
-        """Take the averaged weights, and forget the optimiser's moments."""
+        """Take the EMA weights, and forget the optimiser's moments."""
         self.model.load_state_dict(self.averaged.state_dict())
         self.optimizer.state.clear()

@@ -13,8 +13,8 @@ from srvae_pyro.config import RunConfig, TrainingConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.statistics import RunningMean, bits_per_dim
-from srvae_pyro.system.console import Bar, say
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.console import Bar, print_line
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
@@ -140,7 +140,7 @@ class Trainer:
 
     Args:
         config: the run's.
-        data: the pictures.
+        data: the images.
         folder: the run's folder; nothing is written before :meth:`run`.
         group: the processes that train together.
         accumulate: parts of a batch whose gradients are summed before the update.
@@ -148,7 +148,7 @@ class Trainer:
         quiet: whether to show no progress bar.
 
     Raises:
-        UserError: too few pictures, or batches that cannot be shared.
+        UserError: too few images, or batches that cannot be shared.
     """
 
     log: MetricsLog  # while it runs
@@ -159,14 +159,14 @@ class Trainer:
         config: RunConfig,
         data: DataSplits,
         folder: Path,
-        group: Group = Group(),
+        group: ProcessGroup = ProcessGroup(),
         *,
         accumulate: int = 1,
         save_minutes: float = 10.0,
         quiet: bool = False,
     ) -> None:
         if len(data.train) < 2:
-            raise UserError("training needs at least 2 pictures: there is 1")
+            raise UserError("training needs at least 2 images: there is 1")
         settings = config.training
         self.config, self.settings = config, settings
         self.data, self.folder, self.group, self.quiet = data, folder, group, quiet
@@ -220,7 +220,7 @@ class Trainer:
     def begin(self) -> None:
         """The first weights, how good they are, and the first checkpoint."""
         if self.group.main:  # the other processes take over its weights
-            say("setting up the weights and scoring them before the first update")
+            print_line("setting up the weights and scoring them before the first update")
             self.learner.initialize(self.batches.first(max(self.settings.batch_size, 2)))
             length = self.pace.length
             to_learn = None if length is None else length * self.batches.batch_size
@@ -269,7 +269,7 @@ class Trainer:
         if outcome.skipped:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
-            say(
+            print_line(
                 f"step {progress.step}: not finite at {outcome.fault}; update skipped "
                 f"({progress.skipped} so far)"
             )
@@ -311,12 +311,12 @@ class Trainer:
         self.log.write("train", progress.step, values)
 
     def validate(self) -> None:
-        """Score the averaged weights, keep them if they are the best, and draw."""
+        """Score the EMA weights, keep them if they are the best, and draw."""
         progress, finished = self.progress, self.fraction_done() >= 1
         began, images = time.monotonic(), self.validation.count("val", progress.images)
         self.bar.set_postfix_str("validating")
         if self.bar.plain and self.takes_long(images + self.validation.drawn(progress.images)):
-            say(f"validating on {images:,} pictures")
+            print_line(f"validating on {images:,} images")
         progress.val = self.validation.score(progress.images)
         self.log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
         self.best.offer(progress.val["nats"], images)
@@ -329,7 +329,7 @@ class Trainer:
         self.pace.add(progress.seconds)
         now, beside = time.monotonic(), self.seconds_beside()
         if text := self.pace.news(progress.step, progress.seconds, beside, now):
-            say(text)
+            print_line(text)
 
     def seconds_beside(self) -> float:
         """Seconds of validation still to come, the report counted as one more, about."""

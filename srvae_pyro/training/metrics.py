@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from srvae_pyro.system.console import say
+from srvae_pyro.system.console import print_line
 from srvae_pyro.system.files import write_text
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ class MetricsLog:
             self.pending.clear()
         except OSError as error:
             if len(self.pending) == 1:
-                say(f"cannot write {self.path} ({error.strerror}); trying again")
+                print_line(f"cannot write {self.path} ({error.strerror}); trying again")
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._show("add_scalar", f"{split}/{name}", value, step)
 
-    def picture(self, name: str, step: int, picture: Tensor) -> None:
-        """Show a picture (C, H, W) in [0, 1] in TensorBoard."""
-        self._show("add_image", name, picture, step)
+    def image(self, name: str, step: int, image: Tensor) -> None:
+        """Show an image (C, H, W) in [0, 1] in TensorBoard."""
+        self._show("add_image", name, image, step)
 
     def close(self) -> None:
         self._show("close")
@@ -82,7 +82,7 @@ class MetricsLog:
             getattr(self.writer, method)(*values)
         except OSError as error:
             self.writer = None
-            say(f"cannot write TensorBoard's file ({error.strerror}); going on without it")
+            print_line(f"cannot write TensorBoard's file ({error.strerror}); going on without it")
 
 
 def _writer(folder: Path, step: int) -> SummaryWriter | None:
@@ -93,7 +93,9 @@ def _writer(folder: Path, step: int) -> SummaryWriter | None:
         return SummaryWriter(str(folder), purge_step=step)
     except Exception as error:  # of whatever version of whatever it needs: it is not the run
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"no TensorBoard ({reason}): going on without it; {METRICS} has the same numbers")
+        print_line(
+            f"no TensorBoard ({reason}): going on without it; {METRICS} has the same numbers"
+        )
         return None
 
 

@@ -12,8 +12,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from srvae_pyro.config import TrainingConfig
-from srvae_pyro.system.console import say
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.console import print_line
+from srvae_pyro.system.parallel import ProcessGroup
 
 
 class Interrupt:
@@ -73,7 +73,7 @@ class Interrupt:
             self._restore(*self.URGENT)
         if first:
             again = "; once more to stop at once" if number in self.URGENT else ""
-            say(f"stopping after this step{again}")
+            print_line(f"stopping after this step{again}")
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Clock:
         group: the processes that train together.
     """
 
-    def __init__(self, progress: Progress, interrupt: Interrupt, group: Group) -> None:
+    def __init__(self, progress: Progress, interrupt: Interrupt, group: ProcessGroup) -> None:
         self.progress = progress
         self.interrupt = interrupt
         self.group = group

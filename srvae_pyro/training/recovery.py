@@ -9,8 +9,8 @@ from typing import Any
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.statistics import RunningMean
 from srvae_pyro.runs import WEIGHTS, save_weights, validation_images, validation_nats
-from srvae_pyro.system.console import say
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.console import print_line
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.progress import Clock, Progress
@@ -42,7 +42,7 @@ class Recovery:
         progress: Progress,
         means: RunningMean,
         clock: Clock,
-        group: Group,
+        group: ProcessGroup,
         save_every: float,
     ) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class Recovery:
         except OSError as error:
             self.unsaved = error.strerror or str(error)
             self.clock.save_in(RETRY_AFTER)
-            say(
+            print_line(
                 f"cannot write {path} ({self.unsaved}): what was there is untouched, training goes "
                 "on and tries again"
             )
@@ -124,7 +124,7 @@ class Recovery:
     def roll_back(self) -> None:
         """Return to the last checkpoint with half the learning rate.
 
-        From the second time on with the averaged weights and a fresh optimiser: the checkpoint
+        From the second time on with the EMA weights and a fresh optimiser: the checkpoint
         itself may lead to where it went wrong.
 
         Raises:
@@ -147,30 +147,32 @@ class Recovery:
         vars(progress).update(kept)
         if progress.rollbacks > 1:
             self.learner.restart_from_average()
-        say(
+        print_line(
             f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite: back to step "
             f"{progress.step} with {progress.rate_factor:g} of the learning rate"
         )
 
 
 class BestWeights:
-    """Keeps the best averaged weights in ``model.safetensors``; only rank 0 writes.
+    """Keeps the best EMA weights in ``model.safetensors``; only rank 0 writes.
 
     Args:
         folder: the run's folder.
-        learner: has the averaged weights.
+        learner: has the EMA weights.
         progress: notes how good the best are.
         group: the processes that train together.
     """
 
-    def __init__(self, folder: Path, learner: Learner, progress: Progress, group: Group) -> None:
+    def __init__(
+        self, folder: Path, learner: Learner, progress: Progress, group: ProcessGroup
+    ) -> None:
         self.path = folder / WEIGHTS
         self.learner, self.progress, self.group = learner, progress, group
 
     def offer(self, nats: float, images: int) -> None:
-        """Write the averaged weights if none of the run have been better.
+        """Write the EMA weights if none of the run have been better.
 
-        A score on more pictures than the best one's, as a run has them after its first updates, is
+        A score on more images than the best one's, as a run has them after its first updates, is
         another measure, and takes its place.
 
         Args:
@@ -187,7 +189,7 @@ class BestWeights:
         self.progress.best = best
 
     def ensure(self) -> None:
-        """Write the averaged weights if none have been, as before the first validation."""
+        """Write the EMA weights if none have been, as before the first validation."""
         if self.group.main and not self.path.exists():
             self.write()
 
@@ -202,7 +204,7 @@ class BestWeights:
         return self.progress.best if nats is None else nats
 
     def write(self, nats: float | None = None, images: int | None = None) -> bool:
-        """Write the averaged weights; whether that worked.
+        """Write the EMA weights; whether that worked.
 
         Args:
             nats: of validation, an image, if there was one.
@@ -211,6 +213,6 @@ class BestWeights:
         try:
             save_weights(self.learner.averaged, self.path.parent, nats, images)
         except OSError as error:
-            say(f"cannot write {self.path} ({error.strerror or error}): training goes on")
+            print_line(f"cannot write {self.path} ({error.strerror or error}): training goes on")
             return False
         return True

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, KL weights and gradient clipping, and averaged weights (EMA)."""
+"""Schedules of the learning rate, KL weights and gradient clipping, and EMA weights (EMA)."""
 
 from __future__ import annotations
 

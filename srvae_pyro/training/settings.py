@@ -43,7 +43,7 @@ SRVAES = {
 
 def suiting(config: RunConfig, arguments: TrainArguments) -> RunConfig:
     """With pixels independent where the preset's likelihood, if none is given, needs another d."""
-    suits = not config.model.agrees or config.model.d == "average2"
+    suits = not config.model.is_consistent or config.model.d == "average2"
     if suits or "likelihood" in given(arguments)["model"]:
         return config
     model = dataclasses.replace(config.model, likelihood="independent")
@@ -65,7 +65,7 @@ def without_estimate(config: RunConfig, arguments: TrainArguments) -> RunConfig:
     Raises:
         UserError: a weight is asked for, and the model makes none.
     """
-    if config.training.estimate_weight == 0 or config.model.estimates:
+    if config.training.estimate_weight == 0 or config.model.has_point_estimate:
         return config
     asked = "estimate_weight" in given(arguments)["training"]
     if asked or any(text.startswith("training.estimate_weight=") for text in arguments.set):
@@ -108,7 +108,7 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
     init = read_config(find_run(run)) if run else None
     name, kind = _names(arguments, init)
     model, training = preset(name, kind)
-    whole = "image_size" in given(arguments)["data"]  # pictures, not crops
+    whole = "image_size" in given(arguments)["data"]  # images, not crops
     data = DataConfig() if whole else preset_data(name)
     start = RunConfig(name, init.model if init else model, data, training, __version__)
     config = with_flags(start, arguments)
@@ -123,7 +123,7 @@ def fresh_config(arguments: TrainArguments) -> RunConfig:
 
 
 def resumed_config(arguments: TrainArguments, folder: Path) -> RunConfig:
-    """The settings of the run to go on with, its length or its pictures' place changed if asked.
+    """The settings of the run to go on with, its length or its images' place changed if asked.
 
     Raises:
         UserError: other settings are asked for than the run was trained with; names the first.
@@ -179,7 +179,7 @@ def with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
             )
         if path[:1] == ["model"] and last == "image_shape":
             raise UserError(
-                f"--set {setting}: it follows from the pictures, --image-size, --channels"
+                f"--set {setting}: it follows from the images, --image-size, --channels"
             )
         if path == ["training"] and last in DECLARED:
             raise UserError(f"--set {setting}: say {flag_of(last)} {text}")

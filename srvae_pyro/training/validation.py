@@ -1,4 +1,4 @@
-"""What a run's averaged weights are worth: scored and drawn as training goes on."""
+"""What a run's EMA weights are worth: scored and drawn as training goes on."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from srvae_pyro.config import Precision, TrainingConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.drawing.grids import progress_pictures, save_picture
+from srvae_pyro.drawing.grids import progress_figures, save_image
 from srvae_pyro.evaluation.likelihood import evaluate_elbo
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.system.console import say
+from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import seeded
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
 
 __all__ = ["Validation", "score"]
 
 DRAW_EVERY = 60.0  # seconds, at least, but for the end of the run
-DRAWN, LEAST_DRAWN = 16, 4  # images that pictures are drawn of, at most and at least
-PICTURES_OF_ONE = 12  # pictures drawn of each, about, by progress_pictures
+DRAWN, LEAST_DRAWN = 16, 4  # images that images are drawn of, at most and at least
+IMAGES_OF_ONE = 12  # images drawn of each, about, by progress_figures
 UNTRAINED_IMAGES = 1000  # test images that the untrained model is scored on, at most
 UNTRAINED_ERROR = 0.01  # of its score, relative
 LEAST_IMAGES = 16  # images that any score is of, if there are so many
@@ -36,14 +36,14 @@ def score(
     data: DataSplits,
     split: str,
     count: int | None,
-    group: Group = Group(),
+    group: ProcessGroup = ProcessGroup(),
     precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """The ELBO's terms on a split's images, see :func:`evaluate_elbo`.
 
     Args:
         model: the model.
-        data: the pictures.
+        data: the images.
         split: val or test.
         count: images, evenly spaced; None: all.
         group: the processes that share them.
@@ -60,11 +60,11 @@ def score(
 
 
 class Validation:
-    """Scores and draws what the averaged weights can do.
+    """Scores and draws what the EMA weights can do.
 
     Args:
         learner: has the weights.
-        data: the pictures.
+        data: the images.
         settings: how many validate, and the seed.
         folder: the run's folder.
         group: the processes that train together.
@@ -76,7 +76,7 @@ class Validation:
         data: DataSplits,
         settings: TrainingConfig,
         folder: Path,
-        group: Group,
+        group: ProcessGroup,
     ) -> None:
         self.learner, self.data, self.settings = learner, data, settings
         self.folder, self.group = folder, group
@@ -119,21 +119,21 @@ class Validation:
     def score(self, learnt: int) -> dict[str, Any]:
         """The ELBO's terms on validation images, by all processes if there is one for each."""
         count = self.count("val", learnt)
-        group = self.group if count >= self.group.size else Group()
+        group = self.group if count >= self.group.size else ProcessGroup()
         self.group.broadcast(self.learner.averaged)
         precision = self.settings.precision
         return score(self.learner.averaged, self.data, "val", count, group, precision)
 
     def drawn(self, learnt: int) -> int:
-        """How many images are drawn, about, each time that pictures are."""
-        return PICTURES_OF_ONE * self._drawn_of(learnt)
+        """How many images are drawn, about, each time that images are."""
+        return IMAGES_OF_ONE * self._drawn_of(learnt)
 
     def _drawn_of(self, learnt: int) -> int:
-        """How many images pictures are drawn of: as much work as scoring, at most."""
-        return min(DRAWN, max(LEAST_DRAWN, learnt // (PICTURES_OF_ONE * LEARNT_FOR_ONE)))
+        """How many images images are drawn of: as much work as scoring, at most."""
+        return min(DRAWN, max(LEAST_DRAWN, learnt // (IMAGES_OF_ONE * LEARNT_FOR_ONE)))
 
     def draw(self, log: MetricsLog, step: int, learnt: int, finished: bool) -> None:
-        """Write pictures, at most once a minute but for the end of the run; rank 0."""
+        """Write images, at most once a minute but for the end of the run; rank 0."""
         now = time.monotonic()
         if not self.group.main or not (finished or now - self._drawn_at > DRAW_EVERY):
             return
@@ -141,11 +141,11 @@ class Validation:
         with seeded(self.settings.seed, *b"pictures"):
             images = to_unit(evenly_spaced(self.data.val, self._drawn_of(learnt)))
             with self.learner.autocast():
-                pictures = progress_pictures(self.learner.averaged, images)
-        for name, picture in pictures.items():
+                figures = progress_figures(self.learner.averaged, images)
+        for name, figure in figures.items():
             path = self.folder / "figures" / f"{name}-{step:07d}.png"
             try:
-                save_picture(picture, path)
+                save_image(figure, path)
             except OSError as error:
-                say(f"cannot write {path} ({error.strerror}): training goes on")
-            log.picture(name, step, picture)
+                print_line(f"cannot write {path} ({error.strerror}): training goes on")
+            log.image(name, step, figure)

@@ -1,4 +1,4 @@
-"""Enlarge photographs of any size by a srVAE, and how good the answers are."""
+"""Upscale photographs of any size by a srVAE, and how good the outputs are."""
 
 __all__ = ["LESS_MEMORY"]
 

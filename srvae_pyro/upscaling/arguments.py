@@ -18,24 +18,24 @@ __all__ = ["UpscaleArguments"]
 
 @dataclass
 class UpscaleArguments:
-    """Enlarge photographs of any size by a srVAE whose y is a downscaled x.
+    """Upscale photographs of any size by a srVAE whose y is a downscaled x.
 
-    Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible answers
+    Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible outputs
     NAME-x2-01.png to K, their mean, and NAME-x2-std.png, a map of where they differ (the standard
-    deviation; white is the largest, which is printed). Of a folder all pictures in it and below are
-    enlarged, into folders of the same names under --out; other files are named and left out. A
-    picture that fails does not stop the others: it is told at the end, with exit code 2.
+    deviation; white is the largest, which is printed). Of a folder all images in it and below are
+    upscaled, into folders of the same names under --out; other files are named and left out. A
+    image that fails does not stop the others: it is told at the end, with exit code 2.
 
-    LR-PSNR, printed for each answer, is how well it agrees with its question: the PSNR of the
-    answer made small again against the photograph, or "exact" where every pixel is the same. So it
-    is with all answers, their mean too, of a run with --likelihood groups; a copy as JPEG would
-    lose it. A larger --factor enlarges each answer again, and agrees as exactly.
+    LR-PSNR, printed for each output, is how well it is consistent with its input: the PSNR of the
+    output made small again against the photograph, or "exact" where every pixel is the same. So it
+    is with all outputs, their mean too, of a run with --likelihood groups; a copy as JPEG would
+    lose it. A larger --factor upscales each output again, and agrees as exactly.
 
     Use it on photographs that are clean but small, such as those that were once made smaller. Do
-    not use it on noisy, blurred or strongly compressed ones: an answer that agrees with its
-    question repeats what is wrong in it, noise and JPEG's blocks too.
+    not use it on noisy, blurred or strongly compressed ones: an output that is consistent with its
+    input repeats what is wrong in it, noise and JPEG's blocks too.
 
-    Transparency is enlarged by bicubic interpolation. A gray photograph's answers are gray; EXIF,
+    Transparency is upscaled by bicubic interpolation. A gray photograph's outputs are gray; EXIF,
     XMP, resolution, colour profile and gamma are kept, and what is not is said.
     """
 
@@ -46,33 +46,33 @@ class UpscaleArguments:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="FILE_OR_FOLDER...", help_behavior_hint="(at least one)"),
     ]
-    """picture files, and folders of them; of an animation the first picture is taken"""
+    """image files, and folders of them; of an animation the first image is taken"""
     out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
-    """folder for the answers"""
+    """folder for the outputs"""
     factor: Annotated[int | None, option("N", "the model's")] = None
     """how many times larger: the model's own factor, its square or its cube"""
     samples: Annotated[int, AtLeast(1)] = 1
-    """how many different answers for each, K"""
+    """how many different outputs for each, K"""
     decode: Annotated[
         Literal["sample", "mode", "mean", "estimate"] | None,
         option(
             "sample|mode|mean|estimate",
-            "for one answer estimate, or mean of a model that makes none; sample for several",
+            "for one output estimate, or mean of a model that makes none; sample for several",
         ),
     ] = None
     """draw each pixel; the likeliest component's mean; the expectation; what the model estimates"""
     temperature: Annotated[
-        float | None, AtLeast(0), option("T", "0 for one answer that is not sampled, else 1")
+        float | None, AtLeast(0), option("T", "0 for one output that is not sampled, else 1")
     ] = None
     """factor on the standard deviations of the latents; an estimate has none"""
     image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for the pixels that are sampled"""
     seed: Annotated[int, AtLeast(0)] = 0
-    """of all noise: a picture has the same answers with the same seed"""
+    """of all noise: an image has the same outputs with the same seed"""
     tile: Annotated[int | None, AtLeast(0), option("PIXELS", "as --memory-gb allows")] = None
-    """enlarge in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
+    """upscale in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
     memory_gb: Annotated[float, Above(0)] = 4.0
-    """gigabytes for networks, photograph, answers and files; what needs more is done in tiles"""
+    """gigabytes for networks, photograph, outputs and files; what needs more is done in tiles"""
     precision: Precision = "fp32"
     """of the networks; bf16 takes less time where the processor has its instructions"""
     gif: bool = False
@@ -85,9 +85,9 @@ class UpscaleArguments:
     def check(self) -> None:
         """Refuse what makes no sense whatever the model."""
         if not self.images:
-            raise UserError("name at least one picture file or folder after the run")
+            raise UserError("name at least one image file or folder after the run")
         check_folder(self.out)
         if self.decode == "estimate" and self.samples > 1:
-            raise UserError("--decode estimate is one answer: leave out --samples, or --decode")
+            raise UserError("--decode estimate is one output: leave out --samples, or --decode")
         if self.gif and self.samples < 2:
-            raise UserError("--gif animates several answers: give --samples 2 or more")
+            raise UserError("--gif animates several outputs: give --samples 2 or more")

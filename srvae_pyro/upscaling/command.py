@@ -1,4 +1,4 @@
-"""Enlarge picture files: the command ``upscale`` from its arguments to its report."""
+"""Upscale image files: the command ``upscale`` from its arguments to its report."""
 
 from __future__ import annotations
 
@@ -9,33 +9,39 @@ from typing import Any
 from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.models import SRVAE, load
 from srvae_pyro.runs import find_run, results_folder
-from srvae_pyro.system.console import Bar, complain
+from srvae_pyro.system.console import Bar, print_error
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_output
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling import LESS_MEMORY
 from srvae_pyro.upscaling.arguments import UpscaleArguments
-from srvae_pyro.upscaling.enlarger import Enlarger, enlarging, is_exact, one_answer, passes_for
 from srvae_pyro.upscaling.files import (
-    Answers,
+    Outputs,
     Writer,
-    check_answers,
-    find_questions,
+    check_outputs,
+    find_inputs,
     names_for,
     pixels_of,
     tell,
 )
 from srvae_pyro.upscaling.photographs import Photograph, named, read_photograph, shown
+from srvae_pyro.upscaling.upscaler import (
+    Upscaler,
+    default_decoding,
+    is_consistent,
+    passes_for,
+    upscaling_model,
+)
 
 
 def upscale(arguments: UpscaleArguments) -> int:
-    """Enlarge as asked; what is wrong with one picture does not stop the others.
+    """Upscale as asked; what is wrong with one image does not stop the others.
 
     Returns:
-        The exit code: 2 if any picture failed.
+        The exit code: 2 if any image failed.
 
     Raises:
-        UserError: a mistake that concerns all pictures, or the only one.
+        UserError: a mistake that concerns all images, or the only one.
     """
     folder = find_run(arguments.run)
     if arguments.out is None and is_cached_copy(folder):
@@ -44,33 +50,33 @@ def upscale(arguments: UpscaleArguments) -> int:
     check_output(out, "--out DIR")
     device = choose_device(arguments.device)
     start(device, arguments.precision, threads=arguments.threads)
-    model = enlarging(load(folder, device))
+    model = upscaling_model(load(folder, device))
     factor = model.guide.d.factor if arguments.factor is None else arguments.factor
     passes = passes_for(model, factor)
-    writer = Writer(enlarger_for(model, arguments), passes, arguments.samples, arguments.gif)
-    questions = find_questions(arguments.images, out)
-    names = names_for(questions.paths, questions.places)
-    check_answers(out, questions.paths, names, factor)
-    if questions.left_out:
-        tell(f"left out, no picture files: {named(questions.left_out)}")
-    if questions.answers:
-        tell(f"left out, as answers go there: {questions.answers} pictures in {shown(out)}")
+    writer = Writer(upscaler_for(model, arguments), passes, arguments.samples, arguments.gif)
+    inputs = find_inputs(arguments.images, out)
+    names = names_for(inputs.paths, inputs.places)
+    check_outputs(out, inputs.paths, names, factor)
+    if inputs.left_out:
+        tell(f"left out, no image files: {named(inputs.left_out)}")
+    if inputs.outputs:
+        tell(f"left out, as outputs go there: {inputs.outputs} images in {shown(out)}")
     stems = [out / f"{name}-x{factor}" for name in names]
-    mistakes = questions.mistakes + _write_all(writer, questions.paths, stems)
-    count = len(names) + len(questions.mistakes)
-    if mistakes and count == 1:
-        raise UserError(mistakes[0])
-    for mistake in mistakes:
-        complain(f"upscale: {mistake}")
-    done = count - len(mistakes)
-    tell(f"{done} of {count} pictures enlarged {factor} times in {shown(out)}")
-    if done and is_exact(model):
-        tell("Keep them as PNG: JPEG would lose their exact agreement with the photographs")
-    return 2 if mistakes else 0
+    errors = inputs.errors + _write_all(writer, inputs.paths, stems)
+    count = len(names) + len(inputs.errors)
+    if errors and count == 1:
+        raise UserError(errors[0])
+    for error in errors:
+        print_error(f"upscale: {error}")
+    done = count - len(errors)
+    tell(f"{done} of {count} images upscaled {factor} times in {shown(out)}")
+    if done and is_consistent(model):
+        tell("Keep them as PNG: JPEG would lose their exact consistency with the photographs")
+    return 2 if errors else 0
 
 
-def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
-    """The enlarger that is asked for; what is left open depends on the number of samples.
+def upscaler_for(model: SRVAE, arguments: UpscaleArguments) -> Upscaler:
+    """The upscaler that is asked for; what is left open depends on the number of samples.
 
     Raises:
         UserError: several samples that would all be the same, or what the model cannot do.
@@ -78,16 +84,16 @@ def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
     several = arguments.samples > 1
     temperature = arguments.temperature
     # A temperature that is asked for is one of what has it.
-    one = "mean" if temperature else one_answer(model)
+    one = "mean" if temperature else default_decoding(model)
     decode = arguments.decode or ("sample" if several else one)
     if temperature is None:
         temperature = 1.0 if several or decode == "sample" else 0.0
     if several and decode != "sample" and temperature == 0:
         raise UserError(
-            f"--decode {decode} at temperature 0 has one answer: leave out --samples, or give a "
+            f"--decode {decode} at temperature 0 has one output: leave out --samples, or give a "
             "--temperature above 0"
         )
-    return Enlarger(
+    return Upscaler(
         model,
         decode,
         temperature,
@@ -100,8 +106,8 @@ def enlarger_for(model: SRVAE, arguments: UpscaleArguments) -> Enlarger:
 
 
 def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> list[str]:
-    """Enlarge one file after the other; the mistakes, each in a line."""
-    mistakes = []
+    """Upscale one file after the other; the mistakes, each in a line."""
+    errors = []
     expected = [writer.pixels(pixels_of(path)) for path in paths]
     options: dict[str, Any] = {"unit": "pixel", "unit_scale": True, "miniters": 1, "leave": False}
     with Bar(total=sum(expected), **options) as bar:
@@ -109,25 +115,25 @@ def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> 
         for path, stem, pixels in zip(paths, stems, expected, strict=True):
             before = bar.n
             try:
-                enlarge_file(writer, path, stem)
+                upscale_file(writer, path, stem)
             except UserError as error:
-                mistakes.append(str(error).splitlines()[0])
+                errors.append(str(error).splitlines()[0])
                 if len(paths) > 1:
                     tell(f"{shown(path)} is left out, as told at the end")
             bar.total += bar.n - before - pixels  # not there, or not as its header says
-    return mistakes
+    return errors
 
 
-def enlarge_file(writer: Writer, path: Path, stem: Path) -> tuple[Photograph, Answers]:
-    """Enlarge one file and report; answers go to ``stem`` with an ending each.
+def upscale_file(writer: Writer, path: Path, stem: Path) -> tuple[Photograph, Outputs]:
+    """Upscale one file and report; outputs go to ``stem`` with an ending each.
 
     Returns:
-        What is in the file, and its answers.
+        What is in the file, and its outputs.
 
     Raises:
-        UserError: it cannot be read or its answers written, or memory does not suffice.
+        UserError: it cannot be read or its outputs written, or memory does not suffice.
     """
-    photograph = read_photograph(path, writer.enlarger.model.lower_channels)
+    photograph = read_photograph(path, writer.upscaler.model.lower_channels)
     height, width = photograph.levels.shape[-2:]
     writer.check(path, photograph.levels.shape, stem)
     note = f" ({photograph.note})" if photograph.note else ""

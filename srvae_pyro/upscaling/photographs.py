@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageChops, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
-from srvae_pyro.data.image_files import Opened, open_picture
+from srvae_pyro.data.image_files import Opened, open_image
 from srvae_pyro.data.levels import UnreadableError, as_rgb
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma
@@ -61,7 +61,7 @@ def exif_of(image: Image.Image) -> bytes | None:
 
 
 def xmp_of(image: Image.Image) -> bytes | None:
-    """XMP, as Pillow left it when it turned the picture upright."""
+    """XMP, as Pillow left it when it turned the image upright."""
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if xmp is None and isinstance(image, TiffImagePlugin.TiffImageFile):
         xmp = image.tag_v2.get(ExifTags.Base.XMLPacket)
@@ -81,18 +81,18 @@ def dpi_of(image: Image.Image) -> tuple[float, float] | None:
     return (across, down) if sensible else None
 
 
-FRAME_MILLISECONDS = 250  # of the animated answers
+FRAME_MILLISECONDS = 250  # of the animated outputs
 MOST_NAMED = 20  # files in a line
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture file's content.
+    """An image file's content.
 
     Attributes:
         levels: uint8 (C, H, W), C as the model takes.
         alpha: transparency as Pillow's mode L, if the file has one.
-        gray: whether red, green and blue are equal in every pixel; then those of answers are too.
+        gray: whether red, green and blue are equal in every pixel; then those of outputs are too.
         profile: the colours' ICC profile, if they are still the file's.
         chunks: what else says how they are meant, likewise, as a PNG has it.
         exif: what the camera and the photographer noted, without the orientation.
@@ -119,7 +119,7 @@ class Photograph:
         return "; ".join(filter(None, (self.lost, self.unkept)))
 
     def toned(self, x: Tensor) -> Tensor:
-        """Rows of an answer (C, n, W) to this photograph as they are to be: gray if it is."""
+        """Rows of an output (C, n, W) to this photograph as they are to be: gray if it is."""
         if not self.gray or len(x) == 1:
             return x
         return luma(x).to(torch.uint8).expand_as(x)
@@ -133,48 +133,46 @@ def named(paths: Sequence[Path]) -> str:
 
 
 def read_photograph(path: Path, channels: int) -> Photograph:
-    """A picture file, upright, in 8 bits.
+    """An image file, upright, in 8 bits.
 
     EXIF orientation is applied, 16 bits become 8, CMYK becomes sRGB. A model of 3 channels takes
     grey as RGB, one of 1 channel takes the luma of colours. Where a pixel is wholly transparent its
-    colour is that of the nearest that is not: an enlargement mixes neighbours.
+    colour is that of the nearest that is not: an upscaled image mixes neighbours.
 
     Args:
         path: the file.
         channels: 3 or 1.
 
     Raises:
-        UserError: it cannot be read as a picture; names it.
+        UserError: it cannot be read as an image; names it.
     """
     if path.is_dir():
-        raise UserError(f"{shown(path)} is a folder: name the picture files in it")
+        raise UserError(f"{shown(path)} is a folder: name the image files in it")
     if not path.exists():
         raise UserError(f"there is no file {shown(path)}")
     try:
-        with open_picture(path) as opened:
+        with open_image(path) as opened:
             return _photograph(opened, channels)
     except UnreadableError as error:
         advice = error.advice or "name another"
-        raise UserError(
-            f"cannot read the picture {shown(path)} ({error.reason}): {advice}"
-        ) from None
+        raise UserError(f"cannot read the image {shown(path)} ({error.reason}): {advice}") from None
     except MemoryError:
         raise UserError(f"{shown(path)} is too large for this machine's memory") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         reason = " ".join(str(error).split()).replace(str(path), "it") or type(error).__name__
         raise UserError(
-            f"cannot read the picture {shown(path)} ({reason}): repair it or leave it out"
+            f"cannot read the image {shown(path)} ({reason}): repair it or leave it out"
         ) from None
 
 
 def _photograph(opened: Opened, channels: int) -> Photograph:
-    """What is in a picture file that is open."""
+    """What is in an image file that is open."""
     file, meaning = opened.image, opened.meaning
     image = opened.eight_bits()
     frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
     if frames > 1:
-        number = f"picture {opened.page + 1}, the largest," if opened.page else "the first"
-        opened.notes.append(f"{number} of its {frames} pictures")
+        number = f"image {opened.page + 1}, the largest," if opened.page else "the first"
+        opened.notes.append(f"{number} of its {frames} images")
     lost = opened.notes + meaning.lost
     own = image.mode not in ("CMYK", "LAB", "YCbCr")
     if image.mode in ("CMYK", "LAB"):
@@ -217,7 +215,7 @@ def _is_gray(image: Image.Image) -> bool:
 
 
 def _hidden_filled(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """The picture with the nearest visible colour wherever it is wholly transparent."""
+    """The image with the nearest visible colour wherever it is wholly transparent."""
     from scipy.ndimage import distance_transform_edt  # slow to import, and seldom needed
 
     hidden = np.asarray(alpha) == 0
@@ -271,21 +269,21 @@ def save_photograph(
     write_whole(path, lambda partial: image.save(partial, **options))
 
 
-def save_gif(path: Path, pictures: Sequence[Path]) -> None:
-    """Write picture files as one endless animation, transparency composed on white."""
+def save_gif(path: Path, images: Sequence[Path]) -> None:
+    """Write image files as one endless animation, transparency composed on white."""
 
-    def frame(picture: Path) -> Image.Image:
-        with Image.open(picture) as file:
+    def frame(source: Path) -> Image.Image:
+        with Image.open(source) as file:
             image = file.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
-    first, *rest = pictures
+    first, *rest = images
     write_whole(
         path,
         lambda partial: frame(first).save(
             partial,
             save_all=True,
-            append_images=(frame(picture) for picture in rest),
+            append_images=(frame(image) for image in rest),
             duration=FRAME_MILLISECONDS,
             loop=0,
         ),

@@ -1,4 +1,4 @@
-"""Quality of enlarged pictures: PSNR, SSIM, and how answers differ pixel by pixel."""
+"""Quality of upscaled images: PSNR, SSIM, and how outputs differ pixel by pixel."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.models import SRVAE
-from srvae_pyro.upscaling.enlarger import downscaled_rows
 from srvae_pyro.upscaling.tiling import Levels, bands
+from srvae_pyro.upscaling.upscaler import downscaled_rows
 
 __all__ = ["WINDOW", "PixelStatistics", "lr_psnr", "psnr", "shown_psnr", "ssim"]
 
-CAP = 100.0  # dB: what an exact picture counts; one level wrong in a 32x32 picture is below 90
+CAP = 100.0  # dB: what an exact image counts; one level wrong in a 32x32 image is below 90
 WINDOW = 11  # pixels a side of SSIM's Gaussian window
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of uint8 pictures (..., C, H, W), one each: (...).
+    """Peak signal-to-noise ratio in dB of uint8 images (..., C, H, W), one each: (...).
 
-    Of the mean squared error over pixels and colours; equal pictures count as 100 dB.
+    Of the mean squared error over pixels and colours; equal images count as 100 dB.
     """
     return _decibels(_squares(a, b).mean(dim=(-3, -2, -1), dtype=torch.float64))
 
 
 def lr_psnr(model: SRVAE, x: Levels, y: Levels, passes: int = 1) -> float:
-    """How well an answer x agrees with its question y: the PSNR of d(x) against y, in dB.
+    """How well an output x is consistent with its input y: the PSNR of d(x) against y, in dB.
 
     A band of rows at a time.
     """
@@ -48,15 +48,15 @@ def _decibels(error: Tensor) -> Tensor:
 
 
 def shown_psnr(decibels: float, digits: int = 1) -> str:
-    """A PSNR as it is printed: ``48.1``, or ``exact`` of equal pictures."""
+    """A PSNR as it is printed: ``48.1``, or ``exact`` of equal images."""
     return "exact" if decibels >= CAP else f"{decibels:.{digits}f}"
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of uint8 pictures (B, C, H, W), averaged over colours: (B).
+    """Structural similarity of uint8 images (B, C, H, W), averaged over colours: (B).
 
     As published: a Gaussian window of 11x11 pixels and standard deviation 1.5, where it lies within
-    the picture. The same number as scikit-image's ``structural_similarity`` with these settings,
+    the image. The same number as scikit-image's ``structural_similarity`` with these settings,
     a batch at a time.
 
     References:
@@ -81,14 +81,14 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PixelStatistics:
-    """Mean and standard deviation of pictures, pixel by pixel, from running sums."""
+    """Mean and standard deviation of images, pixel by pixel, from running sums."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sum = self.squares = torch.zeros((), dtype=torch.int32)
 
     def add(self, x: Tensor) -> None:
-        """Add a picture, uint8 (C, H, W)."""
+        """Add an image, uint8 (C, H, W)."""
         levels = x.int()
         self.count += 1
         self.sum = self.sum + levels

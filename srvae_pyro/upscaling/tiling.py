@@ -25,7 +25,7 @@ BAND = 1 << 21  # values of a band of rows, about
 
 
 class Levels(Protocol):
-    """A picture's uint8 levels (C, H, W), of which a few rows at a time are read."""
+    """An image's uint8 levels (C, H, W), of which a few rows at a time are read."""
 
     @property
     def shape(self) -> Sequence[int]:
@@ -38,7 +38,7 @@ class Levels(Protocol):
 
 
 class Canvas(Levels, Protocol):
-    """A picture that is written from the top down."""
+    """An image that is written from the top down."""
 
     def append(self, rows: Tensor) -> None:
         """Write the next rows, uint8 (C, n, W)."""
@@ -58,7 +58,7 @@ class MemoryCanvas:
 
     @classmethod
     def blank(cls, shape: Sequence[int]) -> MemoryCanvas:
-        """A canvas of a picture (C, H, W)."""
+        """A canvas of an image (C, H, W)."""
         return cls(torch.empty(tuple(shape), dtype=torch.uint8))
 
     @property
@@ -92,7 +92,7 @@ class Scratch:
         self._end = 0
 
     def canvas(self, shape: Sequence[int]) -> Canvas:
-        """A canvas of a picture (C, H, W)."""
+        """A canvas of an image (C, H, W)."""
         start = self._end
         self._end += math.prod(shape)
         return _FileCanvas(self._file, start, tuple(shape))
@@ -132,10 +132,10 @@ class _FileCanvas:
 
 
 def bands(shape: Sequence[int], multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """First row, and first row after it, of parts of a picture (C, H, W) of a few million values.
+    """First row, and first row after it, of parts of an image (C, H, W) of a few million values.
 
     Args:
-        shape: of the picture.
+        shape: of the image.
         multiple: what the first rows are multiples of.
     """
     channels, height, width = shape
@@ -150,12 +150,12 @@ WIDEST = 64  # pixels of it at most: so far from a border hardly anything depend
 
 @dataclass(frozen=True)
 class Span:
-    """The place of a tile along one side of the picture, and how its weight rises and falls.
+    """The place of a tile along one side of the image, and how its weight rises and falls.
 
     Attributes:
         start, stop: first pixel, and first pixel after it.
         rise, fall: places between pixels around which the weight goes from 0 to 1 and back; None
-            at the picture's own border, where it does not.
+            at the image's own border, where it does not.
         ramp: over how many pixels it does.
     """
 
@@ -169,15 +169,15 @@ class Span:
     def pixels(self) -> slice:
         return slice(self.start, self.stop)
 
-    def enlarged(self, factor: int) -> slice:
+    def upscaled(self, factor: int) -> slice:
         return slice(factor * self.start, factor * self.stop)
 
     def weights(self, factor: int, cut: bool = False) -> Tensor:
-        """A weight for each pixel of the enlarged tile; those of all tiles add up to 1.
+        """A weight for each pixel of the upscaled tile; those of all tiles add up to 1.
 
         Args:
             factor: how many times larger it is.
-            cut: weights are 0 or 1, and change between two pixels of the picture.
+            cut: weights are 0 or 1, and change between two pixels of the image.
         """
         count = factor * (self.stop - self.start)
         places = self.start + (torch.arange(count, dtype=torch.float64) + 0.5) / factor
@@ -215,10 +215,10 @@ def spans(length: int, side: int, multiple: int) -> list[Span]:
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of a picture, which is padded by reflection to multiples that networks need.
+    """The tiles of an image, which is padded by reflection to multiples that networks need.
 
     Attributes:
-        down: for each row of the padded picture, which of the picture's rows it is.
+        down: for each row of the padded image, which of the image's rows it is.
         across: likewise for the columns.
         rows, columns: the tiles.
     """
@@ -230,10 +230,10 @@ class Grid:
 
     @classmethod
     def of(cls, height: int, width: int, multiple: int, side: Callable[[int, int], int]) -> Grid:
-        """The tiles of a picture of such a size.
+        """The tiles of an image of such a size.
 
         Args:
-            height, width: of the picture.
+            height, width: of the image.
             multiple: what the padded sides, and the places of tiles, are multiples of.
             side: the side of tiles for a padded height and width; 0: one tile.
         """
@@ -246,29 +246,29 @@ class Grid:
 
 
 def strips(
-    picture: Levels,
+    image: Levels,
     grid: Grid,
     factor: int,
     count: int,
     cut: bool,
-    enlarged: Callable[[Tensor, Span, Span], Iterable[Tensor]],
+    upscaled: Callable[[Tensor, Span, Span], Iterable[Tensor]],
     made: Callable[[int], object],
 ) -> Iterator[tuple[range, Tensor]]:
-    """Rows of a picture, and what its answers have there, (count, C, n, W) in [0, 1].
+    """Rows of an image, and what its outputs have there, (count, C, n, W) in [0, 1].
 
     The strips are parts of one tensor: each holds until the next is asked for.
 
     Args:
-        picture: levels (c, h, w).
+        image: levels (c, h, w).
         grid: its tiles.
-        factor: how many times larger answers are.
-        count: how many answers.
+        factor: how many times larger outputs are.
+        count: how many outputs.
         cut: whether tiles are cut between two pixels rather than blended.
-        enlarged: the answers (C, ..) to a tile (1, c, ..) in [0, 1], which may be changed; given
+        upscaled: the outputs (C, ..) to a tile (1, c, ..) in [0, 1], which may be changed; given
             its places too.
         made: told how many pixels have been made.
     """
-    channels, height, width = picture.shape
+    channels, height, width = image.shape
     tall, wide = grid.rows[0].stop - grid.rows[0].start, len(grid.across)
     sums = torch.zeros(count, channels, factor * tall, factor * wide)
     row_ends = [*(min(row.start, height) for row in grid.rows[1:]), height]
@@ -276,13 +276,13 @@ def strips(
     for row, end in zip(grid.rows, row_ends, strict=True):
         places = grid.down[row.pixels]
         top = int(places.min())
-        source = picture.rows(top, int(places.max()) + 1)[:, places - top]
+        source = image.rows(top, int(places.max()) + 1)[:, places - top]
         for column, right in zip(grid.columns, column_ends, strict=True):
             part = to_unit(source[None][..., grid.across[column.pixels]])
             weights = row.weights(factor, cut)[:, None] * column.weights(factor, cut)
-            for own, x in zip(sums, enlarged(part, row, column), strict=True):
+            for own, x in zip(sums, upscaled(part, row, column), strict=True):
                 x *= weights
-                own[..., column.enlarged(factor)] += x
+                own[..., column.upscaled(factor)] += x
                 made(factor**2 * (end - row.start) * (right - column.start))
         done = factor * (end - row.start)
         yield range(row.start, end), sums[:, :, :done, : factor * width]
@@ -293,5 +293,5 @@ def strips(
 
 def _reflected(length: int, multiple: int) -> Tensor:
     """The indices of so many pixels, and after them those that pad them to a multiple."""
-    # NumPy reflects as often as it takes, also a picture of one pixel.
+    # NumPy reflects as often as it takes, also an image of one pixel.
     return torch.from_numpy(np.pad(np.arange(length), (0, -length % multiple), mode="reflect"))

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.data import MemoryPictures, load_data
-from srvae_pyro.evaluation.sr_scores import picture_scores
+from srvae_pyro.data import MemoryImages, load_data
+from srvae_pyro.evaluation.sr_scores import image_scores
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.models.transforms import Average2
@@ -37,7 +37,7 @@ def regression() -> ModuleType:
 
 
 def slopes(count: int, side: int = 32) -> Tensor:
-    """Pictures that a network enlarges better than nearest does, uint8 (N, 3, side, side)."""
+    """Images that a network upscales better than nearest does, uint8 (N, 3, side, side)."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 3, 3, generator=generator)
     smooth = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=True)
@@ -59,7 +59,7 @@ def test_it_starts_from_nearest_and_learns(regression: ModuleType) -> None:
     network = regression.Regression(3, 16, 2)
     nearest = to_unit(y).repeat_interleave(2, -1).repeat_interleave(2, -2)
     torch.testing.assert_close(network(to_unit(y)), nearest)
-    batches = Batches(MemoryPictures(x), 8, CPU, 0)
+    batches = Batches(MemoryImages(x), 8, CPU, 0)
     steps = regression.train(network, batches, 0.05, 4e-3, False, True)
     assert steps > 5
     found, speed = regression.measure(network, x, None, CPU)
@@ -72,25 +72,25 @@ def test_the_command_measures_the_test_crops(
     regression: ModuleType,
     tmp_path: Path,
     tiny: Callable[..., ModelConfig],
-    pictures: Callable[..., Tensor],
+    make_images: Callable[..., Tensor],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = make_model(tiny())
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     save_pretrained(model, tmp_path / "run")
     for split in ("train", "test"):
-        (tmp_path / "pictures" / split).mkdir(parents=True)
-        for number, picture in enumerate(to_unit(slopes(3, 40))):
-            save_image(picture, tmp_path / "pictures" / split / f"{number}.png")
-    data, out = str(tmp_path / "pictures"), tmp_path / "out"
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number, image in enumerate(to_unit(slopes(3, 40))):
+            save_image(image, tmp_path / "images" / split / f"{number}.png")
+    data, out = str(tmp_path / "images"), tmp_path / "out"
     words = ["--data", data, "--crops", "32", "--minutes", "0.01", "--out", str(out)]
     regression.main([*words, "--parameters-of", str(tmp_path / "run"), "--threads", "1"])
     found = json.loads((out / "regression.json").read_text())
-    options = regression.PictureOptions(crops=32)
+    options = regression.ImageOptions(crops=32)
     x = load_data(data, tmp_path, options).test
     y = regression.small(x)
     bicubic = regression.interpolated(y, 2, regression.INTERPOLATIONS["bicubic"])
-    expected = picture_scores(bicubic, x, 2)["psnr_y"].mean().item()
+    expected = image_scores(bicubic, x, 2)["psnr_y"].mean().item()
     assert found["methods"]["bicubic"]["psnr_y"] == pytest.approx(expected)
     assert found["images"] == len(x)
     assert (out / "model.safetensors").is_file()

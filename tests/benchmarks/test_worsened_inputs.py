@@ -1,4 +1,4 @@
-"""``benchmarks/robustness.py``: answers to questions with noise, or after JPEG."""
+"""``benchmarks/robustness.py``: outputs to inputs with noise, or after JPEG."""
 
 import runpy
 from collections.abc import Callable
@@ -42,11 +42,11 @@ def test_table_and_figure(
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("2 photographs")
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in said if line[0] == "|"}
-    assert list(rows["question"]) == [" question ", " bicubic ", " Lanczos ", " srVAE "]
+    assert list(rows["input"]) == [" input ", " bicubic ", " Lanczos ", " srVAE "]
     assert rows.pop("as it is")[0].strip() == "exact"
     of_question = {kind: float(cells[0].split()[0]) for kind, cells in list(rows.items())[2:]}
     assert of_question["noise 5"] > of_question["noise 15"]
     assert of_question["JPEG 95"] > of_question["JPEG 85"] > of_question["JPEG 75"]
     with Image.open(tmp_path / "run" / "figures" / "robustness.png") as file:
-        assert file.width > 6 * 32  # six kinds of questions
+        assert file.width > 6 * 32  # six kinds of inputs
         assert file.height > 4 * 32

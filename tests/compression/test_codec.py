@@ -1,4 +1,4 @@
-"""Models as codes: pictures come back, and cost what the ELBO says."""
+"""Models as codes: images come back, and cost what the ELBO says."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ KINDS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def smooth() -> Callable[..., Tensor]:
-    """Makes uint8 pictures (N, 3, H, W) that are not all noise."""
+    """Makes uint8 images (N, 3, H, W) that are not all noise."""
 
     def make(count: int, height: int = 16, width: int = 16, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -49,7 +49,7 @@ def name_of(kind: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
-def test_pictures_come_back_and_cost_what_the_elbo_says(
+def test_images_come_back_and_cost_what_the_elbo_says(
     kind: dict[str, Any], tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
 ) -> None:
     x = smooth(7)
@@ -93,7 +93,7 @@ def test_a_mixture_prior_has_one_size(
     tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
 ) -> None:
     codec = Codec(made(tiny, smooth(4), **KINDS[1]))
-    with pytest.raises(UserError, match="takes pictures of 16x16 only, and one is 24x16"):
+    with pytest.raises(UserError, match="takes images of 16x16 only, and one is 24x16"):
         codec.encode(list(smooth(1, 24, 16)))
 
 
@@ -120,7 +120,7 @@ def test_a_model_of_bad_numbers_codes_nothing(
     model = made(tiny, smooth(4), **KINDS[0])
     codec = Codec(model)
     next(codec.model.guide.parameters()).data.fill_(math.nan)  # as if they overflowed
-    with pytest.raises(UserError, match=r"the model cannot code these pictures: .* not finite"):
+    with pytest.raises(UserError, match=r"the model cannot code these images: .* not finite"):
         codec.encode(list(smooth(2)))
     name, weights = next(model.guide.named_parameters())
     weights.data.fill_(math.nan)
@@ -150,5 +150,5 @@ def test_batches_follow_from_the_sizes_alone() -> None:
         ((1, 3), 32, 16),
         ((5,), 400, 400),
     ]
-    picture = torch.arange(6).reshape(1, 2, 3)
-    assert padded(picture, 3, 4).tolist() == [[[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5]]]
+    image = torch.arange(6).reshape(1, 2, 3)
+    assert padded(image, 3, 4).tolist() == [[[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5]]]

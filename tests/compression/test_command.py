@@ -15,7 +15,7 @@ from torch import Tensor
 from srvae_pyro import compress, decompress
 from srvae_pyro.compress import CompressArguments
 from srvae_pyro.compression import container
-from srvae_pyro.compression.container import Header, Picture, names_of, read_parts
+from srvae_pyro.compression.container import Entry, Header, names_of, read_parts
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.decompress import DecompressArguments
 from srvae_pyro.errors import UserError
@@ -28,12 +28,12 @@ from srvae_pyro.system.cli import check_arguments
 def place(
     tmp_path: Path,
     tiny: Callable[..., ModelConfig],
-    pictures: Callable[..., Tensor],
+    make_images: Callable[..., Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A folder with runs/net, a srVAE with standard prior, and three pictures."""
+    """A folder with runs/net, a srVAE with standard prior, and three make_images."""
     model = make_model(tiny(p_u="standard"))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     save_pretrained(model, tmp_path / "runs" / "net")
     generator = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
@@ -59,7 +59,7 @@ def packed(place: Path) -> Path:
     return path
 
 
-def test_pictures_go_through_a_file(
+def test_images_go_through_a_file(
     place: Path, packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again = CompressArguments("net", (Path("in"),), Path("again"), group=2)
@@ -70,7 +70,7 @@ def test_pictures_go_through_a_file(
     assert "u and y: " in told
     assert "to start with" in told
     assert decompress.main(DecompressArguments(packed, place / "out")) == 0
-    assert "3 pictures in" in capsys.readouterr().out
+    assert "3 images in" in capsys.readouterr().out
     for source in sorted((place / "in").iterdir()):
         with (
             Image.open(source) as before,
@@ -136,15 +136,15 @@ def rewritten(packed: Path, change: Callable[[dict], object]) -> None:
 
 
 HOSTILE: dict[str, Callable[[dict], object]] = {
-    "outside": lambda v: v["pictures"]["name"].__setitem__(0, "../a"),
-    "absolute": lambda v: v["pictures"]["name"].__setitem__(0, "/tmp/a"),
-    "same": lambda v: v["pictures"]["name"].__setitem__(0, "GRAY"),
-    "no name": lambda v: v["pictures"]["name"].__setitem__(0, ""),
-    "number": lambda v: v["pictures"]["name"].__setitem__(0, 3),
-    "huge": lambda v: v["pictures"]["height"].__setitem__(0, 1 << 31),
-    "nothing": lambda v: v["pictures"]["height"].__setitem__(0, 0),
-    "fewer": lambda v: [column.pop() for column in v["pictures"].values()],
-    "ragged": lambda v: v["pictures"]["height"].pop(),
+    "outside": lambda v: v["images"]["name"].__setitem__(0, "../a"),
+    "absolute": lambda v: v["images"]["name"].__setitem__(0, "/tmp/a"),
+    "same": lambda v: v["images"]["name"].__setitem__(0, "GRAY"),
+    "no name": lambda v: v["images"]["name"].__setitem__(0, ""),
+    "number": lambda v: v["images"]["name"].__setitem__(0, 3),
+    "huge": lambda v: v["images"]["height"].__setitem__(0, 1 << 31),
+    "nothing": lambda v: v["images"]["height"].__setitem__(0, 0),
+    "fewer": lambda v: [column.pop() for column in v["images"].values()],
+    "ragged": lambda v: v["images"]["height"].pop(),
     "group": lambda v: v.update(group=-1),
     "bool": lambda v: v.update(group=True),
     "arithmetic": lambda v: v.update(arithmetic="fp8"),
@@ -171,10 +171,10 @@ def test_sizes_that_are_claimed_are_refused_before_decoding(
     packed: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("srvae_pyro.compression.codec.Stack", None)
-    rewritten(packed, lambda values: values["pictures"]["height"].__setitem__(0, 1000))
+    rewritten(packed, lambda values: values["images"]["height"].__setitem__(0, 1000))
     for preview in (False, True):
         arguments = DecompressArguments(packed, place / "out", preview=preview)
-        with pytest.raises(UserError, match="it is too short for pictures of 16x1000 pixels"):
+        with pytest.raises(UserError, match="it is too short for images of 16x1000 pixels"):
             decompress.main(arguments)
     monkeypatch.setattr("srvae_pyro.compression.codec.process_memory", lambda: 1e7)
     with pytest.raises(UserError, match=r"packed cannot be decompressed: 16x1000 pixels take .*B"):
@@ -218,10 +218,10 @@ def test_other_weights_are_told(
     packed: Path,
     place: Path,
     tiny: Callable[..., ModelConfig],
-    pictures: Callable[..., Tensor],
+    make_images: Callable[..., Tensor],
 ) -> None:
     model = make_model(tiny(p_u="standard"))
-    model.initialize(pictures(8, seed=9))
+    model.initialize(make_images(8, seed=9))
     save_pretrained(model, place / "runs" / "other")
     with pytest.raises(UserError, match="made with other weights than those of other"):
         decompress.main(DecompressArguments(packed, place / "out", run="other"))
@@ -252,7 +252,7 @@ def test_what_would_not_be_kept_is_refused(place: Path) -> None:
             compress.main(CompressArguments("net", (Path(name),), out))
     Image.fromarray(levels + np.uint8(255)).save("opaque.png")
     Path("empty").mkdir()
-    with pytest.raises(UserError, match="there are no pictures in empty"):
+    with pytest.raises(UserError, match="there are no images in empty"):
         compress.main(CompressArguments("net", (Path("empty"),), out))
     with pytest.raises(UserError, match="there is no file gone"):
         compress.main(CompressArguments("net", (Path("gone.png"),), out))
@@ -264,10 +264,10 @@ def test_what_would_not_be_kept_is_refused(place: Path) -> None:
 
 def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
     for arguments, told in (
-        (CompressArguments("net", (), tmp_path / "out"), "name at least one picture"),
+        (CompressArguments("net", (), tmp_path / "out"), "name at least one image"),
         (CompressArguments("net", (Path("a.png"),)), "--out FILE"),
         (CompressArguments("net", (Path("a.png"),), tmp_path), "is a folder: name a file"),
-        (CompressArguments("net", (Path("a.png"),), Path("b.PNG")), "has a picture's extension"),
+        (CompressArguments("net", (Path("a.png"),), Path("b.PNG")), "has an image's extension"),
         (DecompressArguments(Path("file")), "--out DIR"),
         (DecompressArguments(Path("file"), Path("a.png")), "--out is a folder"),
         (CompressArguments("net", (Path("a.png"),), tmp_path / "x", group=0), "--group"),
@@ -283,13 +283,13 @@ def test_names_are_told_apart_and_can_be_written() -> None:
     assert names[:7] == ["A", "a-2", "a-2-2", "b___", "c_", "_Aux.tar", "auxiliary"]
     assert names[7:9] == ["\u00e9", "e\u0301-2"]  # one name on some systems
     assert names[9:] == [long, long[:-2] + "-2", accents[:125]]
-    pictures = tuple(Picture(name, 1, 1) for name in names)
-    Header("net", "digest", "fp64", 1, (3, 3), {"torch": "2"}, pictures).check()
+    images = tuple(Entry(name, 1, 1) for name in names)
+    Header("net", "digest", "fp64", 1, (3, 3), {"torch": "2"}, images).check()
 
 
 def test_headers_repeat_themselves_cheaply() -> None:
-    pictures = tuple(Picture(f"{i:05d}", 32, 32) for i in range(1000))
-    header = Header("net", "digest", "fp64", 16, (3, 3), {"torch": "2"}, pictures)
+    images = tuple(Entry(f"{i:05d}", 32, 32) for i in range(1000))
+    header = Header("net", "digest", "fp64", 16, (3, 3), {"torch": "2"}, images)
     content = header.to_bytes()
     assert len(content) < 4000
     assert Header.from_bytes(content) == header

@@ -25,8 +25,8 @@ from srvae_pyro.compression.container import (
     CHECK,
     MAGIC,
     Container,
+    Entry,
     Header,
-    Picture,
     _check,
     packed,
     read_from,
@@ -36,8 +36,8 @@ from srvae_pyro.decompress import DecompressArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 
-PICTURES = tuple(Picture(f"{i:03d}", 16, 16 + i) for i in range(4))
-HEADER = Header("net", "digest", "fp64", 2, (3, 3), {"torch": "2"}, PICTURES)
+IMAGES = tuple(Entry(f"{i:03d}", 16, 16 + i) for i in range(4))
+HEADER = Header("net", "digest", "fp64", 2, (3, 3), {"torch": "2"}, IMAGES)
 CHAINS = [np.arange(20, dtype=np.uint32), np.arange(50, dtype=np.uint32)]
 CONTENT = packed(Container(HEADER, bytes(range(20)), CHAINS))
 
@@ -106,11 +106,11 @@ def test_any_header_is_one_that_makes_sense_or_refused(field: str, value: Any) -
         told = str(error)
     else:
         header.check()
-        told = "it" if header.pictures == PICTURES else "other pictures"
+        told = "it" if header.images == IMAGES else "other images"
     assert told.startswith("it")
 
 
-# Waits when all but the last step is done: the file written but not in its place, or one picture
+# Waits when all but the last step is done: the file written but not in its place, or one image
 # of two.
 CHILD = """
 import os, sys, time
@@ -152,12 +152,12 @@ sys.exit(decompress.main(decompress.DecompressArguments(Path("packed"), Path(out
 def place(
     tmp_path: Path,
     tiny: Callable[..., ModelConfig],
-    pictures: Callable[..., Tensor],
+    make_images: Callable[..., Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A folder with a VAE, two pictures, and the file that they are compressed into."""
+    """A folder with a VAE, two make_images, and the file that they are compressed into."""
     model = make_model(tiny(model="vae", p_u="standard"))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     save_pretrained(model, tmp_path / "runs" / "net")
     (tmp_path / "in").mkdir()
     for number in range(2):
@@ -206,7 +206,7 @@ def test_a_kill_leaves_nothing_half_done(
     assert not [path for path in place.iterdir() if path.name.startswith(".")]
 
 
-def test_pictures_come_into_a_folder_that_is_there(place: Path) -> None:
+def test_images_come_into_a_folder_that_is_there(place: Path) -> None:
     (place / "there").mkdir()
     (place / "there" / "other.txt").write_text("kept")
     assert decompress.main(DecompressArguments(Path("packed"), place / "there")) == 0

@@ -22,11 +22,11 @@ from srvae_pyro.models.base import save_pretrained
 def test_bytes_stand_beside_the_elbos(
     tmp_path: Path,
     tiny: Callable[..., ModelConfig],
-    pictures: Callable[..., Tensor],
+    make_images: Callable[..., Tensor],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = make_model(tiny(model="vae", p_u="standard"))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     save_pretrained(model, tmp_path / "run")
     (tmp_path / "data" / "test").mkdir(parents=True)
     for number in range(6):
@@ -37,7 +37,7 @@ def test_bytes_stand_beside_the_elbos(
     )
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    assert "4 pictures" in told
+    assert "4 images" in told
     assert "PNG, a file each" in told
     (entry,) = json.loads((tmp_path / "run" / "evaluation.json").read_text()).values()
     kept = entry["compression"]
@@ -48,21 +48,21 @@ def test_bytes_stand_beside_the_elbos(
     assert kept["net_bytes"] == chains - starts
     assert 0 < kept["model"]["bytes"] - chains < 700  # header and checksums
     assert kept["preview_bytes"] == 0
-    assert kept["pictures_per_second"]["written"] > 0
-    assert "every picture came back to the bit" in told
+    assert kept["images_per_second"]["written"] > 0
+    assert "every image came back to the bit" in told
     names = [size["name"] for size in kept["others"]]
     assert names[:4] == [
-        "PNG, a file each", "PNG, one picture", "WebP, a file each", "WebP, one picture",
+        "PNG, a file each", "PNG, one image", "WebP, a file each", "WebP, one image",
     ]  # fmt: skip
 
 
 def test_a_code_that_does_not_give_back_is_noticed(
     tiny: Callable[..., ModelConfig],
-    pictures: Callable[..., Tensor],
+    make_images: Callable[..., Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make_model(tiny(model="vae", p_u="standard"))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     monkeypatch.setattr(coding.Codec, "decode", lambda *_: list(images + 1))
     with pytest.raises(RuntimeError, match="is not what was written"):
@@ -70,10 +70,10 @@ def test_a_code_that_does_not_give_back_is_noticed(
 
 
 def test_the_first_part_of_the_file_is_told(
-    tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     model = make_model(tiny(p_u="standard"))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     result = evaluate_coding(model, images, torch.arange(3))
     chains = result.chain_bytes
@@ -83,7 +83,7 @@ def test_the_first_part_of_the_file_is_told(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_other_codecs_keep_pictures_of_one_and_three_colours(channels: int) -> None:
+def test_other_codecs_keep_images_of_one_and_three_colours(channels: int) -> None:
     images = torch.randint(0, 256, (5, channels, 8, 12), dtype=torch.uint8)
     sizes = coding._others(images)
     assert {size.name.split(",")[0] for size in sizes} >= {"PNG", "WebP"}
@@ -103,7 +103,7 @@ def test_the_table_says_how_far_the_code_is_from_the_elbo() -> None:
     assert "the nll, by importance sampling    562     4.500" in table
     assert "nll" not in compression_table(result)
     assert "bits back, one file                700     5.600" in table
-    assert "40 pictures a second written, 80 read" in table
+    assert "40 images a second written, 80 read" in table
     assert "every y is in the first 210 bytes, 30.0%" in table
     assert "bits back, without its start       600     4.800" in table
     assert "+1.01% against the ELBO" in table

@@ -105,9 +105,9 @@ from srvae_pyro.compression.codec import Codec
 from srvae_pyro.models import load
 codec = Codec(load(sys.argv[1]), 2)
 generator = torch.Generator().manual_seed(0)
-pictures = torch.randint(0, 256, (3, 3, 16, 16), generator=generator).to(torch.uint8)
+images = torch.randint(0, 256, (3, 3, 16, 16), generator=generator).to(torch.uint8)
 with open(sys.argv[2], "wb") as file:
-    for chain in codec.encode(list(pictures)):
+    for chain in codec.encode(list(images)):
         file.write(chain.words.tobytes())
 """
 OLDER = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
@@ -115,12 +115,12 @@ OLDER["OMP_NUM_THREADS"] = "2"  # and with more threads, whose sums have other o
 
 
 def test_older_instructions_write_the_same_bytes(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     settings: dict[str, Any] = {"p_u": "realnvp", "d": "average2", "likelihood": "groups"}
     settings |= dict.fromkeys(("groups", "pyramid"), Residual(4, 1, 1, estimate=True))
     model = make_model(tiny(latent_likelihood="pyramid", **settings))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     save_pretrained(model, tmp_path / "run")
     command = [sys.executable, "-c", WRITE, str(tmp_path / "run"), str(tmp_path / "written")]
     subprocess.run(command, env={**os.environ, **OLDER}, check=True, timeout=600)

@@ -1,4 +1,4 @@
-"""Flips and shifts, against the same done picture by picture."""
+"""Flips and shifts, against the same done image by image."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from srvae_pyro.pixels import to_levels, to_unit
 
 
 def candidates(image: Tensor) -> list[np.ndarray]:
-    """Every flip and shift of at most 5% of one picture (C, H, W), with its edge repeated."""
+    """Every flip and shift of at most 5% of one image (C, H, W), with its edge repeated."""
     down, right = image.shape[1] // 20, image.shape[2] // 20
     results = []
     for flipped in (image.numpy(), image.numpy()[:, :, ::-1]):

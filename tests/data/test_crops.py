@@ -1,4 +1,4 @@
-"""Crops of pictures of any sizes: random ones to train on, a grid for validation and test."""
+"""Crops of images of any sizes: random ones to train on, a grid for validation and test."""
 
 import json
 import tarfile
@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from srvae_pyro import evaluate, figures, train
-from srvae_pyro.data import DataSplits, PictureOptions, load_data
+from srvae_pyro.data import DataSplits, ImageOptions, load_data
 from srvae_pyro.data import splits as orders
 from srvae_pyro.data import streaming as streamed_crops
 from srvae_pyro.data.crops import (
     MemoryCrops,
-    SizedPictures,
+    SizedImages,
     capacities,
     crops_an_epoch,
     grid_places,
@@ -45,8 +45,8 @@ SIDE = 16
 SIZES = [(16, 16), (40, 33), (23, 64), (16, 50), (70, 48), (31, 31), (90, 20), (34, 66)]
 
 
-def picture(number: int, size: tuple[int, int]) -> Image.Image:
-    """A picture whose pixels tell where they are: its number, the row, the column."""
+def image(number: int, size: tuple[int, int]) -> Image.Image:
+    """An image whose pixels tell where they are: its number, the row, the column."""
     width, height = size
     levels = np.empty((height, width, 3), np.uint8)
     levels[..., 0] = number
@@ -58,13 +58,13 @@ def picture(number: int, size: tuple[int, int]) -> Image.Image:
 def fill(folder: Path, count: int = 30, sizes: list[tuple[int, int]] = SIZES) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        picture(number, sizes[number % len(sizes)]).save(folder / f"{number:03}.png")
+        image(number, sizes[number % len(sizes)]).save(folder / f"{number:03}.png")
     return str(folder)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
-    return fill(tmp_path / "pictures")
+    return fill(tmp_path / "images")
 
 
 def in_tar(folder: str, tar: Path) -> str:
@@ -75,7 +75,7 @@ def in_tar(folder: str, tar: Path) -> str:
 
 
 def load(data: str, **options: Any) -> DataSplits:
-    return load_data(data, Path("nowhere"), PictureOptions(**({"crops": SIDE} | options)))
+    return load_data(data, Path("nowhere"), ImageOptions(**({"crops": SIDE} | options)))
 
 
 def epoch(data: DataSplits, number: int, seed: int = 0, batch_size: int = 5) -> Tensor:
@@ -83,12 +83,12 @@ def epoch(data: DataSplits, number: int, seed: int = 0, batch_size: int = 5) -> 
 
 
 def places(crops: Tensor) -> list[tuple[int, int, int]]:
-    """Number, top and left of each crop; refuses what is not a crop of such a picture."""
+    """Number, top and left of each crop; refuses what is not a crop of such an image."""
     found = []
     for crop in crops:
         number, top, left = crop[:, 0, 0].tolist()
         size = SIZES[number % len(SIZES)]
-        expected = np.asarray(picture(number, size))[top:, left:][:SIDE, :SIDE]
+        expected = np.asarray(image(number, size))[top:, left:][:SIDE, :SIDE]
         assert np.array_equal(crop.permute(1, 2, 0), expected)
         found.append((number, top, left))
     return found
@@ -98,7 +98,7 @@ def places(crops: Tensor) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("kind", ["memory", "streamed", "shards"])
-def test_crops_are_pixels_of_their_picture_and_new_each_epoch(
+def test_crops_are_pixels_of_their_image_and_new_each_epoch(
     kind: str, folder: str, tmp_path: Path
 ) -> None:
     name = in_tar(folder, tmp_path / "a.tar") if kind == "shards" else folder
@@ -115,7 +115,7 @@ def test_crops_are_pixels_of_their_picture_and_new_each_epoch(
     assert places(batches.first(7)) == first[:7]
 
 
-def test_an_epoch_has_the_area_of_each_picture(folder: str) -> None:
+def test_an_epoch_has_the_area_of_each_image(folder: str) -> None:
     data = load(folder)
     counts = Counter(number for number, _, _ in places(epoch(data, 3, batch_size=1)))
     held = [*data.info["held_out_indices"]["val"], *data.info["held_out_indices"]["test"]]
@@ -125,11 +125,11 @@ def test_an_epoch_has_the_area_of_each_picture(folder: str) -> None:
         assert abs(count - width * height / SIDE**2) <= 0.5
     assert counts[0] == 1
     assert len(data.train) == sum(counts.values()) == data.info["counts"]["train"]
-    assert data.info["crops"] == {"side": SIDE, "pictures": {"train": 24, "val": 3, "test": 3}}
+    assert data.info["crops"] == {"side": SIDE, "images": {"train": 24, "val": 3, "test": 3}}
 
 
 def test_every_place_is_as_probable_as_any_other() -> None:
-    images = torch.tensor(np.asarray(picture(1, (20, 18)))).permute(2, 0, 1)[None]
+    images = torch.tensor(np.asarray(image(1, (20, 18)))).permute(2, 0, 1)[None]
     crops = MemoryCrops.of_images(images.expand(3000, -1, -1, -1), SIDE)
     assert len(crops) == 3000  # 1.4 of them fit
     found = crops.read(torch.cat([crops.order(5, number) for number in range(2)]))
@@ -159,8 +159,8 @@ def test_streamed_crops_are_those_in_memory(folder: str, workers: int) -> None:
     assert len(memory.train.in_memory(20)) == 20
 
 
-def test_pictures_of_the_crops_size_are_taken_as_they_are(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "pictures", sizes=[(SIDE, SIDE)])
+def test_images_of_the_crops_size_are_taken_as_they_are(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", sizes=[(SIDE, SIDE)])
     crops, whole = load(folder), load(folder, crops=None)
     assert torch.equal(epoch(crops, 2), epoch(whole, 2))
     assert torch.equal(crops.val, whole.val)
@@ -173,7 +173,7 @@ def test_pictures_of_the_crops_size_are_taken_as_they_are(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("starts", [[0], [0, 40, 90]])
-def test_few_pictures_are_decoded_at_a_time_and_each_once(
+def test_few_images_are_decoded_at_a_time_and_each_once(
     starts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(orders, "BLOCK", 1000)
@@ -196,7 +196,7 @@ def test_few_pictures_are_decoded_at_a_time_and_each_once(
     assert len(in_block) > 8  # well mixed
 
 
-def test_a_large_picture_comes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_comes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "BLOCK", 1000)
     counts = np.full(50, 203)
     order = shuffled_crops(counts, np.full(50, 200), np.zeros(1, int), stream(1))
@@ -206,26 +206,26 @@ def test_a_large_picture_comes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     assert (in_block > 0).sum() >= 4
 
 
-def test_a_streamed_picture_is_decoded_once_for_a_block(
+def test_a_streamed_image_is_decoded_once_for_a_block(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = load(folder)
     nbytes = 3 * memory.train.sizes.prod(axis=1)  # type: ignore[attr-defined]
     reads: list[int] = []
-    read = SizedPictures.read
+    read = SizedImages.read
 
-    def counted(self: SizedPictures, index: int) -> Tensor:
+    def counted(self: SizedImages, index: int) -> Tensor:
         reads.append(index)
         return read(self, index)
 
-    monkeypatch.setattr(SizedPictures, "read", counted)
+    monkeypatch.setattr(SizedImages, "read", counted)
     streamed = load(folder, stream=True)
     assert isinstance(streamed.train, StreamedCrops)
     reads.clear()
     for number in range(3):  # all of them fit
         assert torch.equal(epoch(streamed, number), epoch(memory, number))
     assert sorted(reads) == list(range(24))
-    # Little memory: half a dozen pictures.
+    # Little memory: half a dozen images.
     monkeypatch.setattr(orders, "BLOCK", 20_000)
     monkeypatch.setattr(streamed_crops, "HELD", 25_000)
     streamed = load(folder, stream=True)
@@ -243,7 +243,7 @@ def test_a_streamed_picture_is_decoded_once_for_a_block(
 # The grid
 
 
-def test_a_grid_covers_a_picture_without_overlaps() -> None:
+def test_a_grid_covers_a_image_without_overlaps() -> None:
     for width, height in [*SIZES, (16, 17), (47, 48), (160, 99)]:
         most = (width // SIDE) * (height // SIDE)
         for count in {1, 2, 3, most // 2, most} - {0}:
@@ -305,7 +305,7 @@ def test_validation_is_the_same_from_memory_streamed_and_from_shards(
     assert len(few.train) == len(data.train)
 
 
-def test_pictures_of_different_splits_are_not_alike(folder: str) -> None:
+def test_images_of_different_splits_are_not_alike(folder: str) -> None:
     data = load(folder).described(own=True)
     selection = select(data, "all", None)
     assert selection.photographs is not None
@@ -318,20 +318,20 @@ def test_pictures_of_different_splits_are_not_alike(folder: str) -> None:
 # What is left out
 
 
-def test_smaller_pictures_are_left_out_and_counted(
+def test_smaller_images_are_left_out_and_counted(
     folder: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     whole = load(folder)
     small = [3, *whole.info["held_out_indices"]["val"][:1]]
     for number in small:
-        picture(number, (40, 15)).save(Path(folder, f"{number:03}.png"))
+        image(number, (40, 15)).save(Path(folder, f"{number:03}.png"))
     recwarn.clear()
     data = load(folder)
     assert [str(w.message) for w in recwarn] == [
         f"left out, smaller than crops of 16x16: {folder}/003.png (40x15) and 1 more"
     ]
     assert data.info["crops"]["smaller"] == {"train": 1, "val": 1, "test": 0}
-    assert data.info["crops"]["pictures"] == {"train": 23, "val": 2, "test": 3}
+    assert data.info["crops"]["images"] == {"train": 23, "val": 2, "test": 3}
     assert data.info["held_out_indices"] == whole.info["held_out_indices"]
     assert torch.equal(data.test, whole.test)
     assert not {number for number, _, _ in places(epoch(data, 0))} & set(small)
@@ -340,12 +340,12 @@ def test_smaller_pictures_are_left_out_and_counted(
     with pytest.raises(UserError, match=r"003.png \(40x15\) is smaller .*: leave out --strict, or"):
         load(folder, strict=True)
     for path in Path(folder).iterdir():
-        picture(1, (19, 15)).save(path)
+        image(1, (19, 15)).save(path)
     with pytest.raises(UserError, match=r"for train .* 16x16 fit into: .* are of 15x15$"):
         load(folder)
 
 
-def test_pictures_that_cannot_be_read_are_left_out(
+def test_images_that_cannot_be_read_are_left_out(
     folder: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     whole = load(folder)
@@ -356,12 +356,12 @@ def test_pictures_that_cannot_be_read_are_left_out(
     for number in (*kept[4:6], lost):
         Image.fromarray(noise).save(path := Path(folder, f"{number:03}.png"))
         path.write_bytes(path.read_bytes()[:2000])  # its size can be read, its pixels cannot
-    Path(folder, f"{kept[9]:03}.png").write_text("no picture")
+    Path(folder, f"{kept[9]:03}.png").write_text("no image")
     bad = {*kept[4:6], kept[9], lost}
-    with pytest.warns(UserWarning, match=r"^left out and 3 more: cannot read the picture"):
+    with pytest.warns(UserWarning, match=r"^left out and 3 more: cannot read the image"):
         data = load(folder)
     assert set(data.info["left_out"]) == {f"{number:03}.png" for number in bad}
-    assert data.info["crops"]["pictures"] == {"train": 21, "val": 3, "test": 2}
+    assert data.info["crops"]["images"] == {"train": 21, "val": 3, "test": 2}
     assert not {number for number, _, _ in places(epoch(data, 0))} & bad
     streamed = load(folder, stream=True)
     for number in range(2):
@@ -370,23 +370,23 @@ def test_pictures_that_cannot_be_read_are_left_out(
         assert not {number for number, _, _ in places(crops)} & bad
     told = [str(w.message) for w in recwarn if "as more may be" in str(w.message)]
     assert len(told) == 1
-    with pytest.raises(UserError, match="cannot read the picture"):
+    with pytest.raises(UserError, match="cannot read the image"):
         epoch(streamed, 0, batch_size=1)
-    with pytest.raises(UserError, match="cannot read the picture"):
+    with pytest.raises(UserError, match="cannot read the image"):
         load(folder, strict=True)
     for path in Path(folder).glob("*.png"):
-        path.write_text("no picture")
-    with pytest.raises(UserError, match=r"no picture of .* for train can be read"):
+        path.write_text("no image")
+    with pytest.raises(UserError, match=r"no image of .* for train can be read"):
         load(folder)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_turned_gray_and_transparent_pictures(tmp_path: Path, stream: bool) -> None:
+def test_turned_gray_and_transparent_images(tmp_path: Path, stream: bool) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     (tmp_path / "p").mkdir()
     for number in range(12):
-        picture(number, (60, 20)).save(tmp_path / "p" / f"{number:02}.png", exif=exif)
+        image(number, (60, 20)).save(tmp_path / "p" / f"{number:02}.png", exif=exif)
     data = load(str(tmp_path / "p"), stream=stream)
     for crops in (epoch(data, 0), data.val, data.test, data.train.in_memory()):
         rows, columns = crops[:, 1].int(), crops[:, 2].int()  # of the file
@@ -402,7 +402,7 @@ def test_turned_gray_and_transparent_pictures(tmp_path: Path, stream: bool) -> N
     assert epoch(load(str(tmp_path / "p"), stream=stream), 0).eq(255).all()
 
 
-def test_pictures_that_do_not_fit_into_memory_are_streamed(
+def test_images_that_do_not_fit_into_memory_are_streamed(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("srvae_pyro.data.cropping.process_memory", lambda: 1e4)
@@ -423,7 +423,7 @@ def of_crops(place: Path, **changes: Any) -> Any:
 
 
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path) -> None:
-    fill(tmp_path / "pictures")
+    fill(tmp_path / "images")
     states = []
     for name, parts, streamed in (
         ("whole", [9], False),
@@ -444,7 +444,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path) -> None:
 def test_a_run_on_crops_says_and_records_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fill(tmp_path / "pictures")
+    fill(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
     with plain():
         assert train.main(of_crops(tmp_path, steps=2)) == 0
@@ -455,7 +455,7 @@ def test_a_run_on_crops_says_and_records_so(
     train_crops = config.data.info["counts"]["train"]
     assert f"{train_crops} crops of 3x16x16" in told
     assert (
-        f"crops: {train_crops} random ones an epoch, the area of its 24 pictures; 6 of 3 pictures "
+        f"crops: {train_crops} random ones an epoch, the area of its 24 images; 6 of 3 images "
         "to validate, 6 of 3 to test"
     ) in told
     assert "test, 6 crops: " in told
@@ -463,11 +463,11 @@ def test_a_run_on_crops_says_and_records_so(
     validated = next(line for line in lines_of(run) if line["split"] == "val")
     assert score["photographs"] == validated["photographs"] == 3
     card = model_card(shared_settings(config), 5, "OWNER/NAME")
-    assert f"{train_crops} random 16x16 crops an epoch of 24 pictures" in card
+    assert f"{train_crops} random 16x16 crops an epoch of 24 images" in card
 
-    # Measured on its own crops, also where they were moved to, and on those of other pictures.
+    # Measured on its own crops, also where they were moved to, and on those of other images.
     own = load_for(config, None, Path())
-    (tmp_path / "pictures").rename(tmp_path / "moved")
+    (tmp_path / "images").rename(tmp_path / "moved")
     moved = load_for(config, str(tmp_path / "moved"), Path())
     assert moved.info["own"]
     assert torch.equal(moved.test, own.test)
@@ -496,7 +496,7 @@ def test_a_run_on_crops_says_and_records_so(
         ({"eval_crops": 0}, "--eval-crops is at least 1, not 0"),
         ({"crops": None, "eval_crops": 9}, "--eval-crops is of --crops"),
         ({"image_size": 16}, "leave out --image-size, or --crops"),
-        ({"crops": 100}, "has no picture for train that crops of 100x100 fit into: .* 48x48"),
+        ({"crops": 100}, "has no image for train that crops of 100x100 fit into: .* 48x48"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(
@@ -514,14 +514,14 @@ def test_sizes_that_do_not_suit_name_the_flag_that_helps(folder: str, tmp_path: 
 
 def test_data_sets_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from srvae_pyro.data.load import LOADERS
-    from srvae_pyro.data.splits import DataSplits, MemoryPictures
+    from srvae_pyro.data.splits import DataSplits, MemoryImages
 
     images = torch.stack(
-        [torch.tensor(np.asarray(picture(n, (32, 32)))).permute(2, 0, 1) for n in range(20)]
+        [torch.tensor(np.asarray(image(n, (32, 32)))).permute(2, 0, 1) for n in range(20)]
     ).contiguous()
 
-    def fixed(root: Path, options: PictureOptions) -> DataSplits:
-        return DataSplits("cifar10", MemoryPictures(images[:14]), images[14:17], images[17:])
+    def fixed(root: Path, options: ImageOptions) -> DataSplits:
+        return DataSplits("cifar10", MemoryImages(images[:14]), images[14:17], images[17:])
 
     monkeypatch.setitem(LOADERS, "cifar10", fixed)
     same = load("cifar10", crops=32)

@@ -1,4 +1,4 @@
-"""Folders of pictures: layouts, kinds of files, and what goes wrong."""
+"""Folders of images: layouts, kinds of files, and what goes wrong."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from srvae_pyro.data import DataSplits, MemoryPictures, PictureOptions, load_data
+from srvae_pyro.data import DataSplits, ImageOptions, MemoryImages, load_data
 from srvae_pyro.data.folder import fingerprint_folder
-from srvae_pyro.data.image_files import find_pictures, read_picture
+from srvae_pyro.data.image_files import find_images, read_image
 from srvae_pyro.errors import UserError
 
 
 def fill(folder: Path, count: int, size: int = 8, first: int = 0) -> None:
-    """``count`` pictures, picture i of the one colour (i, 2i, 3i) mod 256."""
+    """``count`` images, image i of the one colour (i, 2i, 3i) mod 256."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(first, first + count):
         colour = (i % 256, 2 * i % 256, 3 * i % 256)
@@ -27,7 +27,7 @@ def reds(images: torch.Tensor) -> list[int]:
 
 
 def load(folder: Path, **options: int | None) -> DataSplits:
-    return load_data(str(folder), Path("nowhere"), PictureOptions(**options))  # type: ignore[arg-type]
+    return load_data(str(folder), Path("nowhere"), ImageOptions(**options))  # type: ignore[arg-type]
 
 
 def images_of(data: DataSplits, split: str) -> torch.Tensor:
@@ -53,7 +53,7 @@ def test_splits_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sub", ["", "train", "class_a"])
-def test_all_pictures_are_split(tmp_path: Path, sub: str) -> None:
+def test_all_images_are_split(tmp_path: Path, sub: str) -> None:
     fill(tmp_path / sub, 50)
     data = load(tmp_path, seed=1)
     assert data.info["counts"] == {"train": 40, "val": 5, "test": 5}
@@ -118,7 +118,7 @@ def test_folders_that_could_be_misread_are_told(tmp_path: Path) -> None:
         load(tmp_path / "kinds")
     for part in ("train", "test"):
         fill(tmp_path / "deep" / "set" / part, 4)
-    with pytest.warns(match=r"pictures of set/test are split with all others; name the folder"):
+    with pytest.warns(match=r"images of set/test are split with all others; name the folder"):
         load(tmp_path / "deep")
 
 
@@ -128,7 +128,7 @@ def test_a_folder_of_a_data_sets_name_is_told(
     monkeypatch.chdir(tmp_path)
     fill(Path("photos"), 10)
     with pytest.warns(match=r"photos is the data set of that name; the folder is --data \./photos"):
-        assert load_data("photos", tmp_path, PictureOptions(limit=1)).shape == (3, 32, 32)
+        assert load_data("photos", tmp_path, ImageOptions(limit=1)).shape == (3, 32, 32)
     assert load_data("./photos", tmp_path).shape == (3, 8, 8)
 
 
@@ -143,36 +143,36 @@ def test_the_shape_is_checked_before_all_is_read(
     monkeypatch.setattr("srvae_pyro.data.folder.read_readable", None)  # which reads all
     for stream in (None, True, False):
         with pytest.raises(UserError, match=r"\(3, 8, 8\)"):
-            load_data(str(tmp_path), tmp_path, PictureOptions(stream=stream, check_shape=refuse))
-    options = PictureOptions(image_size=9, channels=1, check_shape=refuse)
+            load_data(str(tmp_path), tmp_path, ImageOptions(stream=stream, check_shape=refuse))
+    options = ImageOptions(image_size=9, channels=1, check_shape=refuse)
     with pytest.raises(UserError, match=r"\(1, 9, 9\)"):
         load_data("photos", tmp_path, options)
 
 
-def test_a_folder_of_test_pictures_alone_is_not_for_training(tmp_path: Path) -> None:
+def test_a_folder_of_test_images_alone_is_not_for_training(tmp_path: Path) -> None:
     fill(tmp_path / "Test", 3)
     with pytest.raises(UserError, match="has Test/ but no train/"):
         load(tmp_path)
-    data = load_data(str(tmp_path), Path(), PictureOptions(for_training=False))
+    data = load_data(str(tmp_path), Path(), ImageOptions(for_training=False))
     assert (len(data.train), len(data.val), reds(data.test)) == (0, 0, [0, 1, 2])
 
 
 def test_a_fingerprint_is_of_the_files_alone(tmp_path: Path) -> None:
     fill(tmp_path / "a", 20)
     first = load(tmp_path / "a")
-    assert isinstance(first.train, MemoryPictures)
+    assert isinstance(first.train, MemoryImages)
     (tmp_path / "deep").mkdir()
     (tmp_path / "a").rename(tmp_path / "deep" / "b")
     folder = tmp_path / "deep" / "b"
     others = [load(folder), load(folder, stream=True), load(folder, seed=1), load(folder, limit=3)]
     found = {data.fingerprint() for data in (first, *others)}
     assert found == {fingerprint_folder(folder)}
-    picture = folder / "0007.png"
-    content = picture.read_bytes()
+    image = folder / "0007.png"
+    content = image.read_bytes()
     for change in (
-        lambda: picture.write_bytes(content[:-1] + b"x"),
-        lambda: picture.write_bytes(content + b"x"),
-        lambda: picture.rename(folder / "0700.png"),
+        lambda: image.write_bytes(content[:-1] + b"x"),
+        lambda: image.write_bytes(content + b"x"),
+        lambda: image.rename(folder / "0700.png"),
     ):
         change()
         changed = fingerprint_folder(folder)
@@ -216,7 +216,7 @@ def test_image_size_takes_the_centre(tmp_path: Path) -> None:
     for turned in (False, True):
         image = Image.fromarray(levels.transpose(1, 0, 2) if turned else levels)
         image.save(tmp_path / "long.png")
-        result = read_picture(tmp_path / "long.png", 3, image_size=10)
+        result = read_image(tmp_path / "long.png", 3, image_size=10)
         whole = image.resize((10, 30) if turned else (30, 10), Image.Resampling.LANCZOS)
         expected = whole.crop((0, 10, 10, 20) if turned else (10, 0, 20, 10))
         assert np.array_equal(result, expected)
@@ -225,7 +225,7 @@ def test_image_size_takes_the_centre(tmp_path: Path) -> None:
 def test_kinds_of_files(tmp_path: Path) -> None:
     def pixel(image: Image.Image, name: str, channels: int = 3, **options: object) -> list[int]:
         image.save(tmp_path / name, **options)
-        return np.asarray(read_picture(tmp_path / name, channels))[0, 0].tolist()
+        return np.asarray(read_image(tmp_path / name, channels))[0, 0].tolist()
 
     # Half transparent red on white; fully transparent is white.
     assert pixel(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), "alpha.png") == [255, 127, 127]
@@ -239,7 +239,7 @@ def test_kinds_of_files(tmp_path: Path) -> None:
     deep = np.array([[200 * 257, 100 * 257 + 128], [100 * 257 + 129, 65535]], np.uint16)
     for name in ("deep.png", "deep.tif"):
         Image.fromarray(deep).save(tmp_path / name)
-        levels = np.asarray(read_picture(tmp_path / name, 1))
+        levels = np.asarray(read_image(tmp_path / name, 1))
         assert levels.tolist() == [[200, 100], [101, 255]]
 
 
@@ -249,7 +249,7 @@ def test_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     image.save(tmp_path / "turned.png", exif=exif)
-    upright = read_picture(tmp_path / "turned.png", 3)
+    upright = read_image(tmp_path / "turned.png", 3)
     assert upright.size == (4, 8)
     assert upright.getpixel((3, 0)) == (255, 255, 255)
 
@@ -258,21 +258,21 @@ def test_finds_in_order_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "b/10.jpeg", "a.webp", ".hidden.png", ".git/x.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    names = [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)]
+    names = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
     assert names == ["a.webp", "b/10.jpeg", "b/2.PNG"]
 
 
-def test_what_is_no_regular_file_is_no_picture(tmp_path: Path) -> None:
-    fill(tmp_path / "pictures", 9)
-    os.mkfifo(tmp_path / "pictures" / "pipe.png")
+def test_what_is_no_regular_file_is_no_image(tmp_path: Path) -> None:
+    fill(tmp_path / "images", 9)
+    os.mkfifo(tmp_path / "images" / "pipe.png")
     with pytest.warns(match=r"left out, as it is no regular file: .*pipe\.png"):
-        data = load(tmp_path / "pictures")
+        data = load(tmp_path / "images")
     assert data.info["counts"] == {"train": 7, "val": 1, "test": 1}
     # Where a link leads to is found out when it is opened.
-    os.symlink(tmp_path / "pictures" / "pipe.png", tmp_path / "link.png")
+    os.symlink(tmp_path / "images" / "pipe.png", tmp_path / "link.png")
     assert fingerprint_folder(tmp_path)
     with pytest.raises(UserError, match="it is a named pipe"):
-        read_picture(tmp_path / "link.png", 3)
+        read_image(tmp_path / "link.png", 3)
 
 
 @pytest.mark.parametrize(
@@ -282,17 +282,17 @@ def test_what_is_no_regular_file_is_no_picture(tmp_path: Path) -> None:
         ("0003.seg.PNG", True),
         ("masks/0003.png", True),
         ("with_mask/0003.png", False),
-        ("9999_mask.png", False),  # there is no other picture that it could be of
+        ("9999_mask.png", False),  # there is no other image that it could be of
     ],
 )
-def test_masks_beside_pictures_are_told(
+def test_masks_beside_images_are_told(
     tmp_path: Path, name: str, told: bool, recwarn: pytest.WarningsRecorder
 ) -> None:
     fill(tmp_path, 9)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8)).save(tmp_path / name)
     assert load(tmp_path).info["counts"]["train"] == 8
-    assert any(f"{name} are taken as pictures" in str(w.message) for w in recwarn.list) == told
+    assert any(f"{name} are taken as images" in str(w.message) for w in recwarn.list) == told
 
 
 def test_links_are_followed_to_each_folder_once(tmp_path: Path) -> None:
@@ -301,14 +301,14 @@ def test_links_are_followed_to_each_folder_once(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     folder = tmp_path / "in"
     os.symlink(tmp_path / "out", folder / "b" / "further")
-    os.symlink(folder / "c", folder / "a")  # comes first, but is not where the pictures are
+    os.symlink(folder / "c", folder / "a")  # comes first, but is not where the images are
     os.symlink(".", folder / "all")
     os.symlink("..", folder / "c" / "up")
-    names = [path.relative_to(folder).as_posix() for path in find_pictures(folder)]
+    names = [path.relative_to(folder).as_posix() for path in find_images(folder)]
     assert names == ["b/1.png", "b/further/3.png", "c/2.png"]
 
 
-def test_a_link_does_not_bring_test_pictures_to_the_others(tmp_path: Path) -> None:
+def test_a_link_does_not_bring_test_images_to_the_others(tmp_path: Path) -> None:
     fill(tmp_path / "train", 4)
     fill(tmp_path / "test", 2, first=20)
     os.symlink(tmp_path / "test", tmp_path / "train" / "more")
@@ -322,17 +322,17 @@ def test_unreadable_file(tmp_path: Path, kind: str) -> None:
     fill(tmp_path, 20, size=64)
     bad = tmp_path / "0007.png"
     if kind == "text":
-        bad.write_text("not a picture")
+        bad.write_text("not an image")
     elif kind == "truncated":
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
         Image.fromarray(noise).save(bad)
         bad.write_bytes(bad.read_bytes()[:3000])
     else:
         Image.fromarray(np.zeros((64, 64), np.float32)).save(bad, format="TIFF")
-    with pytest.raises(UserError, match=r"cannot read the picture .*0007\.png") as error:
+    with pytest.raises(UserError, match=r"cannot read the image .*0007\.png") as error:
         load(tmp_path, strict=True)
     assert "\n" not in str(error.value)
-    with pytest.warns(UserWarning, match=r"^left out: cannot read the picture .*0007\.png"):
+    with pytest.warns(UserWarning, match=r"^left out: cannot read the image .*0007\.png"):
         data = load(tmp_path)
     assert data.info["left_out"] == ["0007.png"]
     assert len(data.train) + len(data.val) + len(data.test) == 19
@@ -343,7 +343,7 @@ def test_files_that_cannot_be_read_are_left_out_of_their_split(tmp_path: Path) -
     whole = load(tmp_path)
     bad = [0, 1, whole.info["held_out_indices"]["test"][0]]
     for number in bad:
-        (tmp_path / f"{number:04d}.png").write_text("not a picture")
+        (tmp_path / f"{number:04d}.png").write_text("not an image")
     with pytest.warns(UserWarning, match=r"^left out and \d more: cannot read"):
         data = load(tmp_path)
     names = {f"{number:04d}.png" for number in bad}
@@ -359,17 +359,17 @@ def test_files_that_cannot_be_read_are_left_out_of_their_split(tmp_path: Path) -
 def test_a_split_of_which_nothing_can_be_read(tmp_path: Path) -> None:
     fill(tmp_path / "train", 5)
     fill(tmp_path / "test", 1)
-    (tmp_path / "test" / "0000.png").write_text("not a picture")
+    (tmp_path / "test" / "0000.png").write_text("not an image")
     with pytest.raises(UserError, match="for test can be read"), pytest.warns(match="left"):
         load(tmp_path)
     for file in tmp_path.rglob("*.png"):
-        file.write_text("not a picture")
-    with pytest.raises(UserError, match="cannot read the picture"):
+        file.write_text("not an image")
+    with pytest.raises(UserError, match="cannot read the image"):
         load(tmp_path)
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pictures in"):
+    with pytest.raises(UserError, match="no images in"):
         load(tmp_path)
     fill(tmp_path / "few", 2)
     with pytest.raises(UserError, match="too few to hold out val and test"):
@@ -379,7 +379,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         load(tmp_path / "odd")
     fill(tmp_path / "gap" / "train", 5)
     (tmp_path / "gap" / "val").mkdir()
-    with pytest.raises(UserError, match=r"no pictures in .*val"):
+    with pytest.raises(UserError, match=r"no images in .*val"):
         load(tmp_path / "gap")
 
 
@@ -392,6 +392,6 @@ def test_no_such_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         load(tmp_path / "file")
     with pytest.raises(UserError, match="1 or 3 channels"):
-        load_data("photos", tmp_path, PictureOptions(channels=2))
+        load_data("photos", tmp_path, ImageOptions(channels=2))
     with pytest.raises(UserError, match="--limit"):
-        load_data("photos", tmp_path, PictureOptions(limit=0))
+        load_data("photos", tmp_path, ImageOptions(limit=0))

@@ -1,4 +1,4 @@
-"""Picture files that others write: damaged beside their pixels, large, of many pages, or none."""
+"""Image files that others write: damaged beside their pixels, large, of many pages, or none."""
 
 import io
 import struct
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 
-from srvae_pyro.data import PictureOptions, load_data
-from srvae_pyro.data.image_files import find_pictures, read_picture
+from srvae_pyro.data import ImageOptions, load_data
+from srvae_pyro.data.image_files import find_images, read_image
 from srvae_pyro.data.repair import CutOffError, mended
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
@@ -20,8 +20,8 @@ from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
 from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 
-def picture(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:
-    """A picture with structure."""
+def make_image(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:
+    """An image with structure."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -32,10 +32,10 @@ def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def opened(content: bytes, tmp_path: Path, name: str = "picture") -> np.ndarray:
-    """The levels of a file, which training and enlarging read alike."""
+def opened(content: bytes, tmp_path: Path, name: str = "image") -> np.ndarray:
+    """The levels of a file, which training and upscaling read alike."""
     (tmp_path / name).write_bytes(content)
-    levels = np.asarray(read_picture(tmp_path / name, 3))
+    levels = np.asarray(read_image(tmp_path / name, 3))
     photograph = read_photograph(tmp_path / name, 3).levels
     assert np.array_equal(levels, photograph.permute(1, 2, 0))
     return levels
@@ -47,27 +47,27 @@ def opened(content: bytes, tmp_path: Path, name: str = "picture") -> np.ndarray:
 def test_texts_of_any_length_do_not_keep_a_png_from_being_read(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "x" * 3_000_000, zip=True)
-    content = file_of(picture(), "PNG", pnginfo=info, dpi=(300, 300))
-    assert np.array_equal(opened(content, tmp_path), picture())
-    photograph = read_photograph(tmp_path / "picture", 3)
+    content = file_of(make_image(), "PNG", pnginfo=info, dpi=(300, 300))
+    assert np.array_equal(opened(content, tmp_path), make_image())
+    photograph = read_photograph(tmp_path / "image", 3)
     assert photograph.note == "without its texts, which cannot be read"
     assert photograph.dpi == pytest.approx((300, 300), abs=0.1)
 
 
 @pytest.mark.filterwarnings("ignore:.*")  # Pillow's
-def test_damaged_metadata_does_not_keep_a_picture_from_being_read(tmp_path: Path) -> None:
+def test_damaged_metadata_does_not_keep_a_image_from_being_read(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     options = {"exif": exif, "icc_profile": b"no profile"}
     rng = np.random.default_rng(0)
-    content = file_of(picture(), "PNG", **options)
+    content = file_of(make_image(), "PNG", **options)
     for mark in (b"iCCP", b"eXIf"):
         place = content.index(mark)
         for _ in range(20):
             damaged = bytearray(content)
             damaged[place + 4 + int(rng.integers(0, 12))] ^= int(rng.integers(1, 256))
-            assert np.array_equal(opened(bytes(damaged), tmp_path), picture())
-    content = file_of(picture(), "JPEG", **options)
+            assert np.array_equal(opened(bytes(damaged), tmp_path), make_image())
+    content = file_of(make_image(), "JPEG", **options)
     pixels = opened(content, tmp_path)
     start = content.index(b"Exif\0\0")
     for offset in range(6, 26):
@@ -81,17 +81,17 @@ def test_damaged_metadata_does_not_keep_a_picture_from_being_read(tmp_path: Path
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_a_jpeg_whose_end_alone_is_missing_is_read(tmp_path: Path, options: dict[str, Any]) -> None:
-    content = file_of(picture(), "JPEG", **options)
+    content = file_of(make_image(), "JPEG", **options)
     pixels = opened(content, tmp_path)
     for missing in (1, 2):
         assert np.array_equal(opened(content[:-missing], tmp_path), pixels)
-        note = read_photograph(tmp_path / "picture", 3).note
+        note = read_photograph(tmp_path / "image", 3).note
         assert note == "its end is missing, no pixel is"
 
 
 def test_a_png_whose_end_alone_is_missing_is_read(tmp_path: Path) -> None:
     for mode in ("RGB", "L", "P", "RGBA", "1"):
-        image = picture().convert(mode)
+        image = make_image().convert(mode)
         content = file_of(image, "PNG")
         pixels = opened(content, tmp_path)
         end = content.index(b"IEND") - 4
@@ -100,11 +100,11 @@ def test_a_png_whose_end_alone_is_missing_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_picture_without_all_its_pixels_is_refused(tmp_path: Path, kind: str) -> None:
-    content = file_of(picture(64, 64), kind)
+def test_a_image_without_all_its_pixels_is_refused(tmp_path: Path, kind: str) -> None:
+    content = file_of(make_image(64, 64), kind)
     for part in (0.6, 0.8, 0.95):
         (tmp_path / "cut").write_bytes(content[: int(part * len(content))])
-        for read in (read_picture, read_photograph):
+        for read in (read_image, read_photograph):
             with pytest.raises(UserError, match=r"pixels are missing.*copy it again"):
                 read(tmp_path / "cut", 3)
 
@@ -116,7 +116,7 @@ def test_no_number_of_pixels_is_too_many_where_there_is_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert np.array_equal(opened(file_of(picture(), "PNG"), tmp_path), picture())
+    assert np.array_equal(opened(file_of(make_image(), "PNG"), tmp_path), make_image())
     assert not recwarn.list
     assert Image.MAX_IMAGE_PIXELS == 100
 
@@ -130,16 +130,16 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_decoded(
     Image.new("1", (4000, 3000)).save(tmp_path / "large.png")
     monkeypatch.setattr("srvae_pyro.data.image_files.process_memory", lambda: 1e8)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", no_decoding)
-    for read in (read_picture, read_photograph):
+    for read in (read_image, read_photograph):
         with pytest.raises(UserError, match=r"4000x3000 pixels take 0.2 GB.*there are 0.1\)"):
             read(tmp_path / "large.png", 3)
 
 
-# TIFFs of several pictures
+# TIFFs of several images
 
 
 def page(width: int, reduced: int | None = None, **tags: Any) -> Image.Image:
-    image = picture(width, width // 2)
+    image = make_image(width, width // 2)
     directory = TiffImagePlugin.ImageFileDirectory_v2()
     if reduced is not None:
         directory[254] = reduced
@@ -170,20 +170,20 @@ def test_of_a_tiff_the_full_resolution_is_taken(
 ) -> None:
     path = tiff(tmp_path / "pages.tif", *(page(*width) for width in widths))
     width = widths[taken][0]
-    assert read_picture(path, 3).size == (width, width // 2)
+    assert read_image(path, 3).size == (width, width // 2)
     photograph = read_photograph(path, 3)
     assert photograph.levels.shape[1:] == (width // 2, width)
-    number = f"picture {taken + 1}, the largest," if taken else "the first"
-    assert photograph.note == f"{number} of its {len(widths)} pictures"
+    number = f"image {taken + 1}, the largest," if taken else "the first"
+    assert photograph.note == f"{number} of its {len(widths)} images"
 
 
 def test_of_a_document_the_first_page_is_taken(tmp_path: Path) -> None:
-    tall = picture(30, 60)
+    tall = make_image(30, 60)
     tall.encoderinfo = {}
-    assert read_picture(tiff(tmp_path / "pages.tif", page(16), tall), 3).size == (16, 8)
+    assert read_image(tiff(tmp_path / "pages.tif", page(16), tall), 3).size == (16, 8)
 
 
-# Pictures that are not read
+# Images that are not read
 
 
 NAMED: dict[str, tuple[bytes | None, str]] = {
@@ -205,7 +205,7 @@ def test_what_is_not_read_is_named_with_how_to_convert_it(tmp_path: Path, name: 
     content, message = NAMED[name]
     assert content is not None
     (tmp_path / name).write_bytes(content)
-    for read in (read_picture, read_photograph):
+    for read in (read_image, read_photograph):
         with pytest.raises(UserError, match=message) as error:
             read(tmp_path / name, 3)
         assert str(tmp_path / name) in str(error.value)
@@ -224,35 +224,35 @@ def test_a_raw_files_thumbnail_is_never_taken_for_the_photograph(
     tmp_path: Path, name: str, first: Callable[[], Image.Image]
 ) -> None:
     path = tiff(tmp_path / name, first())
-    for read in (read_picture, read_photograph):
+    for read in (read_image, read_photograph):
         with pytest.raises(UserError, match=r"raw file.*develop it to TIFF"):
             read(path, 3)
 
 
-def test_every_common_extension_of_a_picture_counts_in_a_folder(tmp_path: Path) -> None:
-    image = picture(8, 8)
+def test_every_common_extension_of_a_image_counts_in_a_folder(tmp_path: Path) -> None:
+    image = make_image(8, 8)
     kinds = {"a.jfif": "JPEG", "a.jpe": "JPEG", "a.JP2": "JPEG2000", "a.tga": "TGA", "a.pnm": "PPM"}
     if features.check("avif"):
         kinds["a.avif"] = "AVIF"
     for name, kind in kinds.items():
         image.save(tmp_path / name, kind)
-    found = find_pictures(tmp_path)
+    found = find_images(tmp_path)
     assert {path.name for path in found} == set(kinds)
     for path in found:
-        assert read_picture(path, 3).size == (8, 8)
+        assert read_image(path, 3).size == (8, 8)
     assert {".heic", ".dng", ".psd", ".svg", ".jxl"} < EXTENSIONS
 
 
-def test_pictures_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
+def test_images_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
     for number in range(10):
-        picture(8, 8, number).save(tmp_path / f"{number}.png")
+        make_image(8, 8, number).save(tmp_path / f"{number}.png")
     for name in ("a.heic", "b.heic"):
         (tmp_path / name).write_bytes(NAMED["photo.heic"][0] or b"")
     with pytest.warns(UserWarning, match=r"left out and 1 more: .*it is HEIC"):
-        data = load_data(str(tmp_path), tmp_path, PictureOptions(stream=False))
+        data = load_data(str(tmp_path), tmp_path, ImageOptions(stream=False))
     assert sorted(data.info["left_out"]) == ["a.heic", "b.heic"]
     with pytest.raises(UserError, match="it is HEIC"):
-        load_data(str(tmp_path), tmp_path, PictureOptions(strict=True))
+        load_data(str(tmp_path), tmp_path, ImageOptions(strict=True))
 
 
 # What is kept
@@ -270,13 +270,13 @@ def test_hidden_colours_do_not_shine_through(tmp_path: Path) -> None:
     assert read_photograph(tmp_path / "nothing.png", 3).levels[:, 0, 0].tolist() == [9, 8, 7]
 
 
-def enlarged(path: Path, channels: int = 3) -> Image.Image:
-    """A photograph's answer, by no model."""
+def upscaled(path: Path, channels: int = 3) -> Image.Image:
+    """A photograph's output, by no model."""
     photograph = read_photograph(path, channels)
     x = photograph.levels.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    answer = MemoryCanvas(photograph.toned(x))
-    save_photograph(path.with_name("answer.png"), answer, photograph)
-    with Image.open(path.with_name("answer.png")) as file:
+    output = MemoryCanvas(photograph.toned(x))
+    save_photograph(path.with_name("output.png"), output, photograph)
+    with Image.open(path.with_name("output.png")) as file:
         file.load()
         return file
 
@@ -290,42 +290,42 @@ def test_what_the_photographer_noted_is_kept(tmp_path: Path, name: str) -> None:
     exif[0x8825] = {1: "N"}
     written = Image.Exif()
     written.load(exif.tobytes())
-    picture().save(tmp_path / name, exif=written, icc_profile=profile, dpi=(300, 200))
-    answer = enlarged(tmp_path / name)
-    assert answer.size == (40, 48)  # turned upright
-    kept = answer.getexif()
+    make_image().save(tmp_path / name, exif=written, icc_profile=profile, dpi=(300, 200))
+    output = upscaled(tmp_path / name)
+    assert output.size == (40, 48)  # turned upright
+    kept = output.getexif()
     assert (kept[0x010F], kept[0x8298]) == ("Maker", "Copyright of A")
     assert not {0x0112, 0x0111, 0x0100} & set(kept)  # the orientation, and where pixels are
     assert dict(kept.get_ifd(0x8769)) == {0x9003: "2020:01:01 00:00:00"}
     assert kept.get_ifd(0x8825)[1] == "N"
-    assert answer.info["icc_profile"] == profile
+    assert output.info["icc_profile"] == profile
     if name != "a.webp":
-        assert answer.info["dpi"] == pytest.approx((200, 300), abs=0.1)  # turned too
+        assert output.info["dpi"] == pytest.approx((200, 300), abs=0.1)  # turned too
 
 
 def test_xmp_is_kept(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.jpg", xmp=b"<x:xmpmeta>a title</x:xmpmeta>")
-    assert enlarged(tmp_path / "a.jpg").info["xmp"] == b"<x:xmpmeta>a title</x:xmpmeta>"
+    make_image().save(tmp_path / "a.jpg", xmp=b"<x:xmpmeta>a title</x:xmpmeta>")
+    assert upscaled(tmp_path / "a.jpg").info["xmp"] == b"<x:xmpmeta>a title</x:xmpmeta>"
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
 def test_a_gray_photograph_stays_gray(tmp_path: Path, mode: str) -> None:
-    gray = picture().convert("L")
+    gray = make_image().convert("L")
     if mode == "I;16":
         image = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     else:
         image = gray.convert(mode)
     image.save(tmp_path / "gray.png")
-    assert enlarged(tmp_path / "gray.png").mode == ("LA" if mode == "LA" else "L")
+    assert upscaled(tmp_path / "gray.png").mode == ("LA" if mode == "LA" else "L")
     note = read_photograph(tmp_path / "gray.png", 3).note
     assert note == ("8 of its 16 bits" if mode == "I;16" else "")
 
 
 def test_an_answer_to_a_gray_photograph_is_its_luma(tmp_path: Path) -> None:
-    picture().convert("L").save(tmp_path / "gray.png")
+    make_image().convert("L").save(tmp_path / "gray.png")
     photograph = read_photograph(tmp_path / "gray.png", 3)
-    x = read_photograph_of(picture(), tmp_path)
-    assert np.array_equal(photograph.toned(x)[1], picture().convert("L"))
+    x = read_photograph_of(make_image(), tmp_path)
+    assert np.array_equal(photograph.toned(x)[1], make_image().convert("L"))
 
 
 def read_photograph_of(image: Image.Image, tmp_path: Path) -> Any:
@@ -346,7 +346,7 @@ def test_16_bits_of_colours_are_told(tmp_path: Path) -> None:
 
 
 def test_colours_of_printing_become_those_of_screens(tmp_path: Path) -> None:
-    image = picture().convert("CMYK")
+    image = make_image().convert("CMYK")
     image.save(tmp_path / "a.tif")
     photograph = read_photograph(tmp_path / "a.tif", 3)
     assert photograph.note == "its CMYK colours as sRGB"
@@ -358,10 +358,10 @@ def test_colours_of_printing_become_those_of_screens(tmp_path: Path) -> None:
 
 def test_lab_is_read(tmp_path: Path) -> None:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    image = ImageCms.profileToProfile(picture(), srgb, lab, outputMode="LAB")
+    image = ImageCms.profileToProfile(make_image(), srgb, lab, outputMode="LAB")
     assert image is not None
     levels = opened(file_of(image, "TIFF"), tmp_path)
-    assert np.abs(levels.astype(int) - np.asarray(picture())).mean() < 5
+    assert np.abs(levels.astype(int) - np.asarray(make_image())).mean() < 5
 
 
 def test_a_progressive_jpeg_that_is_cut_between_its_scans_is_not_taken_for_whole() -> None:

@@ -1,7 +1,7 @@
-"""What picture files say of how their levels are meant, and what becomes of it.
+"""What image files say of how their levels are meant, and what becomes of it.
 
 A table of formats, modes and depths: each row is a file, its levels as a viewer shows them, and
-what is said of it. Enlarging, training and compressing read all of them.
+what is said of it. Upscaling, training and compressing read all of them.
 """
 
 import io
@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageCms
 
 from srvae_pyro.compression.command import read_lossless
-from srvae_pyro.data.image_files import read_picture
+from srvae_pyro.data.image_files import read_image
 from srvae_pyro.data.repair import png_chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
@@ -319,7 +319,7 @@ def test_levels_are_read_as_they_are_meant(name: str, tmp_path: Path) -> None:
     path.write_bytes(row.content)
     opaque = np.full(row.shown.shape[:2], 255) if row.opacity is None else row.opacity
     near = 1 if "bits" in row.note else 0  # 16 bits are cut to 8, not rounded
-    # Enlarging.
+    # Upscaling.
     photograph = read_photograph(path, 3)
     levels = photograph.levels.permute(1, 2, 0).numpy().astype(int)
     assert np.abs(levels - row.shown)[opaque > 0].max() <= near
@@ -328,19 +328,19 @@ def test_levels_are_read_as_they_are_meant(name: str, tmp_path: Path) -> None:
         assert photograph.alpha is None
     else:
         assert np.array_equal(np.asarray(photograph.alpha), opaque)
-    save_photograph(tmp_path / "answer.png", MemoryCanvas(photograph.levels), photograph)
-    with Image.open(tmp_path / "answer.png") as answer:
-        transparent = np.asarray(answer.convert("RGBA").getchannel("A"))
+    save_photograph(tmp_path / "output.png", MemoryCanvas(photograph.levels), photograph)
+    with Image.open(tmp_path / "output.png") as output:
+        transparent = np.asarray(output.convert("RGBA").getchannel("A"))
     assert np.array_equal(transparent, opaque)
     # Training.
     white = 255 - opaque[..., None] / 255 * (255.0 - row.shown)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        read = np.asarray(read_picture(path, 3)).astype(float)
+        read = np.asarray(read_image(path, 3)).astype(float)
     assert np.abs(read - white).max() <= near + (0 if set(np.unique(opaque)) <= {0, 255} else 1)
     guess = row.note.partition("; ")[2] or row.note
     assert [str(warning.message) for warning in told] == (
-        [f"pictures of 16 bits are {guess}"] if "as no level" in guess else []
+        [f"images of 16 bits are {guess}"] if "as no level" in guess else []
     )
     # Compressing.
     if row.note or row.opacity is not None:
@@ -372,7 +372,7 @@ def netpbm_floats(levels: np.ndarray) -> bytes:
 @pytest.mark.parametrize("name", REFUSED)
 def test_levels_without_a_white_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(REFUSED[name]())
-    for read in (read_picture, read_photograph):
+    for read in (read_image, read_photograph):
         with pytest.raises(UserError, match=r"(levels|white).*: save it in 8") as error:
             read(tmp_path / "a", 3)
         assert len(str(error.value).splitlines()) == 1
@@ -412,9 +412,9 @@ def test_gray_is_what_has_equal_colours(name: str, channels: int, tmp_path: Path
     path.write_bytes(GRAYS[name]())
     photograph = read_photograph(path, channels)
     assert photograph.gray
-    save_photograph(tmp_path / "answer.png", MemoryCanvas(photograph.levels), photograph)
-    with Image.open(tmp_path / "answer.png") as answer:
-        assert answer.mode == ("L" if photograph.alpha is None else "LA")
+    save_photograph(tmp_path / "output.png", MemoryCanvas(photograph.levels), photograph)
+    with Image.open(tmp_path / "output.png") as output:
+        assert output.mode == ("L" if photograph.alpha is None else "LA")
     if not photograph.note and photograph.alpha is None:
         _, (about,) = read_lossless([path], channels)
         assert about.gray == (channels == 3)  # it comes back with one channel
@@ -437,16 +437,16 @@ def test_a_profile_of_colours_is_not_written_to_one_channel(tmp_path: Path) -> N
             GRAY.save(tmp_path / "a.png", icc_profile=profile)
             photograph = read_photograph(tmp_path / "a.png", channels)
             save_photograph(tmp_path / "b.png", MemoryCanvas(photograph.levels), photograph)
-            with Image.open(tmp_path / "b.png") as answer:
-                assert (answer.mode, answer.info["icc_profile"]) == (mode, profile)
-                assert np.array_equal(answer.convert("L"), GRAY)
+            with Image.open(tmp_path / "b.png") as output:
+                assert (output.mode, output.info["icc_profile"]) == (mode, profile)
+                assert np.array_equal(output.convert("L"), GRAY)
 
 
 # How colours are meant
 
 
 def chunks_of_answer(content: bytes, tmp_path: Path, channels: int = 3) -> dict[bytes, bytes]:
-    """The chunks of the answer to a file, which is the file's own picture."""
+    """The chunks of the output to a file, which is the file's own image."""
     (tmp_path / "a").write_bytes(content)
     photograph = read_photograph(tmp_path / "a", channels)
     save_photograph(tmp_path / "b.png", MemoryCanvas(photograph.levels), photograph)
@@ -555,4 +555,4 @@ def test_what_is_not_kept_beside_the_pixels_is_said(
     (tmp_path / "a").write_bytes(make())
     assert read_photograph(tmp_path / "a", 3).note == note
     read_lossless([tmp_path / "a"], 3)  # the pixels are whole
-    assert "colour profiles and gamma of 1 pictures are not kept" in capsys.readouterr().out
+    assert "colour profiles and gamma of 1 images are not kept" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from srvae_pyro.data import DataSplits, PictureOptions, load_data
+from srvae_pyro.data import DataSplits, ImageOptions, load_data
 from srvae_pyro.data.named import COUNTS, PHOTOGRAPHS, regions
 from srvae_pyro.errors import UserError
 
@@ -41,8 +41,8 @@ def test_crops_stay_in_their_regions(monkeypatch: pytest.MonkeyPatch) -> None:
             image.paste((levels[split],) * 3, region)
         return image
 
-    monkeypatch.setattr(photos, "read_picture", painted)
-    data = photos.load_photos(PictureOptions(limit=300))
+    monkeypatch.setattr(photos, "read_image", painted)
+    data = photos.load_photos(ImageOptions(limit=300))
     for split, level in levels.items():
         assert (images_of(data, split) == level).all()
 
@@ -69,12 +69,12 @@ def test_whole_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_seeded(tmp_path: Path) -> None:
-    first, again = (load_data("photos", tmp_path, PictureOptions(limit=20)) for _ in range(2))
-    other = load_data("photos", tmp_path, PictureOptions(limit=20, seed=1))
+    first, again = (load_data("photos", tmp_path, ImageOptions(limit=20)) for _ in range(2))
+    other = load_data("photos", tmp_path, ImageOptions(limit=20, seed=1))
     assert torch.equal(images_of(first, "train"), images_of(again, "train"))
     assert torch.equal(first.test, again.test)
     assert not torch.equal(images_of(first, "train"), images_of(other, "train"))
-    assert torch.equal(load_data("photos", tmp_path, PictureOptions(limit=7)).val, first.val[:7])
+    assert torch.equal(load_data("photos", tmp_path, ImageOptions(limit=7)).val, first.val[:7])
 
 
 def test_each_crop_has_the_number_of_its_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,24 +85,24 @@ def test_each_crop_has_the_number_of_its_photograph(monkeypatch: pytest.MonkeyPa
     numbers = iter(range(len(PHOTOGRAPHS)))
     monkeypatch.setattr(
         photos,
-        "read_picture",
+        "read_image",
         lambda path, channels: Image.new("RGB", (451, 300), (40 * next(numbers),) * 3),
     )
-    data = photos.load_photos(PictureOptions(limit=23)).described()
+    data = photos.load_photos(ImageOptions(limit=23)).described()
     for split in ("train", "val", "test"):
         assert (images_of(data, split)[:, 0, 0, 0] == 40 * data.photographs[split]).all()
         assert data.photographs[split].unique().tolist() == list(range(len(PHOTOGRAPHS)))
 
 
 def test_sizes_and_gray(tmp_path: Path) -> None:
-    assert load_data("photos", tmp_path, PictureOptions(limit=5, image_size=64)).shape == (
+    assert load_data("photos", tmp_path, ImageOptions(limit=5, image_size=64)).shape == (
         3,
         64,
         64,
     )
-    large = load_data("photos", tmp_path, PictureOptions(limit=5, image_size=150))
+    large = load_data("photos", tmp_path, ImageOptions(limit=5, image_size=150))
     assert large.shape == (3, 150, 150)
     assert len(large.info["source"]) < len(PHOTOGRAPHS)  # those with regions large enough
-    assert load_data("photos", tmp_path, PictureOptions(limit=5, channels=1)).shape == (1, 32, 32)
+    assert load_data("photos", tmp_path, ImageOptions(limit=5, channels=1)).shape == (1, 32, 32)
     with pytest.raises(UserError, match="at most 185"):
-        load_data("photos", tmp_path, PictureOptions(image_size=186))
+        load_data("photos", tmp_path, ImageOptions(image_size=186))

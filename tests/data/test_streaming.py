@@ -1,4 +1,4 @@
-"""Pictures that are read when they are needed."""
+"""Images that are read when they are needed."""
 
 import gc
 import io
@@ -22,17 +22,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from srvae_pyro import train
-from srvae_pyro.data import MemoryPictures, PictureOptions, load_data
+from srvae_pyro.data import ImageOptions, MemoryImages, load_data
 from srvae_pyro.data.sources import TarShards
 from srvae_pyro.data.splits import WINDOW, shuffled_in_windows
-from srvae_pyro.data.streaming import StreamedPictures, read_ahead
+from srvae_pyro.data.streaming import StreamedImages, read_ahead
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.cli import run_command
 from srvae_pyro.system.device import process_memory, stream
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.settings import data_name
-from tests.training.test_command import arguments, make_pictures, plain
+from tests.training.test_command import arguments, make_images, plain
 from tests.training.test_training import assert_same
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> str:
-    """Four tars of 25 pictures, whose red is their number; each with a class beside it."""
+    """Four tars of 25 images, whose red is their number; each with a class beside it."""
     for shard in range(4):
         with tarfile.open(tmp_path / f"part-{shard:03d}.tar", "w") as tar:
             for number in range(25 * shard, 25 * (shard + 1)):
@@ -65,43 +65,43 @@ def reds(images: Tensor) -> list[int]:
     return images[:, 0, 0, 0].tolist()
 
 
-def streamed(data_name: str, **options: object) -> StreamedPictures:
-    pictures = load_data(data_name, Path(), PictureOptions(**options)).train  # type: ignore[arg-type]
-    assert isinstance(pictures, StreamedPictures)
-    return pictures
+def streamed(data_name: str, **options: object) -> StreamedImages:
+    images = load_data(data_name, Path(), ImageOptions(**options)).train  # type: ignore[arg-type]
+    assert isinstance(images, StreamedImages)
+    return images
 
 
-def test_shards_hold_every_picture_once(shards: str) -> None:
+def test_shards_hold_every_image_once(shards: str) -> None:
     data = load_data(shards, Path())
-    assert isinstance(data.train, StreamedPictures)
+    assert isinstance(data.train, StreamedImages)
     assert data.shape == (3, 8, 8)
     assert (len(data.train), len(data.val), len(data.test)) == (80, 10, 10)
     everything = data.train.read(torch.arange(80))
     assert torch.equal(data.train.in_memory(), everything)
     assert sorted(reds(everything) + reds(data.val) + reds(data.test)) == list(range(100))
     assert torch.equal(data.train.read(torch.tensor([7, 3])), everything[[7, 3]])
-    again, other = load_data(shards, Path()), load_data(shards, Path(), PictureOptions(seed=1))
+    again, other = load_data(shards, Path()), load_data(shards, Path(), ImageOptions(seed=1))
     assert torch.equal(again.test, data.test)
     assert reds(other.test) != reds(data.test)
     assert again.fingerprint() == data.fingerprint() == other.fingerprint()  # of the same files
-    assert len(load_data(shards, Path(), PictureOptions(limit=4)).train) == 4
+    assert len(load_data(shards, Path(), ImageOptions(limit=4)).train) == 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_of_shards_is_every_picture_once_in_an_order_of_its_own(
+def test_an_epoch_of_shards_is_every_image_once_in_an_order_of_its_own(
     shards: str, workers: int
 ) -> None:
-    pictures = streamed(shards)
-    pictures.workers = workers
+    images = streamed(shards)
+    images.workers = workers
     before = torch.get_rng_state()
-    batches = Batches(pictures, 16, CPU, seed=3)
+    batches = Batches(images, 16, CPU, seed=3)
     first, second = (torch.cat(list(batches.epoch(epoch))) for epoch in (0, 1))
-    everything = sorted(reds(pictures.read(torch.arange(80))))
+    everything = sorted(reds(images.read(torch.arange(80))))
     assert sorted(reds(first)) == sorted(reds(second)) == everything
     assert reds(first) != reds(second)
     assert torch.equal(torch.cat(list(batches.epoch(0, start=2))), first[32:])
     assert torch.equal(batches.first(5), first[:5])
-    ranks = [list(Batches(pictures, 16, CPU, 3, rank, 2).epoch(0)) for rank in range(2)]
+    ranks = [list(Batches(images, 16, CPU, 3, rank, 2).epoch(0)) for rank in range(2)]
     for start, parts in zip(range(0, 80, 16), zip(*ranks, strict=True), strict=True):
         assert sorted(reds(torch.cat(parts))) == sorted(reds(first[start : start + 16]))
     assert torch.equal(torch.get_rng_state(), before)  # or a resumed run would differ
@@ -158,7 +158,7 @@ def test_processes_that_hang_or_die_are_told_in_a_line(
         run_command(Nothing, lambda _: [*read_ahead(Items(make), [[0]], stacked, 1)] and 0, "train")
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("train: reading pictures ahead failed (DataLoader ")
+    assert line.startswith("train: reading images ahead failed (DataLoader ")
     assert "give fewer --workers" in line
 
 
@@ -175,7 +175,7 @@ def test_processes_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPat
     assert not ignored  # and nothing is printed beside the line
 
 
-def test_pictures_of_few_shards_are_mixed_at_a_time() -> None:
+def test_images_of_few_shards_are_mixed_at_a_time() -> None:
     starts = np.arange(0, 4000, 40)  # 100 shards
     order = shuffled_in_windows(starts, 4000, stream(1))
     assert sorted(order.tolist()) == list(range(4000))
@@ -187,7 +187,7 @@ def test_pictures_of_few_shards_are_mixed_at_a_time() -> None:
 
 
 def test_training_on_a_streamed_folder_is_training_on_it_in_memory(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     states = []
     for name, streaming in (("memory", False), ("streamed", True)):
         run = str(tmp_path / "runs" / name)
@@ -200,7 +200,7 @@ def test_training_on_a_streamed_folder_is_training_on_it_in_memory(tmp_path: Pat
 
 
 def test_a_signal_to_all_processes_of_a_streamed_run_saves_it(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     command = [sys.executable, "-m", "tests.parallel_worker", str(tmp_path), "terminated"]
     place = Path(__file__).parents[2]
     done = subprocess.run(
@@ -232,29 +232,29 @@ def test_a_run_on_shards_is_trained_and_resumed(
                 assert train.main(options) == 0
         states.append(load_checkpoint(Path(run) / "last.ckpt"))
     assert_same(states[0]["model"], states[1]["model"])
-    assert "80 pictures of 3x16x16" in capsys.readouterr().out
+    assert "80 images of 3x16x16" in capsys.readouterr().out
 
 
 def test_a_folder_too_large_for_memory_is_streamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_pictures(tmp_path / "pictures")
-    folder = str(tmp_path / "pictures")
-    assert isinstance(load_data(folder, Path()).train, MemoryPictures)
+    make_images(tmp_path / "images")
+    folder = str(tmp_path / "images")
+    assert isinstance(load_data(folder, Path()).train, MemoryImages)
     monkeypatch.setattr("srvae_pyro.data.folder.process_memory", lambda: 100.0)
     data = load_data(folder, Path())
-    assert isinstance(data.train, StreamedPictures)
+    assert isinstance(data.train, StreamedImages)
     assert data.info["streamed"]
     assert data.info["counts"]["train"] == len(data.train)
     assert len(data.train.in_memory(5)) == 5
 
 
-def test_unreadable_pictures_held_out_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_unreadable_images_held_out_are_left_out_and_counted(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number in range(200):
             add(tar, f"{number}.png", b"no picture" if number % 3 == 0 else png(number))
     name = f"wds:{tmp_path}/a.tar"
-    with pytest.warns(match=r"^left out and \d+ more: cannot read the picture .*a\.tar/picture"):
+    with pytest.warns(match=r"^left out and \d+ more: cannot read the image .*a\.tar/image"):
         data = load_data(name, Path())
     for images in (data.val, data.test, data.train.in_memory(200)):
         numbers = reds(images)
@@ -262,11 +262,11 @@ def test_unreadable_pictures_held_out_are_left_out_and_counted(tmp_path: Path) -
         assert all(number % 3 for number in numbers)
     lost = data.info["left_out"]
     assert len(data.val) + len(data.test) + len(lost) == 40
-    assert all(int(name.removeprefix("a.tar/picture ")) % 3 == 0 for name in lost)
+    assert all(int(name.removeprefix("a.tar/image ")) % 3 == 0 for name in lost)
     assert data.info["counts"]["test"] == len(data.test)
 
 
-def test_held_out_pictures_of_which_none_can_be_read_are_a_users_error(tmp_path: Path) -> None:
+def test_held_out_images_of_which_none_can_be_read_are_a_users_error(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number in range(10):
             add(tar, f"{number}.png", png(number))
@@ -274,25 +274,25 @@ def test_held_out_pictures_of_which_none_can_be_read_are_a_users_error(tmp_path:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number in range(10):
             add(tar, f"{number}.png", b"no picture" if number in reds(test) else png(number))
-    with pytest.raises(UserError, match=r"cannot read the picture .*a\.tar"):
+    with pytest.raises(UserError, match=r"cannot read the image .*a\.tar"):
         load_data(name, Path())
 
 
-def test_unreadable_pictures_are_replaced_or_refused(
+def test_unreadable_images_are_replaced_or_refused(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number in range(30):
             add(tar, f"{number}.png", b"no picture" if number % 7 == 0 else png(number))
     name = f"wds:{tmp_path}/a.tar"
-    pictures = streamed(name)
-    whole = torch.cat(list(Batches(pictures, 8, CPU, 0).epoch(0)))
+    images = streamed(name)
+    whole = torch.cat(list(Batches(images, 8, CPU, 0).epoch(0)))
     assert whole.shape == (24, 3, 8, 8)
     assert not set(reds(whole)) & {0, 7, 14, 21, 28}
     told = [str(w.message) for w in recwarn.list if "left out" in str(w.message)]
     assert "a.tar" in told[0]
-    with pytest.raises(UserError, match=r"cannot read the picture .*a\.tar"):
-        load_data(name, Path(), PictureOptions(strict=True))
+    with pytest.raises(UserError, match=r"cannot read the image .*a\.tar"):
+        load_data(name, Path(), ImageOptions(strict=True))
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_unreadable_pictures_are_replaced_or_refused(
         (lambda folder: (folder / "part-001.tar").write_bytes(b"x" * 999), "part-001.tar is not a"),
         (
             lambda folder: [tarfile.open(tar, "w").close() for tar in folder.glob("*.tar")],
-            "part-000.tar has no pictures",
+            "part-000.tar has no images",
         ),
     ],
 )
@@ -323,7 +323,7 @@ def test_bad_shards_are_users_errors(
         (["2020.01.png", "2020.02.png", "1.left.png", "1.right.png", "3.mask.png"], []),
     ],
 )
-def test_a_sample_of_a_shard_has_one_picture(
+def test_a_sample_of_a_shard_has_one_image(
     names: list[str], left_out: list[str], tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -336,14 +336,14 @@ def test_a_sample_of_a_shard_has_one_picture(
     told = [str(warning.message) for warning in recwarn.list]
     assert len(told) == bool(left_out)
     if left_out:
-        assert f"one picture a sample: a.tar: {left_out[0]} beside " in told[0]
+        assert f"one image a sample: a.tar: {left_out[0]} beside " in told[0]
         assert told[0].endswith(f" and {len(left_out) - 1} more") == (len(left_out) > 1)
 
 
 def test_an_empty_shard_is_left_out(shards: str, tmp_path: Path) -> None:
     tarfile.open(tmp_path / "part-001.tar", "w").close()
     tarfile.open(tmp_path / "part-002.tar", "w").close()
-    with pytest.warns(match=r"left out, without pictures: .*part-001\.tar and 1 more"):
+    with pytest.warns(match=r"left out, without images: .*part-001\.tar and 1 more"):
         data = load_data(shards, Path())
     everything = [*reds(data.train.in_memory(99)), *reds(data.val), *reds(data.test)]
     assert sorted(everything) == [*range(25), *range(75, 100)]

@@ -13,7 +13,7 @@ from scipy import special, stats
 from torch import Tensor
 
 from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixture, TruncatedMixture
-from srvae_pyro.distributions.block_averages import agreeing, from_blocks, to_blocks
+from srvae_pyro.distributions.block_averages import from_blocks, project_to_consistent, to_blocks
 from srvae_pyro.distributions.pixel_groups import ORDER
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.transforms import make_transform
@@ -49,19 +49,19 @@ def test_blocks_are_pixels_row_by_row():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_agreeing_pictures(channels):
+def test_agreeing_images(channels):
     x = torch.randint(-40, 296, (20, channels, 8, 8)).clamp(0, 255)
     y = (to_blocks(x).sum(-4) + 2) >> 2
-    assert torch.equal(agreeing(x, y), x.double())
+    assert torch.equal(project_to_consistent(x, y), x.double())
     for other in (torch.randint(0, 256, y.shape), torch.zeros_like(y), torch.full_like(y, 255)):
-        near = agreeing(x + torch.rand(x.shape) - 0.5, other)
+        near = project_to_consistent(x + torch.rand(x.shape) - 0.5, other)
         assert torch.equal((to_blocks(near).sum(-4) + 2).floor().div(4).floor(), other.double())
         assert near.min() >= 0
         assert near.max() <= 255
-    # An average of pictures that agree needs no more than rounding.
-    parts = [agreeing(torch.rand(x.shape) * 255, y) for _ in range(3)]
+    # An average of images that agree needs no more than rounding.
+    parts = [project_to_consistent(torch.rand(x.shape) * 255, y) for _ in range(3)]
     mean = torch.stack(parts).mean(0)
-    assert (agreeing(mean, y) - mean).abs().max() <= 1 + 1e-5
+    assert (project_to_consistent(mean, y) - mean).abs().max() <= 1 + 1e-5
 
 
 # The likelihood, of parameters that are not a network's

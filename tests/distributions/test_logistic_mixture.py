@@ -359,7 +359,7 @@ def test_mode_of_one_component_is_its_likeliest_image(log_scale):
         torch.testing.assert_close(mode[:, c, 0, 0], LEVELS[log_p.argmax(0)])
 
 
-def test_a_component_that_is_no_number_leaves_no_picture():
+def test_a_component_that_is_no_number_leaves_no_image():
     mixture = random_mixture(3, (2,), components=3, size=(2, 2))
     mixture.logits[0, 1, 0, 1] = math.nan
     for x in (mixture.mode, mixture.location, mixture.sample()):
@@ -415,17 +415,17 @@ def test_temperature(channels):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_expand_makes_views(channels):
     mixture = random_mixture(channels, (2,), size=(3, 3))
-    larger = mixture.expand((5, 2))
-    assert type(larger) is DiscretizedLogisticMixture
-    assert larger.batch_shape == (5, 2)
-    assert larger.event_shape == mixture.event_shape
-    assert larger.means.data_ptr() == mixture.means.data_ptr()
-    x = larger.sample()
+    upscale_from = mixture.expand((5, 2))
+    assert type(upscale_from) is DiscretizedLogisticMixture
+    assert upscale_from.batch_shape == (5, 2)
+    assert upscale_from.event_shape == mixture.event_shape
+    assert upscale_from.means.data_ptr() == mixture.means.data_ptr()
+    x = upscale_from.sample()
     assert x.shape == (5, 2, channels, 3, 3)
     assert not torch.equal(x[0], x[1])
-    torch.testing.assert_close(larger.log_prob(x), mixture.log_prob(x))
-    assert larger.mode.shape == larger.mean.shape == x.shape
-    assert larger.with_temperature(2.0).batch_shape == (5, 2)
+    torch.testing.assert_close(upscale_from.log_prob(x), mixture.log_prob(x))
+    assert upscale_from.mode.shape == upscale_from.mean.shape == x.shape
+    assert upscale_from.with_temperature(2.0).batch_shape == (5, 2)
     with pytest.raises(RuntimeError):
         mixture.expand((3,))
 

@@ -1,4 +1,4 @@
-"""Pixels of blocks group after group, in agreement with y: the distribution, its networks."""
+"""Pixels of blocks group after group, consistent with y: the distribution, its networks."""
 
 import itertools
 import math
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import Dense, ModelConfig, Residual, RunConfig, TrainingConfig
 from srvae_pyro.distributions import ConsistentGroups
-from srvae_pyro.distributions.block_averages import agreeing, to_blocks
+from srvae_pyro.distributions.block_averages import project_to_consistent, to_blocks
 from srvae_pyro.distributions.pixel_groups import ORDER
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.report import super_resolution_table
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
-from srvae_pyro.inference.importance_weights import given_lower
+from srvae_pyro.inference.importance_weights import condition_on_y
 from srvae_pyro.models import SRVAE, make_model
-from srvae_pyro.models.pixel_groups import GroupsGivenLower
+from srvae_pyro.models.pixel_groups import GroupsGivenYZ
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormConv2d, initializing
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.learner import Learner, Objective
-from srvae_pyro.upscaling.enlarger import Enlarger, downscaled, one_answer
+from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, downscaled
 from tests.distributions.test_block_averages import every_image, fits, levels_of
 from tests.upscaling.test_command import smooth
 from tests.upscaling.test_consistency import extremes
@@ -39,7 +39,7 @@ d = make_transform("average2")
 
 def conditional(
     channels: int = 3, scale: float = 1.0, shared: int = 0, estimate: bool = False
-) -> GroupsGivenLower:
+) -> GroupsGivenYZ:
     """A small p(x|y,z) with z of y's size, initialised; its parameters spread ``scale`` times."""
     torch.manual_seed(1)
     config = ModelConfig(
@@ -51,7 +51,7 @@ def conditional(
         p_x_z_channels=2,
         likelihood_scale=0.3,
     )
-    p_x = GroupsGivenLower(config, d, channels, channels)
+    p_x = GroupsGivenYZ(config, d, channels, channels)
     x = to_unit(torch.stack([smooth(16, 16, channels, seed) for seed in range(4)]))
     with torch.no_grad(), initializing(p_x, 0.1):
         p_x(d(x), torch.randn(4, 4, 8, 8)).log_prob(x)
@@ -100,7 +100,7 @@ def test_every_y_agrees_at_every_temperature(channels: int, estimate: bool) -> N
         sums = 255 * to_blocks(likelihood.mean.double()).sum(-4)
         assert (sums > (4 * levels - 2).clamp_min(0) - 1e-3).all()
         assert (sums < (4 * levels + 1).clamp_max(1020) + 1e-3).all()
-        rounded = agreeing(255 * likelihood.mean, levels)
+        rounded = project_to_consistent(255 * likelihood.mean, levels)
         assert torch.equal(d(to_unit(rounded)), y)
 
 
@@ -136,19 +136,19 @@ def test_any_batch_shape_scores_and_draws_as_one_by_one() -> None:
     y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(3, 2, 4, 4, 4)
     likelihood = p_x(y, z)
     assert (likelihood.batch_shape, likelihood.event_shape) == ((3, 2), (3, 8, 8))
-    noise = torch.rand(likelihood.noise_like.shape)
+    noise = torch.rand(likelihood.uniform_noise.shape)
     assert noise.shape == (3, 2, 6, 8, 8)
-    x, scores = likelihood.draw(noise), likelihood.log_prob(likelihood.draw(noise))
+    x, scores = likelihood.icdf_sample(noise), likelihood.log_prob(likelihood.icdf_sample(noise))
     for s, i in itertools.product(range(3), range(2)):
         one = p_x(y[i], z[s, i])
         torch.testing.assert_close(one.log_prob(x[s, i]), scores[s, i])
-        assert (one.draw(noise[s, i]) - x[s, i]).abs().mean() < 1e-3
-    larger = p_x(y, z[0]).expand((5, 2))
-    assert isinstance(larger, ConsistentGroups)
-    drawn = larger.sample()
-    assert drawn.shape == larger.mode.shape == larger.mean.shape == (5, 2, 3, 8, 8)
+        assert (one.icdf_sample(noise[s, i]) - x[s, i]).abs().mean() < 1e-3
+    upscale_from = p_x(y, z[0]).expand((5, 2))
+    assert isinstance(upscale_from, ConsistentGroups)
+    drawn = upscale_from.sample()
+    assert drawn.shape == upscale_from.mode.shape == upscale_from.mean.shape == (5, 2, 3, 8, 8)
     assert torch.equal(d(drawn), y.expand(5, -1, -1, -1, -1))
-    torch.testing.assert_close(larger.log_prob(drawn), p_x(y, z[0]).log_prob(drawn))
+    torch.testing.assert_close(upscale_from.log_prob(drawn), p_x(y, z[0]).log_prob(drawn))
     sizes = set()
     for network in (p_x.from_z, *p_x.groups.networks):
         network.register_forward_hook(lambda _m, inputs, _o: sizes.add(len(inputs[0])))
@@ -218,25 +218,25 @@ def test_what_all_groups_share_is_computed_once_for_all_answers() -> None:
 
 
 def test_a_forward_of_ones_own_is_asked_for_several_answers_too() -> None:
-    class Mine(GroupsGivenLower):
+    class Mine(GroupsGivenYZ):
         def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
             return super().forward(y, 0 * z)
 
     p_x = conditional()
     p_x.__class__ = Mine
     y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(2, 4, 4, 4)
-    mode = given_lower(p_x, y)(z).mode
+    mode = condition_on_y(p_x, y)(z).mode
     assert torch.equal(mode, p_x(y, z).mode)
-    assert not torch.equal(mode, p_x.given(y)(z).mode)
+    assert not torch.equal(mode, p_x.bind(y)(z).mode)
 
 
-def test_several_answers_to_a_picture_see_it_once() -> None:
+def test_several_answers_to_a_image_see_it_once() -> None:
     p_x = conditional(shared=2)
     sizes: list[int] = []
     assert p_x.groups.shared is not None
     p_x.groups.shared.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
     y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(5, 2, 4, 4, 4)
-    given = given_lower(p_x, y)
+    given = condition_on_y(p_x, y)
     scores = [given(one).log_prob(given(one).mode) for one in z]
     assert sizes == [2]
     again = [p_x(y, one).log_prob(p_x(y, one).mode) for one in z]
@@ -293,26 +293,26 @@ def test_an_estimate_learns_beside_the_elbo(tiny: MakeConfig) -> None:
 
 
 def test_estimates_that_cannot_be_are_refused(tiny: MakeConfig) -> None:
-    agreeing = {"d": "average2", "likelihood": "groups"}
+    project_to_consistent = {"d": "average2", "likelihood": "groups"}
     with pytest.raises(UserError, match=r"set model\.groups\.shared too"):
-        make_model(tiny(**agreeing, groups=Residual(4, 1, 0, estimate=True)))
+        make_model(tiny(**project_to_consistent, groups=Residual(4, 1, 0, estimate=True)))
     training = TrainingConfig(estimate_weight=0.5)
     with pytest.raises(UserError, match="this model does not make"):
-        Learner(RunConfig(model=tiny(**agreeing), training=training), 4)
-    made = make_model(tiny(**agreeing))
+        Learner(RunConfig(model=tiny(**project_to_consistent), training=training), 4)
+    made = make_model(tiny(**project_to_consistent))
     assert isinstance(made, SRVAE)
-    assert one_answer(made) == "mean"
+    assert default_decoding(made) == "mean"
     with pytest.raises(UserError, match="makes no estimate"):
-        Enlarger(made, "estimate")
-    made = make_model(tiny(**agreeing, groups=Residual(4, 1, 1, estimate=True)))
+        Upscaler(made, "estimate")
+    made = make_model(tiny(**project_to_consistent, groups=Residual(4, 1, 1, estimate=True)))
     assert isinstance(made, SRVAE)
-    assert one_answer(made) == "estimate"
+    assert default_decoding(made) == "estimate"
     with pytest.raises(UserError, match="an estimate has no temperature"):
-        Enlarger(made, "estimate", 0.5)
+        Upscaler(made, "estimate", 0.5)
     made.run_config = RunConfig(model=made.config)  # no weight: it has not been taught
-    assert one_answer(made) == "mean"
+    assert default_decoding(made) == "mean"
     made.model.p_x = nn.Identity()  # of one's own
-    assert not made.estimates
+    assert not made.has_point_estimate
 
 
 @pytest.mark.parametrize("shared", [0, 1])
@@ -371,7 +371,7 @@ def model(tiny: MakeConfig, request: pytest.FixtureRequest) -> SRVAE:
 
 def test_operations_agree(model: SRVAE) -> None:
     x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(3)]))
-    assert model.config.agrees
+    assert model.config.is_consistent
     for decode in ("sample", "mode"):
         settings: Any = {"decode": decode, "seed": 1}
         drawn = model.generate(3, image_temperature=0.5, **settings)
@@ -380,8 +380,8 @@ def test_operations_agree(model: SRVAE) -> None:
             model.generate(2, first=1, **settings)["x"], model.generate(3, **settings)["x"][1:]
         )
         assert torch.equal(d(model.reconstruct(x, **settings)["x"]), d(x))
-        answers = model.super_resolve(d(x), samples=2, **settings)["x"]
-        assert torch.equal(d(answers), d(x).expand(2, -1, -1, -1, -1))
+        outputs = model.super_resolve(d(x), samples=2, **settings)["x"]
+        assert torch.equal(d(outputs), d(x).expand(2, -1, -1, -1, -1))
         between = model.interpolate(x[:1], x[1:2], 3, **settings)
         assert torch.equal(d(between["x"]), between["y"])
         other = model.recombine(x[:2], x[1:], **settings)
@@ -389,42 +389,42 @@ def test_operations_agree(model: SRVAE) -> None:
 
 
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean", "estimate"])
-def test_enlarged_pictures_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -> None:
-    if decode == "estimate" and not model.estimates:
+def test_enlarged_images_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -> None:
+    if decode == "estimate" and not model.has_point_estimate:
         pytest.skip("the model makes none")
-    picture = extremes(45, 51)
+    image = extremes(45, 51)
     for tile, precision in ((0, "fp32"), (32, "fp32"), (32, "bf16")):
         temperature = 0.0 if decode == "estimate" else 1.0
-        enlarger = Enlarger(model, decode, temperature, 5.0, tile=tile, precision=precision)
-        assert torch.equal(downscaled(model, enlarger(picture)), picture)
+        upscaler = Upscaler(model, decode, temperature, 5.0, tile=tile, precision=precision)
+        assert torch.equal(downscaled(model, upscaler(image)), image)
 
 
 def test_upscaling_computes_in_the_precision_asked_for(model: SRVAE) -> None:
     kinds: set[torch.dtype] = set()
     first = model.model.p_x.groups.networks[1][0]
     first.register_forward_hook(lambda _m, _i, out: kinds.add(out.dtype))
-    picture = smooth(48, 48)
-    answers = {}
+    image = smooth(48, 48)
+    outputs = {}
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         kinds.clear()
-        answers[precision] = Enlarger(model, tile=32, precision=precision)(picture).int()  # type: ignore[arg-type]
+        outputs[precision] = Upscaler(model, tile=32, precision=precision)(image).int()  # type: ignore[arg-type]
         assert kinds == {kind}
         assert not torch.is_autocast_enabled("cpu")
-    assert 0 < (answers["fp32"] - answers["bf16"]).abs().float().mean() < 1
+    assert 0 < (outputs["fp32"] - outputs["bf16"]).abs().float().mean() < 1
 
 
 def test_evaluation(model: SRVAE) -> None:
-    pictures = torch.stack([smooth(16, 16, 3, seed) for seed in range(3)])
-    result = evaluate_super_resolution(model, pictures, samples=2)
+    images = torch.stack([smooth(16, 16, 3, seed) for seed in range(3)])
+    result = evaluate_super_resolution(model, images, samples=2)
     found = result.methods
-    assert ("estimate" in found) is model.estimates
+    assert ("estimate" in found) is model.has_point_estimate
     own = {"sample", "mean", "mode", "expectation", "estimate"} & found.keys()
     assert all(found[name].lr_psnr == 100 for name in own)
     assert found["bicubic"].lr_psnr < 100
     rows = [line for line in super_resolution_table(result).splitlines() if "srVAE" in line]
     assert len(rows) == len(own)
     assert all(row.endswith("exact") for row in rows)
-    x = to_unit(pictures)
+    x = to_unit(images)
     for estimator in ("paired", "product"):
         many, again = (
             estimate_log_likelihood(model, x, 6, estimator=estimator, at_once=at_once)

@@ -25,7 +25,7 @@ from srvae_pyro.pixels import to_levels, to_unit
 from tests.upscaling.test_command import smooth
 
 MakeConfig = Callable[..., ModelConfig]
-Pictures = Callable[..., Tensor]
+Images = Callable[..., Tensor]
 
 
 class Halves(ImageDistribution):
@@ -56,10 +56,10 @@ class Halves(ImageDistribution):
         return chosen.sum((-3, -2, -1))
 
     @property
-    def noise_like(self) -> Tensor:
+    def uniform_noise(self) -> Tensor:
         return self.y.new_empty(()).expand(*self.batch_shape, *self.event_shape)
 
-    def draw(self, uniform: Tensor) -> Tensor:
+    def icdf_sample(self, uniform: Tensor) -> Tensor:
         choice = uniform[..., ::2, ::2].unsqueeze(-1)
         return self.made((choice > self.logits.softmax(-1).cumsum(-1)[..., :2]).sum(-1))
 
@@ -95,10 +95,10 @@ class OneOf(ImageDistribution):
         return chance.sigmoid().log().masked_fill(~known, -torch.inf).sum((-3, -2, -1))
 
     @property
-    def noise_like(self) -> Tensor:
+    def uniform_noise(self) -> Tensor:
         return torch.empty(()).expand(self.event_shape)
 
-    def draw(self, uniform: Tensor) -> Tensor:
+    def icdf_sample(self, uniform: Tensor) -> Tensor:
         return to_unit(100 + 50 * (uniform < torch.tensor(self.logit).sigmoid()))
 
     @property
@@ -119,17 +119,17 @@ def toy(levels: int, height: int = 1, width: int = 1) -> Pyramid:
     return Pyramid(OneOf(height, width), [Halves] * levels, validate_args=False)
 
 
-def all_pictures(levels: int) -> Tensor:
+def all_images(levels: int) -> Tensor:
     """What a :func:`toy` of 1x1 at the coarsest can draw."""
-    pictures = to_unit(torch.tensor([100, 150])).reshape(2, 1, 1, 1)
+    images = to_unit(torch.tensor([100, 150])).reshape(2, 1, 1, 1)
     for _ in range(levels):
         made = []
-        for picture in pictures:
-            places = picture.numel()
+        for image in images:
+            places = image.numel()
             choices = itertools.product(range(3), repeat=places)
-            made += [Halves(picture).made(torch.tensor(c).view(picture.shape)) for c in choices]
-        pictures = torch.stack(made)
-    return pictures
+            made += [Halves(image).made(torch.tensor(c).view(image.shape)) for c in choices]
+        images = torch.stack(made)
+    return images
 
 
 def conditional(levels: int = 2, channels: int = 3, **changes: Any) -> PyramidGivenLatent:
@@ -140,7 +140,7 @@ def conditional(levels: int = 2, channels: int = 3, **changes: Any) -> PyramidGi
         components=3,
         pyramid=Residual(4, 1),
         pyramid_channels=5,
-        likelihood_start="pictures",
+        likelihood_start="images",
         **changes,
     )
     return PyramidGivenLatent(config, channels, Dense(4, 1), levels)
@@ -150,24 +150,24 @@ def conditional(levels: int = 2, channels: int = 3, **changes: Any) -> PyramidGi
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2])
-def test_probabilities_of_all_pictures_sum_to_one(levels: int) -> None:
-    pyramid, pictures = toy(levels), all_pictures(levels)
+def test_probabilities_of_all_images_sum_to_one(levels: int) -> None:
+    pyramid, images = toy(levels), all_images(levels)
     assert pyramid.event_shape == (1, 2**levels, 2**levels)
-    assert len(pictures) == (2, 6, 6 * 81)[levels]
-    total = pyramid.log_prob(pictures).double().exp().sum()
+    assert len(images) == (2, 6, 6 * 81)[levels]
+    total = pyramid.log_prob(images).double().exp().sum()
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
     if levels:
-        other = pictures[:1].clone()
+        other = images[:1].clone()
         other[..., 0, 0] += 20 / 255
         assert pyramid.log_prob(other) == -torch.inf
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_samples_fit_log_prob(temperature: float) -> None:
-    pyramid, pictures = toy(2).with_temperature(temperature), all_pictures(2)
-    chances = pyramid.log_prob(pictures).double().exp()
+    pyramid, images = toy(2).with_temperature(temperature), all_images(2)
+    chances = pyramid.log_prob(images).double().exp()
     drawn = pyramid.sample((20_000,))
-    same = (255 * drawn).round().flatten(1).unsqueeze(1) == (255 * pictures).round().flatten(1)
+    same = (255 * drawn).round().flatten(1).unsqueeze(1) == (255 * images).round().flatten(1)
     counts = same.all(-1).double().sum(0)
     assert counts.sum() == 20_000
     often = chances * 20_000 > 5
@@ -182,15 +182,15 @@ def test_samples_fit_log_prob(temperature: float) -> None:
 def test_each_level_follows_noise_of_its_own() -> None:
     """A number of the noise changes one level's image, and those finer, within its own block."""
     pyramid, p_y = toy(2, 2, 2), conditional()
-    assert pyramid.noise_like.shape == (4, 8, 8)
-    assert p_y(torch.randn(4, 2, 2)).noise_like.shape == (12, 8, 8)
+    assert pyramid.uniform_noise.shape == (4, 8, 8)
+    assert p_y(torch.randn(4, 2, 2)).uniform_noise.shape == (12, 8, 8)
     noise = torch.rand(200, 4, 8, 8)
-    y = pyramid.draw(noise)
+    y = pyramid.icdf_sample(noise)
     seen = set()
     for channel, row, column in itertools.product((0, 2), range(8), range(8)):
         other = noise.clone()
         other[:, channel, row, column] = torch.rand(200)
-        changed = (pyramid.draw(other) != y).any(0)[0]
+        changed = (pyramid.icdf_sample(other) != y).any(0)[0]
         if not changed.any():
             continue
         rows, columns = (changed.any(dim).nonzero().flatten() for dim in (1, 0))
@@ -215,15 +215,20 @@ def test_mode_and_mean_go_from_coarse_to_fine() -> None:
 def test_expanded_it_is_the_same_distribution() -> None:
     p_y = conditional()
     plain, y = p_y(torch.randn(1, 4, 2, 2)), to_unit(torch.randint(0, 256, (5, 3, 8, 8)))
-    larger = plain.expand((5,))
-    assert (larger.batch_shape, larger.event_shape) == ((5,), (3, 8, 8))
-    assert larger.noise_like.shape == (5, 12, 8, 8)
-    torch.testing.assert_close(larger.log_prob(y), plain.log_prob(y))
-    assert larger.log_prob(y[0]).shape == larger.mode.shape[:1] == larger.mean.shape[:1] == (5,)
-    assert larger.sample((2,)).shape == (2, 5, 3, 8, 8)
+    upscale_from = plain.expand((5,))
+    assert (upscale_from.batch_shape, upscale_from.event_shape) == ((5,), (3, 8, 8))
+    assert upscale_from.uniform_noise.shape == (5, 12, 8, 8)
+    torch.testing.assert_close(upscale_from.log_prob(y), plain.log_prob(y))
+    assert (
+        upscale_from.log_prob(y[0]).shape
+        == upscale_from.mode.shape[:1]
+        == upscale_from.mean.shape[:1]
+        == (5,)
+    )
+    assert upscale_from.sample((2,)).shape == (2, 5, 3, 8, 8)
 
 
-def test_a_picture_off_the_grid_or_of_another_size_is_refused() -> None:
+def test_a_image_off_the_grid_or_of_another_size_is_refused() -> None:
     pyramid = conditional()(torch.randn(2, 4, 2, 2))
     with pytest.raises(ValueError, match="support"):
         pyramid.log_prob(torch.full((2, 3, 8, 8), 0.3333))
@@ -272,9 +277,9 @@ def test_any_batch_shape_scores_as_one_by_one() -> None:
     for s, i in itertools.product(range(3), range(2)):
         torch.testing.assert_close(p_y(u[s, i]).log_prob(y[i]), scores[s, i])
     noise = torch.rand(3, 2, 12, 8, 8)
-    drawn = p_y(u).draw(noise)
+    drawn = p_y(u).icdf_sample(noise)
     assert torch.equal(to_unit(to_levels(drawn)), drawn)
-    assert (p_y(u[1, 1]).draw(noise[1, 1]) - drawn[1, 1]).abs().mean() < 1e-3
+    assert (p_y(u[1, 1]).icdf_sample(noise[1, 1]) - drawn[1, 1]).abs().mean() < 1e-3
 
 
 def test_what_is_repeated_is_computed_once() -> None:
@@ -317,9 +322,9 @@ def test_the_mean_is_near_the_mean_of_samples() -> None:
 # In the models
 
 
-def test_u_has_a_size_of_its_own(tiny: MakeConfig, pictures: Pictures) -> None:
+def test_u_has_a_size_of_its_own(tiny: MakeConfig, make_images: Images) -> None:
     net = SRVAE(tiny(latent_likelihood="pyramid"))
-    net.initialize(pictures(4))
+    net.initialize(make_images(4))
     sites = net.generate(3, seed=0)
     assert sites["u"].shape == (3, 4, 2, 2)
     assert sites["z"].shape == (3, 4, 4, 4)
@@ -327,11 +332,13 @@ def test_u_has_a_size_of_its_own(tiny: MakeConfig, pictures: Pictures) -> None:
     torch.testing.assert_close(again["u"], sites["u"][1:])
     assert (again["y"] - sites["y"][1:]).abs().mean() < 1e-2
     assert net.model(count=2, size=(2, 4)).shape == (2, 3, 16, 32)
-    between = net.interpolate(pictures(2, (3, 16, 32)), pictures(2, (3, 16, 32), seed=1), 3, seed=0)
+    between = net.interpolate(
+        make_images(2, (3, 16, 32)), make_images(2, (3, 16, 32), seed=1), 3, seed=0
+    )
     assert between["x"].shape == (3, 2, 3, 16, 32)
     assert between["u"].shape == (3, 2, 4, 2, 4)
     for decode in ("mode", "mean"):
-        rebuilt = net.generative_reconstruct(pictures(2), decode=decode)
+        rebuilt = net.generative_reconstruct(make_images(2), decode=decode)
         assert rebuilt["y"].shape == (2, 3, 8, 8)
         assert torch.equal(to_unit(to_levels(rebuilt["y"])), rebuilt["y"])
 
@@ -340,10 +347,10 @@ def test_u_has_a_size_of_its_own(tiny: MakeConfig, pictures: Pictures) -> None:
     ("model", "estimator"), [("srvae", "product"), ("srvae", "paired"), ("vae", "paired")]
 )
 def test_importance_sampling(
-    model: Any, estimator: Any, tiny: MakeConfig, pictures: Pictures
+    model: Any, estimator: Any, tiny: MakeConfig, make_images: Images
 ) -> None:
-    net, x = make_model(tiny(model=model, latent_likelihood="pyramid")), pictures(3)
-    net.initialize(pictures(4))
+    net, x = make_model(tiny(model=model, latent_likelihood="pyramid")), make_images(3)
+    net.initialize(make_images(4))
     estimates = [
         estimate_log_likelihood(net, x, 3, estimator=estimator, at_once=at_once).log_likelihood
         for at_once in (1, 64)
@@ -352,10 +359,12 @@ def test_importance_sampling(
     torch.testing.assert_close(*estimates, atol=1e-2, rtol=1e-5)
 
 
-def test_a_tile_of_the_noise_makes_that_tile_of_the_picture() -> None:
+def test_a_tile_of_the_noise_makes_that_tile_of_the_image() -> None:
     def drawn(top: int, height: int) -> Tensor:
         pyramid = toy(2, height // 4, 16)
-        return pyramid.draw(TileNoise((0,), top, 0, height).uniform("y", pyramid.noise_like))
+        return pyramid.icdf_sample(
+            TileNoise((0,), top, 0, height).uniform("y", pyramid.uniform_noise)
+        )
 
     assert torch.equal(drawn(0, 128)[:, 36:100], drawn(36, 64))
 

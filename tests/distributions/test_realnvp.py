@@ -1,4 +1,4 @@
-"""RealNVP: inverses, log-determinants, copies, and no stale answers."""
+"""RealNVP: inverses, log-determinants, copies, and no stale outputs."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ from srvae_pyro.networks import (
     ChannelGain,
     CouplingNetwork,
     WeightNormalized,
-    aim_heads,
+    init_heads,
     initializing,
 )
 
@@ -102,14 +102,14 @@ def test_log_determinant_is_that_of_autograds_jacobian(name: str) -> None:
     y = transform(x)
     expected = log_determinant(transform, x).detach()
     assert (expected.abs() > 1e-3) == ("squeeze" not in name)
-    answers = {
+    outputs = {
         "of a pair": transform.log_abs_det_jacobian(x, y),
         "after the inverse": transform.log_abs_det_jacobian(transform.inv(y), y),
         "of the inverse": -transform.inv.log_abs_det_jacobian(y, x),
     }
-    for answer in answers.values():
-        assert answer.shape == ()
-        torch.testing.assert_close(answer.detach(), expected, atol=1e-10, rtol=1e-10)
+    for output in outputs.values():
+        assert output.shape == ()
+        torch.testing.assert_close(output.detach(), expected, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(log_determinant(transform.inv, y), -expected, atol=1e-9, rtol=1e-9)
 
 
@@ -258,7 +258,7 @@ def test_answer_is_for_one_question_about_its_own_pair(name: str) -> None:
 
 
 def test_scores_twice_with_a_graph_of_its_own_each_time(prior: RealNVPPrior) -> None:
-    """A kept answer would bring a graph that backward has freed."""
+    """A kept output would bring a graph that backward has freed."""
     held, u = prior(), some_u(3)
     for _ in range(2):
         held.log_prob(u).sum().backward()
@@ -313,7 +313,7 @@ def test_odd_sizes_are_refused(prior: RealNVPPrior) -> None:
 
 def test_initialization_reaches_every_network(prior: RealNVPPrior) -> None:
     fresh = RealNVPPrior(SHAPE, 4, 2).double()
-    aim_heads(fresh, 0.05)
+    init_heads(fresh, 0.05)
     u = some_u(16)
     with initializing(fresh, 0.3):
         fresh().log_prob(u)

@@ -22,7 +22,7 @@ from srvae_pyro.distributions import (
     Pyramid,
     TruncatedMixture,
 )
-from srvae_pyro.distributions.block_averages import Next
+from srvae_pyro.distributions.block_averages import PixelContext
 from srvae_pyro.distributions.truncated import (
     _log_masses,
     expectation,
@@ -170,7 +170,9 @@ def one_pixel(
         *(part[..., None, None, None] for part in (locations / 255, log_scales)),
     )
     low, high = (end.float().view(-1, 1, 1, 1) for end in (low, high))
-    return TruncatedMixture(mixture, Next(low, high, torch.zeros_like(low), torch.zeros_like(low)))
+    return TruncatedMixture(
+        mixture, PixelContext(low, high, torch.zeros_like(low), torch.zeros_like(low))
+    )
 
 
 def chances(pixels: TruncatedMixture) -> Tensor:
@@ -271,7 +273,7 @@ def test_mode_is_the_likeliest_level_and_the_location_is_not() -> None:
 
 
 @pytest.mark.parametrize("part", ["logits", "means", "log_scales"])
-def test_a_component_that_is_no_number_leaves_no_picture(part: str) -> None:
+def test_a_component_that_is_no_number_leaves_no_image(part: str) -> None:
     parameters = {
         "logits": torch.zeros(2, 3),
         "means": torch.rand(2, 3),
@@ -290,7 +292,7 @@ def test_components_are_known_by_the_colours_before() -> None:
     zero = torch.zeros_like(means)
     mixture = DiscretizedLogisticMixture(torch.zeros(2, 1, 1), means, zero - 5, zero)
     flat = torch.zeros(3, 1, 1)
-    pixels = TruncatedMixture(mixture, Next(flat, flat + 255, flat, flat))
+    pixels = TruncatedMixture(mixture, PixelContext(flat, flat + 255, flat, flat))
     x = pixels.sample((500,)).flatten(1)
     first = x[:, 0] < 0.45
     assert 0.4 < first.float().mean() < 0.6
@@ -311,13 +313,13 @@ def test_expanded_copied_and_off_the_intervals() -> None:
     torch.manual_seed(0)
     mixture = DiscretizedLogisticMixture.from_channels(torch.randn(2, 50, 4, 4))
     low = torch.full((3, 4, 4), 90.0)
-    pixels = TruncatedMixture(mixture, Next(low, low + 20, low, low + 10))
-    larger = pixels.expand((5, 2))
-    x = larger.sample((7,))
+    pixels = TruncatedMixture(mixture, PixelContext(low, low + 20, low, low + 10))
+    upscale_from = pixels.expand((5, 2))
+    x = upscale_from.sample((7,))
     assert x.shape == (7, 5, 2, 3, 4, 4)
-    for twin in (larger, copy.deepcopy(larger)):
+    for twin in (upscale_from, copy.deepcopy(upscale_from)):
         torch.testing.assert_close(twin.log_prob(x), pixels.log_prob(x))
-    assert larger.mode.shape == larger.mean.shape == (5, 2, 3, 4, 4)
+    assert upscale_from.mode.shape == upscale_from.mean.shape == (5, 2, 3, 4, 4)
     torch.testing.assert_close(pixels.with_temperature(1).log_prob(x), pixels.log_prob(x))
     wrong = x[0, 0].clone()
     wrong[1, 0, 0, 0] = 0
@@ -347,7 +349,7 @@ def mixture_of(parameters: Tensor, y: Tensor) -> DiscretizedLogisticMixture:
 
 
 def truncated_of(parameters: Tensor, y: Tensor) -> TruncatedMixture:
-    return TruncatedMixture(mixture_of(parameters, y), Next(0 * y, 0 * y + 200, y, 255 * y))
+    return TruncatedMixture(mixture_of(parameters, y), PixelContext(0 * y, 0 * y + 200, y, 255 * y))
 
 
 def groups_of(parameters: Tensor, y: Tensor) -> ConsistentGroups:

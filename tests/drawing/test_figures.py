@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
+from torchvision.utils import save_image as torchvision_save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
-from srvae_pyro.data import PictureOptions, load_data
-from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_picture
+from srvae_pyro.data import ImageOptions, load_data
+from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.figures import FiguresArguments, main
 from srvae_pyro.models import make_model
@@ -27,21 +28,21 @@ SRVAE_ONLY = {"paper-super-resolution", "paper-generative-reconstructions", "swa
 
 
 @pytest.fixture
-def folder(tmp_path: Path, pictures: Callable[..., Tensor]) -> Path:
-    """Pictures of the tiny models' size, ten to test on."""
+def folder(tmp_path: Path, make_images: Callable[..., Tensor]) -> Path:
+    """Images of the tiny models' size, ten to test on."""
     for split in ("train", "test"):
-        (tmp_path / "pictures" / split).mkdir(parents=True)
-        for number, picture in enumerate(pictures(10, seed=len(split))):
-            save_image(picture, tmp_path / "pictures" / split / f"{number:02d}.png")
-    return tmp_path / "pictures"
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number, image in enumerate(make_images(10, seed=len(split))):
+            save_image(image, tmp_path / "images" / split / f"{number:02d}.png")
+    return tmp_path / "images"
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]):
+def run(tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]):
     def make(name: str, **changes) -> str:
         model = make_model(tiny(**({"p_u": "standard"} | changes)))
         if "image_shape" not in changes:
-            model.initialize(pictures(8))
+            model.initialize(make_images(8))
         save_pretrained(model, tmp_path / name)
         return str(tmp_path / name)
 
@@ -90,7 +91,7 @@ def test_two_runs_beside_each_other(folder: Path, run: Callable[..., str], tmp_p
 
 
 @pytest.mark.parametrize(("seeds", "warned"), [((1, 1), False), ((1, 2), True)])
-def test_a_run_compared_on_pictures_that_it_learnt_from_is_told(
+def test_a_run_compared_on_images_that_it_learnt_from_is_told(
     folder: Path,
     run: Callable[..., str],
     tmp_path: Path,
@@ -101,8 +102,8 @@ def test_a_run_compared_on_pictures_that_it_learnt_from_is_told(
     (folder / "test").rename(folder / "train" / "more")
     paths = [run("one"), run("two", model="vae")]
     for path, seed in zip(paths, seeds, strict=True):
-        pictures = load_data(str(folder), folder, PictureOptions(seed=seed))
-        data = DataConfig(str(folder), seed=seed, info=pictures.info)
+        images = load_data(str(folder), folder, ImageOptions(seed=seed))
+        data = DataConfig(str(folder), seed=seed, info=images.info)
         config = replace(read_config(Path(path)), data=data)
         write_json(Path(path) / CONFIG, config.to_dict())
     assert main(FiguresArguments(*paths, count=1, out=tmp_path / "out")) == 0
@@ -123,15 +124,15 @@ def test_bad_requests(folder: Path, run: Callable[..., str], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("count", "channels"), [(1, 1), (2, 1), (4, 3), (9, 3)])
-def test_pictures_in_rows_are_as_torchvision_has_them(
-    count: int, channels: int, tmp_path: Path, pictures: Callable[..., Tensor]
+def test_images_in_rows_are_as_torchvision_has_them(
+    count: int, channels: int, tmp_path: Path, make_images: Callable[..., Tensor]
 ) -> None:
-    images = pictures(count, (channels, 5, 7))
-    larger = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    expected = make_grid(larger, nrow=4, padding=3, pad_value=1.0)
+    images = make_images(count, (channels, 5, 7))
+    upscale_from = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    expected = make_grid(upscale_from, nrow=4, padding=3, pad_value=1.0)
     assert torch.equal(grid(images, columns=4, scale=2, gap=3), expected)
-    save_picture(images[0] * 0.999, tmp_path / "a.png")
-    save_image(images[0] * 0.999, tmp_path / "b.png")
+    save_image(images[0] * 0.999, tmp_path / "a.png")
+    torchvision_save_image(images[0] * 0.999, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""``python -m srvae_pyro.generate``: a folder with the pictures of one call and no others."""
+"""``python -m srvae_pyro.generate``: a folder with the images of one call and no others."""
 
 import json
 from collections.abc import Callable
@@ -23,18 +23,18 @@ from srvae_pyro.models.base import save_pretrained
 
 @pytest.fixture
 def asked(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> GenerateArguments:
-    """Six pictures of a model that was initialised but not trained."""
+    """Six make_images of a model that was initialised but not trained."""
     model = make_model(tiny(p_u="standard"))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     save_pretrained(model, tmp_path / "run")
     return GenerateArguments(str(tmp_path / "run"), 6, batch_size=4, out=tmp_path / "out")
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The indices of the pictures that are drawn, in order."""
+    """The indices of the images that are drawn, in order."""
     numbers: list[int] = []
     generate = ImageModel.generate
 
@@ -47,9 +47,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def contents(arguments: GenerateArguments) -> dict[str, bytes]:
-    """The single pictures that there are, by name."""
+    """The single images that there are, by name."""
     assert arguments.out is not None
-    return {path.name: path.read_bytes() for path in (arguments.out / "pictures").iterdir()}
+    return {path.name: path.read_bytes() for path in (arguments.out / "images").iterdir()}
 
 
 def names(count: int) -> set[str]:
@@ -64,11 +64,11 @@ def elsewhere(arguments: GenerateArguments, **changes: Any) -> dict[str, bytes]:
     return contents(fresh)
 
 
-def test_the_folder_of_pictures_is_data(asked: GenerateArguments) -> None:
+def test_the_folder_of_images_is_data(asked: GenerateArguments) -> None:
     main(asked)
     assert asked.out is not None
     assert contents(asked).keys() == names(6)
-    data = load_data(str(asked.out / "pictures"), asked.out)
+    data = load_data(str(asked.out / "images"), asked.out)
     assert sum(data.info["counts"].values()) == 6
     record = json.loads((asked.out / "generate.json").read_text())
     assert (record["run"], record["count"]) == (asked.run, 6)
@@ -77,7 +77,7 @@ def test_the_folder_of_pictures_is_data(asked: GenerateArguments) -> None:
         assert grid.size[0] > 8 * 2 * 16
 
 
-def test_pictures_of_two_settings_are_never_mixed(
+def test_images_of_two_settings_are_never_mixed(
     asked: GenerateArguments, drawn: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(asked)
@@ -96,7 +96,7 @@ def test_pictures_of_two_settings_are_never_mixed(
         after = contents(asked)
         assert after.keys() == names(2)
         assert not seen & set(after.values()), change
-        assert "pictures of an earlier call are now in" in capsys.readouterr().out
+        assert "images of an earlier call are now in" in capsys.readouterr().out
         seen |= set(after.values())
     drawn.clear()
     main(asked)  # and the first again, which are still there
@@ -134,12 +134,12 @@ def test_a_temperature_of_y_is_the_srvaes(
 
 
 def test_other_weights_are_other_settings(
-    asked: GenerateArguments, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    asked: GenerateArguments, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     main(asked)
     before = contents(asked)
     model = make_model(tiny(p_u="standard"))
-    model.initialize(pictures(8, seed=5))
+    model.initialize(make_images(8, seed=5))
     save_pretrained(model, Path(asked.run))
     main(replace(asked, count=3))
     after = contents(asked)
@@ -177,8 +177,8 @@ def test_a_call_that_was_stopped_goes_on(
             main(replace(arguments, batch_size=2))
     assert contents(asked).keys() == names(6)
     assert asked.out is not None
-    (asked.out / "pictures" / "00003.png").unlink()
-    (asked.out / "pictures" / ".00006.partial.png").write_bytes(b"half")
+    (asked.out / "images" / "00003.png").unlink()
+    (asked.out / "images" / ".00006.partial.png").write_bytes(b"half")
     numbers = []
 
     def noted(self: ImageModel, count: int, *, first: int = 0, **options: Any) -> dict:
@@ -196,22 +196,22 @@ def test_a_call_that_was_stopped_goes_on(
 
 def test_files_of_others_are_neither_mixed_in_nor_lost(asked: GenerateArguments) -> None:
     assert asked.out is not None
-    own = asked.out / "pictures" / "00000.png"
+    own = asked.out / "images" / "00000.png"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"00000\.png is not a picture that this command drew"):
+    with pytest.raises(UserError, match=r"00000\.png is not an image that this command drew"):
         main(asked)
     assert own.read_bytes() == b"mine"
     own.unlink()
     grid = asked.out / "grid.png"
     grid.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"grid\.png is not a picture that this command drew"):
+    with pytest.raises(UserError, match=r"grid\.png is not an image that this command drew"):
         main(asked)
     grid.unlink()
     main(asked)
     cat = own.with_name("cat.png")
     cat.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"cat\.png is not a picture that this command drew"):
+    with pytest.raises(UserError, match=r"cat\.png is not an image that this command drew"):
         main(replace(asked, seed=1))
     assert contents(asked).keys() == names(6) | {"cat.png"}
 
@@ -238,7 +238,7 @@ def test_two_do_not_draw_into_one_folder(asked: GenerateArguments) -> None:
 def test_memory_does_not_grow_with_the_count(
     asked: GenerateArguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of all pictures but the grid's nothing is kept."""
+    """Of all images but the grid's nothing is kept."""
     import weakref
 
     kept, generate = [], ImageModel.generate

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import DataConfig, ModelConfig
-from srvae_pyro.data import DataSplits, MemoryPictures, PictureOptions, load_data
+from srvae_pyro.data import DataSplits, ImageOptions, MemoryImages, load_data
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.errors import UserError
@@ -42,7 +42,7 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import CONFIG, read_config
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.system.files import write_json
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.parallel import ProcessGroup
 
 MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 
@@ -51,25 +51,25 @@ MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
 def originals(
     tmp_path_factory: pytest.TempPathFactory,
     tiny: Callable[..., ModelConfig],
-    pictures: Callable[..., Tensor],
+    make_images: Callable[..., Tensor],
 ) -> Path:
     """The folders that each test has copies of."""
     place = tmp_path_factory.mktemp("originals")
     for split in ("train", "test"):
-        (place / "pictures" / split).mkdir(parents=True)
-        for number, picture in enumerate(pictures(15, seed=len(split))):
-            save_image(picture, place / "pictures" / split / f"{number:02d}.png")
+        (place / "images" / split).mkdir(parents=True)
+        for number, image in enumerate(make_images(15, seed=len(split))):
+            save_image(image, place / "images" / split / f"{number:02d}.png")
     torch.manual_seed(0)
     model = make_model(tiny(p_u="mixture"))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     save_pretrained(model, place / "run")
     return place
 
 
 @pytest.fixture
 def folder(tmp_path: Path, originals: Path) -> Path:
-    """A folder of 30 pictures, train and test."""
-    return shutil.copytree(originals / "pictures", tmp_path / "pictures")
+    """A folder of 30 images, train and test."""
+    return shutil.copytree(originals / "images", tmp_path / "images")
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_units_are_counted(folder: Path, tmp_path: Path, tiny: Callable[..., Mod
     for terms, all_alike in zip(two, (False, True), strict=True):
         units = ActiveUnits()
         units.add(terms)
-        found = units.read(len(x), Group())["z"]
+        found = units.read(len(x), ProcessGroup())["z"]
         assert (found.active == 0) == all_alike
         kl = terms.detailed_kl["z"].mean(0)
         assert found.kl == (kl > 0.01).sum()
@@ -230,10 +230,13 @@ def test_more_elbo_samples_are_averaged(folder: Path, run: Path, tmp_path: Path)
 
 
 def test_a_vae_is_measured_too(
-    folder: Path, tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    folder: Path,
+    tmp_path: Path,
+    tiny: Callable[..., ModelConfig],
+    make_images: Callable[..., Tensor],
 ) -> None:
     model = make_model(tiny(model="vae"))
-    model.initialize(pictures(8))
+    model.initialize(make_images(8))
     save_pretrained(model, tmp_path / "vae")
     run = str(tmp_path / "vae")
     assert main(EvaluateArguments(run, data=str(folder), limit=2, importance_samples=3)) == 0
@@ -250,7 +253,7 @@ def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFi
     test = torch.zeros(10, 3, 1, 1, dtype=torch.uint8)
 
     def text(name: str, trained_on: str, images: int = 10, split: Split = "test") -> str:
-        data = DataSplits(name, MemoryPictures(test), test[:0], test)
+        data = DataSplits(name, MemoryImages(test), test[:0], test)
         indices = torch.arange(images)
         print_measures(
             Measures(elbo), Selection(data, split, test[indices], indices, 10), trained_on
@@ -267,14 +270,12 @@ def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFi
 
 def of_data(run: Path, data: Path, **settings: object) -> None:
     """Let a run have been trained on ``data``."""
-    pictures = load_data(str(data), data, PictureOptions(seed=settings.get("seed", 0)))  # type: ignore[arg-type]
-    config = replace(read_config(run), data=DataConfig(str(data), info=pictures.info, **settings))  # type: ignore[arg-type]
+    images = load_data(str(data), data, ImageOptions(seed=settings.get("seed", 0)))  # type: ignore[arg-type]
+    config = replace(read_config(run), data=DataConfig(str(data), info=images.info, **settings))  # type: ignore[arg-type]
     write_json(run / CONFIG, config.to_dict())
 
 
-def test_a_runs_own_pictures_are_split_as_they_were(
-    run: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_a_runs_own_images_are_split_as_they_were(run: Path, folder: Path, tmp_path: Path) -> None:
     (folder / "test").rename(folder / "train" / "more")
     of_data(run, folder, seed=5)
     config = read_config(run)
@@ -298,14 +299,14 @@ def test_a_runs_own_pictures_are_split_as_they_were(
 @pytest.mark.parametrize(
     ("data", "split", "warned"),
     [
-        ("pictures", "test", False),
-        ("pictures", "all", True),
-        ("pictures/train", "all", True),
-        ("pictures/test", "all", False),
+        ("images", "test", False),
+        ("images", "all", True),
+        ("images/train", "all", True),
+        ("images/test", "all", False),
         (".", "all", True),
     ],
 )
-def test_pictures_that_a_run_learnt_from_are_told(
+def test_images_that_a_run_learnt_from_are_told(
     data: str,
     split: str,
     warned: bool,
@@ -321,7 +322,7 @@ def test_pictures_that_a_run_learnt_from_are_told(
     assert len(told) == warned
 
 
-def test_a_folder_of_test_pictures_alone_can_be_measured_on(
+def test_a_folder_of_test_images_alone_can_be_measured_on(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("srvae_pyro.evaluation.command.FeatureExtractor", lambda *_: None)
@@ -350,11 +351,11 @@ def test_fid_is_asked_for_as_in_the_paper(
 ) -> None:
     asked = []
 
-    pictures = []
+    images = []
 
     def stand_in(draw, real, extractor, **options):
         drawn = draw(0, 3)
-        pictures.append(drawn)
+        images.append(drawn)
         asked.append((len(real), options["samples"], drawn.dtype, extractor.weights.path.name))
         return Distances(12.345, 0.01, 0.001, 1000, options["samples"], len(real))
 
@@ -371,21 +372,21 @@ def test_fid_is_asked_for_as_in_the_paper(
     )
     assert main(arguments) == 0
     assert len(searched) == 1  # the file is hashed
-    # Test pictures, and all others: 13 or 14 to train on and the one that is held out.
+    # Test images, and all others: 13 or 14 to train on and the one that is held out.
     byte = torch.uint8
     assert asked == [(15, 10_000, byte, "weights.pth"), (15, 50_000, byte, "weights.pth")]
     values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
     assert values["fid"]["train"]["fid"] == 12.345
     assert values["fid"]["flags"] == ("--decode sample --temperature 1.0 --fid-weights weights.pth")
     assert "12.35 (12.35)" in capsys.readouterr().out.replace("12.34", "12.35")
-    # Of pictures at other temperatures the result stands beside it.
+    # Of images at other temperatures the result stands beside it.
     assert main(replace(arguments, image_temperature=0.5, y_temperature=0.25)) == 0
     values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
     flags = "--decode sample --temperature 1.0 --image-temperature 0.5 --y-temperature 0.25"
     assert values["fid"]["flags"] == f"{flags} --fid-weights weights.pth"
     assert values["fid"]["y_temperature"] == 0.25
     assert "fid --decode sample --temperature 1.0 --fid-weights weights.pth" in values
-    assert not torch.equal(pictures[0], pictures[-1])
+    assert not torch.equal(images[0], images[-1])
 
 
 @pytest.mark.parametrize(
@@ -445,11 +446,11 @@ def test_photos_come_in_the_models_size(run: Path, tmp_path: Path) -> None:
     assert main(EvaluateArguments(str(run), data="photos", limit=2, elbo_only=True)) == 0
 
 
-def test_pictures_of_another_shape_are_refused(
+def test_images_of_another_shape_are_refused(
     folder: Path, tmp_path: Path, tiny: Callable[..., ModelConfig]
 ) -> None:
     save_pretrained(make_model(tiny(image_shape=(3, 16, 32))), tmp_path / "wide")
-    with pytest.raises(UserError, match=r"pictures of 16x16, the model is for 16x32"):
+    with pytest.raises(UserError, match=r"images of 16x16, the model is for 16x32"):
         main(EvaluateArguments(str(tmp_path / "wide"), data=str(folder)))
 
 
@@ -516,24 +517,24 @@ def test_a_larger_evaluation_takes_the_place_of_a_smaller_one(folder: Path, run:
     assert found == {key: 15, f"{key} --limit 5": 5, f"{key} --limit 2": 2}
 
 
-def test_results_of_other_weights_and_pictures_are_kept_apart(
-    folder: Path, run: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+def test_results_of_other_weights_and_images_are_kept_apart(
+    folder: Path, run: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     key, arguments = f"{folder}/test", {"data": str(folder), "elbo_only": True}
     main(EvaluateArguments(str(run), **arguments))
     first = recorded(run)[key]
     model = make_model(tiny(p_u="mixture"))
-    model.initialize(pictures(8, seed=3))
+    model.initialize(make_images(8, seed=3))
     save_pretrained(model, run)
     main(EvaluateArguments(str(run), limit=3, **arguments))
     second = recorded(run)[key]
     assert second["weights"] != first["weights"]
     assert second["images"] == 3  # fewer, but of the weights that there are now
-    save_image(pictures(1, seed=9)[0], folder / "test" / "00.png")
+    save_image(make_images(1, seed=9)[0], folder / "test" / "00.png")
     main(EvaluateArguments(str(run), limit=3, **arguments))
     found = recorded(run)
     assert found[key]["weights"] == second["weights"]
-    assert found[key]["pictures"] != second["pictures"]
+    assert found[key]["checksum"] != second["checksum"]
     assert second in found.values()
     assert first in found.values()
     assert len(found) == 3
@@ -678,7 +679,7 @@ def test_crops_of_photographs_are_clustered(run: Path, capsys: pytest.CaptureFix
     options = {"data": "photos", "limit": 12, "importance_samples": 2}
     assert main(EvaluateArguments(str(run), **options)) == 0
     entry = recorded(run)["photos/test"]
-    data = load_data("photos", run, PictureOptions(image_size=16))
+    data = load_data("photos", run, ImageOptions(image_size=16))
     indices = evenly_spaced_indices(1000, 12)
     found = evaluate_elbo(
         load(run),
@@ -693,7 +694,7 @@ def test_crops_of_photographs_are_clustered(run: Path, capsys: pytest.CaptureFix
     assert f"± {found.standard_error:.4f} bits/dim over 5 photographs" in text
 
 
-def test_one_picture_has_no_standard_error(
+def test_one_image_has_no_standard_error(
     folder: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(EvaluateArguments(str(run), str(folder), limit=1, elbo_only=True))

@@ -15,7 +15,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from srvae_pyro.drawing.grids import save_picture
+from srvae_pyro.drawing.grids import save_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation import fid
 from srvae_pyro.evaluation import fid as fidelity
@@ -35,7 +35,7 @@ NAME = "mean-colours"
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[type]:
-    """A network registered with torch-fidelity: three features, the picture's mean colours."""
+    """A network registered with torch-fidelity: three features, the image's mean colours."""
     torch_fidelity = pytest.importorskip("torch_fidelity")
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
@@ -73,7 +73,7 @@ def seen(network: Any) -> list[Tensor]:
 
 
 def levels(count: int, low: int, high: int, seed: int, channels: int = 3) -> Tensor:
-    """Pictures (count, channels, 4, 4) of random levels."""
+    """Images (count, channels, 4, 4) of random levels."""
     generator = torch.Generator().manual_seed(seed)
     shape = (count, channels, 4, 4)
     return torch.randint(low, high, shape, generator=generator, dtype=torch.uint8)
@@ -167,7 +167,7 @@ def test_numbers_are_those_of_torch_fidelity_on_png_files(network: Any, tmp_path
     fake, real = levels(40, 0, 200, seed=1), levels(40, 40, 256, seed=2)
     for name, images in (("fake", fake), ("real", real)):
         for number, image in enumerate(images):
-            save_picture(image / 255, tmp_path / name / f"{number:03}.png")
+            save_image(image / 255, tmp_path / name / f"{number:03}.png")
     theirs = calculate_metrics(
         input1=str(tmp_path / "fake"),
         input2=str(tmp_path / "real"),
@@ -198,7 +198,7 @@ def test_real_features_are_computed_once(seen: list[Tensor], tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_other_pictures_get_features_of_their_own(seen: list[Tensor], tmp_path: Path) -> None:
+def test_other_images_get_features_of_their_own(seen: list[Tensor], tmp_path: Path) -> None:
     fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
     measure(fake, real, tmp_path)
     changed = real.clone()
@@ -238,7 +238,7 @@ def test_a_cache_that_cannot_be_written_costs_no_result(network: Any, tmp_path: 
     assert found == measure(fake, real, tmp_path)
 
 
-def test_pictures_are_drawn_in_order_each_once(network: Any, tmp_path: Path) -> None:
+def test_images_are_drawn_in_order_each_once(network: Any, tmp_path: Path) -> None:
     fake, real = levels(20, 0, 200, seed=1), levels(9, 40, 256, seed=2)
     asked = []
 
@@ -254,7 +254,7 @@ def test_pictures_are_drawn_in_order_each_once(network: Any, tmp_path: Path) -> 
     assert found.fid == pytest.approx(frechet(colours(fake), colours(real)), rel=1e-4)
 
 
-def test_grey_pictures_are_repeated_to_colour(seen: list[Tensor], tmp_path: Path) -> None:
+def test_grey_images_are_repeated_to_colour(seen: list[Tensor], tmp_path: Path) -> None:
     fake, real = levels(20, 0, 200, seed=1, channels=1), levels(20, 40, 256, seed=2, channels=1)
     found = measure(fake, real, tmp_path)
     assert torch.equal(torch.cat(seen), torch.cat([real, fake]).repeat(1, 3, 1, 1))
@@ -264,12 +264,12 @@ def test_grey_pictures_are_repeated_to_colour(seen: list[Tensor], tmp_path: Path
     assert found.fid == pytest.approx(3 * on_line, rel=1e-4)
 
 
-def test_too_few_pictures_are_said_to_be(network: Any, tmp_path: Path) -> None:
+def test_too_few_images_are_said_to_be(network: Any, tmp_path: Path) -> None:
     real = levels(3, 0, 256, seed=1)
-    with pytest.warns(UserWarning, match="FID of 3 pictures .* more than 3"):
+    with pytest.warns(UserWarning, match="FID of 3 images .* more than 3"):
         measure(real, real, tmp_path)
     for samples, count in ((1, 3), (3, 1)):
-        with pytest.raises(UserError, match="at least 2 pictures"):
+        with pytest.raises(UserError, match="at least 2 images"):
             measure(real, real[:count], tmp_path, samples=samples)
 
 
@@ -277,7 +277,7 @@ def test_too_few_pictures_are_said_to_be(network: Any, tmp_path: Path) -> None:
     "drawn", [torch.zeros(5, 3, 4, 4), torch.zeros(4, 3, 4, 4, dtype=torch.uint8)]
 )
 def test_what_is_drawn_must_be_as_asked_for(network: Any, tmp_path: Path, drawn: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"draw\(0, 5\) made 4|uint8 pictures"):
+    with pytest.raises(ValueError, match=r"draw\(0, 5\) made 4|uint8 images"):
         fid_and_kid(
             lambda first, count: drawn,
             levels(5, 0, 256, seed=1),
@@ -287,9 +287,9 @@ def test_what_is_drawn_must_be_as_asked_for(network: Any, tmp_path: Path, drawn:
         )
 
 
-def test_drawer_makes_the_levels_of_the_models_pictures(tiny: Any, pictures: Any) -> None:
+def test_drawer_makes_the_levels_of_the_models_images(tiny: Any, make_images: Any) -> None:
     model = make_model(tiny()).eval()
-    model.initialize(pictures())
+    model.initialize(make_images())
     draw = drawer(model, decode="mode", temperature=0.7, seed=5)
     expected = model.generate(5, decode="mode", temperature=0.7, seed=5)["x"]
     whole, parts = draw(0, 5), torch.cat([draw(0, 3), draw(3, 2)])

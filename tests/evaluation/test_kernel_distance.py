@@ -17,7 +17,7 @@ def distance(a: Tensor, b: Tensor, paired: bool = False) -> float:
 
 
 def by_definition(a: Tensor, b: Tensor, paired: bool) -> float:
-    """The averages over pairs of pictures, pair by pair."""
+    """The averages over pairs of images, pair by pair."""
 
     def kernel(x: Tensor, y: Tensor) -> float:
         return (sum(p * q for p, q in zip(x.tolist(), y.tolist(), strict=True)) / len(x) + 1) ** 3
@@ -109,7 +109,7 @@ def test_the_estimate_of_pairs_is_unbiased() -> None:
 def test_copies_are_at_distance_0() -> None:
     a = torch.randn(50, 8)
     assert distance(a, a.clone(), paired=True) == pytest.approx(0, abs=1e-12)
-    assert distance(a, a.clone()) < -0.01  # each picture beside its copy
+    assert distance(a, a.clone()) < -0.01  # each image beside its copy
 
 
 def test_halves_of_one_set_are_at_distance_0_and_shifted_ones_at_that_of_the_normals() -> None:

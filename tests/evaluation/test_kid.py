@@ -1,4 +1,4 @@
-"""``evaluate --kid``: which pictures are compared, what is recorded, and its network."""
+"""``evaluate --kid``: which images are compared, what is recorded, and its network."""
 
 import json
 import sys
@@ -33,11 +33,11 @@ from srvae_pyro.pixels import to_levels, to_unit
 
 ROWS = ["x, %s", "y, %s", "x given a real y, %s", "x given a reconstructed y, %s"]
 ROWS += ["reconstructed y, %s"]
-REAL = ["real x, training pictures", "real y, training pictures"]
+REAL = ["real x, training images", "real y, training images"]
 
 
 class Stub:
-    """A network whose features are eight numbers of each picture; keeps what it has seen."""
+    """A network whose features are eight numbers of each image; keeps what it has seen."""
 
     seen: list[Tensor] = []  # noqa: RUF012
 
@@ -63,25 +63,25 @@ def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, pictures: Callable[..., Tensor]) -> Path:
-    """12 pictures to train on, of which one is held out, and 9 to test."""
+def folder(tmp_path: Path, make_images: Callable[..., Tensor]) -> Path:
+    """12 make_images to train on, of which one is held out, and 9 to test."""
     for split, count in (("train", 12), ("test", 9)):
-        (tmp_path / "pictures" / split).mkdir(parents=True)
-        for number, picture in enumerate(pictures(count, seed=count)):
-            save_image(picture, tmp_path / "pictures" / split / f"{number:02d}.png")
-    return tmp_path / "pictures"
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number, image in enumerate(make_images(count, seed=count)):
+            save_image(image, tmp_path / "images" / split / f"{number:02d}.png")
+    return tmp_path / "images"
 
 
 @pytest.fixture
 def save(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> Callable[..., Path]:
     """Makes a run's folder of a model that was initialised but not trained."""
 
     def make(**changes: Any) -> Path:
         model = make_model(tiny(**({"p_u": "standard"} | changes)))
         channels = model.config.image_shape[0]
-        model.initialize(pictures(8, (channels, 16, 16)))
+        model.initialize(make_images(8, (channels, 16, 16)))
         save_pretrained(model, tmp_path / "run")
         return tmp_path / "run"
 
@@ -104,7 +104,7 @@ def rows_of(found: dict[str, Any]) -> list[str]:
 
 
 def by_hand(made: Tensor, real: Tensor, paired: bool = False) -> float:
-    """The distance of pictures on the grid k/255, or of levels."""
+    """The distance of images on the grid k/255, or of levels."""
     sets = [
         FeatureSet(Stub()((x if x.dtype == torch.uint8 else to_levels(x)).to(torch.uint8)))
         for x in (made, real)
@@ -112,7 +112,7 @@ def by_hand(made: Tensor, real: Tensor, paired: bool = False) -> float:
     return kernel_distance(*sets, paired=paired).value
 
 
-def test_rows_are_of_the_pictures_that_they_name(
+def test_rows_are_of_the_images_that_they_name(
     folder: Path, save: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = save()
@@ -131,13 +131,13 @@ def test_rows_are_of_the_pictures_that_they_name(
         for site, real in (("x", test), ("y", y)):
             row = found[f"{site}, {decode}"]
             assert row["kid"] == pytest.approx(by_hand(made[site], real), rel=1e-3)
-            assert (row["pictures"], row["real"]) == (7, 9)
+            assert (row["images"], row["real"]) == (7, 9)
         own = test[chosen]
-        # Noise belongs to the picture's index among the test pictures.
-        answers = model.super_resolve(y, seed=3, **how)["x"][0][chosen]
+        # Noise belongs to the image's index among the test images.
+        outputs = model.super_resolve(y, seed=3, **how)["x"][0][chosen]
         row = found[f"x given a real y, {decode}"]
-        assert row["kid"] == pytest.approx(by_hand(answers, own, paired=True), rel=1e-3)
-        assert (row["pictures"], row["real"]) == (7, 7)
+        assert row["kid"] == pytest.approx(by_hand(outputs, own, paired=True), rel=1e-3)
+        assert (row["images"], row["real"]) == (7, 7)
         again = model.generative_reconstruct(to_unit(test), seed=3, **how)
         row = found[f"x given a reconstructed y, {decode}"]
         assert row["kid"] == pytest.approx(by_hand(again["x"][chosen], own, True), rel=1e-3)
@@ -157,14 +157,12 @@ def test_rows_are_of_the_pictures_that_they_name(
     assert line.split()[6:] == [*numbers, "7", "7", "-", "-", "-", "-"]
 
 
-def test_features_of_real_pictures_are_computed_once(
-    folder: Path, save: Callable[..., Path]
-) -> None:
+def test_features_of_real_images_are_computed_once(folder: Path, save: Callable[..., Path]) -> None:
     main(arguments(save(), folder))
     test = load_data(str(folder), folder).test
     seen = [image for images in Stub.seen for image in images if image.shape[-1] == 16]
-    for picture in test:
-        assert sum(torch.equal(picture, other) for other in seen) == 1
+    for one in test:
+        assert sum(torch.equal(one, other) for other in seen) == 1
     assert len(seen) == 9 + 7 + 2 * (7 + 7 + 7)
 
 
@@ -185,7 +183,7 @@ def test_what_is_recorded_and_under_which_flags(folder: Path, save: Callable[...
         1.0,
     )
     assert "precision" not in both["y, sample"] | both["x given a real y, sample"]
-    # Another decoding stands beside it, and fewer pictures do not take its place.
+    # Another decoding stands beside it, and fewer images do not take its place.
     main(arguments(run, folder, decode="mode", image_temperature=0.5, kid_images=5))
     entry = json.loads((run / "evaluation.json").read_text())[key]
     assert entry[KID_KEY] == both
@@ -208,23 +206,23 @@ def test_the_batch_does_not_matter(folder: Path, save: Callable[..., Path]) -> N
         assert one == pytest.approx(other, rel=1e-2, abs=1e-5), name
 
 
-def test_a_limit_is_of_real_pictures_and_at_most_of_generated_ones(
+def test_a_limit_is_of_real_images_and_at_most_of_generated_ones(
     folder: Path, save: Callable[..., Path]
 ) -> None:
     run = save()
     main(arguments(run, folder, limit=5, kid_images=None, decode="mode"))
     found = measured(run, f"{folder}/test")
-    sizes = {(found[name]["pictures"], found[name]["real"]) for name in rows_of(found)}
+    sizes = {(found[name]["images"], found[name]["real"]) for name in rows_of(found)}
     assert sizes == {(5, 5)}
     assert found["flags"] == "--decode mode --temperature 1.0"
     main(arguments(run, folder, limit=5, kid_images=8, decode="mode"))
     found = measured(run, f"{folder}/test")
-    assert (found["x, mode"]["pictures"], found["x, mode"]["real"]) == (8, 5)
-    assert found["x given a real y, mode"]["pictures"] == 5
-    assert found[REAL[0]]["pictures"] == 8
+    assert (found["x, mode"]["images"], found["x, mode"]["real"]) == (8, 5)
+    assert found["x given a real y, mode"]["images"] == 5
+    assert found[REAL[0]]["images"] == 8
 
 
-def test_training_pictures_are_measured_by_halves(folder: Path, save: Callable[..., Path]) -> None:
+def test_training_images_are_measured_by_halves(folder: Path, save: Callable[..., Path]) -> None:
     run = save()
     main(arguments(run, folder, split="train", decode="mode"))
     found = measured(run, f"{folder}/train")
@@ -241,7 +239,7 @@ def test_a_vae_has_x_alone(folder: Path, save: Callable[..., Path]) -> None:
     run = save(model="vae")
     main(arguments(run, folder))
     found = measured(run, f"{folder}/test")
-    assert rows_of(found) == ["real x, training pictures", "x, sample", "x, mode"]
+    assert rows_of(found) == ["real x, training images", "x, sample", "x, mode"]
 
 
 def test_y_in_gray_is_measured_too(folder: Path, save: Callable[..., Path]) -> None:
@@ -276,11 +274,11 @@ def test_each_row_is_recorded_before_the_next(
     assert rows_of(found) == [*REAL, "x, sample", "y, sample", "x given a real y, sample"]
 
 
-def test_too_few_pictures_are_refused_before_the_work(
+def test_too_few_images_are_refused_before_the_work(
     folder: Path, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("srvae_pyro.evaluation.command.measure", None)
-    with pytest.raises(UserError, match="at least 3 real pictures, not 2: give a larger --limit"):
+    with pytest.raises(UserError, match="at least 3 real images, not 2: give a larger --limit"):
         main(arguments(save(), folder, limit=2))
 
 
@@ -309,8 +307,8 @@ def network() -> LiteFeatures:
     return LiteFeatures()
 
 
-def test_features_of_the_network(network: LiteFeatures, pictures: Callable[..., Tensor]) -> None:
-    images = to_levels(pictures(30)).to(torch.uint8)  # more than go through it at a time
+def test_features_of_the_network(network: LiteFeatures, make_images: Callable[..., Tensor]) -> None:
+    images = to_levels(make_images(30)).to(torch.uint8)  # more than go through it at a time
     found = network(images)
     assert found.shape == (30, 1280)
     assert found.dtype == torch.float32
@@ -318,7 +316,7 @@ def test_features_of_the_network(network: LiteFeatures, pictures: Callable[..., 
     assert torch.allclose(network(images[28:29])[0], found[28], rtol=1e-3, atol=1e-3)
     gray = images[:2, :1]
     assert torch.equal(network(gray), network(gray.expand(-1, 3, -1, -1)))
-    with pytest.raises(ValueError, match="uint8 pictures"):
+    with pytest.raises(ValueError, match="uint8 images"):
         network(images.float())
 
 

@@ -1,4 +1,4 @@
-"""The measures of super-resolution, each on cases whose answer is known by hand."""
+"""The measures of super-resolution, each on cases whose output is known by hand."""
 
 import json
 import math
@@ -35,18 +35,22 @@ from srvae_pyro.evaluation.sr_scores import (
     differences,
     diversity_score,
     feature_distance,
-    picture_scores,
+    image_scores,
     squared_errors,
     y_channel,
 )
-from srvae_pyro.evaluation.super_resolution import Answerer, evaluate_super_resolution, factors_for
+from srvae_pyro.evaluation.super_resolution import (
+    SuperResolver,
+    evaluate_super_resolution,
+    factors_for,
+)
 from srvae_pyro.inference.decoding import ImageNoise
 from srvae_pyro.inference.statistics import standard_error
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.cli import check_arguments
-from srvae_pyro.upscaling.enlarger import answers, downscaled
+from srvae_pyro.upscaling.upscaler import downscaled, upscale_batch
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 
@@ -58,7 +62,7 @@ def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0)
 
 @pytest.fixture
 def make(tiny: Callable[..., ModelConfig]) -> Callable[..., SRVAE]:
-    """Makes a model that enlarges pictures of 32x32, not trained, whose answers agree with y."""
+    """Makes a model that upscales images of 32x32, not trained, with consistent outputs."""
 
     def made(**changes: Any) -> SRVAE:
         settings = {"d": "average2", "likelihood": "groups", "likelihood_scale": 0.3, **changes}
@@ -83,11 +87,11 @@ def test_luma_is_that_of_scikit_image_and_matlab_but_for_rounding() -> None:
 
 def test_psnr_of_y_by_hand() -> None:
     truth = torch.full((1, 3, 16, 16), 100, dtype=torch.uint8)
-    answer = truth.clone()
-    answer[:, 1, 2:-2, 2:-2] += 10  # green alone, which counts 128.553 / 255
-    answer[:, :, :2] = 255  # the border does not count
-    answer[:, :, :, -2:] = 0
-    found = picture_scores(answer, truth, border=2)
+    output = truth.clone()
+    output[:, 1, 2:-2, 2:-2] += 10  # green alone, which counts 128.553 / 255
+    output[:, :, :2] = 255  # the border does not count
+    output[:, :, :, -2:] = 0
+    found = image_scores(output, truth, border=2)
     expected = 20 * math.log10(255 / (10 * 128.553 / 255))
     assert found["psnr_y"].item() == pytest.approx(expected, abs=1e-4)
     assert found["psnr"].item() < 15
@@ -96,9 +100,9 @@ def test_psnr_of_y_by_hand() -> None:
 
 def test_a_border_that_leaves_too_little_leaves_scores_out() -> None:
     x = levels(2)
-    assert set(picture_scores(x, x, border=2)) == {"psnr", "ssim", "psnr_y", "ssim_y"}
-    assert set(picture_scores(x, x, border=4)) == {"psnr", "ssim", "psnr_y"}
-    assert set(picture_scores(x, x, border=8)) == {"psnr", "ssim"}
+    assert set(image_scores(x, x, border=2)) == {"psnr", "ssim", "psnr_y", "ssim_y"}
+    assert set(image_scores(x, x, border=4)) == {"psnr", "ssim", "psnr_y"}
+    assert set(image_scores(x, x, border=8)) == {"psnr", "ssim"}
 
 
 # Diversity
@@ -240,8 +244,8 @@ def test_intervals_leave_out_as_many_ranks_at_each_end() -> None:
 def test_figure_shows_the_shares() -> None:
     shares = np.zeros(40)
     shares[0], shares[39] = 0.75, 0.25
-    picture = np.asarray(calibration_figure(shares.tolist(), "title"), int)
-    blue = (picture == (120, 150, 190)).all(axis=-1)
+    image = np.asarray(calibration_figure(shares.tolist(), "title"), int)
+    blue = (image == (120, 150, 190)).all(axis=-1)
     columns = np.flatnonzero(blue.any(axis=0))
     left, right = blue[:, columns[2]].sum(), blue[:, columns[-2]].sum()
     assert left == pytest.approx(3 * right, rel=0.05)
@@ -255,12 +259,12 @@ def test_figure_shows_the_shares() -> None:
 def test_four_times_is_twice_twice(make: Callable[..., SRVAE]) -> None:
     model = make()
     x = levels(3, (3, 32, 32))
-    answerer = Answerer(model, 4, seed=5)
-    y = answerer.small(x)
+    resolver = SuperResolver(model, 4, seed=5)
+    y = resolver.small(x)
     assert torch.equal(y, downscaled(model, downscaled(model, x)))
-    found = answerer.sample(y, 2, [7, 8, 9])
-    half = Answerer(model, 2, seed=5).sample(y, 2, [7, 8, 9])
-    expected = answers(model, to_unit(y), noise=ImageNoise((5, 2), [7, 8, 9]))
+    found = resolver.sample(y, 2, [7, 8, 9])
+    half = SuperResolver(model, 2, seed=5).sample(y, 2, [7, 8, 9])
+    expected = upscale_batch(model, to_unit(y), noise=ImageNoise((5, 2), [7, 8, 9]))
     assert torch.equal(half.int(), to_levels(expected))
     assert torch.equal(downscaled(model, found), half)  # exact in each step
     result = evaluate_super_resolution(model, x, samples=2, factor=4)
@@ -282,10 +286,10 @@ def test_calibration_does_not_change_the_rest(make: Callable[..., SRVAE]) -> Non
     assert ranked.methods["sample"].psnr == pytest.approx(plain.methods["sample"].psnr, rel=1e-4)
     assert sum(found.ranks) == pytest.approx(1)
     # By hand, of the same 39 samples.
-    answerer = Answerer(model, 2, seed=0)
+    resolver = SuperResolver(model, 2, seed=0)
     ranks = Ranks(x, range(4), seed=0)
     for sample in range(RANKED):
-        ranks.add(answerer.sample(answerer.small(x), sample, [0, 1, 2, 3]))
+        ranks.add(resolver.sample(resolver.small(x), sample, [0, 1, 2, 3]))
     assert found.ranks == pytest.approx(ranks.shares()["ranks"].mean(dim=0).tolist(), abs=1e-3)
     text = super_resolution_table(ranked)
     assert f"{100 * found.within['80']:.1f} %" in text
@@ -308,7 +312,7 @@ def test_errors_are_over_photographs(make: Callable[..., SRVAE]) -> None:
     assert alone.methods["mode"].psnr_y_error == pytest.approx(standard_error(values), rel=0.02)
     assert each[0].methods["mode"].psnr_error is None
     assert "± over 3 photographs" in super_resolution_table(clustered)
-    assert "± over 6 pictures" in super_resolution_table(alone)
+    assert "± over 6 images" in super_resolution_table(alone)
     assert "± over" not in super_resolution_table(each[0])
     assert (alone.photographs, clustered.photographs) == (None, 3)
 
@@ -325,7 +329,7 @@ def test_speed_is_of_all_pixels_but_the_first_draw(
     ticks = iter(range(1000))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))  # a second a look
     result = evaluate_super_resolution(make(), levels(5, (3, 32, 32)), samples=2, batch_size=3)
-    # Draws of 3, 3, 2 and 2 pictures in a second each.
+    # Draws of 3, 3, 2 and 2 images in a second each.
     assert result.megapixels_per_second == pytest.approx((3 + 2 + 2) * 32 * 32 / 3 / 1e6)
 
 
@@ -334,10 +338,10 @@ def test_the_command_records_all_of_it(
 ) -> None:
     save_pretrained(make(), tmp_path / "run")
     for split in ("train", "test"):
-        (tmp_path / "pictures" / split).mkdir(parents=True)
-        for number, picture in enumerate(to_unit(levels(4, (3, 32, 32), seed=len(split)))):
-            save_image(picture, tmp_path / "pictures" / split / f"{number}.png")
-    run, data = tmp_path / "run", str(tmp_path / "pictures")
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number, image in enumerate(to_unit(levels(4, (3, 32, 32), seed=len(split)))):
+            save_image(image, tmp_path / "images" / split / f"{number}.png")
+    run, data = tmp_path / "run", str(tmp_path / "images")
     arguments = EvaluateArguments(
         str(run), data, elbo_only=True, super_resolution=True, factor=(2, 4, 2), calibration=True
     )
@@ -359,8 +363,8 @@ def test_the_command_records_all_of_it(
 @pytest.mark.parametrize(
     ("asked", "size", "message"),
     [
-        ((3,), (32, 32), "--factor 3: this model enlarges 2 times, so the factor is one of 2, 4"),
-        ((2, 8), (32, 40), "--factor 8 takes pictures whose sides are multiples of .* 32x40"),
+        ((3,), (32, 32), "--factor 3: this model upscales 2 times, so the factor is one of 2, 4"),
+        ((2, 8), (32, 40), "--factor 8 takes images whose sides are multiples of .* 32x40"),
     ],
 )
 def test_factors_that_cannot_be_are_refused(

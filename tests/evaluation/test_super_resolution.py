@@ -17,8 +17,8 @@ from srvae_pyro.evaluation.report import super_resolution_table
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution, interpolated
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.upscaling.enlarger import answers, downscaled
 from srvae_pyro.upscaling.quality import PixelStatistics, psnr, ssim
+from srvae_pyro.upscaling.upscaler import downscaled, upscale_batch
 
 
 def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
@@ -28,7 +28,7 @@ def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0)
 
 @pytest.fixture
 def model(tiny: Callable[..., ModelConfig]) -> ImageModel:
-    settings = {"head_scale": 0.5, "likelihood_scale": 0.3, "likelihood_start": "pictures"}
+    settings = {"head_scale": 0.5, "likelihood_scale": 0.3, "likelihood_start": "images"}
     model = make_model(tiny(p_u="standard", **settings))
     model.initialize(to_unit(levels(8)))
     return model.eval().requires_grad_(False)
@@ -54,7 +54,7 @@ def test_psnr_and_ssim_are_scikit_images(channels: int) -> None:
         assert likeness.item() == pytest.approx(expected, abs=1e-9)
 
 
-def test_equal_pictures_have_100_db() -> None:
+def test_equal_images_have_100_db() -> None:
     a = levels(2)
     b = a.clone()
     b[1, 0, 0, 0] ^= 1
@@ -71,7 +71,7 @@ def test_shrinking_is_the_models_transform(model: SRVAE) -> None:
 
 def test_answers_are_those_of_super_resolve(model: SRVAE) -> None:
     y = model.guide.d(to_unit(levels(2)))
-    x = answers(model, y, decode="mode", temperature=0.0)
+    x = upscale_batch(model, y, decode="mode", temperature=0.0)
     assert torch.equal(x, model.super_resolve(y, decode="mode", temperature=0.0)["x"][0])
 
 
@@ -84,16 +84,18 @@ def test_what_is_measured(model: SRVAE) -> None:
     assert scores.psnr == pytest.approx(psnr(nearest, images).mean().item())
     assert scores.ssim == pytest.approx(ssim(nearest, images).mean().item())
     assert scores.lr_psnr == pytest.approx(psnr(downscaled(model, nearest), y).mean().item())
-    mode = to_levels(answers(model, to_unit(y), decode="mode", temperature=0.0)).to(torch.uint8)
+    mode = to_levels(upscale_batch(model, to_unit(y), decode="mode", temperature=0.0)).to(
+        torch.uint8
+    )
     expected = psnr(mode, images).mean().item()
     assert result.methods["mode"].psnr == pytest.approx(expected, abs=0.01)
-    # The mean of answers is nearer to anything than an answer is, on average.
+    # The mean of outputs is nearer to anything than an output is, on average.
     assert result.methods["mean"].psnr > result.methods["sample"].psnr
     assert result.diversity.pairwise_rmse > result.diversity.std > 0
     assert json.loads(json.dumps(asdict(result), allow_nan=False)) == asdict(result)
 
 
-def test_bicubic_of_a_plain_picture_is_exact(model: SRVAE) -> None:
+def test_bicubic_of_a_plain_image_is_exact(model: SRVAE) -> None:
     result = evaluate_super_resolution(
         model, torch.full((2, 3, 16, 16), 77, dtype=torch.uint8), samples=1
     )
@@ -129,10 +131,10 @@ def test_table_is_aligned(model: SRVAE) -> None:
     assert "mean of 2 samples" in text
     starts = ("Y: luma without 2 pixels", "samples differ by", "NTIRE diversity of 2 samples")
     assert all(line.startswith(start) for line, start in zip(others, starts, strict=False))
-    assert others[-1].endswith("megapixels of sampled answers a second, in a process")
+    assert others[-1].endswith("megapixels of sampled outputs a second, in a process")
 
 
-def test_small_pictures_have_no_ssim(tiny: Callable[..., ModelConfig]) -> None:
+def test_small_images_have_no_ssim(tiny: Callable[..., ModelConfig]) -> None:
     model = make_model(tiny(image_shape=(1, 8, 8), p_u="standard"))
     model.initialize(to_unit(levels(4, (1, 8, 8))))
     result = evaluate_super_resolution(model, levels(3, (1, 8, 8)), samples=2)

@@ -17,7 +17,7 @@ from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import SRVAE, VAE, ImageModel
 
 MakeConfig = Callable[..., ModelConfig]
-Pictures = Callable[..., Tensor]
+Images = Callable[..., Tensor]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "srvae": {},
@@ -63,9 +63,9 @@ def by_hand(m: ImageModel, x: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_terms_are_those_by_hand_and_add_up_to_pyros_loss(
-    option: str, tiny: MakeConfig, pictures: Pictures
+    option: str, tiny: MakeConfig, make_images: Images
 ) -> None:
-    x = pictures(3)
+    x = make_images(3)
     m = build(tiny(**OPTIONS[option]), x)
     expected = seeded(by_hand, m, x)
     terms: ElboTerms = seeded(TermsELBO().terms, m.model, m.guide, x)
@@ -85,9 +85,9 @@ def test_terms_are_those_by_hand_and_add_up_to_pyros_loss(
 @pytest.mark.parametrize("vectorized", [False, True])
 @pytest.mark.parametrize("option", ["srvae", "vae"])
 def test_loss_and_gradients_are_pyros(
-    option: str, vectorized: bool, particles: int, tiny: MakeConfig, pictures: Pictures
+    option: str, vectorized: bool, particles: int, tiny: MakeConfig, make_images: Images
 ) -> None:
-    x = pictures(2)
+    x = make_images(2)
     m = build(tiny(**OPTIONS[option]), x)
     settings: dict[str, Any] = {
         "num_particles": particles,
@@ -105,8 +105,8 @@ def test_loss_and_gradients_are_pyros(
 
 
 @torch.no_grad()
-def test_vectorized_particles_are_the_same_estimate(tiny: MakeConfig, pictures: Pictures) -> None:
-    x = pictures(2)
+def test_vectorized_particles_are_the_same_estimate(tiny: MakeConfig, make_images: Images) -> None:
+    x = make_images(2)
     m = build(tiny(), x)
     four = TermsELBO(
         num_particles=4, vectorize_particles=True, max_plate_nesting=1, detailed_kl=True
@@ -131,9 +131,9 @@ def test_vectorized_particles_are_the_same_estimate(tiny: MakeConfig, pictures: 
 
 @torch.no_grad()
 def test_closed_form_kl_is_the_sampled_ones_expectation(
-    tiny: MakeConfig, pictures: Pictures
+    tiny: MakeConfig, make_images: Images
 ) -> None:
-    x = pictures(2)
+    x = make_images(2)
     config = tiny(p_u="standard", posterior_scale=0.5, posterior_log_variance=-1.0)
     m = build(config, x)
     settings: dict[str, Any] = {
@@ -159,9 +159,9 @@ def test_closed_form_kl_is_the_sampled_ones_expectation(
 
 
 def test_closed_form_kl_is_left_to_sampling_where_there_is_none(
-    tiny: MakeConfig, pictures: Pictures
+    tiny: MakeConfig, make_images: Images
 ) -> None:
-    x = pictures(2)
+    x = make_images(2)
     m = build(tiny(), x)  # u's prior is a flow, z's a normal
     elbo = TermsELBO(analytic_kl=True, detailed_kl=True)
     closed = seeded(elbo.terms, m.model, m.guide, x)
@@ -172,9 +172,9 @@ def test_closed_form_kl_is_left_to_sampling_where_there_is_none(
 
 
 @pytest.mark.parametrize("analytic_kl", [False, True])
-def test_stock_svi_takes_the_loss(analytic_kl: bool, tiny: MakeConfig, pictures: Pictures) -> None:
+def test_stock_svi_takes_the_loss(analytic_kl: bool, tiny: MakeConfig, make_images: Images) -> None:
     """... and optimises what the loss says it does."""
-    x = pictures(2)
+    x = make_images(2)
     m = build(tiny(model="vae", p_u="standard"), x)
     elbo = TermsELBO(analytic_kl=analytic_kl)
     expected = seeded(elbo.differentiable_loss, m.model, m.guide, x).item()
@@ -184,8 +184,8 @@ def test_stock_svi_takes_the_loss(analytic_kl: bool, tiny: MakeConfig, pictures:
 
 
 @torch.no_grad()
-def test_closed_form_kl_is_scaled_as_the_sampled_one(tiny: MakeConfig, pictures: Pictures) -> None:
-    x = pictures(2)
+def test_closed_form_kl_is_scaled_as_the_sampled_one(tiny: MakeConfig, make_images: Images) -> None:
+    x = make_images(2)
     m = build(tiny(model="vae", p_u="standard"), x)
     elbo = TermsELBO(analytic_kl=True)
     plain = elbo.terms(m.model, m.guide, x)

@@ -201,11 +201,11 @@ def make(kind: type, **changes) -> SRVAE | VAE:
     torch.manual_seed(0)
     name = "vae" if kind is VAE else "srvae"
     net = kind(ModelConfig(model=name, **{**TINY, **changes}))
-    net.initialize(pictures(8))
+    net.initialize(make_images(8))
     return net.eval()
 
 
-def pictures(count: int) -> Tensor:
+def make_images(count: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, 3, 16, 16), generator=generator) / 255
 
@@ -245,7 +245,7 @@ def log_weights(net, x: Tensor, samples: int) -> Tensor:
 
 @torch.no_grad()
 def test_paired_is_what_pyros_traces_give(net) -> None:
-    x = pictures(2)
+    x = make_images(2)
     expected = log_weights(net, x, 5)
     estimate = estimate_log_likelihood(net, x, 5, estimator="paired")
     torch.testing.assert_close(estimate.log_likelihood, log_mean(expected), atol=5e-3, rtol=1e-6)
@@ -256,7 +256,7 @@ def test_paired_is_what_pyros_traces_give(net) -> None:
 def test_product_is_the_mean_over_all_pairs(net) -> None:
     if isinstance(net, VAE):
         pytest.skip("no pairs")
-    x, samples = pictures(1), 4
+    x, samples = make_images(1), 4
     noise = ImageNoise(0, [0])
     y = net.guide.d(x)
     q_u, q_z = net.guide.q_u(y), net.guide.q_z(x)
@@ -277,7 +277,7 @@ def test_product_is_the_mean_over_all_pairs(net) -> None:
 
 @pytest.mark.parametrize("estimator", ["paired", "product"])
 def test_neither_chunks_nor_batches_nor_order_matter(net, estimator: str) -> None:
-    x = pictures(3)
+    x = make_images(3)
     whole = estimate_log_likelihood(net, x, 9, estimator=estimator, at_once=1000)
     parts = estimate_log_likelihood(net, x, 9, estimator=estimator, at_once=6)
     alone = estimate_log_likelihood(net, x[[2, 0]], 9, estimator=estimator, images=[2, 0])
@@ -290,7 +290,7 @@ def test_neither_chunks_nor_batches_nor_order_matter(net, estimator: str) -> Non
 
 
 def test_bounds_are_in_order(net) -> None:
-    x = pictures(4)
+    x = make_images(4)
     paired = estimate_log_likelihood(net, x, 20, estimator="paired")
     product = estimate_log_likelihood(net, x, 20)
     assert (paired.elbo < paired.log_likelihood).all()
@@ -314,7 +314,7 @@ def test_encoders_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     count("q_z", net.guide.q_z.encoder)
     count("p_z_from_y", net.model.p_z.from_y)
     count("p_z", net.model.p_z.joint)
-    estimate_log_likelihood(net, pictures(1), 12, at_once=3)
+    estimate_log_likelihood(net, make_images(1), 12, at_once=3)
     assert calls == {"q_u": 1, "q_z": 1, "p_z_from_y": 1, "p_z": 4}
 
 
@@ -365,22 +365,22 @@ def test_peak_bytes_counts_what_lives_at_once() -> None:
 
 def test_memory_bounds_what_is_done_at_once() -> None:
     net = make(SRVAE)
-    small, large = (evaluations_at_once(net, pictures(1), 5, gb) for gb in (0.001, 0.01))
+    small, large = (evaluations_at_once(net, make_images(1), 5, gb) for gb in (0.001, 0.01))
     assert 1 <= small < large
     with cached_weights():  # which are then computed in the first measurement only
-        assert evaluations_at_once(net, pictures(1), 5, 0.01) == large
+        assert evaluations_at_once(net, make_images(1), 5, 0.01) == large
     with pytest.raises(UserError, match=r"--memory-gb 1e-09 is too little"):
-        evaluations_at_once(net, pictures(1), 5, 1e-9)
+        evaluations_at_once(net, make_images(1), 5, 1e-9)
 
 
 @pytest.mark.parametrize("estimator", ["paired", "product"])
 def test_memory_counts_the_latents_of_all_samples(estimator: str) -> None:
     net, samples, memory_gb = make(SRVAE, p_u="standard"), 600, 0.004
-    at_once = evaluations_at_once(net, pictures(1), samples, memory_gb)
-    assert 1 < at_once < evaluations_at_once(net, pictures(1), 5, memory_gb)
+    at_once = evaluations_at_once(net, make_images(1), samples, memory_gb)
+    assert 1 < at_once < evaluations_at_once(net, make_images(1), 5, memory_gb)
     taken = peak_bytes(
         lambda: estimate_log_likelihood(
-            net, pictures(1), samples, estimator=estimator, at_once=at_once
+            net, make_images(1), samples, estimator=estimator, at_once=at_once
         )
     )
     assert taken < 0.6e9 * memory_gb
@@ -388,7 +388,7 @@ def test_memory_counts_the_latents_of_all_samples(estimator: str) -> None:
 
 @pytest.mark.parametrize("estimator", ["paired", "product"])
 def test_a_repeated_image_is_as_good_as_several(net, estimator: str) -> None:
-    one = pictures(1)
+    one = make_images(1)
     values = [
         estimate_log_likelihood(net, x, 4, estimator=estimator)
         for x in (one.expand(3, -1, -1, -1), one.repeat(3, 1, 1, 1))
@@ -399,11 +399,11 @@ def test_a_repeated_image_is_as_good_as_several(net, estimator: str) -> None:
     assert len(values[0].log_likelihood.unique()) == 3  # noise of its own for each
 
 
-def test_over_a_set_of_pictures() -> None:
+def test_over_a_set_of_images() -> None:
     net = make(SRVAE)
-    images = (pictures(5) * 255).round().to(torch.uint8)
+    images = (make_images(5) * 255).round().to(torch.uint8)
     result = evaluate_likelihood(net, images, torch.device("cpu"), 6)
-    each = estimate_log_likelihood(net, pictures(5), 6).log_likelihood
+    each = estimate_log_likelihood(net, make_images(5), 6).log_likelihood
     unit = 3 * 16 * 16 * math.log(2)
     assert result.bits_per_dim == pytest.approx(-each.mean().item() / unit, rel=1e-6)
     assert result.standard_error == pytest.approx(each.std().item() / 5**0.5 / unit, rel=1e-3)
@@ -425,6 +425,6 @@ def test_over_a_set_of_pictures() -> None:
 def test_bad_requests() -> None:
     net = make(VAE)
     with pytest.raises(UserError, match="at least 1, not 0"):
-        estimate_log_likelihood(net, pictures(1), 0)
+        estimate_log_likelihood(net, make_images(1), 0)
     with pytest.raises(UserError, match="product or paired, not 'all'"):
-        estimate_log_likelihood(net, pictures(1), 2, estimator="all")  # type: ignore[arg-type]
+        estimate_log_likelihood(net, make_images(1), 2, estimator="all")  # type: ignore[arg-type]

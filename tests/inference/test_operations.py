@@ -21,7 +21,7 @@ from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.operations import slerp
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.upscaling.enlarger import Enlarger
+from srvae_pyro.upscaling.upscaler import Upscaler
 
 LATENT = (2, 4, 4)
 
@@ -39,15 +39,15 @@ def make(model: Any = "srvae", **changes: Any) -> ImageModel:
         "init_scale": 0.5,
         "head_scale": 0.5,
         "likelihood_scale": 0.5,
-        "likelihood_start": "pictures",
+        "likelihood_start": "images",
         **dict.fromkeys(networks, Dense(2, 1)),
     }
     made = make_model(ModelConfig(**(settings | changes)))
-    made.initialize(pictures(8, 16, made.config.image_shape[0]))
+    made.initialize(images(8, 16, made.config.image_shape[0]))
     return made.eval()
 
 
-def pictures(count: int, size: int = 16, channels: int = 3, seed: int = 0) -> Tensor:
+def images(count: int, size: int = 16, channels: int = 3, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return to_unit(torch.randint(0, 256, (count, channels, size, size), generator=generator))
 
@@ -110,7 +110,7 @@ def test_mode_is_decided_by_the_latents() -> None:
     assert not torch.equal(sampled["x"], expected)
 
 
-def test_at_temperature_0_the_modes_are_one_picture(srvae: SRVAE) -> None:
+def test_at_temperature_0_the_modes_are_one_image(srvae: SRVAE) -> None:
     sites = srvae.generate(3, decode="mode", temperature=0)
     assert all(len(value.unique(dim=0)) == 1 for value in sites.values())
     torch.manual_seed(1)
@@ -209,15 +209,15 @@ def test_decoding_that_makes_no_sense_is_refused(srvae: SRVAE, wrong: dict[str, 
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_no_pictures_are_refused(srvae: SRVAE, count: int) -> None:
+def test_no_images_are_refused(srvae: SRVAE, count: int) -> None:
     with pytest.raises(UserError, match="at least 1"):
         srvae.generate(count)
     with pytest.raises(UserError, match="at least 1"):
-        srvae.super_resolve(pictures(1, 8), count)
+        srvae.super_resolve(images(1, 8), count)
 
 
 def test_decoding_leaves_given_sites_alone(srvae: SRVAE) -> None:
-    x = pictures(2)
+    x = images(2)
     with Decode("mode", temperature=0.0):
         trace = poutine.trace(srvae.model).get_trace(x)
     assert torch.equal(trace.nodes["x"]["value"], x)
@@ -229,7 +229,7 @@ def test_decoding_leaves_given_sites_alone(srvae: SRVAE) -> None:
 @pytest.mark.parametrize("decode", ["sample", "mode"])
 @pytest.mark.parametrize("model", ["srvae", "vae"])
 def test_reconstructions(model: str, decode: Any) -> None:
-    made, x = make(model, p_u="realnvp"), pictures(5)
+    made, x = make(model, p_u="realnvp"), images(5)
     sites = made.reconstruct(x, decode=decode, batch_size=2)
     assert sites["x"].shape == x.shape
     assert sites["z"].shape == (5, *LATENT)
@@ -243,13 +243,13 @@ def make_y(model: ImageModel, x: Tensor) -> Tensor:
     return model.guide.get_submodule("d")(x)
 
 
-def test_one_picture_is_reconstructed_as_a_batch(srvae: SRVAE) -> None:
-    assert srvae.reconstruct(pictures(1))["x"].shape == (1, 3, 16, 16)
+def test_one_image_is_reconstructed_as_a_batch(srvae: SRVAE) -> None:
+    assert srvae.reconstruct(images(1))["x"].shape == (1, 3, 16, 16)
 
 
 def test_reconstruction_is_decoded_from_the_guides_latents(srvae: SRVAE) -> None:
     """Latents near q's means where q is narrow, not drawn anew from the prior."""
-    x = pictures(3)
+    x = images(3)
     head = srvae.guide.q_z.encoder[-1]
     with torch.no_grad():
         head.bias[2:] = -40.0  # log-variances, clamped at -7
@@ -260,7 +260,7 @@ def test_reconstruction_is_decoded_from_the_guides_latents(srvae: SRVAE) -> None
 
 
 def test_reconstructions_of_other_sizes(srvae: SRVAE) -> None:
-    x = pictures(2, 32)
+    x = images(2, 32)
     sites = srvae.reconstruct(x)
     assert sites["x"].shape == x.shape
     assert torch.equal(sites["y"], make_y(srvae, x))
@@ -274,7 +274,7 @@ def test_reconstructions_of_other_sizes(srvae: SRVAE) -> None:
 def test_super_resolution_of_any_size(prior: str, size: int) -> None:
     made = make(p_u=prior)
     assert isinstance(made, SRVAE)
-    y = pictures(3, size)
+    y = images(3, size)
     sites = made.super_resolve(y, 2)
     assert sites["x"].shape == (2, 3, 3, 2 * size, 2 * size)
     assert sites["z"].shape == sites["u"].shape == (2, 3, 2, size // 2, size // 2)
@@ -284,8 +284,8 @@ def test_super_resolution_of_any_size(prior: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_super_resolution_does_not_mix_pictures_up(srvae: SRVAE, batch_size: int) -> None:
-    y = pictures(5, 8)
+def test_super_resolution_does_not_mix_images_up(srvae: SRVAE, batch_size: int) -> None:
+    y = images(5, 8)
     sites = srvae.super_resolve(y, 2, decode="mode", temperature=0, batch_size=batch_size)
     for sample in (0, 1):
         for number in range(5):
@@ -299,7 +299,7 @@ def test_super_resolution_does_not_mix_pictures_up(srvae: SRVAE, batch_size: int
 def test_super_resolution_by_every_transform(transform: str) -> None:
     made = make(d=transform)
     assert isinstance(made, SRVAE)
-    y = make_y(made, pictures(2))
+    y = make_y(made, images(2))
     sites = made.super_resolve(y, 3, decode="mode")
     assert sites["x"].shape == (3, 2, 3, 16, 16)
     assert torch.equal(sites["y"], y.expand(3, *y.shape))
@@ -342,7 +342,7 @@ BAD_IMAGES = {
 def test_every_operation_refuses_what_are_no_images_for_it(what: str, kind: Any) -> None:
     made = make(kind, p_u="realnvp")
     x, advice = BAD_IMAGES[what]
-    good = pictures(2)
+    good = images(2)
     operations: list[Callable[[], Any]] = [
         lambda: made.reconstruct(x),
         lambda: made.interpolate(x, x, 3),
@@ -364,25 +364,25 @@ def test_every_operation_refuses_what_are_no_images_for_it(what: str, kind: Any)
 def test_the_mixture_prior_says_which_size_it_takes() -> None:
     made = make(p_u="mixture")
     assert isinstance(made, SRVAE)
-    assert made.super_resolve(pictures(2, 8), 2)["x"].shape == (2, 2, 3, 16, 16)
+    assert made.super_resolve(images(2, 8), 2)["x"].shape == (2, 2, 3, 16, 16)
     with pytest.raises(UserError, match="8x8") as error:
-        made.super_resolve(pictures(2, 16))
+        made.super_resolve(images(2, 16))
     assert "\n" not in str(error.value)
 
 
 def test_the_vae_says_what_it_cannot_do() -> None:
     vae = make("vae")
     with pytest.raises(UserError, match="a VAE has no y to start from"):
-        vae.super_resolve(pictures(1, 8))
+        vae.super_resolve(images(1, 8))
     with pytest.raises(UserError, match="a VAE has no y to generate from"):
-        vae.generative_reconstruct(pictures(1))
+        vae.generative_reconstruct(images(1))
 
 
 # Generative reconstruction
 
 
 def test_generative_reconstruction_goes_by_u_alone(srvae: SRVAE) -> None:
-    x = pictures(3)
+    x = images(3)
     sites = srvae.generative_reconstruct(x, decode="mode", temperature=0.0, batch_size=2)
     u = srvae.guide.q_u(srvae.guide.d(x)).mean
     torch.testing.assert_close(sites["u"], u, atol=1e-5, rtol=1e-5)
@@ -396,10 +396,10 @@ def test_generative_reconstruction_goes_by_u_alone(srvae: SRVAE) -> None:
 
 
 @pytest.mark.parametrize("sees_y", [False, True])
-def test_u_of_one_picture_goes_with_z_of_another(sees_y: bool) -> None:
+def test_u_of_one_image_goes_with_z_of_another(sees_y: bool) -> None:
     model = make(guide_z_sees_y=sees_y, posterior_scale=1.0)
     assert isinstance(model, SRVAE)
-    a, b = pictures(3), pictures(3, seed=1)
+    a, b = images(3), images(3, seed=1)
     sites = model.recombine(a, b, decode="mode", temperature=0.0, batch_size=2)
     d = model.guide.d
     u = model.guide.q_u(d(a)).mean
@@ -420,14 +420,14 @@ def test_u_of_one_picture_goes_with_z_of_another(sees_y: bool) -> None:
 
 
 def sharp(model: str = "srvae", **changes: Any) -> ImageModel:
-    """One whose posteriors are narrow and different for each picture."""
+    """One whose posteriors are narrow and different for each image."""
     return make(model, posterior_log_variance=-6.0, posterior_scale=1.0, **changes)
 
 
 @pytest.mark.parametrize("prior", ["standard", "realnvp", "mixture"])
 @pytest.mark.parametrize("model", ["srvae", "vae"])
 def test_interpolation_starts_and_ends_at_the_latents(model: str, prior: str) -> None:
-    net, a, b = sharp(model, p_u=prior), pictures(2), pictures(2, seed=1)
+    net, a, b = sharp(model, p_u=prior), images(2), images(2, seed=1)
     sites = net.interpolate(a, b, 4, decode="mode", temperature=0.0, seed=3, batch_size=3)
     lowest = "z" if model == "vae" else "u"
     for end, x in ((0, a), (-1, b)):
@@ -443,7 +443,7 @@ def test_interpolation_starts_and_ends_at_the_latents(model: str, prior: str) ->
 
 
 def test_details_are_interpolated_as_the_noise_of_their_prior() -> None:
-    net, a, b = sharp(), pictures(1), pictures(1, seed=1)
+    net, a, b = sharp(), images(1), images(1, seed=1)
     sites = net.interpolate(a, b, 3, decode="mode", temperature=0.0)
     noise = []
     for step in range(3):
@@ -463,9 +463,9 @@ def test_the_way_on_the_sphere_keeps_its_distance() -> None:
 
 def test_interpolation_that_makes_no_sense_is_refused(srvae: SRVAE) -> None:
     with pytest.raises(UserError, match="at least 2 steps, not 1"):
-        srvae.interpolate(pictures(1), pictures(1), 1)
+        srvae.interpolate(images(1), images(1), 1)
     with pytest.raises(UserError, match="do not pair up"):
-        srvae.interpolate(pictures(1), pictures(2), 3)
+        srvae.interpolate(images(1), images(2), 3)
 
 
 # Seeds
@@ -489,7 +489,7 @@ def test_image_i_of_a_seed_is_the_same_in_any_batch(model: str, prior: str) -> N
 
 
 def test_answers_and_reconstructions_keep_their_noise_too(srvae: SRVAE) -> None:
-    x = pictures(5)
+    x = images(5)
     y = srvae.guide.d(x)
     for operation in (
         lambda size: srvae.reconstruct(x, seed=1, batch_size=size),
@@ -501,7 +501,7 @@ def test_answers_and_reconstructions_keep_their_noise_too(srvae: SRVAE) -> None:
 
 
 def test_a_call_with_a_seed_leaves_pytorchs_generator_as_it_was(srvae: SRVAE) -> None:
-    x = pictures(2)
+    x = images(2)
     y, levels = srvae.guide.d(x), to_levels(x).to(torch.uint8)
     calls = (
         lambda: srvae.generate(2, seed=1),
@@ -513,7 +513,7 @@ def test_a_call_with_a_seed_leaves_pytorchs_generator_as_it_was(srvae: SRVAE) ->
         lambda: srvae.log_likelihood(x, 2, refine=1, seed=1),
         lambda: evaluate_elbo(srvae, levels, srvae.device, seed=1),
         lambda: evaluate_super_resolution(srvae, levels, samples=1, seed=1),
-        lambda: Enlarger(srvae, "sample", seed=1)(levels[0]),
+        lambda: Upscaler(srvae, "sample", seed=1)(levels[0]),
     )
     before = torch.get_rng_state()
     for number, call in enumerate(calls):
@@ -537,7 +537,7 @@ def test_temperatures_that_are_none_are_refused(srvae: SRVAE, temperature: float
 
 
 def test_images_in_double_precision_are_taken(srvae: SRVAE) -> None:
-    x = pictures(2)
+    x = images(2)
     single, double = (srvae.reconstruct(images, seed=0)["x"] for images in (x, x.double()))
     assert torch.equal(single, double)
 
@@ -554,7 +554,7 @@ def test_mean_is_the_expectation_of_x_and_the_mode_of_y(srvae: SRVAE) -> None:
 
 
 def test_log_likelihood_is_the_estimate(srvae: SRVAE) -> None:
-    x = pictures(3)
+    x = images(3)
     found = srvae.log_likelihood(x, 6, seed=2)
     expected = estimate_log_likelihood(srvae, x, 6, seed=2).log_likelihood
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-6)

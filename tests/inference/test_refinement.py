@@ -19,8 +19,8 @@ from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.refinement import RefinedGuide, refine, refined_at_once
 from srvae_pyro.models.vae import VAEGuide, VAEModel
 from srvae_pyro.system.device import peak_bytes
-from srvae_pyro.system.parallel import Group
-from tests.inference.test_importance import Linear, Standard, linear_gaussian, make, pictures
+from srvae_pyro.system.parallel import ProcessGroup
+from tests.inference.test_importance import Linear, Standard, linear_gaussian, make, make_images
 
 CPU = torch.device("cpu")
 
@@ -89,14 +89,14 @@ def net(request) -> SRVAE | VAE:
 
 
 def test_raises_the_elbo_of_every_image(net) -> None:
-    x = pictures(2)
+    x = make_images(2)
     guide = refine(net, x, 20, learning_rate=0.05)
     assert guide.improved.all()
     assert (elbo(net, guide, x) - elbo(net, net.guide, x) > 1).all()
 
 
 def test_no_steps_are_the_encoders_q(net) -> None:
-    x = pictures(2)
+    x = make_images(2)
     guide = refine(net, x, 0)
     assert not guide.improved.any()
     assert not any(q.mean.requires_grad for q in guide.posteriors.values())
@@ -105,7 +105,7 @@ def test_no_steps_are_the_encoders_q(net) -> None:
 
 @pytest.mark.parametrize("rate", [5.0, 1e30])  # too high; without a number at the end
 def test_a_refined_q_that_is_worse_is_not_taken(net, rate: float) -> None:
-    x = pictures(3)
+    x = make_images(3)
     guide = refine(net, x, 4, learning_rate=rate)
     assert not guide.improved.any()
     before = estimate_log_likelihood(net, x, 5)
@@ -115,7 +115,7 @@ def test_a_refined_q_that_is_worse_is_not_taken(net, rate: float) -> None:
 
 
 def test_only_the_images_that_gain_nothing_keep_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x, real = make(VAE), pictures(3), refinement._elbo
+    net, x, real = make(VAE), make_images(3), refinement._elbo
 
     def worse_for_the_first(model, guide: RefinedGuide, x: Tensor, noise: ImageNoise) -> Tensor:
         values = real(model, guide, x, noise)
@@ -132,7 +132,7 @@ def test_only_the_images_that_gain_nothing_keep_theirs(monkeypatch: pytest.Monke
 
 
 def test_neither_batches_nor_order_nor_memory_matter(net) -> None:
-    x, every = pictures(3), [0, 1, 2]
+    x, every = make_images(3), [0, 1, 2]
 
     def refined(images: list[int], seed: int = 0) -> RefinedGuide:
         guide = refine(net, x[images], 6, seed=seed, images=images, learning_rate=0.05)
@@ -166,7 +166,7 @@ def test_neither_batches_nor_order_nor_memory_matter(net) -> None:
 
 
 def test_the_networks_are_left_as_they_are(net) -> None:
-    x = pictures(2)
+    x = make_images(2)
     (-net.model(x).sum() + net.guide.q_z(x).mean.sum()).backward()  # some gradients of before
     state = copy.deepcopy(net.state_dict())
     gradients = {name: copy.deepcopy(p.grad) for name, p in net.named_parameters()}
@@ -183,7 +183,7 @@ def test_the_networks_are_left_as_they_are(net) -> None:
 
 
 def test_without_gradients_around_it() -> None:
-    net, x = make(SRVAE, p_u="standard"), pictures(2)
+    net, x = make(SRVAE, p_u="standard"), make_images(2)
     expected = net.log_likelihood(x, 3, refine=3)
     with torch.inference_mode():
         found = net.log_likelihood(x.clone(), 3, refine=3)
@@ -192,7 +192,7 @@ def test_without_gradients_around_it() -> None:
 
 
 def test_of_an_image_that_is_repeated() -> None:
-    net, one = make(SRVAE, p_u="standard"), pictures(1)
+    net, one = make(SRVAE, p_u="standard"), make_images(1)
     found = [
         net.log_likelihood(x, 3, refine=3)
         for x in (one.expand(3, -1, -1, -1), one.repeat(3, 1, 1, 1))
@@ -203,24 +203,24 @@ def test_of_an_image_that_is_repeated() -> None:
 
 def test_memory_bounds_how_many_are_refined_at_once() -> None:
     net, memory_gb = make(SRVAE, p_u="standard"), 0.003
-    few = refined_at_once(net, pictures(1), memory_gb)
-    assert 1 <= few < refined_at_once(net, pictures(1), 2 * memory_gb)
-    assert peak_bytes(lambda: refine(net, pictures(few), 3)) < 0.6e9 * memory_gb
+    few = refined_at_once(net, make_images(1), memory_gb)
+    assert 1 <= few < refined_at_once(net, make_images(1), 2 * memory_gb)
+    assert peak_bytes(lambda: refine(net, make_images(few), 3)) < 0.6e9 * memory_gb
     with pytest.raises(UserError, match=r"--memory-gb 1e-06 is too little to refine: it needs"):
-        refined_at_once(net, pictures(1), 1e-6)
-    expected = net.log_likelihood(pictures(few + 2), 2, refine=3)
-    found = net.log_likelihood(pictures(few + 2), 2, refine=3, memory_gb=memory_gb)
+        refined_at_once(net, make_images(1), 1e-6)
+    expected = net.log_likelihood(make_images(few + 2), 2, refine=3)
+    found = net.log_likelihood(make_images(few + 2), 2, refine=3, memory_gb=memory_gb)
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_over_a_set_of_pictures(precision) -> None:
+def test_over_a_set_of_images(precision) -> None:
     net = make(SRVAE, p_u="standard")
-    images = (pictures(4) * 255).round().to(torch.uint8)
+    images = (make_images(4) * 255).round().to(torch.uint8)
     found = evaluate_likelihood(net, images, CPU, 3, refine=4, precision=precision, memory_gb=0.03)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        each = net.log_likelihood(pictures(4), 3, refine=4)
-        guide = refine(net, pictures(4), 4)
+        each = net.log_likelihood(make_images(4), 3, refine=4)
+        guide = refine(net, make_images(4), 4)
     assert found.kept == 4 - guide.improved.sum()
     values = found.to_json()
     assert (values["refine"], values["kept"]) == (4, found.kept)
@@ -231,7 +231,7 @@ def test_over_a_set_of_pictures(precision) -> None:
 
 def test_the_bar_counts_parts_of_a_batch_once() -> None:
     images = torch.zeros(5, 1, 1, 1)
-    with sweep(images, batch_size=3, group=Group(), progress=True) as batches:
+    with sweep(images, batch_size=3, group=ProcessGroup(), progress=True) as batches:
         seen = []
         for batch, _ in batches:
             batches.done(1)
@@ -243,8 +243,8 @@ def test_the_bar_counts_parts_of_a_batch_once() -> None:
 def test_bad_requests() -> None:
     net = make(VAE)
     for ask in (
-        lambda: refine(net, pictures(1), -1),
-        lambda: net.log_likelihood(pictures(1), 2, refine=-1),
+        lambda: refine(net, make_images(1), -1),
+        lambda: net.log_likelihood(make_images(1), 2, refine=-1),
     ):
         with pytest.raises(UserError, match="a number of gradient steps, at least 0, not -1"):
             ask()

@@ -42,14 +42,14 @@ def tiny_config(**changes: Any) -> ModelConfig:
         "init_scale": 0.5,
         "head_scale": 0.5,
         "likelihood_scale": 0.5,
-        "likelihood_start": "pictures",
+        "likelihood_start": "images",
         "posterior_log_variance": -1.0,
         **dict.fromkeys(networks, Dense(2, 1)),
     }
     return ModelConfig(**(settings | changes))
 
 
-def some_pictures(count: int = 4) -> Tensor:
+def some_images(count: int = 4) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, 16, 16), generator=generator) / 255
 
@@ -57,7 +57,7 @@ def some_pictures(count: int = 4) -> Tensor:
 def make_run(folder: Path, **changes: Any) -> ImageModel:
     """A run's folder as training leaves it; the model that is in it."""
     model = make_model(tiny_config(**changes))
-    model.initialize(some_pictures())
+    model.initialize(some_images())
     config = RunConfig("quickstart", model.config, DataConfig("photos"), version="1.2")
     write_json(folder / CONFIG, config.to_dict())
     save_weights(model, folder)
@@ -67,7 +67,7 @@ def make_run(folder: Path, **changes: Any) -> ImageModel:
 @torch.no_grad()
 def log_probs(model: ImageModel) -> dict[str, Tensor]:
     torch.manual_seed(5)
-    x = some_pictures(3)
+    x = some_images(3)
     guide = poutine.trace(model.guide).get_trace(x)
     trace = poutine.trace(poutine.replay(model.model, trace=guide)).get_trace(x)
     for each in (guide, trace):
@@ -153,7 +153,7 @@ def test_a_new_file_that_fails_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_file_is_replaced_only_when_it_is_written(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "picture.png"
+    path = tmp_path / "folder" / "image.png"
     write_whole(path, lambda partial: partial.write_text("one") and None)
 
     def write(partial: Path) -> None:
@@ -191,7 +191,7 @@ def test_loading_never_initialises_again(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     assert loaded.initialized
     before = {name: value.clone() for name, value in loaded.state_dict().items()}
-    loaded.initialize(1 - some_pictures())
+    loaded.initialize(1 - some_images())
     loaded.generate(2)
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -326,7 +326,7 @@ def test_a_config_that_does_not_fit_is_a_users_error(text: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", MODELS)
 def test_save_pretrained_writes_what_load_reads(name: str, tmp_path: Path) -> None:
     model = make_model(tiny_config(**MODELS[name]))
-    model.initialize(some_pictures())
+    model.initialize(some_images())
     model.save_pretrained(tmp_path / "saved")
     assert_alike(model, load(tmp_path / "saved"))
 
@@ -378,7 +378,7 @@ def test_a_shared_model_has_a_card_and_nothing_private(name: str, tmp_path: Path
         f"{parameters:,} parameters",
         "preset `small`",
         "16x16 pixels",
-        "Trained on `holiday`: 1,200 pictures",
+        "Trained on `holiday`: 1,200 images",
         "library_name: srvae_pyro",
         "python -m srvae_pyro.generate OWNER/NAME",
         "arXiv:2006.05218",
@@ -389,7 +389,7 @@ def test_a_shared_model_has_a_card_and_nothing_private(name: str, tmp_path: Path
     names: dict[str, Any] = {}
     exec(code.replace("OWNER/NAME", str(tmp_path / "saved")), names)
     assert names["x"].shape == (16, 3, 16, 16)
-    assert ("answers" in names) == isinstance(model, SRVAE)
+    assert ("outputs" in names) == isinstance(model, SRVAE)
     found = load(tmp_path / "saved")
     assert_alike(model, found)
     assert found.run_config is not None
@@ -469,7 +469,7 @@ def test_a_hub_id_without_a_network_is_a_users_error(
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """Answers as the Hub does for a model that is not to be had, by its name."""
+    """Outputs as the Hub does for a model that is not to be had, by its name."""
 
     kinds: ClassVar = {
         "none": (404, "RepoNotFound"),
@@ -515,7 +515,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("owner/none", "there is none of that name, or it is private"),
         ("owner/private", "there is none of that name, or it is private"),
-        ("owner/token", "it answers 401: log in"),
+        ("owner/token", "it outputs 401: log in"),
         ("owner/gated", "it is gated; ask for access"),
     ],
 )

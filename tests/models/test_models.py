@@ -24,16 +24,16 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel
 from srvae_pyro.models.base import images_plate
 from srvae_pyro.models.conditionals import (
+    ImageEncoder,
     ImageGivenLatent,
-    ImageGivenLower,
-    LatentGivenImages,
-    LatentGivenLower,
+    XGivenYZ,
+    ZGivenYU,
 )
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormalized
 
 MakeConfig = Callable[..., ModelConfig]
-Pictures = Callable[..., Tensor]
+Images = Callable[..., Tensor]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -61,7 +61,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tall, z sees y": {"image_shape": (3, 24, 8), "guide_z_sees_y": True},
     "one stage": {"stages": 1, "image_shape": (3, 8, 8)},
     "narrow branch of z": {"p_x_z_channels": 5},
-    "plausible pictures": {"likelihood_start": "pictures", "posterior_log_variance": -2.0},
+    "plausible images": {"likelihood_start": "images", "posterior_log_variance": -2.0},
     "pyramid": {"latent_likelihood": "pyramid"},
     "pyramid, grayscale": {"latent_likelihood": "pyramid", "d": "grayscale"},
     "pyramid, mixture": {"latent_likelihood": "pyramid", "p_u": "mixture"},
@@ -112,10 +112,10 @@ def train_one_step(m: ImageModel, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_pyro_finds_both_programs_valid(option: str, tiny: MakeConfig, pictures: Pictures) -> None:
+def test_pyro_finds_both_programs_valid(option: str, tiny: MakeConfig, make_images: Images) -> None:
     config = tiny(**OPTIONS[option])
     m = build(config)
-    x = pictures(3, config.image_shape)
+    x = make_images(3, config.image_shape)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         m.initialize(x)
@@ -128,10 +128,10 @@ def test_pyro_finds_both_programs_valid(option: str, tiny: MakeConfig, pictures:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_sites_and_their_shapes(option: str, tiny: MakeConfig, pictures: Pictures) -> None:
+def test_sites_and_their_shapes(option: str, tiny: MakeConfig, make_images: Images) -> None:
     config = tiny(**OPTIONS[option])
     m = build(config)
-    x = pictures(3, config.image_shape)
+    x = make_images(3, config.image_shape)
     model, guide = traces(m, x)
     channels, height, width = config.image_shape
     small = 2**config.stages
@@ -166,9 +166,9 @@ def test_sites_and_their_shapes(option: str, tiny: MakeConfig, pictures: Picture
 
 @pytest.mark.parametrize("transform", ["downscale2", "downscale4", "grayscale", "sketch"])
 def test_guide_holds_y_as_a_delta_at_its_transform(
-    transform: str, tiny: MakeConfig, pictures: Pictures
+    transform: str, tiny: MakeConfig, make_images: Images
 ) -> None:
-    m, x = SRVAE(tiny(d=transform)), pictures()
+    m, x = SRVAE(tiny(d=transform)), make_images()
     model, guide = traces(m, x)
     y = guide.nodes["y"]
     assert isinstance(y["fn"], dist.Delta)
@@ -178,11 +178,11 @@ def test_guide_holds_y_as_a_delta_at_its_transform(
 
 
 def test_guide_z_sees_y_only_where_asked(
-    tiny: MakeConfig, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    tiny: MakeConfig, make_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The posterior of z changes with another d, whose y it sees, or it does not."""
-    x = pictures(2)
-    other_y = make_transform("downscale2")(pictures(2, seed=1))
+    x = make_images(2)
+    other_y = make_transform("downscale2")(make_images(2, seed=1))
     for sees in (False, True):
         m = SRVAE(tiny(guide_z_sees_y=sees))
         loc = m.guide.q_z(x).base_dist.loc
@@ -191,7 +191,7 @@ def test_guide_z_sees_y_only_where_asked(
 
 
 @pytest.mark.parametrize("option", BOTH)
-def test_samples_pictures_on_the_grid_of_any_size(option: str, tiny: MakeConfig) -> None:
+def test_samples_images_on_the_grid_of_any_size(option: str, tiny: MakeConfig) -> None:
     m = build(tiny(**OPTIONS[option]))
     x = m.model(count=3)
     assert x.shape == (3, 3, 16, 16)
@@ -200,13 +200,13 @@ def test_samples_pictures_on_the_grid_of_any_size(option: str, tiny: MakeConfig)
     assert m.model(count=2, size=(2, 6)).shape == (2, 3, 8, 24)
 
 
-def test_conditioned_on_y_the_model_super_resolves(tiny: MakeConfig, pictures: Pictures) -> None:
+def test_conditioned_on_y_the_model_super_resolves(tiny: MakeConfig, make_images: Images) -> None:
     m = SRVAE(tiny())
-    m.initialize(pictures(4))
+    m.initialize(make_images(4))
     u = torch.randn(2, 4, 4, 4)
     z = []
     for seed in (0, 1):
-        y = pictures(2, (3, 8, 8), seed=seed)
+        y = make_images(2, (3, 8, 8), seed=seed)
         trace = poutine.trace(poutine.condition(m.model, {"y": y, "u": u})).get_trace(count=2)
         assert torch.equal(trace.nodes["y"]["value"], y)
         assert trace.nodes["y"]["is_observed"]
@@ -279,66 +279,66 @@ def test_unsuitable_options_are_refused(
 
 @pytest.mark.parametrize("option", ["default", "grayscale, z sees y", "vae", "vae, standard"])
 def test_initialize_reaches_every_layer_once(
-    option: str, tiny: MakeConfig, pictures: Pictures
+    option: str, tiny: MakeConfig, make_images: Images
 ) -> None:
     config = tiny(**OPTIONS[option])
     m = build(config)
     assert not m.initialized
     with poutine.trace() as outside:
-        m.initialize(pictures(4))
+        m.initialize(make_images(4))
     assert m.initialized
     assert not outside.trace.nodes, "initialising shows no sites to a program around it"
     before = copy.deepcopy(m.state_dict())
-    m.initialize(pictures(4, seed=1))
+    m.initialize(make_images(4, seed=1))
     assert all(torch.equal(before[k], v) for k, v in m.state_dict().items())
     loaded = build(config)
     loaded.load_state_dict(before)
     assert loaded.initialized
-    loaded.initialize(pictures(4, seed=1))
-    x = pictures(2)
+    loaded.initialize(make_images(4, seed=1))
+    x = make_images(2)
     assert torch.equal(loss_of(loaded, x), loss_of(m, x))
 
 
-def test_initialize_refuses_one_picture(tiny: MakeConfig, pictures: Pictures) -> None:
+def test_initialize_refuses_one_image(tiny: MakeConfig, make_images: Images) -> None:
     m = SRVAE(tiny())
     with pytest.raises(ValueError, match="at least 2 images"):
-        m.initialize(pictures(1))
+        m.initialize(make_images(1))
     assert not any(
         layer.initialized for layer in m.modules() if isinstance(layer, WeightNormalized)
     )
 
 
 def test_initialize_completes_a_partly_initialized_model(
-    tiny: MakeConfig, pictures: Pictures
+    tiny: MakeConfig, make_images: Images
 ) -> None:
     m = SRVAE(tiny())
-    m.initialize(pictures(4))
+    m.initialize(make_images(4))
     head = m.guide.q_z.encoder[-1]
     kept = copy.deepcopy(m.model.state_dict())
     head.initialized.fill_(False)
     with torch.no_grad():
         head.gain.fill_(5.0)
     assert not m.initialized
-    m.initialize(pictures(4))
+    m.initialize(make_images(4))
     assert m.initialized
     assert head.gain.abs().max() < 5
     assert all(torch.equal(kept[k], v) for k, v in m.model.state_dict().items())
 
 
 def test_posteriors_and_likelihoods_start_where_the_config_says(
-    tiny: MakeConfig, pictures: Pictures
+    tiny: MakeConfig, make_images: Images
 ) -> None:
     m = SRVAE(
         tiny(
             components=5,
-            likelihood_start="pictures",
+            likelihood_start="images",
             likelihood_scale=0.05,
             posterior_scale=0.5,
             posterior_log_variance=-3.0,
             head_scale=0.02,
         )
     )
-    x = pictures(8)
+    x = make_images(8)
     with torch.no_grad():
         m.initialize(x)
         mean, log_variance = m.guide.q_z.parameters_of(x).chunk(2, dim=1)
@@ -364,20 +364,20 @@ def test_posteriors_and_likelihoods_start_where_the_config_says(
 
 @pytest.mark.parametrize("option", BOTH)
 def test_elbo_is_a_module_with_all_parameters(
-    option: str, tiny: MakeConfig, pictures: Pictures
+    option: str, tiny: MakeConfig, make_images: Images
 ) -> None:
     m = build(tiny(**OPTIONS[option]))
     elbo = Trace_ELBO()(m.model, m.guide)
     assert {id(p) for p in elbo.parameters()} == {id(p) for p in m.parameters()}
     assert not pyro.get_param_store()
-    elbo(pictures()).backward()
+    elbo(make_images()).backward()
     assert all(p.grad is not None for p in m.parameters())
 
 
 @pytest.mark.parametrize("option", BOTH)
-def test_stock_svi_learns(option: str, tiny: MakeConfig, pictures: Pictures) -> None:
-    x = (pictures(4) > 0.5) * 128 / 255  # two levels only, so that there is much to learn
-    start = {"likelihood_start": "pictures", "likelihood_scale": 0.02, "head_scale": 0.02}
+def test_stock_svi_learns(option: str, tiny: MakeConfig, make_images: Images) -> None:
+    x = (make_images(4) > 0.5) * 128 / 255  # two levels only, so that there is much to learn
+    start = {"likelihood_start": "images", "likelihood_scale": 0.02, "head_scale": 0.02}
     m = build(tiny(**start, **OPTIONS[option]))
     m.initialize(x)
     before = [p.detach().clone() for p in m.parameters()]
@@ -394,9 +394,9 @@ def test_stock_svi_learns(option: str, tiny: MakeConfig, pictures: Pictures) -> 
 
 
 def test_stock_svi_trains_a_second_model_of_the_process(
-    tiny: MakeConfig, pictures: Pictures
+    tiny: MakeConfig, make_images: Images
 ) -> None:
-    x = pictures(4)
+    x = make_images(4)
     for _ in range(2):
         m = VAE(tiny(model="vae", p_u="standard"))
         before = [p.detach().clone() for p in m.parameters()]
@@ -407,9 +407,9 @@ def test_stock_svi_trains_a_second_model_of_the_process(
 
 @pytest.mark.parametrize("option", BOTH)
 def test_importance_sampling_and_predictive(
-    option: str, tiny: MakeConfig, pictures: Pictures
+    option: str, tiny: MakeConfig, make_images: Images
 ) -> None:
-    m, x = build(tiny(**OPTIONS[option])), pictures(2)
+    m, x = build(tiny(**OPTIONS[option])), make_images(2)
     with torch.no_grad():
         posterior = Importance(m.model, m.guide, num_samples=3).run(x)
         assert len(posterior.log_weights) == 3
@@ -431,9 +431,9 @@ EDGES = {
 
 @pytest.mark.parametrize("option", BOTH)
 def test_render_model_draws_model_and_guide(
-    option: str, tiny: MakeConfig, pictures: Pictures
+    option: str, tiny: MakeConfig, make_images: Images
 ) -> None:
-    m, x = build(tiny(**OPTIONS[option])), pictures(2)
+    m, x = build(tiny(**OPTIONS[option])), make_images(2)
     model = pyro.render_model(m.model, model_args=(x,)).source
     names = {name for edge in EDGES[option] for name in edge}
     assert set(re.findall(r"^\s*(\w+) \[.*shape=", model, re.M)) - {"x"} == names - {"x"}
@@ -447,10 +447,10 @@ def test_render_model_draws_model_and_guide(
 
 @pytest.mark.parametrize("option", BOTH)
 def test_autocast_keeps_the_loss_in_float32(
-    option: str, tiny: MakeConfig, pictures: Pictures
+    option: str, tiny: MakeConfig, make_images: Images
 ) -> None:
-    m, x = build(tiny(image_shape=(3, 8, 8), **OPTIONS[option])), pictures(2, (3, 8, 8))
-    m.initialize(pictures(4, (3, 8, 8)))
+    m, x = build(tiny(image_shape=(3, 8, 8), **OPTIONS[option])), make_images(2, (3, 8, 8))
+    m.initialize(make_images(4, (3, 8, 8)))
     full = loss_of(m, x)
     with torch.autocast("cpu", torch.bfloat16):
         half = loss_of(m, x)
@@ -462,9 +462,9 @@ def test_autocast_keeps_the_loss_in_float32(
 @pytest.mark.parametrize("way", ["deepcopy", "average", "pickle"])
 @pytest.mark.parametrize("option", ["z sees y", "mixture", "vae"])
 def test_copies_after_a_training_step(
-    option: str, way: str, tiny: MakeConfig, pictures: Pictures
+    option: str, way: str, tiny: MakeConfig, make_images: Images
 ) -> None:
-    m, x = build(tiny(**OPTIONS[option])), pictures()
+    m, x = build(tiny(**OPTIONS[option])), make_images()
     m.initialize(x)
     train_one_step(m, x)
     other: ImageModel
@@ -487,9 +487,9 @@ def test_copies_after_a_training_step(
 
 @pytest.mark.parametrize("option", ["z sees y", "vae"])
 def test_hub_files_give_the_model_back(
-    option: str, tiny: MakeConfig, pictures: Pictures, tmp_path: Path
+    option: str, tiny: MakeConfig, make_images: Images, tmp_path: Path
 ) -> None:
-    m, x = build(tiny(**OPTIONS[option])), pictures()
+    m, x = build(tiny(**OPTIONS[option])), make_images()
     m.initialize(x)
     m.save_pretrained(tmp_path)
     other = type(m).from_pretrained(tmp_path)
@@ -509,13 +509,13 @@ class ThreeLevels(nn.Module):
         self.d = make_transform("downscale2")
         self.p_u = StandardPrior((4, 4, 4))
         self.p_y = ImageGivenLatent(below, 3, below.p_y, 0)
-        self.p_z1 = LatentGivenLower(below, 3, 0)
-        self.p_x1 = ImageGivenLower(below, self.d, 3, 3)
-        self.p_z2 = LatentGivenLower(config, 3, 1)
-        self.p_x2 = ImageGivenLower(config, self.d, 3, 3)
-        self.q_u = LatentGivenImages(below, 3, below.q_u, 0)
-        self.q_z1 = LatentGivenImages(below, 3, below.q_z, 1)
-        self.q_z2 = LatentGivenImages(config, 3, config.q_z, 2)
+        self.p_z1 = ZGivenYU(below, 3, 0)
+        self.p_x1 = XGivenYZ(below, self.d, 3, 3)
+        self.p_z2 = ZGivenYU(config, 3, 1)
+        self.p_x2 = XGivenYZ(config, self.d, 3, 3)
+        self.q_u = ImageEncoder(below, 3, below.q_u, 0)
+        self.q_z1 = ImageEncoder(below, 3, below.q_z, 1)
+        self.q_z2 = ImageEncoder(config, 3, config.q_z, 2)
 
     def model(self, x: Tensor | None = None, count: int = 1) -> Tensor:
         with images_plate(x, count):
@@ -535,9 +535,9 @@ class ThreeLevels(nn.Module):
             pyro.sample("z2", self.q_z2(x))
 
 
-def test_three_levels(tiny: MakeConfig, pictures: Pictures) -> None:
+def test_three_levels(tiny: MakeConfig, make_images: Images) -> None:
     m = ThreeLevels(tiny(), tiny(stages=1, image_shape=(3, 8, 8)))
-    x = pictures(3)
+    x = make_images(3)
     model, guide = traces(m, x)  # type: ignore[arg-type]
     assert sites(model) == {"x2", "z2", "x1", "z1", "y", "u"}
     assert sites(guide) == {"z2", "x1", "z1", "y", "u"}
@@ -552,12 +552,12 @@ def test_three_levels(tiny: MakeConfig, pictures: Pictures) -> None:
 
 
 def test_bfloat16_does_not_round_y(
-    tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     likelihood = SRVAE(tiny()).model.p_x
     seen: list[Tensor] = []
     likelihood.joint[0].register_forward_hook(lambda _m, inputs, out: seen.extend((*inputs, out)))
-    y, z = pictures(2, (3, 8, 8)), torch.randn(2, 4, 4, 4)
+    y, z = make_images(2, (3, 8, 8)), torch.randn(2, 4, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         likelihood.parameters_of(y, z)
     lifted = likelihood.d.lift(y, (16, 16))

@@ -11,11 +11,11 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
 from srvae_pyro import SRVAE, load, upscale
-from srvae_pyro.data import PictureOptions
+from srvae_pyro.data import ImageOptions
 from srvae_pyro.data.named import load_photos
 from srvae_pyro.evaluation.likelihood import evaluate_elbo
 from srvae_pyro.upscale import UpscaleArguments
-from srvae_pyro.upscaling.enlarger import Enlarger
+from srvae_pyro.upscaling.upscaler import Upscaler
 
 RUNS = Path(__file__).parents[2] / "runs"
 FOLDER = RUNS / "pretrained"
@@ -40,7 +40,7 @@ def test_it_is_small_and_not_tied_to_a_machine(folder: Path) -> None:
 
 
 def test_both_latents_say_something_of_photographs(model: SRVAE) -> None:
-    images = load_photos(PictureOptions(image_size=32)).test[::8]
+    images = load_photos(ImageOptions(image_size=32)).test[::8]
     result = evaluate_elbo(model, images, torch.device("cpu"))
     assert result.terms["kl_z"] > 100
     assert result.terms["kl_u"] > 20
@@ -68,7 +68,7 @@ def test_it_enlarges_a_photograph_better_than_bicubic(folder: Path, tmp_path: Pa
 
 
 def test_photographs_are_the_same_in_tiles_and_whole() -> None:
-    question = torch.from_numpy(data.astronaut()[:160, 100:300].copy()).permute(2, 0, 1)
-    whole = Enlarger(loaded(PHOTO), tile=0)
-    apart = (whole(question).int() - replace(whole, tile=128)(question).int()).abs()
+    lr = torch.from_numpy(data.astronaut()[:160, 100:300].copy()).permute(2, 0, 1)
+    whole = Upscaler(loaded(PHOTO), tile=0)
+    apart = (whole(lr).int() - replace(whole, tile=128)(lr).int()).abs()
     assert (apart > 1).float().mean() < 1e-5

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data import PictureOptions, load_data
+from srvae_pyro.data import ImageOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.transforms import Downscale, Grayscale, Sketch, make_transform
 from srvae_pyro.pixels import to_unit
@@ -21,16 +21,16 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
-    options = PictureOptions(limit=100)
+    options = ImageOptions(limit=100)
     return load_data("photos", tmp_path_factory.mktemp("none"), options).train.in_memory()
 
 
 def pillow(levels: Tensor, factor: int) -> Tensor:
     results = []
     for image in levels:
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        small = picture.resize(
-            (picture.width // factor, picture.height // factor), Image.Resampling.BILINEAR
+        drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
+        small = drawn.resize(
+            (drawn.width // factor, drawn.height // factor), Image.Resampling.BILINEAR
         )
         results.append(torch.from_numpy(np.array(small)).permute(2, 0, 1))
     return torch.stack(results)
@@ -78,8 +78,8 @@ def test_downscale_of_one_channel() -> None:
 
 def test_grayscale_is_pillows(photos: Tensor) -> None:
     for levels in (noise(50, 3, 32, 32), photos):
-        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in levels]
-        expected = torch.stack([torch.from_numpy(np.array(p.convert("L"))) for p in pictures])
+        images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in levels]
+        expected = torch.stack([torch.from_numpy(np.array(p.convert("L"))) for p in images])
         assert torch.equal(Grayscale()(to_unit(levels))[:, 0], to_unit(expected))
 
 

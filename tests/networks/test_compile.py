@@ -54,12 +54,12 @@ def inputs_of(model: ImageModel, x: Tensor, *kinds: type) -> dict[nn.Module, tup
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_each_network_is_one_graph(checkpoint: bool, tiny: Tiny, pictures: Callable) -> None:
+def test_each_network_is_one_graph(checkpoint: bool, tiny: Tiny, make_images: Callable) -> None:
     settings = {"stages": 1, "guide_z_sees_y": True, "p_z_from_u": Dense(2, 1, 1)}
     groups = Residual(4, 1, 1, estimate=True)
     settings |= {"d": "average2", "likelihood": "groups", "groups": groups}
     small = dict.fromkeys(("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z"), Dense(2, 1))
-    model, x = make_model(tiny(**settings, **small)), pictures(2)
+    model, x = make_model(tiny(**settings, **small)), make_images(2)
     model.initialize(x)
     checkpoint_blocks(model, checkpoint)
     networks = inputs_of(

@@ -27,10 +27,10 @@ from srvae_pyro.networks import (
     WeightNormalized,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
-    aim_heads,
     cached_weights,
     checkpoint_blocks,
     compile_networks,
+    init_heads,
     initializing,
 )
 from srvae_pyro.networks.layers import NARROW, merged, pays_to_merge
@@ -115,7 +115,7 @@ def test_initialization_sets_mean_and_deviation_per_channel(kind: str, per_chann
 @pytest.mark.parametrize("name", NETWORKS)
 def test_initialization_of_every_layer_of_a_network(name: str) -> None:
     network = NETWORKS[name]().double()
-    aim_heads(network, 0.2)
+    init_heads(network, 0.2)
     x = torch.rand(8, 3, 8, 8, dtype=torch.float64)
     with initializing(network, 0.3):
         network(x)
@@ -135,7 +135,7 @@ def test_initialization_of_every_layer_of_a_network(name: str) -> None:
 
 def test_last_layer_that_is_no_head_is_initialized_as_the_hidden_layers_are() -> None:
     network = PlainNetwork(3, 6, Dense(4, 2), head=False)
-    aim_heads(network, 5.0, 7.0)
+    init_heads(network, 5.0, 7.0)
     x = torch.rand(8, 3, 8, 8)
     with initializing(network, 0.3):
         network(x)
@@ -475,11 +475,11 @@ class Layouts(TorchDispatchMode):
     ids=lambda settings: "-".join(settings.values()),
 )
 def test_gradients_have_the_layout_of_what_they_are_of(
-    settings: dict[str, str], tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    settings: dict[str, str], tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     # Where two layouts meet, operations on a CPU take many times as long.
     model = make_model(tiny(**settings))
-    x = pictures(3)
+    x = make_images(3)
     model.initialize(x)
     loss = Trace_ELBO()(model.model, model.guide)(x)
     with Layouts() as layouts:
@@ -513,7 +513,7 @@ def test_head_computes_in_float32_under_autocast(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["srvae", "vae"])
 def test_autocast_reaches_every_dense_step(
-    kind: str, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    kind: str, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     model = make_model(tiny(model=kind, image_shape=(3, 8, 8)))
     seen: dict[str, torch.dtype] = {}
@@ -522,7 +522,7 @@ def test_autocast_reaches_every_dense_step(
             module.register_forward_hook(
                 lambda _m, _i, out, name=name: seen.__setitem__(name, out.dtype)
             )
-    x = pictures(1, (3, 8, 8))
+    x = make_images(1, (3, 8, 8))
     with torch.autocast("cpu", torch.bfloat16):
         terms = TermsELBO().terms(model.model, model.guide, x)
     assert len(seen) == sum(isinstance(m, DenseStep) for m in model.modules())
@@ -574,7 +574,7 @@ def test_compiled_networks_compute_the_same(tiny: Callable[..., ModelConfig]) ->
         TermsELBO().differentiable_loss(model.model, model.guide, x).backward()
     for ours, theirs in zip(plain.parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
-    average = copy.deepcopy(fast)  # as the averaged weights are made
+    average = copy.deepcopy(fast)  # as the EMA weights are made
     assert torch.isfinite(TermsELBO().differentiable_loss(average.model, average.guide, x))
 
 

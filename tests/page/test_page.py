@@ -24,23 +24,23 @@ from srvae_pyro.generate import main as generate_command
 from srvae_pyro.models import SRVAE, ImageModel, load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.page.arguments import DemoArguments
+from srvae_pyro.page.sessions import Sessions, StoppedError, Work
 from srvae_pyro.page.tabs import MOST_POINTS, copy_figures, read_curves, settings_in_words
-from srvae_pyro.page.visits import StoppedError, Visits, Work
 from srvae_pyro.page.work import (
-    agreement_in_words,
     check_upload,
+    consistency_in_words,
     disk_bytes,
-    enlarge,
     generate,
     image_for,
     interpolate,
     recombine,
     reconstruct,
+    upscale,
 )
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
-from srvae_pyro.upscaling.files import Answers
+from srvae_pyro.upscaling.files import Outputs
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 EXACT = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
@@ -48,13 +48,13 @@ EXACT = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"
 
 @pytest.fixture
 def run(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]
+    tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> Callable[..., Path]:
     """Makes the folder of a model that was initialised but not trained."""
 
     def make(**changes: Any) -> Path:
         model = make_model(tiny(**({"p_u": "standard"} | changes)))
-        model.initialize(pictures(8))
+        model.initialize(make_images(8))
         save_pretrained(model, tmp_path / "run")
         return tmp_path / "run"
 
@@ -100,16 +100,16 @@ def test_answers_are_the_files_that_upscale_writes(
     work = fresh(tmp_path / "work")
     shares: list[float] = []
     work.tell = lambda done, _: shares.append(done)
-    done = enlarge(work, srvae(folder), photograph, arguments)
+    done = upscale(work, srvae(folder), photograph, arguments)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    files = [*done.answers.agreements, *filter(None, [done.answers.deviation])]
+    files = [*done.outputs.consistencies, *filter(None, [done.outputs.deviation])]
     assert {path.name: path.read_bytes() for path in files} == expected
     assert all(path.parent == work.folder for path in files)
     most = disk_bytes(srvae(folder), photograph, arguments)
     assert sum(path.stat().st_size for path in work.folder.iterdir()) <= most
-    assert set(done.answers.agreements.values()) == {"exact"}
+    assert set(done.outputs.consistencies.values()) == {"exact"}
     assert "Agreement: exact" in done.words
-    assert "28x20 enlarged" in done.words
+    assert "28x20 upscaled" in done.words
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] == 1
@@ -118,9 +118,9 @@ def test_answers_are_the_files_that_upscale_writes(
 def test_bicubic_looks_as_the_answer_but_for_its_pixels(
     run: Callable[..., Path], photograph: Path, tmp_path: Path
 ) -> None:
-    done = enlarge(fresh(tmp_path / "work"), srvae(run()), photograph, UpscaleArguments("", ()))
-    (answer,) = done.answers.agreements
-    with Image.open(done.bicubic) as bicubic, Image.open(answer) as file:
+    done = upscale(fresh(tmp_path / "work"), srvae(run()), photograph, UpscaleArguments("", ()))
+    (output,) = done.outputs.consistencies
+    with Image.open(done.bicubic) as bicubic, Image.open(output) as file:
         assert (bicubic.mode, bicubic.size) == (file.mode, file.size)
         assert bicubic.info["dpi"] == file.info["dpi"]
         assert np.array_equal(bicubic.getchannel("A"), file.getchannel("A"))
@@ -129,28 +129,28 @@ def test_bicubic_looks_as_the_answer_but_for_its_pixels(
 
 def test_agreement_that_is_not_exact_is_told_in_decibels() -> None:
     some = {Path("a"): "48.1 dB", Path("b"): "50.2 dB"}
-    assert "48.1 dB to 50.2 dB" in agreement_in_words(Answers(some))
-    one = Answers({Path("a"): "exact"})
-    assert "exact. Made small again, the answer is your photograph" in agreement_in_words(one)
+    assert "48.1 dB to 50.2 dB" in consistency_in_words(Outputs(some))
+    one = Outputs({Path("a"): "exact"})
+    assert "exact. Made small again, the output is your photograph" in consistency_in_words(one)
 
 
 def test_a_bad_file_has_the_commands_message_without_the_folder(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "text.png"
-    path.write_text("no picture at all")
+    path.write_text("no image at all")
     model = srvae(run())
     with pytest.raises(UserError, match="its format is not known") as error:
-        enlarge(fresh(tmp_path / "work"), model, path, UpscaleArguments("", ()))
+        upscale(fresh(tmp_path / "work"), model, path, UpscaleArguments("", ()))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as told:
         upscale_command(UpscaleArguments(str(tmp_path / "run"), (Path("text.png"),)))
     assert str(error.value) == str(told.value)
-    with pytest.raises(UserError, match=r"cannot read the picture text\.png"):
+    with pytest.raises(UserError, match=r"cannot read the image text\.png"):
         image_for(model, path)
 
 
-def test_generated_pictures_are_those_of_the_command(
+def test_generated_images_are_those_of_the_command(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = run()
@@ -161,14 +161,14 @@ def test_generated_pictures_are_those_of_the_command(
     sampling: Any = {"temperature": 0.7, "y_temperature": 0.5, "seed": 3}
     x, y = generate(fresh(tmp_path / "work"), load(folder), 6, sampling)
     assert len(x) == len(y) == 6
-    written = sorted((tmp_path / "out" / "pictures").iterdir())
+    written = sorted((tmp_path / "out" / "images").iterdir())
     assert [Path(file).read_bytes() for file, _ in x] == [path.read_bytes() for path in written]
-    assert x[0][1] == "picture 1"
+    assert x[0][1] == "image 1"
     assert Image.open(y[0][0]).size == (8, 8)
 
 
 @pytest.mark.parametrize("kind", ["srvae", "vae"])
-def test_pictures_of_each_operation(
+def test_images_of_each_operation(
     run: Callable[..., Path], photograph: Path, tmp_path: Path, kind: str
 ) -> None:
     model = load(run(model=kind))
@@ -192,7 +192,7 @@ def test_pictures_of_each_operation(
         assert Path(one).read_bytes() == Path(other).read_bytes()
 
 
-def test_a_visitor_stops_between_pictures_and_tiles(
+def test_a_visitor_stops_between_images_and_tiles(
     run: Callable[..., Path], photograph: Path, tmp_path: Path
 ) -> None:
     model, told = srvae(run()), []
@@ -213,7 +213,7 @@ def test_a_visitor_stops_between_pictures_and_tiles(
     assert told == [0, 0.1]
     told.clear()
     with pytest.raises(StoppedError):
-        enlarge(stopping("e", 3), model, photograph, UpscaleArguments("", (), samples=8))
+        upscale(stopping("e", 3), model, photograph, UpscaleArguments("", (), samples=8))
     assert len(told) == 3
     assert not list((tmp_path / "e").iterdir())
     assert len(model.generate(1)["x"]) == 1  # others can go on
@@ -226,13 +226,13 @@ def test_uploads_have_limits(photograph: Path, tmp_path: Path) -> None:
     assert check_upload(str(photograph), 1) == photograph
     with pytest.raises(UserError, match=r"photo\.png has 0\.00056 megapixels, .* takes 0\.0005"):
         check_upload(photograph, 0.0005)
-    with pytest.raises(UserError, match="drop a picture first"):
+    with pytest.raises(UserError, match="drop an image first"):
         check_upload(None, 1)
     with pytest.raises(UserError, match=r"^gone.png is kept here no longer: drop it again"):
         check_upload(tmp_path / "gone.png", 1)
 
 
-def test_pictures_of_one_size_only(run: Callable[..., Path], photograph: Path) -> None:
+def test_images_of_one_size_only(run: Callable[..., Path], photograph: Path) -> None:
     model: ImageModel = load(run())
     object.__setattr__(model.config, "image_shape", (3, 16, 32))
     with pytest.raises(UserError, match=r"photo\.png has 28x20 pixels, .* takes 32x16"):
@@ -243,54 +243,54 @@ def test_pictures_of_one_size_only(run: Callable[..., Path], photograph: Path) -
 
 
 def test_the_last_files_of_a_visitor_are_kept(tmp_path: Path) -> None:
-    visits = Visits(tmp_path)
+    sessions = Sessions(tmp_path)
 
     def shown(visitor: str, kind: str) -> Path:
-        with visits.work(visitor, kind) as work:
+        with sessions.work(visitor, kind) as work:
             (work.folder / "a.png").touch()
         return work.folder
 
-    first, other = shown("a", "enlarge"), shown("a", "generate")
-    foreign = shown("b", "enlarge")
-    second = shown("a", "enlarge")
+    first, other = shown("a", "upscale"), shown("a", "generate")
+    foreign = shown("b", "upscale")
+    second = shown("a", "upscale")
     assert set(tmp_path.iterdir()) == {other, foreign, second}
     assert first != second
-    with pytest.raises(UserError), visits.work("a", "enlarge") as failed:
+    with pytest.raises(UserError), sessions.work("a", "upscale") as failed:
         raise UserError("no")
     assert not failed.folder.exists()
     assert second.exists()
-    visits.leave("a")
+    sessions.leave("a")
     assert set(tmp_path.iterdir()) == {foreign}
-    with visits.work("b", "enlarge") as work:
-        visits.leave("b")
+    with sessions.work("b", "upscale") as work:
+        sessions.leave("b")
         with pytest.raises(StoppedError):
             work.at(0.5)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_upload_goes_with_the_last_who_sent_it(tmp_path: Path) -> None:
-    visits = Visits(tmp_path)
+    sessions = Sessions(tmp_path)
     (tmp_path / "hash").mkdir()
     (tmp_path / "hash" / "same.png").touch()
     for visitor in ("a", "b"):
-        visits.uploaded(visitor, tmp_path / "hash" / "same.png")
-    visits.leave("a")
+        sessions.uploaded(visitor, tmp_path / "hash" / "same.png")
+    sessions.leave("a")
     assert (tmp_path / "hash" / "same.png").exists()
-    visits.leave("b")
+    sessions.leave("b")
     assert not list(tmp_path.iterdir())
 
 
 def test_old_files_are_swept_but_for_those_of_running_work(tmp_path: Path) -> None:
-    visits = Visits(tmp_path)
-    with visits.work("a", "generate") as done:
+    sessions = Sessions(tmp_path)
+    with sessions.work("a", "generate") as done:
         (done.folder / "a.png").touch()
-    with visits.work("a", "enlarge") as running:
-        visits.sweep(60)
+    with sessions.work("a", "upscale") as running:
+        sessions.sweep(60)
         assert done.folder.exists()
         hour_ago = time.time() - 3600
         for path in (done.folder, done.folder / "a.png", running.folder):
             os.utime(path, (hour_ago, hour_ago))
-        visits.sweep(60)
+        sessions.sweep(60)
         assert set(tmp_path.iterdir()) == {running.folder}
 
 
@@ -303,40 +303,40 @@ def write(path: Path, size: int, age: float) -> Path:
 
 
 def test_files_of_all_visitors_have_a_bound(tmp_path: Path) -> None:
-    visits = Visits(tmp_path / "page", most_bytes=1_000_000)
+    sessions = Sessions(tmp_path / "page", most_bytes=1_000_000)
     uploads = [write(tmp_path / "page" / str(i) / "a.png", 300_000, 60 - i) for i in range(3)]
     for visitor, path in zip("abc", uploads, strict=True):
-        visits.uploaded(visitor, path)
-    with visits.room(300_000):
+        sessions.uploaded(visitor, path)
+    with sessions.room(300_000):
         assert [path.exists() for path in uploads] == [False, True, True]
-        with pytest.raises(UserError, match=r"up to 0\.0008 GB on disk"), visits.room(800_000):
+        with pytest.raises(UserError, match=r"up to 0\.0008 GB on disk"), sessions.room(800_000):
             pass
-    with visits.work("b", "enlarge") as work:
-        with visits.room(600_000):  # of who waits for an answer the upload stays
+    with sessions.work("b", "upscale") as work:
+        with sessions.room(600_000):  # of who waits for an output the upload stays
             assert [path.exists() for path in uploads] == [False, True, False]
         write(work.folder / "a.png", 800_000, 0)
     assert not uploads[1].exists()
     assert (work.folder / "a.png").exists()
-    with visits.room(500_000):
+    with sessions.room(500_000):
         assert not list((tmp_path / "page").iterdir())
-    assert not visits._visitors
+    assert not sessions._visitors
 
 
 def test_files_have_a_bound_however_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srvae_pyro.page.visits.MOST_KEPT", 2)
-    visits = Visits(tmp_path)
+    monkeypatch.setattr("srvae_pyro.page.sessions.MOST_KEPT", 2)
+    sessions = Sessions(tmp_path)
     for visitor in "abcd":
-        with visits.work(visitor, "run"):
+        with sessions.work(visitor, "run"):
             pass
-    assert len(list(tmp_path.iterdir())) == len(visits._visitors) == 2
+    assert len(list(tmp_path.iterdir())) == len(sessions._visitors) == 2
 
 
 def test_stopping_is_of_ones_own_work(tmp_path: Path) -> None:
-    visits = Visits(tmp_path)
-    with visits.work("a", "generate") as mine, visits.work("b", "generate") as other:
-        with visits.work("a", "enlarge") as another:
-            visits.stop("a", "generate")
-            visits.stop("nobody", "generate")
+    sessions = Sessions(tmp_path)
+    with sessions.work("a", "generate") as mine, sessions.work("b", "generate") as other:
+        with sessions.work("a", "upscale") as another:
+            sessions.stop("a", "generate")
+            sessions.stop("nobody", "generate")
             another.at(0.5)
         other.at(0.5)
         with pytest.raises(StoppedError):

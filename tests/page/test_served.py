@@ -50,7 +50,7 @@ from starlette.types import Receive, Scope, Send
 
 from srvae_pyro.page.app import UPLOAD, Guard, build, served
 from srvae_pyro.page.controls import Page
-from srvae_pyro.page.visits import Visits, Work
+from srvae_pyro.page.sessions import Sessions, Work
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -65,7 +65,7 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
 def config(**changes: Any) -> ModelConfig:
-    """A tiny model of 3x16x16 images, whose answers agree with their questions."""
+    """A tiny model of 3x16x16 images, whose outputs are consistent with their inputs."""
     dense, plain = Dense(4, 2), Dense(4, 2, 2)
     names = ("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z")
     settings: dict[str, Any] = {
@@ -121,7 +121,7 @@ def address(run: Path, kept: Path) -> Iterator[str]:
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> list[Path]:
-    """Small pictures, each another, some of one name in different folders."""
+    """Small images, each another, some of one name in different folders."""
     paths = []
     for number in range(VISITORS):
         pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -157,17 +157,17 @@ def test_several_visitors_at_once(
         client = program(address, tmp_path / f"got-{number}")
         ready.wait()
         path = handle_file(photographs[number])
-        enlarging = client.submit(path, 2, "mode", 0.0, 1.0, number, api_name="/enlarge")
+        upscaling_model = client.submit(path, 2, "mode", 0.0, 1.0, number, api_name="/upscale")
         drawing = client.submit(2, number, *SAMPLING, api_name="/generate")
         asked = [client.submit(path, 2, *MANY, number, api_name="/samples")] * (number < 2)
-        (_, answer), words, files = enlarging.result()
+        (_, output), words, files = upscaling_model.result()
         assert "Agreement: exact" in words
-        assert Path(answer).read_bytes() == Path(files[0]).read_bytes()
+        assert Path(output).read_bytes() == Path(files[0]).read_bytes()
         x, _ = drawing.result()
         several = [file for job in asked for file in job.result()[2]]
         return tuple(
             [Path(file).read_bytes() for file in part]
-            for part in (files, sorted(several), [picture["image"] for picture in x])
+            for part in (files, sorted(several), [image["image"] for image in x])
         )
 
     ready = threading.Barrier(VISITORS)
@@ -181,7 +181,7 @@ def test_several_visitors_at_once(
             assert sorted(several) == sorted(both)
         arguments = GenerateArguments(str(run), 2, seed=number, out=out / "new")
         assert generate_command(arguments) == 0
-        written = sorted((out / "new" / "pictures").iterdir())
+        written = sorted((out / "new" / "images").iterdir())
         assert x == [path.read_bytes() for path in written]
 
 
@@ -193,7 +193,7 @@ def test_every_tab_has_what_programs_can_ask_for(
     seed = 1
     assert len(client.predict(a, seed, *SAMPLING, api_name="/reconstruct")) == 5
     way = client.predict(a, b, 3, seed, *SAMPLING, api_name="/interpolate")
-    assert [picture["caption"] for picture in way][1] == "step 1 of 3"
+    assert [image["caption"] for image in way][1] == "step 1 of 3"
     assert len(client.predict(a, b, seed, *SAMPLING, api_name="/recombine")) == 6
 
 
@@ -202,21 +202,21 @@ def test_mistakes_are_told_in_the_commands_line(
 ) -> None:
     client = program(address)
     text, large = tmp_path / "text <b>.png", tmp_path / "large.png"
-    text.write_text("no picture at all")
+    text.write_text("no image at all")
     Image.new("RGB", (500, 300)).save(large)
     for path, message in (
-        (text, r"cannot read the picture text.*\.png \(its format is not known\): name another"),
+        (text, r"cannot read the image text.*\.png \(its format is not known\): name another"),
         (large, r"large\.png has 0\.15 megapixels, and this page takes 0\.1"),
     ):
         with pytest.raises(AppError, match=message) as error:
-            client.predict(handle_file(path), *ONE, 0, api_name="/enlarge")
+            client.predict(handle_file(path), *ONE, 0, api_name="/upscale")
         assert "/" not in str(error.value)
         assert "<b>" not in str(error.value)
     address = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(AppError, match="give a file, not an address"):
-        client.predict(address, *ONE, 0, api_name="/enlarge")
-    with pytest.raises(AppError, match="drop a picture first"):
-        client.predict(None, *ONE, 0, api_name="/enlarge")
+        client.predict(address, *ONE, 0, api_name="/upscale")
+    with pytest.raises(AppError, match="drop an image first"):
+        client.predict(None, *ONE, 0, api_name="/upscale")
     with pytest.raises(AppError, match="--image-temperature"):
         client.predict(2, 0, "sample", 1.0, 0.0, 1.0, api_name="/generate")
 
@@ -224,16 +224,16 @@ def test_mistakes_are_told_in_the_commands_line(
 @pytest.mark.parametrize(
     ("changes", "absent", "words"),
     [
-        ({"model": "vae"}, {"/enlarge", "/samples", "/recombine"}, "takes the run of a srVAE"),
-        ({"d": "grayscale"}, {"/enlarge", "/samples"}, "this srVAE's y is a grayscale picture"),
+        ({"model": "vae"}, {"/upscale", "/samples", "/recombine"}, "takes the run of a srVAE"),
+        ({"d": "grayscale"}, {"/upscale", "/samples"}, "this srVAE's y is a grayscale image"),
     ],
 )
 def test_tabs_that_a_model_cannot_fill_are_absent(
     tmp_path: Path, changes: dict[str, Any], absent: set[str], words: str
 ) -> None:
     run = make_run(tmp_path / "other", **({"likelihood": "independent"} | changes))
-    blocks = build(Page(load(run), run, Visits(tmp_path), DemoArguments("")))
-    every = {"enlarge", "samples", "generate", "reconstruct", "interpolate", "recombine", "run"}
+    blocks = build(Page(load(run), run, Sessions(tmp_path), DemoArguments("")))
+    every = {"upscale", "samples", "generate", "reconstruct", "interpolate", "recombine", "run"}
     names: Any = blocks.get_api_info()["named_endpoints"]
     assert set(names) == {f"/{name}" for name in every} - absent
     assert words in str(blocks.get_config_file()["components"])
@@ -258,14 +258,14 @@ def test_an_address_that_cannot_be_had_is_told(run: Path, host: str, reason: str
 
 
 def guarded(folder: Path, **changes: Any) -> TestClient:
-    """An app behind the page's guard that answers with the length of what it is sent."""
+    """An app behind the page's guard that outputs with the length of what it is sent."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         length = len(await Request(scope, receive).body())
         await PlainTextResponse(str(length))(scope, receive, send)
 
     arguments = DemoArguments("", **changes)
-    return TestClient(Guard(app, arguments, Visits(folder, arguments.disk_gb * 1e9)))
+    return TestClient(Guard(app, arguments, Sessions(folder, arguments.disk_gb * 1e9)))
 
 
 EVIL, LINK = "evil.example.com", {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
@@ -293,7 +293,7 @@ def test_hosts_that_the_page_answers_to(
     for method in ("GET", "HEAD", "POST", "OPTIONS"):
         for hosts, status in ((answered, 200), (refused, 403)):
             got = {host: client.request(method, "/", headers={"host": host}) for host in hosts}
-            assert {host: answer.status_code for host, answer in got.items()} == dict.fromkeys(
+            assert {host: output.status_code for host, output in got.items()} == dict.fromkeys(
                 hosts, status
             )
     with pytest.raises(WebSocketDenialResponse), client.websocket_connect(f"ws://{EVIL}/"):
@@ -335,8 +335,8 @@ def test_uploads_have_a_bound(tmp_path: Path) -> None:
 
     def send(path: str, size: int, parts: int = 1) -> tuple[int, str]:
         content = bytes(size) if parts == 1 else (bytes(size // parts) for _ in range(parts))
-        answer = client.post(path, content=content, headers=host)
-        return answer.status_code, answer.text
+        output = client.post(path, content=content, headers=host)
+        return output.status_code, output.text
 
     assert send(UPLOAD, 900_000) == (200, "900000")
     assert send(UPLOAD, 2_000_000) == (413, "A file may have at most 1 megabytes")
@@ -352,9 +352,9 @@ def test_the_whole_page_is_guarded(address: str) -> None:
     headers = {"origin": f"https://{EVIL}", "access-control-request-method": "POST"}
     join = f"{address}gradio_api/queue/join"
     for host in ({}, {"host": EVIL}):
-        answer = httpx.options(join, headers={**headers, **host})
-        assert answer.status_code == 403
-        assert "access-control-allow-origin" not in answer.headers
+        output = httpx.options(join, headers={**headers, **host})
+        assert output.status_code == 403
+        assert "access-control-allow-origin" not in output.headers
     own = httpx.get(f"{address}config")
     assert own.status_code == 200
     assert "default-src 'self'" in own.headers["content-security-policy"]
@@ -393,9 +393,9 @@ def test_nothing_goes_out_or_stays(
     with served(DemoArguments(""), run, load(run)) as address:
         (folder,) = tmp_path.glob("srvae-page-*")
         client = program(address, tmp_path / "got")
-        client.predict(handle_file(photographs[0]), *ONE, 0, api_name="/enlarge")
+        client.predict(handle_file(photographs[0]), *ONE, 0, api_name="/upscale")
         kept = [path.name for path in folder.rglob("*.png")]
-        client.predict(handle_file(photographs[0]), *ONE, 1, api_name="/enlarge")
+        client.predict(handle_file(photographs[0]), *ONE, 1, api_name="/upscale")
         assert sorted(path.name for path in folder.rglob("*.png")) == sorted(kept)
         host = address.split("//")[1].split(":")[0]
         assert host == "127.0.0.1"
@@ -466,8 +466,8 @@ def download(page: Any, elem_id: str, number: int = 0) -> bytes:
     return Path(download.value.path()).read_bytes()
 
 
-def pictures(page: Any, elem_id: str) -> list[str]:
-    """Digests of the pictures in a gallery."""
+def images(page: Any, elem_id: str) -> list[str]:
+    """Digests of the images in a gallery."""
     images = page.locator(f"#{elem_id} img")
     images.first.wait_for()
     sources = [image.get_attribute("src") for image in images.all()]
@@ -480,18 +480,18 @@ def test_a_photograph_is_answered_at_once(
     page = visitor()
     drop(page, "photograph", photographs[0])
     page.get_by_text("Agreement: exact").first.wait_for()
-    assert download(page, "answer-files") == upscaled(run, photographs[0], tmp_path / "one")[0]
+    assert download(page, "output-files") == upscaled(run, photographs[0], tmp_path / "one")[0]
     assert page.locator("#beside img").count() == 2
     page.locator("#draw-samples").click()
     page.locator("#sample-gallery img").nth(5).wait_for()
     expected = upscaled(run, photographs[0], tmp_path / "several", samples=4)
     digests = {hashlib.sha256(content).hexdigest() for content in expected}
-    assert set(pictures(page, "sample-gallery")) == digests
+    assert set(images(page, "sample-gallery")) == digests
     page.locator("#sample-gallery button:has(img)").first.click()
-    page.get_by_text("answer 1: exact").first.wait_for()
+    page.get_by_text("output 1: exact").first.wait_for()
 
 
-def test_a_seed_has_the_same_pictures_twice_by_the_keyboard_alone(
+def test_a_seed_has_the_same_images_twice_by_the_keyboard_alone(
     visitor: Callable[..., Any],
 ) -> None:
     page = visitor()
@@ -507,7 +507,7 @@ def test_a_seed_has_the_same_pictures_twice_by_the_keyboard_alone(
             page.keyboard.press("Enter")
         page.locator("#generated img").nth(7).wait_for()
         _settled(page)
-        found.append(pictures(page, "generated"))
+        found.append(images(page, "generated"))
     assert found[0] == found[2] != found[1]
 
 
@@ -524,7 +524,7 @@ def test_two_visitors_get_their_own(
         drop(page, "photograph", path)
     for number, page in enumerate(pages):
         (expected,) = upscaled(run, photographs[number], tmp_path / f"out-{number}")
-        assert download(page, "answer-files") == expected
+        assert download(page, "output-files") == expected
 
 
 def test_who_leaves_leaves_no_files(
@@ -534,7 +534,7 @@ def test_who_leaves_leaves_no_files(
     path = photographs[0].rename(photographs[0].with_name("leaver.png"))
     drop(page, "photograph", path)
     page.get_by_text("Agreement: exact").first.wait_for()
-    assert len(list(kept.rglob("leaver*.png"))) == 3  # the upload, bicubic, the answer
+    assert len(list(kept.rglob("leaver*.png"))) == 3  # the upload, bicubic, the output
     page.close()
     until = time.monotonic() + PATIENCE / 1000
     while list(kept.rglob("leaver*")) and time.monotonic() < until:
@@ -542,13 +542,13 @@ def test_who_leaves_leaves_no_files(
     assert not list(kept.rglob("leaver*"))
 
 
-def test_a_text_file_as_a_picture_gives_the_message(
+def test_a_text_file_as_a_image_gives_the_message(
     visitor: Callable[..., Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "text.png").write_text("no picture at all")
+    (tmp_path / "text.png").write_text("no image at all")
     page = visitor()
     drop(page, "photograph", tmp_path / "text.png")
-    page.get_by_text("cannot read the picture text.png (its format is not known)").first.wait_for()
+    page.get_by_text("cannot read the image text.png (its format is not known)").first.wait_for()
 
 
 def test_long_work_is_stopped(

@@ -18,7 +18,7 @@ from PIL import Image
 
 from srvae_pyro import compress, decompress, figures, generate, train, upscale
 from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
-from srvae_pyro.compression.container import Container, Header, Picture, write_parts
+from srvae_pyro.compression.container import Container, Entry, Header, write_parts
 from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.drawing.arguments import FiguresArguments, GenerateArguments
 from srvae_pyro.errors import UserError, out_of_memory
@@ -78,8 +78,8 @@ def test_a_read_only_place_is_told_with_the_flag_for_another(
     monkeypatch.chdir(tmp_path)
     config = RunConfig("", tiny(), DataConfig(data="photos"))
     write_json(tmp_path / "runs" / "net" / "config.json", config.to_dict())
-    picture = Picture("a", 8, 8)
-    header = Header("net", "", "fp64", 1, (1,), {}, (picture,))
+    entry = Entry("a", 8, 8)
+    header = Header("net", "", "fp64", 1, (1,), {}, (entry,))
     write_parts(tmp_path / "packed", Container(header, bytes(8), [np.ones(1, np.uint32)]))
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     image, out = Path("a.png"), "runs/net/figures"
@@ -129,13 +129,13 @@ def test_every_command_names_flags_that_it_has(
 def test_a_character_that_the_terminal_lacks_becomes_a_question_mark(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def say(arguments: EvaluateArguments) -> int:
+    def print_line(arguments: EvaluateArguments) -> int:
         print("3.7 ± 0.1")
         return 0
 
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert run(monkeypatch, say) == 0
+    assert run(monkeypatch, print_line) == 0
     terminal.flush()
     assert terminal.buffer.getvalue() == b"3.7 ? 0.1\n"  # type: ignore[attr-defined]
 

@@ -15,7 +15,7 @@ import torch
 from srvae_pyro.errors import UserError
 from srvae_pyro.system import device
 from srvae_pyro.system.cli import run_command
-from srvae_pyro.system.console import complain
+from srvae_pyro.system.console import print_error
 from srvae_pyro.system.device import (
     Threads,
     choose_device,
@@ -92,7 +92,7 @@ def test_what_is_left_of_a_group_is_told_and_means_nothing(
         with process_group("cpu") as group:
             assert (group.rank, group.size) == (0, 1)
     assert process_cores() == allowed_cores()
-    complain("a mistake")
+    print_error("a mistake")
     assert capsys.readouterr().err == "a mistake\n"
 
 

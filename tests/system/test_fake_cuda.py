@@ -17,19 +17,19 @@ from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.refinement import refine
 from srvae_pyro.inference.statistics import RunningMean
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.system.device import sent
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.device import to_device
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.learner import Learner
-from srvae_pyro.upscaling.enlarger import Enlarger
+from srvae_pyro.upscaling.upscaler import Upscaler
 from tests.fake_cuda import CUDA, KINDS, MIXED, FakeCuda, config_of
 
-GPU = Group(device=CUDA)
+GPU = ProcessGroup(device=CUDA)
 READ_A_STEP = ("read", "learner.py:agree")
 
 
 @dataclass
 class OnGpu:
-    """A learner of a kind on the device that is not there, with some pictures, on the CPU."""
+    """A learner of a kind on the device that is not there, with some images, on the CPU."""
 
     name: str
     cuda: FakeCuda
@@ -60,7 +60,11 @@ class OnGpu:
 
     def step(self, learner: Learner) -> Any:
         return learner.step(
-            sent(self.levels, CUDA), rate=1e-3, kl_weights={"z": 0.5}, images_seen=9, votes=list
+            to_device(self.levels, CUDA),
+            rate=1e-3,
+            kl_weights={"z": 0.5},
+            images_seen=9,
+            votes=list,
         )
 
 
@@ -72,9 +76,9 @@ def on_gpu(request: pytest.FixtureRequest) -> OnGpu:
         here = OnGpu(request.param, cuda, None, levels)  # type: ignore[arg-type]
         here.learner = here.fresh()
         cuda.waits.taken()  # of all parameters
-        cuda.waits.answer = 0  # no layer is initialised yet
+        cuda.waits.output = 0  # no layer is initialised yet
         here.learner.initialize(levels)
-        cuda.waits.answer = 1
+        cuda.waits.output = 1
         # As often as there are layers, once in a run.
         assert {place for _, place in cuda.waits.taken()} <= {
             "learner.py:initialize",
@@ -92,10 +96,10 @@ def here(on_gpu: OnGpu) -> Iterator[OnGpu]:
     """
     with on_gpu.cuda as cuda:
         if isinstance(on_gpu.model, SRVAE):
-            on_gpu.model.guide.d(sent(on_gpu.x, CUDA))  # the weights of d, copied once a size
+            on_gpu.model.guide.d(to_device(on_gpu.x, CUDA))  # the weights of d, copied once a size
         cuda.waits.taken()
         yield on_gpu
-        cuda.waits.answer = 1
+        cuda.waits.output = 1
     assert set(cuda.waits.mixed) <= MIXED
     assert not cuda.waits.scattered
 
@@ -139,7 +143,7 @@ def test_a_step(here: OnGpu) -> None:
 def test_a_step_that_is_not_finite(here: OnGpu) -> None:
     learner = here.learner
     before = [p._version for p in learner.model.parameters()]
-    here.cuda.waits.answer = float("nan")
+    here.cuda.waits.output = float("nan")
     assert here.step(learner).fault == "gradient of all together"
     assert [p._version for p in learner.model.parameters()] == before
 
@@ -189,13 +193,13 @@ def test_evaluation(here: OnGpu) -> None:
     evaluate_elbo(here.model, here.levels, CUDA, samples=2)
     evaluate_likelihood(here.model, here.levels, CUDA, 25)
     here.cuda.waits.taken()
-    assert refine(here.model, sent(here.x, CUDA), 2).improved.device.type == "cuda"
+    assert refine(here.model, to_device(here.x, CUDA), 2).improved.device.type == "cuda"
     assert here.cuda.waits.taken() == {}
 
 
 @pytest.mark.parametrize("estimator", ["product", "paired"])
 def test_likelihood(here: OnGpu, estimator: Any) -> None:
-    x = sent(here.x, CUDA)
+    x = to_device(here.x, CUDA)
     estimate = estimate_log_likelihood(here.model, x, 3, estimator=estimator, at_once=8)
     assert devices(vars(estimate)) == {"cpu"}
     assert here.cuda.waits.taken() == {("to host", "importance.py:<genexpr>"): 4}
@@ -207,15 +211,15 @@ def test_generating(here: OnGpu) -> None:
     for sampling in ({"seed": 1, "temperature": 0.5, "image_temperature": 0.5}, {}):
         if here.name == "groups" and not sampling:
             continue  # takes the longest, and what draws is the same
-        before = waits.sent
+        before = waits.to_device
         assert devices(here.model.generate(2, **sampling)) == {"cuda"}
         assert waits.taken() == {}
-        assert (waits.sent > before) == ("seed" in sampling)
+        assert (waits.to_device > before) == ("seed" in sampling)
 
 
 def test_other_operations(here: OnGpu) -> None:
     """Each asks whether its images are in [0, 1]; nothing else waits."""
-    model, x = here.model, sent(here.x[:1], CUDA)
+    model, x = here.model, to_device(here.x[:1], CUDA)
     calls: list[Callable[[], Any]] = []
     if isinstance(model, SRVAE):
         y = model.guide.d(x)
@@ -239,24 +243,24 @@ def test_other_operations(here: OnGpu) -> None:
 def test_enlarging(here: OnGpu) -> None:
     """A tile is waited for once, when it is brought to the CPU; an expectation more often."""
     if not isinstance(here.model, SRVAE):
-        pytest.skip("a VAE does not enlarge")
+        pytest.skip("a VAE does not upscale")
     multiple = here.model.lower_multiple
     side = 8 * multiple
     with unset_fake_temporarily():
-        picture = torch.zeros(3, side, side + multiple, dtype=torch.uint8)
+        image = torch.zeros(3, side, side + multiple, dtype=torch.uint8)
     for tile, decode in ((0, "mode"), (side, "sample")):
-        out = Enlarger(here.model, decode, tile=tile, temperature=1.0)(picture)
+        out = Upscaler(here.model, decode, tile=tile, temperature=1.0)(image)
         assert out.device.type == "cpu"
         assert out.shape == (3, 2 * side, 2 * (side + multiple))
-        assert here.cuda.waits.taken() == {("to host", "enlarger.py:enlarged"): 2 if tile else 1}
-    Enlarger(here.model, "mean", tile=0)(picture)
+        assert here.cuda.waits.taken() == {("to host", "upscaler.py:upscaled"): 2 if tile else 1}
+    Upscaler(here.model, "mean", tile=0)(image)
     places = {place for _, place in here.cuda.waits.taken()}
     quadrature = {"truncated.py:expectation", "truncated.py:<listcomp>"}
-    assert places == {"enlarger.py:enlarged"} | (quadrature if here.name == "groups" else set())
+    assert places == {"upscaler.py:upscaled"} | (quadrature if here.name == "groups" else set())
 
 
 def test_super_resolution(here: OnGpu) -> None:
-    """The expectation of answers that agree with y asks which need quadrature."""
+    """The expectation of answers that are consistent with y asks which need quadrature."""
     if here.name != "groups":
         pytest.skip("of the two the one with more that could mix")
     evaluate_super_resolution(here.model, here.levels[:1], samples=2)

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from srvae_pyro.data import MemoryPictures, PictureOptions, augment
+from srvae_pyro.data import ImageOptions, MemoryImages, augment
 from srvae_pyro.data.crops import MemoryCrops
-from srvae_pyro.data.sources import PictureFiles
-from srvae_pyro.data.streaming import StreamedPictures
+from srvae_pyro.data.sources import ImageFiles
+from srvae_pyro.data.streaming import StreamedImages
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import make_model
 from srvae_pyro.networks import channels_last
-from srvae_pyro.system.device import choose_precision, sent
+from srvae_pyro.system.device import choose_precision, to_device
 from srvae_pyro.training.batches import Batches
 from tests.fake_cuda import CUDA, MIXED, FakeCuda, config_of
 from tests.node_by_node import backward, suited
@@ -72,9 +72,9 @@ def test_what_the_cpu_waits_for_is_counted(way: str) -> None:
     call, kind = WAYS[way]
     with FakeCuda() as cuda:
         x = torch.zeros(3, device=CUDA)
-        assert sent(torch.ones(3), CUDA).device.type == "cuda"
+        assert to_device(torch.ones(3), CUDA).device.type == "cuda"
         assert not cuda.waits.counts
-        assert cuda.waits.sent == 1
+        assert cuda.waits.to_device == 1
         call(x)
         assert [found for found, _ in cuda.waits.counts] == [kind]
 
@@ -130,11 +130,11 @@ def test_bfloat16_on_a_gpu() -> None:
 # Batches
 
 
-def streamed(folder: Path) -> StreamedPictures:
+def streamed(folder: Path) -> StreamedImages:
     paths = [folder / f"{number}.png" for number in range(6)]
     for path in paths:
         Image.new("RGB", (8, 8)).save(path)
-    return StreamedPictures(PictureFiles(folder, paths), np.arange(6), PictureOptions())
+    return StreamedImages(ImageFiles(folder, paths), np.arange(6), ImageOptions())
 
 
 @pytest.mark.filterwarnings("ignore:.*no accelerator is found:UserWarning")
@@ -142,24 +142,24 @@ def streamed(folder: Path) -> StreamedPictures:
 def test_batches_go_to_a_gpu_without_waiting(
     kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From pinned memory; pictures that are there already are asked for by their numbers."""
+    """From pinned memory; images that are there already are asked for by their numbers."""
     room = 2**40 if "GPU" in kept else 0
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (room, room))
-    pictures: Any = MemoryPictures(torch.zeros(6, 3, 8, 8, dtype=torch.uint8))
+    images: Any = MemoryImages(torch.zeros(6, 3, 8, 8, dtype=torch.uint8))
     if kept == "in files":
-        pictures = streamed(tmp_path)
+        images = streamed(tmp_path)
     elif kept == "crops on the GPU":
-        pictures = MemoryCrops.of_images(torch.zeros(6, 3, 12, 12, dtype=torch.uint8), 8)
+        images = MemoryCrops.of_images(torch.zeros(6, 3, 12, 12, dtype=torch.uint8), 8)
     with FakeCuda() as cuda:
-        batches = Batches(pictures, 2, CUDA, seed=0)
+        batches = Batches(images, 2, CUDA, seed=0)
         assert batches.first(2).shape == (2, 3, 8, 8)
         cuda.waits.taken()  # of what is done once
-        cuda.waits.sent = 0
+        cuda.waits.to_device = 0
         shapes = [(batch.device.type, *batch.shape) for batch in batches.epoch(0)]
         assert shapes == len(batches) * [("cuda", 2, 3, 8, 8)]
-        assert cuda.waits.sent == len(batches) >= 3
+        assert cuda.waits.to_device == len(batches) >= 3
         assert augment(next(batches.epoch(1)), torch.Generator()).device.type == "cuda"
-        assert cuda.waits.sent == len(batches) + 2
+        assert cuda.waits.to_device == len(batches) + 2
         assert cuda.waits.taken() == {}
 
 
@@ -176,10 +176,10 @@ def test_on_a_cpu_nothing_is_pinned(
 
     monkeypatch.setattr(Tensor, "to", spy)
     monkeypatch.setattr(Tensor, "pin_memory", lambda _: pytest.fail("pinned"))
-    pictures: Any = MemoryPictures(torch.zeros(6, 3, 8, 8, dtype=torch.uint8))
+    images: Any = MemoryImages(torch.zeros(6, 3, 8, 8, dtype=torch.uint8))
     if kept == "in files":
-        pictures = streamed(tmp_path)
-    batch = next(Batches(pictures, 2, CPU, seed=0).epoch(0))
+        images = streamed(tmp_path)
+    batch = next(Batches(images, 2, CPU, seed=0).epoch(0))
     augment(batch, torch.Generator())
     assert asked
     assert not any(asked)

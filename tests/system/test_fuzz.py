@@ -1,4 +1,4 @@
-"""Whatever comes in, nothing comes out but an answer or one line: no traceback, no code run."""
+"""Whatever comes in, nothing comes out but an output or one line: no traceback, no code run."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from PIL import Image
 
 from srvae_pyro.config import RunConfig
-from srvae_pyro.data import PictureOptions, load_data
+from srvae_pyro.data import ImageOptions, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.runs import read_config
@@ -147,14 +147,14 @@ def damaged(draw: st.DrawFn, content: Callable[[], bytes]) -> bytes:
 @often
 @given(damaged(png) | st.binary(max_size=300))
 def test_image_bytes(content: bytes) -> None:
-    """A picture is read or left out, whatever is in its file."""
+    """An image is read or left out, whatever is in its file."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(8):
             (Path(folder) / f"{number}.png").write_bytes(png())
         (Path(folder) / "4.png").write_bytes(content)
         with warnings.catch_warnings(action="ignore"):
             try:
-                data = load_data(folder, Path("data"), PictureOptions(image_size=16))
+                data = load_data(folder, Path("data"), ImageOptions(image_size=16))
             except UserError as error:
                 one_line(error)
                 return

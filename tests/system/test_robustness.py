@@ -35,7 +35,7 @@ from srvae_pyro.training.command import IN_USE
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.validation import Validation
-from tests.training.test_training import make_trainer, some_pictures, tiny_config
+from tests.training.test_training import make_trainer, some_images, tiny_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +103,7 @@ def test_checkpoints_within_an_epoch_come_by_time(
     monkeypatch.setattr(
         recovery, "save_checkpoint", lambda path, s: saved.append(s["progress"]["step"])
     )
-    args = (tiny_config(steps=4), some_pictures())
+    args = (tiny_config(steps=4), some_images())
     Trainer(*args, tmp_path / "a", quiet=True, save_minutes=0).run()
     assert saved == [0, 1, 2, 3, 4]
     saved.clear()
@@ -213,17 +213,17 @@ def test_a_terminal_or_log_that_takes_nothing_does_not_end_a_run(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Gone(number))
     monkeypatch.setattr(sys, "stderr", Gone(number))
-    trainer = Trainer(tiny_config(steps=9), some_pictures(), tmp_path, save_minutes=0)
-    talk.say("nobody hears this")
+    trainer = Trainer(tiny_config(steps=9), some_images(), tmp_path, save_minutes=0)
+    talk.print_line("nobody hears this")
     assert trainer.run().step == 9
     assert load_checkpoint(tmp_path / LAST)["progress"]["step"] == 9
 
 
 def test_a_closed_pipe_leaves_the_exit_code_as_it_is() -> None:
     code = (
-        "from srvae_pyro.system.console import steady_streams\n"
+        "from srvae_pyro.system.console import ignore_write_errors_of_streams as quiet\n"
         "import sys\n"
-        "with steady_streams():\n"
+        "with quiet():\n"
         "    for _ in range(9): print('words ' * 9999); print('words', file=sys.stderr)\n"
         "sys.exit(3)"
     )
@@ -281,8 +281,8 @@ def test_rank_0_alone_speaks_and_one_process_a_machine_complains(
         log = io.StringIO()
         for _ in talk.Bar(range(2), file=log):
             time.sleep(0.01)
-        talk.say("said")
-        talk.complain("wrong")
+        talk.print_line("said")
+        talk.print_error("wrong")
         output = capsys.readouterr()
         return output.out.splitlines() + output.err.splitlines(), log.getvalue().splitlines()
 

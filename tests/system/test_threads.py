@@ -17,9 +17,9 @@ Results = dict[str, Tensor]
 
 
 @pytest.fixture
-def model(tiny: Callable[..., ModelConfig], pictures: Callable[..., Tensor]) -> SRVAE:
+def model(tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]) -> SRVAE:
     made = make_model(tiny(d="average2", likelihood="groups", latent_likelihood="pyramid"))
-    made.initialize(pictures(4))
+    made.initialize(make_images(4))
     return made
 
 
@@ -28,8 +28,8 @@ def terms(model: SRVAE, x: Tensor, seed: int) -> Results:
         return TermsELBO().terms(model.model, model.guide, x).named()
 
 
-def test_calls_at_once_do_not_mix(model: SRVAE, pictures: Callable[..., Tensor]) -> None:
-    x = pictures(3)
+def test_calls_at_once_do_not_mix(model: SRVAE, make_images: Callable[..., Tensor]) -> None:
+    x = make_images(3)
     y = model.guide.d(x)
     calls: list[Callable[[int], Results]] = [
         lambda seed: model.generate(3, seed=seed, temperature=0.5),

@@ -1,4 +1,4 @@
-"""The commands train and generate from end to end, on a folder of a few small pictures."""
+"""The commands train and generate from end to end, on a folder of a few small images."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import read_config
 from srvae_pyro.system.cli import parse, run_command
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import command as session
 from srvae_pyro.training import loop
@@ -40,7 +40,7 @@ from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.settings import folder_of, fresh_config, resume_command, resumed_config
 
-BATCH, STEPS = 4, 7  # of 16 training pictures: one epoch of 4 steps, and 3 more
+BATCH, STEPS = 4, 7  # of 16 training images: one epoch of 4 steps, and 3 more
 
 
 def tiny_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, TrainingConfig]:
@@ -52,7 +52,7 @@ def tiny_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, TrainingC
         init_scale=0.1,
         head_scale=0.1,
         likelihood_scale=0.1,
-        likelihood_start="pictures",
+        likelihood_start="images",
         **dict.fromkeys(networks, Dense(2, 1)),
     )
     training = TrainingConfig(epochs=None, max_minutes=3.0, batch_size=BATCH, warmup_steps=2)
@@ -70,13 +70,13 @@ def exact_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, Training
     return replace(settings, d="average2", likelihood="groups"), training
 
 
-def make_pictures(folder: Path, count: int = 20) -> None:
+def make_images(folder: Path, count: int = 20) -> None:
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
     for number in range(count):
         levels = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
-        picture = Image.fromarray(levels.numpy()).resize((16, 16), Image.Resampling.BILINEAR)
-        picture.save(folder / f"{number:02d}.png")
+        image = Image.fromarray(levels.numpy()).resize((16, 16), Image.Resampling.BILINEAR)
+        image.save(folder / f"{number:02d}.png")
 
 
 @contextlib.contextmanager
@@ -89,15 +89,15 @@ def tiny(preset: Any = tiny_preset) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain(preset: Any = plain_preset) -> Iterator[None]:
-    """Tiny runs that draw no pictures."""
+    """Tiny runs that draw no images."""
     with tiny(preset), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("srvae_pyro.training.validation.progress_pictures", lambda *_: {})
+        patch.setattr("srvae_pyro.training.validation.progress_figures", lambda *_: {})
         yield
 
 
 def arguments(place: Path, **changes: Any) -> TrainArguments:
     settings: dict[str, Any] = {
-        "data": str(place / "pictures"),
+        "data": str(place / "images"),
         "run": str(place / "runs" / "mine"),
         "steps": STEPS,
         "device": "cpu",
@@ -120,7 +120,7 @@ class Done(NamedTuple):
 @pytest.fixture(scope="module", params=["srvae", "vae"])
 def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
     place = tmp_path_factory.mktemp(request.param)
-    make_pictures(place / "pictures")
+    make_images(place / "images")
     given = arguments(place, model=request.param)
     output = io.StringIO()
     with tiny(), contextlib.redirect_stdout(output):
@@ -153,9 +153,9 @@ def test_a_run_leaves_a_complete_folder(done: Done) -> None:
     figures = {path.name for path in (done.folder / "figures").iterdir()}
     assert figures >= {f"{kind}-{step:07d}.png" for kind in kinds for step in (4, STEPS)}
     for name in figures:
-        with Image.open(done.folder / "figures" / name) as picture:
-            assert picture.mode == "RGB"
-            assert min(picture.size) >= 32
+        with Image.open(done.folder / "figures" / name) as image:
+            assert image.mode == "RGB"
+            assert min(image.size) >= 32
 
 
 def test_a_run_records_its_settings(done: Done) -> None:
@@ -227,16 +227,16 @@ def test_a_runs_model_does_all_it_should(done: Done) -> None:
         assert torch.equal(sites["y"], y.expand(2, *y.shape))
 
 
-def test_generate_writes_pictures(
+def test_generate_writes_images(
     done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen: dict[str, Any] = {"count": 3, "batch_size": 2, "device": "cpu", "decode": "mode"}
     assert generate.main(GenerateArguments(str(done.folder), out=tmp_path / "a", **chosen)) == 0
     names = ["00000.png", "00001.png", "00002.png"]
-    assert sorted(path.name for path in (tmp_path / "a" / "pictures").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "a" / "images").iterdir()) == names
     assert str(tmp_path / "a" / "grid.png") in capsys.readouterr().out
-    with Image.open(tmp_path / "a" / "pictures" / "00002.png") as picture:
-        assert picture.size == (16, 16)
+    with Image.open(tmp_path / "a" / "images" / "00002.png") as image:
+        assert image.size == (16, 16)
     generate.main(GenerateArguments(str(done.folder), out=tmp_path / "b", **chosen))
     generate.main(GenerateArguments(str(done.folder), out=tmp_path / "c", seed=1, **chosen))
     one, same, other = ((tmp_path / place / "grid.png").read_bytes() for place in "abc")
@@ -249,13 +249,13 @@ def test_a_finished_run_is_not_started_again(
 ) -> None:
     data, run = str(done.arguments.data), str(done.folder)
     before = {path: path.stat().st_mtime_ns for path in done.folder.iterdir()}
-    assert "--resume" in mistake(monkeypatch, capsys, "--data", data, "--run", run)
+    assert "--resume" in error(monkeypatch, capsys, "--data", data, "--run", run)
     resume = ("--run", run, "--resume", "--keep-allocator", "--device", "cpu")
-    assert "reached its end" in mistake(monkeypatch, capsys, *resume)
+    assert "reached its end" in error(monkeypatch, capsys, *resume)
     other = {"srvae": "vae", "vae": "srvae"}[done.model]
     for flags in (("--preset", "small"), ("--batch-size", "5"), ("--channels", "1")):
-        assert flags[0] in mistake(monkeypatch, capsys, *resume, *flags)
-    assert "--model" in mistake(monkeypatch, capsys, *resume, "--model", other)
+        assert flags[0] in error(monkeypatch, capsys, *resume, *flags)
+    assert "--model" in error(monkeypatch, capsys, *resume, "--model", other)
     assert {path: path.stat().st_mtime_ns for path in done.folder.iterdir()} == before
 
 
@@ -277,7 +277,7 @@ def test_a_group_that_lost_a_process_at_its_end_reports(
 def test_a_signal_and_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
     update = Trainer.update
     signals = {2: signal.SIGINT, 4: signal.SIGTERM}
@@ -311,7 +311,7 @@ def test_a_signal_and_resume(
 def test_a_run_that_died_before_its_first_step_is_no_dead_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
 
     def die(self: Learner, images: torch.Tensor) -> None:
         raise KeyboardInterrupt
@@ -332,33 +332,33 @@ def test_a_folder_of_another_program_is_refused(tmp_path: Path, name: str) -> No
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_resuming_with_other_pictures_is_refused(
+def test_resuming_with_other_images_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
     with plain():
         train.main(arguments(tmp_path, run="mine", steps=1))
         given = TrainArguments(run="mine", resume=True, steps=2, keep_allocator=True)
-        picture = next((tmp_path / "pictures").rglob("*.png"))
-        before = picture.read_bytes()
-        Image.new("RGB", Image.open(picture).size, "red").save(picture)
+        image = next((tmp_path / "images").rglob("*.png"))
+        before = image.read_bytes()
+        Image.new("RGB", Image.open(image).size, "red").save(image)
         with pytest.raises(srvae_pyro.UserError, match="are not those that it was trained on"):
             train.main(given)
-        picture.write_bytes(before)
+        image.write_bytes(before)
         assert train.main(given) == 0
 
 
-def test_a_run_finds_its_pictures_where_they_were_moved(
+def test_a_run_finds_its_images_where_they_were_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
     with plain():
         train.main(arguments(tmp_path, run="mine", steps=1, data_seed=3))
         before = read_config(Path("runs/mine")).data
-        (tmp_path / "pictures").rename("elsewhere")
-        make_pictures(tmp_path / "others", 21)
+        (tmp_path / "images").rename("elsewhere")
+        make_images(tmp_path / "others", 21)
         given = TrainArguments(run="mine", resume=True, steps=2, device="cpu", keep_allocator=True)
         with pytest.raises(UserError, match=r"which is not there: say with --data where"):
             train.main(given)
@@ -376,21 +376,21 @@ def test_a_run_finds_its_pictures_where_they_were_moved(
 def test_a_streamed_run_is_resumed_without_its_flags(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     given = {"run": str(tmp_path / "runs" / "mine"), "device": "cpu", "keep_allocator": True}
     with plain():
         assert train.main(arguments(tmp_path, steps=1, stream=True, workers=0)) == 0
-        assert "pictures: val and test held out at random" in capsys.readouterr().out
+        assert "images: val and test held out at random" in capsys.readouterr().out
         assert train.main(TrainArguments(resume=True, steps=2, workers=0, **given)) == 0
     info = read_config(tmp_path / "runs" / "mine").data.info
     assert info["streamed"]
-    # In memory they are the same pictures.
-    assert load_data(str(tmp_path / "pictures"), Path()).fingerprint() == info["fingerprint"]
+    # In memory they are the same images.
+    assert load_data(str(tmp_path / "images"), Path()).fingerprint() == info["fingerprint"]
 
 
 def test_the_command_to_resume_has_what_settings_have_not() -> None:
     given = TrainArguments(
-        data="my pictures",
+        data="my images",
         data_root=Path("big disk/data"),
         run="my run",
         stream=True,
@@ -428,24 +428,24 @@ def test_a_run_is_under_runs_unless_it_has_a_slash() -> None:
         assert folder_of(TrainArguments(run=name)) == Path(folder)
 
 
-def test_a_runs_seed_leaves_its_pictures_as_they_are(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
+def test_a_runs_seed_leaves_its_images_as_they_are(tmp_path: Path) -> None:
+    make_images(tmp_path / "images")
     splits = []
     for seeds in ({"seed": 1}, {"seed": 2}, {"data_seed": 1}):
         given = arguments(tmp_path, **seeds)
-        splits.append(session.load_pictures(fresh_config(given), given))
+        splits.append(session.load_images(fresh_config(given), given))
     assert torch.equal(splits[0].test, splits[1].test)
     assert not torch.equal(splits[0].test, splits[2].test)
 
 
-def test_resuming_with_pictures_of_another_size_is_refused(
+def test_resuming_with_images_of_another_size_is_refused(
     done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from srvae_pyro.data import DataSplits, MemoryPictures
+    from srvae_pyro.data import DataSplits, MemoryImages
 
-    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    pictures = DataSplits("", MemoryPictures(images), images, images)
-    monkeypatch.setattr(session, "load_pictures", lambda *_: pictures)
+    black = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    images = DataSplits("", MemoryImages(black), black, black)
+    monkeypatch.setattr(session, "load_images", lambda *_: images)
     given = TrainArguments(run=str(done.folder), resume=True, steps=9, keep_allocator=True)
     with pytest.raises(srvae_pyro.UserError, match="32"):
         train.main(given)
@@ -465,7 +465,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_was_given(
     config = read_config(done.folder)
     for threads, resume in ((None, False), (2, False), (None, True), (0, True)):
         given = replace(done.arguments, threads=threads, resume=resume)
-        config = session.on_this_machine(config, given, Group())
+        config = session.on_this_machine(config, given, ProcessGroup())
         assert config.training.threads == taken[-1]
     assert taken == [0, 2, 2, 0]
 
@@ -473,7 +473,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_was_given(
 # Mistakes
 
 
-def mistake(
+def error(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     *flags: str,
@@ -532,11 +532,11 @@ def test_mistakes_of_train(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make_pictures(Path("pictures"), 6)
+    make_images(Path("images"), 6)
     fixed = ["--keep-allocator", "--device", "cpu", "--run", "mine"]
-    data = [] if "--data" in flags else ["--data", "pictures"]
+    data = [] if "--data" in flags else ["--data", "images"]
     with tiny():
-        assert advice in mistake(monkeypatch, capsys, *fixed, *data, *flags.split())
+        assert advice in error(monkeypatch, capsys, *fixed, *data, *flags.split())
     assert not Path("runs").exists()  # nothing is left that would be in the way
 
 
@@ -561,7 +561,7 @@ def test_mistakes_of_generate(
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model": {}}')
     command = (GenerateArguments, generate.main, "generate")
-    assert advice in mistake(monkeypatch, capsys, *flags.split(), command=command)
+    assert advice in error(monkeypatch, capsys, *flags.split(), command=command)
 
 
 @pytest.mark.parametrize(
@@ -577,19 +577,19 @@ def test_generate_refuses_temperatures_before_it_draws(
 
 
 @pytest.mark.parametrize(("size", "better"), [((28, 28), 32), ((20, 28), 24), ((500, 300), 64)])
-def test_pictures_that_do_not_suit_name_the_flag_that_helps(
+def test_images_that_do_not_suit_name_the_flag_that_helps(
     size: tuple[int, int], better: int, tmp_path: Path
 ) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for number in range(10, 40):
-        Image.new("L", size).save(tmp_path / "pictures" / f"{number}.png")
-    (tmp_path / "pictures" / "99.png").write_text("no picture, which reading all would tell")
+        Image.new("L", size).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "images" / "99.png").write_text("no image, which reading all would tell")
     given = arguments(tmp_path, strict=True)
     with tiny(), pytest.raises(UserError, match=f"pass --image-size {better}$"):
-        session.load_pictures(fresh_config(given), given)
+        session.load_images(fresh_config(given), given)
     given = replace(given, image_size=better, strict=False)
     with tiny(), pytest.warns(match="left out"):
-        assert session.load_pictures(fresh_config(given), given).shape == (3, better, better)
+        assert session.load_images(fresh_config(given), given).shape == (3, better, better)
 
 
 # The flags
@@ -650,15 +650,15 @@ def test_a_mistake_is_told_in_the_same_words_wherever_it_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     flag, setting = f"--{name.replace('_', '-')}", f"training.{name}={value}"
-    told = mistake(monkeypatch, capsys, flag, value)
+    told = error(monkeypatch, capsys, flag, value)
     assert told == f"train: {flag} must be {wanted}, not {value}\n"
-    told = mistake(monkeypatch, capsys, "--set", setting)
+    told = error(monkeypatch, capsys, "--set", setting)
     assert told == f"train: --set {setting}: {name} must be {wanted}, not {value}\n"
     run = tmp_path / "runs" / "mine"
     run.mkdir(parents=True)
     (run / "config.json").write_text(f'{{"model": {{}}, "training": {{"{name}": {value}}}}}')
     (run / "last.ckpt").touch()
-    told = mistake(monkeypatch, capsys, "--run", "mine", "--resume")
+    told = error(monkeypatch, capsys, "--run", "mine", "--resume")
     assert told == f"train: runs/mine/config.json: {name} must be {wanted}, not {value}\n"
 
 
@@ -667,10 +667,10 @@ def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
 ) -> None:
     resume = ("--run", str(done.folder), "--resume", "--keep-allocator", "--device", "cpu")
     for flags in ("--seed 1", "--lr-decay 0.5", "--data-seed 1", "--no-augment", "--prior mixture"):
-        told = mistake(monkeypatch, capsys, *resume, *flags.split())
+        told = error(monkeypatch, capsys, *resume, *flags.split())
         assert f"was trained with another {flags.split()[0]}" in told
         assert ": leave it out to resume" in told
-    told = mistake(monkeypatch, capsys, *resume, "--seed", "1")
+    told = error(monkeypatch, capsys, *resume, "--seed", "1")
     assert "--seed (0, not 1)" in told
     # Its length may change, by either way, and what is the same may be said.
     given = parse(TrainArguments, words=[*resume, "--seed", "0", "--epochs", "3"])
@@ -697,7 +697,7 @@ def test_photographs_come_as_crops_unless_a_size_is_given() -> None:
 
 
 def test_a_run_that_agrees_trains_and_is_resumed(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     exact: dict[str, Any] = {"transform": "average2", "likelihood": "groups", "precision": "bf16"}
     with plain():
         for name, steps in (("whole", (2,)), ("parts", (1, 2))):
@@ -765,7 +765,7 @@ def test_a_setting_that_cannot_be_is_a_users_error(setting: str, message: str) -
 
 
 def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     given = ("training.ema_half_life=100",)
     with plain():
         assert train.main(arguments(tmp_path, set=given, steps=1)) == 0
@@ -776,7 +776,7 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
 
 
 def test_a_run_can_start_from_anothers_weights(done: Done, tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures", 24)
+    make_images(tmp_path / "images", 24)
     given = arguments(tmp_path, init=str(done.folder), steps=1, lr=1e-9)
     with plain():
         assert train.main(given) == 0
@@ -810,7 +810,7 @@ def test_init_refuses_other_networks(
 ) -> None:
     if done.model == "vae":
         return
-    make_pictures(tmp_path / "pictures", 24)
+    make_images(tmp_path / "images", 24)
     given = arguments(tmp_path, **{"init": str(done.folder), **changes})
     with tiny(), pytest.raises(UserError, match=match):
         train.main(given)
@@ -820,7 +820,7 @@ def test_init_refuses_other_networks(
 def test_another_transform_than_an_exact_presets_has_independent_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     told = "p(x|y,z) of independent pixels: likelihood groups needs --transform average2\n"
     with plain(exact_preset):
         monkeypatch.setattr("srvae_pyro.training.settings.preset", exact_preset)

@@ -13,7 +13,7 @@ from srvae_pyro.training import loop
 from srvae_pyro.training import loop as pace
 from srvae_pyro.training.loop import Pace, about, run_length, time_limit
 from srvae_pyro.training.settings import fresh_config
-from tests.training.test_command import arguments, make_pictures, tiny
+from tests.training.test_command import arguments, make_images, tiny
 
 
 def settings(**limits: Any) -> TrainingConfig:
@@ -101,7 +101,7 @@ def test_minutes_are_told_as_they_are() -> None:
 def test_a_run_tells_its_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     monkeypatch.setattr(pace, "MEASURED", 0.0)
     with tiny():
         assert train.main(arguments(tmp_path, steps=6)) == 0
@@ -118,7 +118,7 @@ def test_a_run_tells_its_length(
 def test_what_takes_long_is_told_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_pictures(tmp_path / "pictures")
+    make_images(tmp_path / "images")
     with tiny():
         train.main(arguments(tmp_path, run=str(tmp_path / "quick"), steps=1))
         said = capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_what_takes_long_is_told_before(
         monkeypatch.setattr(loop, "WORTH_A_LINE", 0.0)
         train.main(arguments(tmp_path, run=str(tmp_path / "slow"), steps=1))
     lines = capsys.readouterr().out.splitlines()
-    order = ["before the first update", "validating on 2 pictures", "on 2 test pictures", "test, 2"]
+    order = ["before the first update", "validating on 2 images", "on 2 test images", "test, 2"]
     places = [next(i for i, line in enumerate(lines) if text in line) for text in order]
     assert places == sorted(places)
 
@@ -147,8 +147,8 @@ def test_a_limit_that_is_given_replaces_the_presets(tmp_path: Path) -> None:
         assert {name: value for name, value in limits.items() if value is not None} == limit
 
 
-def test_the_report_says_of_how_many_pictures_its_start_is(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
+def test_the_report_says_of_how_many_images_its_start_is(tmp_path: Path) -> None:
+    make_images(tmp_path / "images")
     with tiny():
         train.main(arguments(tmp_path, steps=1))
     path = tmp_path / "runs" / "mine" / "evaluation.json"

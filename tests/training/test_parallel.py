@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from srvae_pyro import evaluate, generate
-from srvae_pyro.data import MemoryPictures
+from srvae_pyro.data import MemoryImages
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.evaluation import command as suite
@@ -23,14 +23,14 @@ from srvae_pyro.evaluation import kid
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.loop import Trainer
 from tests.evaluation.test_kid import Stub, rows_of
 from tests.parallel_worker import make, update
-from tests.training.test_command import make_pictures
-from tests.training.test_training import assert_same, some_pictures, tiny_config
+from tests.training.test_command import make_images
+from tests.training.test_training import assert_same, some_images, tiny_config
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -47,9 +47,9 @@ class Done(NamedTuple):
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The worker in two processes, of which one is killed and both started again."""
     folder = tmp_path_factory.mktemp("two")
-    make_pictures(folder / "pictures", 21)
+    make_images(folder / "images", 21)
     model = make_model(tiny_config().model)
-    model.initialize(some_pictures().train.in_memory()[:8] / 255)
+    model.initialize(some_images().train.in_memory()[:8] / 255)
     save_pretrained(model, folder / "run")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["--max-restarts=1", "--module", "tests.parallel_worker", str(folder)]
@@ -74,7 +74,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def test_processes_and_parts_of_batches_learn_as_one_process_does(done: Done) -> None:
     tmp_path = done.folder
-    update(Group(), tmp_path)
+    update(ProcessGroup(), tmp_path)
     one = gradient(tmp_path / "1xgroups")
     assert (gradient(tmp_path / "2xgroups") - one).norm() < 1e-5 * one.norm()
     one = gradient(tmp_path / "1x1")
@@ -95,7 +95,7 @@ def test_two_processes_resume_to_the_bit_and_one_goes_on(done: Done) -> None:
     assert len(whole["ranks"]) == 2
     first, second = (rank["random"]["cpu"] for rank in whole["ranks"])
     assert not torch.equal(first, second)
-    alone = make(Group(), folder / "whole", 9)
+    alone = make(ProcessGroup(), folder / "whole", 9)
     alone.recovery.resume()
     assert alone.run().step == 9
 
@@ -117,8 +117,8 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
     monkeypatch.setattr(suite, "LiteFeatures", Stub)
     monkeypatch.setattr(kid, "neighbours", lambda *_: None)
     tmp_path, said = done
-    assert said.count("super-resolution x2") == said.count("9 pictures in") == 1
-    run, data = str(tmp_path / "run"), str(tmp_path / "pictures")
+    assert said.count("super-resolution x2") == said.count("9 images in") == 1
+    run, data = str(tmp_path / "run"), str(tmp_path / "images")
     shared = json.loads((tmp_path / "two.json").read_text())
     evaluate.main(
         EvaluateArguments(
@@ -154,23 +154,23 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
     for method, scores in alone["super_resolution"]["methods"].items():
         assert shared["super_resolution"]["methods"][method] == pytest.approx(scores, rel=1e-3)
     generate.main(GenerateArguments(run, 9, out=tmp_path / "one"))
-    assert "9 pictures in two/pictures (5 were there already)" in said.replace(f"{tmp_path}/", "")
+    assert "9 images in two/images (5 were there already)" in said.replace(f"{tmp_path}/", "")
     one, two = (
         {str(file.relative_to(place)) for file in place.rglob("*.png")}
         for place in (tmp_path / "one", tmp_path / "two")
     )
-    assert one == two == {f"pictures/{number:05d}.png" for number in range(9)} | {"grid.png"}
+    assert one == two == {f"images/{number:05d}.png" for number in range(9)} | {"grid.png"}
     for name in one:  # a rounding may decide otherwise about a level
         ours, theirs = (np.asarray(Image.open(tmp_path / by / name), int) for by in ("one", "two"))
         assert (ours != theirs).mean() < 0.01, name
 
 
-def test_pictures_are_shared_out_in_order() -> None:
+def test_images_are_shared_out_in_order() -> None:
     images = torch.arange(7)
-    parts = [images[Group(rank, 3).share(7)] for rank in range(3)]
+    parts = [images[ProcessGroup(rank, 3).share(7)] for rank in range(3)]
     assert torch.cat(parts).tolist() == images.tolist()
-    with pytest.raises(UserError, match="2 pictures cannot be shared by 3 processes"):
-        Group(0, 3).share(2)
+    with pytest.raises(UserError, match="2 images cannot be shared by 3 processes"):
+        ProcessGroup(0, 3).share(2)
 
 
 def test_torchrun_restarts_a_group_that_lost_a_process(done: Done) -> None:
@@ -185,9 +185,9 @@ def test_torchrun_restarts_a_group_that_lost_a_process(done: Done) -> None:
 
 
 def test_batches_are_shared_out() -> None:
-    pictures = MemoryPictures(torch.arange(22, dtype=torch.uint8).reshape(22, 1, 1, 1))
-    whole = [batch.flatten().tolist() for batch in Batches(pictures, 4, CPU, 1).epoch(2)]
-    parts = [Batches(pictures, 4, CPU, 1, rank, 2).epoch(2) for rank in range(2)]
+    images = MemoryImages(torch.arange(22, dtype=torch.uint8).reshape(22, 1, 1, 1))
+    whole = [batch.flatten().tolist() for batch in Batches(images, 4, CPU, 1).epoch(2)]
+    parts = [Batches(images, 4, CPU, 1, rank, 2).epoch(2) for rank in range(2)]
     for batch, one, other in zip(whole, *parts, strict=True):
         assert sorted(batch) == sorted(one.flatten().tolist() + other.flatten().tolist())
         assert len(one) == len(other) == 2
@@ -195,4 +195,4 @@ def test_batches_are_shared_out() -> None:
 
 def test_a_batch_that_cannot_be_shared_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shared evenly by 1 processes in 3 parts"):
-        Trainer(tiny_config(), some_pictures(), tmp_path, accumulate=3)
+        Trainer(tiny_config(), some_images(), tmp_path, accumulate=3)

@@ -1,4 +1,4 @@
-"""The learning rate, the KL's weight, gradient clipping, the objective and averaged weights."""
+"""The learning rate, the KL's weight, gradient clipping, the objective and EMA weights."""
 
 import copy
 import math

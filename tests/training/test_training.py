@@ -21,15 +21,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from srvae_pyro.config import DataConfig, Dense, ModelConfig, RunConfig, TrainingConfig
-from srvae_pyro.data import DataSplits, MemoryPictures
+from srvae_pyro.data import DataSplits, MemoryImages
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.drawing.grids import progress_pictures
+from srvae_pyro.drawing.grids import progress_figures
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import ElboResult
 from srvae_pyro.inference.statistics import RunningMean, bits_per_dim
 from srvae_pyro.models import ImageModel
 from srvae_pyro.runs import validation_nats
-from srvae_pyro.system.parallel import Group
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training import loop, recovery, validation
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
@@ -40,7 +40,7 @@ from srvae_pyro.training.schedule import GradientClip
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-BATCH, EPOCH = 4, 5  # images a batch, batches an epoch of the 22 training pictures
+BATCH, EPOCH = 4, 5  # images a batch, batches an epoch of the 22 training images
 SWITCHES = {"kl_u_start": 0.1, "kl_u_warmup": 0.7, "y_updates": 3}
 
 
@@ -56,7 +56,7 @@ def tiny_config(model: Any = "srvae", prior: Any = "standard", **training: Any) 
         init_scale=0.1,
         head_scale=0.1,
         likelihood_scale=0.1,
-        likelihood_start="pictures",
+        likelihood_start="images",
         **dict.fromkeys(networks, one),
     )
     defaults = {"epochs": None, "steps": 6, "batch_size": BATCH, "warmup_steps": 3}
@@ -65,21 +65,21 @@ def tiny_config(model: Any = "srvae", prior: Any = "standard", **training: Any) 
     )
 
 
-def some_pictures(train: int = 22) -> DataSplits:
+def some_images(train: int = 22) -> DataSplits:
     generator = torch.Generator().manual_seed(0)
 
-    def pictures(count: int) -> Tensor:
+    def images(count: int) -> Tensor:
         coarse = torch.rand(count, 3, 4, 4, generator=generator)
         smooth = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
         return (255 * smooth).round().to(torch.uint8)
 
-    return DataSplits("smooth", MemoryPictures(pictures(train)), pictures(3), pictures(3))
+    return DataSplits("smooth", MemoryImages(images(train)), images(3), images(3))
 
 
 def make_trainer(
     folder: Path, config: RunConfig | None = None, kind: type[Trainer] = Trainer
 ) -> Any:
-    return kind(config or tiny_config(), some_pictures(), folder, quiet=True)
+    return kind(config or tiny_config(), some_images(), folder, quiet=True)
 
 
 def begin(trainer: Trainer) -> None:
@@ -134,7 +134,7 @@ def draw_nothing(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
 def _as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pyro's checks off, as the command has them; metrics every second step; little drawing."""
     monkeypatch.setattr(loop, "LOG_EVERY", 2)
-    monkeypatch.setattr(validation, "progress_pictures", draw_nothing)
+    monkeypatch.setattr(validation, "progress_figures", draw_nothing)
     pyro.enable_validation(False)
     yield
     pyro.enable_validation(True)
@@ -290,31 +290,31 @@ def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
     assert_same(resumed.recovery.state(), whole.recovery.state())
 
 
-def test_one_training_picture_is_too_few(tmp_path: Path) -> None:
+def test_one_training_image_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 2"):
-        Trainer(tiny_config(), some_pictures(train=1), tmp_path, quiet=True).run()
+        Trainer(tiny_config(), some_images(train=1), tmp_path, quiet=True).run()
 
 
-# The order of the pictures
+# The order of the images
 
 
 def numbers(batches: Batches, epoch: int, start: int = 0) -> list[int]:
     return torch.cat(list(batches.epoch(epoch, start))).flatten().tolist()
 
 
-def test_an_epoch_meets_every_picture_at_most_once() -> None:
+def test_an_epoch_meets_every_image_at_most_once() -> None:
     images = torch.arange(22, dtype=torch.uint8).reshape(22, 1, 1, 1)
-    batches = Batches(MemoryPictures(images), 4, CPU, seed=3)
+    batches = Batches(MemoryImages(images), 4, CPU, seed=3)
     epochs = [numbers(batches, epoch) for epoch in range(3)]
     assert all(len(set(epoch)) == len(epoch) == 20 for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert numbers(batches, 1) == epochs[1]
     assert numbers(batches, 1, start=3) == epochs[1][12:]
-    assert numbers(Batches(MemoryPictures(images), 4, CPU, seed=4), 0) != epochs[0]
+    assert numbers(Batches(MemoryImages(images), 4, CPU, seed=4), 0) != epochs[0]
 
 
-def test_fewer_pictures_than_a_batch_make_one_batch() -> None:
-    batches = Batches(MemoryPictures(torch.zeros(3, 1, 1, 1, dtype=torch.uint8)), 32, CPU, seed=0)
+def test_fewer_images_than_a_batch_make_one_batch() -> None:
+    batches = Batches(MemoryImages(torch.zeros(3, 1, 1, 1, dtype=torch.uint8)), 32, CPU, seed=0)
     assert [len(batch) for batch in batches.epoch(0)] == [3]
     assert len(batches) == 1
 
@@ -418,7 +418,7 @@ def test_bits_per_dim_of_a_uniform_image_are_8() -> None:
     assert bits_per_dim(nats, (3, 16, 16)) == pytest.approx(8.0, rel=1e-6)
 
 
-def test_pictures_to_validate_on_are_spread_evenly() -> None:
+def test_images_to_validate_on_are_spread_evenly() -> None:
     images = torch.arange(10)
     assert evenly_spaced(images, 4).tolist() == [0, 3, 6, 9]
     assert (
@@ -440,7 +440,7 @@ def test_training_learns(tmp_path: Path) -> None:
 def test_validation_disturbs_nothing_and_repeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "progress_pictures", progress_pictures)
+    monkeypatch.setattr(validation, "progress_figures", progress_figures)
     trainer = make_trainer(tmp_path)
     begin(trainer)
     before = copy.deepcopy(trainer.recovery.state())
@@ -540,7 +540,8 @@ def test_processes_decide_alike_by_the_first_ones_clock(monkeypatch: pytest.Monk
     monkeypatch.setattr(time, "monotonic", lambda: now)
     interrupts = Interrupt(), Interrupt()
     clocks = [
-        Clock(Progress(), interrupt, Group(rank, 2)) for rank, interrupt in enumerate(interrupts)
+        Clock(Progress(), interrupt, ProcessGroup(rank, 2))
+        for rank, interrupt in enumerate(interrupts)
     ]
     clocks[0].save_in(2.5)
     decisions = []
@@ -811,7 +812,7 @@ def test_a_vae_has_one_update_whatever_the_settings_of_its_preset(tmp_path: Path
 @CUDA
 def test_a_step_in_bf16_on_a_gpu(tmp_path: Path) -> None:
     config = tiny_config(prior="realnvp", precision="bf16")
-    trainer = Trainer(config, some_pictures(), tmp_path, Group(device=torch.device("cuda")))
+    trainer = Trainer(config, some_images(), tmp_path, ProcessGroup(device=torch.device("cuda")))
     begin(trainer)
     trainer.update(next(trainer.batches.epoch(0)))
     assert trainer.progress.skipped == 0
@@ -822,10 +823,10 @@ def test_a_step_in_bf16_on_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @CUDA
 def test_resuming_on_a_gpu_restores_its_state(tmp_path: Path) -> None:
-    gpu, config = Group(device=torch.device("cuda")), tiny_config(steps=2 * EPOCH)
-    interrupted_at(7)(config, some_pictures(), tmp_path, gpu, quiet=True).run()
+    gpu, config = ProcessGroup(device=torch.device("cuda")), tiny_config(steps=2 * EPOCH)
+    interrupted_at(7)(config, some_images(), tmp_path, gpu, quiet=True).run()
     saved = load_checkpoint(tmp_path / "last.ckpt")
-    trainer = Trainer(config, some_pictures(), tmp_path, gpu, quiet=True)
+    trainer = Trainer(config, some_images(), tmp_path, gpu, quiet=True)
     trainer.recovery.resume()
     state = trainer.recovery.state()
     random, saved_random = (part["ranks"][0]["random"] for part in (state, saved))

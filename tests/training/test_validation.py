@@ -16,20 +16,20 @@ from srvae_pyro.runs import save_weights, validation_images, validation_nats
 from srvae_pyro.training import command as session
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
-from tests.training.test_training import make_trainer, score, some_pictures, tiny_config
+from tests.training.test_training import make_trainer, score, some_images, tiny_config
 
 
 def trainer_of(folder: Path, test: int = 3, val: int = 3, **training: Any) -> Any:
-    """A trainer with so many test and validation pictures, each of one level."""
+    """A trainer with so many test and validation images, each of one level."""
     generator = torch.Generator().manual_seed(0)
     levels = torch.randint(0, 256, (max(test, val), 1, 1, 1), generator=generator)
     images = levels.to(torch.uint8).expand(-1, 3, 16, 16)
-    data = replace(some_pictures(), test=images[:test], val=images[:val])
+    data = replace(some_images(), test=images[:test], val=images[:val])
     return Trainer(tiny_config(**training), data, folder, quiet=True)
 
 
 def scores_by_level(monkeypatch: pytest.MonkeyPatch, spread: float) -> list[int]:
-    """Lets each picture score 8 bits/dim and ``spread`` by its level; how many were scored."""
+    """Lets each image score 8 bits/dim and ``spread`` by its level; how many were scored."""
     counts: list[int] = []
 
     def evaluate(model: ImageModel, images: Tensor, *_: Any, **__: Any) -> ElboResult:
@@ -42,7 +42,7 @@ def scores_by_level(monkeypatch: pytest.MonkeyPatch, spread: float) -> list[int]
     return counts
 
 
-def test_the_start_is_scored_on_as_few_pictures_as_its_error_allows(
+def test_the_start_is_scored_on_as_few_images_as_its_error_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(tmp_path, test=900)
@@ -59,7 +59,7 @@ def test_the_start_is_scored_on_as_few_pictures_as_its_error_allows(
         assert bits == pytest.approx(8, rel=0.03)
 
 
-def test_the_start_is_scored_on_no_more_pictures_than_there_are_or_are_asked_for(
+def test_the_start_is_scored_on_no_more_images_than_there_are_or_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = scores_by_level(monkeypatch, 1000.0)
@@ -86,7 +86,7 @@ def test_a_start_that_is_not_finite_is_told(
     assert count == 16
 
 
-def test_a_short_run_is_scored_on_few_pictures_and_a_long_one_on_all(tmp_path: Path) -> None:
+def test_a_short_run_is_scored_on_few_images_and_a_long_one_on_all(tmp_path: Path) -> None:
     count = trainer_of(tmp_path, test=900, val=800).validation.count
     assert count("test", 0) == count("test", 64) == 16
     assert count("test", 800) == 100
@@ -95,16 +95,14 @@ def test_a_short_run_is_scored_on_few_pictures_and_a_long_one_on_all(tmp_path: P
     assert (few("test", 0), few("val", 0), few("val", 10**6)) == (9, 16, 200)
 
 
-def test_pictures_are_drawn_of_few_at_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_drawn_of_few_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 
     def draw(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
         drawn.append(len(x))
         return {}
 
-    monkeypatch.setattr(validation, "progress_pictures", draw)
+    monkeypatch.setattr(validation, "progress_figures", draw)
     trainer = trainer_of(tmp_path, val=40)
     for learnt in (0, 640, 10_000):
         trainer.validation.draw(None, 1, learnt, finished=True)
@@ -128,7 +126,7 @@ def test_a_run_validates_in_its_own_precision_and_reports_in_float32(
         return {}
 
     monkeypatch.setattr(validation, "evaluate_elbo", noted)
-    monkeypatch.setattr(validation, "progress_pictures", draw)
+    monkeypatch.setattr(validation, "progress_figures", draw)
     trainer = make_trainer(tmp_path, tiny_config(precision=precision, steps=2))
     trainer.run()
     session.write_json(tmp_path / "config.json", trainer.config.to_dict())
@@ -137,7 +135,7 @@ def test_a_run_validates_in_its_own_precision_and_reports_in_float32(
     assert autocast == [precision == "bf16"]
 
 
-def test_a_score_on_more_pictures_takes_the_place_of_one_on_fewer(
+def test_a_score_on_more_images_takes_the_place_of_one_on_fewer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(tmp_path)

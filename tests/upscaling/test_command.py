@@ -27,18 +27,18 @@ from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments, main
-from srvae_pyro.upscaling.command import enlarger_for
-from srvae_pyro.upscaling.enlarger import Enlarger, downscaled
+from srvae_pyro.upscaling.command import upscaler_for
 from srvae_pyro.upscaling.files import names_for
 from srvae_pyro.upscaling.photographs import read_photograph
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
 from srvae_pyro.upscaling.tiling import MemoryCanvas, spans
+from srvae_pyro.upscaling.upscaler import Upscaler, downscaled
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 
 
 def smooth(height: int, width: int, channels: int = 3, seed: int = 0) -> Tensor:
-    """A picture with structure of all sizes, uint8 (C, H, W)."""
+    """An image with structure of all sizes, uint8 (C, H, W)."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 5 + 2, width // 5 + 2, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -57,12 +57,12 @@ RUNS: dict[str, Path] = {}  # each is made once
 def run(
     tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., ModelConfig]
 ) -> Callable[..., Path]:
-    """Makes the folder of a model that was initialised on pictures but not trained."""
+    """Makes the folder of a model that was initialised on images but not trained."""
 
     def make(**changes: Any) -> Path:
         if str(changes) in RUNS:
             return RUNS[str(changes)]
-        settings = {"likelihood_scale": 0.3, "likelihood_start": "pictures", "head_scale": 0.3}
+        settings = {"likelihood_scale": 0.3, "likelihood_start": "images", "head_scale": 0.3}
         model = make_model(tiny(**(settings | {"p_u": "standard"} | changes)))
         channels, size, _ = model.config.image_shape
         x = torch.stack([smooth(size, size, channels, seed) for seed in range(8)])
@@ -133,7 +133,7 @@ KINDS: dict[str, tuple[Callable[[], Image.Image], str]] = {
 }
 
 
-def test_every_kind_of_picture(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_every_kind_of_image(run: Callable[..., Path], tmp_path: Path) -> None:
     files = []
     for name, (make, _) in KINDS.items():
         folder = tmp_path / "in"
@@ -161,7 +161,7 @@ def test_alpha_is_bicubic(run: Callable[..., Path], tmp_path: Path) -> None:
             assert np.array_equal(file.convert("RGB"), opaque)
 
 
-def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+def test_images_are_turned_upright(tmp_path: Path) -> None:
     image = image_of(smooth(6, 10))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
@@ -189,7 +189,7 @@ def test_16_bit_colours(tmp_path: Path) -> None:
     assert levels[:, 0].T.tolist() == [[1, 2, 3], [250, 251, 252]]
 
 
-def test_of_an_animation_the_first_picture(
+def test_of_an_animation_the_first_image(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
@@ -197,7 +197,7 @@ def test_of_an_animation_the_first_picture(
     photograph = read_photograph(tmp_path / "moving.gif", 3)
     assert photograph.levels[:, 4, 4].tolist() == [255, 0, 0]
     upscale(run(), tmp_path / "moving.gif", out=tmp_path / "out")
-    assert "the first of its 3 pictures" in capsys.readouterr().out
+    assert "the first of its 3 images" in capsys.readouterr().out
 
 
 def test_colour_profile_is_kept_with_its_colours(tmp_path: Path, run: Callable[..., Path]) -> None:
@@ -271,14 +271,14 @@ def test_bad_files_do_not_stop_the_others(
     assert len(lines) == len(BAD)
     for _, message in BAD.values():
         assert any(message in line for line in lines), message
-    assert f"2 of {len(files)} pictures enlarged" in said.out
+    assert f"2 of {len(files)} images upscaled" in said.out
 
 
-def test_a_picture_name_for_the_folder_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_image_name_for_the_folder_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
     image_of(smooth(8, 8)).save(tmp_path / "good.png")
-    with pytest.raises(UserError, match="--out is a folder for the pictures"):
-        upscale(run(), tmp_path / "good.png", out=tmp_path / "larger.png")
-    assert not (tmp_path / "larger.png").exists()
+    with pytest.raises(UserError, match="--out is a folder for the images"):
+        upscale(run(), tmp_path / "good.png", out=tmp_path / "upscale_from.png")
+    assert not (tmp_path / "upscale_from.png").exists()
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(UserError, match=r"--out is a folder .* and .*notes a file"):
         upscale(run(), tmp_path / "good.png", out=tmp_path / "notes")
@@ -303,7 +303,7 @@ def test_weights_of_tiles_add_up(length: int, side: int, multiple: int) -> None:
         assert weights.min() >= 0
         assert part.start % multiple == 0
         assert part.stop - part.start == side
-        total[part.enlarged(2)] += weights
+        total[part.upscaled(2)] += weights
         inner = weights[[0] * (part.start > 0) + [-1] * (part.stop < length)]
         assert not inner.any()  # what lies at a tile's border counts nothing
     torch.testing.assert_close(total, torch.ones(2 * length))
@@ -315,9 +315,9 @@ def test_large_tiles_overlap_by_no_more_than_they_need() -> None:
     assert {part.ramp for part in parts} == {32}
 
 
-def test_the_precision_asked_for_is_the_enlargers(model: SRVAE) -> None:
-    arguments = UpscaleArguments("mine", (Path("picture.png"),), precision="bf16")
-    assert enlarger_for(model, arguments).precision == "bf16"
+def test_the_precision_asked_for_is_the_upscalers(model: SRVAE) -> None:
+    arguments = UpscaleArguments("mine", (Path("image.png"),), precision="bf16")
+    assert upscaler_for(model, arguments).precision == "bf16"
 
 
 def test_one_tile_where_it_fits() -> None:
@@ -326,7 +326,7 @@ def test_one_tile_where_it_fits() -> None:
 
 
 def test_noise_of_tiles_agrees_where_they_overlap() -> None:
-    # Sites at half the picture's resolution and at twice it; across blocks of 64.
+    # Sites at half the image's resolution and at twice it; across blocks of 64.
     whole = TileNoise((1, 2), 0, 0, 200)
     for scale in (0.5, 2):
         full = whole.normal("z", torch.empty(1, 3, int(200 * scale), int(160 * scale)))
@@ -349,18 +349,18 @@ def test_tiles_are_the_whole_where_attention_is_constant(
     model: SRVAE, monkeypatch: pytest.MonkeyPatch, decode: Any
 ) -> None:
     monkeypatch.setattr(ChannelAttention, "forward", lambda self, x: 0.7 * x)
-    picture = smooth(100, 72)
-    enlarger = Enlarger(model, decode, 1.0, tile=64, seed=3)
-    difference = (enlarger(picture).int() - replace(enlarger, tile=0)(picture).int()).abs()
+    image = smooth(100, 72)
+    upscaler = Upscaler(model, decode, 1.0, tile=64, seed=3)
+    difference = (upscaler(image).int() - replace(upscaler, tile=0)(image).int()).abs()
     # Not all of the receptive field is within the margin, but what is beyond weighs little.
     assert difference.float().mean() < 0.05
     assert (difference > 1).float().mean() < 0.01
 
 
 def test_no_seams(model: SRVAE) -> None:
-    picture = smooth(104, 64)
-    enlarger = Enlarger(model, "mean", tile=64)
-    tiled, whole = enlarger(picture).float(), replace(enlarger, tile=0)(picture).float()
+    image = smooth(104, 64)
+    upscaler = Upscaler(model, "mean", tile=64)
+    tiled, whole = upscaler(image).float(), replace(upscaler, tile=0)(image).float()
     assert psnr(tiled, whole) > 30
     # Where the weights of two tiles cross, the step from row to row is like anywhere.
     (first, _) = spans(104, 64, 4)
@@ -373,47 +373,47 @@ def test_no_seams(model: SRVAE) -> None:
 
 
 def test_tiles_follow_the_memory(model: SRVAE) -> None:
-    need = Enlarger(model).need
-    whole = Enlarger(model, memory_gb=need(100, 100) / 1e9 * (1 + 1e-9))
+    need = Upscaler(model).need
+    whole = Upscaler(model, memory_gb=need(100, 100) / 1e9 * (1 + 1e-9))
     assert whole.tile_for(100, 100) == 0
     side = whole.tile_for(100, 104)
     assert 0 < side <= 100
     assert need(100, 104, side) <= need(100, 100) < need(100, 104, side + 4)
-    # Of a wider picture the strips take more, and the tiles must be smaller.
+    # Of a wider image the strips take more, and the tiles must be smaller.
     assert 0 < whole.tile_for(100, 4_000) < side
-    assert Enlarger(model, tile=0, memory_gb=1e-6).tile_for(4000, 4000) == 0
+    assert Upscaler(model, tile=0, memory_gb=1e-6).tile_for(4000, 4000) == 0
     with pytest.raises(UserError, match="give at least") as error:
-        Enlarger(model, memory_gb=1e-6).tile_for(100, 100)
+        Upscaler(model, memory_gb=1e-6).tile_for(100, 100)
     enough = float(str(error.value).split()[-1])
-    assert Enlarger(model, memory_gb=enough).tile_for(100, 100) > 0
+    assert Upscaler(model, memory_gb=enough).tile_for(100, 100) > 0
 
 
-# Answers
+# Outputs
 
 
 def test_a_seed_has_one_answer(model: SRVAE) -> None:
-    picture = smooth(20, 24)
-    enlarger = Enlarger(model, "sample", 1.0, seed=1)
-    first = enlarger(picture, sample=2)
-    assert torch.equal(enlarger(picture, sample=2), first)
-    assert not torch.equal(enlarger(picture, sample=1), first)
-    assert not torch.equal(replace(enlarger, seed=2)(picture, sample=2), first)
+    image = smooth(20, 24)
+    upscaler = Upscaler(model, "sample", 1.0, seed=1)
+    first = upscaler(image, sample=2)
+    assert torch.equal(upscaler(image, sample=2), first)
+    assert not torch.equal(upscaler(image, sample=1), first)
+    assert not torch.equal(replace(upscaler, seed=2)(image, sample=2), first)
 
 
 def test_the_default_is_super_resolves_mean(model: SRVAE) -> None:
-    picture = smooth(16, 24)
-    expected = model.super_resolve(to_unit(picture[None]), decode="mean", temperature=0)["x"]
-    assert torch.equal(Enlarger(model)(picture), (255 * expected[0, 0]).round().to(torch.uint8))
+    image = smooth(16, 24)
+    expected = model.super_resolve(to_unit(image[None]), decode="mean", temperature=0)["x"]
+    assert torch.equal(Upscaler(model)(image), (255 * expected[0, 0]).round().to(torch.uint8))
 
 
 def test_four_times_is_twice_twice(model: SRVAE) -> None:
-    picture = smooth(9, 11)
-    enlarger = Enlarger(model)
-    assert torch.equal(enlarger(picture, passes=2), enlarger(enlarger(picture)))
-    x = enlarger(picture, passes=2)
+    image = smooth(9, 11)
+    upscaler = Upscaler(model)
+    assert torch.equal(upscaler(image, passes=2), upscaler(upscaler(image)))
+    x = upscaler(image, passes=2)
     assert (
-        lr_psnr(model, MemoryCanvas(x), MemoryCanvas(picture), 2)
-        == psnr(downscaled(model, downscaled(model, x)), picture).item()
+        lr_psnr(model, MemoryCanvas(x), MemoryCanvas(image), 2)
+        == psnr(downscaled(model, downscaled(model, x)), image).item()
     )
 
 
@@ -426,23 +426,23 @@ def test_samples_mean_deviation_and_animation(
     out = folder / "figures" / "upscaled"
     names = [f"a-x2{e}" for e in ("-01.png", "-02.png", "-03.png", "-mean.png", "-std.png", ".gif")]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
-    pictures = []
+    images = []
     for name in names[:3]:
         with Image.open(out / name) as file:
-            pictures.append(np.asarray(file.convert("RGB"), float))
+            images.append(np.asarray(file.convert("RGB"), float))
     with Image.open(out / "a-x2-mean.png") as file:
         assert file.mode == "RGBA"
-        assert np.array_equal(file.convert("RGB"), np.rint(np.mean(pictures, axis=0)))
+        assert np.array_equal(file.convert("RGB"), np.rint(np.mean(images, axis=0)))
     with Image.open(out / "a-x2-std.png") as file:
         assert file.mode == "L"
-        deviation = np.sqrt(np.var(pictures, axis=0, ddof=1).mean(axis=-1))
+        deviation = np.sqrt(np.var(images, axis=0, ddof=1).mean(axis=-1))
         assert np.abs(np.asarray(file) - deviation * 255 / deviation.max()).max() <= 0.51
         assert f"{deviation.max():.2f} levels" in file.info["Comment"]
     with Image.open(out / "a-x2.gif") as file:
         assert file.n_frames == 3
         assert file.size == (24, 20)
     assert capsys.readouterr().out.count("LR-PSNR") == 4
-    # One sample of more is the same picture.
+    # One sample of more is the same image.
     upscale(folder, tmp_path / "a.png", decode="sample", out=tmp_path / "out")
     one = (tmp_path / "out" / "a-x2.png").read_bytes()
     assert one == (out / "a-x2-01.png").read_bytes()
@@ -498,7 +498,7 @@ def test_models_that_do_not_enlarge(
         ({"image_temperature": 0.0}, "temperature"),
         ({"seed": -1}, "--seed"),
         ({"memory_gb": 0.0}, "--memory-gb"),
-        ({"samples": 2, "decode": "mode", "temperature": 0.0}, "one answer"),
+        ({"samples": 2, "decode": "mode", "temperature": 0.0}, "one output"),
     ],
 )
 def test_settings_that_make_no_sense(
@@ -520,7 +520,7 @@ def test_names_that_would_clash(run: Callable[..., Path], tmp_path: Path) -> Non
         (["A.png", "other/a.png"], ["A-png", "a-png-2"]),  # one file where case does not count
     ):
         assert list(map(str, names_for(list(map(Path, files))))) == expected
-    # An answer never takes the place of a question.
+    # An output never takes the place of an input.
     for name in ("a.png", "a-x2.png"):
         image_of(smooth(8, 8)).save(tmp_path / name)
     before = (tmp_path / "a-x2.png").read_bytes()
@@ -574,7 +574,7 @@ def test_a_folder_that_cannot_be_made(run: Callable[..., Path], tmp_path: Path) 
         upscale(run(), tmp_path / "a.png", out=tmp_path / "a.png" / "out")
 
 
-def test_a_picture_where_a_run_is_expected(tmp_path: Path) -> None:
+def test_a_image_where_a_run_is_expected(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         image_of(smooth(8, 8)).save(tmp_path / name)
     with pytest.raises(UserError, match="is a file, where a run is expected"):
@@ -593,7 +593,7 @@ def test_replacing_an_earlier_answer_is_told(
 def test_answers_that_are_left_of_an_earlier_call_are_told(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a.png", "a-x2-01.png"):  # the second is no answer to the first
+    for name in ("a.png", "a-x2-01.png"):  # the second is no output to the first
         image_of(smooth(8, 8)).save(tmp_path / name)
     files, out = [tmp_path / "a.png", tmp_path / "a-x2-01.png"], tmp_path / "out"
     assert upscale(run(), *files, out=out, samples=3, gif=True) == 0
@@ -617,7 +617,7 @@ def test_others_go_on_after_one_fails(
     printed = capsys.readouterr()
     assert "a-x2" in printed.err
     assert len(printed.err.splitlines()) == 1
-    assert "1 of 2 pictures" in printed.out
+    assert "1 of 2 images" in printed.out
 
 
 def test_as_a_command(
@@ -634,5 +634,5 @@ def test_as_a_command(
         runpy.run_module("srvae_pyro.upscale", run_name="__main__")
     assert stop.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith("upscale: cannot read the picture")
+    assert told.startswith("upscale: cannot read the image")
     assert len(told.splitlines()) == 1

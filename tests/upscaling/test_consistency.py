@@ -1,4 +1,4 @@
-"""Answers of exact models: made small again each is the photograph, in the file, in every pixel."""
+"""Outputs of exact models: made small again each is the photograph, in the file, in every pixel."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +16,8 @@ from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.upscaling.enlarger import Enlarger, agreeing_answer, downscaled
 from srvae_pyro.upscaling.tiling import spans
+from srvae_pyro.upscaling.upscaler import Upscaler, consistent_output, downscaled
 from tests.upscaling.test_command import image_of, smooth, upscale
 
 MakeModel = Callable[..., SRVAE]
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.usefixtures("two_strips")
 
 @pytest.fixture
 def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
-    """Makes a model of groups that was initialised on pictures but not trained."""
+    """Makes a model of groups that was initialised on images but not trained."""
 
     def model(**changes: Any) -> SRVAE:
-        agreeing = {"d": "average2", "likelihood": "groups"}
+        project_to_consistent = {"d": "average2", "likelihood": "groups"}
         scales = {"likelihood_scale": 0.5, "head_scale": 0.3}
-        made = make_model(tiny(**(agreeing | scales | {"p_u": "standard"} | changes)))
+        made = make_model(tiny(**(project_to_consistent | scales | {"p_u": "standard"} | changes)))
         assert isinstance(made, SRVAE)
         channels, size, _ = made.config.image_shape
         made.initialize(to_unit(torch.stack([smooth(size, size, channels, i) for i in range(8)])))
@@ -50,7 +50,7 @@ def small_again(path: Path, times: int = 1) -> np.ndarray:
 
 
 def extremes(height: int, width: int) -> Tensor:
-    """A picture of noise, black, white and what lies between."""
+    """An image of noise, black, white and what lies between."""
     levels = torch.randint(-100, 356, (3, height, width)).clamp(0, 255)
     levels[:, : height // 2, : width // 2] = smooth(height // 2, width // 2)
     return levels.byte()
@@ -58,11 +58,11 @@ def extremes(height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
 def test_four_times_is_exact_twice(make: MakeModel, decode: Any) -> None:
-    model, picture = make(), extremes(9, 10)
-    x = Enlarger(model, decode, 1.0)(picture, passes=2)
-    once = Enlarger(model, decode, 1.0)(picture)
+    model, image = make(), extremes(9, 10)
+    x = Upscaler(model, decode, 1.0)(image, passes=2)
+    once = Upscaler(model, decode, 1.0)(image)
     assert torch.equal(downscaled(model, x), once)
-    assert torch.equal(downscaled(model, once), picture)
+    assert torch.equal(downscaled(model, once), image)
 
 
 @pytest.mark.parametrize(
@@ -109,23 +109,25 @@ def test_every_file_agrees(
 
 
 def test_means_of_samples_are_only_rounded(make: MakeModel) -> None:
-    model, picture = make(), extremes(12, 12)
-    samples = [Enlarger(model, "sample", 1.0)(picture, 1, i) for i in range(5)]
+    model, image = make(), extremes(12, 12)
+    samples = [Upscaler(model, "sample", 1.0)(image, 1, i) for i in range(5)]
     mean = torch.stack(samples).double().mean(0)
-    near = agreeing_answer(mean, picture)
-    assert torch.equal(downscaled(model, near), picture)
+    near = consistent_output(mean, image)
+    assert torch.equal(downscaled(model, near), image)
     assert (near - mean).abs().max() < 1
     long = extremes(200, 3)  # of several bands of rows
-    assert torch.equal(downscaled(model, agreeing_answer(torch.rand(3, 400, 6) * 255, long)), long)
+    assert torch.equal(
+        downscaled(model, consistent_output(torch.rand(3, 400, 6) * 255, long)), long
+    )
 
 
 def test_a_gray_answer_is_near_the_luma_of_the_colours(make: MakeModel) -> None:
     model, gray = make(), smooth(12, 14, 1).expand(3, -1, -1).contiguous()
-    enlarger = Enlarger(model, "sample", 1.0)
-    x = enlarger(gray, gray=True)
+    upscaler = Upscaler(model, "sample", 1.0)
+    x = upscaler(gray, gray=True)
     assert torch.equal(x[0], x[1])
     assert torch.equal(x[0], x[2])
-    luma = torch.from_numpy(np.array(image_of(enlarger(gray)).convert("L")))
+    luma = torch.from_numpy(np.array(image_of(upscaler(gray)).convert("L")))
     assert (x[0].int() - luma.int()).abs().max() <= 2
 
 
@@ -136,7 +138,7 @@ def test_tiles_are_cut_between_pixels_of_the_question() -> None:
             weights = part.weights(2, cut=True)
             assert weights.unique().tolist() in ([0, 1], [1])
             assert torch.equal(weights[::2], weights[1::2])
-            total[part.enlarged(2)] += weights
+            total[part.upscaled(2)] += weights
         assert total.eq(1).all()
 
 
@@ -144,9 +146,9 @@ def test_cut_tiles_are_the_whole_where_attention_is_constant(
     make: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ChannelAttention, "forward", lambda self, x: 0.7 * x)
-    picture, model = smooth(100, 72), make()
+    image, model = smooth(100, 72), make()
     for decode in ("sample", "mode"):
-        enlarger = Enlarger(model, decode, 1.0, tile=64, seed=3)
-        difference = (enlarger(picture).int() - replace(enlarger, tile=0)(picture).int()).abs()
+        upscaler = Upscaler(model, decode, 1.0, tile=64, seed=3)
+        difference = (upscaler(image).int() - replace(upscaler, tile=0)(image).int()).abs()
         assert difference.float().mean() < 0.05
         assert (difference > 1).float().mean() < 0.01

@@ -15,7 +15,7 @@ from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscaling import command as session
-from srvae_pyro.upscaling.files import find_questions, names_for
+from srvae_pyro.upscaling.files import find_inputs, names_for
 from tests.upscaling.test_command import image_of, smooth, upscale
 
 
@@ -34,7 +34,7 @@ def filled(folder: Path) -> Path:
     for name in ("a.png", "holiday/a.jpg", "holiday/b.png", "holiday/b.webp", "holiday/2/c d.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         image_of(smooth(8, 12)).save(folder / name)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     os.mkfifo(folder / "holiday" / "pipe.png")
     (folder / "holiday" / "video.mp4").write_bytes(b"no picture")
     (folder / "holiday" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -72,8 +72,8 @@ def test_a_folder_is_enlarged_with_its_folders(
     assert ".thumbnails" not in said.out
     assert len(said.err.splitlines()) == 1
     assert "cut.png" in said.err
-    assert "5 of 6 pictures enlarged" in said.out
-    # The answer to a file in a folder is that to the file by itself.
+    assert "5 of 6 images upscaled" in said.out
+    # The output to a file in a folder is that to the file by itself.
     upscale(run, folder / "holiday" / "a.jpg", out=tmp_path / "one")
     one = (tmp_path / "one" / "a-x2.png").read_bytes()
     assert one == (out / "holiday" / "a-x2.png").read_bytes()
@@ -85,10 +85,10 @@ def test_answers_are_no_questions_the_next_time(
     folder = filled(tmp_path / "photographs")
     (folder / "holiday" / "cut.png").unlink()
     for earlier in (0, len(ANSWERS)):
-        assert upscale(run, folder, out=folder / "larger") == 0
-        assert answers_in(folder / "larger") == ANSWERS
+        assert upscale(run, folder, out=folder / "upscale_from") == 0
+        assert answers_in(folder / "upscale_from") == ANSWERS
         said = capsys.readouterr().out
-        assert (f"{earlier} pictures in {folder / 'larger'}" in said) == bool(earlier)
+        assert (f"{earlier} images in {folder / 'upscale_from'}" in said) == bool(earlier)
     with pytest.raises(UserError, match="give another --out"):
         upscale(run, folder, out=folder)
     # In the folder above they are beside the photographs.
@@ -99,28 +99,28 @@ def test_answers_are_no_questions_the_next_time(
 def test_files_that_are_named_twice_are_enlarged_once(tmp_path: Path) -> None:
     folder = filled(tmp_path / "photographs")
     again = folder / "holiday" / ".." / "a.png"
-    questions = find_questions([folder / "a.png", folder, again], tmp_path / "out")
-    names = names_for(questions.paths, questions.places)
+    inputs = find_inputs([folder / "a.png", folder, again], tmp_path / "out")
+    names = names_for(inputs.paths, inputs.places)
     assert sorted(f"{name}-x2.png" for name in names) == sorted([*ANSWERS, "holiday/cut-x2.png"])
     # Files of one name in two folders that are named themselves are told apart by a number.
     (tmp_path / "other").mkdir()
     (folder / "holiday" / "a.jpg").rename(tmp_path / "other" / "b.png")
-    questions = find_questions([folder / "holiday", tmp_path / "other"], tmp_path / "out")
-    names = names_for(questions.paths, questions.places)
+    inputs = find_inputs([folder / "holiday", tmp_path / "other"], tmp_path / "out")
+    names = names_for(inputs.paths, inputs.places)
     assert set(map(str, names)) >= {"b-png", "b-png-2", "b-webp"}
 
 
-def test_what_has_no_pictures_is_told(
+def test_what_has_no_images_is_told(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no pictures in the folder"):
+    with pytest.raises(UserError, match="no images in the folder"):
         upscale(run, tmp_path / "empty", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     image_of(smooth(8, 8)).save(tmp_path / "a.png")
     assert upscale(run, tmp_path / "empty", tmp_path / "a.png", out=tmp_path / "out") == 2
     assert answers_in(tmp_path / "out") == ["a-x2.png"]
-    assert "no pictures in the folder" in capsys.readouterr().err
+    assert "no images in the folder" in capsys.readouterr().err
 
 
 def test_nothing_is_left_behind_by_answers_that_fail(

@@ -1,4 +1,4 @@
-"""Answers strip by strip: as they were whole, several at once, and never whole in floats."""
+"""Outputs strip by strip: as they were whole, several at once, and never whole in floats."""
 
 import itertools
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import peak_bytes
 from srvae_pyro.upscaling import tiling as canvas
-from srvae_pyro.upscaling.enlarger import (
-    Enlarger,
-    answers,
-    downscaled,
-    downscaled_rows,
-    is_exact,
-    rounded,
-)
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
 from srvae_pyro.upscaling.tiling import MemoryCanvas, Scratch, bands, spans
+from srvae_pyro.upscaling.upscaler import (
+    Upscaler,
+    downscaled,
+    downscaled_rows,
+    is_consistent,
+    rounded,
+    upscale_batch,
+)
 from tests.upscaling.test_command import image_of, smooth, upscale
 from tests.upscaling.test_consistency import extremes
 
@@ -38,10 +38,10 @@ EXACT = {"d": "average2", "likelihood": "groups"}
 
 @pytest.fixture
 def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
-    """Makes a model that was initialised on pictures but not trained."""
+    """Makes a model that was initialised on images but not trained."""
 
     def made(**changes: Any) -> SRVAE:
-        settings = {"likelihood_scale": 0.3, "likelihood_start": "pictures", "head_scale": 0.3}
+        settings = {"likelihood_scale": 0.3, "likelihood_start": "images", "head_scale": 0.3}
         made = make_model(tiny(**(settings | {"p_u": "standard"} | changes)))
         assert isinstance(made, SRVAE)
         made.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(8)])))
@@ -50,37 +50,37 @@ def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
     return made
 
 
-def whole_in_floats(enlarger: Enlarger, picture: Tensor, sample: int) -> Tensor:
-    """What an enlarger does, with the whole answer in memory: all tiles added up, then rounded."""
-    model, side, decode = enlarger.model, enlarger.tile, enlarger.decode
-    multiple, (height, width) = model.lower_multiple, picture.shape[1:]
+def whole_in_floats(upscaler: Upscaler, image: Tensor, sample: int) -> Tensor:
+    """What an upscaler does, with the whole output in memory: all tiles added up, then rounded."""
+    model, side, decode = upscaler.model, upscaler.tile, upscaler.decode
+    multiple, (height, width) = model.lower_multiple, image.shape[1:]
     pads = ((0, 0), (0, -height % multiple), (0, -width % multiple))
-    y = torch.from_numpy(np.pad(picture.numpy(), pads, mode="reflect"))
+    y = torch.from_numpy(np.pad(image.numpy(), pads, mode="reflect"))
     out = torch.zeros(3, 2 * y.shape[1], 2 * y.shape[2])
-    cut = is_exact(model) and decode != "mean"
+    cut = is_consistent(model) and decode != "mean"
     rows, columns = (spans(n, side or n, multiple) for n in y.shape[1:])
     for row, column in itertools.product(rows, columns):
-        noise = TileNoise((enlarger.seed, sample, 0), row.start, column.start, row.stop - row.start)
+        noise = TileNoise((upscaler.seed, sample, 0), row.start, column.start, row.stop - row.start)
         part = to_unit(y[None, :, row.pixels, column.pixels])
-        x = answers(model, part, decode, enlarger.temperature, noise=noise)[0]
+        x = upscale_batch(model, part, decode, upscaler.temperature, noise=noise)[0]
         weights = row.weights(2, cut)[:, None] * column.weights(2, cut)
-        out[:, row.enlarged(2), column.enlarged(2)] += x * weights
+        out[:, row.upscaled(2), column.upscaled(2)] += x * weights
     out = 255 * out[:, : 2 * height, : 2 * width]
     if decode == "mean":
-        return rounded(out, model, picture)
+        return rounded(out, model, image)
     return out.round().clamp(0, 255).byte()
 
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("decode", ["sample", "mean"])
 def test_strips_are_the_whole_to_the_bit(make: MakeModel, decode: Any, exact: bool) -> None:
-    picture = smooth(60, 38)  # rows of tiles of which three overlap
-    enlarger = Enlarger(make(**EXACT) if exact else make(), decode, 1.0, seed=3, tile=32)
+    image = smooth(60, 38)  # rows of tiles of which three overlap
+    upscaler = Upscaler(make(**EXACT) if exact else make(), decode, 1.0, seed=3, tile=32)
     together = [MemoryCanvas.blank((3, 120, 76)) for _ in range(2)]
-    enlarger.enlarge(MemoryCanvas(picture), together, first=4)
-    for sample, answer in enumerate(together, 4):
-        assert torch.equal(answer.levels, whole_in_floats(enlarger, picture, sample))
-    assert torch.equal(enlarger(picture, sample=5), together[1].levels)  # by itself
+    upscaler.upscale(MemoryCanvas(image), together, first=4)
+    for sample, output in enumerate(together, 4):
+        assert torch.equal(output.levels, whole_in_floats(upscaler, image, sample))
+    assert torch.equal(upscaler(image, sample=5), together[1].levels)  # by itself
 
 
 def test_what_sees_y_alone_is_computed_once_a_tile(make: MakeModel) -> None:
@@ -97,22 +97,22 @@ def test_what_sees_y_alone_is_computed_once_a_tile(make: MakeModel) -> None:
     networks |= {"from_u": model.model.p_z.from_u, "joint": model.model.p_x.joint}
     for name, network in networks.items():
         network.register_forward_hook(counting(name))
-    enlarger = Enlarger(model, "sample", 1.0, tile=32)
-    picture, tiles = MemoryCanvas(smooth(50, 30)), 2
-    enlarger.network_bytes  # noqa: B018 (measured by calls of its own)
+    upscaler = Upscaler(model, "sample", 1.0, tile=32)
+    image, tiles = MemoryCanvas(smooth(50, 30)), 2
+    upscaler.network_bytes  # noqa: B018 (measured by calls of its own)
     calls.update(dict.fromkeys(calls, 0))
-    enlarger.enlarge(picture, [MemoryCanvas.blank((3, 100, 60)) for _ in range(3)])
+    upscaler.upscale(image, [MemoryCanvas.blank((3, 100, 60)) for _ in range(3)])
     assert calls == {"q_u": tiles, "from_y": tiles, "from_u": 3 * tiles, "joint": 3 * tiles}
 
 
 def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
-    picture = smooth(50, 30)
-    enlarger = Enlarger(make(), "sample", 1.0)
-    enlarger.__dict__["network_bytes"] = 500.0  # of such networks the strips take the most
-    need = enlarger.need(52, 32, 32, samples=2)
-    assert need < enlarger.need(52, 32, 32, samples=3)
-    less = replace(enlarger, memory_gb=need / 1e9 * (1 + 1e-9), tile=32)
-    less.__dict__["network_bytes"] = enlarger.network_bytes
+    image = smooth(50, 30)
+    upscaler = Upscaler(make(), "sample", 1.0)
+    upscaler.__dict__["network_bytes"] = 500.0  # of such networks the strips take the most
+    need = upscaler.need(52, 32, 32, samples=2)
+    assert need < upscaler.need(52, 32, 32, samples=3)
+    less = replace(upscaler, memory_gb=need / 1e9 * (1 + 1e-9), tile=32)
+    less.__dict__["network_bytes"] = upscaler.network_bytes
     groups: list[int] = []
     once = less._at_once
 
@@ -122,50 +122,50 @@ def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
 
     less._at_once = told  # type: ignore[method-assign]
     few = [MemoryCanvas.blank((3, 100, 60)) for _ in range(3)]
-    less.enlarge(MemoryCanvas(picture), few)
+    less.upscale(MemoryCanvas(image), few)
     assert groups == [2]
-    for sample, answer in enumerate(few):
-        assert torch.equal(answer.levels, less(picture, sample=sample))
+    for sample, output in enumerate(few):
+        assert torch.equal(output.levels, less(image, sample=sample))
 
 
 def test_samples_four_times_as_large_are_each_its_own(make: MakeModel) -> None:
-    model, picture = make(**EXACT), extremes(9, 10)
-    enlarger = Enlarger(model, "sample", 1.0)
+    model, image = make(**EXACT), extremes(9, 10)
+    upscaler = Upscaler(model, "sample", 1.0)
     with Scratch(Path()) as scratch:
-        larger = [scratch.canvas((3, 36, 40)) for _ in range(3)]
-        enlarger.enlarge(MemoryCanvas(picture), larger, 2, scratch=scratch.canvas)
-        for sample, answer in enumerate(larger):
-            x = answer.rows(0, 36)
-            assert torch.equal(x, enlarger(picture, 2, sample))
-            assert torch.equal(downscaled(model, x), enlarger(picture, 1, sample))
-            assert lr_psnr(model, answer, MemoryCanvas(picture), 2) == 100
+        upscale_from = [scratch.canvas((3, 36, 40)) for _ in range(3)]
+        upscaler.upscale(MemoryCanvas(image), upscale_from, 2, scratch=scratch.canvas)
+        for sample, output in enumerate(upscale_from):
+            x = output.rows(0, 36)
+            assert torch.equal(x, upscaler(image, 2, sample))
+            assert torch.equal(downscaled(model, x), upscaler(image, 1, sample))
+            assert lr_psnr(model, output, MemoryCanvas(image), 2) == 100
 
 
 def test_no_answer_is_ever_whole_in_floats(make: MakeModel, tmp_path: Path) -> None:
-    enlarger = Enlarger(make(), "sample", 1.0, tile=32)
+    upscaler = Upscaler(make(), "sample", 1.0, tile=32)
 
     def peak(height: int) -> int:
-        picture = MemoryCanvas(smooth(height, 32))
+        image = MemoryCanvas(smooth(height, 32))
         with Scratch(tmp_path) as scratch:
-            larger = [scratch.canvas((3, 2 * height, 64)) for _ in range(3)]
-            return peak_bytes(lambda: enlarger.enlarge(picture, larger))
+            upscale_from = [scratch.canvas((3, 2 * height, 64)) for _ in range(3)]
+            return peak_bytes(lambda: upscaler.upscale(image, upscale_from))
 
-    enlarger.network_bytes  # noqa: B018
+    upscaler.network_bytes  # noqa: B018
     values = 3 * 2 * (304 - 104) * 2 * 32
-    # Of three answers: each value of each would be 12 bytes in floats, or 3 in levels.
+    # Of three outputs: each value of each would be 12 bytes in floats, or 3 in levels.
     assert peak(304) - peak(104) < 2 * values
 
 
 def test_canvases_share_a_file(tmp_path: Path) -> None:
-    pictures = [smooth(7, 5), smooth(7, 9), smooth(12, 4, 1)]
+    images = [smooth(7, 5), smooth(7, 9), smooth(12, 4, 1)]
     with Scratch(tmp_path) as scratch:
-        canvases = [scratch.canvas(picture.shape) for picture in pictures]
+        canvases = [scratch.canvas(image.shape) for image in images]
         for start in range(0, 12, 3):
-            for drawn, picture in zip(canvases, pictures, strict=True):
-                drawn.append(picture[:, start : start + 3])
-        for drawn, picture in zip(canvases, pictures, strict=True):
-            assert torch.equal(drawn.rows(0, picture.shape[1]), picture)
-            assert torch.equal(drawn.rows(2, 5), picture[:, 2:5])
+            for drawn, image in zip(canvases, images, strict=True):
+                drawn.append(image[:, start : start + 3])
+        for drawn, image in zip(canvases, images, strict=True):
+            assert torch.equal(drawn.rows(0, image.shape[1]), image)
+            assert torch.equal(drawn.rows(2, 5), image[:, 2:5])
         blank = scratch.canvas((3, 4, 5))
         with pytest.raises(ValueError, match="not there"):
             blank.rows(0, 1)

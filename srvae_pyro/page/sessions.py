@@ -14,7 +14,7 @@ from pathlib import Path
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["KEPT_SECONDS", "MOST_KEPT", "StoppedError", "Visits", "Work"]
+__all__ = ["KEPT_SECONDS", "MOST_KEPT", "Sessions", "StoppedError", "Work"]
 
 KEPT_SECONDS = 1800.0  # of files whose visitor has not said goodbye: programs do not, nor do phones
 MOST_KEPT = 1000  # uploads and folders of finished work, however small
@@ -66,7 +66,7 @@ class _Visitor:
     uploads: set[Path] = field(default_factory=set)
 
 
-class Visits:
+class Sessions:
     """All visitors, by keys that nobody can guess, and their files.
 
     Safe in threads. A visitor's files are removed when others of the same kind take their place,
@@ -146,7 +146,7 @@ class Visits:
             self._visitors.setdefault(visitor, _Visitor()).uploads.add(path)
 
     def stop(self, visitor: str, kind: str) -> None:
-        """Stop what of a kind is computed for a visitor, at the next tile or picture."""
+        """Stop what of a kind is computed for a visitor, at the next tile or image."""
         with self._lock:
             for work in self._visitors.get(visitor, _Visitor()).running:
                 if work.kind == kind:
