@@ -109,6 +109,9 @@ class ModelConfig(Settings):
     p_x: Dense = Dense(64, 5, 3)  # p(x|y,z), joined with y; not of the likelihood groups
     groups: Residual = Residual(128, 4)  # each of that likelihood's networks of a pixel of a block
 
+    # Of inputs that are not an exact d(x): p(y|o) and a point estimate of x. None: has none.
+    restorer: Residual | None = None
+
     # What data-dependent initialisation aims at: standard deviations and means of outputs.
     init_scale: Annotated[float, AtLeast(0), "of hidden layers"] = 0.01
     head_scale: Annotated[float, AtLeast(0), "of the heads of latents and of the flow"] = 0.01
