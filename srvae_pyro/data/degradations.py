@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -70,6 +70,34 @@ def degraded(crops: Tensor, random: np.random.Generator) -> Pairs:
     inputs = [_input(image, factor, random) for image in x]
     o = torch.stack([levels for levels, _ in inputs])
     return Pairs(factor, x, averaged(x, factor), o, [kind for _, kind in inputs])
+
+
+# Inputs of known kinds, to score by: the factor, and what becomes of the average.
+EXAMPLES: dict[str, tuple[int, InputKind]] = {
+    "average": (2, InputKind.exact()),
+    "bicubic": (2, InputKind("bicubic", noise=0.0, table=0.0)),
+    "jpeg75": (2, InputKind(noise=0.0, subsampled=True)),
+    "noise15": (2, InputKind(noise=15.0, table=0.0)),
+    "average-x4": (4, InputKind.exact()),
+}
+
+
+def example(name: str, x: Tensor, randoms: Sequence[np.random.Generator]) -> Pairs:
+    """The inputs that EXAMPLES names, of images x, uint8 (B, C, H, W), each with its generator."""
+    factor, kind = EXAMPLES[name]
+    height, width = (side // (2 * factor) * 2 * factor for side in x.shape[-2:])
+    x = x[..., :height, :width].cpu()
+    inputs, kinds = [], []
+    for levels, random in zip(x, randoms, strict=True):
+        image = reduced(_image_of(levels), factor, kind.reduction or "average", random)
+        if kind.noise:
+            image = noisy(image, kind.noise, random)
+        if name == "jpeg75":
+            image, table = as_jpeg(image, 75, "4:2:0")
+            kind = replace(kind, table=table)
+        inputs.append(_levels_of(image))
+        kinds.append(kind)
+    return Pairs(factor, x, averaged(x, factor), torch.stack(inputs), kinds)
 
 
 def averaged(x: Tensor, factor: int) -> Tensor:

@@ -26,7 +26,15 @@ from srvae_pyro.models.pixel_groups import PixelGroups
 from srvae_pyro.networks import ResidualFeatures, ResidualNetwork, init_heads
 from srvae_pyro.pixels import to_levels, to_unit
 
-__all__ = ["FACTORS", "InputKind", "Reduction", "Restorer"]
+__all__ = [
+    "FACTORS",
+    "FoldedEstimate",
+    "InputKind",
+    "PointEstimate",
+    "Reduction",
+    "Restorer",
+    "numbers_of",
+]
 
 Reduction = Literal["average", "bicubic", "lanczos", "bilinear", "blurred"]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
@@ -272,6 +280,6 @@ COMPONENTS = 5  # of the mixtures of p(y|o)
 WIDTH = 32  # channels of the networks of p(y|o)
 
 
-def numbers_of(kinds: Sequence[InputKind], factor: int, device: torch.device) -> Tensor:
+def numbers_of(kinds: Sequence[InputKind], factor: int) -> Tensor:
     """Of one kind an image, (B, KIND_NUMBERS)."""
-    return torch.stack([kind.numbers(factor) for kind in kinds]).to(device)
+    return torch.stack([kind.numbers(factor) for kind in kinds])
