@@ -1,8 +1,7 @@
-"""Mistakes of the user, told in one line."""
+"""Mistakes of the user, reported in one line."""
 
 import errno
-
-__all__ = ["UserError", "out_of_memory"]
+import re
 
 # What PyTorch, its libraries and C++ say that have no exception of their own for it.
 _NO_MEMORY = ("allocate memory", "out of memory", "not enough memory", "ALLOC_FAILED", "bad_alloc")
@@ -11,9 +10,29 @@ _NO_MEMORY = ("allocate memory", "out of memory", "not enough memory", "ALLOC_FA
 class UserError(ValueError):
     """A mistake in what the user asked for or supplied.
 
-    Its message is one line that says what to do. The commands print it and end with exit code 2;
-    in a program it can be caught as the :class:`ValueError` that it is.
+    Its message is one line that says what to do. Settings and arguments stand in it between
+    backticks by their Python names, alone or with a value: ``"`memory_gb` must be above 0"``,
+    ``"pass `image_size=64`"``. The commands print flags instead (:meth:`with_flags`) and end with
+    exit code 2; in a program it can be caught as the :class:`ValueError` that it is.
     """
+
+    def with_flags(self) -> str:
+        """The message for a command line: ``--memory-gb must be above 0``."""
+        # One raised within a Pyro program comes with the shapes of the trace on further lines.
+        return re.sub(r"`([a-z][\w.]*)(?:=([^`]*))?`", _as_flag, str(self).splitlines()[0])
+
+
+def _as_flag(quoted: re.Match[str]) -> str:
+    name, value = quoted.groups()
+    if "." in name:  # a setting as config.json names it, for --set
+        return quoted[0].strip("`")
+    flag = flag_of(name)
+    return flag if value in (None, "True") else f"{flag} {value}"
+
+
+def flag_of(name: str) -> str:
+    """The flag of an argument, such as ``--kl-start`` of ``kl_start``."""
+    return f"--{name.replace('_', '-')}"
 
 
 def out_of_memory(error: BaseException) -> bool:

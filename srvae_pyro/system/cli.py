@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypeVar, get_origin
 import tyro
 
 from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of, type_of
-from srvae_pyro.errors import UserError, out_of_memory
+from srvae_pyro.errors import UserError, flag_of, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import ignore_write_errors_of_streams, is_main, print_error
 from srvae_pyro.system.environment import OTHERS, variable
@@ -105,11 +105,6 @@ def option(metavar: str, default: str, alias: str | None = None) -> Any:
     hint = f"(default: {default})"
     aliases = [alias] if alias else None
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=aliases)
-
-
-def flag_of(name: str) -> str:
-    """The flag of an argument, such as ``--kl-start`` of ``kl_start``."""
-    return f"--{name.replace('_', '-')}"
 
 
 def check_arguments(arguments: Any) -> None:
@@ -276,8 +271,7 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
     try:
         return command() or 0
     except UserError as error:
-        # One raised within a Pyro program comes with the shapes of the trace on further lines.
-        print_error(f"{prog}: {str(error).splitlines()[0]}")
+        print_error(f"{prog}: {error.with_flags()}")
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         if out_of_memory(error):

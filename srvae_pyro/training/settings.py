@@ -23,10 +23,9 @@ from srvae_pyro.config import (
 )
 from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, flag_of
 from srvae_pyro.presets import PRESETS, preset, preset_data
 from srvae_pyro.runs import CONFIG, RUNS, WEIGHTS, find_run, is_path, read_config
-from srvae_pyro.system.cli import flag_of
 from srvae_pyro.system.files import check_output
 from srvae_pyro.training.arguments import DECLARED, TrainArguments, given, setting_flags
 from srvae_pyro.training.checkpoint import LAST, can_resume
