@@ -56,7 +56,7 @@ setup(
         "numpy>=1.26",
         "tqdm>=4.66",
         # Each of these beats writing it by hand:
-        "tyro>=0.9",  # dataclasses with docstrings to a command line with help and checks
+        "cyclopts>=5.5,<6",  # dataclasses to a command line: help, groups, errors with near names
         "safetensors>=0.4",  # weights that can be read without running code
         "huggingface-hub>=0.25",  # save, load and share models the way the field does
         "tensorboard>=2.17",  # curves and pictures of a training run

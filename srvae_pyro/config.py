@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from srvae_pyro.checked import Above, AtLeast, Between, Flag, Settings, build
+from srvae_pyro.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -288,9 +289,8 @@ class RunConfig(Settings):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
-        """What :meth:`to_dict` gave ``values`` for.
-
-        Raises:
-            UserError: a setting is unknown or missing, or cannot be what it is.
-        """
-        return build(cls, values)
+        """What :meth:`to_dict` gave ``values`` for; a UserError names what is wrong."""
+        try:
+            return build(cls, values)
+        except UserError as error:
+            raise UserError(str(error).replace("`", "")) from None  # a file's names, no flags

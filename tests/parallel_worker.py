@@ -103,7 +103,7 @@ def interrupted(group: ProcessGroup, folder: Path, groups: bool) -> None:
         def update(self, images: torch.Tensor) -> None:
             if self.progress.step == 2 and group.rank == 1:
                 signal.raise_signal(signal.SIGTERM)
-            super().update(images)
+            super().step(images)
 
     settings = config(steps, groups), some_images(), folder / "parts", group
     stopped = quiet(Stopped(*settings, quiet=True, save_minutes=99))
@@ -140,31 +140,31 @@ def validated(group: ProcessGroup, folder: Path) -> None:
 
 def elastic(folder: Path) -> int:
     """The command, of which one process is killed in the first life of the group."""
-    update = Trainer.update
+    step = Trainer.step
 
     def dying(self: Trainer, images: torch.Tensor) -> None:
         first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
         if first and self.progress.step == 6 and self.group.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         print(f"life {self.group.restarts}, rank {self.group.rank}, step {self.progress.step}")
-        update(self, images)
+        step(self, images)
 
-    Trainer.update = dying  # type: ignore[method-assign]
+    Trainer.step = dying  # type: ignore[method-assign]
     with plain():
         return train.main(arguments(folder, steps=9, save_minutes=1e-9))
 
 
 def terminated(folder: Path) -> int:
     """The command on streamed images, all processes of which are told to end."""
-    update = Trainer.update
+    step = Trainer.step
 
     def told(self: Trainer, images: torch.Tensor) -> None:
-        update(self, images)
+        step(self, images)
         if self.progress.step == 3:
             os.killpg(0, signal.SIGTERM)
             time.sleep(1)  # for what becomes of the processes that read
 
-    Trainer.update = told  # type: ignore[method-assign]
+    Trainer.step = told  # type: ignore[method-assign]
     with plain():
         return train.main(arguments(folder, steps=40, stream=True, workers=2))
 

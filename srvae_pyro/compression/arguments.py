@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from srvae_pyro.checked import AtLeast
 from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
@@ -28,13 +26,9 @@ class CompressArguments:
     measurement and research, not for archives.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: str
     """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
-    images: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
-    ]
+    images: Annotated[tuple[Path, ...], option("FILE_OR_FOLDER", "at least one")]
     """image files, or folders of them"""
     out: Annotated[Path | None, option("FILE", "must be given")] = None
     """the file to write; only one that compress wrote is replaced"""
@@ -68,7 +62,7 @@ class DecompressArguments:
     they cannot be read here.
     """
 
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    file: Path
     """what compress wrote"""
     out: Annotated[Path | None, option("DIR", "must be given")] = None
     """folder for the images"""

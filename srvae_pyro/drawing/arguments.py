@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device
 from srvae_pyro.system.cli import check_folder, option
@@ -26,7 +24,7 @@ class GenerateArguments:
     earlier/.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     count: Annotated[int, AtLeast(1)] = 64
     """how many images"""
@@ -67,7 +65,7 @@ class FiguresArguments:
     by side.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     compare: Annotated[str | None, option("RUN", "no other")] = None
     """another run, to be drawn beside the first"""
@@ -89,7 +87,7 @@ class FiguresArguments:
     """the same for the pixels of the srVAE's y"""
     seed: Annotated[int, AtLeast(0)] = 0
     """of all noise"""
-    side: Annotated[int, AtLeast(1), tyro.conf.arg(metavar="PIXELS")] = 80
+    side: Annotated[int, AtLeast(1), option("PIXELS")] = 80
     """height of an image in a figure, about"""
     out: Annotated[Path | None, option("DIR", "the run's figures/")] = None
     """folder for the figures"""

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
@@ -29,7 +27,7 @@ class EvaluateArguments:
     there and beside those of other images and flags.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
     """a data set's name or a folder of images; what the run was trained on may have been moved"""

@@ -7,8 +7,6 @@ from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import tyro
-
 from srvae_pyro.checked import Above, AtLeast, Between
 from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
@@ -51,9 +49,9 @@ class DemoArguments:
     visitor leaves, half an hour passes, --disk-gb is reached or the command ends.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
-    host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
+    host: Annotated[str, option("ADDRESS")] = "127.0.0.1"
     """who may look: 127.0.0.1 this computer alone, 0.0.0.0 whoever reaches it by the network"""
     allow_host: Annotated[tuple[str, ...], option("NAME ...", "none")] = ()
     """further names that the page outputs to, such as demo.example.com, which a proxy may have"""

@@ -1,7 +1,7 @@
-"""What the commands have in common: parsing, and mistakes told in one line.
+"""What the commands have in common: parsing, and mistakes reported in one line.
 
-A command's arguments are a dataclass. What an argument may be stands on it and is checked after
-parsing, and a :class:`HelpGroup` puts its flag under a heading of the help::
+A command's arguments are a dataclass, which cyclopts reads. The text below a field is its help, and
+what it may be stands on its annotation and is checked after parsing::
 
     threads: Annotated[int | None, AtLeast(1), option("N", "one a core")] = None
 """
@@ -12,110 +12,32 @@ import dataclasses
 import gc
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_args
 
-import tyro
+from cyclopts import App, CycloptsError, Group, Parameter, Token, convert
 
-from srvae_pyro.checked import AtLeast, Between, check, hints_of, metadata_of, type_of
-from srvae_pyro.errors import UserError, flag_of, out_of_memory
+from srvae_pyro.checked import check
+from srvae_pyro.errors import UserError, out_of_memory
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import ignore_write_errors_of_streams, is_main, print_error
-from srvae_pyro.system.environment import OTHERS, variable
+from srvae_pyro.system.environment import OTHERS
 
 T = TypeVar("T")
-WIDE = "10000"  # columns: nothing is broken into lines at this width
-RULE = re.compile(r"^\W{5,}$", re.MULTILINE)
-NUMBERS = {
-    "INT": "a whole number",
-    "int()": "a whole number",
-    "FLOAT": "a number",
-    "float": "a number",
-}
 
 
-def told_in_one_line(parse: Callable[[], T], prog: str) -> T:
-    """What a call of ``tyro.cli`` returns.
-
-    Args:
-        parse: the call; it is repeated where help is to be printed.
-        prog: the command as its help names it.
-
-    Raises:
-        UserError: the command line is wrong.
-        SystemExit: help or the like was asked for, and has been printed.
-    """
-    told = io.StringIO()
-    try:
-        with variable("COLUMNS", WIDE), redirect_stderr(told), redirect_stdout(io.StringIO()):
-            return parse()
-    except SystemExit as end:
-        if end.code:
-            _refuse(told.getvalue(), prog)
-    return parse()  # help, as wide as the terminal is
-
-
-def _refuse(box: str, prog: str) -> NoReturn:
-    """Raise what a box says: a title, what is wrong and what may help, with rules between."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.strip()]
-    wrong, *more = (part.strip() for part in RULE.split("\n".join(lines[1:])) if part.strip())
-    hint = more[0] if len(more) > 1 else ""
-    raise UserError(f"{_in_words(wrong, hint)} (see {prog} --help)")
-
-
-def _in_words(wrong: str, hint: str) -> str:
-    """What is wrong, and by the hint what to do."""
-    if found := re.match(r"Error parsing (\S+): (.*)", wrong):
-        flag, why = found.groups()
-        given = re.search(r"\['(.*)'\]|: '(.*)'$", why)
-        kind = why[: given.start()] if given else ""  # the value may be called like one
-        number = next((words for name, words in NUMBERS.items() if name in kind), None)
-        if given and number:
-            return f"{flag} {given[1] or given[2]}: not {number}"
-    elif found := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. .*\((.*)\)", wrong):
-        value, flag, listed = found.groups()
-        choices = sorted(set(re.findall(r"'([^']*)'", listed)) - {"None"})
-        return f"{flag} {value}: not one of {', '.join(choices)}"
-    elif found := re.match(r"Missing value for argument '(\S+)'", wrong):
-        return f"{found[1]} needs a value"
-    elif found := re.match(r"Unrecognized options: (.*)", wrong):
-        meant = re.search(r"^(--\S+)", hint, re.MULTILINE)
-        ask = f"; did you mean {meant[1]}?" if meant else ""
-        return f"{found[1].replace(', ', ' ')} is not known here{ask}"
-    elif found := re.match(r"Missing from .*\n(\S+)\n(.*)", wrong):
-        return f"{found[1]} is missing: {found[2].removesuffix(' (required)')}"
-    return " ".join(wrong.split())
-
-
-@dataclass(frozen=True)
-class HelpGroup:
-    """For ``Annotated``: the heading of the help that an argument's flag stands under."""
-
-    title: str
-
-
-def option(metavar: str, default: str, alias: str | None = None) -> Any:
-    """For ``Annotated``: an option that may be left out, and what then happens, for the help."""
-    hint = f"(default: {default})"
-    aliases = [alias] if alias else None
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=aliases)
+def option(metavar: str = "", default: str | None = None, **more: Any) -> Parameter:
+    """For ``Annotated``: what stands for a value in the help, and what happens without one."""
+    return Parameter(metavar=metavar or None, show_default=default, **more)
 
 
 def check_arguments(arguments: Any) -> None:
-    """Refuse arguments outside the bounds on their annotations, or that their ``check`` refuses.
-
-    Raises:
-        UserError: there is one; names its flag.
-    """
-    for name, hint in hints_of(type(arguments)).items():
-        if any(isinstance(bound, AtLeast | Between) for bound in metadata_of(hint)):
-            check(flag_of(name), hint, getattr(arguments, name))
+    """Refuse arguments that their annotations or their own ``check`` do not allow."""
+    check(arguments)
     if hasattr(arguments, "check"):
         arguments.check()
 
@@ -157,7 +79,6 @@ def run_command(
             if sys.flags.optimize > 1:
                 raise UserError("Pyro needs the docstrings that python -OO leaves out: use -O")
             arguments = parse(kind, prog)
-            _expand_home(arguments)
             check_arguments(arguments)
             return main(arguments)
 
@@ -169,101 +90,49 @@ def run_command(
 
 
 def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> T:
-    """The arguments of a command from its command line.
-
-    Args:
-        kind: the dataclass of the command's arguments.
-        prog: the command's name.
-        words: the command line after the name; the process's if None.
+    """The arguments of a command, a ``kind``, from its command line; the process's if None.
 
     Raises:
         UserError: the command line is wrong.
         SystemExit: its help was asked for, and has been printed.
     """
-    grouped = _grouped(kind)
     name = f"python -m srvae_pyro.{prog}"
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    joined = _joined(sys.argv[1:] if words is None else words, kind)
-
-    parsed: Any = told_in_one_line(
-        lambda: tyro.cli(grouped, prog=name, args=joined, config=config), name
+    app = App(
+        name=name,
+        help=kind.__doc__,
+        version_flags=(),
+        group_parameters=Group("options", sort_key=0),
+        default_parameter=Parameter(negative=(), consume_multiple=True, converter=_convert),
+        result_action="return_value",
     )
-    if grouped is kind:
-        return parsed
-    values = dict(vars(parsed))
-    groups = [values.pop(title) for title in {group.title for _, group in _groups(kind)}]
-    for group in groups:
-        values |= vars(group)
-    return kind(**values)
+    app["--help"].show = False
+
+    def command(arguments: T) -> T:
+        return arguments
+
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        # What may be left out is given by its flag alone.
+        field.kw_only = field.default is not dataclasses.MISSING
+    command.__annotations__ = {"arguments": Annotated[kind, Parameter(name="*")]}
+    with suppress(TypeError):  # an argument without a default
+        command.__defaults__ = (kind(),)
+    app.default(command)
+    try:
+        words = sys.argv[1:] if words is None else words
+        arguments: T | None = app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UserError(f"{str(error).rstrip('.')} (see {name} --help)") from None
+    if arguments is None:
+        sys.exit(0)
+    return arguments
 
 
-def _joined(words: Sequence[str], kind: Any) -> list[str]:
-    """The words, with all that a flag of several values is given at its last place.
-
-    Of a flag that is given more than once tyro takes the last alone, without a word.
-    """
-    several = {
-        flag_of(name) for name, hint in hints_of(kind).items() if get_origin(type_of(hint)) is tuple
-    }
-    parts: list[list[str]] = [[]]
-    places: dict[str, list[int]] = {}
-    for word in words:
-        if word.startswith("--"):
-            flag = word.partition("=")[0]
-            if flag in several:
-                places.setdefault(flag, []).append(len(parts))
-            parts.append([])
-        parts[-1].append(word)
-    for flag, numbers in places.items():
-        if len(numbers) > 1:
-            together = [value for number in numbers for value in _behind(flag, parts[number])]
-            for number in numbers:
-                parts[number] = []
-            parts[numbers[-1]] = [flag, *together]
-    return [word for part in parts for word in part]
-
-
-def _behind(flag: str, part: Sequence[str]) -> list[str]:
-    """The values of words that start with a flag, or with it and a value, as FLAG=VALUE."""
-    first, *rest = part
-    return rest if first == flag else [first.partition("=")[2], *rest]
-
-
-def _groups(kind: Any) -> list[tuple[str, HelpGroup]]:
-    """The names of a dataclass's fields that have a group, with it."""
-    return [
-        (name, mark)
-        for name, hint in hints_of(kind).items()
-        for mark in metadata_of(hint)
-        if isinstance(mark, HelpGroup)
-    ]
-
-
-def _grouped(kind: Any) -> Any:
-    """The dataclass that tyro parses: with one more for each group, as tyro makes headings of them.
-
-    A string on the annotation is the argument's help, as tyro finds no text after the fields of
-    classes that are made here.
-    """
-    group_of = dict(_groups(kind))
-    if not group_of:
-        return kind
-    hints = hints_of(kind)
-
-    def copied(field: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
-        texts = [mark for mark in metadata_of(hints[field.name]) if isinstance(mark, str)]
-        metadata = {"help": texts[0] if texts else None}
-        again = dataclasses.field(default=field.default, metadata=metadata)
-        return field.name, hints[field.name], again
-
-    fields = [copied(field) for field in dataclasses.fields(kind) if field.name not in group_of]
-    for title in dict.fromkeys(group.title for group in group_of.values()):
-        members = [f for f in dataclasses.fields(kind) if group_of.get(f.name) == HelpGroup(title)]
-        group = dataclasses.make_dataclass(title, [copied(field) for field in members])
-        fields.append((title, group, dataclasses.field(default_factory=group)))
-    grouped = dataclasses.make_dataclass(kind.__name__, fields)
-    grouped.__doc__ = kind.__doc__
-    return grouped
+def _convert(kind: Any, tokens: Sequence[Token]) -> Any:
+    """What cyclopts makes of words, with home folders: shells do not expand that of --out=~/x."""
+    for token in tokens if int in (kind, *get_args(kind)) else ():
+        if "." in token.value:
+            raise ValueError(f"{token.value} is not a whole number")  # it would be rounded
+    return convert(kind, [t.evolve(value=os.path.expanduser(t.value)) for t in tokens])
 
 
 def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
@@ -293,20 +162,6 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
         return 130
-
-
-def _expand_home(arguments: Any) -> None:
-    """Give every argument its ``~``: of ``--out=~/x`` shells expand none."""
-
-    def expanded(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(expanded(item) for item in value)
-        if isinstance(value, str | Path) and str(value).startswith("~"):
-            return type(value)(os.path.expanduser(value))
-        return value
-
-    for field in dataclasses.fields(arguments):
-        setattr(arguments, field.name, expanded(getattr(arguments, field.name)))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *args: object) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
-
-import tyro
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from srvae_pyro.checked import Above, AtLeast, Between, Flag, hints_of, metadata_of, type_of
 from srvae_pyro.config import (
@@ -26,31 +24,23 @@ from srvae_pyro.config import (
     TrainingConfig,
 )
 from srvae_pyro.presets import PRESETS, preset
-from srvae_pyro.system.cli import HelpGroup, option
+from srvae_pyro.system.cli import option
 
 T = TypeVar("T")
 PARTS = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}  # of a RunConfig
-RECORDED = Flag()  # marks an argument that is in config.json, so that --resume does not need it
-DECLARED = {"precision", "threads"}  # which have flags in the arguments' class
+# These have flags in TrainOptions, which take more than the settings do: auto, the run's own.
+DECLARED = {"precision", "threads"}
 
 
 @dataclass(frozen=True)
 class SettingFlag:
-    """The flag of one setting.
+    """The flag of a setting, made from its field in a part of the config."""
 
-    Attributes:
-        part: which part of the config the setting is in: model, data or training.
-        setting: its name there.
-        hint: its annotation there.
-        spec: how its flag differs from that.
-        defaults: what it can be without the flag, by preset.
-    """
-
-    part: str
-    setting: str
-    hint: Any
+    part: str  # model, data or training
+    setting: str  # the field's name
+    hint: Any  # the field's annotation
     spec: Flag
-    defaults: tuple[Any, ...]
+    defaults: tuple[Any, ...]  # what the setting is without the flag, by preset
 
     @property
     def name(self) -> str:
@@ -59,42 +49,24 @@ class SettingFlag:
 
     @property
     def is_switch(self) -> bool:
-        """Whether the flag takes no value: it turns round what is the same in all presets."""
+        """Whether the flag takes no value: it inverts what is the same in all presets."""
         return type_of(self.hint) is bool and len(self.defaults) == 1
-
-    def value(self, arguments: Any) -> Any:
-        """What the setting is to be by the parsed flag; None if it was not given."""
-        parsed = getattr(arguments, self.name)
-        if self.is_switch:
-            return not self.defaults[0] if parsed else None
-        return parsed
 
     def argument(self) -> tuple[Any, Any]:
         """The annotation and the default of the flag in the dataclass of the arguments."""
+        kind, marks = type_of(self.hint), metadata_of(self.hint)
+        text = " ".join(mark for mark in marks if isinstance(mark, str))
+        text += "".join(f", {m.least} to {m.most}" for m in marks if type(m) is Between)
         if self.is_switch:
-            return Annotated[(bool, *self._marks())], False
-        shown = tyro.conf.arg(metavar=self._metavar(), help_behavior_hint=self._behaviour())
-        return Annotated[(type_of(self.hint) | None, *self._marks(), shown)], None
-
-    def _marks(self) -> tuple[Any, ...]:
-        return (*metadata_of(self.hint), RECORDED, HelpGroup(self.part))
-
-    def _metavar(self) -> str:
-        kind = type_of(self.hint)
-        if self.spec.metavar:
-            return self.spec.metavar
-        if get_origin(kind) is Literal:
-            return "{" + ",".join(map(str, get_args(kind))) + "}"
-        if get_origin(kind) is tuple:
-            return " ".join("X" * len(get_args(kind)))
-        if kind is bool:
-            return "{True,False}"
-        return "N" if int in (kind, *get_args(kind)) else "X"
-
-    def _behaviour(self) -> str:
-        """What the help says after the flag's meaning: a narrow range, and the default."""
-        bounds = [f"{mark}; " for mark in metadata_of(self.hint) if isinstance(mark, Between)]
-        return f"({''.join(bounds)}default: {self.spec.default or self._default()})"
+            return Annotated[bool, option(group=self.part, help=text)], False
+        shown = option(
+            self.spec.metavar,
+            self.spec.default or self._default(),
+            group=self.part,
+            help=text,
+        )
+        kind = Literal[True, False] if kind is bool else kind  # to be given as a word
+        return Annotated[(kind | None, *marks, shown)], None
 
     def _default(self) -> str:
         if len(self.defaults) > 1:
@@ -135,113 +107,89 @@ def with_setting_flags(kind: type[T]) -> type[T]:
     return kind
 
 
-def given(arguments: Any) -> dict[str, dict[str, Any]]:
-    """The settings that flags were given for, by part and name."""
-    parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
-    for flag in setting_flags():
-        if (value := flag.value(arguments)) is not None:
-            parts[flag.part][flag.setting] = value
-    return parts
+@dataclass(kw_only=True)
+class TrainOptions:
+    """How to train, beside the settings that ``config.json`` holds."""
+
+    resume: bool = False
+    """go on from the run's last checkpoint, with its settings; the length may change, and
+    schedules that are shares of it rescale with it; --data says where the images are now, if they
+    were moved"""
+    save_minutes: Annotated[float, Above(0, math.inf)] = 10.0
+    """minutes between checkpoints within an epoch; each epoch's end has one too"""
+
+    device: Annotated[Device, option(group="machine")] = "auto"
+    """auto takes a GPU if there is one"""
+    precision: Annotated[Literal["auto", Precision], option(group="machine")] = "auto"
+    """of the networks, not of log-probabilities; auto: bf16 if the device has it"""
+    threads: Annotated[
+        int | None, AtLeast(0), option("N", "0; with --resume the run's", group="machine")
+    ] = None
+    """CPU threads; 0: as many as other processes leave cores for, checked each second. A run
+    repeats, and resumes, to the bit only with a fixed number"""
+    accumulate: Annotated[int, AtLeast(1), option(group="machine")] = 1
+    """parts of each batch whose gradients are added up before the update: less memory"""
+    checkpoint_activations: Annotated[bool, option(group="machine")] = False
+    """gradient checkpointing: compute the activations of dense blocks again for the gradient; less
+    memory, more time"""
+    compile: Annotated[bool, option(group="machine")] = False
+    """compile the networks with torch.compile: minutes at the start; on a CPU it gains little"""
+    keep_allocator: Annotated[bool, option(group="machine")] = False
+    """leave glibc's memory allocator as it is (Linux, CPU): slower, but frees memory sooner"""
+
+    data_root: Annotated[Path, option(group="data")] = Path("data")
+    """where the named data sets are, or are downloaded to"""
+    strict: Annotated[bool, option(group="data")] = False
+    """refuse a folder with files that are no images, rather than leave these out"""
+    stream: Annotated[bool, option(group="data")] = False
+    """read a folder's training images when they are needed, as happens anyway if they would take
+    more than half of the memory"""
+    workers: Annotated[
+        int | None, AtLeast(0), option("N", "half the cores, 8 at most", group="data")
+    ] = None
+    """processes that read such images ahead, for each that trains; 0: none"""
 
 
-DATA, MACHINE = HelpGroup("data"), HelpGroup("machine")
-
-
-@dataclass
+@dataclass(kw_only=True)
 @with_setting_flags
-class TrainArguments:
+class TrainArguments(TrainOptions):
     """Train a super-resolution VAE, or the one-level VAE, and write a run's folder.
 
     With no flags it is the paper's run: srVAE, CIFAR-10, preset paper. Ctrl-C saves and stops;
     --resume goes on from there.
     """
 
-    preset: Annotated[
-        Preset | None,
-        RECORDED,
-        option("{paper,small,quickstart,photo}", "paper; with --init its run's"),
-        "networks and training: days on a GPU, hours on a CPU, or minutes on a CPU; photo is small "
-        "for photographs, learnt from crops of 64x64",
-    ] = None
-    run: Annotated[
-        str | None,
-        option("NAME", "MODEL-PRESET-DATA", "--run-name"),
-        "name of the run under runs/, or with a slash the path of its folder; --run-name under "
-        "torchrun, which takes --run for its own",
-    ] = None
-    resume: Annotated[
-        bool,
-        "go on from the run's last checkpoint, with its settings; the length may change, and "
-        "schedules that are shares of it rescale with it; --data says where the images are now, "
-        "if they were moved",
-    ] = False
-    save_minutes: Annotated[
-        float,
-        Above(0, math.inf),
-        "minutes between checkpoints within an epoch; each epoch's end has one too",
-    ] = 10.0
-    set: Annotated[
-        tuple[str, ...],
-        RECORDED,
-        tyro.conf.arg(metavar="PART.NAME=VALUE ...", help_behavior_hint="(default: none)"),
-        "any settings, named as in config.json: model.p_x.growth=24 training.anneal=0.5",
-    ] = ()
+    preset: Annotated[Preset | None, option("NAME", "paper; with --init its run's")] = None
+    """networks and training: days on a GPU, hours on a CPU, or minutes on a CPU; photo is small for
+    photographs, learnt from crops of 64x64"""
+    run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA", alias="--run-name")] = None
+    """name of the run under runs/, or with a slash the path of its folder; --run-name under
+    torchrun, which takes --run for its own"""
+    set: Annotated[tuple[str, ...], option("PART.NAME=VALUE", "none")] = ()
+    """any settings, named as in config.json: model.p_x.growth=24 training.anneal=0.5"""
 
-    device: Annotated[Device, MACHINE, "auto takes a GPU if there is one"] = "auto"
-    precision: Annotated[
-        Literal["auto", Precision],
-        MACHINE,
-        RECORDED,
-        "of the networks, not of log-probabilities; auto: bf16 where the device has it",
-    ] = "auto"
-    threads: Annotated[
-        int | None,
-        MACHINE,
-        AtLeast(0),
-        RECORDED,
-        option("N", "0; with --resume the run's"),
-        "CPU threads; 0: as many as other processes leave cores for, checked each second. A "
-        "run repeats, and resumes, to the bit only with a fixed number",
-    ] = None
-    accumulate: Annotated[
-        int,
-        MACHINE,
-        AtLeast(1),
-        "parts of each batch whose gradients are added up before the update: less memory",
-    ] = 1
-    checkpoint_activations: Annotated[
-        bool,
-        MACHINE,
-        "compute the insides of dense blocks again for the gradient: less memory, more time",
-    ] = False
-    compile: Annotated[
-        bool,
-        MACHINE,
-        "compile the networks with torch.compile: minutes at the start; on a CPU it gains little",
-    ] = False
-    keep_allocator: Annotated[
-        bool,
-        MACHINE,
-        "leave glibc's memory allocator as it is (Linux, CPU): slower, but frees memory sooner",
-    ] = False
+    def options(self) -> TrainOptions:
+        """The options alone."""
+        return TrainOptions(**{f.name: getattr(self, f.name) for f in fields(TrainOptions)})
 
-    data_root: Annotated[Path, DATA, "where the named data sets are, or are downloaded to"] = Path(
-        "data"
-    )
-    strict: Annotated[
-        bool, DATA, "refuse a folder with files that are no images, rather than leave these out"
-    ] = False
-    stream: Annotated[
-        bool,
-        DATA,
-        RECORDED,
-        "read a folder's training images when they are needed, as is done anyway where they "
-        "would take more than half of the memory",
-    ] = False
-    workers: Annotated[
-        int | None,
-        DATA,
-        AtLeast(0),
-        option("N", "half the cores, 8 at most"),
-        "processes that read such images ahead, for each that trains; 0: none",
-    ] = None
+    def settings(self) -> SettingsGiven:
+        """The settings that flags were given for."""
+        parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        for flag in setting_flags():
+            value = getattr(self, flag.name)
+            if flag.is_switch:
+                value = not flag.defaults[0] if value else None
+            if value is not None:
+                parts[flag.part][flag.setting] = value
+        return SettingsGiven(self.preset, self.set, **parts)
+
+
+@dataclass(frozen=True)
+class SettingsGiven:
+    """The preset, and the settings that were given beside it, by their names in the config."""
+
+    preset: Preset | None
+    set: tuple[str, ...]  # PART.NAME=VALUE
+    model: dict[str, Any]
+    data: dict[str, Any]
+    training: dict[str, Any]

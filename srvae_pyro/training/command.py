@@ -24,16 +24,17 @@ from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import THREADS, process_cores, start
 from srvae_pyro.system.files import locked, write_json
 from srvae_pyro.system.parallel import ProcessGroup, process_group
-from srvae_pyro.training.arguments import TrainArguments
+from srvae_pyro.training.arguments import SettingsGiven, TrainArguments, TrainOptions
 from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer, time_limit
 from srvae_pyro.training.settings import (
     another_likelihood,
+    check_folder,
     folder_of,
     fresh_config,
     resume_command,
     resumed_config,
-    run_folder,
+    run_name,
 )
 from srvae_pyro.training.validation import score
 
@@ -42,70 +43,79 @@ IN_USE = "another process trains there; wait for it, stop it, or choose another 
 
 def run(arguments: TrainArguments) -> int:
     """Train as asked, with the other processes that torchrun started; the exit code."""
-    with process_group(arguments.device) as group:
-        return run_in(group, arguments)
+    given, options = arguments.settings(), arguments.options()
+    with process_group(options.device) as group:
+        return run_in(group, given, arguments.run, options)
 
 
-def run_in(group: ProcessGroup, arguments: TrainArguments) -> int:
+def run_in(
+    group: ProcessGroup, given: SettingsGiven, name: str | None, options: TrainOptions
+) -> int:
     """This process's part of a run; the exit code."""
-    if group.restarts and can_resume(folder_of(arguments)):
-        arguments = replace(arguments, resume=True)  # torchrun restarted a run
-    folder = run_folder(arguments)
-    config = resumed_config(arguments, folder) if arguments.resume else fresh_config(arguments)
-    config = on_this_machine(config, arguments, group)
+    config = fresh_config(given) if name is None else None
+    name = name or (run_name(config) if config else "")
+    folder = folder_of(name)
+    if group.restarts and can_resume(folder):
+        options = replace(options, resume=True)  # torchrun restarted a run
+    check_folder(folder, options.resume)
+    if options.resume:
+        config = resumed_config(given, folder)
+    config = on_this_machine(config or fresh_config(given), options, group)
     with group.main_first():
-        images = load_images(config, arguments)
-    config = with_images(config, images, folder, arguments.resume)
-    trainer = make_trainer(config, images, folder, group, arguments)
+        images = load_images(config, options)
+    config = with_images(config, images, folder, options.resume)
+    trainer = make_trainer(config, images, folder, group, options)
     with locked(folder, IN_USE) if group.main else nullcontext():
-        return train(trainer, arguments)
+        finished = train(trainer, options)
+    if finished:
+        return 0
+    print_line(
+        f"stopped in epoch {trainer.progress.epoch}, after {trainer.progress.step} steps; go on "
+        f"with: {resume_command(name, options)}"
+    )
+    return 128 + (trainer.interrupt.signal or signal.SIGINT)
 
 
-def on_this_machine(config: RunConfig, arguments: TrainArguments, group: ProcessGroup) -> RunConfig:
-    """The settings with how this machine computes, for which it is set up."""
-    keep = arguments.resume and arguments.precision == "auto"
-    threads = config.training.threads if arguments.threads is None else arguments.threads
+def on_this_machine(config: RunConfig, options: TrainOptions, group: ProcessGroup) -> RunConfig:
+    """The settings with how this machine computes; it is set up for that."""
+    keep = options.resume and options.precision == "auto"
+    threads = config.training.threads if options.threads is None else options.threads
     precision = start(
         group.device,
-        config.training.precision if keep else arguments.precision,
+        config.training.precision if keep else options.precision,
         threads=threads,
-        keep_allocator=arguments.keep_allocator,
+        keep_allocator=options.keep_allocator,
     )
-    if arguments.compile:
+    if options.compile:
         THREADS.fix(0)  # compiled networks are for one number of threads
     return replace(config, training=replace(config.training, precision=precision, threads=threads))
 
 
-def load_images(config: RunConfig, arguments: TrainArguments) -> DataSplits:
+def load_images(config: RunConfig, options: TrainOptions) -> DataSplits:
     """The images that a run trains on."""
     data = config.data
-    if arguments.resume:
+    if options.resume:
         refuse_missing(data)
-    options = ImageOptions(
+    size_field = "image_size" if data.crops is None else "crops"
+    image_options = ImageOptions(
         image_size=data.image_size,
         crops=data.crops,
         eval_crops=data.eval_crops,
         channels=data.channels,
         seed=data.seed,
         limit=data.limit,
-        strict=arguments.strict,
-        stream=arguments.stream or data.info.get("streamed"),
-        check_shape=lambda shape: check_shape(
-            config.model, shape, "--image-size" if data.crops is None else "--crops"
-        ),
+        strict=options.strict,
+        stream=options.stream or data.info.get("streamed"),
+        check_shape=lambda shape: check_shape(config.model, shape, size_field),
     )
-    images = load_data(data.data, arguments.data_root, options)
-    workers = arguments.workers
+    images = load_data(data.data, options.data_root, image_options)
+    workers = options.workers
     images.train.workers = min(process_cores() // 2, 8) if workers is None else workers
     return images
 
 
-def check_shape(model: ModelConfig, shape: tuple[int, int, int], flag: str) -> None:
-    """Refuse images (C, H, W) that do not suit the networks.
-
-    Raises:
-        UserError: they do not; names what to pass with ``flag`` that would.
-    """
+def check_shape(model: ModelConfig, shape: tuple[int, int, int], field: str) -> None:
+    """Refuse images (C, H, W) that do not suit the networks; says what ``field`` would."""
 
     def problem(shape: tuple[int, int, int]) -> UserError | None:
         try:
@@ -119,15 +129,11 @@ def check_shape(model: ModelConfig, shape: tuple[int, int, int], flag: str) -> N
         # The next larger size that suits, so that nothing of an image is lost.
         better = (size for size in range(side, side + 65) if not problem((shape[0], size, size)))
         size = next(better, None)
-        raise UserError(f"{wrong}: pass {flag} {size}") if size else wrong
+        raise UserError(f"{wrong}: pass `{field}={size}`") if size else wrong
 
 
 def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: bool) -> RunConfig:
-    """The settings completed by what the images are.
-
-    Raises:
-        UserError: a run that is to be resumed was trained on others.
-    """
+    """The settings completed by what the images are, which a resumed run must have seen before."""
     fingerprint = images.fingerprint()
     if resume:
         if config.model.image_shape != images.shape:
@@ -137,7 +143,7 @@ def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: boo
         if recorded not in (None, fingerprint):
             raise UserError(
                 f"{folder}: the images of {images.name} are not those that it was trained on; "
-                "bring them back or name their place with --data to resume, or start another --run"
+                "bring them back or name their place with `data` to resume, or start another `run`"
             )
     info = {**images.info, "fingerprint": fingerprint}
     return replace(
@@ -148,11 +154,7 @@ def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: boo
 
 
 def make_trainer(
-    config: RunConfig,
-    images: DataSplits,
-    folder: Path,
-    group: ProcessGroup,
-    arguments: TrainArguments,
+    config: RunConfig, images: DataSplits, folder: Path, group: ProcessGroup, options: TrainOptions
 ) -> Trainer:
     """What trains the run; nothing is written yet."""
     trainer = Trainer(
@@ -160,42 +162,38 @@ def make_trainer(
         images,
         folder,
         group,
-        accumulate=arguments.accumulate,
-        save_minutes=arguments.save_minutes,
+        accumulate=options.accumulate,
+        save_minutes=options.save_minutes,
     )
     model = trainer.learner.model
-    if config.training.init and not arguments.resume:
+    if config.training.init and not options.resume:
         load_weights(model, config.training.init)
-    if arguments.checkpoint_activations:
+    if options.checkpoint_activations:
         checkpoint_blocks(model)
-    if arguments.compile:
-        print_line("the networks are compiled at the first updates, which takes minutes")
+    if options.compile:
+        print_line("the networks are compiled in the first steps, which takes minutes")
         compile_networks(model)
     return trainer
 
 
-def train(trainer: Trainer, arguments: TrainArguments) -> int:
-    """Train in the run's folder, which is locked; the exit code."""
+def train(trainer: Trainer, options: TrainOptions) -> bool:
+    """Train in the run's folder, which is locked; whether the run reached its end."""
     folder, group = trainer.folder, trainer.group
-    if arguments.resume:
+    if options.resume:
         trainer.recovery.resume()
         if trainer.fraction_done() >= 1 and not group.restarts:
             raise UserError(
-                f"{folder} has reached its end: give --epochs, --steps or --max-minutes more"
+                f"{folder} has reached its end: give `epochs`, `steps` or `max_minutes` more"
             )
     if group.main:
         write_json(folder / CONFIG, trainer.config.to_dict())
     introduce(trainer)
-    progress = trainer.run()
+    trainer.run()
     if trainer.fraction_done() < 1:
-        print_line(
-            f"stopped in epoch {progress.epoch}, after {progress.step} steps; go on with: "
-            f"{resume_command(arguments)}"
-        )
-        return 128 + (trainer.interrupt.signal or signal.SIGINT)
+        return False
     if group.main:
         report(trainer)
-    return 0
+    return True
 
 
 def introduce(trainer: Trainer) -> None:
@@ -224,8 +222,7 @@ def report(trainer: Trainer) -> None:
     """Score the best weights on test images, write ``evaluation.json``, say what came out."""
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
     count = trainer.validation.count("test", progress.images)
-    if trainer.takes_long(count):
-        print_line(f"scoring the best weights on {count:,} test {data.unit}")
+    print_line(f"scoring the best weights on {count:,} test {data.unit}")
     elbo = score(load(folder, trainer.group.device), data, "test", count)
     images = evenly_spaced(data.test, count)
     histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)

@@ -1,4 +1,4 @@
-"""What learns: a model with its optimiser, objectives and random state, one step at a time."""
+"""A model with its optimiser, losses and random state, which learns one step at a time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ from srvae_pyro.training.schedule import ExponentialAverage, GradientClip
 
 
 class Randomness:
-    """A process's generators: PyTorch's own, for the noise of the latents, and augmentation's.
-
-    Args:
-        seed: the run's.
-        group: the processes that train together, each with noise of its own.
-    """
+    """A process's generators: PyTorch's own, for the noise of the latents, and augmentation's."""
 
     def __init__(self, seed: int, group: ProcessGroup) -> None:
         self.run_seed = seed
@@ -68,11 +63,7 @@ class Randomness:
 class Objective(nn.Module):
     """The loss as a module, so that ``DistributedDataParallel`` can wrap it.
 
-    Args:
-        model: a model and guide pair.
-        elbo: computes the ELBO's terms.
-        estimate_weight: what each level costs, beside the ELBO, by which a value of an estimate of
-            x is wrong: least absolute errors.
+    Each level of absolute error of a point estimate of x costs ``estimate_weight`` nats.
     """
 
     def __init__(
@@ -89,31 +80,25 @@ class Objective(nn.Module):
     def forward(
         self, x: Tensor, kl_weights: Mapping[str, float] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of images x (B, C, H, W); the terms and their ``total``, (B) each; nats.
+        """The loss of images x (B, C, H, W) in [0, 1]; the terms and their ``total``, (B) each.
 
-        With ``error_x``, levels, the mean absolute error of an estimate if one is made.
-
-        Args:
-            x: the images, in [0, 1].
-            kl_weights: see :func:`weighted_loss`.
+        All in nats but ``error_x``, the mean absolute error of a point estimate, in levels.
         """
         terms = self.elbo.terms(self.model.model, self.model.guide, x)
         loss = weighted_loss(terms, kl_weights)
-        told = terms.named()
+        values = terms.named()
         for name, error in terms.errors.items():
-            told[f"error_{name}"] = error / x[0].numel()
+            values[f"error_{name}"] = error / x[0].numel()
             if self.estimate_weight > 0:
                 loss = loss + self.estimate_weight * error.mean()
-        return loss, {**told, "total": terms.total}
+        return loss, {**values, "total": terms.total}
 
 
 def weighted_loss(terms: ElboTerms, kl_weights: Mapping[str, float] | None = None) -> Tensor:
-    """The mean loss of a batch, nats an image; by default the negative ELBO.
+    """The mean loss of a batch, nats an image: the negative ELBO with weights on its KL terms.
 
-    Args:
-        terms: of the ELBO.
-        kl_weights: factors on KL_z and KL_u by site, 1 where none is given (Sonderby et al., Ladder
-            Variational Autoencoders, 2016, arXiv:1602.02282).
+    Weights are by site, 1 if not given (Sonderby et al., Ladder Variational Autoencoders, 2016,
+    arXiv:1602.02282).
     """
     loss = torch.zeros(())
     for term in terms.reconstruction.values():
@@ -125,22 +110,13 @@ def weighted_loss(terms: ElboTerms, kl_weights: Mapping[str, float] | None = Non
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a step, or of one of its updates.
+    """The result of a step, or of one of its updates."""
 
-    Attributes:
-        loss: mean over this process's images, nats an image, a scalar on the device.
-        terms: the ELBO's terms and their ``total``, nats, (B) each.
-        norm: of the gradient before clipping, a scalar on the device.
-        votes: the votes handed in, summed over the processes.
-        fault: what was not finite, so that the update, or of a step one of its further updates of
-            y's level, was skipped; empty if all were made.
-    """
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-    norm: Tensor
-    votes: list[float]
-    fault: str = ""
+    loss: Tensor  # mean over this process's images, nats an image, a scalar on the device
+    terms: dict[str, Tensor]  # the ELBO's terms and their total, nats, (B) each
+    norm: Tensor  # of the gradient before clipping, a scalar on the device
+    votes: list[float]  # summed over the processes
+    fault: str = ""  # what was not finite, so that an update was skipped
 
     @property
     def skipped(self) -> bool:
@@ -148,33 +124,19 @@ class Outcome:
 
 
 class Target:
-    """What an update descends, with the bound on its gradient's norm.
-
-    Args:
-        objective: the loss.
-        clip_factor: of the bound.
-
-    Attributes:
-        parallel: the objective as all processes share it, see :meth:`Learner.distribute`.
-    """
+    """A loss that updates descend, with the bound on its gradient's norm."""
 
     def __init__(self, objective: Objective, clip_factor: float) -> None:
         self.objective = objective
-        self.parallel: nn.Module = objective
+        self.parallel: nn.Module = objective  # as all processes share it
         self.clip = GradientClip(clip_factor)
 
 
 class Learner:
     """A model that learns from batches, and an average of its weights.
 
-    Args:
-        config: the run's.
-        batch_size: images an update, over all processes.
-        group: the processes that train together.
-        accumulate: parts of a batch whose gradients are summed before the update.
-
-    Raises:
-        UserError: a batch cannot be shared so.
+    ``batch_size`` counts images over all processes. Gradients of ``accumulate`` parts of a batch
+    are summed before the update.
     """
 
     def __init__(
@@ -189,12 +151,12 @@ class Learner:
             raise UserError(
                 f"a batch of {batch_size} images cannot be shared evenly by "
                 f"{group.size} processes in {accumulate} parts: choose another number of "
-                "them, or another --batch-size"
+                "them, or another `batch_size`"
             )
         if settings.estimate_weight > 0 and not config.model.has_point_estimate:
             raise UserError(
-                "training.estimate_weight is of an estimate of x, which this model does not make: "
-                "set it to 0, or model.groups.estimate to true"
+                "`estimate_weight` is of an estimate of x, which this model does not make: set it "
+                "to 0, or model.groups.estimate to true"
             )
         self.config, self.settings = config, settings
         self.batch_size, self.group, self.accumulate = batch_size, group, accumulate
@@ -240,26 +202,22 @@ class Learner:
         images_seen: int,
         votes: Callable[[], list[float]],
     ) -> Outcome:
-        """Learn from this process's part of a batch, unless something is not finite.
+        """Learn from this process's part of a batch, uint8 (B, C, H, W) on the device.
 
-        An update of all networks, and where the settings have it further ones of y's level alone,
-        by the same optimiser: it leaves networks without a gradient, and their moments, as they
-        are. Loss, terms and norm are of the first update.
+        An update of all networks, then the further ones of y's level alone that the settings ask
+        for, by the same optimiser: it leaves networks without a gradient, and their moments, as
+        they are. Loss, terms and norm are those of the first update. What is not finite is skipped.
 
-        Args:
-            images: uint8 (B, C, H, W) on the device.
-            rate: the learning rate.
-            kl_weights: of KL_z and KL_u by site.
-            images_seen: by all processes, before this batch.
-            votes: gives numbers to sum over the processes.
+        ``images_seen`` counts those before this batch; ``votes`` gives numbers to sum over the
+        processes.
         """
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        outcome = self.update(self.whole, images, kl_weights, votes)
+        outcome = self._update(self.whole, images, kl_weights, votes)
         if outcome.skipped:
             return outcome
         for target in self.lower * (self.settings.y_updates - 1):
-            further = self.update(target, images, kl_weights, list)
+            further = self._update(target, images, kl_weights, list)
             if further.skipped:
                 outcome = replace(
                     outcome, fault=f"{further.fault} in a further update of y's level"
@@ -269,14 +227,14 @@ class Learner:
             self.average.update(images_seen + self.batch_size, self.batch_size)
         return outcome
 
-    def update(
+    def _update(
         self,
         target: Target,
         images: Tensor,
         kl_weights: Mapping[str, float],
         votes: Callable[[], list[float]],
     ) -> Outcome:
-        """One update of the networks that ``target`` is of; arguments as of :meth:`step`."""
+        """One update of the networks of ``target``; arguments as of :meth:`step`."""
         if self.config.data.augment:
             shift = self.config.data.crops is None
             images = augment(images, self.randomness.augmentation, shift)
@@ -284,7 +242,7 @@ class Learner:
         loss, terms = self.backward(target.parallel, to_unit(images), kl_weights)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         total_norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        norm, batch_loss, counted = self.agree(total_norm, loss, votes)
+        norm, batch_loss, counted = self.reduce(total_norm, loss, votes)
         if not (math.isfinite(norm) and math.isfinite(batch_loss)):
             return Outcome(loss, terms, total_norm, counted, self.fault(terms))
         scale = target.clip.scale(norm)
@@ -316,10 +274,10 @@ class Learner:
         """Networks in the run's precision; log-probabilities stay in float32 by themselves."""
         return autocast(self.settings.precision, self.group.device)
 
-    def agree(
+    def reduce(
         self, norm: Tensor, loss: Tensor, votes: Callable[[], list[float]]
     ) -> tuple[float, float, list[float]]:
-        """The gradient's norm, and the loss and the votes reduced over all processes.
+        """The gradient's norm, and the mean loss and summed votes of all processes.
 
         The update's one synchronisation with the device and with other processes.
         """

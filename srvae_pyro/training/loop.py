@@ -1,9 +1,8 @@
-"""A run: updates, logging, validation and checkpoints, in order, and how long it will take."""
+"""A run: steps, logging, validation and checkpoints, in order."""
 
 from __future__ import annotations
 
 import math
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -23,9 +22,9 @@ from srvae_pyro.training.recovery import BestWeights, Recovery
 from srvae_pyro.training.schedule import kl_weights, learning_rate
 from srvae_pyro.training.validation import Validation
 
-WARM_UP = 2  # updates left out: they compile, or take memory
-MEASURED = 5.0  # seconds of training that the first estimate is of, at least
-OFF, OFF_SECONDS = 1.5, 30.0  # so many times longer or shorter than told: it is told again
+LOG_EVERY = 50  # steps
+WARM_UP = 2  # steps that may compile the networks, or take memory first
+MEASURED = 5.0  # seconds of training after these from which the run's length is estimated
 
 
 def about(seconds: float) -> str:
@@ -37,12 +36,7 @@ def about(seconds: float) -> str:
 
 
 def run_length(settings: TrainingConfig, epoch_steps: int) -> int | None:
-    """Updates of a run by its limits in steps and epochs; None if it has none of these.
-
-    Args:
-        settings: with the limits.
-        epoch_steps: updates an epoch.
-    """
+    """Steps of a run by its limits in steps and epochs; None if it has none of these."""
     lengths = [] if settings.steps is None else [settings.steps]
     if settings.epochs is not None:
         lengths.append(settings.epochs * epoch_steps)
@@ -50,12 +44,7 @@ def run_length(settings: TrainingConfig, epoch_steps: int) -> int | None:
 
 
 def time_limit(settings: TrainingConfig, seconds: float) -> str:
-    """What to tell of a limit in minutes before a run, ``seconds`` of which are done; else empty.
-
-    Args:
-        settings: with the limits.
-        seconds: of training.
-    """
+    """What a limit in minutes means for a run that has trained so long; empty without one."""
     if settings.max_minutes is None:
         return ""
     most = "" if settings.steps is None and settings.epochs is None else "at most "
@@ -63,92 +52,11 @@ def time_limit(settings: TrainingConfig, seconds: float) -> str:
     return f"{most}{settings.max_minutes:g} minutes of training{done}; validation comes on top"
 
 
-class Pace:
-    """Tells how long a run of so many updates takes, and again where that turns out to be wrong.
-
-    Args:
-        length: updates of the whole run; None: a limit in minutes alone ends it, nothing is told.
-        settings: with the limits.
-        step, seconds: where the run goes on.
-    """
-
-    def __init__(
-        self, length: int | None, settings: TrainingConfig, step: int = 0, seconds: float = 0.0
-    ) -> None:
-        self.length, self.settings, self.first_step = length, settings, step
-        self.updates, self.seconds = 0, 0.0  # but for the first ones
-        self._first_updates, self._began, self._warm_at = 0, seconds, seconds
-        self._told: tuple[float, float] | None = None  # when, and when the run would end
-
-    @property
-    def of_one(self) -> float:
-        """Seconds of an update, about; 0 before the first."""
-        if self.updates:
-            return self.seconds / self.updates
-        return (self._warm_at - self._began) / max(self._first_updates, 1)
-
-    def add(self, seconds: float) -> None:
-        """Note an update, after which training has taken so many seconds in all."""
-        if self._first_updates < WARM_UP:
-            self._first_updates += 1
-            self._warm_at = seconds
-        else:
-            self.updates += 1
-            self.seconds = seconds - self._warm_at
-
-    def news(self, step: int, seconds: float, beside: float, now: float) -> str:
-        """What there is to tell after an update; mostly nothing.
-
-        Args:
-            step: updates of the run.
-            seconds: of training so far.
-            beside: seconds of validation and the like that are still to come.
-            now: of a clock that runs on in validation.
-        """
-        if self.length is None or not self.updates or self.seconds < MEASURED:
-            return ""
-        training = self.of_one * (self.length - step)
-        minutes = self.settings.max_minutes
-        if minutes is not None and training > 60 * minutes - seconds:
-            return ""  # the time that was told before ends the run first
-        end = now + training + beside
-        if self._told is None:
-            self._told = now, end
-            return f"{self._what(self.length)}, {about(end - now)} here"
-        began, told = self._told
-        wrong = max(end - began, told - began) > OFF * min(end - began, told - began)
-        if not wrong or abs(end - told) < OFF_SECONDS:
-            return ""
-        self._told = now, end
-        return f"{'slower' if end > told else 'faster'} than told: {about(end - now)} more"
-
-    def _what(self, length: int) -> str:
-        """The run's length in words."""
-        if self.first_step:
-            return f"{length - self.first_step:,} of {length:,} updates to go"
-        by_epochs = self.settings.epochs is not None and self.settings.steps is None
-        return (f"{self.settings.epochs:,} epochs, " if by_epochs else "") + f"{length:,} updates"
-
-
-LOG_EVERY = 50  # steps
-WORTH_A_LINE = 5.0  # seconds that something takes that is told in a log
-FORWARD = 0.5  # of an update's time for as many images: no gradient
-
-
 class Trainer:
     """Trains the model of a run's config and keeps the run's folder.
 
-    Args:
-        config: the run's.
-        data: the images.
-        folder: the run's folder; nothing is written before :meth:`run`.
-        group: the processes that train together.
-        accumulate: parts of a batch whose gradients are summed before the update.
-        save_minutes: between checkpoints within an epoch; each epoch's end has one too.
-        quiet: whether to show no progress bar.
-
-    Raises:
-        UserError: too few images, or batches that cannot be shared.
+    Nothing is written before :meth:`run`. Gradients of ``accumulate`` parts of a batch are summed;
+    a checkpoint is written every ``save_minutes`` and at each epoch's end.
     """
 
     log: MetricsLog  # while it runs
@@ -181,27 +89,23 @@ class Trainer:
         )
         self.best = BestWeights(folder, self.learner, self.progress, group)
         self.validation = Validation(self.learner, data, settings, folder, group)
-        self.pace = Pace(run_length(settings, len(self.batches)), settings)
+        self.length = run_length(settings, len(self.batches))
         self._logged = 0, 0.0  # images and seconds when metrics were last written
-        self._validated_in = 0.0  # seconds, the last time
+        self._first_step, self._length_shown = 0, False
+        self._timed_from = 0, 0.0  # step and seconds
 
     def fraction_done(self) -> float:
         """From 0 to 1, by whichever of epochs, steps and minutes ends first."""
         return self.progress.fraction_done(self.settings, len(self.batches))
 
     def run(self) -> Progress:
-        """Train to the end, or to a signal; the run's folder is complete either way.
-
-        Raises:
-            UserError: nothing can be written, or updates are not finite time and again.
-        """
+        """Train to the end, or to a signal; the run's folder is complete either way."""
         if not self.recovery.resumed:
             self.begin()
         self.learner.distribute()
         self.clock.save_in(self.recovery.save_every)
         self._logged = self.progress.images, self.progress.seconds
-        length = self.pace.length
-        self.pace = Pace(length, self.settings, self.progress.step, self.progress.seconds)
+        self._first_step = self.progress.step
         log = MetricsLog(self.folder, self.progress.step, enabled=self.group.main)
         with closing(log) as self.log, self.interrupt, self.make_bar() as self.bar:
             while self.fraction_done() < 1 and not self.clock.stop:
@@ -220,10 +124,9 @@ class Trainer:
     def begin(self) -> None:
         """The first weights, how good they are, and the first checkpoint."""
         if self.group.main:  # the other processes take over its weights
-            print_line("setting up the weights and scoring them before the first update")
+            print_line("setting up the weights and scoring them before the first step")
             self.learner.initialize(self.batches.first(max(self.settings.batch_size, 2)))
-            length = self.pace.length
-            to_learn = None if length is None else length * self.batches.batch_size
+            to_learn = None if self.length is None else self.length * self.batches.batch_size
             untrained, images = self.validation.untrained(to_learn)
             self.progress.untrained, self.progress.untrained_images = untrained, images
         self.learner.randomness.seed_noise(step=0)
@@ -236,11 +139,11 @@ class Trainer:
         progress = self.progress
         self.clock.start()
         for images in self.batches.epoch(progress.epoch, progress.step_in_epoch):
-            self.update(images)
+            self.step(images)
             if self.recovery.needed:
                 self.roll_back()
                 return
-            self.tell_pace()
+            self.show_length()
             if progress.step % LOG_EVERY == 0 or progress.step == 1:
                 self.log_training()
             self.bar.n = 1000 * self.fraction_done()
@@ -255,7 +158,7 @@ class Trainer:
             self.validate()
             self.recovery.save()
 
-    def update(self, images: Tensor) -> None:
+    def step(self, images: Tensor) -> None:
         """Learn from this process's part of a batch, uint8 (B, C, H, W) on the device."""
         progress, done = self.progress, self.fraction_done()
         outcome = self.learner.step(
@@ -313,39 +216,29 @@ class Trainer:
     def validate(self) -> None:
         """Score the EMA weights, keep them if they are the best, and draw."""
         progress, finished = self.progress, self.fraction_done() >= 1
-        began, images = time.monotonic(), self.validation.count("val", progress.images)
+        images = self.validation.count("val", progress.images)
         self.bar.set_postfix_str("validating")
-        if self.bar.plain and self.takes_long(images + self.validation.drawn(progress.images)):
-            print_line(f"validating on {images:,} images")
         progress.val = self.validation.score(progress.images)
         self.log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
         self.best.offer(progress.val["nats"], images)
         self.validation.draw(self.log, progress.step, progress.images, finished)
-        self._validated_in = time.monotonic() - began
 
-    def tell_pace(self) -> None:
-        """Say how long the run takes, once that can be told or if it was told wrongly."""
-        progress = self.progress
-        self.pace.add(progress.seconds)
-        now, beside = time.monotonic(), self.seconds_beside()
-        if text := self.pace.news(progress.step, progress.seconds, beside, now):
-            print_line(text)
-
-    def seconds_beside(self) -> float:
-        """Seconds of validation still to come, the report counted as one more, about."""
-        progress, length, epoch = self.progress, self.pace.length or 0, len(self.batches)
-        times = max(math.ceil(length / epoch) - progress.step // epoch, 0) + 1
-        learnt = progress.images + (length - progress.step) * self.batches.batch_size
-        images = self.validation.count("val", learnt) + self.validation.drawn(learnt)
-        return times * (self._validated_in or self.seconds_for(images))
-
-    def seconds_for(self, images: int) -> float:
-        """How long scoring so many images takes, about."""
-        return FORWARD * images / self.batches.batch_size * self.pace.of_one
-
-    def takes_long(self, images: int) -> bool:
-        """Whether scoring so many images takes so long that a line should tell of it."""
-        return self.seconds_for(images) > WORTH_A_LINE
+    def show_length(self) -> None:
+        """Say once how long the run will take, after a few seconds of training."""
+        step, seconds = self.progress.step, self.progress.seconds
+        if self.length is None or self._length_shown:
+            return
+        if step <= self._first_step + WARM_UP:
+            self._timed_from = step, seconds
+        steps, took = step - self._timed_from[0], seconds - self._timed_from[1]
+        if steps < 1 or took < MEASURED:
+            return
+        self._length_shown = True
+        rest = (self.length - step) * took / steps
+        minutes = self.settings.max_minutes
+        if minutes is None or seconds + rest < 60 * minutes:  # else that ends the run first
+            first = f"{self.length - step:,} of " if self._first_step else ""
+            print_line(f"{first}{self.length:,} steps, {about(rest)} and validation")
 
     def make_bar(self) -> Bar:
         """A progress bar over the run, in thousandths of it; in a log a line now and then."""

@@ -1,4 +1,4 @@
-"""What a run's EMA weights are worth: scored and drawn as training goes on."""
+"""Validation of a run's EMA weights: their score, and images drawn from them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
 
-__all__ = ["Validation", "score"]
-
 DRAW_EVERY = 60.0  # seconds, at least, but for the end of the run
-DRAWN, LEAST_DRAWN = 16, 4  # images that images are drawn of, at most and at least
+DRAWN, LEAST_DRAWN = 16, 4  # validation images that figures are drawn of
 IMAGES_OF_ONE = 12  # images drawn of each, about, by progress_figures
-UNTRAINED_IMAGES = 1000  # test images that the untrained model is scored on, at most
-UNTRAINED_ERROR = 0.01  # of its score, relative
+UNTRAINED_IMAGES = 256  # test images that the untrained model is scored on, at most
 LEAST_IMAGES = 16  # images that any score is of, if there are so many
 LEARNT_FOR_ONE = 8  # images learnt from for each that is scored: a fraction of the run's time
 
@@ -39,16 +36,7 @@ def score(
     group: ProcessGroup = ProcessGroup(),
     precision: Precision = "fp32",
 ) -> dict[str, Any]:
-    """The ELBO's terms on a split's images, see :func:`evaluate_elbo`.
-
-    Args:
-        model: the model.
-        data: the images.
-        split: val or test.
-        count: images, evenly spaced; None: all.
-        group: the processes that share them.
-        precision: of the networks.
-    """
+    """The ELBO's terms on ``count`` evenly spaced images of a split, all if None."""
     images, photographs = getattr(data, split), data.photographs.get(split)
     if photographs is not None:
         photographs = evenly_spaced(photographs, count)
@@ -60,15 +48,7 @@ def score(
 
 
 class Validation:
-    """Scores and draws what the EMA weights can do.
-
-    Args:
-        learner: has the weights.
-        data: the images.
-        settings: how many validate, and the seed.
-        folder: the run's folder.
-        group: the processes that train together.
-    """
+    """Scores the EMA weights, and draws from them."""
 
     def __init__(
         self,
@@ -85,30 +65,16 @@ class Validation:
     def untrained(self, to_learn: int | None = None) -> tuple[float, int]:
         """Bits/dim of the weights on test images, and of how many, in this process alone.
 
-        Of as many evenly spaced images as the standard error needs, in stages: those of one tell
-        how many the next takes (Stein, A two-sample test for a linear hypothesis whose power is
-        independent of the variance, 1945, Annals of Mathematical Statistics 16(3)). The error is
-        that of images as such, crops of a photograph too: it is of the mean of these test images.
-
-        Args:
-            to_learn: images that the run will learn from, which has few scored if it is short;
-                None if that is not known.
+        ``to_learn`` is how many images the run will learn from, if known: a short run has few
+        scored.
         """
-        most, count = min(self.count("test", to_learn), UNTRAINED_IMAGES), LEAST_IMAGES
-        while True:
-            images = evenly_spaced(self.data.test, min(count, most))
-            result = evaluate_elbo(
-                self.learner.averaged,
-                images,
-                self.group.device,
-                precision=self.settings.precision,
-            )
-            error, bits = result.standard_error, result.bits_per_dim
-            if len(images) == most or error is None or not error > UNTRAINED_ERROR * bits:
-                return bits, len(images)
-            needed = len(images) * (error / (UNTRAINED_ERROR * bits)) ** 2
-            # A little more, so that the next stage is mostly the last.
-            count = max(min(math.ceil(1.2 * needed), most), count + 1)
+        count = min(self.count("test", to_learn), UNTRAINED_IMAGES)
+        images = evenly_spaced(self.data.test, count)
+        precision = self.settings.precision
+        result = evaluate_elbo(
+            self.learner.averaged, images, self.group.device, precision=precision
+        )
+        return result.bits_per_dim, count
 
     def count(self, split: str, learnt: int | None) -> int:
         """How many of a split's images to score where so many were learnt from; None: enough."""
@@ -124,14 +90,6 @@ class Validation:
         precision = self.settings.precision
         return score(self.learner.averaged, self.data, "val", count, group, precision)
 
-    def drawn(self, learnt: int) -> int:
-        """How many images are drawn, about, each time that images are."""
-        return IMAGES_OF_ONE * self._drawn_of(learnt)
-
-    def _drawn_of(self, learnt: int) -> int:
-        """How many images images are drawn of: as much work as scoring, at most."""
-        return min(DRAWN, max(LEAST_DRAWN, learnt // (IMAGES_OF_ONE * LEARNT_FOR_ONE)))
-
     def draw(self, log: MetricsLog, step: int, learnt: int, finished: bool) -> None:
         """Write images, at most once a minute but for the end of the run; rank 0."""
         now = time.monotonic()
@@ -139,7 +97,9 @@ class Validation:
             return
         self._drawn_at = now
         with seeded(self.settings.seed, *b"pictures"):
-            images = to_unit(evenly_spaced(self.data.val, self._drawn_of(learnt)))
+            # As much work as scoring, at most.
+            count = min(DRAWN, max(LEAST_DRAWN, learnt // (IMAGES_OF_ONE * LEARNT_FOR_ONE)))
+            images = to_unit(evenly_spaced(self.data.val, count))
             with self.learner.autocast():
                 figures = progress_figures(self.learner.averaged, images)
         for name, figure in figures.items():

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
@@ -39,13 +37,9 @@ class UpscaleArguments:
     XMP, resolution, colour profile and gamma are kept, and what is not is said.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: str
     """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
-    images: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="FILE_OR_FOLDER...", help_behavior_hint="(at least one)"),
-    ]
+    images: Annotated[tuple[Path, ...], option("FILE_OR_FOLDER", "at least one")]
     """image files, and folders of them; of an animation the first image is taken"""
     out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
     """folder for the outputs"""

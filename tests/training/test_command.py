@@ -38,7 +38,13 @@ from srvae_pyro.training import loop
 from srvae_pyro.training.arguments import setting_flags
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.loop import Trainer
-from srvae_pyro.training.settings import folder_of, fresh_config, resume_command, resumed_config
+from srvae_pyro.training.settings import (
+    folder_of,
+    fresh_config,
+    resume_command,
+    resumed_config,
+    run_name,
+)
 
 BATCH, STEPS = 4, 7  # of 16 training images: one epoch of 4 steps, and 3 more
 
@@ -161,7 +167,7 @@ def test_a_run_leaves_a_complete_folder(done: Done) -> None:
 def test_a_run_records_its_settings(done: Done) -> None:
     config = read_config(done.folder)
     with tiny():
-        asked = fresh_config(done.arguments)
+        asked = fresh_config(done.arguments.settings())
     assert config.preset == "paper"
     assert config.model == replace(asked.model, image_shape=(3, 16, 16))
     assert config.training == replace(asked.training, precision="fp32")
@@ -279,15 +285,15 @@ def test_a_signal_and_resume(
 ) -> None:
     make_images(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    update = Trainer.update
+    step = Trainer.step
     signals = {2: signal.SIGINT, 4: signal.SIGTERM}
 
     def interrupted(self: Trainer, images: torch.Tensor) -> None:
-        update(self, images)
+        step(self, images)
         if number := signals.pop(self.progress.step, None):
             signal.raise_signal(number)
 
-    monkeypatch.setattr(Trainer, "update", interrupted)
+    monkeypatch.setattr(Trainer, "step", interrupted)
     command = "python -m srvae_pyro.train --run mine --resume"
     with plain():
         code = train.main(arguments(tmp_path, run="mine", steps=3))
@@ -327,7 +333,7 @@ def test_a_run_that_died_before_its_first_step_is_no_dead_end(
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
 def test_a_folder_of_another_program_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"step": "theirs"}\n')
-    with pytest.raises(UserError, match=f"{name} is not of a run .*: choose another --run"):
+    with pytest.raises(UserError, match=f"{name} is not of a run .*: choose another `run`"):
         train.main(arguments(tmp_path, run=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -406,14 +412,12 @@ def test_the_command_to_resume_has_what_settings_have_not() -> None:
         precision="bf16",
         set=("training.anneal=0.5",),
     )
-    words = shlex.split(resume_command(given))
+    words = shlex.split(resume_command(str(given.run), given.options()))
     assert words[:3] == ["python", "-m", "srvae_pyro.train"]
     again = parse(TrainArguments, words=words[3:])
     kept = ("data_root", "run", "workers", "device", "strict", "keep_allocator")
     assert again == TrainArguments(resume=True, **{name: getattr(given, name) for name in kept})
-    plain = TrainArguments(data="photos")
-    expected = "python -m srvae_pyro.train --run srvae-paper-photos --resume"
-    assert resume_command(plain) == expected
+    assert run_name(fresh_config(TrainArguments(data="photos").settings())) == "srvae-paper-photos"
 
 
 def test_a_run_is_under_runs_unless_it_has_a_slash() -> None:
@@ -425,7 +429,7 @@ def test_a_run_is_under_runs_unless_it_has_a_slash() -> None:
         ("a/here", "a/here"),
         ("/a/here", "/a/here"),
     ):
-        assert folder_of(TrainArguments(run=name)) == Path(folder)
+        assert folder_of(name) == Path(folder)
 
 
 def test_a_runs_seed_leaves_its_images_as_they_are(tmp_path: Path) -> None:
@@ -433,7 +437,7 @@ def test_a_runs_seed_leaves_its_images_as_they_are(tmp_path: Path) -> None:
     splits = []
     for seeds in ({"seed": 1}, {"seed": 2}, {"data_seed": 1}):
         given = arguments(tmp_path, **seeds)
-        splits.append(session.load_images(fresh_config(given), given))
+        splits.append(session.load_images(fresh_config(given.settings()), given.options()))
     assert torch.equal(splits[0].test, splits[1].test)
     assert not torch.equal(splits[0].test, splits[2].test)
 
@@ -465,7 +469,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_was_given(
     config = read_config(done.folder)
     for threads, resume in ((None, False), (2, False), (None, True), (0, True)):
         given = replace(done.arguments, threads=threads, resume=resume)
-        config = session.on_this_machine(config, given, ProcessGroup())
+        config = session.on_this_machine(config, given.options(), ProcessGroup())
         assert config.training.threads == taken[-1]
     assert taken == [0, 2, 2, 0]
 
@@ -585,11 +589,15 @@ def test_images_that_do_not_suit_name_the_flag_that_helps(
         Image.new("L", size).save(tmp_path / "images" / f"{number}.png")
     (tmp_path / "images" / "99.png").write_text("no image, which reading all would tell")
     given = arguments(tmp_path, strict=True)
-    with tiny(), pytest.raises(UserError, match=f"pass --image-size {better}$"):
-        session.load_images(fresh_config(given), given)
+    with tiny(), pytest.raises(UserError, match=f"pass `image_size={better}`$"):
+        session.load_images(fresh_config(given.settings()), given.options())
     given = replace(given, image_size=better, strict=False)
     with tiny(), pytest.warns(match="left out"):
-        assert session.load_images(fresh_config(given), given).shape == (3, better, better)
+        assert session.load_images(fresh_config(given.settings()), given.options()).shape == (
+            3,
+            better,
+            better,
+        )
 
 
 # The flags
@@ -599,7 +607,9 @@ def test_flags_reach_the_settings() -> None:
     given = TrainArguments(
         lr=0.5, batch_size=7, seed=3, epochs=2, transform="sketch", prior="mixture", no_augment=True
     )
-    config = fresh_config(replace(given, guide_z_sees_y=True, limit=9, channels=1, image_size=64))
+    config = fresh_config(
+        replace(given, guide_z_sees_y=True, limit=9, channels=1, image_size=64).settings()
+    )
     training = config.training
     assert (training.lr, training.batch_size, training.seed) == (0.5, 7, 3)
     assert (training.epochs, training.steps, training.max_minutes) == (2, None, None)
@@ -608,7 +618,7 @@ def test_flags_reach_the_settings() -> None:
     data = config.data
     assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
     assert data.seed == 0
-    assert fresh_config(replace(given, data_seed=4)).data.seed == 4
+    assert fresh_config(replace(given, data_seed=4).settings()).data.seed == 4
 
 
 def test_every_training_setting_has_a_flag_with_help(
@@ -626,10 +636,12 @@ def test_every_training_setting_has_a_flag_with_help(
 
 def test_flags_of_all_kinds_reach_the_settings() -> None:
     line = "--preset small --betas 0.5 0.75 --analytic-kl False --anneal 0.25 --no-augment"
-    config = fresh_config(parse(TrainArguments, words=shlex.split(line)))
+    config = fresh_config(parse(TrainArguments, words=shlex.split(line)).settings())
     assert (config.training.betas, config.training.anneal) == ((0.5, 0.75), 0.25)
     assert (config.training.analytic_kl, config.data.augment) == (False, False)
-    assert fresh_config(parse(TrainArguments, words=["--preset", "small"])).training.analytic_kl
+    assert fresh_config(
+        parse(TrainArguments, words=["--preset", "small"]).settings()
+    ).training.analytic_kl
 
 
 @pytest.mark.parametrize(
@@ -674,22 +686,22 @@ def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
     assert "--seed (0, not 1)" in told
     # Its length may change, by either way, and what is the same may be said.
     given = parse(TrainArguments, words=[*resume, "--seed", "0", "--epochs", "3"])
-    config = resumed_config(given, done.folder).training
+    config = resumed_config(given.settings(), done.folder).training
     assert (config.epochs, config.steps, config.max_minutes) == (3, None, None)
     given = parse(TrainArguments, words=[*resume, "--set", "training.steps=9"])
-    assert resumed_config(given, done.folder).training.steps == 9
+    assert resumed_config(given.settings(), done.folder).training.steps == 9
 
 
 def test_no_flags_are_the_published_run() -> None:
-    config = fresh_config(TrainArguments())
+    config = fresh_config(TrainArguments().settings())
     assert config.model == ModelConfig()
     assert (config.training, config.data.data) == (TrainingConfig(), "cifar10")
 
 
 def test_photographs_come_as_crops_unless_a_size_is_given() -> None:
-    assert fresh_config(TrainArguments(preset="photo")).data.crops == 64
-    assert fresh_config(TrainArguments(preset="photo", crops=32)).data.crops == 32
-    whole = fresh_config(TrainArguments(preset="photo", image_size=64)).data
+    assert fresh_config(TrainArguments(preset="photo").settings()).data.crops == 64
+    assert fresh_config(TrainArguments(preset="photo", crops=32).settings()).data.crops == 32
+    whole = fresh_config(TrainArguments(preset="photo", image_size=64).settings()).data
     assert (whole.crops, whole.image_size) == (None, 64)
 
 
@@ -740,8 +752,8 @@ def test_histogram_is_of_each_dimension() -> None:
 
 def test_any_setting_can_be_set() -> None:
     given = ("model.p_x.growth=5", "training.anneal=0.25", "model.likelihood_start=published")
-    config = fresh_config(TrainArguments(preset="small", set=given))
-    plain = fresh_config(TrainArguments(preset="small"))
+    config = fresh_config(TrainArguments(preset="small", set=given).settings())
+    plain = fresh_config(TrainArguments(preset="small").settings())
     assert (config.model.p_x.growth, config.training.anneal) == (5, 0.25)
     assert config.model.likelihood_start == "published"
     assert config.model.p_x.steps == plain.model.p_x.steps
@@ -755,13 +767,13 @@ def test_any_setting_can_be_set() -> None:
         ("model.nothing.here=5", "give a setting as config.json names it"),
         ("model.p_x.growth", "give a setting as config.json names it"),
         ("model.p_x.growth=many", "growth must be a whole number, not 'many'"),
-        ("training.precision=bf16", "--set training.precision=bf16: say --precision bf16"),
-        ("training.lr=0", "--set training.lr=0: lr must be above 0, not 0"),
+        ("training.precision=bf16", "`set=training.precision=bf16`: say `precision=bf16`"),
+        ("training.lr=0", "`set=training.lr=0`: lr must be above 0, not 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_a_users_error(setting: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        fresh_config(TrainArguments(preset="small", set=(setting,)))
+        fresh_config(TrainArguments(preset="small", set=(setting,)).settings())
 
 
 def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
@@ -771,7 +783,7 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
         assert train.main(arguments(tmp_path, set=given, steps=1)) == 0
         assert train.main(arguments(tmp_path, set=given, resume=True, steps=2)) == 0
         other = ("training.ema_half_life=200",)
-        with pytest.raises(UserError, match=r"ema_half_life \(100, not 200\): leave it"):
+        with pytest.raises(UserError, match=r"ema_half_life` \(100, not 200\): leave it"):
             train.main(arguments(tmp_path, set=other, resume=True, steps=3))
 
 
@@ -798,10 +810,10 @@ def test_a_run_can_start_from_anothers_weights(done: Done, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"model": "vae"}, "--init .* is of --model srvae, not vae"),
-        ({"prior": "standard"}, "is of --prior realnvp, not standard"),
-        ({"set": ("model.components=3",)}, "leave out --set model"),
-        ({"channels": 1}, "say --channels 3 too"),
+        ({"model": "vae"}, "`init=.*` is of `model` srvae, not vae"),
+        ({"prior": "standard"}, "is of `prior` realnvp, not standard"),
+        ({"set": ("model.components=3",)}, "leave out `set=model"),
+        ({"channels": 1}, "say `channels=3` too"),
         ({"init": "nobody/../x"}, "no run called|neither"),
     ],
 )

@@ -36,7 +36,6 @@ from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Clock, Interrupt, Progress
-from srvae_pyro.training.schedule import GradientClip
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -146,8 +145,8 @@ class Interrupted(Trainer):
     at = 0
     number = signal.SIGINT
 
-    def update(self, images: Tensor) -> None:
-        super().update(images)
+    def step(self, images: Tensor) -> None:
+        super().step(images)
         if self.progress.step == self.at:
             signal.raise_signal(self.number)
 
@@ -206,7 +205,7 @@ def test_every_step_draws_augmentation_and_noise(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     begin(trainer)
     before = trainer.recovery.state()
-    trainer.update(trainer.data.train.images[:BATCH])
+    trainer.step(trainer.data.train.images[:BATCH])
     after = trainer.recovery.state()
     before, after = before["ranks"][0], after["ranks"][0]
     assert not torch.equal(before["augmentation"], after["augmentation"])
@@ -243,7 +242,7 @@ def test_a_second_signal_stops_at_once_and_handlers_come_back() -> None:
 class Killed(Trainer):
     """Dies in its first update."""
 
-    def update(self, images: Tensor) -> None:
+    def step(self, images: Tensor) -> None:
         raise KeyboardInterrupt
 
 
@@ -336,26 +335,15 @@ def test_a_truncated_checkpoint_is_a_users_error(tmp_path: Path) -> None:
     trainer.recovery.resume()
 
 
-@pytest.mark.parametrize(
-    "content", [["a", "list"], {"model": {}}, 3], ids=["list", "incomplete", "number"]
-)
-def test_a_checkpoint_of_something_else_is_a_users_error(content: Any, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match=r"last\.ckpt") as error:
-        make_trainer(tmp_path).recovery.resume()
-    assert "\n" not in str(error.value)
-
-
-def test_a_checkpoint_of_another_model_is_a_users_error(tmp_path: Path) -> None:
-    make_trainer(tmp_path, tiny_config("vae")).recovery.save()
+@pytest.mark.parametrize("content", ["list", "incomplete", "other model", "missing"])
+def test_a_checkpoint_of_something_else_is_a_users_error(content: str, tmp_path: Path) -> None:
+    if content == "other model":
+        make_trainer(tmp_path, tiny_config("vae")).recovery.save()
+    elif content != "missing":
+        torch.save(["a"] if content == "list" else {"model": {}}, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"last\.ckpt") as error:
         make_trainer(tmp_path, tiny_config("srvae")).recovery.resume()
     assert "\n" not in str(error.value)
-
-
-def test_no_checkpoint_is_a_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"last\.ckpt"):
-        make_trainer(tmp_path).recovery.resume()
 
 
 class Malicious:
@@ -564,7 +552,7 @@ def started(tmp_path: Path) -> Trainer:
     """A trainer after one good step."""
     trainer: Trainer = make_trainer(tmp_path)
     begin(trainer)
-    trainer.update(trainer.data.train.images[:BATCH])
+    trainer.step(trainer.data.train.images[:BATCH])
     return trainer
 
 
@@ -602,7 +590,7 @@ def test_a_poisoned_parameter_spreads_no_further(
     with torch.no_grad():
         head.view(-1)[0] = float("nan")
     before = learnt(started)
-    started.update(started.data.train.images[:BATCH])
+    started.step(started.data.train.images[:BATCH])
     assert started.progress.skipped == 1
     assert started.progress.step == 2
     after = learnt(started)
@@ -614,7 +602,7 @@ def test_a_poisoned_parameter_spreads_no_further(
     assert "step 1: not finite at site x" in said(capsys)
     with torch.no_grad():
         head.copy_(good)
-    started.update(started.data.train.images[:BATCH])
+    started.step(started.data.train.images[:BATCH])
     assert started.progress.skipped == 1
     assert not torch.equal(head, good)
 
@@ -624,10 +612,10 @@ def test_an_update_that_is_not_finite_is_left_out(
 ) -> None:
     before = learnt(started)
     spoil_x(started, [True, False], monkeypatch)
-    started.update(started.data.train.images[:BATCH])
+    started.step(started.data.train.images[:BATCH])
     assert_same(learnt(started), before)
     assert "not finite at site x; update skipped (1 so far)" in said(capsys)
-    started.update(started.data.train.images[:BATCH])
+    started.step(started.data.train.images[:BATCH])
     assert started.progress.skipped == 1
     means = started.means.read()
     assert all(torch.tensor(value).isfinite() for value in means.values())
@@ -640,7 +628,7 @@ def test_an_infinite_gradient_is_named(
     name, parameter = list(started.learner.model.named_parameters())[-1]
     before = learnt(started)
     handle = parameter.register_hook(lambda gradient: gradient + float("inf"))
-    started.update(started.data.train.images[:BATCH])
+    started.step(started.data.train.images[:BATCH])
     handle.remove()
     assert_same(learnt(started), before)
     assert f"gradient of {name}" in said(capsys)
@@ -693,17 +681,6 @@ def test_ways_back_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "\n" not in str(error.value)
     assert trainer.progress.rollbacks == recovery.MAX_ROLLBACKS
     assert load_checkpoint(tmp_path / "last.ckpt")["progress"]["step"] == EPOCH
-
-
-def test_the_clip_cannot_lock() -> None:
-    """However gradients grow, their bound follows within a window."""
-    clip = GradientClip(factor=2.0, window=10)
-    for norm in [1.0] * 20:
-        assert clip.scale(norm) == 1
-    scales = [clip.scale(1e6) for _ in range(10)]
-    assert scales[0] == pytest.approx(2e-6)
-    assert scales[-1] == 1
-    assert all(scale > 0 for scale in scales)
 
 
 def test_a_run_that_goes_bad_leaves_a_good_checkpoint(
@@ -763,7 +740,7 @@ def test_a_further_update_of_y_leaves_x_as_it_is(tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, tiny_config(y_updates=updates))
         begin(trainer)
         torch.manual_seed(5)
-        trainer.update(trainer.data.train.images[:BATCH])
+        trainer.step(trainer.data.train.images[:BATCH])
         states.append(weights_of(trainer.learner.model))
     one, two = states
     changed = {name.split(".")[1] for name in one if not torch.equal(one[name], two[name])}
@@ -779,7 +756,7 @@ def test_a_further_update_that_is_not_finite_is_left_out_and_told(
         trainer.learner.lower[0].objective, "forward", lambda x, weights: infinite(trainer)
     )
     before = learnt(trainer)
-    trainer.update(trainer.data.train.images[:BATCH])
+    trainer.step(trainer.data.train.images[:BATCH])
     told = "not finite at site y in a further update of y's level; update skipped (1 so far)"
     assert told in said(capsys)
     assert trainer.progress.skipped_in_a_row == 1
@@ -814,7 +791,7 @@ def test_a_step_in_bf16_on_a_gpu(tmp_path: Path) -> None:
     config = tiny_config(prior="realnvp", precision="bf16")
     trainer = Trainer(config, some_images(), tmp_path, ProcessGroup(device=torch.device("cuda")))
     begin(trainer)
-    trainer.update(next(trainer.batches.epoch(0)))
+    trainer.step(next(trainer.batches.epoch(0)))
     assert trainer.progress.skipped == 0
     assert torch.tensor(trainer.means.read()["loss"]).isfinite()
     assert all(p.is_cuda and p.dtype == torch.float32 for p in trainer.learner.model.parameters())

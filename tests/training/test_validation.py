@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.evaluation.likelihood import ElboResult
-from srvae_pyro.inference.statistics import standard_error
 from srvae_pyro.models import ImageModel
-from srvae_pyro.runs import save_weights, validation_images, validation_nats
+from srvae_pyro.runs import validation_images, validation_nats
 from srvae_pyro.training import command as session
 from srvae_pyro.training import validation
 from srvae_pyro.training.loop import Trainer
@@ -28,62 +27,16 @@ def trainer_of(folder: Path, test: int = 3, val: int = 3, **training: Any) -> An
     return Trainer(tiny_config(**training), data, folder, quiet=True)
 
 
-def scores_by_level(monkeypatch: pytest.MonkeyPatch, spread: float) -> list[int]:
-    """Lets each image score 8 bits/dim and ``spread`` by its level; how many were scored."""
-    counts: list[int] = []
-
-    def evaluate(model: ImageModel, images: Tensor, *_: Any, **__: Any) -> ElboResult:
-        counts.append(len(images))
-        values = 8 + spread * (images[:, 0, 0, 0].double() / 255 - 0.5)
-        mean = values.mean().item()
-        return ElboResult({}, mean, mean, standard_error(values))
-
-    monkeypatch.setattr(validation, "evaluate_elbo", evaluate)
-    return counts
-
-
-def test_the_start_is_scored_on_as_few_images_as_its_error_allows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = trainer_of(tmp_path, test=900)
-    levels = trainer.data.test[:, 0, 0, 0].double() / 255
-    for spread in (0.1, 2.0, 6.0):
-        counts = scores_by_level(monkeypatch, spread)
-        bits, count = trainer.validation.untrained()
-        assert counts[0] == 16
-        assert counts[-1] == count
-        assert counts == sorted(set(counts))
-        assert len(counts) < 5
-        needed = (spread * levels.std().item() / (0.01 * bits)) ** 2
-        assert 0.6 * needed < count < max(17, 2 * needed)
-        assert bits == pytest.approx(8, rel=0.03)
-
-
-def test_the_start_is_scored_on_no_more_images_than_there_are_or_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counts = scores_by_level(monkeypatch, 1000.0)
-    assert trainer_of(tmp_path, test=5).validation.untrained()[1] == 5
-    assert trainer_of(tmp_path, test=1).validation.untrained()[1] == 1
+def test_the_start_is_scored_on_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score(monkeypatch, 9.0, 8.0, 7.0, math.nan)
+    assert trainer_of(tmp_path, test=1).validation.untrained() == (9.0, 1)
     asked = trainer_of(tmp_path, test=900, validation_images=50)
-    assert asked.validation.untrained()[1] == 50
-    many = trainer_of(tmp_path, test=5000).validation
-    assert many.untrained()[1] == 1000
-    assert many.untrained(to_learn=320)[1] == 40  # a run of ten updates
-    assert sum(counts) < 2500
-
-
-@pytest.mark.parametrize("bits", [math.nan, math.inf])
-def test_a_start_that_is_not_finite_is_told(
-    bits: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def evaluate(*_: Any, **__: Any) -> ElboResult:
-        return ElboResult({}, bits, bits, math.nan)
-
-    monkeypatch.setattr(validation, "evaluate_elbo", evaluate)
-    found, count = trainer_of(tmp_path, test=900).validation.untrained()
-    assert not math.isfinite(found)
-    assert count == 16
+    assert asked.validation.untrained() == (8.0, 50)
+    many = trainer_of(tmp_path, test=900).validation
+    assert many.untrained(to_learn=320) == (7.0, 40)  # a run of ten steps
+    bits, count = many.untrained()
+    assert math.isnan(bits)
+    assert count == validation.UNTRAINED_IMAGES
 
 
 def test_a_short_run_is_scored_on_few_images_and_a_long_one_on_all(tmp_path: Path) -> None:
@@ -148,16 +101,6 @@ def test_a_score_on_more_images_takes_the_place_of_one_on_fewer(
         kept.append((validation_nats(path), validation_images(path)))
         assert trainer.progress.best == kept[-1][0]
     assert kept == [(5.0, 16), (5.0, 16), (9.0, 40), (9.0, 40), (9.0, 40), (8.0, 40)]
-
-
-def test_weights_of_earlier_versions_are_compared_as_before(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    save_weights(trainer.learner.averaged, tmp_path, 5.0)
-    assert validation_images(tmp_path / "model.safetensors") is None
-    trainer.best.offer(6.0, 3)
-    assert validation_nats(tmp_path / "model.safetensors") == 5.0
-    trainer.best.offer(4.0, 3)
-    assert validation_images(tmp_path / "model.safetensors") == 3
 
 
 def test_a_longer_run_validates_on_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
