@@ -126,8 +126,9 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def _from_json(hint: Any, value: Any) -> Any:
     kind = type_of(hint)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return build(kind, value)  # type: ignore[arg-type]
+    settings = [k for k in (kind, *get_args(kind)) if dataclasses.is_dataclass(k)]
+    if settings and isinstance(value, dict):
+        return build(settings[0], value)  # type: ignore[arg-type]
     return tuple(value) if isinstance(value, list) else value
 
 

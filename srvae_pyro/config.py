@@ -252,6 +252,11 @@ class TrainingConfig(Settings):
         "nats for each level of absolute error of the srVAE's estimate of x given y, beside the "
         "ELBO, of models that make one",
     ] = 0.0
+    inputs: Annotated[
+        Literal["average", "damaged"],
+        "what super-resolution starts from: x's rounded averages; or also other reductions, noise "
+        "and compression, for which networks of their own learn beside the srVAE of --init",
+    ] = "average"
     validation_images: Annotated[
         int | None,
         AtLeast(1),

@@ -187,6 +187,28 @@ def preset(name: Preset, model: ModelName = "srvae") -> tuple[ModelConfig, Train
     return _MODELS[name, model], _TRAINING[name, model]
 
 
+RESTORER = Residual(48, 16)  # 0.83 million parameters; on a CPU it takes a second a megapixel
+
+
+def damaged_inputs(training: TrainingConfig, data: DataConfig) -> tuple[TrainingConfig, DataConfig]:
+    """A preset's settings as they suit ``--inputs damaged``: Adam, and larger crops."""
+    changed = replace(
+        training,
+        batch_size=8,
+        lr=8e-4,
+        lr_min=2e-6,
+        anneal=0.3,
+        betas=(0.9, 0.99),
+        eps=1e-8,
+        clip_factor=10.0,
+        ema_half_life=10_000.0,
+        y_updates=1,
+        estimate_weight=0.0,
+        validation_images=64,
+    )
+    return changed, replace(data, crops=160)
+
+
 def preset_data(name: Preset) -> DataConfig:
     """How a preset takes its images: ``photo`` crops of its size."""
     return DataConfig(crops=64) if name == "photo" else DataConfig()

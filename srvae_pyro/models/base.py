@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,10 @@ def load_weights(model: Any, run: str | Path) -> None:
     """
     path = find_run(run) / WEIGHTS
     try:
-        model.load_state_dict(read_state(path, lambda: type(model)(model.config)))
+        known = replace(model.config, restorer=read_config(path.parent).model.restorer)
+        state = read_state(path, lambda: type(model)(known))
+        # A restorer may start to learn where the run has none.
+        model.load_state_dict(state, strict=known.restorer == model.config.restorer)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the weights of {run} do not suit: {reason}") from None

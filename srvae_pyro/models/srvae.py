@@ -12,13 +12,16 @@ A network here is a module that returns a distribution; a model is a program ove
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Unpack
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from srvae_pyro.config import LikelihoodName, ModelConfig
+from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import Sampling, check_images
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import (
@@ -27,8 +30,10 @@ from srvae_pyro.models.conditionals import (
     ZGivenYU,
 )
 from srvae_pyro.models.pixel_groups import GroupsGivenYZ, image_given_latent
+from srvae_pyro.models.restorer import InputKind, Restorer
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
+from srvae_pyro.networks import initializing
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
 
@@ -36,6 +41,9 @@ X_GIVEN_YZ: dict[LikelihoodName, type[nn.Module]] = {
     "independent": XGivenYZ,
     "groups": GroupsGivenYZ,
 }
+
+
+UNKNOWN = InputKind()
 
 
 class SRVAEModel(nn.Module):
@@ -118,6 +126,7 @@ class SRVAE(ImageModel):
             p_z=ZGivenYU(config, lower_channels, sizes.lower_stages, sizes.u_stages),
             p_x=x_given_yz(config, d, channels, lower_channels),
         )
+        self.restorer = Restorer(config) if config.restorer else None
         seen = channels + (lower_channels if config.guide_z_sees_y else 0)
         self.guide = SRVAEGuide(
             d=d,
@@ -200,6 +209,47 @@ class SRVAE(ImageModel):
         """
         self.check_lower(y)
         return self.draw(self.super_resolution, y, samples=samples, **sampling)
+
+    def restoration(self, o: Tensor, kind: InputKind) -> Tensor:
+        """The program of :meth:`restore`: an x whose y the input may be a damaged copy of."""
+        assert self.restorer is not None
+        kinds = kind.numbers(self.guide.d.factor).to(o.device).expand(len(o), -1)
+        with images_plate(o):
+            y = pyro.sample("y", self.restorer(o, kinds))
+            u = pyro.sample("u", self.guide.q_u(y))
+            z = pyro.sample("z", self.model.p_z(y, u))
+            return pyro.sample("x", self.model.p_x(y, z))
+
+    def restore(
+        self,
+        o: Tensor,
+        kind: InputKind = UNKNOWN,
+        samples: int = 1,
+        **sampling: Unpack[Sampling],
+    ) -> dict[str, Tensor]:
+        """Images x that damaged inputs o may come from; as :meth:`super_resolve`, but for ``kind``.
+
+        Args:
+            o: images (B, c, h, w) on the grid k/255.
+            kind: what is known of them.
+            samples: how many outputs for each, S.
+            sampling: as of :meth:`reconstruct`.
+
+        Raises:
+            UserError: the model has not learnt from damaged inputs.
+        """
+        if self.restorer is None:
+            raise UserError("this model has not learnt from damaged inputs: use super_resolve")
+        self.check_lower(o)
+        return self.draw(partial(self.restoration, kind=kind), o, samples=samples, **sampling)
+
+    def initialize(self, x: Tensor) -> None:
+        super().initialize(x)
+        if self.restorer is not None:
+            with torch.no_grad(), initializing(self.restorer, self.config.init_scale):
+                y = self.guide.d(x)
+                kinds = UNKNOWN.numbers(self.guide.d.factor).to(x.device).expand(len(x), -1)
+                self.restorer(y, kinds).log_prob(y)
 
     def check_lower(self, y: Tensor) -> None:
         """Refuse a y that the networks cannot take, as :meth:`check_images` does an x."""

@@ -15,7 +15,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.inference.statistics import bits_per_dim
-from srvae_pyro.models import load
+from srvae_pyro.models import SRVAE, load
 from srvae_pyro.models.base import load_weights
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
@@ -27,6 +27,7 @@ from srvae_pyro.system.parallel import ProcessGroup, process_group
 from srvae_pyro.training.arguments import SettingsGiven, TrainArguments, TrainOptions
 from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer, time_limit
+from srvae_pyro.training.restoration import restoration_scores
 from srvae_pyro.training.settings import (
     another_likelihood,
     check_folder,
@@ -218,10 +219,32 @@ def introduce(trainer: Trainer) -> None:
         print_line(another)
 
 
+def report_restoration(trainer: Trainer, count: int) -> None:
+    """The same of a run that learnt from damaged inputs."""
+    model = load(trainer.folder, trainer.group.device)
+    assert isinstance(model, SRVAE)
+    assert model.restorer is not None
+    print_line(f"scoring the best weights on {count:,} test {trainer.data.unit}")
+    images = evenly_spaced(trainer.data.test, count)
+    scores = restoration_scores(model.restorer, images, precision=trainer.settings.precision)
+    results = {"split": "test", "images": len(images), "restoration": scores}
+    record(trainer.folder, "training", {**results, "seconds": trainer.progress.seconds})
+    psnrs = (
+        f"{name.removeprefix('psnr_')} {value:.2f}"
+        for name, value in scores.items()
+        if name.startswith("psnr_")
+    )
+    print_line(f"test, {len(images):,} {trainer.data.unit}: PSNR in dB: {', '.join(psnrs)}")
+    print_line(f"try: python -m srvae_pyro.upscale {name_for(trainer.folder)} PHOTO.jpg")
+
+
 def report(trainer: Trainer) -> None:
     """Score the best weights on test images, write ``evaluation.json``, say what came out."""
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
     count = trainer.validation.count("test", progress.images)
+    if trainer.settings.inputs == "damaged":
+        report_restoration(trainer, count)
+        return
     print_line(f"scoring the best weights on {count:,} test {data.unit}")
     elbo = score(load(folder, trainer.group.device), data, "test", count)
     images = evenly_spaced(data.test, count)

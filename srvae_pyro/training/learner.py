@@ -20,6 +20,7 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import autocast, torch_seed
 from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.checkpoint import check_optimizer
+from srvae_pyro.training.restoration import RestorationObjective
 from srvae_pyro.training.schedule import ExponentialAverage, GradientClip
 
 
@@ -126,7 +127,7 @@ class Outcome:
 class Target:
     """A loss that updates descend, with the bound on its gradient's norm."""
 
-    def __init__(self, objective: Objective, clip_factor: float) -> None:
+    def __init__(self, objective: nn.Module, clip_factor: float) -> None:
         self.objective = objective
         self.parallel: nn.Module = objective  # as all processes share it
         self.clip = GradientClip(clip_factor)
@@ -162,19 +163,28 @@ class Learner:
         self.batch_size, self.group, self.accumulate = batch_size, group, accumulate
         torch.manual_seed(torch_seed(settings.seed, *b"weights"))
         self.model: ImageModel = make_model(config.model).to(group.device)
-        self.optimizer = torch.optim.Adamax(
-            self.model.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps
-        )
+        self.randomness = Randomness(settings.seed, group)
         elbo = TermsELBO(analytic_kl=settings.analytic_kl)
         srvae = self.model if isinstance(self.model, SRVAE) else None
-        objective = Objective(self.model, elbo, settings.estimate_weight)
+        objective: nn.Module
+        kind: type[torch.optim.Optimizer] = torch.optim.Adamax
+        if settings.inputs == "damaged":
+            assert srvae is not None
+            assert srvae.restorer is not None
+            self.model.requires_grad_(False)  # it stays as it is
+            srvae.restorer.requires_grad_(True)
+            objective = RestorationObjective(srvae.restorer, self.randomness.augmentation)
+            kind = torch.optim.Adam
+        else:
+            objective = Objective(self.model, elbo, settings.estimate_weight)
+        learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = kind(learnt, lr=settings.lr, betas=settings.betas, eps=settings.eps)  # type: ignore[call-arg]
         self.whole = Target(objective, settings.clip_factor)
         # Further updates of a step, of y's level alone.
         self.lower: list[Target] = []
         if srvae is not None and settings.y_updates > 1:
             self.lower = [Target(Objective(YLevelVAE(srvae), elbo), settings.clip_factor)]
         self.average = ExponentialAverage(self.model, settings.ema_half_life)
-        self.randomness = Randomness(settings.seed, group)
 
     @property
     def averaged(self) -> ImageModel:

@@ -220,7 +220,7 @@ class Trainer:
         self.bar.set_postfix_str("validating")
         progress.val = self.validation.score(progress.images)
         self.log.write("val", progress.step, {**progress.val, "epoch": progress.epoch})
-        self.best.offer(progress.val["nats"], images)
+        self.best.offer(progress.val.get("loss", progress.val["nats"]), images)
         self.validation.draw(self.log, progress.step, progress.images, finished)
 
     def show_length(self) -> None:

@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srvae_pyro.config import Precision
 from srvae_pyro.data.degradations import EXAMPLES, Pairs, degraded, example
+from srvae_pyro.drawing.grids import grid
 from srvae_pyro.models.restorer import Restorer, numbers_of
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.device import autocast, stream, to_device
 from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.upscaling.quality import psnr
 
+FIGURE = ("bicubic", "jpeg75", "noise15")  # which examples are drawn
 BITS = float(np.log2(np.e))
 
 
@@ -63,6 +66,21 @@ def _errors(estimate: Tensor, pairs: Pairs) -> Tensor:
     """Mean absolute errors of each image, levels, (B)."""
     x = to_unit(to_device(pairs.x, estimate.device))
     return 255 * (estimate - x).abs().mean((-3, -2, -1))
+
+
+@torch.no_grad()
+def restoration_figure(restorer: Restorer, x: Tensor) -> Tensor:
+    """Rows of examples: inputs, their point estimates, and the images x (B, C, H, W) in [0, 1]."""
+    levels, rows = to_levels(x).to(torch.uint8), []
+    device = next(restorer.parameters()).device
+    for name in FIGURE:
+        pairs = example(name, levels, [stream(i, *name.encode()) for i in range(len(x))])
+        estimate, _ = outputs(restorer, pairs, device)
+        size = pairs.x.shape[-2:]
+        rows += [F.interpolate(to_unit(pairs.o), size).cpu(), estimate.float().clamp(0, 1).cpu()]
+    side = min(min(row.shape[-2:]) for row in rows)
+    rows = [row[..., :side, :side] for row in (*rows, x.cpu())]
+    return grid(torch.cat(rows), columns=len(x))
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from srvae_pyro.config import (
 from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
 from srvae_pyro.errors import UserError, flag_of
-from srvae_pyro.presets import PRESETS, preset, preset_data
+from srvae_pyro.presets import PRESETS, RESTORER, damaged_inputs, preset, preset_data
 from srvae_pyro.runs import CONFIG, RUNS, WEIGHTS, find_run, is_path, read_config
 from srvae_pyro.system.files import check_output
 from srvae_pyro.training.arguments import (
@@ -55,6 +55,8 @@ def fresh_config(given: SettingsGiven) -> RunConfig:
     name, kind = _names(given, init)
     model, training = preset(name, kind)
     data = DataConfig() if "image_size" in given.data else preset_data(name)  # whole images
+    if given.training.get("inputs") == "damaged":
+        training, data = damaged_inputs(training, data)
     start = RunConfig(name, init.model if init else model, data, training, __version__)
     config = _with_flags(start, given)
     if init:
@@ -62,9 +64,10 @@ def fresh_config(given: SettingsGiven) -> RunConfig:
     changed = _with_settings(_with_suitable_likelihood(config, given), given.set)
     if kind == "vae":
         _refuse_srvaes(given, training, changed.training)
-    if init and changed.model != config.model:
+    own = replace(changed.model, restorer=config.model.restorer)  # the rest is `init`'s
+    if init and own != config.model:
         raise UserError("`init` brings its run's networks: leave out `set=model...`")
-    return _without_estimate(changed, given)
+    return _without_estimate(_with_restorer(changed), given)
 
 
 def resumed_config(given: SettingsGiven, folder: Path) -> RunConfig:
@@ -91,6 +94,20 @@ def another_likelihood(config: RunConfig) -> str:
     if usual == config.model.likelihood or config.model.likelihood != "independent":
         return ""
     return f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform average2"
+
+
+def _with_restorer(config: RunConfig) -> RunConfig:
+    """With networks for damaged inputs if it is to learn from them."""
+    if config.training.inputs == "average":
+        return config
+    if not config.training.init:
+        raise UserError(
+            "`inputs=damaged` trains further networks of a srVAE: give its run with `init`, such "
+            "as `init=pretrained-photo`"
+        )
+    if config.model.model != "srvae" or config.model.d != "average2":
+        raise UserError("`inputs=damaged` needs a srVAE with `transform=average2`")
+    return replace(config, model=replace(config.model, restorer=config.model.restorer or RESTORER))
 
 
 def _with_suitable_likelihood(config: RunConfig, given: SettingsGiven) -> RunConfig:

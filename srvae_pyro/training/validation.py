@@ -7,18 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from srvae_pyro.config import Precision, TrainingConfig
 from srvae_pyro.data import DataSplits
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.grids import progress_figures, save_image
 from srvae_pyro.evaluation.likelihood import evaluate_elbo
-from srvae_pyro.models import ImageModel
+from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import seeded
 from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.restoration import restoration_figure, restoration_scores
 
 DRAW_EVERY = 60.0  # seconds, at least, but for the end of the run
 DRAWN, LEAST_DRAWN = 16, 4  # validation images that figures are drawn of
@@ -71,6 +74,8 @@ class Validation:
         count = min(self.count("test", to_learn), UNTRAINED_IMAGES)
         images = evenly_spaced(self.data.test, count)
         precision = self.settings.precision
+        if self.settings.inputs == "damaged":
+            return self._restoration(images)["bits_per_dim"], count
         result = evaluate_elbo(
             self.learner.averaged, images, self.group.device, precision=precision
         )
@@ -88,7 +93,22 @@ class Validation:
         group = self.group if count >= self.group.size else ProcessGroup()
         self.group.broadcast(self.learner.averaged)
         precision = self.settings.precision
+        if self.settings.inputs == "damaged":
+            return self._restoration(evenly_spaced(self.data.val, count), group)
         return score(self.learner.averaged, self.data, "val", count, group, precision)
+
+    def _restoration(self, images: Tensor, group: ProcessGroup = ProcessGroup()) -> dict[str, Any]:
+        model = self.learner.averaged
+        assert isinstance(model, SRVAE)
+        assert model.restorer is not None
+        precision = self.settings.precision
+        return restoration_scores(model.restorer, images, precision=precision, group=group)
+
+    def _figures(self, x: Tensor) -> dict[str, Tensor]:
+        model = self.learner.averaged
+        if self.settings.inputs == "damaged" and isinstance(model, SRVAE) and model.restorer:
+            return {"restored": restoration_figure(model.restorer, x)}
+        return progress_figures(model, x)
 
     def draw(self, log: MetricsLog, step: int, learnt: int, finished: bool) -> None:
         """Write images, at most once a minute but for the end of the run; rank 0."""
@@ -101,7 +121,7 @@ class Validation:
             count = min(DRAWN, max(LEAST_DRAWN, learnt // (IMAGES_OF_ONE * LEARNT_FOR_ONE)))
             images = to_unit(evenly_spaced(self.data.val, count))
             with self.learner.autocast():
-                figures = progress_figures(self.learner.averaged, images)
+                figures = self._figures(images)
         for name, figure in figures.items():
             path = self.folder / "figures" / f"{name}-{step:07d}.png"
             try:
