@@ -6,6 +6,7 @@ import torch
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.models.base import ImageModel
+from srvae_pyro.models.restorer import InputKind
 from srvae_pyro.models.srvae import SRVAE, SRVAEGuide, SRVAEModel
 from srvae_pyro.models.vae import VAE, VAEGuide, VAEModel
 from srvae_pyro.models.y_level import YLevelVAE
@@ -15,6 +16,7 @@ __all__ = [
     "SRVAE",
     "VAE",
     "ImageModel",
+    "InputKind",
     "SRVAEGuide",
     "SRVAEModel",
     "VAEGuide",

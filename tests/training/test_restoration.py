@@ -1,0 +1,94 @@
+"""Training of the networks for damaged inputs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srvae_pyro import train
+from srvae_pyro.errors import UserError
+from srvae_pyro.models import SRVAE, InputKind, load
+from srvae_pyro.runs import read_config, read_weights
+from srvae_pyro.training.checkpoint import load_checkpoint
+from tests.training.test_command import arguments, exact_preset, plain
+from tests.training.test_training import assert_same
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, and the run of a srVAE under runs/base."""
+    place = tmp_path_factory.mktemp("restoration")
+    (place / "images").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for index in range(20):
+        levels = torch.randint(0, 256, (6, 6, 3), generator=generator, dtype=torch.uint8)
+        image = Image.fromarray(levels.numpy()).resize((40, 40), Image.Resampling.BICUBIC)
+        image.save(place / "images" / f"{index:02d}.png")
+    with plain(exact_preset):
+        given = arguments(place, run=str(place / "runs" / "base"), steps=2, crops=32)
+        assert train.main(given) == 0
+    return place
+
+
+def damaged(place: Path, run: str, **changes: Any) -> Path:
+    folder = place / "runs" / run
+    settings = {"init": str(place / "runs" / "base"), "inputs": "damaged", "crops": 32}
+    small = ('model.restorer={"width": 4, "blocks": 1}',)
+    if changes.get("resume"):
+        given = arguments(place, run=str(folder), data=None, **changes)
+    else:
+        given = arguments(place, run=str(folder), batch_size=4, set=small, **(settings | changes))
+    with plain(exact_preset):
+        assert train.main(given) == 0
+    return folder
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return read_weights(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_run_resumes_to_the_bit_and_keeps_its_srvae(place: Path, stream: bool) -> None:
+    more = {"stream": True, "workers": 0} if stream else {}
+    whole = damaged(place, f"whole-{stream}", steps=5, **more)
+    parts = damaged(place, f"parts-{stream}", steps=2, **more)
+    start = weights(parts)
+    damaged(place, f"parts-{stream}", steps=5, resume=True)
+    one, other = (load_checkpoint(folder / "last.ckpt") for folder in (whole, parts))
+    for key in ("model", "average", "optimizer", "ranks"):
+        assert_same(one[key], other[key])
+    base, end = weights(place / "runs" / "base"), weights(whole)
+    assert all(torch.equal(end[name], tensor) for name, tensor in base.items())
+    learnt = {name for name in end if not torch.equal(end[name], start[name])}
+    assert any("restorer.estimate" in name for name in learnt)
+    assert any("restorer.groups" in name for name in learnt)
+    assert all(name.startswith("restorer.") for name in learnt)
+
+
+def test_a_run_that_has_learnt_from_damaged_inputs_restores(place: Path) -> None:
+    folder = damaged(place, "restores", steps=1)
+    assert read_config(folder).model.restorer is not None
+    model = load(folder)
+    assert isinstance(model, SRVAE)
+    o = torch.randint(0, 256, (2, 3, 16, 16)) / 255
+    sites = model.restore(o, InputKind(noise=9.0), samples=3, seed=0)
+    assert sites["x"].shape == (3, 2, 3, 32, 32)
+    d = model.guide.d
+    assert torch.equal(d(sites["x"].flatten(0, 1)), sites["y"].flatten(0, 1))
+    assert not torch.equal(sites["y"][0], o)
+    assert list((folder / "figures").glob("restored-*.png"))
+    # From it again: its networks for damaged inputs go on.
+    more = damaged(place, "more", steps=1, init=str(folder))
+    assert read_config(more).model == read_config(folder).model
+
+
+def test_what_does_not_suit_is_refused(place: Path) -> None:
+    with plain(exact_preset), pytest.raises(UserError, match="`init`"):
+        train.main(arguments(place, inputs="damaged", crops=32))
+    model = load(place / "runs" / "base")
+    assert isinstance(model, SRVAE)
+    with pytest.raises(UserError, match="has not learnt from damaged inputs"):
+        model.restore(torch.zeros(1, 3, 16, 16))
