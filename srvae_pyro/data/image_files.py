@@ -1,9 +1,4 @@
-"""Image files: found in a folder, opened as viewers open them, converted to 8-bit levels.
-
-Files with bad metadata or a missing end are read too. Pillow's switches for that apply to all
-threads of the process, so a file that Pillow refuses is repaired in memory instead, and only if all
-its pixels are there.
-"""
+"""Image files: found in a folder, opened as viewers open them, converted to 8-bit levels."""
 
 from __future__ import annotations
 
@@ -32,13 +27,14 @@ from srvae_pyro.data.levels import (
     UnreadableError,
     as_rgb,
     eight_bits,
+    jxl_size,
     meaning_of,
+    png_without_metadata,
     read_planes_whole,
     seek_full_page,
 )
-from srvae_pyro.data.repair import CutOffError, mended
 from srvae_pyro.errors import UserError
-from srvae_pyro.formats import EXTENSIONS, FORMATS, HEAD, unread_by_content, unread_by_name
+from srvae_pyro.formats import EXTENSIONS, FORMATS, HEAD, UNREAD, extra_format
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import process_memory
 from srvae_pyro.system.environment import allowed_cores
@@ -49,6 +45,8 @@ from srvae_pyro.system.files import special_kind
 BYTES_PER_PIXEL = (15, 36)
 ALWAYS_AVAILABLE = 100_000_000  # bytes; asking for more takes as long as reading a small image
 ORIENTATION, QUARTER_TURNS = 274, (5, 6, 7, 8)  # EXIF's tag; values that swap width and height
+JPEG, END = b"\xff\xd8\xff", b"\xff\xd9"  # how a JPEG begins and ends
+FILLER = b"\x55" * 64  # which decodes to pixels
 
 
 @dataclass
@@ -56,11 +54,11 @@ class Opened:
     """An image file's content, upright.
 
     Attributes:
-        image: the decoded pixels, in the file's mode; of colours of 16 bits the high bytes.
+        image: the decoded pixels, in the file's mode; of 16-bit colours the high bytes.
         meaning: of its levels.
-        low_bytes: makes the low bytes of colours of 16 bits, if they can be had.
+        low_bytes: decodes the low bytes of 16-bit colours, or returns None.
         page: index of the image in the file.
-        notes: what of the file is left out, in words, beside what ``meaning`` has.
+        notes: what is left out of the file, in words, beside what ``meaning`` has.
     """
 
     image: ImageFile.ImageFile
@@ -70,12 +68,9 @@ class Opened:
     notes: list[str] = field(default_factory=list)
 
     def eight_bits(self) -> Image.Image:
-        """The image in 8 bits as it is meant; transparency by a colour is a band.
+        """The image in 8 bits as it is meant, with transparency as a band.
 
-        What it takes from the levels is noted in ``meaning``. To be called while the file is open.
-
-        Raises:
-            UnreadableError: the levels are floats, negative or beyond 16 bits.
+        What is lost of the levels is noted in ``meaning``. To be called while the file is open.
         """
         return eight_bits(self.image, self.meaning, self.low_bytes)
 
@@ -84,51 +79,32 @@ class Opened:
 def open_image(path: Path, content: bytes | None = None) -> Iterator[Opened]:
     """Open an image file; its metadata can be read while it is open.
 
-    Of a TIFF with an image in several resolutions the full one is taken.
-
-    Args:
-        path: the file.
-        content: its content, if it is not a file of its own at that path.
+    Of a TIFF with an image in several resolutions the full one is taken. ``content`` is the file's,
+    if it is not a file of its own at that path.
 
     Raises:
         UnreadableError: it is no regular file, no image, or of a format that is not read.
         Exception: whatever Pillow raises on a damaged file.
     """
     with _file(path, content) as file:
-        mending = None
-        try:
-            opened = _open(file, path)
-        except (UnreadableError, MemoryError):
-            raise
-        except Exception as error:
-            file.seek(0)
-            opened, mending = _open_mended(file.read(), path, error)
-        with mending or file:
+        opened, mended = _open_mended(file, path)
+        with mended or file:
             yield opened
 
 
 def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
     """Width and height of an image file, not decoded; EXIF may say that they are to be swapped.
 
-    Args:
-        path: the file.
-        content: its content, if it is not a file of its own at that path. The beginning is enough
-            for most formats, but with the beginning of a TIFF it could be another page's size.
-
-    Raises:
-        UnreadableError: it is no image, of a format that is not read, or too large to decode.
-        Exception: whatever Pillow raises on a damaged file.
+    For most formats the beginning of ``content`` is enough, but with the beginning of a TIFF it
+    could be another page's size. Errors are those of :func:`open_image`.
     """
     with _file(path, content) as file:
-        image = _identify(file, file.read(HEAD), path)
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            seek_full_page(image, file, path)
+        image, _ = _identify(file, path)
         _check_memory(image)
         return image.size
 
 
 def _file(path: Path, content: bytes | None) -> BinaryIO:
-    """An image file, opened; see :func:`open_image`."""
     if content is not None:
         return io.BytesIO(content)
     if kind := special_kind(path):
@@ -136,45 +112,52 @@ def _file(path: Path, content: bytes | None) -> BinaryIO:
     return path.open("rb")
 
 
-def _open_mended(content: bytes, path: Path, error: Exception) -> tuple[Opened, BinaryIO]:
-    """Open a file that Pillow refuses with ``error``, mended.
+def _open_mended(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]:
+    """Decode an image file; if Pillow refuses it, without its metadata or its missing end.
 
-    Returns:
-        The image, and the mended file.
-
-    Raises:
-        UnreadableError: pixels are missing.
-        Exception: ``error``, if the file cannot be mended.
+    A file with all its pixels is returned as mended in memory.
     """
-
-    def pixels(candidate: bytes) -> Image.Image:
-        return _identify(io.BytesIO(candidate), candidate[:HEAD], path).copy()
-
     try:
-        for candidate, note in mended(content, pixels):
-            file = io.BytesIO(candidate)
-            try:
-                opened = _open(file, path)
-            except (UnreadableError, MemoryError):
-                raise
-            except Exception:  # Pillow refuses this one too
-                continue
-            opened.notes.append(note)
-            return opened, file
+        return _open(file, path), None
     except (UnreadableError, MemoryError):
         raise
-    except CutOffError:
+    except Exception as error:
+        failure = error
+    file.seek(0)
+    content = file.read()
+    if content.startswith(JPEG):
+        start = content.rstrip(END[:1])  # half of the end marker
+        candidates = iter([(start + END, "its end is missing, no pixel is")])
+    else:
+        candidates = png_without_metadata(content)
+    for candidate, note in candidates:
+        mended = io.BytesIO(candidate)
+        try:
+            opened = _open(mended, path)
+            # If pixels are missing the filler is decoded as pixels, and otherwise skipped. It is
+            # skipped between the scans of a progressive JPEG too, where details are missing.
+            if content.startswith(JPEG) and (
+                "progressive" in opened.image.info
+                or _open(io.BytesIO(start + FILLER + END), path).image.tobytes()
+                != opened.image.tobytes()
+            ):
+                break
+        except (UnreadableError, MemoryError):
+            raise
+        except Exception:  # the first error says more
+            continue
+        opened.notes.append(note)
+        return opened, mended
+    if "truncated" in str(failure).lower():
         raise UnreadableError(
             "pixels are missing, it is cut off or damaged", "copy it again or leave it out"
-        ) from error
-    except Exception:  # it cannot be mended; the first error tells more
-        pass
-    raise error
+        ) from failure
+    raise failure
 
 
 def _open(file: BinaryIO, path: Path) -> Opened:
     """Decode the image in an open file, from its beginning."""
-    image, page = _find(file, path)
+    image, page = _identify(file, path)
     _check_memory(image)
     notes = []
     try:
@@ -189,21 +172,13 @@ def _open(file: BinaryIO, path: Path) -> Opened:
     return Opened(image, meaning, lambda: _low_bytes(file, path), page, notes)
 
 
-def _find(file: BinaryIO, path: Path) -> tuple[ImageFile.ImageFile, int]:
-    """The image in a file, not yet decoded, and its page."""
-    file.seek(0)
-    image, page = _identify(file, file.read(HEAD), path), 0
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        page = seek_full_page(image, file, path)
-        read_planes_whole(image)
-    return image, page
-
-
 def _decode(image: ImageFile.ImageFile) -> bool:
     """Decode an image and turn it upright; whether its EXIF can be read."""
     # Loading a TIFF loses this and its directories.
     orientation = image.getexif().get(ORIENTATION) if image.format == "TIFF" else None
     image.load()
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return True  # libjxl has turned it, and what EXIF says does not count
     try:
         orientation = orientation or image.getexif().get(ORIENTATION)
         ImageOps.exif_transpose(image, in_place=True)
@@ -217,11 +192,11 @@ def _decode(image: ImageFile.ImageFile) -> bool:
 
 
 def _low_bytes(file: BinaryIO, path: Path) -> Image.Image | None:
-    """The low bytes of 16-bit colours, whose high bytes Pillow decodes; None where it cannot.
+    """The low bytes of 16-bit colours, whose high bytes Pillow decodes; None if it cannot.
 
     Told that the file has the other byte order, Pillow decodes the low ones instead.
     """
-    image, _ = _find(file, path)
+    image, _ = _identify(file, path)
     planes = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PLANES) == 2
     args = image.tile[0].args if image.tile and not planes else None
     raw = args[0] if isinstance(args, tuple) else args
@@ -243,42 +218,77 @@ def _low_bytes(file: BinaryIO, path: Path) -> Image.Image | None:
     return image
 
 
-def _identify(file: BinaryIO, head: bytes, path: Path) -> ImageFile.ImageFile:
-    """The image that Pillow makes of a file, not yet decoded.
+def _identify(file: BinaryIO, path: Path) -> tuple[ImageFile.ImageFile, int]:
+    """The image that Pillow finds in a file, not yet decoded, and its page.
 
     Not by ``Image.open``, which refuses images above a number of pixels that is set for the whole
     process.
-
-    Raises:
-        UnreadableError: the format is not read, or not known.
     """
+    extension = path.suffix.lower()
+    if extension in UNREAD:
+        raise UnreadableError(f"Pillow does not read {extension}", "save it as PNG, TIFF or JPEG")
+    file.seek(0)
+    head = file.read(HEAD)
     if not head:
         raise UnreadableError("it is empty")
+    if extra := extra_format(head):
+        return _identify_extra(extra, file), 0
     Image.init()
     failure: Exception | None = None
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
         if factory is None or (accept and accept(head[:16].ljust(16)) is not True):
             continue
-        if not failure and (kind := unread_by_content(head, known=accept is not None)):
-            raise UnreadableError.of_format(kind)
         file.seek(0)
         try:
-            return factory(file, "")
+            image = factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             failure = failure or (error if accept else None)
+            continue
+        if not isinstance(image, TiffImagePlugin.TiffImageFile):
+            return image, 0
+        page = seek_full_page(image, file)
+        read_planes_whole(image)
+        return image, page
     if "unknown pixel mode" in str(failure):  # of a TIFF
         raise UnreadableError("its kind of levels is not known", "save it in 8 bits") from failure
-    # It is damaged, or of a format that only its name tells.
-    if kind := unread_by_name(path):
-        raise UnreadableError.of_format(kind) from failure
     raise failure or UnreadableError("its format is not known")
 
 
+def _identify_extra(name: str, file: BinaryIO) -> ImageFile.ImageFile:
+    """A file of a format that a package of the extra [formats] reads."""
+    factory: Callable[[BinaryIO, str], ImageFile.ImageFile]
+    try:
+        if name == "HEIF":
+            from pillow_heif import HeifImageFile
+
+            factory = HeifImageFile
+        else:
+            from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+
+            factory = JXLImageFile
+    except ImportError:
+        called = {"HEIF": "HEIC", "JXL": "JPEG XL"}[name]
+        raise UnreadableError(
+            f"it is {called}", "pip install 'srvae-pyro[formats]', or convert it to PNG or JPEG"
+        ) from None
+    file.seek(0)
+    if name == "JXL":  # which is decoded as it is opened
+        _check_size(*jxl_size(file.read()))
+        file.seek(0)
+    try:
+        return factory(file, "")
+    except (SyntaxError, RuntimeError) as error:
+        raise UnreadableError("it is cut off or damaged", "copy it again") from error
+
+
 def _check_memory(image: Image.Image, low_bytes: bool = False) -> None:
+    _check_size(*image.size, BYTES_PER_PIXEL[low_bytes or image.has_transparency_data])
+
+
+def _check_size(width: int, height: int, pixel: int = max(BYTES_PER_PIXEL)) -> None:
     """Refuse an image that is too large for the memory, before it is decoded."""
-    width, height = image.size
-    need = BYTES_PER_PIXEL[low_bytes or image.has_transparency_data] * width * height
+    need = pixel * width * height
     if need < ALWAYS_AVAILABLE:
         return
     memory = process_memory()
@@ -302,14 +312,10 @@ def find_images(
     """Every image file in ``folder`` and below, by extension, in the order of their paths.
 
     Links to folders are followed, and each folder is visited once. Hidden files and folders are
-    left out, and so are named pipes, devices and sockets.
-
-    Args:
-        folder: the folder.
-        exclude: folders that are not entered through links.
-        other: told each file that is no image; without, a warning tells of pipes and the like
-            that are called as images are.
-        unread: told why a folder cannot be listed.
+    left out, and so are named pipes, devices and sockets. Folders in ``exclude`` are not entered
+    through links. ``other`` is called with each file that is no image; without it a warning names
+    pipes and the like that are called as images are. ``unread`` is called for a folder that cannot
+    be listed.
     """
     images = []
     seen = {_identity(place) for place in exclude} - {_identity(folder)}
@@ -364,13 +370,8 @@ def read_image(
 
     EXIF orientation is applied, transparency composed on white, 16 bits scaled to 8, CMYK and Lab
     converted to sRGB; of an animation the first frame is read. Faults of a file that do not
-    affect its pixels are ignored.
-
-    Args:
-        path: the file.
-        channels: 3 or 1.
-        image_size: crop the central square and resize it (Lanczos) to this side in pixels.
-        content: the file's content, if it is not a file of its own at that path.
+    affect its pixels are ignored. With ``image_size`` the central square is resized (Lanczos) to
+    this side in pixels. ``content`` is the file's, if it is not a file of its own at that path.
 
     Raises:
         UserError: the file cannot be read as an image; names it.
@@ -397,10 +398,9 @@ def read_image(
 
 
 def image_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
-    """Width and height of an image file; EXIF may say that they are to be swapped.
+    """Width and height of an image file; it is decoded only if its header cannot be read.
 
-    It is decoded only if its header cannot be read. Arguments and errors are those of
-    :func:`read_image`.
+    EXIF may say that they are to be swapped. Errors are those of :func:`read_image`.
     """
     try:
         with contextlib.suppress(Exception):
@@ -420,23 +420,6 @@ def _unread(path: Path, error: Exception) -> UserError:
 
 
 def read_images(
-    paths: Sequence[Path], channels: int, image_size: int | None = None, what: str = "images"
-) -> Tensor:
-    """Image files as uint8 levels (N, C, H, W), read by one thread a core.
-
-    Args:
-        paths: the files, at least one.
-        channels: 3 or 1.
-        image_size: see :func:`read_image`; without it all must have one size.
-        what: what the progress bar calls them.
-
-    Raises:
-        UserError: a file cannot be read, or sizes differ.
-    """
-    return read_readable(paths, channels, image_size, what=what, strict=True)[0]
-
-
-def read_readable(
     paths: Sequence[Path],
     channels: int,
     image_size: int | None = None,
@@ -444,12 +427,10 @@ def read_readable(
     what: str = "images",
     strict: bool = False,
 ) -> tuple[Tensor, list[int]]:
-    """Read images as :func:`read_images` does, but leave out files that cannot be read.
+    """Read image files as uint8 levels (N, C, H, W), with one thread a core.
 
-    A warning names the first file that is left out.
-
-    Returns:
-        The images (N, C, H, W), and the ascending indices in ``paths`` of the files left out.
+    Files that cannot be read are left out, and a warning names the first; their ascending indices
+    come second. Without ``image_size`` all must have one size. ``what`` is for the progress bar.
 
     Raises:
         UserError: no file can be read, or with ``strict`` one cannot, or sizes differ.
@@ -507,13 +488,7 @@ def in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T
     size = max(1, min(256, count // (4 * workers)))
     starts = range(0, count, size)
     stops = [min(start + size, count) for start in starts]
-    bar = Bar(
-        total=count,
-        desc=f"reading {what}",
-        unit="file",
-        leave=False,
-        in_log=False,
-    )
+    bar = Bar(total=count, desc=f"reading {what}", unit="file", leave=False, in_log=False)
     with ThreadPoolExecutor(workers) as pool, bar:
         results = pool.map(work, starts, stops)  # an error cancels the parts not begun
         for start, stop, result in zip(starts, stops, results, strict=True):

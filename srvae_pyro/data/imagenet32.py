@@ -151,7 +151,7 @@ def load_imagenet32(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     test_paths = test[: options.limit]
     # One tensor of all, then views of it: a copy would take 4 GB more.
     paths = [*train_paths, *val_paths, *test_paths]
-    images = read_images(paths, options.channels, what="ImageNet32")
+    images, _ = read_images(paths, options.channels, what="ImageNet32", strict=True)
     if images.shape[2:] != (32, 32):
         raise UserError(f"the images in {folder} are not of 32x32: take --data {folder}")
     counts = [len(train_paths), len(val_paths), len(test_paths)]

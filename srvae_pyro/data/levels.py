@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import struct
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
-from srvae_pyro.data.repair import png_chunks
-from srvae_pyro.formats import RAW, Unread, unread_by_name
-
 
 class UnreadableError(Exception):
-    """An image cannot be read.
-
-    Attributes:
-        reason: why, in a few words.
-        advice: what to do; empty if there is nothing in particular.
-    """
+    """An image cannot be read: the reason, and what to do if there is anything in particular."""
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
         self.reason, self.advice = reason, advice
 
-    @classmethod
-    def of_format(cls, unread: Unread) -> UnreadableError:
-        """The error for a file of a format that is not read."""
-        return cls(f"it is {unread.name}", unread.advice)
 
-
+PNG = b"\x89PNG\r\n\x1a\n"
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 # The PNG chunks that say how colours are meant, and their bytes.
 COLOUR_CHUNKS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
 USUAL_BITS = (8, 10, 12, 14)  # of levels in fields of 16 bits that they do not fill
@@ -55,24 +46,24 @@ class Meaning:
 
     Attributes:
         bits: of a value.
-        white: the level that is white, where Pillow gives more than 8 bits.
+        white: the level that is white, if Pillow gives more than 8 bits.
         loose: whether levels may have fewer bits than their fields of 16.
-        told: how many they have by a tag that does not change what viewers show; 0 without it.
+        significant_bits: how many they have by a tag that does not change what viewers show, or 0.
         stated: whether something else in the file says that ``white`` is white.
         inverted: whether 0 is white.
-        overflows: whether Pillow gives 0 for white where it makes 8 bits of more.
+        overflows: whether Pillow gives 0 for white when it makes 8 bits of more.
         signed: whether levels are.
-        key: the gray level, or those of red, green and blue, of what is transparent.
-        chunks: what says how colours are meant, as a PNG has it.
-        guess: what is made of levels that do not fill their fields, in words.
-        lost: what of the pixels is left out, likewise.
-        unkept: what beside the pixels is.
+        key: the gray level, or those of red, green and blue, that is transparent.
+        chunks: how colours are meant, as a PNG says it.
+        guess: how levels that do not fill their fields are taken, in words.
+        lost: what is left out of the pixels, in words.
+        unkept: what is left out beside the pixels, in words.
     """
 
     bits: int = 8
     white: int = 65535
     loose: bool = False
-    told: int = 0
+    significant_bits: int = 0
     stated: bool = False
     inverted: bool = False
     overflows: bool = False
@@ -84,15 +75,13 @@ class Meaning:
     unkept: list[str] = field(default_factory=list)
 
     def settle(self, most: int, scalable: bool = True) -> int:
-        """The level that is white, where none is above ``most``; what is lost is noted.
+        """The level that is white if none is above ``most``; what is lost is noted.
 
-        Args:
-            most: the highest level.
-            scalable: whether another than ``white`` may be.
+        With ``scalable`` it may be another than ``white``.
         """
         white, bits = self.white, self.bits
         if self.loose and scalable and most:
-            for fewer in (self.told, *(() if self.stated else USUAL_BITS)):
+            for fewer in (self.significant_bits, *(() if self.stated else USUAL_BITS)):
                 if most < 1 << fewer < self.white:
                     white, bits = (1 << fewer) - 1, fewer
                     break
@@ -107,14 +96,9 @@ class Meaning:
 
 
 def meaning_of(image: ImageFile.ImageFile, file: BinaryIO) -> Meaning:
-    """How an image file means its levels.
+    """How an image file, opened and not yet decoded, means its levels.
 
-    Args:
-        image: the file opened and not yet decoded.
-        file: its content.
-
-    Raises:
-        Exception: whatever damaged metadata leads to.
+    Raises anything if metadata is damaged.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _meaning_of_tiff(image)
@@ -137,8 +121,8 @@ def meaning_of(image: ImageFile.ImageFile, file: BinaryIO) -> Meaning:
             known = not space or (space[0] == 1 and int.from_bytes(space[3:7], "big") in KNOWN)
             unkept = [] if known else ["without its colour profile"]
             return Meaning(max(bits, 8), loose=bits == 16, overflows=bits > 8, unkept=unkept)
-        case "AVIF":
-            return _meaning_of_avif(_beginning(file), "icc_profile" in image.info)
+        case "AVIF" | "HEIF":
+            return _meaning_of_heif(_beginning(file), image.info)
         case "QOI" if _beginning(file)[13:14] == b"\1":  # linear light
             return Meaning(chunks={b"gAMA": struct.pack(">I", 100_000)})
         case "BMP" | "DIB":
@@ -161,8 +145,31 @@ def _beginning(file: BinaryIO) -> bytes:
     return file.read(BOXES)
 
 
+def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Kind and bytes of each chunk of a PNG, and whether its checksum is right."""
+    file.seek(len(PNG))
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        body, checksum = kind + file.read(length), file.read(4)
+        yield kind, head[:4] + body + checksum, checksum == struct.pack(">I", zlib.crc32(body))
+
+
+def png_without_metadata(content: bytes) -> Iterator[tuple[bytes, str]]:
+    """A PNG without its texts and damaged metadata, then without all of it; and how to say so."""
+    chunks = list(png_chunks(io.BytesIO(content))) if content.startswith(PNG) else []
+    pixels = [kind[:1].isupper() or kind == b"tRNS" for kind, _, _ in chunks]
+    for what in ("texts", "metadata") if chunks else ():
+        kept = [
+            chunk
+            for (kind, chunk, intact), needed in zip(chunks, pixels, strict=True)
+            if needed or (what == "texts" and intact and kind not in TEXTS)
+        ]
+        yield PNG + b"".join(kept), f"without its {what}, which cannot be read"
+
+
 def _meaning_of_png(file: BinaryIO) -> Meaning:
-    found = {kind: data for kind, data, sound in png_chunks(file, until=b"IDAT") if sound}
+    before = itertools.takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(file))
+    found = {kind: chunk[8:-4] for kind, chunk, intact in before if intact}
     depth, colour = found[b"IHDR"][8:10]
     channels = 3 if colour & 2 else 1
     meaning = Meaning(
@@ -177,10 +184,10 @@ def _meaning_of_png(file: BinaryIO) -> Meaning:
     # Each of these says what white is; primary colours alone do not.
     meaning.stated = b"iCCP" in found or any(kind != b"cHRM" for kind in meaning.chunks)
     if depth == 16 and b"sBIT" in found:
-        meaning.told = max(found[b"sBIT"][:channels])
-        meaning.stated |= meaning.told == 16
-        if 8 < meaning.told < 16:
-            meaning.bits = meaning.told
+        meaning.significant_bits = max(found[b"sBIT"][:channels])
+        meaning.stated |= meaning.significant_bits == 16
+        if 8 < meaning.significant_bits < 16:
+            meaning.bits = meaning.significant_bits
     for kind in (b"mDCV", b"cLLI"):  # of screens for HDR
         meaning.unkept += [f"without its {kind.decode()}"] if kind in found else []
     if colour in (0, 2) and b"tRNS" in found:
@@ -203,8 +210,11 @@ def _meaning_of_tiff(image: TiffImagePlugin.TiffImageFile) -> Meaning:
     elif bits > 8:
         if meaning.signed and bits == 16:
             meaning.bits, meaning.white = 15, 32767
-        meaning.loose, meaning.told = True, int(max(values(HIGHEST), default=0)).bit_length()
-        meaning.stated = profile or meaning.told >= meaning.bits
+        meaning.loose, meaning.significant_bits = (
+            True,
+            int(max(values(HIGHEST), default=0)).bit_length(),
+        )
+        meaning.stated = profile or meaning.significant_bits >= meaning.bits
     # Pillow inverts only 8 bits and less.
     meaning.inverted = bits > 8 and values(PHOTOMETRIC) == (0,)
     if 0 in values(EXTRA):
@@ -221,17 +231,18 @@ def _meaning_of_tiff(image: TiffImagePlugin.TiffImageFile) -> Meaning:
     return meaning
 
 
-def _meaning_of_avif(boxes: bytes, has_profile: bool) -> Meaning:
-    meaning = Meaning()
+def _meaning_of_heif(boxes: bytes, info: dict[Any, Any]) -> Meaning:
+    """Of AVIF, and of HEIC by pillow-heif."""
+    meaning = Meaning(info.get("bit_depth", 8))
     if (place := boxes.find(b"av1C")) >= 0:
         high, twelve = boxes[place + 6] & 64, boxes[place + 6] & 32
         meaning.bits = 12 if high and twelve else 10 if high else 8
-    if (place := boxes.find(b"colrnclx")) >= 0 and not has_profile:
+    if (place := boxes.find(b"colrnclx")) >= 0 and "icc_profile" not in info:
         primaries, transfer = struct.unpack_from(">HH", boxes, place + 8)
         # 2 is unknown; 1 and 13 are sRGB. Pillow gives RGB of the full range.
         if 2 not in (primaries, transfer) and (primaries, transfer) != (1, 13):
             meaning.chunks[b"cICP"] = bytes([primaries, transfer, 0, 1])
-    if b"tmap" in boxes[8 : int.from_bytes(boxes[:4], "big")]:
+    if b"tmap" in boxes[8 : int.from_bytes(boxes[:4], "big")] or b":hdrgainmap" in boxes:
         meaning.unkept.append("without its HDR gain map")
     return meaning
 
@@ -241,10 +252,7 @@ def eight_bits(
 ) -> Image.Image:
     """An image in 8 bits as it is meant; what it takes from the levels is noted in ``meaning``.
 
-    Args:
-        image: decoded by Pillow, to the high bytes of colours of 16 bits.
-        meaning: of its levels.
-        low_bytes: makes the low bytes of these, if they can be had.
+    Pillow has decoded the high bytes of 16-bit colours; ``low_bytes`` makes the others, or None.
 
     Raises:
         UnreadableError: the levels are floats, negative or beyond 16 bits.
@@ -341,42 +349,58 @@ def as_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
 
 
+RATIOS = (0, 1, 1.2, 4 / 3, 1.5, 16 / 9, 1.25, 2)  # of JPEG XL's width to its height
+
+
+def jxl_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG XL image by its header, rounded up."""
+    place = 0
+    while not content.startswith(b"\xff\x0a", place):  # a box
+        length, kind = struct.unpack_from(">I4s", content, place)
+        place += {b"jxlc": 8, b"jxlp": 12}.get(kind, max(length, 8))
+    bits = int.from_bytes(content[place + 2 : place + 12], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & (1 << count) - 1, bits >> count
+        return value
+
+    def side() -> int:
+        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    small = take(1)
+    height = side()
+    ratio = take(3)
+    return math.ceil(height * RATIOS[ratio]) if ratio else side(), height
+
+
 # The bits of the tag REDUCED that mark a smaller copy and a mask.
 SMALL_COPY, MASK = 1, 4
 SENSOR = (32803, 34892)  # photometric interpretations: a mosaic of colours, a camera's colours
 MOST_DIRECTORIES = 1000
+DEVELOP = "develop it to TIFF, PNG or JPEG"
 
 Directory = TiffImagePlugin.ImageFileDirectory_v2
 
 
-def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, path: Path) -> int:
-    """Go to the page of full resolution.
+def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> int:
+    """Move an opened TIFF to the page of full resolution; the page's index.
 
     Pages of a document differ in shape, and then the first one is taken; those of an image in
     several resolutions all have its shape.
-
-    Args:
-        image: the opened TIFF, moved to that page.
-        file: its file.
-        path: the file's name.
-
-    Returns:
-        The page's index.
-
-    Raises:
-        UnreadableError: it is a camera's raw file.
     """
-    if unread_by_name(path) is RAW or any(
+    file.seek(8)
+    if file.read(2) == b"CR" or any(
         DNG_VERSION in directory or directory.get(PHOTOMETRIC) in SENSOR
         for directory in _directories(file, nested=True)
     ):
-        raise UnreadableError.of_format(RAW)
+        raise UnreadableError("it is a camera's raw file", DEVELOP)
     pages = _directories(file)
     full = [i for i, page in enumerate(pages) if not _integer(page, REDUCED) & (SMALL_COPY | MASK)]
     if not full:
         if pages and _integer(pages[0], REDUCED) & SMALL_COPY:
             raise UnreadableError(
-                "it has a small copy of the image alone, as cameras' raw files have", RAW.advice
+                "it has a small copy of the image alone, as cameras' raw files have", DEVELOP
             )
         return 0
     sizes = [(_integer(page, WIDTH), _integer(page, HEIGHT)) for page in pages]

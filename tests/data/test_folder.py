@@ -140,7 +140,7 @@ def test_the_shape_is_checked_before_all_is_read(
     def refuse(shape: tuple[int, int, int]) -> None:
         raise UserError(str(shape))
 
-    monkeypatch.setattr("srvae_pyro.data.folder.read_readable", None)  # which reads all
+    monkeypatch.setattr("srvae_pyro.data.folder.read_images", None)  # which reads all
     for stream in (None, True, False):
         with pytest.raises(UserError, match=r"\(3, 8, 8\)"):
             load_data(str(tmp_path), tmp_path, ImageOptions(stream=stream, check_shape=refuse))

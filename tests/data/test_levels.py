@@ -22,7 +22,7 @@ from PIL import Image, ImageCms
 
 from srvae_pyro.compression.command import read_lossless
 from srvae_pyro.data.image_files import read_image
-from srvae_pyro.data.repair import png_chunks
+from srvae_pyro.data.levels import png_chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
 from srvae_pyro.upscaling.tiling import MemoryCanvas
@@ -451,7 +451,7 @@ def chunks_of_answer(content: bytes, tmp_path: Path, channels: int = 3) -> dict[
     photograph = read_photograph(tmp_path / "a", channels)
     save_photograph(tmp_path / "b.png", MemoryCanvas(photograph.levels), photograph)
     with (tmp_path / "b.png").open("rb") as file:
-        return {kind: data for kind, data, _ in png_chunks(file, until=b"IDAT")}
+        return {kind: chunk[8:-4] for kind, chunk, _ in png_chunks(file) if kind != b"IDAT"}
 
 
 LINEAR = struct.pack(">I", 100_000)
