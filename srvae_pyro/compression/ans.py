@@ -45,15 +45,12 @@ class Stack:
     Popping what was not pushed takes random words from a reserve below, a fixed stream: from an
     empty coder the symbols would be biased. The words that were touched stay on the stack, and are
     what bits-back coding costs to start with; one that takes all symbols off again finds them as
-    they were, which is a check.
+    they were, which is a check. ``words`` are what :meth:`words` returned.
 
     References:
         Townsend et al., Practical Lossless Compression with Latent Variables using Bits Back
         Coding, 2019, arXiv:1901.04866; Bamler, Understanding Entropy Coding With Asymmetric Numeral
         Systems, 2022, arXiv:2201.01741, for the library.
-
-    Args:
-        words: uint32, what :meth:`words` returned; without, a stack to push to.
 
     Example:
         >>> stack = Stack()
@@ -93,11 +90,7 @@ class Stack:
         self.pushed += self.coder.num_valid_bits() - before
 
     def pop(self, model: Any, *parameters: NDArray[Any]) -> Symbols:
-        """Take as many symbols off the stack as there are rows of ``parameters``.
-
-        Raises:
-            MismatchError: it has fewer.
-        """
+        """Take as many symbols off the stack as there are rows of ``parameters``."""
         if not len(parameters[0]):
             return np.empty(0, np.int32)
         if self.deepens:
@@ -186,19 +179,8 @@ class Posterior:
     A bucket is one symbol of a fixed table; the cell within it is uniform. That differs from the
     normal by a KL of about :math:`h^2/24`, h = 0.1: 0.0006 bits an element. All draws are within
     6.4 standard deviations: the coder gives each value of a table some mass, and of a table of all
-    cells that would now and then draw one from far away.
-
-    Args:
-        mean: in cells, (n).
-        std: standard deviations in cells, (n).
-
-    Example:
-        >>> q = Posterior(np.array([0.0, 500.0]), np.array([100.0, 40.0]))
-        >>> stack = Stack()
-        >>> cells = q.pop(stack)
-        >>> q.push(stack, cells)
-        >>> stack.is_at_start()
-        True
+    cells that would now and then draw one from far away. Means and standard deviations (n) are in
+    cells.
     """
 
     masses = _masses()

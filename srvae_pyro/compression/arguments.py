@@ -42,7 +42,6 @@ class CompressArguments:
     """auto takes a GPU if there is one"""
 
     def check(self) -> None:
-        """Refuse what makes no sense whatever the model."""
         if not self.images:
             raise UserError("name at least one image file after the run")
         if self.out is None:
@@ -74,7 +73,6 @@ class DecompressArguments:
     """auto takes a GPU if there is one"""
 
     def check(self) -> None:
-        """Refuse an ``--out`` that is missing or an image's name."""
         if self.out is None:
             raise UserError("name the folder for the images: --out DIR")
         check_folder(self.out)

@@ -46,13 +46,7 @@ PIXELS = 1 << 16  # that a batch has at most, if it has more than one image
 
 @dataclass(frozen=True)
 class Batch:
-    """Images coded together.
-
-    Attributes:
-        indices: which.
-        height: that they are padded to.
-        width: likewise.
-    """
+    """Images coded together: their indices, and the size that they are padded to."""
 
     indices: tuple[int, ...]
     height: int
@@ -62,13 +56,9 @@ class Batch:
 def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> list[Batch]:
     """The batches of images of these heights and widths, which follow from nothing else.
 
-    The first is one image, and none has more than half the area of those before it: the latents
-    of a batch are drawn by bits that these have left, so that a chain starts with few.
-
-    Args:
-        sizes: of the images.
-        multiple: what the networks want sides to be multiples of.
-        group: images a batch, at most.
+    The first is one image, and none has more than half the area of those before it: the latents of
+    a batch are drawn by bits that these have left, so that a chain starts with few. Sides are
+    padded to multiples of ``multiple``; a batch has at most ``group`` images.
     """
     alike: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
@@ -97,12 +87,7 @@ Encoder = Callable[[Tensor], Independent]
 
 
 class BitsBack:
-    """Puts latents and images on stacks, and takes them off.
-
-    Args:
-        dtype: of the networks.
-        mode: that they run in, if in one.
-    """
+    """Puts latents and images on stacks, and takes them off, by networks of a dtype in a mode."""
 
     def __init__(self, dtype: torch.dtype, mode: SameEverywhere | None = None) -> None:
         self.dtype, self.mode = dtype, mode
@@ -119,11 +104,7 @@ class BitsBack:
         likelihood: Given,
         levels: Tensor,
     ) -> Tensor:
-        """Draw a latent by bits of the stack, and code an image given it, and it by its prior.
-
-        Returns:
-            The latent.
-        """
+        """Draw a latent by bits of the stack, code an image given it, and it by its prior."""
         q = _on_grid(posterior, prior)
         cells = as_tensor(q.pop(stack), levels, (len(levels), *posterior.event_shape))
         latent = prior.values(cells).to(self.dtype)
@@ -155,11 +136,7 @@ class BitsBack:
 
 
 def _normal(distribution: object) -> Normal:
-    """What an encoder gives, which is normal.
-
-    Raises:
-        UserError: it is not.
-    """
+    """The normal that an encoder gives."""
     normal = getattr(distribution, "base_dist", distribution)
     if not isinstance(normal, torch.distributions.Normal):
         raise UserError(f"compress has no code for a latent's {type(normal).__name__}")
@@ -188,42 +165,30 @@ PIXEL_BYTES = 1000
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of bits.
-
-    Attributes:
-        words: uint32, all of it.
-        start_words: how many of them it takes to start with, whatever the number of images.
-    """
+    """A chain of bits: its words, uint32, and how many it starts with, whatever the images."""
 
     words: NDArray[np.uint32]
     start_words: int
 
     @property
     def bytes(self) -> int:
-        """All of it."""
         return self.words.nbytes
 
     @property
     def start_bytes(self) -> int:
-        """What it takes to start with."""
         return self.start_words * self.words.itemsize
 
 
 def chain_names(model: ImageModel) -> list[str]:
-    """What the chains hold, the first first."""
+    """What the chains hold, in their order."""
     return ["u and y", "z and x"] if isinstance(model, SRVAE) else ["z and x"]
 
 
 class Codec:
     """A model in the arithmetic that it codes with, which is a copy.
 
-    Args:
-        model: a ``SRVAE`` or ``VAE`` of the package's parts.
-        group: images a batch, at most; what is written depends on it.
-        arithmetic: of the networks; what follows from their outputs is in float64 always.
-
-    Raises:
-        UserError: there is no code for such a model, or its weights are not finite.
+    What is written depends on ``group``, the images a batch at most. ``arithmetic`` is that of the
+    networks; what follows from their outputs is in float64 always.
 
     Example:
         >>> from srvae_pyro.presets import preset
@@ -250,11 +215,7 @@ class Codec:
         self.bits_back = BitsBack(dtype, self.mode)
 
     def encode(self, images: Sequence[Tensor], done: Progress = lambda _: None) -> list[Chain]:
-        """The chains of images, uint8 (C, h, w) each, of any sizes that the model takes.
-
-        Raises:
-            UserError: the model cannot code them, or memory does not suffice.
-        """
+        """The chains of images, uint8 (C, h, w) each, of any sizes that the model takes."""
         stacks = [Stack() for _ in chain_names(self.model)]
         batches = self._batches([(len(image[0]), len(image[0, 0])) for image in images])
         with self._coding():
@@ -300,12 +261,7 @@ class Codec:
         sizes: Sequence[tuple[int, int]],
         done: Progress = lambda _: None,
     ) -> list[Tensor]:
-        """Every y, uint8 (c, h, w), from the srVAE's first chain.
-
-        Raises:
-            MismatchError: as of :meth:`decode`.
-            UserError: likewise, or the model is a VAE.
-        """
+        """Every y, uint8 (c, h, w), from the srVAE's first chain; errors are :meth:`decode`'s."""
         if not isinstance(self.model, SRVAE):
             raise UserError("a VAE has no y: --preview is the srVAE's")
         self._check_lengths([chain], sizes)
@@ -338,11 +294,7 @@ class Codec:
     def _check_lengths(
         self, chains: Sequence[NDArray[np.uint32]], sizes: Sequence[tuple[int, int]]
     ) -> None:
-        """Refuse chains that cannot hold the latents of the batch that is decoded first.
-
-        Raises:
-            UserError: one cannot.
-        """
+        """Refuse chains that cannot hold the latents of the batch that is decoded first."""
         *_, batch = self._batches(sizes)
         shapes = self._sizes(batch)
         if isinstance(self.model, VAE):
@@ -455,7 +407,7 @@ def lower_of(model: ImageModel, images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _of_image(model: SRVAE, y: Tensor, size: tuple[int, int]) -> Tensor:
-    """Of the y of a padded image what is of the image itself, of that height and width."""
+    """The part of the y of a padded image that is of the image itself, of that height and width."""
     height, width = (-(-side // model.guide.d.factor) for side in size)
     return y[:, :height, :width].contiguous()
 
@@ -466,6 +418,6 @@ def _given_both(model: SRVAE, y: Tensor) -> Given:
 
 
 def _check_end(stack: Stack) -> None:
-    """Refuse a stack on which anything is left but what was there to start with."""
+    """Refuse a stack that does not end as it started."""
     if not stack.is_at_start():
         raise MismatchError("what is left is not what there was to start with")

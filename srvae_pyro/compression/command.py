@@ -39,15 +39,7 @@ from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 
 def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], list[Entry]]:
-    """The levels of image files, uint8 (C, h, w), and what is to be kept beside them.
-
-    Args:
-        paths: files, and folders whose images are taken.
-        channels: the model's, 3 or 1.
-
-    Raises:
-        UserError: one cannot be read, or has pixels that would not be kept whole.
-    """
+    """The levels of image files and of those in folders, uint8 (C, h, w), and their entries."""
     files = [file for path in paths for file in (find_images(path) if path.is_dir() else [path])]
     if not files:
         raise UserError(f"there are no images in {shown(paths[0])}")
@@ -66,11 +58,7 @@ def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], l
 
 
 def _check(file: Path, photograph: Photograph, channels: int) -> None:
-    """Refuse an image whose pixels are more than the model's 8-bit levels.
-
-    Raises:
-        UserError: it is one; says what would be lost.
-    """
+    """Refuse an image whose pixels are more than the model's 8-bit levels."""
     lost = photograph.lost
     if photograph.alpha is not None and photograph.alpha.getextrema() != (255, 255):
         lost = "its transparency"
@@ -178,11 +166,7 @@ def _decoded(codec: Codec, content: Container, preview: bool) -> list[Tensor]:
 def _matching(
     codec: Codec, content: Container, arguments: DecompressArguments, device: torch.device
 ) -> list[Tensor]:
-    """The images, all of which have their checksums.
-
-    Raises:
-        UserError: not all have, so the arithmetic is not that of the file's.
-    """
+    """The images, if all have their checksums; else the arithmetic here is not that of the file."""
     preview = arguments.preview
     try:
         images = _decoded(codec, content, preview)
@@ -200,11 +184,7 @@ def _matching(
 
 
 def _run_of(arguments: DecompressArguments, header: Header) -> Path:
-    """The folder of the model's run. Of a file's own word only runs that are here are taken.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The folder of the model's run. If the file names it, only runs that are here are taken."""
     if arguments.run is not None:
         return find_run(arguments.run)
     name = header.run
@@ -226,7 +206,7 @@ def _report(
     size: int,
     seconds: float,
 ) -> None:
-    """Say what the file holds, and what of it is what."""
+    """Print how many bytes each part of the file takes."""
     values = sum(image.numel() for image in images)
     print(
         f"{len(images)} images, {values:,} values, in {out}: {size:,} bytes, "

@@ -55,14 +55,7 @@ RESERVED = re.compile(r"(con|prn|aux|nul|con(in|out)\$|(com|lpt)[\d¹²³]) *(\.
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says of an image.
-
-    Attributes:
-        name: of its file, without a folder or an extension.
-        height: in pixels.
-        width: in pixels.
-        gray: whether the file is to have one channel, though the model has three.
-    """
+    """An image in a file: its name without folder or extension, whether it has one channel."""
 
     name: str
     height: int
@@ -75,11 +68,11 @@ class Header:
     """What a file says of itself.
 
     Attributes:
-        run: what the run of the model is called.
-        model: a digest of its weights and settings.
+        run: name of the model's run.
+        model: checksum of its weights and settings.
         arithmetic: ``fp64`` or ``fp32``.
         group: images a batch.
-        start_words: of each chain, how many 32-bit words it took to start with.
+        start_words: how many 32-bit words each chain starts with.
         made: what it was made with, by name.
         images: in order.
     """
@@ -98,11 +91,6 @@ class Header:
         return [(image.height, image.width) for image in self.images]
 
     def to_bytes(self) -> bytes:
-        """As it stands in the file.
-
-        Raises:
-            UserError: it is too long.
-        """
         values = asdict(self)
         # By columns, as most columns repeat themselves.
         images = values.pop("images")
@@ -114,11 +102,7 @@ class Header:
 
     @classmethod
     def from_bytes(cls, content: bytes, most: int = LARGEST) -> Header:
-        """The header in a file, of at most so many bytes uncompressed.
-
-        Raises:
-            ValueError: it is none; says why.
-        """
+        """The header in a file, of at most so many bytes uncompressed; ValueError if it is none."""
         inflate = zlib.decompressobj()
         try:
             text = inflate.decompress(content, most)
@@ -147,11 +131,7 @@ class Header:
         return header
 
     def check(self) -> None:
-        """Refuse a header that nobody's ``compress`` wrote.
-
-        Raises:
-            ValueError: it is such a one.
-        """
+        """Refuse a header that ``compress`` cannot have written, by a ValueError."""
         texts = [self.run, self.model, self.arithmetic, *(p.name for p in self.images)]
         numbers = [self.group, *self.start_words, *(n for size in self.sizes for n in size)]
         made = self.made
@@ -175,11 +155,9 @@ class Header:
 
 
 def names_of(texts: Sequence[str], most: int = NAME) -> list[str]:
-    """A name for each image that every system takes, no two alike where case does not count.
+    """A name for each image that every system takes, no two alike if case does not count.
 
-    Args:
-        texts: what they are called.
-        most: bytes of a name.
+    A name has at most ``most`` bytes.
     """
     names: list[str] = []
     numbers: dict[str, int] = {}  # by each name that is taken, the last one behind it
@@ -215,8 +193,8 @@ class Container:
     """The content of a file, or of its first part.
 
     Attributes:
-        header: what it says of itself.
-        fingerprints: of each y, if the model has one, and of each image, four bytes each.
+        header: the file's header.
+    """Read an open file, or with ``preview`` its beginning; a ValueError says what is wrong."""
         chains: uint32, those that were read.
         bytes_read: of the file.
         size: of all of it.
@@ -229,7 +207,7 @@ class Container:
     size: int = 0
 
     def mismatches(self, images: Sequence[Tensor], preview: bool = False) -> int:
-        """How many of the images, or of the y's, have another fingerprint."""
+        """How many of the images, or with ``preview`` of the y's, have another checksum."""
         if preview:
             return int(fingerprint_of_all(images) != self.fingerprints[:FINGERPRINT])
         own = self.fingerprints[FINGERPRINT:]
@@ -241,13 +219,13 @@ class Container:
 
 
 def fingerprint(image: Tensor) -> bytes:
-    """Four bytes of a hash of an image's levels, uint8 (C, H, W)."""
+    """Four bytes of a checksum of an image's levels, uint8 (C, H, W)."""
     levels = image.cpu().contiguous().numpy().tobytes()
     return hashlib.blake2b(levels, digest_size=FINGERPRINT).digest()
 
 
 def fingerprint_of_all(images: Sequence[Tensor]) -> bytes:
-    """Four bytes of a hash of all images' levels."""
+    """Four bytes of a checksum of all images' levels."""
     together = b"".join(fingerprint(image) for image in images)
     return hashlib.blake2b(together, digest_size=FINGERPRINT).digest()
 
@@ -283,11 +261,7 @@ def is_packed(path: Path) -> bool:
 
 
 def read_parts(path: Path, preview: bool = False) -> Container:
-    """Read a file, or of it what the y's need.
-
-    Raises:
-        UserError: it is damaged, ends early, or is no such file.
-    """
+    """Read a file, or with ``preview`` its beginning, which has every y."""
     try:
         if kind := special_kind(path):
             raise ValueError(f"it is {kind}")
@@ -300,11 +274,7 @@ def read_parts(path: Path, preview: bool = False) -> Container:
 
 
 def read_from(file: BinaryIO, preview: bool = False) -> Container:
-    """Read an open file, or of it what the y's need.
-
-    Raises:
-        ValueError: it is damaged, ends early, or is no such file; says why.
-    """
+    """Read an open file, or with ``preview`` its beginning; a ValueError says what is wrong."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:

@@ -215,11 +215,7 @@ def _exact_product(
 ) -> Tensor:
     """A bilinear map of both, rounded to grids before so that nothing is rounded within.
 
-    Args:
-        apply: the map.
-        x: what it is applied to.
-        weight: its coefficients.
-        output_dim: dimension of ``weight`` that tells the outputs apart, if one does.
+    ``output_dim`` is the dimension of ``weight`` that separates the outputs, if one does.
     """
     if not (x.numel() and weight.numel()):
         return apply(x, weight)
@@ -233,11 +229,7 @@ def _exact_product(
 
 
 def _exponent(value: Tensor) -> int:
-    """The least n with value < 2^n; 0 of 0.
-
-    Raises:
-        ValueError: it is not finite.
-    """
+    """The least n with value < 2^n; 0 of 0."""
     number = value.item()
     if not math.isfinite(number):
         raise ValueError("its networks' outputs are not finite")
@@ -333,11 +325,8 @@ INSTEAD: dict[str, Operation] = {
 class SameEverywhere(TorchDispatchMode):
     """Within it operations on float64 tensors give the same bits on every machine.
 
-    Those that would not are done otherwise, about as exactly, and those for which there is no such
-    way are refused. Whole numbers are exact in any case.
-
-    Raises:
-        UserError: by an operation for which there is no such way.
+    Those that would not are done otherwise, about as exactly, or refused. Whole numbers are exact
+    in any case.
 
     Example:
         >>> import torch
@@ -368,7 +357,7 @@ class SameEverywhere(TorchDispatchMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within it, within the mode, nothing is done otherwise: for what is the same as it is."""
+        """Within it, within the mode, nothing is done otherwise."""
         self.__exit__(None, None, None)
         try:
             yield

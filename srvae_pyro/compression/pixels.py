@@ -46,7 +46,7 @@ Shares = NDArray[np.float32]
 class Code(Protocol):
     """Codes symbols (n) under rows of probabilities (n, values): returns them.
 
-    Symbols are given where they are known, to be put on a stack, and else come from one.
+    Symbols are given if they are known, to be put on a stack, and else come from one.
     """
 
     def __call__(self, probabilities: Shares, symbols: NDArray[Any] | None) -> Symbols: ...
@@ -72,11 +72,7 @@ class Put:
 
 
 class Take:
-    """Pops symbols in the order in which they were noted.
-
-    Args:
-        stack: that they are on.
-    """
+    """Pops symbols in the order in which they were noted."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -147,18 +143,10 @@ class _Pixels:
 
 
 def code_levels(code: Code, pixels: TruncatedMixture, levels: Tensor | None = None) -> Tensor:
-    """Code a group of pixels, colour by colour as they are drawn.
+    """Code a group of pixels, colour by colour as they are drawn; the levels, int64 (B, C, H, W).
 
     A level is two symbols, its sixteen and its place there, each with the exact share of the
-    mixture's mass within the interval, in float64. Where the interval leaves one value it has all.
-
-    Args:
-        code: onto or off a stack.
-        pixels: the distribution, of batch shape (B).
-        levels: whole numbers (B, C, H, W), where they are known.
-
-    Returns:
-        The levels, int64 (B, C, H, W).
+    mixture's mass within the interval, in float64. If the interval leaves one value it has all.
     """
     channels, height, width = pixels.event_shape
     rows = None
@@ -227,9 +215,8 @@ class _Bins:
     def shares(self, weights: Tensor, edges: Tensor) -> tuple[Shares, Tensor]:
         """The mixture's shares of bins, (N, bins), and each component's masses, (N, K, bins).
 
-        Args:
-            weights: (N, K).
-            edges: (N, bins + 1), rising; what is beyond the interval's ends is cut off.
+        ``weights`` are (N, K), ``edges`` (N, bins + 1), rising; what is beyond the interval's ends
+        is cut off.
         """
         edges = torch.minimum(torch.maximum(edges, self.low - 0.5), self.high + 0.5)
         masses = self._masses(edges)
@@ -256,19 +243,7 @@ Factor = Callable[[TruncatedMixture, Tensor | None], Tensor]
 
 
 def code_image(likelihood: ImageDistribution, factor: Factor, levels: Tensor | None) -> Tensor:
-    """Hand an image's factors to ``factor``, each given the levels of those before.
-
-    Args:
-        likelihood: of batch shape (B).
-        factor: codes one.
-        levels: whole numbers (B, C, H, W), where they are known.
-
-    Returns:
-        The levels, (B, C, H, W).
-
-    Raises:
-        UserError: the likelihood is of another kind.
-    """
+    """Hand an image's factors to ``factor``, each given the levels of those before."""
     match likelihood:
         case Pyramid():
             return _pyramid(likelihood, factor, levels)

@@ -51,9 +51,6 @@ class FlowCode:
         Compression via a Uniform Coder, 2021, arXiv:2111.00965, section 3.1, for the scaling; Ho,
         Lohn and Abbeel, Compression with Flows via Local Bits-Back Coding, 2019, arXiv:1905.08500,
         for the same end by normals about each value, which costs more bits to start with.
-
-    Args:
-        flow: the flow.
     """
 
     def __init__(self, flow: RealNVP) -> None:
@@ -150,9 +147,7 @@ def _unscaled(stack: Stack, y: Cells, factors: Cells, shifts: Cells) -> Cells:
 class PriorCode:
     """A prior of a latent, images (n, C, H, W) of cells of STEP units.
 
-    Attributes:
-        location: of the grid's cell 0; 0 or broadcast with the latent.
-        scale: of its unit.
+    Cell 0 is at ``location``, and ``scale`` is the unit; both broadcast with the latent.
     """
 
     location: Tensor | float = 0.0
@@ -172,13 +167,7 @@ class PriorCode:
 
 
 class NormalCode(PriorCode):
-    """A normal of a mean and a scale for each element, a standard normal in its own units.
-
-    Args:
-        like: has the device.
-        location: means, (B, C, H, W); 0 if not given.
-        scale: standard deviations likewise; 1 if not given.
-    """
+    """A normal of a mean and a scale for each element, a standard normal in its own units."""
 
     def __init__(
         self, like: Tensor, location: Tensor | float = 0.0, scale: Tensor | float = 1.0
@@ -195,11 +184,7 @@ class NormalCode(PriorCode):
 
 
 class MixtureCode(PriorCode):
-    """A mixture of normals: the component is drawn given u by bits that come back, then coded.
-
-    Args:
-        prior: the mixture.
-    """
+    """A mixture of normals: the component is drawn given u by bits that come back, then coded."""
 
     def __init__(self, prior: MixturePrior) -> None:
         self.prior = prior
@@ -242,11 +227,7 @@ class MixtureCode(PriorCode):
 
 @dataclass
 class RealNVPCode(PriorCode):
-    """A flow: its couplings on the grid, and its base.
-
-    Args:
-        prior: the flow's.
-    """
+    """A flow: its couplings on the grid, and its base."""
 
     prior: RealNVPPrior
 
@@ -262,11 +243,7 @@ class RealNVPCode(PriorCode):
 
 
 def prior_code(prior: nn.Module) -> PriorCode:
-    """The code of a prior.
-
-    Raises:
-        UserError: it is of another kind than the package's.
-    """
+    """The code of a prior of the package's kinds."""
     match prior:
         case StandardPrior():
             return NormalCode(prior.anchor)

@@ -14,15 +14,8 @@ def augment(images: Tensor, generator: torch.Generator, shift: bool = True) -> T
     """Flip each image left to right with probability 1/2 and shift it by up to 5% of its size.
 
     Shifts are whole pixels, uniform in each direction, at most ``size // 20`` (1 pixel at 32); the
-    edge is repeated into the gap. The whole batch is one gather on its own device.
-
-    Args:
-        images: (B, C, H, W), any type.
-        generator: on the CPU, so that a run resumed from its state draws the same on any device.
-        shift: whether to shift them; crops, for one, are shifted already.
-
-    Returns:
-        A new contiguous tensor of the shape and type of ``images``.
+    edge is repeated into the gap. The whole batch is one gather on its own device. The generator is
+    on the CPU, so that a run resumed from its state draws the same on any device.
     """
     count, channels, height, width = images.shape
     flip = torch.randint(0, 2, (count,), generator=generator)

@@ -32,21 +32,13 @@ def crop_files(
     info: dict[str, Any],
     shown: Callable[[Path], str],
 ) -> DataSplits:
-    """Crops of image files of any sizes.
+    """Crops of image files of any sizes; ``parts`` are source and indices for each split.
 
     Files that are smaller than a crop, or that cannot be read, are left out and counted by a
-    warning for each kind.
-
-    Args:
-        name: the data set's.
-        parts: source and indices of the images of train, val and test.
-        options: heeds ``crops``, ``eval_crops``, ``channels``, ``strict`` and ``stream``.
-        info: what is recorded beside what is found here.
-        shown: how the path of a file that cannot be read is recorded.
+    warning for each kind. ``shown`` gives the name by which an unreadable file is recorded.
 
     Raises:
-        UserError: a split has no image that is large enough; or with ``options.strict`` a
-            image is left out.
+        UserError: no image of a split is large enough; or with ``options.strict`` one is left out.
     """
     side = options.crops or 0
     left_out = _LeftOut(name, side, options.strict)
@@ -69,15 +61,7 @@ def crop_files(
 
 
 def crop_images(data: DataSplits, options: ImageOptions) -> DataSplits:
-    """Crops of a data set's images, which have one size; with that as the side they stay as is.
-
-    Args:
-        data: the data set, in memory.
-        options: heeds ``crops`` and ``eval_crops``.
-
-    Raises:
-        UserError: the images are smaller.
-    """
+    """Crops of a data set in memory, whose images have one size."""
     side = options.crops or 0
     channels, height, width = data.shape
     only_size(data.name, options, min(height, width))
@@ -96,7 +80,7 @@ def crop_images(data: DataSplits, options: ImageOptions) -> DataSplits:
 def _training(
     images: SizedImages, side: int, options: ImageOptions, left_out: _LeftOut
 ) -> tuple[MemoryCrops | StreamedCrops, dict[str, Tensor]]:
-    """The crops to train on, and for some in memory the image of each one of their grid."""
+    """The crops to train on, and for those in memory the image of each one of their grid."""
     stream = options.stream
     if stream is None:
         stream = bool(images.nbytes.sum() > process_memory() / 2)
@@ -145,16 +129,9 @@ def _splits(
     info: dict[str, Any],
     smaller: dict[str, int],
 ) -> DataSplits:
-    """The data set, with what is to be known of its crops.
+    """The data set. ``image_of`` are the images that crops of the grids are cut from.
 
-    Args:
-        name: its name.
-        train: crops to train on.
-        grids: crops of val and test.
-        picture_of: the index in its split of the image that each of these is cut from, of val
-            and test and, if it is in memory, of the grid of train.
-        info: what is recorded beside that.
-        smaller: how many images of each split are left out as they are too small.
+    ``smaller`` counts the images of each split that are left out as they are too small.
     """
     counts = {"train": len(train.counts), **{s: len(image_of[s].unique()) for s in HELD_OUT}}
     crops: dict[str, Any] = {"side": train.side, "images": counts}
@@ -171,17 +148,7 @@ def _splits(
 
 
 class _LeftOut:
-    """The images that are left out.
-
-    Args:
-        where: what to call the data set.
-        side: of a crop.
-        strict: whether none may be.
-
-    Attributes:
-        files: those that cannot be read.
-        smaller: how many of each split are smaller than a crop.
-    """
+    """The images that are left out: unreadable files, and how many of each split are too small."""
 
     def __init__(self, where: str, side: int, strict: bool) -> None:
         self.where, self.side, self.strict = where, side, strict
@@ -191,11 +158,7 @@ class _LeftOut:
         self._first_smaller = ""
 
     def usable(self, split: str, source: Source, indices: np.ndarray, channels: int) -> SizedImages:
-        """Those of a split's images that have crops.
-
-        Raises:
-            UserError: there are none; or there are others and none may be left out.
-        """
+        """The images of a split that have crops."""
         images, errors = measure(source, indices, channels, f"sizes of {split}")
         self._add(images, errors)
         sides = images.sizes.min(axis=1)
@@ -222,11 +185,7 @@ class _LeftOut:
         return images.of(kept)
 
     def unreadable(self, split: str, images: SizedImages, errors: dict[int, str]) -> None:
-        """Take note of images of a split that cannot be read: reasons by their indices.
-
-        Raises:
-            UserError: that is all of them; or none may be left out.
-        """
+        """Take note of images of a split that cannot be read: reasons by their indices."""
         self._add(images, errors)
         if len(images) and len(errors) == len(images):
             raise self._nothing_for(split)

@@ -24,8 +24,8 @@ class Grid(NamedTuple):
 
     Attributes:
         crops: uint8 (N, C, side, side).
-        picture_of: the index of each one's image, ascending, (N).
-        errors: why images cannot be read, by their indices; they have no crops here.
+        image_of: ascending index of each one's image, (N).
+        errors: why images without crops cannot be read, by their indices.
     """
 
     crops: Tensor
@@ -34,12 +34,7 @@ class Grid(NamedTuple):
 
 
 def crops_an_epoch(sizes: np.ndarray, side: int) -> np.ndarray:
-    """How many crops an epoch has of each image: as many as have its area, rounded; (N).
-
-    Args:
-        sizes: width and height of each image, (N, 2), at least ``side`` each.
-        side: of a crop, in pixels.
-    """
+    """How many crops an epoch has of each image of sizes (N, 2): as many as have its area; (N)."""
     counts: np.ndarray = (2 * sizes.prod(axis=1) + side**2) // (2 * side**2)
     return counts
 
@@ -54,10 +49,10 @@ def capacities(sizes: np.ndarray, side: int) -> np.ndarray:
 
 
 def shares(capacities: np.ndarray, most: int | None = None) -> np.ndarray:
-    """How many of ``most`` crops each image has, (N): evenly, and no more than it has room for.
+    """How many of ``most`` crops each image has, (N): evenly, and no more than fit.
 
-    Of more images than that, some evenly spaced ones have one. What cannot be shared evenly goes
-    to evenly spaced images. None: all that there is room for.
+    Of more images than that, some evenly spaced ones have one. What cannot be shared evenly goes to
+    evenly spaced images. None: all that fit.
     """
     if most is None or most >= capacities.sum():
         return capacities.copy()
@@ -73,8 +68,8 @@ def shares(capacities: np.ndarray, most: int | None = None) -> np.ndarray:
 def grid_places(width: int, height: int, side: int, count: int) -> np.ndarray:
     """Top and left of ``count`` of the crops that fit side by side, (count, 2).
 
-    All of them reach from border to border at even spaces; of one row, or column, it is the middle.
-    Some of them are evenly spaced in the order of reading.
+    All of them reach from border to border at even spaces; a single row, or column, is in the
+    middle.
     """
     rows, columns = height // side, width // side
     cells = (2 * np.arange(count) + 1) * rows * columns // (2 * count)
@@ -105,15 +100,10 @@ def read_grid(
     most: int | None,
     what: str = "crops",
 ) -> Grid:
-    """At most so many crops, which do not overlap, of images among which they are evenly shared.
+    """At most ``most`` crops that do not overlap, evenly shared among images.
 
-    Args:
-        read: gives the image (C, H, W) of an index, or raises a UserError.
-        sizes: width and height of each image in either order, (N, 2).
-        channels: C.
-        side: of a crop, in pixels.
-        most: how many; None: all that fit side by side.
-        what: what the progress bar calls them.
+    ``read`` gives the image (C, H, W) of an index, or raises a UserError. ``sizes`` (N, 2) are
+    width and height in either order. ``what`` is for the progress bar.
     """
     counts = shares(capacities(sizes, side), most)
     chosen = np.flatnonzero(counts)
@@ -146,14 +136,7 @@ HEADER = 2**16  # bytes of an image in a tar that tell its size, for most format
 
 @dataclass(frozen=True)
 class SizedImages:
-    """Images of a source, and how large they are.
-
-    Attributes:
-        source: the image files.
-        indices: which of the source's images these are, (N).
-        sizes: width and height of each, (N, 2), or height and width where EXIF turns it.
-        channels: 3 or 1.
-    """
+    """The sizes of images by their headers; 0 and an error by its place if one cannot be read."""
 
     source: Source
     indices: np.ndarray
@@ -170,7 +153,7 @@ class SizedImages:
         return nbytes
 
     def of(self, kept: np.ndarray) -> SizedImages:
-        """Those of the images at ``kept``, indices or a mask."""
+        """The images at ``kept``, indices or a mask."""
         return SizedImages(self.source, self.indices[kept], self.sizes[kept], self.channels)
 
     def name(self, index: int) -> Path:
@@ -178,11 +161,7 @@ class SizedImages:
         return self.source.name(int(self.indices[index]))
 
     def read(self, index: int) -> Tensor:
-        """Image ``index`` upright, uint8 levels (C, H, W).
-
-        Raises:
-            UserError: it cannot be read, or is of another size than it was.
-        """
+        """Image ``index`` upright, uint8 levels (C, H, W)."""
         name, source_index = self.name(index), int(self.indices[index])
         image = read_image(name, self.channels, content=self.source.content(source_index))
         if sorted(image.size) != sorted(self.sizes[index].tolist()):
@@ -194,17 +173,8 @@ class SizedImages:
 def measure(
     source: Source, indices: np.ndarray, channels: int, what: str
 ) -> tuple[SizedImages, dict[int, str]]:
-    """The sizes of some images of a source by their headers.
-
-    Args:
-        source: the image files.
-        indices: which of them, (N).
-        channels: what they will be read as.
-        what: what the progress bar calls them.
-
-    Returns:
-        The images, sizes of those that cannot be read being 0, and why those cannot be, by their
-        places in ``indices``.
+    """The sizes of images by their headers; and why some, of size 0, cannot be read, by their
+    places.
     """
     sizes = np.zeros((len(indices), 2), dtype=np.int64)
     errors: dict[int, str] = {}
@@ -237,17 +207,10 @@ FRACTION = 31  # bits of a crop's place
 def crop_order(
     seed: int, epoch: int, counts: np.ndarray, nbytes: np.ndarray, starts: np.ndarray
 ) -> Tensor:
-    """The crops of an epoch in their order, int32 (M, 3): image, and place down and across.
+    """The crops of an epoch in order, int32 (M, 3): image, and place down and across.
 
-    A place is a share of what there is, in units of 2^-31: the image's size need not be known.
-    Places and order have streams of their own.
-
-    Args:
-        seed: the run's.
-        epoch: the epoch.
-        counts: crops of each image, (N).
-        nbytes: of each decoded image, (N).
-        starts: the index at which each run of images starts that is best read together.
+    A place is a share of all places, in units of 2^-31, so the image's size need not be known.
+    Places and order have streams of their own. See :func:`shuffled_crops`.
     """
     images = shuffled_crops(counts, nbytes, starts, stream(seed, epoch, *b"order"))
     places = stream(seed, epoch, *b"crops").integers(
@@ -266,13 +229,8 @@ class MemoryCrops:
     """Random crops of images in memory; a :class:`TrainingImages`.
 
     An epoch has as many crops of an image as have its area, at places that are drawn anew.
-
-    Args:
-        levels: the levels (C, H, W) of all images one behind the other, uint8, flat.
-        offsets: where each image begins, (N).
-        sizes: width and height of each, (N, 2).
-        channels: C.
-        side: of a crop, in pixels.
+    ``levels`` are those (C, H, W) of all images one after the other, uint8, flat; ``offsets`` (N)
+    are where each begins, ``sizes`` (N, 2) width and height.
     """
 
     def __init__(

@@ -41,14 +41,7 @@ def split_named(name: str) -> str | None:
 
 
 def find_split_folders(folder: Path) -> dict[str, Path]:
-    """The split folders of ``folder``; a warning names images and folders beside them.
-
-    Returns:
-        The folder of each split that has one, in the order of :data:`SPLITS`.
-
-    Raises:
-        UserError: several folders are for one split.
-    """
+    """The folders of the splits in ``folder``; a warning names images and folders beside them."""
     folders: dict[str, Path] = {}
     beside = []
     for entry in sorted(folder.iterdir()):
@@ -97,13 +90,9 @@ def load_folder(folder: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """The images in ``folder``, in class folders or not.
 
     Its folders ``train``, ``val`` and ``test``, or of like names such as ``Training`` and
-    ``val2017``, are the splits. Without any of them all its images are split. Where ``val`` or
-    ``test`` is missing, a tenth of the images to train on, at most 10,000 and drawn at random,
-    is held out for it.
-
-    Raises:
-        UserError: no images, too few, or of several sizes; or unreadable ones if
-            ``options.strict``.
+    ``val2017``, are the splits. Without any of them all its images are split. If ``val`` or
+    ``test`` is missing, a tenth of the images to train on, at most 10,000 and drawn at random, is
+    held out for it.
     """
     places, paths = _find(folder)
     _refuse_gaps(folder, places, paths, options.for_training)

@@ -62,9 +62,6 @@ def read_arrays(path: Path) -> Any:
 
     A pickle names functions to import and call. Here a name is looked up in a table of the few that
     NumPy's arrays need, and any other is refused before anything is imported or called.
-
-    Raises:
-        UserError: the pickle has a forbidden name, or is not intact.
     """
     try:
         with open(path, "rb") as file:
@@ -113,19 +110,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 def load_imagenet32(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """Downsampled ImageNet, 3x32x32, from ``train_32x32`` and ``valid_32x32`` (PNGs).
 
-    The published validation images are the test split; 20,000 training images drawn at random
-    are held out for validation.
-
     References:
         van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural networks, 2016,
         arXiv:1601.06759, section 5.
-
-    Args:
-        root: folder of the two, or of a folder ``imagenet32`` or ``small`` with the two.
-        options: heeds ``image_size`` (32 or None), ``channels``, ``seed`` and ``limit``.
-
-    Raises:
-        UserError: it is not there, or not whole.
     """
     only_size("imagenet32", options, 32)
     folder = find_png_folder(root)
@@ -176,20 +163,11 @@ IMAGE = 3 * 32 * 32  # bytes, red plane first
 def load_imagenet32_batches(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """Downsampled ImageNet, 3x32x32, from ``train_data_batch_1`` to ``_10`` and ``val_data``.
 
-    Not the images of :func:`load_imagenet32`: they were downsampled by another filter, so
-    likelihoods on the two cannot be compared. ``val_data`` is the test split; 20,000 training
-    images drawn at random are held out for validation.
+    Another filter downsampled these, so likelihoods on them and on the PNGs cannot be compared.
 
     References:
         Chrabaszcz, Loshchilov and Hutter, A downsampled variant of ImageNet as an alternative to
         the CIFAR datasets, 2017, arXiv:1707.08819.
-
-    Args:
-        root: folder of the files, or of ``Imagenet32_train`` and ``Imagenet32_val``.
-        options: heeds ``image_size`` (32 or None), ``channels``, ``seed`` and ``limit``.
-
-    Raises:
-        UserError: it is not there, not whole, or a pickle that holds more than arrays.
     """
     only_size("imagenet32-batches", options, 32)
     files = find_batches(root)

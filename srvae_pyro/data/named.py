@@ -34,14 +34,6 @@ def load_cifar10(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
 
     References:
         Krizhevsky, Learning multiple layers of features from tiny images, 2009.
-
-    Args:
-        root: folder of ``cifar-10-batches-py`` or of ``cifar-10-python.tar.gz``; a download is
-            written there.
-        options: heeds ``image_size`` (32 or None), ``channels``, ``limit`` and ``download``.
-
-    Raises:
-        UserError: it is not there and cannot be downloaded.
     """
     # Importing torchvision takes more than a second, which only this data set should cost.
     from torchvision.datasets import CIFAR10
@@ -127,14 +119,7 @@ def load_photos(options: ImageOptions = DEFAULTS) -> DataSplits:
     Each of five photographs is cut into three regions first (:func:`regions`). A crop is a random
     square of a region, whose side is 1 to 4 times ``image_size``, uniform on a log scale, and is
     downscaled with an antialiasing filter: crops at full resolution would show little but smooth
-    surfaces. Crops of one split overlap.
-
-    Args:
-        options: heeds ``image_size`` (None: 32), ``channels``, ``seed`` (of the crops' places;
-            the regions do not depend on it) and ``limit``.
-
-    Raises:
-        UserError: ``image_size`` is too large for the photographs, or they are not there.
+    surfaces. Crops of one split overlap. The seed draws the crops' places, not the regions.
     """
     size = options.image_size or 32
     photographs = [read_image(_path(name), options.channels) for name in PHOTOGRAPHS]
@@ -167,13 +152,9 @@ def load_photos(options: ImageOptions = DEFAULTS) -> DataSplits:
 def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.ndarray) -> Tensor:
     """Crops (N, C, size, size), one per row of ``draws``, from one area after another.
 
-    An area is an image by itself, so no filter reaches beyond its border.
-
-    Args:
-        areas: what to cut from.
-        largest: the largest side of a square in each area.
-        size: side of the crops.
-        draws: (N, 3), uniform in [0, 1): scale, place across, place down.
+    An area is an image by itself, so no filter reaches beyond its border. ``largest`` is the
+    largest side of a square in each. ``draws`` (N, 3) are uniform in [0, 1): scale, place across,
+    place down.
     """
     channels = len(areas[0].getbands())
     crops = np.empty((len(draws), size, size, channels), np.uint8)

@@ -23,18 +23,8 @@ __all__ = [
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
     """The images that a run was trained on, or others, in the size and channels of its model.
 
-    Of a run on crops they are crops, of others too.
-
-    If ``data`` has the run's images, wherever they are now, they are split as they were for it,
-    and ``info["own"]`` is true. A warning says if they have changed since.
-
-    Args:
-        config: the run's.
-        data: a data set's name, a folder or shards; None: what the run was trained on.
-        data_root: where the named data sets are.
-
-    Raises:
-        UserError: there are none, or not of that size.
+    If ``data`` has the run's images, wherever they are now, they are split as they were for it, and
+    ``info["own"]`` is true. A warning says if they have changed since.
     """
     channels, height, width = config.model.image_shape
     if data is None:
@@ -69,14 +59,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
 
 
 def warn_if_trained_on(run: str | Path, config: RunConfig, shown: DataSplits, split: str) -> None:
-    """A warning if a run has learnt from some of the images of a split.
-
-    Args:
-        run: what to call it.
-        config: the run's.
-        shown: the images, as :func:`~srvae_pyro.data.load_data` gave them.
-        split: train, val, test, or all.
-    """
+    """A warning if a run has learnt from images of a split: train, val, test, or all."""
     if _overlap(config.data, shown, split):
         warnings.warn(
             f"{run} was trained on some of these images, of {config.data.data} split by "
@@ -86,11 +69,7 @@ def warn_if_trained_on(run: str | Path, config: RunConfig, shown: DataSplits, sp
 
 
 def refuse_missing(data: DataConfig) -> None:
-    """Refuse a run's data that is not where it was.
-
-    Raises:
-        UserError: says how to tell where it is now.
-    """
+    """Refuse a run's data that is not where it was."""
     name = data.data
     if name in DATA_SETS or _is_there(name):
         return

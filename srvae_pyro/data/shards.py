@@ -27,16 +27,8 @@ def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
     """The images in the tar shards that ``name`` gives, ``wds:shards/train-{0000..0999}.tar``.
 
     Validation and test images, a tenth each and at most 10,000, are drawn at random and kept in
-    memory; all others are streamed.
-
-    Args:
-        name: ``wds:`` and a path, in which braces stand for several as in a shell.
-        options: heeds all but ``stream``, ``download`` and ``for_training``. With
-            ``strict`` an unreadable image is an error. Otherwise held-out images are left out
-            and streamed ones replaced.
-
-    Raises:
-        UserError: a shard is missing or is no tar, or there are too few images.
+    memory; all others are streamed. Of unreadable images, held-out ones are left out and streamed
+    ones replaced, unless ``options.strict``.
     """
     paths = shard_paths(name)
     missing = [path for path in paths if not path.is_file()]
@@ -49,11 +41,7 @@ def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
 
 
 def shard_paths(name: str) -> list[Path]:
-    """The tars that ``name`` gives, whether they exist or not.
-
-    Raises:
-        UserError: ``name`` gives none; see :func:`check_shards`.
-    """
+    """The tars that ``name`` gives, whether they exist or not."""
     check_shards(name)
     try:
         return [Path(part).expanduser() for part in braceexpand(name.removeprefix(SHARDS))]
@@ -69,11 +57,7 @@ def fingerprint_shards(name: str) -> str:
 
 
 def check_shards(name: str) -> None:
-    """Refuse what WebDataset reads but this does not: addresses, commands, stars, several paths.
-
-    Raises:
-        UserError: ``name`` is of that kind.
-    """
+    """Refuse what WebDataset reads but this does not: addresses, commands, stars, several paths."""
     pattern = name.removeprefix(SHARDS)
     kinds = ("://", "pipe:", "::", "*", "?")
     if any(kind in pattern for kind in kinds) and not Path(pattern).is_file():

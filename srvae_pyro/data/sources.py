@@ -39,7 +39,7 @@ class Source(Protocol):
         ...
 
     def names_hash(self) -> bytes:
-        """Hash of the files' names relative to the folder that they are in."""
+        """Checksum of the files' names relative to their folder."""
         ...
 
     def file_sizes(self, indices: np.ndarray) -> np.ndarray:
@@ -56,12 +56,7 @@ class Source(Protocol):
 
 
 class ImageFiles:
-    """Image files in a folder; a :class:`Source`. Paths are stored as a fixed-width array.
-
-    Args:
-        folder: the folder that the files are in.
-        paths: the files.
-    """
+    """Image files in a folder; a :class:`Source`. Paths are stored as a fixed-width array."""
 
     def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
         self.folder = folder
@@ -95,19 +90,12 @@ class ImageFiles:
 
 
 class TarShards:
-    """Images in tar files, such as WebDataset's; a :class:`Source`. 12 bytes of memory each.
+    """Images in uncompressed tars, such as WebDataset's; a :class:`Source`.
 
-    At first only the tars' headers are read. Members with an image's extension count, one of each
-    of WebDataset's samples, which are members in a row whose names are the same up to the first
-    dot: the first that is called ``KEY.png`` or the like, not ``KEY.mask.png``. A warning tells how
-    many are left out so.
-
-    Args:
-        paths: the tars, uncompressed.
-
-    Raises:
-        UserError: a tar cannot be read, or there are no images in any. A tar without images
-            beside others is left out with a warning.
+    At first only the tars' headers are read, and an image takes 12 bytes. Members with an image's
+    extension count, one of each of WebDataset's samples, which are members in a row whose names are
+    the same up to the first dot: the first that is called ``KEY.png`` or the like, not
+    ``KEY.mask.png``. Warnings name members and tars that are left out.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -150,7 +138,7 @@ class TarShards:
         return self.beginning(index, int(self.sizes[index]))
 
     def names_hash(self) -> bytes:
-        """Hash of the tars' names and of the places of the images in them."""
+        """Checksum of the tars' names and of the places of the images in them."""
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             digest.update(os.fsencode(path.name) + b"\0")
@@ -208,7 +196,7 @@ def _chosen(sample: list[_Image]) -> list[_Image]:
 
 
 def mask_of(path: str) -> str | None:
-    """Of which image one is the mask or the like by its path, its name without extension.
+    """The image that a path without extension is the mask of, if any.
 
     ``a`` of ``a_mask.png`` and of ``masks/a.png``; None for other paths.
     """
@@ -251,7 +239,7 @@ BEGINNING = 2**16  # bytes
 
 
 def fingerprint_of(source: Source) -> str:
-    """Hash of all names, most sizes and some contents of a source's files.
+    """Checksum of all names, most sizes and some contents of a source's files.
 
     It does not depend on where the files are, how they are split, or whether they are streamed.
     Millions of files take seconds; up to 256 small files are hashed in full.
@@ -264,7 +252,7 @@ def fingerprint_of(source: Source) -> str:
 
 
 def is_of_files(fingerprint: str) -> bool:
-    """Whether :func:`fingerprint_of` made a fingerprint; others are hashes of pixels."""
+    """Whether :func:`fingerprint_of` made a fingerprint; others are checksums of pixels."""
     return fingerprint.startswith(PREFIX)
 
 

@@ -45,12 +45,8 @@ def shuffled(count: int, random: np.random.Generator) -> Tensor:
 def shuffled_in_windows(starts: np.ndarray, count: int, random: np.random.Generator) -> Tensor:
     """Indices 0..count-1 in a random order that goes through runs of them, :data:`WINDOW` at once.
 
-    So each tar is read within a short time, and stays in the system's file cache for it.
-
-    Args:
-        starts: the index at which each run starts, ascending from 0; a tar's images are a run.
-        count: how many indices there are.
-        random: source of the order.
+    So each tar is read within a short time, and stays in the system's file cache for it. ``starts``
+    are the indices at which runs start, ascending from 0; a tar's images are a run.
     """
     ends = np.append(starts[1:], count)
     parts = []
@@ -65,19 +61,13 @@ def shuffled_crops(
 ) -> np.ndarray:
     """The image of each crop in a random order, in which few decoded images are held at a time.
 
-    Images of :data:`BLOCK` bytes together are shuffled as a whole. Of more, random images make
-    a block, whose crops are shuffled, and block follows upon block: so whoever reads them decodes a
-    image once for all its crops in the block. That is for :data:`MOST_AT_ONCE` crops: a large
-    image has more and enters several blocks, or a batch would be of few images.
+    ``counts`` (N) are crops of each image, at least one, ``nbytes`` (N) its bytes when it is
+    decoded, ``starts`` those of :func:`shuffled_in_windows`. The indices of images are int32.
 
-    Args:
-        counts: crops of each image, at least one, (N).
-        nbytes: of each image when it is decoded, (N).
-        starts: see :func:`shuffled_in_windows`, of runs of images.
-        random: source of the order.
-
-    Returns:
-        Indices of images, int32, as many as there are crops.
+    Images of :data:`BLOCK` bytes together are shuffled as a whole. Of more, random images make a
+    block, whose crops are shuffled, and block follows upon block: so whoever reads them decodes a
+    image once for all its crops in the block. That is for :data:`MOST_AT_ONCE` crops: a large image
+    has more and enters several blocks, or a batch would be of few images.
     """
     images = np.arange(len(counts), dtype=np.int32)
     if nbytes.sum() <= BLOCK:
@@ -108,25 +98,24 @@ class ImageOptions:
     """What is asked of a data set. Each loader heeds the options that apply to its data set.
 
     Attributes:
-        image_size: height and width in pixels. An image of another size is cut to its central
+        image_size: height and width in pixels; an image of another size is cut to its central
             square and resized. None: the data set's size; the images of a folder or of tar shards
             must then all have one size, or ``crops`` is given.
         crops: height and width in pixels of squares that are cut out of the images at their own
-            resolution: random ones to train on, evenly spaced ones for validation and test. None:
-            the images themselves.
+            resolution: random ones to train on, evenly spaced ones for validation and test.
         eval_crops: at most so many crops for validation and for test each. None: 2,000, or one of
             each image if there are more.
         channels: 3 for RGB, 1 for luma (Pillow's "L").
-        seed: seeds what is drawn at random: which images are held out, where crops lie.
+        seed: of what is drawn at random: which images are held out, where crops lie.
         limit: keep only the first images of each split, at most this many.
         strict: raise an error for a file that cannot be read instead of leaving it out.
         stream: whether to read a folder's training images only when they are needed. None: if all
             of them would take more than half of the available memory. Training is the same either
             way; tar shards are always streamed.
-        download: fetch a data set that is missing, where that is possible.
+        download: fetch a data set that is missing, if that is possible.
         for_training: raise an error for a folder without images to train on.
-        check_shape: called with the shape (C, H, W) of the images as soon as it is known, before
-            all images are read; raises a UserError if the shape does not suit.
+        check_shape: called with the shape (C, H, W) of the images before all of them are read;
+            raises a UserError if the shape does not suit.
     """
 
     image_size: int | None = None
@@ -146,9 +135,7 @@ DEFAULTS = ImageOptions()
 
 
 class TrainingImages(Protocol):
-    """Images of one shape to train on, in memory or read when they are needed.
-
-    All images are uint8 levels (N, C, H, W).
+    """Images of one shape to train on, uint8 levels, in memory or read when they are needed.
 
     Attributes:
         shape: (N, C, H, W) of all that an epoch has.
@@ -167,13 +154,13 @@ class TrainingImages(Protocol):
     def order(self, seed: int, epoch: int) -> Tensor:
         """What an epoch has, in a random order that is quick to read in.
 
-        It depends on the seed and the epoch alone. An index for each image, (N), or whatever tells
-        one apart in a row, (N, ...).
+        It depends on the seed and the epoch alone. An index for each image, (N), or a row, (N,
+        ...).
         """
         ...
 
     def read(self, indices: Tensor) -> Tensor:
-        """The images at ``indices``, part of an order, on whatever device they are kept."""
+        """The images at ``indices``, part of an order, on the device that they are kept on."""
         ...
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
@@ -183,9 +170,7 @@ class TrainingImages(Protocol):
     def in_memory(self, most: int | None = None) -> Tensor:
         """The readable images, on the CPU.
 
-        Args:
-            most: at most this many, evenly spaced, of images that are not in memory yet; None:
-                all. Images that are in memory anyway are all given.
+        At most ``most``, evenly spaced, of images that are not in memory yet; all of others.
         """
         ...
 
@@ -195,11 +180,7 @@ class TrainingImages(Protocol):
 
 
 class MemoryImages:
-    """Images to train on that are held in memory; a :class:`TrainingImages`.
-
-    Args:
-        images: uint8 levels (N, C, H, W).
-    """
+    """Images to train on in memory, uint8 levels (N, C, H, W); a :class:`TrainingImages`."""
 
     def __init__(self, images: Tensor) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
@@ -243,12 +224,12 @@ class DataSplits:
     All images are uint8 levels (N, C, H, W) of one shape (C, H, W), contiguous, on the CPU.
 
     Attributes:
-        name: what ``--data`` called it.
+        name: that of ``--data``.
         train: the images to train on, in memory or read when they are needed.
         val: validation images.
-        test: test images. Any split may be empty, except ``train`` where it is to be trained on.
-        info: what a run records of it, fit for JSON: source, split, seed, counts; for images
-            held out at random ``held_out_indices``, a list per split into the order of reading.
+        test: test images. Any split may be empty, except ``train`` if it is to be trained on.
+        info: what a run records, fit for JSON: source, split, seed, counts; for images held out
+            at random ``held_out_indices``, a list per split into the order of reading.
         photographs: for a split whose images are cut from a few photographs, the index of each
             one's photograph, (N); images of one photograph are alike.
     """
@@ -279,7 +260,7 @@ class DataSplits:
         return "crops" if "crops" in self.info else "images"
 
     def fingerprint(self) -> str:
-        """Hash to recognise the images by: of their files, or of the train and val images."""
+        """Checksum to recognise the images by: of their files, or of the train and val images."""
         return self.info.get("fingerprint") or self._pixel_hash()
 
     def _pixel_hash(self) -> str:
@@ -305,7 +286,7 @@ def _buffers(chunks: Iterable[Tensor]) -> Iterator[Any]:
 
 
 def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Indices 0..count-1 parted at random: those kept, and as many held out as each of ``sizes``.
+    """Indices 0..count-1 split at random: those kept, and as many held out as each of ``sizes``.
 
     Each part is in ascending order.
     """
@@ -315,11 +296,7 @@ def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, l
 
 
 def only_size(name: str, options: ImageOptions, size: int) -> None:
-    """Refuse an ``--image-size`` or ``--crops`` that a data set of one size does not have.
-
-    Raises:
-        UserError: it is another size, or the crops are larger.
-    """
+    """Refuse an ``--image-size`` or ``--crops`` that a data set of one size does not have."""
     if options.image_size not in (None, size):
         raise UserError(
             f"{name} has images of {size}x{size}, not {options.image_size}x{options.image_size}: "

@@ -45,16 +45,7 @@ class StreamedImages(Dataset[Tensor | str]):
 
     Without ``options.image_size`` all are expected to be of the first one's size. An image that
     cannot be read is an error if ``options.strict``; otherwise another of its batch takes its
-    place, with one warning.
-
-    Args:
-        source: the image files.
-        indices: which of the source's images these are, ascending.
-        options: see :class:`~srvae_pyro.data.splits.ImageOptions`.
-
-    Raises:
-        UserError: the first image cannot be read and ``options.strict``, or none of the first
-            :data:`MOST_TRIED` can be.
+    place, with one warning. ``indices`` are ascending.
     """
 
     def __init__(self, source: Source, indices: np.ndarray, options: ImageOptions) -> None:
@@ -79,11 +70,7 @@ class StreamedImages(Dataset[Tensor | str]):
         raise ValueError("there are no images")
 
     def compare_sizes(self) -> None:
-        """Compare the sizes of some images, evenly spaced.
-
-        Raises:
-            UserError: one has another size than the first.
-        """
+        """Refuse images of several sizes, by some that are evenly spaced."""
         places = np.linspace(0, len(self) - 1, SIZES_COMPARED).astype(int)
         height, width = self.shape[2:]
         for index in self.indices[np.unique(places)].tolist():
@@ -128,11 +115,7 @@ class StreamedImages(Dataset[Tensor | str]):
         return torch.cat(list(self.batches(indices.split(READ_AT_ONCE), CPU)))
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """The images of each of ``batches`` of indices, read ahead by ``workers`` processes.
-
-        Raises:
-            UserError: an image cannot be read and these are strict, or none of a batch can be.
-        """
+        """The images of each of ``batches`` of indices, read ahead by ``workers`` processes."""
         lists, pinned = _Lists(batches), device.type == "cuda"
         for images, errors in read_ahead(self, lists, _collate, self.workers, pinned):
             if errors and (self.strict or not len(images)):
@@ -146,13 +129,7 @@ class StreamedImages(Dataset[Tensor | str]):
             yield to_device(images, device)
 
     def read_readable(self, indices: Tensor) -> tuple[Tensor, list[Path]]:
-        """The readable images at ``indices``, and the names of the images that are left out.
-
-        A warning names the first of those.
-
-        Raises:
-            UserError: an image cannot be read and these are strict.
-        """
+        """The readable images at ``indices``, and the names of the others; a warning names one."""
         images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
         count, names, errors = 0, [], []
         for index in indices.tolist():
@@ -212,14 +189,7 @@ def read_ahead(
     workers: int,
     pinned: bool = False,
 ) -> Iterator[tuple[Any, ...]]:
-    """What ``collate`` makes of the items of each batch, a tensor first, read by processes.
-
-    Args:
-        dataset: the items by their indices.
-        batches: the indices of each batch.
-        collate: makes a batch of its items.
-        workers: how many processes; with 0 this one reads.
-        pinned: whether the tensors are to be in pinned memory.
+    """Batches that ``collate`` makes, a tensor first, read ahead by processes; with 0 by this one.
 
     Raises:
         UserError: the processes cannot be started.
@@ -299,11 +269,6 @@ class StreamedCrops:
     decoded when its first crop is needed and kept until its last one of a block of the order. One
     that cannot be read is an error if ``strict``; otherwise other crops of a batch take the places
     of its own, with one warning.
-
-    Args:
-        images: the images, each at least as large as a crop.
-        side: of a crop, in pixels.
-        strict: see above.
     """
 
     def __init__(self, images: SizedImages, side: int, strict: bool) -> None:
@@ -335,11 +300,7 @@ class StreamedCrops:
         return self._cut(indices, {index: decoded[index] for index in wanted})
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """The crops of each of ``batches`` of them, whose images ``workers`` processes decode.
-
-        Raises:
-            UserError: an image cannot be read and these are strict, or none of a batch can be.
-        """
+        """The crops of each of ``batches`` of them, whose images ``workers`` processes decode."""
         plan = _Plan(batches, self._held, self.images.nbytes)
         decoded = read_ahead(_Decoded(self.images), plan, _packed, self.workers)
         for levels, shapes, errors in decoded:
@@ -357,11 +318,7 @@ class StreamedCrops:
             yield to_device(crops, device)
 
     def _cut(self, rows: Tensor, held: dict[int, Tensor | str]) -> Tensor:
-        """The crops at ``rows`` (B, 3) of decoded images, repeated where one cannot be read.
-
-        Raises:
-            UserError: none of the images can be.
-        """
+        """The crops at ``rows`` (B, 3) of decoded images, repeated if one cannot be read."""
         images = [held[index] for index in rows[:, 0].tolist()]
         known = [image for image in images if isinstance(image, Tensor)]
         if not known:
@@ -405,17 +362,10 @@ class _Decoded(Dataset["Tensor | str"]):
 class _Plan:
     """Which images to decode for each batch of crops, and which to forget after it.
 
-    The images to decode are what the loader takes, ahead of the crops that are cut. Those that
-    were used last are kept, :data:`HELD` bytes of them beside those of the batch.
-
-    Args:
-        batches: the crops of each batch, (B, 3).
-        held: the images that are there, those used first being the first.
-        nbytes: of each image, (N).
-
-    Attributes:
-        steps: for each batch that the loader has taken: its crops, the images that are decoded
-            for it, the images to forget.
+    The loader takes the images to decode ahead of the crops that are cut. Those that were used last
+    are kept, :data:`HELD` bytes of them beside those of the batch; ``held`` are there already, the
+    least recent first. ``steps`` has for each batch its crops (B, 3), the images to decode, and
+    those to forget.
     """
 
     def __init__(self, batches: Iterable[Tensor], held: Iterable[int], nbytes: np.ndarray) -> None:
