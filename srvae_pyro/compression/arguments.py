@@ -12,8 +12,6 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.cli import check_folder, option
 
-__all__ = ["CompressArguments", "DecompressArguments"]
-
 
 @dataclass
 class CompressArguments:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -82,57 +82,13 @@ def padded(image: Tensor, height: int, width: int) -> Tensor:
     return image[:, rows][:, :, columns]
 
 
-Given = Callable[[Tensor], ImageDistribution]
-Encoder = Callable[[Tensor], Independent]
+class Coding(NamedTuple):
+    """What codes a latent and an image of a batch."""
 
-
-class BitsBack:
-    """Puts latents and images on stacks, and takes them off, by networks of a dtype in a mode."""
-
-    def __init__(self, dtype: torch.dtype, mode: SameEverywhere | None = None) -> None:
-        self.dtype, self.mode = dtype, mode
-
-    def image(self, levels: Tensor) -> Tensor:
-        """Levels as an image in [0, 1], in the networks' precision."""
-        return to_unit(levels, self.dtype)
-
-    def put(
-        self,
-        stack: Stack,
-        prior: PriorCode,
-        posterior: Independent,
-        likelihood: Given,
-        levels: Tensor,
-    ) -> Tensor:
-        """Draw a latent by bits of the stack, code an image given it, and it by its prior."""
-        q = _on_grid(posterior, prior)
-        cells = as_tensor(q.pop(stack), levels, (len(levels), *posterior.event_shape))
-        latent = prior.values(cells).to(self.dtype)
-        put = Put()
-        code_image(likelihood(latent), partial(self._code, put), levels)
-        put.push(stack)
-        prior.push(stack, cells)
-        return latent
-
-    def take(
-        self,
-        stack: Stack,
-        prior: PriorCode,
-        posterior: Encoder,
-        likelihood: Given,
-        shape: tuple[int, int, int, int],
-    ) -> tuple[Tensor, Tensor]:
-        """The inverse of :meth:`put`, for a latent of that shape: the levels, and the latent."""
-        cells = prior.pop(stack, shape)
-        latent = prior.values(cells).to(self.dtype)
-        levels = code_image(likelihood(latent), partial(self._code, Take(stack)), None)
-        _on_grid(posterior(self.image(levels)), prior).push(stack, as_cells(cells))
-        return levels, latent
-
-    def _code(self, code: Code, pixels: TruncatedMixture, levels: Tensor | None) -> Tensor:
-        """A factor. Tables are the same everywhere without the mode, which would take longer."""
-        with self.mode.paused() if self.mode else nullcontext():
-            return code_levels(code, pixels, levels)
+    prior: PriorCode
+    posterior: Callable[[Tensor], Independent]  # of an image
+    likelihood: Callable[[Tensor], ImageDistribution]  # of a latent
+    latent_shape: tuple[int, int, int]
 
 
 def _normal(distribution: object) -> Normal:
@@ -212,7 +168,7 @@ class Codec:
                 raise UserError(f"the model's weights {name} are not finite: train the model again")
         self.device = next(self.model.parameters()).device
         self.mode = SameEverywhere() if arithmetic == "fp64" else None
-        self.bits_back = BitsBack(dtype, self.mode)
+        self.dtype = dtype
 
     def encode(self, images: Sequence[Tensor], done: Progress = lambda _: None) -> list[Chain]:
         """The chains of images, uint8 (C, h, w) each, of any sizes that the model takes."""
@@ -223,7 +179,7 @@ class Codec:
                 parts = [padded(images[i], batch.height, batch.width) for i in batch.indices]
                 levels = torch.stack(parts).to(self.device).long()
                 try:
-                    self._encode(stacks, levels)
+                    self._encode(stacks, levels, batch)
                 except UserError:
                     raise
                 except (MismatchError, ValueError) as error:
@@ -245,15 +201,13 @@ class Codec:
             UserError: they are too short for any such images, or memory does not suffice.
         """
         self._check_lengths(chains, sizes)
-        try:
-            lower = self._decode_first(chains[0], sizes, done)
-            if isinstance(self.model, VAE):
-                images = [image for image, _ in lower]
-            else:
-                images = self._decode_second(self.model, chains[1], sizes, lower, done)
-        except (ValueError, OverflowError) as error:  # from numbers that make no sense
-            raise MismatchError(str(error)) from None
-        return [p[:, :h, :w].contiguous() for p, (h, w) in zip(images, sizes, strict=True)]
+        images = self._decode(chains[0], sizes, self._first, done)
+        if isinstance(self.model, SRVAE):
+            images = self._decode(
+                chains[1], sizes, partial(self._second, dict(enumerate(images))), done
+            )
+        pairs = zip(images, sizes, strict=True)
+        return [x[:, :h, :w].contiguous() for (x, _), (h, w) in pairs]
 
     def preview(
         self,
@@ -265,12 +219,8 @@ class Codec:
         if not isinstance(self.model, SRVAE):
             raise UserError("a VAE has no y: --preview is the srVAE's")
         self._check_lengths([chain], sizes)
-        try:
-            lower = self._decode_first(chain, sizes, done)
-        except (ValueError, OverflowError) as error:
-            raise MismatchError(str(error)) from None
-        parts = zip(lower, sizes, strict=True)
-        return [_of_image(self.model, y, size) for (y, _), size in parts]
+        lower = self._decode(chain, sizes, self._first, done)
+        return [_of_image(self.model, y, s) for (y, _), s in zip(lower, sizes, strict=True)]
 
     def _batches(self, sizes: Sequence[tuple[int, int]]) -> list[Batch]:
         config = self.model.config
@@ -296,13 +246,11 @@ class Codec:
     ) -> None:
         """Refuse chains that cannot hold the latents of the batch that is decoded first."""
         *_, batch = self._batches(sizes)
-        shapes = self._sizes(batch)
-        if isinstance(self.model, VAE):
-            latents, prior = [shapes.latent], self.model.model.p_z
-        else:
-            latents, prior = [shapes.lower_latent, shapes.latent], self.model.model.p_u
-        for number, (words, shape) in enumerate(zip(chains, latents, strict=False)):
-            if number == 0 and isinstance(prior, MixturePrior):
+        shapes, has_y = self._sizes(batch), isinstance(self.model, SRVAE)
+        latents = [shapes.lower_latent, shapes.latent] if has_y else [shapes.latent]
+        prior = self.model.model.p_u if isinstance(self.model, SRVAE) else self.model.model.p_z
+        for index, (words, shape) in enumerate(zip(chains, latents, strict=False)):
+            if index == 0 and isinstance(prior, MixturePrior):
                 continue  # has scales of its own
             if len(words) * WORD < LEAST_BITS * len(batch.indices) * math.prod(shape):
                 raise UserError(
@@ -321,75 +269,78 @@ class Codec:
         shape = (channels, batch.height, batch.width)
         return sizes_of(replace(self.model.config, image_shape=shape))
 
-    def _encode(self, stacks: list[Stack], levels: Tensor) -> None:
-        model = self.model
-        x = self.bits_back.image(levels)
+    def _first(self, batch: Batch) -> Coding:
+        """Codes y and u, or x and z of a VAE."""
+        model, shapes = self.model, self._sizes(batch)
         if isinstance(model, VAE):
-            prior = prior_code(model.model.p_z)
-            self.bits_back.put(stacks[0], prior, model.guide.q_z(x), model.model.p_x, levels)
+            p, q = model.model, model.guide
+            return Coding(prior_code(p.p_z), q.q_z, p.p_x, shapes.latent)
+        prior = prior_code(model.model.p_u)
+        return Coding(prior, model.guide.q_u, model.model.p_y, shapes.lower_latent)
+
+    def _second(self, lower: Mapping[int, tuple[Tensor, Tensor]], batch: Batch) -> Coding:
+        """Codes x and z given the y and u of each image."""
+        assert isinstance(self.model, SRVAE)
+        p, pairs = self.model.model, [lower[index] for index in batch.indices]
+        y = to_unit(torch.stack([y for y, _ in pairs]).to(self.device).long(), self.dtype)
+        prior = conditional(p.p_z(y, torch.stack([u for _, u in pairs])))
+        return Coding(prior, self.model.guide.q_z, partial(p.p_x, y), self._sizes(batch).latent)
+
+    def _encode(self, stacks: list[Stack], levels: Tensor, batch: Batch) -> None:
+        if isinstance(self.model, VAE):
+            self._put(stacks[0], self._first(batch), levels)
             return
-        y_levels = to_levels(model.guide.d(x)).long()
-        y = self.bits_back.image(y_levels)
-        u = self.bits_back.put(
-            stacks[0],
-            prior_code(model.model.p_u),
-            model.guide.q_u(y),
-            model.model.p_y,
-            y_levels,
-        )
-        prior = conditional(model.model.p_z(y, u))
-        given = _given_both(model, y)
-        self.bits_back.put(stacks[1], prior, model.guide.q_z(x), given, levels)
+        y = to_levels(self.model.guide.d(to_unit(levels, self.dtype))).long()
+        u = self._put(stacks[0], self._first(batch), y)
+        pairs = dict(zip(batch.indices, zip(y, u, strict=True), strict=True))
+        self._put(stacks[1], self._second(pairs, batch), levels)
 
-    def _decode_first(
-        self, words: NDArray[np.uint32], sizes: Sequence[tuple[int, int]], done: Progress
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Of each image the image that the first chain gives, uint8, and its latent."""
-        model, stack = self.model, Stack(words)
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        with self._coding():
-            for batch in reversed(self._batches(sizes)):
-                shapes = self._sizes(batch)
-                parts = (
-                    (model.model.p_z, model.guide.q_z, model.model.p_x, shapes.latent)
-                    if isinstance(model, VAE)
-                    else (model.model.p_u, model.guide.q_u, model.model.p_y, shapes.lower_latent)
-                )
-                prior, posterior, likelihood, shape = parts
-                levels, latent = self.bits_back.take(
-                    stack, prior_code(prior), posterior, likelihood, (len(batch.indices), *shape)
-                )
-                images = levels.to(torch.uint8).cpu()
-                found |= dict(zip(batch.indices, zip(images, latent, strict=True), strict=True))
-                done(len(batch.indices))
-        _check_end(stack)
-        return [found[index] for index in range(len(sizes))]
+    def _put(self, stack: Stack, coding: Coding, levels: Tensor) -> Tensor:
+        """Draw a latent by bits of the stack, code an image given it, and it by its prior."""
+        q = _on_grid(coding.posterior(to_unit(levels, self.dtype)), coding.prior)
+        cells = as_tensor(q.pop(stack), levels, (len(levels), *coding.latent_shape))
+        latent = coding.prior.values(cells).to(self.dtype)
+        put = Put()
+        code_image(coding.likelihood(latent), partial(self._code, put), levels)
+        put.push(stack)
+        coding.prior.push(stack, cells)
+        return latent
 
-    def _decode_second(
+    def _take(self, stack: Stack, coding: Coding, count: int) -> tuple[Tensor, Tensor]:
+        """The inverse of :meth:`_put`: the levels and the latent of so many images."""
+        prior = coding.prior
+        cells = prior.pop(stack, (count, *coding.latent_shape))
+        latent = prior.values(cells).to(self.dtype)
+        levels = code_image(coding.likelihood(latent), partial(self._code, Take(stack)), None)
+        posterior = coding.posterior(to_unit(levels, self.dtype))
+        _on_grid(posterior, prior).push(stack, as_cells(cells))
+        return levels, latent
+
+    def _code(self, code: Code, pixels: TruncatedMixture, levels: Tensor | None) -> Tensor:
+        """A factor. Tables are the same everywhere without the mode, which would take longer."""
+        with self.mode.paused() if self.mode else nullcontext():
+            return code_levels(code, pixels, levels)
+
+    def _decode(
         self,
-        model: SRVAE,
         words: NDArray[np.uint32],
         sizes: Sequence[tuple[int, int]],
-        lower: list[tuple[Tensor, Tensor]],
+        coding: Callable[[Batch], Coding],
         done: Progress,
-    ) -> list[Tensor]:
-        """Each x, uint8 and padded, from the second chain and each y and u."""
-        stack, found = Stack(words), dict[int, Tensor]()
-        with self._coding():
-            for batch in reversed(self._batches(sizes)):
-                y_levels = torch.stack([lower[index][0] for index in batch.indices])
-                y = self.bits_back.image(y_levels.to(self.device).long())
-                u = torch.stack([lower[index][1] for index in batch.indices])
-                levels, _ = self.bits_back.take(
-                    stack,
-                    conditional(model.model.p_z(y, u)),
-                    model.guide.q_z,
-                    _given_both(model, y),
-                    (len(batch.indices), *self._sizes(batch).latent),
-                )
-                found |= dict(zip(batch.indices, levels.to(torch.uint8).cpu(), strict=True))
-                done(len(batch.indices))
-        _check_end(stack)
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The image, uint8 and padded, and the latent of each that a chain holds."""
+        stack, found = Stack(words), dict[int, tuple[Tensor, Tensor]]()
+        try:
+            with self._coding():
+                for batch in reversed(self._batches(sizes)):
+                    levels, latent = self._take(stack, coding(batch), len(batch.indices))
+                    pairs = zip(levels.to(torch.uint8).cpu(), latent, strict=True)
+                    found |= dict(zip(batch.indices, pairs, strict=True))
+                    done(len(batch.indices))
+        except (ValueError, OverflowError) as error:  # from numbers that make no sense
+            raise MismatchError(str(error)) from None
+        if not stack.is_at_start():
+            raise MismatchError("what is left is not what there was to start with")
         return [found[index] for index in range(len(sizes))]
 
 
@@ -410,14 +361,3 @@ def _of_image(model: SRVAE, y: Tensor, size: tuple[int, int]) -> Tensor:
     """The part of the y of a padded image that is of the image itself, of that height and width."""
     height, width = (-(-side // model.guide.d.factor) for side in size)
     return y[:, :height, :width].contiguous()
-
-
-def _given_both(model: SRVAE, y: Tensor) -> Given:
-    """p(x|y, .) as a function of z."""
-    return lambda z: model.model.p_x(y, z)
-
-
-def _check_end(stack: Stack) -> None:
-    """Refuse a stack that does not end as it started."""
-    if not stack.is_at_start():
-        raise MismatchError("what is left is not what there was to start with")

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +25,6 @@ from torch import Tensor
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.files import special_kind, write_whole
 from srvae_pyro.upscaling.photographs import shown
-
-__all__ = [
-    "Container",
-    "Entry",
-    "Header",
-    "fingerprint",
-    "fingerprints_of",
-    "is_packed",
-    "names_of",
-    "packed",
-    "read_from",
-    "read_parts",
-    "write_parts",
-]
 
 MAGIC = b"SRVAEbb1"
 FORMAT = 2
@@ -114,17 +100,11 @@ class Header:
         if values.get("format") != FORMAT:
             raise ValueError(f"its format is {values.get('format')!r}, and this version's {FORMAT}")
         try:
-            columns = values["images"]
+            del values["format"]
+            columns = values.pop("images")
             rows = zip(*(columns[f.name] for f in fields(Entry)), strict=True)
-            header = cls(
-                values["run"],
-                values["model"],
-                values["arithmetic"],
-                values["group"],
-                tuple(values["start_words"]),
-                values["made"],
-                tuple(Entry(*row) for row in rows),
-            )
+            values["start_words"] = tuple(values["start_words"])
+            header = cls(**values, images=tuple(Entry(*row) for row in rows))
         except (KeyError, TypeError, ValueError):
             raise ValueError("its header lacks something") from None
         header.check()
@@ -194,7 +174,7 @@ class Container:
 
     Attributes:
         header: the file's header.
-    """Read an open file, or with ``preview`` its beginning; a ValueError says what is wrong."""
+        fingerprints: checksum of all y's, if the model has them, and of each image, 4 bytes each.
         chains: uint32, those that were read.
         bytes_read: of the file.
         size: of all of it.
@@ -247,7 +227,7 @@ def packed(content: Container) -> bytes:
 def write_parts(path: Path, content: Container) -> int:
     """Write a file, whole or not at all; its bytes."""
     whole = packed(content)
-    write_whole(path, lambda partial: _write(partial, whole))
+    write_whole(path, lambda partial: partial.write_bytes(whole))
     return len(whole)
 
 
@@ -309,7 +289,3 @@ def _part(file: BinaryIO, size: int) -> bytes:
 
 def _check(part: bytes) -> bytes:
     return hashlib.blake2b(part, digest_size=CHECK).digest()
-
-
-def _write(path: Path, content: bytes) -> Any:
-    return path.write_bytes(content)

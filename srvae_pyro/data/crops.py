@@ -136,7 +136,7 @@ HEADER = 2**16  # bytes of an image in a tar that tell its size, for most format
 
 @dataclass(frozen=True)
 class SizedImages:
-    """The sizes of images by their headers; 0 and an error by its place if one cannot be read."""
+    """Images of a source: their indices (N); width and height of each (N, 2), or swapped."""
 
     source: Source
     indices: np.ndarray
@@ -173,9 +173,7 @@ class SizedImages:
 def measure(
     source: Source, indices: np.ndarray, channels: int, what: str
 ) -> tuple[SizedImages, dict[int, str]]:
-    """The sizes of images by their headers; and why some, of size 0, cannot be read, by their
-    places.
-    """
+    """The sizes of images by their headers; if one is 0, why it cannot be read, by its place."""
     sizes = np.zeros((len(indices), 2), dtype=np.int64)
     errors: dict[int, str] = {}
 

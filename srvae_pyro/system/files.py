@@ -174,7 +174,7 @@ def set_aside(path: Path) -> Path:
     return free
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in ``path``'s place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _partial(path) as partial:
