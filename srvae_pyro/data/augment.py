@@ -7,8 +7,6 @@ from torch import Tensor
 
 from srvae_pyro.system.device import to_device
 
-__all__ = ["augment"]
-
 
 def augment(images: Tensor, generator: torch.Generator, shift: bool = True) -> Tensor:
     """Flip each image left to right with probability 1/2 and shift it by up to 5% of its size.

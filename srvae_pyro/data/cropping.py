@@ -19,8 +19,6 @@ from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import process_memory
 
-__all__ = ["EVAL_CROPS", "crop_files", "crop_images"]
-
 EVAL_CROPS = 2000  # of validation and of test, unless there are more images
 HELD_OUT = ("val", "test")
 

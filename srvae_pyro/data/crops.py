@@ -169,6 +169,13 @@ class SizedImages:
         levels = np.asarray(image).reshape(image.height, image.width, self.channels)
         return torch.from_numpy(levels.transpose(2, 0, 1).copy())
 
+    def __getitem__(self, index: int) -> Tensor | str:
+        """Image ``index`` as :meth:`read` gives it, or the reason why it cannot be read."""
+        try:
+            return self.read(index)
+        except (UserError, OSError) as error:
+            return str(error)
+
 
 def measure(
     source: Source, indices: np.ndarray, channels: int, what: str

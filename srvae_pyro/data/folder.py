@@ -7,7 +7,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,14 @@ from torch import Tensor
 from srvae_pyro.data.cropping import crop_files
 from srvae_pyro.data.image_files import find_images, read_images
 from srvae_pyro.data.sources import ImageFiles, fingerprint_of, mask_of
-from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions, MemoryImages, hold_out
+from srvae_pyro.data.splits import (
+    DEFAULTS,
+    DataSplits,
+    ImageOptions,
+    MemoryImages,
+    TrainingImages,
+    hold_out,
+)
 from srvae_pyro.data.streaming import StreamedImages
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
@@ -111,20 +117,23 @@ def load_folder(folder: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     }
     if held_out:
         info |= {"held_out": list(held_out), "held_out_indices": held_out}
+
+    def inside(path: Path) -> str:
+        return str(path.relative_to(folder))
+
     if options.crops is not None:
         sources = {split: ImageFiles(folder, part) for split, part in files.items()}
         parts = {split: (source, np.arange(len(source))) for split, source in sources.items()}
-        shown = partial(_inside, folder)
-        return crop_files(str(folder), parts, options, info, shown)
-    streamed = _streamed(folder, files["train"], options)
-    if streamed is not None:
+        return crop_files(str(folder), parts, options, info, inside)
+    train: TrainingImages | None = _streamed(folder, files["train"], options)
+    if train is not None:
+        info["streamed"] = True
         del files["train"]
     images, left_out = _read(folder, files, options)
     if left_out:
-        info["left_out"] = left_out
-    if streamed is not None:
-        info["streamed"] = True
-    train = MemoryImages(images["train"]) if streamed is None else streamed
+        info["left_out"] = [inside(path) for path in left_out]
+    if train is None:
+        train = MemoryImages(images["train"])
     return DataSplits(str(folder), train, images["val"], images["test"], info)
 
 
@@ -219,8 +228,8 @@ def _streamed(folder: Path, files: list[Path], options: ImageOptions) -> Streame
 
 def _read(
     folder: Path, files: dict[str, list[Path]], options: ImageOptions
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The images of each split, and the paths in ``folder`` of the files that are left out."""
+) -> tuple[dict[str, Tensor], list[Path]]:
+    """The images of each split, and the files that are left out."""
     paths = [path for part in files.values() for path in part]
     # One tensor of all, then views of it: a copy would take as much memory again.
     images, left_out = read_images(
@@ -233,11 +242,7 @@ def _read(
         if part and not size:
             raise UserError(f"no image of {folder} for {split} can be read: repair or add some")
     splits = dict(zip(files, images.split(sizes), strict=True))
-    return splits, [_inside(folder, paths[i]) for i in left_out]
-
-
-def _inside(folder: Path, path: Path) -> str:
-    return str(path.relative_to(folder))
+    return splits, [paths[i] for i in left_out]
 
 
 def _split_text(places: dict[str, Path], held_out: dict[str, list[int]]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -141,20 +141,20 @@ def load_imagenet32(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     images, _ = read_images(paths, options.channels, what="ImageNet32", strict=True)
     if images.shape[2:] != (32, 32):
         raise UserError(f"the images in {folder} are not of 32x32: take --data {folder}")
-    counts = [len(train_paths), len(val_paths), len(test_paths)]
-    train_images, val_images, test_images = images.split(counts)
-    return DataSplits(
-        "imagenet32",
-        MemoryImages(train_images),
-        val_images,
-        test_images,
-        {
-            "source": str(folder),
-            "split": f"{HELD_OUT} random training images for validation; valid_32x32 is the test",
-            "seed": options.seed,
-            "held_out_indices": {"val": held.tolist()},
-        },
-    )
+    parts = images.split([len(train_paths), len(val_paths), len(test_paths)])
+    return _splits("imagenet32", folder, parts, "valid_32x32", held, options.seed)
+
+
+def _splits(
+    name: str, source: Path, parts: Sequence[Tensor], test: str, held: np.ndarray, seed: int
+) -> DataSplits:
+    info = {
+        "source": str(source),
+        "split": f"{HELD_OUT} random training images for validation; {test} is the test",
+        "seed": seed,
+        "held_out_indices": {"val": held.tolist()},
+    }
+    return DataSplits(name, MemoryImages(parts[0]), parts[1], parts[2], info)
 
 
 IMAGE = 3 * 32 * 32  # bytes, red plane first
@@ -194,18 +194,8 @@ def load_imagenet32_batches(root: Path, options: ImageOptions = DEFAULTS) -> Dat
     if options.limit is not None:
         # Copies, so that the memory of the rest is given back.
         train, val, test = (part[: options.limit].clone() for part in (train, val, test))
-    return DataSplits(
-        "imagenet32-batches",
-        MemoryImages(train),
-        val,
-        test,
-        {
-            "source": str(files[TRAIN_BATCHES[0]].parent),
-            "split": f"{HELD_OUT} random training images for validation; val_data is the test",
-            "seed": options.seed,
-            "held_out_indices": {"val": held.tolist()},
-        },
-    )
+    source = files[TRAIN_BATCHES[0]].parent
+    return _splits("imagenet32-batches", source, (train, val, test), "val_data", held, options.seed)
 
 
 @contextmanager
@@ -253,13 +243,7 @@ def _read_all(paths: list[Path], channels: int) -> Tensor:
     room = sum(_bytes(path) for path in paths) // IMAGE
     images = torch.empty(room, channels, 32, 32, dtype=torch.uint8)
     filled = 0
-    for path in Bar(
-        paths,
-        desc="reading ImageNet32",
-        unit="batch",
-        leave=False,
-        in_log=False,
-    ):
+    for path in Bar(paths, desc="reading ImageNet32", unit="batch", leave=False, in_log=False):
         batch = _read(path, channels)
         images[filled : filled + len(batch)] = batch
         filled += len(batch)

@@ -17,8 +17,6 @@ from srvae_pyro.data.shards import load_shards
 from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions
 from srvae_pyro.errors import UserError
 
-__all__ = ["DATA_SETS", "LOADERS", "load_data"]
-
 # A loader is given the folder of named data sets and what is asked of the images.
 LOADERS: dict[str, Callable[[Path, ImageOptions], DataSplits]] = {
     "cifar10": load_cifar10,
@@ -65,31 +63,24 @@ def load_data(name: str, root: Path, options: ImageOptions = DEFAULTS) -> DataSp
     side = options.crops or options.image_size
     if options.check_shape and side is not None:
         options.check_shape((options.channels, side, side))
-    return _load(name, root, options).described(limit=options.limit)
-
-
-def _load(name: str, root: Path, options: ImageOptions) -> DataSplits:
     if name == "photos" and options.crops is not None:
         raise UserError(
             f"photos is cut into crops of its own: give --image-size {options.crops} in place of "
             "--crops, or take --data DIR"
         )
     if name in LOADERS and options.crops is not None:
-        whole = LOADERS[name](root, replace(options, check_shape=None))
-        return crop_images(whole, options)
-    if name in LOADERS:
-        return LOADERS[name](root, options)
-    if name.startswith(SHARDS):
-        return load_shards(name, options)
-    return load_folder(_folder(name), options)
+        data = crop_images(LOADERS[name](root, replace(options, check_shape=None)), options)
+    elif name in LOADERS:
+        data = LOADERS[name](root, options)
+    elif name.startswith(SHARDS):
+        data = load_shards(name, options)
+    else:
+        data = load_folder(_folder(name), options)
+    return data.described(limit=options.limit)
 
 
 def _folder(name: str) -> Path:
-    """The folder called ``name``.
-
-    Raises:
-        UserError: there is none; suggests what may be meant.
-    """
+    """The folder called ``name``, or an error that suggests what may be meant."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

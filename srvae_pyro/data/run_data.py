@@ -12,13 +12,6 @@ from srvae_pyro.data.shards import fingerprint_shards, shard_paths
 from srvae_pyro.data.sources import is_of_files
 from srvae_pyro.errors import UserError
 
-__all__ = [
-    "can_have_moved",
-    "load_for",
-    "refuse_missing",
-    "warn_if_trained_on",
-]
-
 
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
     """The images that a run was trained on, or others, in the size and channels of its model.

@@ -18,8 +18,6 @@ from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions, hold_out
 from srvae_pyro.data.streaming import StreamedImages
 from srvae_pyro.errors import UserError
 
-__all__ = ["check_shards", "fingerprint_shards", "load_shards", "shard_paths"]
-
 MOST_HELD_OUT = 10_000
 
 

@@ -18,14 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from srvae_pyro.data.crops import (
-    SizedImages,
-    crop_order,
-    crops_an_epoch,
-    cut,
-    places_in,
-    read_grid,
-)
+from srvae_pyro.data.crops import SizedImages, crop_order, crops_an_epoch, cut, places_in, read_grid
 from srvae_pyro.data.image_files import read_image
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import BLOCK, ImageOptions, shuffled, shuffled_in_windows
@@ -116,7 +109,7 @@ class StreamedImages(Dataset[Tensor | str]):
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         """The images of each of ``batches`` of indices, read ahead by ``workers`` processes."""
-        lists, pinned = _Lists(batches), device.type == "cuda"
+        lists, pinned = (batch.tolist() for batch in batches), device.type == "cuda"
         for images, errors in read_ahead(self, lists, _collate, self.workers, pinned):
             if errors and (self.strict or not len(images)):
                 raise UserError(errors[0])
@@ -165,16 +158,6 @@ def _other_size(name: Path, size: tuple[int, int], first: tuple[int, int]) -> st
     )
 
 
-class _Lists:
-    """Batches of indices as lists, made when they are needed."""
-
-    def __init__(self, batches: Iterable[Tensor]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch.tolist() for batch in self.batches)
-
-
 def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
     """The readable images of a batch, and what is wrong with the others."""
     images = [item for item in items if isinstance(item, Tensor)]
@@ -183,7 +166,7 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
 
 
 def read_ahead(
-    dataset: Dataset[Any],
+    dataset: Any,
     batches: Iterable[list[int]],
     collate: Callable[[list[Any]], tuple[Any, ...]],
     workers: int,
@@ -295,14 +278,13 @@ class StreamedCrops:
         return crop_order(seed, epoch, self.counts, self.images.nbytes, self.runs)
 
     def read(self, indices: Tensor) -> Tensor:
-        decoded = _Decoded(self.images)
         wanted = indices[:, 0].unique().tolist()
-        return self._cut(indices, {index: decoded[index] for index in wanted})
+        return self._cut(indices, {index: self.images[index] for index in wanted})
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         """The crops of each of ``batches`` of them, whose images ``workers`` processes decode."""
         plan = _Plan(batches, self._held, self.images.nbytes)
-        decoded = read_ahead(_Decoded(self.images), plan, _packed, self.workers)
+        decoded = read_ahead(self.images, plan, _packed, self.workers)
         for levels, shapes, errors in decoded:
             rows, needed, dropped = plan.steps.popleft()
             if errors and self.strict:
@@ -337,26 +319,9 @@ class StreamedCrops:
         return grid.crops
 
     def chunks(self) -> Iterator[Tensor]:
-        decoded = _Decoded(self.images)
-        for index in range(len(decoded)):
-            if isinstance(image := decoded[index], Tensor):
+        for index in range(len(self.images)):
+            if isinstance(image := self.images[index], Tensor):
                 yield image
-
-
-class _Decoded(Dataset["Tensor | str"]):
-    """Images (C, H, W) by their index, or the reasons why they cannot be read."""
-
-    def __init__(self, images: SizedImages) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor | str:
-        try:
-            return self.images.read(index)
-        except (UserError, OSError) as error:
-            return str(error)
 
 
 class _Plan:

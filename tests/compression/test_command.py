@@ -183,10 +183,7 @@ def test_sizes_that_are_claimed_are_refused_before_decoding(
 
 
 def test_names_that_cannot_be_written_are_changed(
-    packed: Path,
-    place: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    packed: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("srvae_pyro.compression.command.longest_name", lambda _: len("gr.png"))
     assert decompress.main(DecompressArguments(packed, place / "out")) == 0
@@ -215,10 +212,7 @@ def test_a_file_names_no_run_elsewhere(packed: Path, place: Path) -> None:
 
 
 def test_other_weights_are_told(
-    packed: Path,
-    place: Path,
-    tiny: Callable[..., ModelConfig],
-    make_images: Callable[..., Tensor],
+    packed: Path, place: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     model = make_model(tiny(p_u="standard"))
     model.initialize(make_images(8, seed=9))

@@ -100,8 +100,7 @@ def test_a_png_whose_end_alone_is_missing_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
-    [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True})],
+    ("kind", "options"), [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True})]
 )
 def test_an_image_without_all_its_pixels_is_refused(
     tmp_path: Path, kind: str, options: dict[str, Any]

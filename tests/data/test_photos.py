@@ -95,11 +95,7 @@ def test_each_crop_has_the_number_of_its_photograph(monkeypatch: pytest.MonkeyPa
 
 
 def test_sizes_and_gray(tmp_path: Path) -> None:
-    assert load_data("photos", tmp_path, ImageOptions(limit=5, image_size=64)).shape == (
-        3,
-        64,
-        64,
-    )
+    assert load_data("photos", tmp_path, ImageOptions(limit=5, image_size=64)).shape == (3, 64, 64)
     large = load_data("photos", tmp_path, ImageOptions(limit=5, image_size=150))
     assert large.shape == (3, 150, 150)
     assert len(large.info["source"]) < len(PHOTOGRAPHS)  # those with regions large enough
