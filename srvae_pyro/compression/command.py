@@ -92,7 +92,8 @@ def compress(arguments: CompressArguments) -> int:
     header.to_bytes()  # refuses what cannot be written
     began = time.monotonic()
     codec = Codec(model, arguments.group, arguments.arithmetic)
-    chains = _encoded(codec, images)
+    with Bar(total=len(images), unit="image") as bar:
+        chains = codec.encode(images, bar.update)
     seconds = time.monotonic() - began
     header = replace(header, start_words=tuple(chain.start_words for chain in chains))
     prints = fingerprints_of(images, lower_of(model, images))
@@ -148,11 +149,6 @@ def _files_of(header: Header, out: Path) -> list[str]:
         more = f", and {len(changed) - 1} more" if changed[1:] else ""
         print_line(f"names that cannot be written here are changed: {old} to {new}{more}")
     return [f"{name}.png" for name in files]
-
-
-def _encoded(codec: Codec, images: Sequence[Tensor]) -> list[Chain]:
-    with Bar(total=len(images), unit="image") as bar:
-        return codec.encode(images, bar.update)
 
 
 def _decoded(codec: Codec, content: Container, preview: bool) -> list[Tensor]:

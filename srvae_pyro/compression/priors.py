@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from srvae_pyro.distributions import (
     AffineCoupling,
     MixturePrior,
     OnFirstHalf,
-    RealNVP,
     RealNVPPrior,
     Squeeze,
     StandardPrior,
@@ -41,28 +39,6 @@ BOUND = 1 << 40  # of cells, times R: far from what 64 bits hold
 
 Cells = NDArray[np.int64]
 Change = Callable[[Stack, Cells, Cells, Cells], Cells]  # of the elements, given R and t
-
-
-class FlowCode:
-    """A RealNVP on whole cells (n, C, H, W), whose scales pop and push bits.
-
-    References:
-        Zhang, Kang, Ryder and Li, iFlow: Numerically Invertible Flows for Efficient Lossless
-        Compression via a Uniform Coder, 2021, arXiv:2111.00965, section 3.1, for the scaling; Ho,
-        Lohn and Abbeel, Compression with Flows via Local Bits-Back Coding, 2019, arXiv:1905.08500,
-        for the same end by normals about each value, which costs more bits to start with.
-    """
-
-    def __init__(self, flow: RealNVP) -> None:
-        self.transforms = flow()  # from the base
-
-    def to_base(self, stack: Stack, cells: Tensor) -> Tensor:
-        """Carry u's cells to the base's."""
-        return _carried(self.transforms, stack, cells, to_base=True)
-
-    def from_base(self, stack: Stack, cells: Tensor) -> Tensor:
-        """The inverse of :meth:`to_base`."""
-        return _carried(self.transforms, stack, cells, to_base=False)
 
 
 def _carried(
@@ -97,7 +73,7 @@ def _couple(coupling: AffineCoupling, stack: Stack, cells: Tensor, change: Chang
     if not bool((factors.isfinite() & (shifts.abs() < BOUND)).all()):
         raise UserError("the flow p(u) has values that are not finite: train the model again")
     if coupling.pattern == "channels":
-        new = _elements(stack, cells_of(coupling, cells), factors, shifts, change)
+        new = _elements(stack, changed, factors, shifts, change)
         parts = [kept, new] if coupling.reverse else [new, kept]
         return torch.cat(parts, -3)
     where = changed.expand_as(cells)
@@ -106,18 +82,12 @@ def _couple(coupling: AffineCoupling, stack: Stack, cells: Tensor, change: Chang
 
 
 def _parts(coupling: AffineCoupling, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Which elements are changed, of a checkerboard, and what the network sees."""
+    """What is changed, channels or where on a checkerboard, and what the network sees."""
     if coupling.pattern == "channels":
         first, second = cells.chunk(2, -3)
-        return cells.new_empty(0), first if coupling.reverse else second
+        return (second, first) if coupling.reverse else (first, second)
     mask = checkerboard_mask(cells.shape[-2], cells.shape[-1], coupling.reverse, cells)
     return mask == 0, cells * mask
-
-
-def cells_of(coupling: AffineCoupling, cells: Tensor) -> Tensor:
-    """The half of the channels that a channel-wise coupling changes."""
-    first, second = cells.chunk(2, -3)
-    return second if coupling.reverse else first
 
 
 def _elements(
@@ -225,21 +195,30 @@ class MixtureCode(PriorCode):
         return cells
 
 
-@dataclass
 class RealNVPCode(PriorCode):
-    """A flow: its couplings on the grid, and its base."""
+    """A RealNVP on whole cells (n, C, H, W), whose scales pop and push bits.
 
-    prior: RealNVPPrior
+    References:
+        Zhang, Kang, Ryder and Li, iFlow: Numerically Invertible Flows for Efficient Lossless
+        Compression via a Uniform Coder, 2021, arXiv:2111.00965, section 3.1, for the scaling; Ho,
+        Lohn and Abbeel, Compression with Flows via Local Bits-Back Coding, 2019, arXiv:1905.08500,
+        for the same end by normals about each value, which costs more bits to start with.
+    """
 
-    def __post_init__(self) -> None:
-        self.flow = FlowCode(self.prior.flow)
-        self.base = NormalCode(self.prior.anchor)
+    def __init__(self, prior: RealNVPPrior) -> None:
+        self.transforms = prior.flow()  # from the base
+        self.base = NormalCode(prior.anchor)
+
+    def to_base(self, stack: Stack, cells: Tensor) -> Tensor:
+        """Carry u's cells to the base's."""
+        return _carried(self.transforms, stack, cells, to_base=True)
 
     def push(self, stack: Stack, cells: Tensor) -> None:
-        self.base.push(stack, self.flow.to_base(stack, cells))
+        self.base.push(stack, self.to_base(stack, cells))
 
     def pop(self, stack: Stack, shape: tuple[int, int, int, int]) -> Tensor:
-        return self.flow.from_base(stack, self.base.pop(stack, shape))
+        cells = self.base.pop(stack, shape)
+        return _carried(self.transforms, stack, cells, to_base=False)
 
 
 def prior_code(prior: nn.Module) -> PriorCode:

@@ -105,13 +105,9 @@ def test_the_first_part_alone_shows_every_y(
 
 def test_damage_is_told_in_one_line_and_nothing_written(place: Path, packed: Path) -> None:
     content, other = packed.read_bytes(), place / "other"
-    generator = np.random.default_rng(0)
-    damages = [content[:n] for n in generator.integers(0, len(content), 15)]
-    for position in generator.integers(0, len(content), 40):
-        changed = bytearray(content)
-        changed[position] ^= 1 << generator.integers(8)
-        damages.append(bytes(changed))
-    damages += [content + b"more", b"", b"\x89PNG\r\n", content[::-1]]
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    damages = [bytes(changed), content[:-9], content + b"more", b"", b"\x89PNG\r\n", content[::-1]]
     for damage in damages:
         other.write_bytes(damage)
         with pytest.raises(UserError, match="other cannot be decompressed: it") as told:

@@ -37,7 +37,7 @@ from srvae_pyro.runs import read_config
 from srvae_pyro.system.device import stream
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.checkpoint import load_checkpoint
-from tests.training.test_command import arguments, lines_of, plain, tiny
+from tests.training.test_command import arguments, lines_of, plain
 from tests.training.test_training import assert_same
 
 CPU = torch.device("cpu")
@@ -492,7 +492,6 @@ def test_a_run_on_crops_says_and_records_so(
     ("options", "message"),
     [
         ({"crops": 0}, "--crops is at least 1, not 0"),
-        ({"crops": -3}, "--crops is at least 1, not -3"),
         ({"eval_crops": 0}, "--eval-crops is at least 1, not 0"),
         ({"crops": None, "eval_crops": 9}, "--eval-crops is of --crops"),
         ({"image_size": 16}, "leave out --image-size, or --crops"),
@@ -505,11 +504,6 @@ def test_what_cannot_be_is_told_in_a_line(
     with pytest.raises(UserError, match=message) as error:
         load(folder, **options)
     assert "\n" not in str(error.value)
-
-
-def test_sizes_that_do_not_suit_name_the_flag_that_helps(folder: str, tmp_path: Path) -> None:
-    with tiny(), pytest.raises(UserError, match=r"multiples of 8, .*: pass --crops 24$"):
-        train.main(of_crops(tmp_path, data=folder, crops=18))
 
 
 def test_data_sets_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

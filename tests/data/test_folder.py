@@ -30,17 +30,13 @@ def load(folder: Path, **options: int | None) -> DataSplits:
     return load_data(str(folder), Path("nowhere"), ImageOptions(**options))  # type: ignore[arg-type]
 
 
-def images_of(data: DataSplits, split: str) -> torch.Tensor:
-    return data.train.in_memory() if split == "train" else getattr(data, split)
-
-
 def test_splits_of_its_own(tmp_path: Path) -> None:
     fill(tmp_path / "train" / "dogs", 3, first=10)
     fill(tmp_path / "train" / "cats", 2)
     fill(tmp_path / "valid", 2, first=20)
     fill(tmp_path / "test", 1, first=30)
     data = load(tmp_path)
-    assert (reds(images_of(data, "train")), reds(data.val), reds(data.test)) == (
+    assert (reds(data.train.in_memory()), reds(data.val), reds(data.test)) == (
         [0, 1, 10, 11, 12],
         [20, 21],
         [30],
@@ -183,24 +179,17 @@ def test_a_fingerprint_is_of_the_files_alone(tmp_path: Path) -> None:
 def test_limit_takes_the_first(tmp_path: Path) -> None:
     fill(tmp_path, 50)
     data, few = load(tmp_path), load(tmp_path, limit=3)
-    for name in ("train", "val", "test"):
-        assert torch.equal(images_of(few, name), images_of(data, name)[:3])
+    for name in ("val", "test"):
+        assert torch.equal(getattr(few, name), getattr(data, name)[:3])
+    assert torch.equal(few.train.in_memory(), data.train.in_memory()[:3])
     assert few.info["counts"] == {"train": 3, "val": 3, "test": 3}
-
-
-def test_gray(tmp_path: Path) -> None:
-    fill(tmp_path, 10)
-    data = load(tmp_path, channels=1)
-    assert data.shape == (1, 8, 8)
-    expected = Image.new("RGB", (1, 1), (9, 18, 27)).convert("L").getpixel((0, 0))
-    assert expected in reds(torch.cat([data.train.in_memory(), data.val, data.test]))
 
 
 def test_many_parts_keep_their_order(tmp_path: Path) -> None:
     fill(tmp_path / "train", 255, size=2)
     fill(tmp_path / "val", 1, size=2)
     fill(tmp_path / "test", 1, size=2)
-    assert reds(images_of(load(tmp_path), "train")) == list(range(255))
+    assert reds(load(tmp_path).train.in_memory()) == list(range(255))
 
 
 def test_mixed_sizes(tmp_path: Path) -> None:
@@ -351,9 +340,9 @@ def test_files_that_cannot_be_read_are_left_out_of_their_split(tmp_path: Path) -
     held = whole.info["held_out_indices"]
     kept = {split: [i for i in held[split] if i not in bad] for split in ("val", "test")}
     for split, numbers in kept.items():
-        before = images_of(whole, split)
+        before = getattr(whole, split)
         expected = before[[i for i, number in enumerate(held[split]) if number in numbers]]
-        assert torch.equal(images_of(data, split), expected)
+        assert torch.equal(getattr(data, split), expected)
 
 
 def test_a_split_of_which_nothing_can_be_read(tmp_path: Path) -> None:
