@@ -190,12 +190,9 @@ class Container:
         """How many of the images, or with ``preview`` of the y's, have another checksum."""
         if preview:
             return int(fingerprint_of_all(images) != self.fingerprints[:FINGERPRINT])
-        own = self.fingerprints[FINGERPRINT:]
-        count = 0
-        for index, image in enumerate(images):
-            start = index * FINGERPRINT
-            count += fingerprint(image) != own[start : start + FINGERPRINT]
-        return count
+        starts = range(FINGERPRINT, len(self.fingerprints), FINGERPRINT)
+        own = [self.fingerprints[start : start + FINGERPRINT] for start in starts]
+        return sum(fingerprint(x) != check for x, check in zip(images, own, strict=True))
 
 
 def fingerprint(image: Tensor) -> bytes:

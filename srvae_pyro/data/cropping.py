@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.crops import MemoryCrops, SizedImages, capacities, measure, read_grid
-from srvae_pyro.data.image_files import in_parts
+from srvae_pyro.data.image_files import for_each
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import DataSplits, ImageOptions, only_size
 from srvae_pyro.data.streaming import StreamedCrops
@@ -94,20 +94,13 @@ def _read_all(images: SizedImages, side: int) -> tuple[MemoryCrops, dict[int, st
     nbytes, sizes = images.nbytes, images.sizes.copy()
     ends = np.cumsum(nbytes)
     levels = torch.empty(int(nbytes.sum()), dtype=torch.uint8)
-    errors: dict[int, str] = {}
 
-    def read_part(start: int, stop: int) -> None:
-        for i in range(start, stop):
-            try:
-                image = images.read(i)
-            except UserError as error:
-                errors[i] = str(error)
-                continue
-            sizes[i] = image.shape[2], image.shape[1]  # as it was turned
-            levels[ends[i] - nbytes[i] : ends[i]] = image.flatten()
+    def read(i: int) -> None:
+        image = images.read(i)
+        sizes[i] = image.shape[2], image.shape[1]  # as it was turned
+        levels[ends[i] - nbytes[i] : ends[i]] = image.flatten()
 
-    for _ in in_parts(read_part, len(images), "images"):
-        pass
+    errors = for_each(read, len(images), "images")
     kept = np.delete(np.arange(len(images)), list(errors))
     starts = (ends - nbytes)[kept]
     return MemoryCrops(levels, starts, sizes[kept], images.channels, side), errors

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srvae_pyro.data.image_files import image_size, in_parts, read_image, size_by_header
+from srvae_pyro.data.image_files import for_each, image_size, read_image, size_by_header
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import evenly_spaced_indices, shuffled_crops
 from srvae_pyro.errors import UserError
@@ -109,21 +109,16 @@ def read_grid(
     chosen = np.flatnonzero(counts)
     ends = np.cumsum(counts)
     crops = torch.empty(int(counts.sum()), channels, side, side, dtype=torch.uint8)
-    errors: dict[int, str] = {}
 
-    def read_part(start: int, stop: int) -> None:
-        for i in chosen[start:stop].tolist():
-            try:
-                image = read(i)
-            except UserError as error:
-                errors[i] = str(error)
-                continue
-            height, width = image.shape[1:]
-            places = grid_places(width, height, side, int(counts[i]))
-            cut(image, places, side, crops[ends[i] - counts[i] : ends[i]])
+    def read_part(part: int) -> None:
+        i = int(chosen[part])
+        image = read(i)
+        height, width = image.shape[1:]
+        places = grid_places(width, height, side, int(counts[i]))
+        cut(image, places, side, crops[ends[i] - counts[i] : ends[i]])
 
-    for _ in in_parts(read_part, len(chosen), what):
-        pass
+    by_part = for_each(read_part, len(chosen), what)
+    errors = {int(chosen[part]): error for part, error in by_part.items()}
     image_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
     if errors:
         kept = ~torch.isin(image_of, torch.tensor(list(errors)))
@@ -182,17 +177,11 @@ def measure(
 ) -> tuple[SizedImages, dict[int, str]]:
     """The sizes of images by their headers; if one is 0, why it cannot be read, by its place."""
     sizes = np.zeros((len(indices), 2), dtype=np.int64)
-    errors: dict[int, str] = {}
 
-    def measure_part(start: int, stop: int) -> None:
-        for i in range(start, stop):
-            try:
-                sizes[i] = _size(source, int(indices[i]))
-            except UserError as error:
-                errors[i] = str(error)
+    def measure_one(i: int) -> None:
+        sizes[i] = _size(source, int(indices[i]))
 
-    for _ in in_parts(measure_part, len(indices), what):
-        pass
+    errors = for_each(measure_one, len(indices), what)
     return SizedImages(source, indices, sizes, channels), errors
 
 

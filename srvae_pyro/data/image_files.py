@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -300,9 +300,6 @@ def _check_size(width: int, height: int, pixel: int = max(BYTES_PER_PIXEL)) -> N
         )
 
 
-T = TypeVar("T")
-
-
 def find_images(
     folder: Path,
     exclude: Iterable[Path] = (),
@@ -435,36 +432,25 @@ def read_images(
     Raises:
         UserError: no file can be read, or with ``strict`` one cannot, or sizes differ.
     """
-    first, errors = 0, dict[int, str]()
-    while True:
+    for path in paths:  # the first that can be read
         try:
-            width, height = read_image(paths[first], channels, image_size).size
+            width, height = read_image(path, channels, image_size).size
             break
-        except UserError as error:
-            if strict or first == len(paths) - 1:
+        except UserError:
+            if strict or path is paths[-1]:
                 raise
-            errors[first] = str(error)
-            first += 1
     images = torch.empty(len(paths), channels, height, width, dtype=torch.uint8)
     target = images.numpy()
 
-    def read(start: int, stop: int) -> None:
-        for i in range(max(start, first), stop):
-            try:
-                image = read_image(paths[i], channels, image_size)
-            except UserError as error:
-                if strict:
-                    raise
-                errors[i] = str(error)
-                continue
-            if image.size != (width, height):
-                raise _SizesDifferError
-            levels = np.asarray(image).reshape(height, width, channels)
-            target[i] = levels.transpose(2, 0, 1)
+    def read(index: int) -> None:
+        image = read_image(paths[index], channels, image_size)
+        if image.size != (width, height):
+            raise _SizesDifferError
+        levels = np.asarray(image).reshape(height, width, channels)
+        target[index] = levels.transpose(2, 0, 1)
 
     try:
-        for _ in in_parts(read, len(paths), what):
-            pass
+        errors = for_each(read, len(paths), what, strict)
     except _SizesDifferError:
         raise _sizes_error(paths, channels) from None
     if not errors:
@@ -481,34 +467,45 @@ class _SizesDifferError(Exception):
     """Two images have different sizes."""
 
 
-def in_parts(work: Callable[[int, int], T], count: int, what: str) -> Iterator[T]:
-    """Call ``work(start, stop)`` on parts of 0..count-1 in threads, with a progress bar."""
+def for_each(
+    work: Callable[[int], object], count: int, what: str, strict: bool = False
+) -> dict[int, str]:
+    """Call ``work`` for 0..count-1 in threads, with a progress bar; the UserErrors by index.
+
+    With ``strict`` the first of these is raised.
+    """
     workers = min(32, allowed_cores())
     # Parts of some hundred files: one future a file would cost as much as decoding a small file.
     size = max(1, min(256, count // (4 * workers)))
-    starts = range(0, count, size)
-    stops = [min(start + size, count) for start in starts]
+    errors: dict[int, str] = {}
+
+    def part(start: int) -> int:
+        stop = min(start + size, count)
+        for index in range(start, stop):
+            try:
+                work(index)
+            except UserError as error:
+                if strict:
+                    raise
+                errors[index] = str(error)
+        return stop - start
+
     bar = Bar(total=count, desc=f"reading {what}", unit="file", leave=False, in_log=False)
     with ThreadPoolExecutor(workers) as pool, bar:
-        results = pool.map(work, starts, stops)  # an error cancels the parts not begun
-        for start, stop, result in zip(starts, stops, results, strict=True):
-            bar.update(stop - start)
-            yield result
+        for done in pool.map(part, range(0, count, size)):  # an error cancels parts not begun
+            bar.update(done)
+    return errors
 
 
 def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
     """The error that says how many sizes the files have; it takes reading all of them."""
+    sizes: dict[int, tuple[int, int]] = {}
 
-    def sizes(start: int, stop: int) -> Counter[tuple[int, int]]:
-        counts: Counter[tuple[int, int]] = Counter()
-        for path in paths[start:stop]:
-            with contextlib.suppress(UserError):  # this is about the others
-                counts[read_image(path, channels).size] += 1
-        return counts
+    def measure(index: int) -> None:
+        sizes[index] = read_image(paths[index], channels).size
 
-    counts: Counter[tuple[int, int]] = Counter()
-    for part in in_parts(sizes, len(paths), "sizes"):
-        counts.update(part)
+    for_each(measure, len(paths), "sizes")
+    counts = Counter(sizes[index] for index in sorted(sizes))
     common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in counts.most_common(3))
     return UserError(
         f"the {len(paths)} images have {len(counts)} different sizes, most often {common}: pass "

@@ -261,28 +261,18 @@ class DataSplits:
 
     def fingerprint(self) -> str:
         """Checksum to recognise the images by: of their files, or of the train and val images."""
-        return self.info.get("fingerprint") or self._pixel_hash()
-
-    def _pixel_hash(self) -> str:
-        return _hash(_buffers(self.train.chunks()), _buffers([self.val]))
+        if recorded := self.info.get("fingerprint"):
+            return str(recorded)
+        digest = hashlib.blake2b(digest_size=16)
+        for images in itertools.chain(self.train.chunks(), [self.val]):
+            digest.update(images.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def described(self, **info: Any) -> DataSplits:
         """The same images with counts, shape and ``info`` added to what is recorded."""
         counts = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
         facts = {"name": self.name, "shape": list(self.shape), "counts": counts}
         return replace(self, info={**facts, **self.info, **info})
-
-
-def _hash(*parts: Iterable[Any]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in itertools.chain(*parts):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _buffers(chunks: Iterable[Tensor]) -> Iterator[Any]:
-    """The levels of images as what a hash takes."""
-    return (images.contiguous().numpy().data for images in chunks)
 
 
 def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
