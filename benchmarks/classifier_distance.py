@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import srvae_pyro
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.evaluation.fid import drawer
+from srvae_pyro.evaluation.fid import features_of, generated
 from srvae_pyro.system.device import start
 from srvae_pyro.system.files import write_json, write_whole
 
@@ -207,14 +207,11 @@ def main() -> None:
         model = srvae_pyro.load(run)
         for temperature in options.temperatures:
             for decode in ("sample", "mode"):
-                draw = drawer(model, decode=decode, temperature=temperature, seed=options.seed)
-                with tqdm(total=options.samples, desc=f"{run}, {decode}") as bar:
-                    parts = []
-                    for first in range(0, options.samples, 100):
-                        parts.append(draw(first, min(100, options.samples - first)))
-                        bar.update(len(parts[-1]))
+                how = {"decode": decode, "temperature": temperature, "seed": options.seed}
+                images_at, indices = generated(model, how), range(options.samples)
+                made = features_of(images_at, indices, lambda x: x, label=run, progress=True)["x"]
                 at = "" if temperature == 1 else f", temperature {temperature:g}"
-                report(f"{run}, {decode}{at}", torch.cat(parts))
+                report(f"{run}, {decode}{at}", made)
     write_json(options.classifier.with_name("distances.json"), rows)
 
 

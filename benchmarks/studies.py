@@ -19,6 +19,7 @@ from pathlib import Path
 
 from presets import gigaflops
 
+from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.models import make_model
 from srvae_pyro.runs import read_config
 
@@ -125,10 +126,8 @@ def folder_of(study: str, name: str) -> Path:
 
 def finished(folder: Path, steps: int) -> bool:
     """Whether a run has come to its end."""
-    report = folder / "evaluation.json"
-    if not report.exists():
-        return False
-    return json.loads(report.read_text()).get("training", {}).get("steps", 0) >= steps
+    line = newest_results(folder).get("training", {})
+    return line.get("result", {}).get("steps", 0) >= steps
 
 
 def train(folder: Path, name: str, data: str, flags: Sequence[str]) -> int:

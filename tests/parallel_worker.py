@@ -21,7 +21,6 @@ import torch
 from srvae_pyro import evaluate, generate, train
 from srvae_pyro.config import RunConfig
 from srvae_pyro.evaluate import EvaluateArguments
-from srvae_pyro.evaluation import command as suite
 from srvae_pyro.evaluation import kid
 from srvae_pyro.evaluation.likelihood import ElboResult
 from srvae_pyro.generate import GenerateArguments
@@ -184,7 +183,7 @@ def commands(folder: Path) -> None:
     )
     few = GenerateArguments(out.run, 5, out=folder / "two")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suite, "LiteFeatures", Stub)
+        patch.setattr(kid, "LiteFeatures", Stub)
         patch.setattr(kid, "neighbours", lambda *_: None)
         assert evaluate.main(out) == 0
         assert generate.main(few) == generate.main(replace(few, count=9)) == 0

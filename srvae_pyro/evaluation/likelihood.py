@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from srvae_pyro.config import Precision
+from srvae_pyro.evaluation.arguments import EvaluateArguments
+from srvae_pyro.evaluation.measures import Measure, Result, columns
+from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.inference.importance import Estimator, estimates, evaluations_at_once
@@ -33,12 +36,8 @@ def histogram_nats(train: Tensor, test: Tensor, prior_weight: float = 100.0) -> 
     The factorial model: each channel of each pixel is drawn from the frequencies of its 256 levels
     in the training images, independently of all others. Frequencies are smoothed by the channel's
     frequencies over all pixels, which count for ``prior_weight`` images.
-
-    Args:
-        train: uint8 (N, C, H, W).
-        test: uint8 (M, C, H, W).
-        prior_weight: see above.
     """
+    # train is uint8 (N, C, H, W), test (M, C, H, W).
     channels, dims = train.shape[1], train[0].numel()
     counts = torch.zeros(dims, 256)
     for part in train.split(10_000):  # int64 takes eight times the memory
@@ -94,14 +93,9 @@ def sweep(
     group: ProcessGroup,
     progress: bool = False,
 ) -> Iterator[Sweep]:
-    """A set of images in batches, within whose block float32 is exact on every device.
+    """This process's share of uint8 images (N, C, H, W) in batches, with float32 exact meanwhile.
 
-    Args:
-        images: uint8 (N, C, H, W).
-        indices: the images' indices, (N); 0 to N - 1 if not given.
-        batch_size: images at a time.
-        group: the processes that share the images.
-        progress: whether to show a bar.
+    ``indices`` (N) are 0 to N - 1 if not given.
     """
     share = group.share(len(images))
     indices = (torch.arange(len(images)) if indices is None else indices)[share]
@@ -113,9 +107,7 @@ def sweep(
 def gathered(batches: list[dict[str, Tensor]], group: ProcessGroup) -> dict[str, Tensor]:
     """Values of all images of all processes by name, (N) each, on the CPU.
 
-    Args:
-        batches: this process's, batch after batch, one value an image by name.
-        group: the processes.
+    ``batches`` are this process's, one value an image by name.
     """
     return {
         name: group.joined(torch.cat([values[name] for values in batches])) for name in batches[0]
@@ -126,57 +118,33 @@ UNRELIABLE_K = 0.7  # Pareto k above which importance weights have no finite var
 
 
 @dataclass(frozen=True)
-class LikelihoodResult:
-    """The likelihood of a set of images; None where a number is not finite.
+class LikelihoodResult(Result):
+    """The likelihood of a set of images; None if a number is not finite."""
 
-    Attributes:
-        nats: negative log-likelihood, mean nats an image.
-        bits_per_dim: the same in bits a dimension.
-        standard_error: of ``bits_per_dim``; None for a single image or photograph.
-        photographs: how many photographs the images are cut from, if from a few.
-        elbo_bits_per_dim: the negative ELBO from the same samples.
-        effective_samples: mean over the images, from 1 to ``samples``.
-        pareto_k: mean over the images.
-        pareto_k_above_threshold: share of the images whose k is above 0.7.
-        samples: importance samples an image.
-        estimator: the one that was used: a VAE has pairs only.
-        precision: of the networks.
-        seed: of the noise.
-        at_once: evaluations of the networks at a time.
-        seconds: what it took.
-        refine: gradient steps by which each image's q was improved first.
-        kept: images whose q is the encoder's all the same, as its ELBO was not below.
-    """
-
-    nats: float
+    nats: float  # negative log-likelihood, mean nats an image
     bits_per_dim: float
-    standard_error: float | None
-    photographs: int | None
-    elbo_bits_per_dim: float
-    effective_samples: float
+    standard_error: float | None  # of bits_per_dim; a single image or photograph has none
+    photographs: int | None  # how many the images are cut from, if from a few
+    elbo_bits_per_dim: float  # from the same samples
+    effective_samples: float  # as the following ones, the mean over the images
     pareto_k: float | None
-    pareto_k_above_threshold: float | None
+    pareto_k_above_threshold: float | None  # share of the images whose k is above 0.7
     samples: int
-    estimator: Estimator
+    estimator: Estimator  # that was used: a VAE has pairs only
     precision: Precision
     seed: int
-    at_once: int
+    at_once: int  # evaluations of the networks
     seconds: float
-    refine: int = 0
-    kept: int = 0
+    refine: int = 0  # gradient steps
+    kept: int = 0  # images whose refined q had no higher ELBO, and was not used
 
     @classmethod
     def of(
         cls, per_image: dict[str, Tensor], unit: float, photographs: Tensor | None, **settings: Any
     ) -> LikelihoodResult:
-        """Means over the images, beside the settings.
+        """Means over the images of an estimate's attributes, (N) each, beside the settings.
 
-        Args:
-            per_image: what :class:`~srvae_pyro.inference.importance.LikelihoodEstimate` has, for
-                all images, (N) each.
-            unit: a nat an image in bits a dimension.
-            photographs: the indices of the photographs that the images are cut from, (N), if any.
-            settings: the other attributes.
+        ``unit`` is a nat an image in bits a dimension.
         """
         log_likelihood, k = per_image["log_likelihood"], per_image["pareto_k"]
         error = standard_error(log_likelihood, photographs)
@@ -204,6 +172,40 @@ class LikelihoodResult:
         names = {"pareto_k_above_threshold": f"pareto_k_above_{UNRELIABLE_K}"}
         return {names.get(name, name): value for name, value in values.items()}
 
+    def table(self, others: Mapping[str, Any] | None = None) -> str:
+        """How far the importance weights can be trusted; of a refined q, what it gains."""
+        encoders = (others or {}).get(Likelihood.name)
+        if self.refine:
+            return _refinement_table(encoders, self) if encoders else ""
+        if self.pareto_k is None:
+            return ""
+        share = 100 * (self.pareto_k_above_threshold or 0)
+        return (
+            f"importance weights: {self.effective_samples:.1f} effective of {self.samples} "
+            f"samples, Pareto k {self.pareto_k:.2f} on average, above {UNRELIABLE_K} for "
+            f"{share:.0f}% of the images: the nll is an upper bound that more samples would lower"
+        )
+
+
+def _refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> str:
+    """What the same samples give of the encoder's q and of the refined one, and the gap."""
+    head = ["drawn from q", "ELBO", "nll", f"effective of {refined.samples}", "Pareto k"]
+    rows = [[*head, f"above {UNRELIABLE_K}"]]
+    names = ("of the encoder", f"refined by {refined.refine} steps")
+    for name, result in zip(names, (encoders, refined), strict=True):
+        k, share = result.pareto_k, result.pareto_k_above_threshold
+        cells = [f"{result.elbo_bits_per_dim:.4f}", f"{result.bits_per_dim:.4f}"]
+        cells += [f"{result.effective_samples:.2f}", "-" if k is None else f"{k:.2f}"]
+        rows.append([name, *cells, "-" if share is None else f"{share:.0%}"])
+    elbo = encoders.elbo_bits_per_dim - refined.elbo_bits_per_dim
+    nll = encoders.bits_per_dim - refined.bits_per_dim
+    text = columns(rows, left=1)
+    text += f"\nrefining lowers the ELBO's bits/dim by {elbo:.4f} and the nll's by {nll:.4f}, in "
+    text += f"{refined.seconds:.0f} s"
+    if refined.kept:
+        text += f"; for {refined.kept:,} of the images it does not, and the encoder's q is kept"
+    return text
+
 
 @cached_weights()
 def evaluate_likelihood(
@@ -224,22 +226,9 @@ def evaluate_likelihood(
 ) -> LikelihoodResult:
     """Negative log-likelihood of uint8 images (N, C, H, W) by importance sampling.
 
-    Args:
-        model: the model.
-        images: the images.
-        device: where the model is.
-        samples: importance samples an image.
-        estimator: see :mod:`srvae_pyro.inference.importance`.
-        refine: gradient steps by which each image's q is improved before it is sampled from; see
-            :mod:`srvae_pyro.inference.refinement`.
-        seed: of the noise.
-        indices: the images' indices, to which their noise is tied; 0 and on if not given.
-        memory_gb: gigabytes that tensors may take.
-        precision: of the networks; all else is in float32 or float64.
-        progress: whether to show a bar with the bits/dim so far.
-        group: the processes that share the images, all of which get the result.
-        photographs: the indices of the photographs that the images are cut from, (N); each is one
-            of its own if not given.
+    ``refine`` gradient steps improve each image's q first. Noise is tied to the ``indices``, 0 to
+    N - 1 if not given; ``photographs`` are those that the images are cut from, (N), if from a few.
+    Every process of the group gets the result.
     """
     began = time.monotonic()
     channels, height, width = images.shape[1:]
@@ -275,6 +264,64 @@ def evaluate_likelihood(
     )
 
 
+@dataclass
+class Likelihood(Measure):
+    """The negative log-likelihood by importance sampling."""
+
+    name: ClassVar[str] = "likelihood"
+    importance_samples: int
+    estimator: Estimator
+    memory_gb: float
+    seed: int
+    precision: Precision
+
+    @classmethod
+    def is_requested(cls, arguments: EvaluateArguments) -> bool:
+        return not arguments.elbo_only
+
+    def run(
+        self, model: ImageModel, selection: Selection, group: ProcessGroup
+    ) -> Iterator[LikelihoodResult]:
+        yield self.evaluate(model, selection, group)
+
+    def evaluate(
+        self, model: ImageModel, selection: Selection, group: ProcessGroup, refine: int = 0
+    ) -> LikelihoodResult:
+        """The result, with q refined by so many steps."""
+        return evaluate_likelihood(
+            model,
+            selection.images,
+            group.device,
+            self.importance_samples,
+            estimator=self.estimator,
+            refine=refine,
+            seed=self.seed,
+            indices=selection.indices,
+            memory_gb=self.memory_gb,
+            precision=self.precision,
+            progress=group.main,
+            group=group,
+            photographs=selection.photographs,
+        )
+
+
+@dataclass
+class RefinedLikelihood(Likelihood):
+    """The same after each image's q has been improved."""
+
+    name: ClassVar[str] = "refined_likelihood"
+    refine: int
+
+    @classmethod
+    def is_requested(cls, arguments: EvaluateArguments) -> bool:
+        return arguments.refine > 0
+
+    def run(
+        self, model: ImageModel, selection: Selection, group: ProcessGroup
+    ) -> Iterator[LikelihoodResult]:
+        yield self.evaluate(model, selection, group, self.refine)
+
+
 def _finite(value: float) -> float | None:
     """Itself, or None for nan and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
@@ -282,42 +329,29 @@ def _finite(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class LatentUnits:
-    """How many elements of a latent carry something.
+    """How many elements of a latent carry information.
 
-    Attributes:
-        units: all of them.
-        active: those whose posterior mean varies from image to image, by a variance above 0.01
-            (Burda et al. 2016, arXiv:1509.00519, section 5.1).
-        kl: a posterior can vary by following p(z|y,u), so these are those whose KL from the prior
-            is above 0.01 nats on average; None where it has no closed form.
+    A unit is active if its posterior mean varies from image to image, by a variance above 0.01
+    (Burda et al. 2016, arXiv:1509.00519, section 5.1). It can vary by following p(z|y,u), so
+    ``kl`` counts those whose KL from the prior is above 0.01 nats on average.
     """
 
     units: int
     active: int
-    kl: int | None = None
+    kl: int | None = None  # if it has a closed form
 
 
 @dataclass(frozen=True)
-class ElboResult:
-    """The ELBO of a set of images.
+class ElboResult(Result):
+    """The ELBO of a set of images."""
 
-    Attributes:
-        terms: ``re_x``, ``kl_z`` and so on, mean nats an image.
-        nats: the negative ELBO, their sum.
-        bits_per_dim: the same in bits a dimension of x.
-        standard_error: of ``bits_per_dim``; None for a single image or photograph.
-        photographs: how many photographs the images are cut from, if from a few.
-        y_bits_per_dim: the bound on y's own likelihood, bits a dimension of y (srVAE).
-        units: by latent, if counted.
-    """
-
-    terms: dict[str, float]
-    nats: float
+    terms: dict[str, float]  # re_x, kl_z and so on, mean nats an image
+    nats: float  # the negative ELBO, their sum
     bits_per_dim: float
-    standard_error: float | None
-    photographs: int | None = None
-    y_bits_per_dim: float | None = None
-    units: dict[str, LatentUnits] = field(default_factory=dict)
+    standard_error: float | None  # of bits_per_dim; a single image or photograph has none
+    photographs: int | None = None  # how many the images are cut from, if from a few
+    y_bits_per_dim: float | None = None  # the bound on y's own likelihood, bits a dimension of y
+    units: dict[str, LatentUnits] = field(default_factory=dict)  # by latent, if counted
 
     def to_json(self) -> dict[str, Any]:
         """All in one level, for files."""
@@ -337,6 +371,28 @@ class ElboResult:
             if counts.kl is not None:
                 values[f"kl_units_{latent}"] = counts.kl
         return values
+
+    def table(self, others: Mapping[str, Any] | None = None) -> str:
+        """The ELBO, and how many of each latent's units are in use."""
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
+        line = f"ELBO {self.bits_per_dim:.4f}{error} bits/dim{over_photographs(self)}"
+        if self.y_bits_per_dim is not None:
+            line += f"; of y alone, (RE_y + KL_u) a dimension of y: {self.y_bits_per_dim:.4f}"
+        lines = [line]
+        for latent, counts in sorted(self.units.items(), reverse=True):
+            line = f"{latent}: {counts.active} of {counts.units} units active"
+            line += " (variance of the posterior mean above 0.01)"
+            if counts.kl is not None:
+                line += f", {counts.kl} with a KL above 0.01 nats"
+            lines.append(line)
+        return "\n".join(lines)
+
+
+def over_photographs(result: ElboResult | LikelihoodResult) -> str:
+    """What the standard error is over, if not over the images."""
+    if result.standard_error is None or result.photographs is None:
+        return ""
+    return f" over {result.photographs} photographs"
 
 
 @torch.no_grad()
@@ -359,22 +415,8 @@ def evaluate_elbo(
     """The ELBO's terms on uint8 images (N, C, H, W), averaged over them.
 
     KL divergences of two normals in closed form. Every image has its own noise, so the result does
-    not depend on the batch size.
-
-    Args:
-        model: the model.
-        images: the images.
-        device: where the model is.
-        samples: draws of the latents for each image, which are averaged over.
-        batch_size: images times samples at a time.
-        seed: of the noise.
-        indices: the images' indices, to which their noise is tied; 0 and on if not given.
-        precision: of the networks.
-        progress: whether to show a bar.
-        group: the processes that share the images, all of which get the result.
-        units: whether to count the latents' units too.
-        photographs: the indices of the photographs that the images are cut from, (N); each is one
-            of its own if not given.
+    not depend on the batch size. ``units`` counts the latents' active units too; the rest is as in
+    :func:`evaluate_likelihood`.
     """
     elbo = TermsELBO(
         analytic_kl=True,
@@ -396,6 +438,39 @@ def evaluate_elbo(
             active_units.add(terms)
     counts = active_units.read(len(images), group)
     return _summary(gathered(values, group), model, photographs, counts)
+
+
+@dataclass
+class Elbo(Measure):
+    """The ELBO with its terms."""
+
+    name: ClassVar[str] = "elbo"
+    elbo_samples: int
+    batch_size: int
+    seed: int
+    precision: Precision
+
+    @classmethod
+    def is_requested(cls, arguments: EvaluateArguments) -> bool:
+        return True
+
+    def run(
+        self, model: ImageModel, selection: Selection, group: ProcessGroup
+    ) -> Iterator[ElboResult]:
+        yield evaluate_elbo(
+            model,
+            selection.images,
+            group.device,
+            samples=self.elbo_samples,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            indices=selection.indices,
+            precision=self.precision,
+            progress=group.main,
+            group=group,
+            units=True,
+            photographs=selection.photographs,
+        )
 
 
 class ActiveUnits:

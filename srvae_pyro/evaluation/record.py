@@ -1,130 +1,183 @@
-"""A run's ``evaluation.json``: results beside each other, none of them lost."""
+"""A run's ``evaluation.jsonl``: a line for each result, none of which is ever removed."""
 
 from __future__ import annotations
 
-import itertools
+import errno
 import json
+import os
+import platform
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from srvae_pyro.system.files import holding, read_json, set_aside, write_json
+import torch
 
-__all__ = ["EVALUATION", "record", "record_measures"]
+from srvae_pyro import __version__
+from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.measures import Measure, Result
+from srvae_pyro.evaluation.selection import Selection
+from srvae_pyro.models import ImageModel
+from srvae_pyro.models.base import weights_digest
+from srvae_pyro.system.console import print_line, shown
+from srvae_pyro.system.files import (
+    check_output,
+    check_place,
+    digest,
+    holding,
+    replaced,
+    write_json,
+    write_whole,
+)
+from srvae_pyro.system.hub import is_cached_copy
 
-EVALUATION = "evaluation.json"
+EVALUATION = "evaluation.jsonl"
 
 
-def record(folder: Path, key: str, result: dict[str, Any]) -> Path:
-    """Put a result under ``key`` into the folder's ``evaluation.json``, beside the others there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder, wait=True):  # two evaluations may end at the same time
-        write_json(folder / EVALUATION, {**_read(folder / EVALUATION), key: result})
-    return folder / EVALUATION
-
-
-def record_measures(
-    folder: Path, key: str, settings: dict[str, Any], measures: dict[str, dict[str, Any]]
-) -> Path:
-    """Put what was measured on the images called ``key`` into the folder's ``evaluation.json``.
-
-    No result is lost. ``key`` itself names the result of these weights on the most images. A
-    result with other flags, such as ``--limit``, is under ``key`` followed by its flags, with
-    ``, earlier 1`` added if it differs in more: weights, images, versions. Within a result the
-    measure with the most samples has its plain name, and others are followed by their flags
-    likewise. A measure that is repeated replaces the earlier one.
-
-    Args:
-        folder: the run's.
-        key: data set and split.
-        settings: what is needed to repeat it: ``flags``, ``weights``, ``data``, ``images`` and
-            others; results are the same if all agree but ``run``, where the run is.
-        measures: the numbers by name, ``elbo``, ``likelihood`` and the like, each with its
-            ``flags``.
+def record(
+    folder: Path, measure: str, result: dict[str, Any], settings: dict[str, Any] | None = None
+) -> None:
+    """Append a line to the folder's ``evaluation.jsonl``: the measure, its settings, its result.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        OSError: it cannot be written; the lines before it stay.
     """
-    settings = json.loads(json.dumps(settings))  # as it will be read again
-
-    def same_settings(entry: dict[str, Any]) -> bool:
-        return all(entry.get(name) == settings[name] for name in settings.keys() - {"run"})
-
-    def with_measures(before: dict[str, Any]) -> dict[str, Any]:
-        entry = {**before, **settings}
-        for name, values in measures.items():
-            _put_measure(entry, name, values)
-        return entry
-
-    def rank(entry: dict[str, Any]) -> tuple[bool, int, int]:
-        # Earlier versions recorded no weights.
-        names = ("weights", "data")
-        current = all(entry.get(name, settings[name]) == settings[name] for name in names)
-        return current, _number_in(entry, "images"), _number_in(entry.get("likelihood"), "samples")
-
+    line = json.dumps({"measure": measure, **(settings or {}), "result": result}) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder, wait=True):  # two evaluations may end at the same time
-        known = _read(folder / EVALUATION)
-        _put(known, key, same=same_settings, update=with_measures, rank=rank)
-        write_json(folder / EVALUATION, known)
-    return folder / EVALUATION
+    # Two evaluations may end at the same time.
+    with holding(folder, wait=True), (folder / EVALUATION).open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        cut_off = file.read(1) not in (b"", b"\n")  # by a crash
+        content = b"\n" * cut_off + line.encode()
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(end)  # no half lines
+            raise
 
 
-def _put_measure(entry: dict[str, Any], name: str, values: dict[str, Any]) -> None:
-    """Put a measure's values beside those with other flags."""
-    _put(
-        entry,
-        name,
-        same=lambda other: other.get("flags") == values["flags"],
-        update=lambda other: {**other, **values},
-        rank=lambda other: _number_in(other, "samples"),
-    )
+def newest_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """The newest line of each measure in the folder's ``evaluation.jsonl``, by its name.
 
-
-def _number_in(entry: Any, name: str) -> int:
-    """The integer under that name in a file that may have been edited by hand; else 0."""
-    value = entry.get(name) if isinstance(entry, dict) else None
-    return value if isinstance(value, int) else 0
-
-
-def _put(
-    known: dict[str, Any],
-    key: str,
-    *,
-    same: Callable[[dict[str, Any]], bool],
-    update: Callable[[dict[str, Any]], dict[str, Any]],
-    rank: Callable[[dict[str, Any]], Any],
-) -> None:
-    """Update the entry that is the same, or an empty one, and name all entries of a key by rank.
-
-    The highest, and of equal ones the updated one, is named by the ``key``; the others by the key
-    and their flags, and a number where that is not enough.
+    Lines that are damaged are passed over.
     """
-    names = [n for n in known if n == key or n.startswith((f"{key} -", f"{key}, "))]
-    entries = [known.pop(name) for name in names]
-    whole = [entry for entry in entries if isinstance(entry, dict)]
-    before = next((entry for entry in whole if same(entry)), {})
-    others = [entry for entry in whole if entry is not before]
-    first, *rest = sorted([update(before), *others], key=rank, reverse=True)
-    known[key] = first
-    for entry in [*rest, *(entry for entry in entries if not isinstance(entry, dict))]:
-        flags = entry.get("flags") if isinstance(entry, dict) else None
-        name = f"{key} {flags}" if flags else key
-        numbered = (f"{name}, earlier {number}" for number in itertools.count(1))
-        known[next(n for n in itertools.chain([name], numbered) if n not in known)] = entry
+    newest = {}
+    path = folder / EVALUATION
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+            newest[entry["measure"]] = entry
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return newest
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What is recorded already; a damaged file is set aside."""
+def settings_of(
+    folder: Path, model: ImageModel, selection: Selection, **flags: Any
+) -> dict[str, Any]:
+    """What is needed to repeat an evaluation, and to recognise its weights and images."""
+    count, total = len(selection.images), selection.total
+    return {
+        "run": str(folder),
+        "weights": weights_digest(model),
+        "data": selection.data.info,
+        "split": selection.split,
+        "images": count,
+        "indices": selection.indices.tolist() if count < total else f"0 to {total - 1}",
+        "checksum": digest(selection.images),
+        **flags,
+        "versions": {
+            "srvae_pyro": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+@dataclass
+class Outputs:
+    """Where results are written to."""
+
+    run: Path | None  # the run's folder; None if nothing can be written there
+    json: Path | None  # another file, if requested
+    pending: list[tuple[Any, ...]] = field(default_factory=list)  # lines not written yet
+
+    @classmethod
+    def checked(cls, run: Path, json: Path | None) -> Outputs:
+        """Those that can be written; a warning before the work if the run's cannot.
+
+        Raises:
+            UserError: the file that was requested cannot be written, or holds something else.
+        """
+        if json is not None:
+            if json.resolve() == (run / EVALUATION).resolve():
+                raise UserError(
+                    f"json: {json} is written anyway, in a form of its own: leave it out"
+                )
+            check_output(json, "--json FILE", _is_result)
+            if earlier := replaced(json):
+                print_line(f"the results go to {shown(json)}{earlier}")
+        try:
+            if not is_cached_copy(run):
+                check_place(run / EVALUATION)
+                return cls(run, json)
+            reason = f"{run} is a copy from the Hub"
+        except OSError as error:
+            reason = f"{run} cannot be written to ({error.strerror or error})"
+        kept = "not recorded there" if json else "printed only; --json FILE keeps them"
+        warnings.warn(f"{reason}: the results are {kept}", stacklevel=1)
+        return cls(None, json)
+
+    def write(
+        self, measures: dict[str, Measure], results: dict[str, Result], settings: dict[str, Any]
+    ) -> bool:
+        """Append the newest of the results, write all of them to ``json``; whether that succeeded.
+
+        Lines that a full disk does not take are written with the next ones.
+        """
+        values = {name: result.to_json() for name, result in results.items()}
+        flags = {name: measures[name].settings for name in results}
+        name = list(results)[-1]
+        written = True
+        if self.run is not None:
+            line = (self.run, name, values[name], {**settings, "flags": flags[name]})
+            self.pending.append(line)
+            while self.pending and (written := _written(self.run, record, *self.pending[0])):
+                del self.pending[0]
+        if self.json is not None:
+            all_values = {name: {**values[name], "flags": flags[name]} for name in values}
+            written &= _written(self.json, write_json, self.json, settings | all_values)
+        return written
+
+    def draw(self, result: Result, title: str) -> bool:
+        """Write a result's figures as PNG into the run's ``figures/``; whether that succeeded."""
+        if self.run is None:
+            return True
+        paths = {
+            self.run / "figures" / f"{name}.png": figure
+            for name, figure in result.figures(title).items()
+        }
+        return all([_written(path, write_whole, path, image.save) for path, image in paths.items()])
+
+
+def _written(path: Path | None, write: Callable[..., None], *values: Any) -> bool:
+    """Whether something could be written by ``write(*values)``; a warning if not."""
     try:
-        known = read_json(path)
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError):
-        known = None
-    if not isinstance(known, dict):
-        aside = set_aside(path)
-        warnings.warn(f"{path} is damaged: it is kept as {aside.name}", stacklevel=1)
-        return {}
-    return known
+        write(*values)
+    except OSError as error:
+        reason = error.strerror or error
+        warnings.warn(f"{path} cannot be written: {reason}", stacklevel=1)
+        return False
+    return True
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file holds results that :meth:`Outputs.write` wrote."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and {"run", "weights", "versions"} <= values.keys()

@@ -12,36 +12,19 @@ from srvae_pyro.data import DATA_SETS, DataSplits
 from srvae_pyro.data.splits import evenly_spaced_indices
 from srvae_pyro.errors import UserError
 
-__all__ = ["Selection", "Split", "select"]
-
 Split = Literal["train", "val", "test", "all"]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The images that a model is evaluated on.
-
-    Attributes:
-        data: the data set.
-        split: which part of it.
-        images: uint8 (N, C, H, W).
-        indices: of the images in the split, (N).
-        total: how many images the split has.
-        photographs: the indices of the photographs that the images are cut from, (N), if from a
-            few.
-    """
+    """The images that a model is evaluated on."""
 
     data: DataSplits
     split: Split
-    images: Tensor
-    indices: Tensor
-    total: int
-    photographs: Tensor | None = None
-
-    @property
-    def key(self) -> str:
-        """What results on it are recorded under."""
-        return f"{self.data.name}/{self.split}"
+    images: Tensor  # uint8 (N, C, H, W)
+    indices: Tensor  # of the images in the split, (N)
+    total: int  # images of the split
+    photographs: Tensor | None = None  # that each image is cut from, (N), if from a few
 
     @property
     def is_test_split(self) -> bool:
@@ -67,17 +50,17 @@ def select(data: DataSplits, split: Split, limit: int | None) -> Selection:
 def _images_of(data: DataSplits, split: Split) -> Tensor:
     """The split's images, or those of all three."""
     if data.info.get("streamed") and split in ("train", "all"):
-        raise UserError(f"{data.name} is too large for --split {split}: take val or test")
+        raise UserError(f"{data.name} is too large for the split {split}: take val or test")
     if split == "all":
         return torch.cat([data.train.in_memory(), data.val, data.test])
     at_random = split in data.info.get("held_out_indices", {}) and data.name not in DATA_SETS
     if at_random and not data.info["own"]:
         raise UserError(
-            f"{data.name} has no folder {split}/: give --split all to measure on all its images"
+            f"{data.name} has no folder {split}/: take the split all to measure on all its images"
         )
     images: Tensor = data.train.in_memory() if split == "train" else getattr(data, split)
     if not len(images):
-        raise UserError(f"{data.name} has no folder {split}/: take another --split")
+        raise UserError(f"{data.name} has no folder {split}/: take another split")
     return images
 
 

@@ -22,11 +22,7 @@ AT_ONCE = 25  # images
 
 
 def feature_distance(device: torch.device | str = "cpu") -> FeatureDistance | None:
-    """The distance, or None where its network is not installed: it is an optional extra.
-
-    Raises:
-        UserError: the network is there, and its weights are not those that numbers depend on.
-    """
+    """The distance, or None if its network, an optional extra, is not installed."""
     if all(find_spec(package) for package in PACKAGES):
         return FeatureDistance(device)
     return None
@@ -44,12 +40,6 @@ class FeatureDistance:
     References:
         Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, 2018,
         arXiv:1801.03924, equation 1 with w = 1; Tan and Le, EfficientNet, 2019, arXiv:1905.11946.
-
-    Args:
-        device: where the network runs.
-
-    Raises:
-        UserError: a package is not installed, or its weights are others.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -93,28 +83,16 @@ WEIGHTS = (65.481, 128.553, 24.966)  # of R, G and B in [0, 1], so that Y is fro
 
 @dataclass(frozen=True)
 class Scores:
-    """How near outputs are to the images, on average, each with its standard error.
+    """How near outputs are to the images, on average.
 
-    An error is None where there are not two images, or photographs, to tell it by.
-
-    Attributes:
-        psnr: dB, of RGB.
-        ssim: of RGB; None for images under 11 pixels a side.
-        lr_psnr: dB, of d of the output against y.
-        psnr_y: dB, of the luma without a border of ``factor`` pixels; None where nothing is left.
-        ssim_y: likewise; None where less than 11 pixels a side are left.
-        psnr_error: of ``psnr``.
-        ssim_error: of ``ssim``.
-        lr_psnr_error: of ``lr_psnr``.
-        psnr_y_error: of ``psnr_y``.
-        ssim_y_error: of ``ssim_y``.
+    Each with its standard error, None for a single image or photograph.
     """
 
-    psnr: float
-    ssim: float | None
-    lr_psnr: float
-    psnr_y: float | None
-    ssim_y: float | None
+    psnr: float  # dB, of RGB
+    ssim: float | None  # of RGB; None for images under 11 pixels a side
+    lr_psnr: float  # dB, of d of the output against y
+    psnr_y: float | None  # of the luma without a border of ``factor`` pixels; None if empty
+    ssim_y: float | None  # likewise; None if less than 11 pixels a side are left
     psnr_error: float | None = None
     ssim_error: float | None = None
     lr_psnr_error: float | None = None
@@ -128,8 +106,8 @@ class Scores:
         """The means of one value an image, (N), by names of :data:`MEASURES` after a prefix."""
         found: dict[str, float | None] = {}
         for name in MEASURES:
-            own = values.get(f"{prefix}{name}")
-            found[name], found[f"{name}_error"] = mean_and_error(own, photographs)
+            scores = values.get(f"{prefix}{name}")
+            found[name], found[f"{name}_error"] = mean_and_error(scores, photographs)
         return cls(**found)  # type: ignore[arg-type]
 
 
@@ -154,13 +132,10 @@ def y_channel(levels: Tensor) -> Tensor:
 
 
 def image_scores(a: Tensor, b: Tensor, border: int) -> dict[str, Tensor]:
-    """Scores of uint8 (B, C, H, W) against others: (B) each, of the images that are large enough.
+    """Scores of outputs, uint8 (B, C, H, W), against images: (B) each, if these are large enough.
 
-    Args:
-        a: the outputs.
-        b: the images.
-        border: pixels at each side that Y's scores leave out: the factor, as papers do (Timofte et
-            al., NTIRE 2017 Challenge on Single Image Super-Resolution: Methods and Results, 2017).
+    Y's scores leave out ``border`` pixels at each side: the factor, as papers do (Timofte et al.,
+    NTIRE 2017 Challenge on Single Image Super-Resolution: Methods and Results, 2017).
     """
     scores = _scores(a, b)
     if min(a.shape[-2:]) > 2 * border:
@@ -194,26 +169,15 @@ class Diversity:
 
     The scores are NTIRE's, in per cent, see :func:`diversity_score`, each the mean over images
     and with its standard error.
-
-    Attributes:
-        std: the standard deviation over the samples, averaged over pixels and colours, in levels
-            of 255.
-        pairwise_rmse: the root mean squared difference of two samples, averaged over pairs and
-            images, in levels.
-        score_mse: by the squared error, averaged over windows of 16x16 pixels.
-        score_mse_pixels: by the squared error pixel by pixel, which chance alone makes large.
-        score_features: by the distance of EfficientNet-Lite0's features; None also where that is
-            not installed. Not LPIPS.
-        score_mse_error: of ``score_mse``.
-        score_mse_pixels_error: of ``score_mse_pixels``.
-        score_features_error: of ``score_features``.
     """
 
-    std: float | None = None
-    pairwise_rmse: float | None = None
-    score_mse: float | None = None
-    score_mse_pixels: float | None = None
-    score_features: float | None = None
+    std: float | None = None  # over the samples, averaged over pixels, in levels of 255
+    pairwise_rmse: float | None = None  # of two samples, averaged over pairs and images, in levels
+    score_mse: float | None = None  # by the squared error over windows of 16x16 pixels
+    score_mse_pixels: float | None = (
+        None  # by that of single pixels, which chance alone makes large
+    )
+    score_features: float | None = None  # by EfficientNet-Lite0's features if installed; not LPIPS
     score_mse_error: float | None = None
     score_mse_pixels_error: float | None = None
     score_features_error: float | None = None
@@ -235,19 +199,14 @@ def diversity_score(distances: Tensor) -> Tensor:
         (global best - local best) / global best * 100
 
     of distances to the truth: the global best is that of the sample that is nearest as a whole, the
-    local best that of an image put together of the nearest sample at each place. It is 0 where all
+    local best that of an image put together of the nearest sample at each place. It is 0 if all
     samples are the same, or one of them is the truth.
 
     References:
         Lugmayr et al., NTIRE 2021 Learning the Super-Resolution Space Challenge, 2021, CVPR
         Workshops, and its successor of 2022; the code that scored them.
-
-    Args:
-        distances: (S, B, h, w), of S samples at each place.
-
-    Returns:
-        (B).
     """
+    # distances (S, B, h, w) to (B)
     best = distances.mean(dim=(-2, -1)).amin(dim=0)
     local = distances.amin(dim=0).mean(dim=(-2, -1))
     return torch.where(best > 0, (best - local) / best, 0.0) * 100
@@ -256,16 +215,8 @@ def diversity_score(distances: Tensor) -> Tensor:
 def squared_errors(a: Tensor, b: Tensor, window: int = ERROR_WINDOW) -> Tensor:
     """Squared errors in levels of (B, C, H, W) averaged over colours and windows.
 
-    As NTIRE 2022 has it every window is counted that has a pixel of the image, and outside there
-    is no error; so each pixel is in as many windows.
-
-    Args:
-        a: uint8 images.
-        b: others.
-        window: pixels a side.
-
-    Returns:
-        (B, H + window - 1, W + window - 1).
+    As in NTIRE 2022 every window counts that has a pixel of the image, and outside there is no
+    error; so each pixel is in as many windows: (B, H + window - 1, W + window - 1).
     """
     errors = (a.float() - b.float()).square().mean(dim=1, keepdim=True)
     errors = F.pad(errors, (window - 1,) * 4)
@@ -276,13 +227,7 @@ def squared_errors(a: Tensor, b: Tensor, window: int = ERROR_WINDOW) -> Tensor:
 def differences(
     samples: Tensor, truth: Tensor, distance: Distance | None = None
 ) -> dict[str, Tensor]:
-    """How two or more samples differ, (B) by what :class:`Diversity` calls it.
-
-    Args:
-        samples: uint8 (S, B, C, H, W).
-        truth: uint8 (B, C, H, W).
-        distance: of features, if there are any.
-    """
+    """How samples, uint8 (S, B, C, H, W), differ: (B) by the names of :class:`Diversity`."""
     levels = samples.float()
     pairs = torch.combinations(torch.arange(len(samples)))
     rmse = [(levels[i] - levels[j]).square().mean(dim=(1, 2, 3)).sqrt() for i, j in pairs]
@@ -309,23 +254,16 @@ LEVELS = (50, 80, 95)  # per cent
 class Calibration:
     """How often the truth lies within the samples' spread.
 
-    Attributes:
-        within: the share of values that lie within the central interval of 50, 80 and 95 % of the
-            samples, by that number; calibrated samples have just these shares.
-        within_error: their standard errors.
-        ranks: the share of values of each rank among the samples, 0 to ``samples``.
-        certain: the share of values that all samples agree on, and rightly; broken ties give these
-            every rank alike.
-        samples: how many.
-        seed: of the samples, and of the ties.
+    Calibrated samples have a share of 50, 80 and 95 % of the values within their central intervals.
+    Broken ties give the values that all samples agree on, and rightly, every rank alike.
     """
 
-    within: dict[str, float | None]
+    within: dict[str, float | None]  # share of values by the interval's per cent
     within_error: dict[str, float | None]
-    ranks: list[float]
-    certain: float
+    ranks: list[float]  # share of values of each rank among the samples
+    certain: float  # share of values that all samples agree on, and rightly
     samples: int
-    seed: int
+    seed: int  # of the samples, and of the ties
 
     @classmethod
     def of(
@@ -349,12 +287,8 @@ class Calibration:
 def coverage(ranks: Tensor, level: int) -> Tensor:
     """The share of values within the central interval, (...), by the shares of ranks (..., K + 1).
 
-    Args:
-        ranks: of K samples.
-        level: of the interval, in per cent, that leaves out a whole number of ranks at each end.
-
     Raises:
-        ValueError: it does not.
+        ValueError: the interval of ``level`` per cent leaves out half a rank at each end.
     """
     count = ranks.shape[-1]
     out, rest = divmod(count * (100 - level), 200)
@@ -364,19 +298,14 @@ def coverage(ranks: Tensor, level: int) -> Tensor:
 
 
 class Ranks:
-    """The ranks of images' values among samples, which are given one after another.
+    """The ranks of images' values, uint8 (B, C, H, W), among samples, which are added in turn.
 
-    Of a truth that is drawn as the samples are every rank is as probable. Where some samples equal
+    Every rank is as probable for a truth that is drawn as the samples are. If some samples equal
     it, its place among them is drawn too, from a stream of the image's own.
 
     References:
         Hamill, Interpretation of rank histograms for verifying ensemble forecasts, 2001, Monthly
         Weather Review 129(3).
-
-    Args:
-        truth: uint8 (B, C, H, W).
-        indices: the images' numbers, to which the ties are tied.
-        seed: of the ties.
     """
 
     def __init__(self, truth: Tensor, indices: Sequence[int], seed: int) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from srvae_pyro.drawing.grids import calibration_figure
 from srvae_pyro.errors import UserError
+from srvae_pyro.evaluation.arguments import EvaluateArguments
 from srvae_pyro.evaluation.likelihood import gathered, sweep
+from srvae_pyro.evaluation.measures import Measure, Result, columns
+from srvae_pyro.evaluation.selection import Selection
 from srvae_pyro.evaluation.sr_scores import (
+    FEATURE_DISTANCE,
     RANKED,
     Calibration,
     Distance,
@@ -22,6 +27,7 @@ from srvae_pyro.evaluation.sr_scores import (
     Ranks,
     Scores,
     differences,
+    feature_distance,
     image_scores,
     stacked_means,
 )
@@ -30,7 +36,7 @@ from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.parallel import ProcessGroup
-from srvae_pyro.upscaling.quality import psnr
+from srvae_pyro.upscaling.quality import psnr, shown_psnr
 from srvae_pyro.upscaling.upscaler import (
     UpscaleDecoding,
     downscaled,
@@ -49,43 +55,27 @@ INTERPOLATIONS = {
 METHODS = (*INTERPOLATIONS, "sample", "mean", "mode", "expectation")  # of all models
 
 
-def factors_for(model: ImageModel, asked: Sequence[int], size: Sequence[int]) -> list[int]:
-    """The factors to measure at: those that were asked for, or the model's own.
-
-    Args:
-        model: a srVAE that upscales.
-        asked: powers of its factor, or none.
-        size: height and width of the images x.
+def factors_for(model: ImageModel, requested: Sequence[int], size: Sequence[int]) -> list[int]:
+    """The factors to measure at: those that were requested, or the model's own.
 
     Raises:
-        UserError: the model does not upscale, not by such a factor, or not to such images.
+        UserError: the model does not upscale, not by such a factor, or not to images x of ``size``.
     """
     srvae = upscaling_model(model)
-    factors = list(dict.fromkeys(asked)) or [srvae.guide.d.factor]
+    factors = list(dict.fromkeys(requested)) or [srvae.guide.d.factor]
     for factor in factors:
         passes_for(srvae, factor)
         multiple = factor * srvae.lower_multiple
         if size[0] % multiple or size[1] % multiple:
             raise UserError(
-                f"--factor {factor} takes images whose sides are multiples of {multiple}, and "
+                f"factor {factor} takes images whose sides are multiples of {multiple}, and "
                 f"these are {size[0]}x{size[1]}: leave it out"
             )
     return factors
 
 
 class SuperResolver:
-    """Outputs a model's inputs, at its own factor or at a power of it.
-
-    At a power the output is asked again, as often as need be, so that each step is the model's own.
-
-    Args:
-        model: the srVAE, which upscales.
-        factor: a power of the model's.
-        seed: of the noise.
-
-    Raises:
-        UserError: the factor is none.
-    """
+    """Upscales a model's inputs by its own factor or, in several passes, by a power of it."""
 
     def __init__(self, model: SRVAE, factor: int, seed: int) -> None:
         self.model, self.factor, self.seed = model, factor, seed
@@ -93,7 +83,7 @@ class SuperResolver:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What gives outputs: :data:`METHODS`, and the estimate of a model that makes one."""
+        """:data:`METHODS`, and the point estimate of a model that has one."""
         return (*METHODS, "estimate") if self.model.has_point_estimate else METHODS
 
     def small(self, x: Tensor) -> Tensor:
@@ -101,12 +91,9 @@ class SuperResolver:
         return downscaled(self.model, x, self.passes)
 
     def sample(self, y: Tensor, sample: int, indices: list[int]) -> Tensor:
-        """An output to each y, uint8 (B, c, h, w): uint8 (B, C, H, W).
+        """A sampled output for each y, uint8 (B, c, h, w): uint8 (B, C, H, W).
 
-        Args:
-            y: the inputs.
-            sample: the output's number.
-            indices: the images' numbers, to which the noise is tied.
+        The noise is tied to the images' ``indices`` and the index of the ``sample``.
         """
         for number in range(self.passes):
             # The first pass has the noise that a single one has.
@@ -116,11 +103,9 @@ class SuperResolver:
         return y
 
     def by_method(self, y: Tensor, samples: Tensor) -> dict[str, Tensor]:
-        """Outputs to y by what gave them: uint8 (K, B, C, H, W), K being 1 for most.
+        """Outputs for y, uint8 (B, c, h, w), by method: uint8 (K, B, C, H, W), K being 1 for most.
 
-        Args:
-            y: uint8 (B, c, h, w).
-            samples: of the model, uint8 (S, B, C, H, W).
+        ``samples`` are the model's, uint8 (S, B, C, H, W).
         """
         one_each = {
             name: interpolated(y, self.factor, method) for name, method in INTERPOLATIONS.items()
@@ -165,45 +150,186 @@ SAMPLES = 10  # of which NTIRE's diversity score is
 
 
 @dataclass(frozen=True)
-class SuperResolutionResult:
-    """The quality of super-resolution on a set of images.
+class FactorResult:
+    """The quality of super-resolution by one factor on a set of images."""
 
-    Attributes:
-        methods: scores by name: of Pillow's nearest, bilinear, bicubic and lanczos; of a
-            ``sample``; of ``mean``, the mean of the samples; of ``mode`` and ``expectation``,
-            decoded so at temperature 0; of ``estimate``, where the model makes one.
-        diversity: of the samples.
-        images: how many images.
-        samples: outputs of the model for each, K.
-        seed: of the noise.
-        factor: how many times larger x is than y.
-        passes: in how many steps of the model.
-        megapixels_per_second: pixels of sampled outputs, in millions, in a second of one process,
-            with their noise and their way to the CPU; without the first draw, if there are others.
-        photographs: how many the images are cut from, where standard errors are over these.
-        calibration: of 39 samples, if asked for.
-    """
-
-    methods: dict[str, Scores]
+    methods: dict[str, Scores]  # by :data:`METHODS`
     diversity: Diversity
     images: int
-    samples: int
+    samples: int  # outputs of the model for each image
     seed: int
     factor: int
-    passes: int
+    passes: int  # of the model
+    # Of sampled outputs, in one process, with their noise and their way to the CPU; without the
+    # first draw, if there are others.
     megapixels_per_second: float
-    photographs: int | None = None
-    calibration: Calibration | None = None
+    photographs: int | None = None  # how many the images are cut from, if from a few
+    calibration: Calibration | None = None  # of 39 samples
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
-        """For files: the scores and, apart, the calibration, by name; of several steps with x4."""
-        values = asdict(self)
-        calibration = values.pop("calibration")
-        suffix = "" if self.passes == 1 else f"_x{self.factor}"
-        found = {f"super_resolution{suffix}": values}
-        if calibration is not None:
-            found[f"calibration{suffix}"] = {**calibration, "factor": self.factor}
-        return found
+    def table(self) -> str:
+        """The scores by method, and below them what does not fit into the table."""
+        names = {
+            "sample": "srVAE, one sample",
+            "mean": f"srVAE, mean of {self.samples} samples",
+            "mode": "srVAE, mode at temperature 0",
+            "expectation": "srVAE, expectation at temperature 0",
+            "estimate": "srVAE, its estimate",
+        }
+        heads = ["PSNR (dB)", "±", "SSIM", "PSNR, Y", "±", "SSIM, Y", "LR-PSNR (dB)"]
+        rows = [[f"super-resolution x{self.factor}", *heads]]
+        for method, scores in self.methods.items():
+            rows.append([names.get(method, method), *_cells(scores)])
+        over = ""
+        if self.methods["sample"].psnr_error is not None:
+            images = f"{self.images:,} images"
+            over = "; ± over " + (f"{self.photographs} photographs" if self.photographs else images)
+        lines = [
+            columns(rows, left=1),
+            f"Y: luma without {self.factor} pixels at each border{over}",
+            *_differences(self.diversity, self.samples),
+            f"{_few(self.megapixels_per_second)} megapixels of sampled outputs a second, in a "
+            "process",
+        ]
+        if self.calibration is not None:
+            lines.append(_calibration_table(self.calibration, self.factor))
+        return "\n".join(lines)
+
+
+def _cells(scores: Scores) -> list[str]:
+    """A method's scores in the order of the heads."""
+    return [
+        f"{scores.psnr:.2f}",
+        _number(scores.psnr_error, 2),
+        _number(scores.ssim, 4),
+        _number(scores.psnr_y, 2),
+        _number(scores.psnr_y_error, 2),
+        _number(scores.ssim_y, 4),
+        shown_psnr(scores.lr_psnr, 2),
+    ]
+
+
+def _differences(diversity: Diversity, samples: int) -> list[str]:
+    """How the samples differ, and what the best of them at each place would give."""
+    if diversity.std is None:
+        return []
+    lines = [
+        f"samples differ by {diversity.std:.1f} levels of 255 (standard deviation a pixel), "
+        f"two of them by {diversity.pairwise_rmse:.1f} (root mean square)"
+    ]
+    names = {
+        "score_mse": "squared error over 16x16 pixels",
+        "score_mse_pixels": "squared error of single pixels",
+        "score_features": f"{FEATURE_DISTANCE} (not LPIPS)",
+    }
+    scores = []
+    for key, name in names.items():
+        score, error = getattr(diversity, key), getattr(diversity, f"{key}_error")
+        if score is not None:
+            plus_minus = "" if error is None else f" ± {error:.1f}"
+            scores.append(f"{score:.1f}{plus_minus} by {name}")
+    lines.append(f"NTIRE diversity of {samples} samples, %: {', '.join(scores)}")
+    if diversity.score_features is None:
+        lines.append(f"not by {FEATURE_DISTANCE}: pip install 'srvae-pyro[features]'")
+    return lines
+
+
+def _calibration_table(calibration: Calibration, factor: int) -> str:
+    """How often the truth lies within intervals of the samples."""
+    heads = [f"{level} %" for level in calibration.within]
+    shares = [f"{100 * (share or 0):.1f} %" for share in calibration.within.values()]
+    errors = [
+        "-" if error is None else f"{100 * error:.1f} %"
+        for error in calibration.within_error.values()
+    ]
+    rows = [
+        [f"calibration x{factor}: interval of {calibration.samples} samples", *heads],
+        ["the truth lies within", *shares],
+        ["±", *errors],
+    ]
+    ends = (calibration.ranks[0], calibration.ranks[-1])
+    below, above = (f"{100 * share:.1f} %" for share in ends)
+    even = f"{100 / len(calibration.ranks):.1f} %"
+    return (
+        f"{columns(rows, left=1)}\n"
+        f"below all samples {below}, above all {above}; calibrated: {even} each. "
+        f"{100 * calibration.certain:.1f} % of the values are the same in all, and right"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _few(value: float) -> str:
+    """A positive number with two or three digits, never as a power of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if value >= 0.01 else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class SuperResolutionResult(Result):
+    """The results by factor so far."""
+
+    factors: list[FactorResult]
+
+    def to_json(self) -> dict[str, Any]:
+        return {f"x{result.factor}": asdict(result) for result in self.factors}
+
+    def table(self, others: Mapping[str, Any] | None = None) -> str:
+        return "\n".join(result.table() for result in self.factors)
+
+    def figures(self, title: str) -> dict[str, Image.Image]:
+        """The ranks by each factor, if the truth was ranked."""
+        return {
+            f"calibration-x{result.factor}": calibration_figure(
+                result.calibration.ranks, f"{title}: super-resolution x{result.factor}"
+            )
+            for result in self.factors
+            if result.calibration is not None
+        }
+
+
+@dataclass
+class SuperResolution(Measure):
+    """PSNR, SSIM, diversity, calibration and speed of super-resolution."""
+
+    name: ClassVar[str] = "super_resolution"
+    factor: tuple[int, ...]
+    calibration: bool
+    seed: int
+    batch_size: int
+
+    @classmethod
+    def is_requested(cls, arguments: EvaluateArguments) -> bool:
+        return arguments.super_resolution
+
+    def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
+        if not isinstance(model, SRVAE):
+            raise UserError("a VAE has no y: super_resolution is of the srVAE")
+        self.distance = feature_distance(group.device)
+
+    def check(self, model: ImageModel, selection: Selection) -> None:
+        self.factors = factors_for(model, self.factor, selection.images.shape[-2:])
+
+    def run(
+        self, model: ImageModel, selection: Selection, group: ProcessGroup
+    ) -> Iterator[SuperResolutionResult]:
+        results: list[FactorResult] = []
+        for factor in self.factors:
+            result = evaluate_super_resolution(
+                model,
+                selection.images,
+                factor=factor,
+                calibrate=self.calibration,
+                distance=self.distance,
+                photographs=selection.photographs,
+                seed=self.seed,
+                indices=selection.indices,
+                batch_size=self.batch_size,
+                progress=group.main,
+                group=group,
+            )
+            results.append(result)
+            yield SuperResolutionResult(list(results))
 
 
 @torch.no_grad()
@@ -222,26 +348,16 @@ def evaluate_super_resolution(
     batch_size: int = 100,
     progress: bool = False,
     group: ProcessGroup = ProcessGroup(),
-) -> SuperResolutionResult:
+) -> FactorResult:
     """The quality of super-resolution on uint8 images x (N, C, H, W), from y = d(x).
 
-    All outputs are in 8 bits. Each number is the mean over the images, and over the samples
-    where there are several, of one image's own number; in dB an exact image counts as 100
-    (interpolation of a plain one is exact), so averages stay finite.
+    All outputs are in 8 bits. Each number is the mean over the images, and over the samples if
+    there are several, of one image's own number; in dB an exact image counts as 100 (interpolation
+    of a plain one is exact), so averages stay finite.
 
-    Args:
-        model: a srVAE whose y is a downscaled x.
-        images: the images.
-        samples: outputs of the model for each, K.
-        factor: how many times larger x is than y, a power of the model's own; that if not given.
-        calibrate: whether to rank the images among 39 samples, of which the first are those K.
-        distance: of features, for the diversity score.
-        photographs: the index of the photograph that each image is cut from, (N).
-        seed: of the noise; each image has its own, whatever the batch.
-        indices: the images' indices, to which their noise is tied; 0 and on if not given.
-        batch_size: images at a time.
-        progress: whether to show a bar.
-        group: the processes that share the images, all of which get the result.
+    ``calibrate`` ranks the images among 39 samples, the first of which are the others' samples; a
+    ``distance`` of features is for the diversity score. Each image's noise is tied to its index,
+    whatever the batch. Every process of the group gets the result.
 
     Raises:
         UserError: the model does not upscale, or not by that factor.
@@ -269,7 +385,7 @@ def evaluate_super_resolution(
                 own |= differences(drawn, x, distance)
             parts.append(own)
     values = gathered(parts, group)
-    return SuperResolutionResult(
+    return FactorResult(
         {name: Scores.of(values, f"{name} ", photographs) for name in resolver.methods},
         Diversity.of(values, photographs),
         len(images),
@@ -284,13 +400,7 @@ def evaluate_super_resolution(
 
 
 class _Drawing:
-    """Draws samples of an answerer, ranks the truth among them, and keeps the time.
-
-    Args:
-        answerer: whose.
-        kept: how many are kept.
-        ranked: among how many the truth is ranked; 0: it is not.
-    """
+    """Draws samples, of which it keeps the first, ranks the truth among them, takes the time."""
 
     def __init__(self, resolver: SuperResolver, kept: int, ranked: int) -> None:
         self.resolver, self.kept, self.ranked = resolver, kept, ranked

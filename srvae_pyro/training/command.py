@@ -239,7 +239,7 @@ def report_restoration(trainer: Trainer, count: int) -> None:
 
 
 def report(trainer: Trainer) -> None:
-    """Score the best weights on test images, write ``evaluation.json``, say what came out."""
+    """Score the best weights on test images, write ``evaluation.jsonl``, say what came out."""
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
     count = trainer.validation.count("test", progress.images)
     if trainer.settings.inputs == "damaged":

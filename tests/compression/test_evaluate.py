@@ -1,8 +1,8 @@
 """``evaluate --compress``: bytes beside the ELBO's and other codecs'."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import coding
 from srvae_pyro.evaluation.coding import CodeSize, CodingResult, evaluate_coding
-from srvae_pyro.evaluation.report import compression_table
+from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 
@@ -39,9 +39,9 @@ def test_bytes_stand_beside_the_elbos(
     told = capsys.readouterr().out
     assert "4 images" in told
     assert "PNG, a file each" in told
-    (entry,) = json.loads((tmp_path / "run" / "evaluation.json").read_text()).values()
-    kept = entry["compression"]
-    assert kept["flags"] == "--compress 4"
+    line = newest_results(tmp_path / "run")["compression"]
+    kept = line["result"]
+    assert line["flags"] == {"compress": 4, "seed": 0}
     assert kept["values"] == 4 * 3 * 16 * 16
     assert kept["net_bytes"] == pytest.approx(kept["predicted_bytes"], rel=0.02)
     chains, starts = (sum(kept[f"{name}_bytes"].values()) for name in ("chain", "start"))
@@ -98,10 +98,10 @@ def test_the_table_says_how_far_the_code_is_from_the_elbo() -> None:
     sizes = [CodeSize("PNG, a file each", 900, 1.0, 2.0)]
     model = CodeSize("bits back, one file", 700, 0.01, 0.02)
     starts, chains = {"u and y": 20, "z and x": 40}, {"u and y": 160, "z and x": 500}
-    result = CodingResult(4, 1000, 594.0, model, starts, chains, 210, sizes)
-    table = compression_table(result, nll=4.5)
+    result = CodingResult(4, 1000, 594.0, model, starts, chains, 210, sizes, is_of_all=True)
+    table = result.table({"likelihood": SimpleNamespace(bits_per_dim=4.5)})
     assert "the nll, by importance sampling    562     4.500" in table
-    assert "nll" not in compression_table(result)
+    assert "nll" not in result.table()
     assert "bits back, one file                700     5.600" in table
     assert "40 images a second written, 80 read" in table
     assert "every y is in the first 210 bytes, 30.0%" in table

@@ -1,6 +1,5 @@
 """Crops of images of any sizes: random ones to train on, a grid for validation and test."""
 
-import json
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -31,6 +30,7 @@ from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.drawing.arguments import FiguresArguments
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.evaluation.selection import select
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.runs import read_config
@@ -459,7 +459,7 @@ def test_a_run_on_crops_says_and_records_so(
         "to validate, 6 of 3 to test"
     ) in told
     assert "test, 6 crops: " in told
-    score = json.loads((run / "evaluation.json").read_text())["training"]["elbo"]
+    score = newest_results(run)["training"]["result"]["elbo"]
     validated = next(line for line in lines_of(run) if line["split"] == "val")
     assert score["photographs"] == validated["photographs"] == 3
     card = model_card(shared_settings(config), 5, "OWNER/NAME")

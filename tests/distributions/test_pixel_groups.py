@@ -15,7 +15,6 @@ from srvae_pyro.distributions import ConsistentGroups
 from srvae_pyro.distributions.block_averages import project_to_consistent, to_blocks
 from srvae_pyro.distributions.pixel_groups import ORDER
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.report import super_resolution_table
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
@@ -421,7 +420,7 @@ def test_evaluation(model: SRVAE) -> None:
     own = {"sample", "mean", "mode", "expectation", "estimate"} & found.keys()
     assert all(found[name].lr_psnr == 100 for name in own)
     assert found["bicubic"].lr_psnr < 100
-    rows = [line for line in super_resolution_table(result).splitlines() if "srVAE" in line]
+    rows = [line for line in result.table().splitlines() if "srVAE" in line]
     assert len(rows) == len(own)
     assert all(row.endswith("exact") for row in rows)
     x = to_unit(images)

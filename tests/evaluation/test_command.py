@@ -4,47 +4,54 @@ import errno
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from srvae_pyro.checked import AtLeast
 from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import DataSplits, ImageOptions, MemoryImages, load_data
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
-from srvae_pyro.evaluation.fid import Distances, Weights
+from srvae_pyro.evaluation import command
+from srvae_pyro.evaluation.fid import Distances
 from srvae_pyro.evaluation.likelihood import (
     ActiveUnits,
+    Elbo,
     ElboResult,
     LikelihoodResult,
     evaluate_elbo,
     evaluate_likelihood,
 )
-from srvae_pyro.evaluation.record import record
-from srvae_pyro.evaluation.report import print_measures, refinement_table
-from srvae_pyro.evaluation.results import Measures
+from srvae_pyro.evaluation.measures import Measure, Result
+from srvae_pyro.evaluation.record import newest_results, record
+from srvae_pyro.evaluation.report import print_results
 from srvae_pyro.evaluation.selection import Selection, Split
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
-from srvae_pyro.models import load, make_model
+from srvae_pyro.models import ImageModel, load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import CONFIG, read_config
-from srvae_pyro.system.cli import check_arguments
+from srvae_pyro.system.cli import check_arguments, parse
 from srvae_pyro.system.files import write_json
 from srvae_pyro.system.parallel import ProcessGroup
 
-MEASURES = ("elbo", "likelihood", "fid", "super_resolution")
+
+def results(run: Path) -> dict[str, Any]:
+    """The newest result of each measure in a run's file."""
+    return {name: line["result"] for name, line in newest_results(run).items()}
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +117,13 @@ def test_likelihood_and_what_is_recorded(
     assert main(EvaluateArguments(str(run), data=str(folder), json=out, **options)) == 0
     main(EvaluateArguments(str(run), data=str(folder), split="train", elbo_only=True))
     values = json.loads(out.read_text())
-    kept = recorded(run)
-    assert kept[f"{folder}/test"] == values
-    assert "likelihood" not in kept[f"{folder}/train"]
+    line = newest_results(run)["likelihood"]
+    expected = {**line["result"], "flags": line["flags"]}
+    assert expected == values["likelihood"]
+    for name in ("run", "weights", "data", "split", "images", "indices", "checksum", "versions"):
+        assert line[name] == values[name]
+    assert line["flags"]["importance_samples"] == 30
+    assert newest_results(run)["elbo"]["split"] == "train"
     assert values["indices"] == [0, 7, 14]
     assert values["data"]["counts"]["test"] == 15
     test = load_data(str(folder), folder).test
@@ -133,26 +144,22 @@ def test_the_refined_likelihood_stands_beside_the_other(
 ) -> None:
     arguments = EvaluateArguments(str(run), data=str(folder), limit=2, importance_samples=3)
     assert main(arguments) == 0
-    key = f"{folder}/test"
-    before = recorded(run)[key]
+    before = results(run)
     assert "refined by" not in capsys.readouterr().out
     assert main(replace(arguments, refine=2)) == 0
     text = capsys.readouterr().out
-    assert main(replace(arguments, refine=4)) == 0
-    found = recorded(run)[key]
-    flags = "--importance-samples 3 --estimator product --refine"
-    last, two = found.pop("refined_likelihood"), found.pop(f"refined_likelihood {flags} 2")
-    assert (last["refine"], last["flags"]) == (4, f"{flags} 4")
-    for entry in (found, before):
-        del entry["likelihood"]["seconds"]
-    assert found == before
+    two = results(run)["refined_likelihood"]
+    assert newest_results(run)["refined_likelihood"]["flags"]["refine"] == 2
+    for found in (plain := results(run)["likelihood"], before["likelihood"]):
+        del found["seconds"]
+    assert plain == before["likelihood"]
     images = load_data(str(folder), folder).test[[0, 14]]
     cpu, indices = torch.device("cpu"), torch.tensor([0, 14])
     expected = evaluate_likelihood(load(run), images, cpu, 3, refine=2, indices=indices)
     assert two["bits_per_dim"] == pytest.approx(expected.bits_per_dim, rel=1e-6)
     assert two["kept"] == expected.kept
     lines = [line.split() for line in text.splitlines()]
-    plain, numbers = before["likelihood"], ("elbo_bits_per_dim", "bits_per_dim")
+    numbers = ("elbo_bits_per_dim", "bits_per_dim")
     for start, result in (("of the encoder", plain), ("refined by 2 steps", two)):
         row = next(line for line in lines if line[: len(start.split())] == start.split())
         assert row[len(start.split()) :][:2] == [f"{result[name]:.4f}" for name in numbers]
@@ -174,7 +181,7 @@ def test_refinement_is_told_with_its_gain_and_what_kept_its_q() -> None:
             (3.25, 3.375, 1.5, 0.5, {"refine": 20, "kept": 1200}),
         )
     )
-    assert refinement_table(plain, refined).splitlines() == [
+    assert refined.table({"likelihood": plain}).splitlines() == [
         "drawn from q           ELBO     nll  effective of 50  Pareto k  above 0.7",
         "of the encoder       3.7500  3.5000             1.04      2.00       100%",
         "refined by 20 steps  3.3750  3.2500             1.50      2.00        50%",
@@ -240,10 +247,10 @@ def test_a_vae_is_measured_too(
     save_pretrained(model, tmp_path / "vae")
     run = str(tmp_path / "vae")
     assert main(EvaluateArguments(run, data=str(folder), limit=2, importance_samples=3)) == 0
-    values = json.loads((tmp_path / "vae" / "evaluation.json").read_text())[f"{folder}/test"]
+    values = results(tmp_path / "vae")
     assert values["likelihood"]["estimator"] == "paired"
     assert "re_y" not in values["elbo"]
-    with pytest.raises(UserError, match="is a VAE, which has no y"):
+    with pytest.raises(UserError, match="a VAE has no y"):
         main(EvaluateArguments(run, data=str(folder), super_resolution=True))
 
 
@@ -255,9 +262,8 @@ def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFi
     def text(name: str, trained_on: str, images: int = 10, split: Split = "test") -> str:
         data = DataSplits(name, MemoryImages(test), test[:0], test)
         indices = torch.arange(images)
-        print_measures(
-            Measures(elbo), Selection(data, split, test[indices], indices, 10), trained_on
-        )
+        selection = Selection(data, split, test[indices], indices, 10)
+        print_results({"elbo": elbo}, selection, trained_on)
         return capsys.readouterr().out
 
     assert "3.65  5107  1241   619   819" in text("cifar10", "cifar10").replace("3.650", "3.65")
@@ -325,46 +331,42 @@ def test_images_that_a_run_learnt_from_are_told(
 def test_a_folder_of_test_images_alone_can_be_measured_on(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.evaluation.command.FeatureExtractor", lambda *_: None)
+    monkeypatch.setattr("srvae_pyro.evaluation.fid.FeatureExtractor", lambda *_: None)
     shutil.rmtree(folder / "train")
     given = EvaluateArguments(str(run), data=str(folder), elbo_only=True)
     assert main(given) == 0
-    values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
-    assert values["images"] == 15
-    with pytest.raises(UserError, match="has no folder val/: take another --split"):
+    assert newest_results(run)["elbo"]["images"] == 15
+    with pytest.raises(UserError, match="has no folder val/: take another split"):
         main(replace(given, split="val"))
-    with pytest.raises(UserError, match="lacks train/ or test/, which --fid compares with"):
+    with pytest.raises(UserError, match="lacks train/ or test/, which fid compares with"):
         main(replace(given, fid=True))
 
 
 def test_a_folder_without_the_split(folder: Path, run: Path, tmp_path: Path) -> None:
     (folder / "test").rename(folder / "train" / "more")
-    with pytest.raises(UserError, match=r"has no folder test/: give --split all"):
+    with pytest.raises(UserError, match=r"has no folder test/: take the split all"):
         main(EvaluateArguments(str(run), data=str(folder)))
     assert main(EvaluateArguments(str(run), data=str(folder), split="all", elbo_only=True)) == 0
-    values = json.loads((run / "evaluation.json").read_text())[f"{folder}/all"]
-    assert values["images"] == 30
+    assert newest_results(run)["elbo"]["images"] == 30
 
 
 def test_fid_is_asked_for_as_in_the_paper(
     folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = []
+    asked, images = [], []
 
-    images = []
-
-    def stand_in(draw, real, extractor, **options):
-        drawn = draw(0, 3)
+    def stand_in(images_at, real, extractor, **options):
+        drawn = images_at(range(3))["x"]
         images.append(drawn)
-        asked.append((len(real), options["samples"], drawn.dtype, extractor.weights.path.name))
+        asked.append((len(real), options["samples"], drawn.dtype, extractor.weights.name))
         return Distances(12.345, 0.01, 0.001, 1000, options["samples"], len(real))
 
-    monkeypatch.setattr("srvae_pyro.evaluation.command.fid_and_kid", stand_in)
+    monkeypatch.setattr("srvae_pyro.evaluation.fid.fid_and_kid", stand_in)
     searched = []
 
-    def find_weights(path: Path) -> Weights:
+    def find_weights(path: Path) -> Path:
         searched.append(path)
-        return Weights(path, "")
+        return path
 
     monkeypatch.setattr("srvae_pyro.evaluation.fid.find_weights", find_weights)
     arguments = EvaluateArguments(
@@ -375,17 +377,12 @@ def test_fid_is_asked_for_as_in_the_paper(
     # Test images, and all others: 13 or 14 to train on and the one that is held out.
     byte = torch.uint8
     assert asked == [(15, 10_000, byte, "weights.pth"), (15, 50_000, byte, "weights.pth")]
-    values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
-    assert values["fid"]["train"]["fid"] == 12.345
-    assert values["fid"]["flags"] == ("--decode sample --temperature 1.0 --fid-weights weights.pth")
+    line = newest_results(run)["fid"]
+    assert line["result"]["train"]["fid"] == 12.345
+    assert (line["flags"]["fid_weights"], line["flags"]["temperature"]) == ("weights.pth", 1.0)
     assert "12.35 (12.35)" in capsys.readouterr().out.replace("12.34", "12.35")
-    # Of images at other temperatures the result stands beside it.
     assert main(replace(arguments, image_temperature=0.5, y_temperature=0.25)) == 0
-    values = json.loads((run / "evaluation.json").read_text())[f"{folder}/test"]
-    flags = "--decode sample --temperature 1.0 --image-temperature 0.5 --y-temperature 0.25"
-    assert values["fid"]["flags"] == f"{flags} --fid-weights weights.pth"
-    assert values["fid"]["y_temperature"] == 0.25
-    assert "fid --decode sample --temperature 1.0 --fid-weights weights.pth" in values
+    assert newest_results(run)["fid"]["flags"]["y_temperature"] == 0.25
     assert not torch.equal(images[0], images[-1])
 
 
@@ -393,16 +390,9 @@ def test_fid_is_asked_for_as_in_the_paper(
     ("options", "message"),
     [
         ({"importance_samples": 0}, "--importance-samples must be at least 1, not 0"),
-        ({"elbo_samples": 0}, "--elbo-samples must be at least 1"),
-        ({"refine": -1}, "--refine must be at least 0, not -1"),
         ({"refine": 9, "elbo_only": True}, "--refine is of importance sampling: leave out"),
-        ({"limit": 0}, "--limit must be at least 1"),
-        ({"batch_size": -1}, "--batch-size must be at least 1"),
-        ({"memory_gb": 0.0}, "--memory-gb must be above 0"),
         ({"memory_gb": float("nan")}, "--memory-gb must be above 0"),
-        ({"memory_gb": 1e-9}, "--memory-gb 1e-09 is too little: it needs"),
-        ({"seed": -1}, "--seed must be at least 0"),
-        ({"fid_images": 1}, "--fid-images must be at least 2"),
+        ({"memory_gb": 1e-9}, "1e-09 is too little: it needs"),
         ({"fid_images": 9, "kid": True}, "--fid-images is of --fid: give both, or neither"),
         ({"fid_weights": Path("weights")}, "--fid-weights is of --fid"),
         ({"kid_images": 9, "fid": True}, "--kid-images is of --kid"),
@@ -412,17 +402,19 @@ def test_fid_is_asked_for_as_in_the_paper(
         ({"y_temperature": 0.9, "elbo_only": True}, "--y-temperature is of --fid or --kid"),
         ({"run": "nowhere"}, "no run called nowhere"),
         ({"data": "nowhere"}, "no data set and no folder is called 'nowhere'"),
+        ({"measure": ("nothing",)}, "measure: none without flags is called nothing"),
+        ({"measure": ("fid",)}, "measure: none without flags is called fid"),
     ],
 )
 def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> None:
     arguments = EvaluateArguments(**{"run": str(run), "data": str(folder), "limit": 1, **options})
 
-    def command() -> None:  # as run_command does it
+    def evaluate() -> None:  # as run_command does it
         check_arguments(arguments)
         main(arguments)
 
     with pytest.raises(UserError) as error:
-        command()
+        evaluate()
     assert message in str(error.value)
 
 
@@ -434,12 +426,12 @@ def test_a_damaged_file_is_named(folder: Path, run: Path) -> None:
 
 
 def test_the_same_twice_and_for_any_split(folder: Path, run: Path, tmp_path: Path) -> None:
-    results = []
+    found = []
     for split in ("test", "test", "train"):
         out = tmp_path / "out.json"
         main(EvaluateArguments(str(run), data=str(folder), split=split, elbo_only=True, json=out))  # type: ignore[arg-type]
-        results.append(json.loads(out.read_text())["elbo"])
-    assert results[0] == results[1] != results[2]
+        found.append(json.loads(out.read_text())["elbo"])
+    assert found[0] == found[1] != found[2]
 
 
 def test_photos_come_in_the_models_size(run: Path, tmp_path: Path) -> None:
@@ -464,110 +456,58 @@ def test_evenly_spaced_images_cover_the_whole() -> None:
 # What is recorded
 
 
-def recorded(run: Path) -> dict:
-    found: dict = json.loads((run / "evaluation.json").read_text())
-    return found
+def test_no_result_is_lost(folder: Path, run: Path) -> None:
+    """Each is a line of its own, whatever its flags, images and weights."""
+    arguments = EvaluateArguments(str(run), data=str(folder), elbo_only=True)
+    lines: list[str] = []
+    weights = (run / "model.safetensors").stat().st_size
+    for changes in ({}, {"limit": 2}, {"seed": 5}, {"split": "train"}, {}):
+        assert main(replace(arguments, **changes)) == 0
+        *before, _ = (run / "evaluation.jsonl").read_text().splitlines()
+        assert before == lines
+        lines = (run / "evaluation.jsonl").read_text().splitlines()
+    assert weights == (run / "model.safetensors").stat().st_size
+    first, few, other, train, last = map(json.loads, lines)
+    assert [line["images"] for line in (first, few, train)] == [15, 2, 14]
+    assert few["indices"] == [0, 14]
+    assert (first["seed"], other["seed"]) == (0, 5)
+    assert first["checksum"] != train["checksum"]
+    assert first == last
+    assert newest_results(run) == {"elbo": last}
 
 
-def test_a_smaller_evaluation_leaves_a_larger_one(folder: Path, run: Path) -> None:
-    def evaluate(**options) -> None:
-        options = {"importance_samples": 3, **options}
-        assert main(EvaluateArguments(str(run), data=str(folder), **options)) == 0
-
-    key = f"{folder}/test"
-    evaluate()
-    whole = recorded(run)[key]
-    assert whole["likelihood"]["samples"] == 3
-    evaluate(elbo_only=True)
-    assert recorded(run) == {key: whole}
-    evaluate(limit=2, elbo_only=True)
-    evaluate(limit=2, importance_samples=2)
-    evaluate(importance_samples=2)
-    evaluate(estimator="paired")
-    evaluate(seed=5, elbo_only=True)
-    found = recorded(run)
-    assert found.keys() == {
-        key,
-        f"{key} --limit 2 --seed 0 --precision fp32",
-        f"{key} --seed 5 --precision fp32",
-    }
-    few = found[f"{key} --limit 2 --seed 0 --precision fp32"]
-    assert (few["images"], few["likelihood"]["samples"]) == (2, 2)
-    fewer = found[key].pop("likelihood --importance-samples 2 --estimator product")
-    assert (fewer["samples"], fewer["estimator"]) == (2, "product")
-    paired = found[key].pop("likelihood")
-    assert (paired["samples"], paired["estimator"]) == (3, "paired")  # of as many samples the last
-    found[key]["likelihood"] = found[key].pop(
-        "likelihood --importance-samples 3 --estimator product"
-    )
-    assert found[key] == whole
-    evaluate(limit=2, elbo_only=True, elbo_samples=2)  # more samples than before
-    again = recorded(run)[f"{key} --limit 2 --seed 0 --precision fp32"]
-    assert again.pop("elbo")["samples"] == 2
-    assert again.pop("elbo --elbo-samples 1") == few.pop("elbo")
-    assert again == few
-
-
-def test_a_larger_evaluation_takes_the_place_of_a_smaller_one(folder: Path, run: Path) -> None:
-    for limit in (2, 5, None):
-        options = {"limit": limit, "elbo_only": True}
-        main(EvaluateArguments(str(run), data=str(folder), **options))
-    key = f"{folder}/test"
-    found = {name.split(" --seed")[0]: entry["images"] for name, entry in recorded(run).items()}
-    assert found == {key: 15, f"{key} --limit 5": 5, f"{key} --limit 2": 2}
-
-
-def test_results_of_other_weights_and_images_are_kept_apart(
-    folder: Path, run: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
-    key, arguments = f"{folder}/test", {"data": str(folder), "elbo_only": True}
-    main(EvaluateArguments(str(run), **arguments))
-    first = recorded(run)[key]
-    model = make_model(tiny(p_u="mixture"))
-    model.initialize(make_images(8, seed=3))
-    save_pretrained(model, run)
-    main(EvaluateArguments(str(run), limit=3, **arguments))
-    second = recorded(run)[key]
-    assert second["weights"] != first["weights"]
-    assert second["images"] == 3  # fewer, but of the weights that there are now
-    save_image(make_images(1, seed=9)[0], folder / "test" / "00.png")
-    main(EvaluateArguments(str(run), limit=3, **arguments))
-    found = recorded(run)
-    assert found[key]["weights"] == second["weights"]
-    assert found[key]["checksum"] != second["checksum"]
-    assert second in found.values()
-    assert first in found.values()
-    assert len(found) == 3
-
-
-def test_files_of_before_are_kept(folder: Path, run: Path) -> None:
-    key = f"{folder}/test"
-    old = {"run": str(run), "split": "test", "images": 15, "likelihood": {"samples": 500}}
-    odd = {"images": "many", "likelihood": 3, "flags": "--odd"}
-    before = {"training": {"steps": 9}, key: old, f"{key} --odd": odd, f"{key}, earlier 1": "odd"}
-    (run / "evaluation.json").write_text(json.dumps(before))
-    main(EvaluateArguments(str(run), data=str(folder), limit=2, elbo_only=True))
-    found = recorded(run)
-    assert {name: found[name] for name in before} == before
-    assert found[f"{key} --limit 2 --seed 0 --precision fp32"]["images"] == 2
-
-
-@pytest.mark.parametrize("content", ["{broken", "", "[1, 2]", "\x00"])
-def test_a_damaged_record_is_set_aside(folder: Path, run: Path, content: str) -> None:
-    damaged = run / "evaluation.json"
+@pytest.mark.parametrize(
+    "damage", ['{"measure": "elbo", "resu', "[1, 2]\n", "\x00", "null\n", "[" * 9999]
+)
+def test_damaged_lines_are_passed_over(tmp_path: Path, damage: str) -> None:
     for number in (1, 2):
-        damaged.write_text(content)
-        with pytest.warns(UserWarning, match=rf"is damaged: it is kept as .*damaged-{number}"):
-            record(run, "training", {"steps": number})
-        assert (run / f"evaluation.json.damaged-{number}").read_text() == content
-        assert recorded(run) == {"training": {"steps": number}}
+        with (tmp_path / "evaluation.jsonl").open("a") as file:
+            file.write(damage)
+        record(tmp_path, "training", {"steps": number}, {"seed": 3})
+        line = {"measure": "training", "seed": 3, "result": {"steps": number}}
+        assert newest_results(tmp_path) == {"training": line}
+    assert (tmp_path / "evaluation.jsonl").read_text().count(damage) == 2
 
 
 def test_two_that_record_at_once_lose_nothing(tmp_path: Path) -> None:
-    keys = [str(number) for number in range(24)]
+    names = [str(number) for number in range(24)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda key: record(tmp_path, key, {"of": key}), keys))
-    assert recorded(tmp_path) == {key: {"of": key} for key in keys}
+        list(pool.map(lambda name: record(tmp_path, name, {"of": name}), names))
+    assert results(tmp_path) == {name: {"of": name} for name in names}
+
+
+def test_a_full_disk_leaves_no_half_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path, "elbo", {"nats": 1})
+    before = (tmp_path / "evaluation.jsonl").read_text()
+
+    class Full(FileIO):
+        def write(self, content: Any) -> int:
+            return super().write(content[:9])
+
+    monkeypatch.setattr(Path, "open", lambda path, mode, **_: Full(path, mode.replace("b", "")))
+    with pytest.raises(OSError, match="No space left"):
+        record(tmp_path, "likelihood", {"nats": 1})
+    assert (tmp_path / "evaluation.jsonl").read_bytes() == before.encode()
 
 
 def test_nothing_is_written_to_a_copy_from_the_hub(folder: Path, run: Path) -> None:
@@ -577,22 +517,18 @@ def test_nothing_is_written_to_a_copy_from_the_hub(folder: Path, run: Path) -> N
         (copy.parent / name).rename(copy / name)
     with pytest.warns(UserWarning, match=r"a copy from the Hub: the results are printed only"):
         main(EvaluateArguments(str(copy), str(folder), limit=2, elbo_only=True))
-    assert not (copy / "evaluation.json").exists()
+    assert not (copy / "evaluation.jsonl").exists()
 
 
 def test_each_result_is_recorded_before_the_next_is_measured(
     folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from srvae_pyro.evaluation import command as suite
-
-    key, real = f"{folder}/test", suite.evaluate_likelihood
     seen = []
 
     def look(name: str, result: Callable[..., Any]) -> Callable[..., Any]:
         def stand_in(*args, **options) -> Any:
-            entry = recorded(run)[key]
-            distances = [split for split in ("test", "train") if split in entry.get("fid", {})]
-            seen.append((name, [m for m in MEASURES if m in entry], distances))
+            found = results(run)
+            seen.append((name, list(found), list(found.get("fid", ()))))
             return result(*args, **options)
 
         return stand_in
@@ -600,11 +536,14 @@ def test_each_result_is_recorded_before_the_next_is_measured(
     def fail(*args, **options) -> None:
         raise KeyboardInterrupt
 
-    distances = Distances(1, 1, 1, 1, 1, 1)
-    monkeypatch.setattr(suite, "evaluate_likelihood", look("likelihood", real))
-    monkeypatch.setattr(suite, "fid_and_kid", look("fid", lambda *args, **options: distances))
-    monkeypatch.setattr(suite, "FeatureExtractor", lambda *_: True)
-    monkeypatch.setattr(suite, "evaluate_super_resolution", look("super_resolution", fail))
+    distances, place = Distances(1, 1, 1, 1, 1, 1), "srvae_pyro.evaluation"
+    for name, function in (
+        ("likelihood.evaluate_likelihood", evaluate_likelihood),
+        ("fid.fid_and_kid", lambda *args, **options: distances),
+        ("super_resolution.evaluate_super_resolution", fail),
+    ):
+        monkeypatch.setattr(f"{place}.{name}", look(name.partition(".")[0], function))
+    monkeypatch.setattr(f"{place}.fid.FeatureExtractor", lambda *_: True)
     arguments = EvaluateArguments(
         str(run), str(folder), fid=True, super_resolution=True, importance_samples=2
     )
@@ -617,19 +556,19 @@ def test_each_result_is_recorded_before_the_next_is_measured(
         ("fid", three, ["test"]),
         ("super_resolution", three, ["test", "train"]),
     ]
-    assert "importance sampling, 2 samples" in capsys.readouterr().out  # what there is is told
+    assert "importance sampling, 2 samples" in capsys.readouterr().out  # the results so far
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.evaluation.command.measure", None)
+    monkeypatch.setattr(Elbo, "run", None)
     (run / "file").touch()
     (run / "other.json").write_text('{"run": "somebody\'s"}')
     for name, told in (
         ("file/out.json", r"cannot write .*out\.json .Not a directory.: give --json FILE"),
         ("other.json", r"other\.json is there and is something else: give another --json FILE"),
-        ("evaluation.json", r"evaluation\.json is written anyway"),
+        ("evaluation.jsonl", r"evaluation\.jsonl is written anyway"),
     ):
         with pytest.raises(UserError, match=told):
             main(EvaluateArguments(str(run), str(folder), json=run / name))
@@ -647,12 +586,12 @@ def test_results_of_a_run_that_cannot_be_written_to_are_printed(
         if path.parent == run:
             raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr("srvae_pyro.evaluation.results.check_place", refuse)
+    monkeypatch.setattr("srvae_pyro.evaluation.record.check_place", refuse)
     arguments = EvaluateArguments(str(run), str(folder), elbo_only=True)
     with pytest.warns(UserWarning, match=r"Read-only.*: the results are printed only; --json FILE"):
         assert main(arguments) == 0
     assert "bits/dim" in capsys.readouterr().out
-    assert not (run / "evaluation.json").exists()
+    assert not (run / "evaluation.jsonl").exists()
     with pytest.warns(UserWarning, match="the results are not recorded there"):
         assert main(replace(arguments, json=tmp_path / "out.json")) == 0
     assert "elbo" in json.loads((tmp_path / "out.json").read_text())
@@ -662,23 +601,33 @@ def test_results_of_a_run_that_cannot_be_written_to_are_printed(
     assert "out.json, in place of an earlier one" in capsys.readouterr().out
 
 
-def test_a_disk_that_fills_up_is_told_and_the_rest_is_measured(
-    folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("times", [1, 9])
+def test_what_a_full_disk_does_not_take_is_written_with_the_next(
+    times: int,
+    folder: Path,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def full(*args) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    failures = iter(range(times))
 
-    monkeypatch.setattr("srvae_pyro.evaluation.record.write_json", full)
+    def full(*args) -> None:
+        if next(failures, None) is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        record(*args)
+
+    monkeypatch.setattr("srvae_pyro.evaluation.record.record", full)
     arguments = EvaluateArguments(str(run), str(folder), importance_samples=2)
-    with pytest.warns(UserWarning, match="run cannot be written to: No space left on device"):
-        assert main(arguments) == 2
+    with pytest.warns(UserWarning, match="run cannot be written: No space left on device"):
+        assert main(arguments) == (0 if times == 1 else 2)
+    assert list(results(run)) == (["elbo", "likelihood"] if times == 1 else [])
     assert "importance sampling, 2 samples" in capsys.readouterr().out
 
 
 def test_crops_of_photographs_are_clustered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"data": "photos", "limit": 12, "importance_samples": 2}
     assert main(EvaluateArguments(str(run), **options)) == 0
-    entry = recorded(run)["photos/test"]
+    entry = results(run)
     data = load_data("photos", run, ImageOptions(image_size=16))
     indices = evenly_spaced_indices(1000, 12)
     found = evaluate_elbo(
@@ -698,5 +647,74 @@ def test_one_image_has_no_standard_error(
     folder: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(EvaluateArguments(str(run), str(folder), limit=1, elbo_only=True))
-    assert recorded(run)[f"{folder}/test"]["elbo"]["standard_error"] is None
+    assert results(run)["elbo"]["standard_error"] is None
     assert "±" not in capsys.readouterr().out
+
+
+# A measure of one's own
+
+
+@dataclass(frozen=True)
+class Edges(Result):
+    """How much neighbouring pixels of generated images differ."""
+
+    levels: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"levels": self.levels}
+
+    def table(self, others: Mapping[str, Any] | None = None) -> str:
+        return f"edges: {self.levels:.1f} levels, nats {(others or {})['elbo'].nats:.0f}"
+
+
+@dataclass
+class EdgesMeasure(Measure):
+    """All that a new measure takes, beside its entry in the list."""
+
+    name: ClassVar[str] = "edges"
+    seed: int  # the command's flag
+    count: Annotated[int, AtLeast(1)] = 4
+
+    def check(self, model: ImageModel, selection: Selection) -> None:
+        if len(selection.images) < 2:
+            raise UserError("edges takes two images")
+
+    def run(self, model: ImageModel, selection: Selection, group: ProcessGroup) -> Iterator[Edges]:
+        x = model.generate(self.count, seed=self.seed)["x"]
+        yield Edges(255 * (x[..., 1:] - x[..., :-1]).abs().mean().item())
+
+
+def test_a_measure_is_a_class_and_an_entry_in_the_list(
+    folder: Path,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "MEASURES", [*command.MEASURES, EdgesMeasure])
+    line = f"{run} --data {folder} --elbo-only --seed 3 --json {tmp_path / 'out.json'}"
+
+    def evaluate(words: str) -> int:
+        return main(parse(EvaluateArguments, words=f"{line} {words}".split()))
+
+    assert evaluate("") == 0
+    assert list(results(run)) == ["elbo"]
+    assert evaluate("--measure edges count=5") == 0
+    x = load(run).generate(5, seed=3)["x"]
+    expected = 255 * (x[..., 1:] - x[..., :-1]).abs().mean().item()
+    found = newest_results(run)["edges"]
+    assert found["result"] == {"levels": expected}
+    assert found["flags"] == {"seed": 3, "count": 5}
+    assert found["weights"] == newest_results(run)["elbo"]["weights"]
+    assert json.loads((tmp_path / "out.json").read_text())["edges"]["levels"] == expected
+    nats = results(run)["elbo"]["nats"]
+    assert f"edges: {expected:.1f} levels, nats {nats:.0f}\n" in capsys.readouterr().out
+    for words, message in (
+        ("--measure edges --limit 1", "edges takes two images"),
+        ("--measure edges count=0", "count must be at least 1, not 0"),
+        ("--measure edges count=many", "count=many is not a value as in JSON"),
+        ("--measure edges width=2", "edges has no setting width"),
+        ("--measure edges seed=2", "edges has no setting seed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(words)

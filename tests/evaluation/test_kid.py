@@ -1,6 +1,5 @@
 """``evaluate --kid``: which images are compared, what is recorded, and its network."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,14 +18,15 @@ from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation.kid import (
-    KID_KEY,
     KID_NAME,
     FeatureSet,
+    Kid,
     LiteFeatures,
     Neighbours,
     kernel_distance,
     neighbours,
 )
+from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit
@@ -57,7 +57,7 @@ class Stub:
 @pytest.fixture(autouse=True)
 def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, and no package, in the command."""
-    monkeypatch.setattr("srvae_pyro.evaluation.command.LiteFeatures", Stub)
+    monkeypatch.setattr("srvae_pyro.evaluation.kid.LiteFeatures", Stub)
     overlap = Neighbours(0.5, 0.25, 0.75, 1.0)
     monkeypatch.setattr("srvae_pyro.evaluation.kid.neighbours", lambda *_: overlap)
 
@@ -93,14 +93,13 @@ def arguments(run: Path, folder: Path, **options: Any) -> EvaluateArguments:
     return EvaluateArguments(str(run), data=str(folder), kid=True, **given)
 
 
-def measured(run: Path, key: str) -> dict[str, Any]:
-    entry = json.loads((run / "evaluation.json").read_text())[key]
-    found: dict[str, Any] = entry[KID_KEY]
+def measured(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = newest_results(run)[Kid.name]["result"]
     return found
 
 
 def rows_of(found: dict[str, Any]) -> list[str]:
-    return [name for name, value in found.items() if isinstance(value, dict)]
+    return [name for name, row in found.items() if isinstance(row, dict) and "kid" in row]
 
 
 def by_hand(made: Tensor, real: Tensor, paired: bool = False) -> float:
@@ -118,7 +117,7 @@ def test_rows_are_of_the_images_that_they_name(
     run = save()
     given = arguments(run, folder, seed=3, temperature=0.8, y_temperature=0.5)
     assert main(given) == 0
-    found = measured(run, f"{folder}/test")
+    found = measured(run)
     expected = REAL + [name % decode for decode in ("sample", "mode") for name in ROWS]
     assert rows_of(found) == expected
     model, splits = load(run), load_data(str(folder), folder)
@@ -148,7 +147,7 @@ def test_rows_are_of_the_images_that_they_name(
     few = train[torch.linspace(0, len(train) - 1, 7, dtype=torch.float64).round().long()]
     assert found[REAL[0]]["kid"] == pytest.approx(by_hand(few, test), rel=1e-6)
     text = capsys.readouterr().out
-    assert "generated with --temperature 0.8 --y-temperature 0.5\n" in text
+    assert "generated with temperature 0.8, image_temperature 1.0, y_temperature 0.5\n" in text
     assert KID_NAME in text
     assert "FID" not in text
     line = next(line for line in text.splitlines() if line.startswith("x given a real y, mode"))
@@ -166,33 +165,25 @@ def test_features_of_real_images_are_computed_once(folder: Path, save: Callable[
     assert len(seen) == 9 + 7 + 2 * (7 + 7 + 7)
 
 
-def test_what_is_recorded_and_under_which_flags(folder: Path, save: Callable[..., Path]) -> None:
+def test_what_is_recorded(folder: Path, save: Callable[..., Path]) -> None:
     run = save()
     main(arguments(run, folder))
-    key = f"{folder}/test"
-    both = measured(run, key)
+    both = measured(run)
     assert both["name"] == KID_NAME
-    assert both["flags"] == "--temperature 1.0 --kid-images 7"
     assert (both["samples"], both["nearest"]) == (7, 5)
     row = both["x, sample"]
     assert row["standard_error"] > 0
-    assert (row["precision"], row["recall"], row["density"], row["coverage"]) == (
-        0.5,
-        0.25,
-        0.75,
-        1.0,
-    )
+    overlap = {"precision": 0.5, "recall": 0.25, "density": 0.75, "coverage": 1.0}
+    assert overlap.items() <= row.items()
     assert "precision" not in both["y, sample"] | both["x given a real y, sample"]
-    # Another decoding stands beside it, and fewer images do not take its place.
     main(arguments(run, folder, decode="mode", image_temperature=0.5, kid_images=5))
-    entry = json.loads((run / "evaluation.json").read_text())[key]
-    assert entry[KID_KEY] == both
-    flags = "--decode mode --temperature 1.0 --image-temperature 0.5 --kid-images 5"
-    assert rows_of(entry[f"{KID_KEY} {flags}"]) == REAL + [name % "mode" for name in ROWS]
-    # The same again replaces itself, to the last bit.
+    line = newest_results(run)[Kid.name]
+    flags = {"decode": "mode", "temperature": 1, "image_temperature": 0.5, "kid_images": 5}
+    assert flags.items() <= line["flags"].items()
+    assert rows_of(line["result"]) == REAL + [name % "mode" for name in ROWS]
+    # The same again is the same, to the last bit.
     main(arguments(run, folder))
-    again = measured(run, key)
-    assert {**again, "seconds": 0} == {**both, "seconds": 0}
+    assert {**measured(run), "seconds": 0} == {**both, "seconds": 0}
 
 
 def test_the_batch_does_not_matter(folder: Path, save: Callable[..., Path]) -> None:
@@ -200,7 +191,7 @@ def test_the_batch_does_not_matter(folder: Path, save: Callable[..., Path]) -> N
     found = []
     for batch_size in (2, 100):
         main(arguments(run, folder, batch_size=batch_size))
-        found.append(measured(run, f"{folder}/test"))
+        found.append(measured(run))
     for name in rows_of(found[0]):
         one, other = (row[name]["kid"] for row in found)
         assert one == pytest.approx(other, rel=1e-2, abs=1e-5), name
@@ -211,12 +202,11 @@ def test_a_limit_is_of_real_images_and_at_most_of_generated_ones(
 ) -> None:
     run = save()
     main(arguments(run, folder, limit=5, kid_images=None, decode="mode"))
-    found = measured(run, f"{folder}/test")
+    found = measured(run)
     sizes = {(found[name]["images"], found[name]["real"]) for name in rows_of(found)}
     assert sizes == {(5, 5)}
-    assert found["flags"] == "--decode mode --temperature 1.0"
     main(arguments(run, folder, limit=5, kid_images=8, decode="mode"))
-    found = measured(run, f"{folder}/test")
+    found = measured(run)
     assert (found["x, mode"]["images"], found["x, mode"]["real"]) == (8, 5)
     assert found["x given a real y, mode"]["images"] == 5
     assert found[REAL[0]]["images"] == 8
@@ -225,20 +215,18 @@ def test_a_limit_is_of_real_images_and_at_most_of_generated_ones(
 def test_training_images_are_measured_by_halves(folder: Path, save: Callable[..., Path]) -> None:
     run = save()
     main(arguments(run, folder, split="train", decode="mode"))
-    found = measured(run, f"{folder}/train")
+    found = measured(run)
     row = found["real x, one half to the other"]
     train = load_data(str(folder), folder).train.in_memory()
     assert row["kid"] == pytest.approx(by_hand(train[::2], train[1::2]), rel=1e-6)
     main(arguments(run, folder, split="train", decode="mode", limit=5))
-    few = json.loads((run / "evaluation.json").read_text())
-    few = few[f"{folder}/train --limit 5 --seed 0 --precision fp32"][KID_KEY]
-    assert not any(name.startswith("real") for name in few)  # halves of 3 and 2 are too few
+    assert not any(name.startswith("real") for name in measured(run))  # 3 and 2 are too few
 
 
 def test_a_vae_has_x_alone(folder: Path, save: Callable[..., Path]) -> None:
     run = save(model="vae")
     main(arguments(run, folder))
-    found = measured(run, f"{folder}/test")
+    found = measured(run)
     assert rows_of(found) == ["real x, training images", "x, sample", "x, mode"]
 
 
@@ -246,7 +234,7 @@ def test_y_in_gray_is_measured_too(folder: Path, save: Callable[..., Path]) -> N
     run = save(d="grayscale")
     assert main(arguments(run, folder, decode="mode")) == 0
     assert {images.shape[1] for images in Stub.seen} == {1, 3}
-    assert rows_of(measured(run, f"{folder}/test")) == REAL + [name % "mode" for name in ROWS]
+    assert rows_of(measured(run)) == REAL + [name % "mode" for name in ROWS]
 
 
 def test_crops_of_few_photographs_have_no_standard_error(
@@ -254,7 +242,7 @@ def test_crops_of_few_photographs_have_no_standard_error(
 ) -> None:
     run = save()
     assert main(replace(arguments(run, Path()), data="photos", limit=6, decode="mode")) == 0
-    found = measured(run, "photos/test")
+    found = measured(run)
     assert all(found[name]["standard_error"] is None for name in rows_of(found))
     assert " -" in capsys.readouterr().out
 
@@ -270,15 +258,15 @@ def test_each_row_is_recorded_before_the_next(
     monkeypatch.setattr("srvae_pyro.evaluation.kid._given_own_u", stop)
     with pytest.raises(KeyboardInterrupt):
         main(arguments(run, folder))
-    found = measured(run, f"{folder}/test")
+    found = measured(run)
     assert rows_of(found) == [*REAL, "x, sample", "y, sample", "x given a real y, sample"]
 
 
 def test_too_few_images_are_refused_before_the_work(
     folder: Path, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srvae_pyro.evaluation.command.measure", None)
-    with pytest.raises(UserError, match="at least 3 real images, not 2: give a larger --limit"):
+    monkeypatch.setattr(Kid, "run", None)
+    with pytest.raises(UserError, match="at least 3 real images, not 2: raise the limit"):
         main(arguments(save(), folder, limit=2))
 
 
@@ -289,7 +277,7 @@ def test_missing_packages_say_what_to_install_before_the_work(
     folder: Path, save: Callable[..., Path], missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = save()
-    monkeypatch.setattr("srvae_pyro.evaluation.command.LiteFeatures", LiteFeatures)
+    monkeypatch.setattr("srvae_pyro.evaluation.kid.LiteFeatures", LiteFeatures)
     monkeypatch.setattr("srvae_pyro.evaluation.command.load_for", None)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match=r"pip install 'srvae-pyro\[features\]'") as caught:

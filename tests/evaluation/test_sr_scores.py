@@ -1,6 +1,5 @@
 """The measures of super-resolution, each on cases whose output is known by hand."""
 
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import sr_scores as features
 from srvae_pyro.evaluation.kid import scaled
-from srvae_pyro.evaluation.report import super_resolution_table
+from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.evaluation.sr_scores import (
     LEVELS,
     RANKED,
@@ -273,7 +272,7 @@ def test_four_times_is_twice_twice(make: Callable[..., SRVAE]) -> None:
         assert result.methods[method].lr_psnr == 100
     twice = evaluate_super_resolution(model, x, samples=2)
     assert twice.methods["lanczos"].lr_psnr != result.methods["lanczos"].lr_psnr
-    assert "super-resolution x4" in super_resolution_table(result)
+    assert "super-resolution x4" in result.table()
 
 
 def test_calibration_does_not_change_the_rest(make: Callable[..., SRVAE]) -> None:
@@ -291,9 +290,9 @@ def test_calibration_does_not_change_the_rest(make: Callable[..., SRVAE]) -> Non
     for sample in range(RANKED):
         ranks.add(resolver.sample(resolver.small(x), sample, [0, 1, 2, 3]))
     assert found.ranks == pytest.approx(ranks.shares()["ranks"].mean(dim=0).tolist(), abs=1e-3)
-    text = super_resolution_table(ranked)
+    text = ranked.table()
     assert f"{100 * found.within['80']:.1f} %" in text
-    assert "calibration" not in super_resolution_table(plain)
+    assert "calibration" not in plain.table()
 
 
 def test_errors_are_over_photographs(make: Callable[..., SRVAE]) -> None:
@@ -311,9 +310,9 @@ def test_errors_are_over_photographs(make: Callable[..., SRVAE]) -> None:
     assert scores.psnr_y_error == pytest.approx(standard_error(values, photographs), rel=0.02)
     assert alone.methods["mode"].psnr_y_error == pytest.approx(standard_error(values), rel=0.02)
     assert each[0].methods["mode"].psnr_error is None
-    assert "± over 3 photographs" in super_resolution_table(clustered)
-    assert "± over 6 images" in super_resolution_table(alone)
-    assert "± over" not in super_resolution_table(each[0])
+    assert "± over 3 photographs" in clustered.table()
+    assert "± over 6 images" in alone.table()
+    assert "± over" not in each[0].table()
     assert (alone.photographs, clustered.photographs) == (None, 3)
 
 
@@ -348,12 +347,15 @@ def test_the_command_records_all_of_it(
     check_arguments(arguments)
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    found = json.loads((run / "evaluation.json").read_text())[f"{data}/test"]
-    assert found["super_resolution"]["samples"] == 10
-    assert found["super_resolution"]["diversity"]["score_features"] > 0
-    assert found["super_resolution_x4"]["factor"] == found["calibration_x4"]["factor"] == 4
-    assert len(found["calibration"]["ranks"]) == 40
-    assert found["calibration"]["within_error"]["50"] > 0
+    line = newest_results(run)["super_resolution"]
+    assert line["flags"]["factor"] == [2, 4, 2]
+    twice, four_times = line["result"]["x2"], line["result"]["x4"]
+    assert twice["samples"] == 10
+    assert twice["diversity"]["score_features"] > 0
+    assert four_times["factor"] == 4
+    for found in (twice, four_times):
+        assert len(found["calibration"]["ranks"]) == 40
+        assert found["calibration"]["within_error"]["50"] > 0
     for name in ("super-resolution x2", "super-resolution x4", "calibration x4", "not LPIPS"):
         assert name in text
     assert Image.open(run / "figures" / "calibration-x2.png").size[0] > 600
@@ -364,7 +366,7 @@ def test_the_command_records_all_of_it(
     ("asked", "size", "message"),
     [
         ((3,), (32, 32), "--factor 3: this model upscales 2 times, so the factor is one of 2, 4"),
-        ((2, 8), (32, 40), "--factor 8 takes images whose sides are multiples of .* 32x40"),
+        ((2, 8), (32, 40), "factor 8 takes images whose sides are multiples of .* 32x40"),
     ],
 )
 def test_factors_that_cannot_be_are_refused(

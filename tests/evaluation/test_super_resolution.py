@@ -13,7 +13,6 @@ from torch import Tensor
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.report import super_resolution_table
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution, interpolated
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
@@ -102,7 +101,7 @@ def test_bicubic_of_a_plain_image_is_exact(model: SRVAE) -> None:
     assert result.methods["bicubic"].psnr == 100
     assert result.methods["bicubic"].lr_psnr == 100
     assert result.diversity.std is None
-    assert "differ" not in super_resolution_table(result)
+    assert "differ" not in result.table()
 
 
 def test_numbers_do_not_depend_on_the_batch(model: SRVAE) -> None:
@@ -125,7 +124,7 @@ def test_numbers_do_not_depend_on_the_batch(model: SRVAE) -> None:
 
 
 def test_table_is_aligned(model: SRVAE) -> None:
-    text = super_resolution_table(evaluate_super_resolution(model, levels(2), samples=2))
+    text = evaluate_super_resolution(model, levels(2), samples=2).table()
     table, others = text.splitlines()[:9], text.splitlines()[9:]
     assert len({len(line) for line in table}) == 1
     assert "mean of 2 samples" in text
@@ -140,7 +139,7 @@ def test_small_images_have_no_ssim(tiny: Callable[..., ModelConfig]) -> None:
     result = evaluate_super_resolution(model, levels(3, (1, 8, 8)), samples=2)
     assert result.methods["lanczos"].ssim is None
     assert result.methods["lanczos"].ssim_y is None
-    name, _, _, similarity, *_ = super_resolution_table(result).splitlines()[4].split()
+    name, _, _, similarity, *_ = result.table().splitlines()[4].split()
     assert (name, similarity) == ("lanczos", "-")
 
 

@@ -26,6 +26,7 @@ from srvae_pyro.config import Dense, ModelConfig, Residual, TrainingConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import histogram_nats
+from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import SRVAE
 from srvae_pyro.pixels import to_levels, to_unit
@@ -150,7 +151,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 def test_a_run_leaves_a_complete_folder(done: Done) -> None:
     assert done.code == 0
     names = {path.name for path in done.folder.iterdir()}
-    files = {"config.json", "model.safetensors", "last.ckpt", "metrics.jsonl", "evaluation.json"}
+    files = {"config.json", "model.safetensors", "last.ckpt", "metrics.jsonl", "evaluation.jsonl"}
     assert names - {".lock"} == files | {"tensorboard", "figures"}
     assert list((done.folder / "tensorboard").glob("events*"))
     kinds = {"samples", "reconstructions"}
@@ -197,7 +198,7 @@ def test_a_run_records_its_metrics(done: Done) -> None:
 
 
 def test_a_run_reports_its_test_score(done: Done) -> None:
-    results = json.loads((done.folder / "evaluation.json").read_text())["training"]
+    results = newest_results(done.folder)["training"]["result"]
     assert (results["split"], results["images"], results["steps"]) == ("test", 2, STEPS)
     score = results["elbo"]["bits_per_dim"]
     for name in ("untrained_bits_per_dim", "histogram_bits_per_dim"):
@@ -214,7 +215,7 @@ def test_scores_on_crops_have_their_standard_error_over_photographs(tmp_path: Pa
     with plain():
         train.main(arguments(tmp_path, data="photos", limit=10, steps=1))
     folder = tmp_path / "runs" / "mine"
-    score = json.loads((folder / "evaluation.json").read_text())["training"]["elbo"]
+    score = newest_results(folder)["training"]["result"]["elbo"]
     validated = next(line for line in lines_of(folder) if line["split"] == "val")
     assert score["photographs"] == validated["photographs"] == 5
 
@@ -269,12 +270,12 @@ def test_a_group_that_lost_a_process_at_its_end_reports(
     done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    report = done.folder / "evaluation.json"
-    before = report.read_text()
+    report = done.folder / "evaluation.jsonl"
+    before = newest_results(done.folder)
     report.unlink()
     with tiny():
         assert train.main(done.arguments) == 0
-    assert json.loads(report.read_text()).keys() == json.loads(before).keys()
+    assert newest_results(done.folder).keys() == before.keys()
 
 
 # Stopping and going on
@@ -311,7 +312,7 @@ def test_a_signal_and_resume(
         assert train.main(given) == 0
     steps = [line["step"] for line in lines_of(folder) if line["split"] == "train"]
     assert steps == [1, 2, 4]
-    assert json.loads((folder / "evaluation.json").read_text())["training"]["steps"] == 5
+    assert newest_results(folder)["training"]["result"]["steps"] == 5
 
 
 def test_a_run_that_died_before_its_first_step_is_no_dead_end(
@@ -799,7 +800,7 @@ def test_a_run_can_start_from_anothers_weights(done: Done, tmp_path: Path) -> No
     ours, theirs = (srvae_pyro.load(run).state_dict() for run in (folder, done.folder))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-4)
-    before = json.loads((folder / "evaluation.json").read_text())["training"]
+    before = newest_results(folder)["training"]["result"]
     assert before["untrained_bits_per_dim"] == pytest.approx(
         before["elbo"]["bits_per_dim"], abs=0.01
     )

@@ -1,6 +1,5 @@
 """How long a run takes, by its limits and by the clock."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 
 from srvae_pyro import train
 from srvae_pyro.config import TrainingConfig
+from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.presets import preset
 from srvae_pyro.training import loop
 from srvae_pyro.training.loop import about, run_length, time_limit
@@ -107,5 +107,5 @@ def test_the_report_says_of_how_many_images_its_start_is(tmp_path: Path) -> None
     make_images(tmp_path / "images")
     with tiny():
         train.main(arguments(tmp_path, steps=1))
-    path = tmp_path / "runs" / "mine" / "evaluation.json"
-    assert json.loads(path.read_text())["training"]["untrained_images"] == 2
+    result = newest_results(tmp_path / "runs" / "mine")["training"]["result"]
+    assert result["untrained_images"] == 2
