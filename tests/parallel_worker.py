@@ -184,7 +184,7 @@ def commands(folder: Path) -> None:
     few = GenerateArguments(out.run, 5, out=folder / "two")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kid, "LiteFeatures", Stub)
-        patch.setattr(kid, "neighbours", lambda *_: None)
+        patch.setattr(kid, "neighbours", lambda *_: {})
         assert evaluate.main(out) == 0
         assert generate.main(few) == generate.main(replace(few, count=9)) == 0
 

@@ -19,7 +19,7 @@ class EvaluateArguments:
     """Measure a trained model as the paper's Table 1 does.
 
     The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
-    if asked for, FID and KID of generated images, KID by a network that comes in a package, the
+    if requested, FID and KID of generated images, KID by a network that comes in a package, the
     quality of super-resolution, and the bytes of a lossless code. Prints a table and appends each
     result, with what is needed to repeat it, to the run's evaluation.jsonl as soon as it is there.
     """
@@ -83,7 +83,7 @@ class EvaluateArguments:
     """also measures that have no flags, such as your own, and their settings"""
 
     batch_size: Annotated[int, AtLeast(1)] = 100
-    """images at a time, where --memory-gb does not decide"""
+    """images at a time, if --memory-gb does not decide"""
     memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes for the tensors of importance sampling"""
     precision: Precision = "fp32"

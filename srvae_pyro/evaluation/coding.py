@@ -26,14 +26,11 @@ from srvae_pyro.compression.container import (
 )
 from srvae_pyro.compression.exact import machine
 from srvae_pyro.data.splits import evenly_spaced_indices
-from srvae_pyro.evaluation.arguments import EvaluateArguments
 from srvae_pyro.evaluation.likelihood import Likelihood, evaluate_elbo
-from srvae_pyro.evaluation.measures import Measure, Result, columns
-from srvae_pyro.evaluation.selection import Selection
+from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.system.console import Bar
-from srvae_pyro.system.parallel import ProcessGroup
 
 Levels = NDArray[np.uint8]
 Encode = Callable[[Levels], bytes]
@@ -101,9 +98,9 @@ class CodingResult(Result):
         row("bits back, with it", sum(self.chain_bytes.values()))
         for size in (self.model, *self.others):
             row(size.name, size.bytes, size.write_mb_per_second, size.read_mb_per_second)
-        more = 100 * (self.net_bytes / self.predicted_bytes - 1)
+        excess = 100 * (self.net_bytes / self.predicted_bytes - 1)
         starts = " and ".join(f"{n:,} for {name}" for name, n in self.start_bytes.items())
-        text = f"{columns(rows, left=1)}\nwithout its start {more:+.2f}% against the ELBO of the "
+        text = f"{columns(rows, left=1)}\nwithout its start {excess:+.2f}% against the ELBO of the "
         text += f"same images; bytes to start with, whatever their number: {starts}"
         written = self.images_per_second(self.model.write_mb_per_second)
         read = self.images_per_second(self.model.read_mb_per_second)
@@ -122,23 +119,19 @@ class Coding(Measure):
     """The bytes of some of the images by bits-back coding, and by other codecs."""
 
     name: ClassVar[str] = "compression"
+    flag: ClassVar[str] = "compress"
     compress: int | None
     seed: int
 
-    @classmethod
-    def is_requested(cls, arguments: EvaluateArguments) -> bool:
-        return arguments.compress is not None
-
-    def run(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup
-    ) -> Iterator[CodingResult | None]:
-        if not group.main:
-            yield None
+    def run(self, task: Task) -> Iterator[CodingResult]:
+        if not task.group.main:
             return
-        images, indices = selection.images, selection.indices
-        some = evenly_spaced_indices(len(images), self.compress)
-        result = evaluate_coding(model, images[some], indices[some], seed=self.seed, progress=True)
-        yield replace(result, is_of_all=len(some) == len(images))
+        images, indices = task.selection.images, task.selection.indices
+        chosen = evenly_spaced_indices(len(images), self.compress)
+        result = evaluate_coding(
+            task.model, images[chosen], indices[chosen], seed=self.seed, progress=True
+        )
+        yield replace(result, is_of_all=len(chosen) == len(images))
 
 
 def evaluate_coding(
@@ -204,7 +197,7 @@ def _content(
 def _others(images: Tensor) -> list[CodeSize]:
     """What other codecs take, each image a file and all in one image."""
     arrays = [_array(image) for image in images]
-    found = []
+    sizes = []
     for name, (encode, decode) in _codecs().items():
         for what, inputs in (("a file each", arrays), ("one image", [_mosaic(images)])):
             began = time.monotonic()
@@ -216,17 +209,17 @@ def _others(images: Tensor) -> list[CodeSize]:
                 raise RuntimeError(f"{name} did not keep the images")
             count = sum(len(file) for file in files)
             seconds = (written - began, read - written)
-            found.append(_size(f"{name}, {what}", count, images.numel(), *seconds))
-    return found
+            sizes.append(_size(f"{name}, {what}", count, images.numel(), *seconds))
+    return sizes
 
 
 def _same(again: Levels, image: Levels) -> bool:
-    """Whether they are the same; WebP has no grey of its own, and gives three colours for it."""
+    """Whether they are the same; WebP has no grey, and gives three colours for it."""
     return np.array_equal(again[..., 0] if again.ndim > image.ndim else again, image)
 
 
 def _codecs() -> dict[str, tuple[Encode, Decode]]:
-    """The codecs that are there, by name, as small as they write."""
+    """The installed codecs by name, set to write as few bytes as they can."""
     codecs = {
         "PNG": _pillow("PNG", optimize=True),
         "WebP": _pillow("WebP", lossless=True, quality=100, method=6),
@@ -263,7 +256,7 @@ def _array(image: Tensor) -> Levels:
 
 
 def _mosaic(images: Tensor) -> Levels:
-    """All images in one about as wide as high, what is missing black."""
+    """All images in one that is about square, padded with black."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     missing = images.new_zeros(rows * columns - len(images), *images.shape[1:])

@@ -11,7 +11,7 @@ from srvae_pyro.evaluation.coding import Coding
 from srvae_pyro.evaluation.fid import Fid
 from srvae_pyro.evaluation.kid import Kid
 from srvae_pyro.evaluation.likelihood import Elbo, Likelihood, RefinedLikelihood
-from srvae_pyro.evaluation.measures import Measure, Result
+from srvae_pyro.evaluation.measures import Measure, Result, Task
 from srvae_pyro.evaluation.record import Outputs, settings_of
 from srvae_pyro.evaluation.report import print_results
 from srvae_pyro.evaluation.selection import select
@@ -54,8 +54,9 @@ def evaluate_in(group: ProcessGroup, arguments: EvaluateArguments) -> int:
     with group.main_first():
         data = load_for(config, arguments.data, arguments.data_root)
     selection = select(data, arguments.split, arguments.limit)
+    task = Task(model, selection, group)
     for measure in measures.values():
-        measure.check(model, selection)
+        measure.check(task)
     if arguments.split != "train":  # which is requested by its name
         warn_if_trained_on(folder, config, data, arguments.split)
     of = f"{len(selection.images):,} of {selection.total:,} {data.unit}"
@@ -68,8 +69,8 @@ def evaluate_in(group: ProcessGroup, arguments: EvaluateArguments) -> int:
     written = True
     try:
         for name, measure in measures.items():
-            for result in measure.run(model, selection, group):
-                if outputs and result is not None:
+            for result in measure.run(task):
+                if outputs:
                     results[name] = result
                     written = outputs.write(measures, results, settings)
                     written &= outputs.draw(result, title)

@@ -18,9 +18,8 @@ from torch import Tensor
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.generate import chunks, sampling_of
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels
-from srvae_pyro.evaluation.measures import Measure, Result
-from srvae_pyro.evaluation.selection import Selection
+from srvae_pyro.evaluation.arguments import Pixels
+from srvae_pyro.evaluation.measures import Measure, Result, Task
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_levels
@@ -111,7 +110,7 @@ def _check_weights(path: Path) -> None:
             "fid_weights"
         ) from error
     last = state.get("fc.weight") if isinstance(state, dict) else None
-    # torchvision's own Inception, which is easily taken for it, has 1000 classes.
+    # torchvision's Inception, which is easily mistaken for it, has 1000 classes.
     if not isinstance(last, Tensor) or last.shape != (1008, 2048):
         raise UserError(
             f"{path} does not hold the weights of torch-fidelity's Inception: remove it, or name "
@@ -334,6 +333,7 @@ class Fid(Measure):
     """FID and KID in Inception's features, against the test images, then against all others."""
 
     name: ClassVar[str] = "fid"
+    flag: ClassVar[str] = "fid"
     fid_images: int | None
     fid_weights: Path | None
     decode: Pixels | None
@@ -343,24 +343,18 @@ class Fid(Measure):
     seed: int
     batch_size: int
 
-    @classmethod
-    def is_requested(cls, arguments: EvaluateArguments) -> bool:
-        return arguments.fid
-
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
         self.sampling = sampling_of(self, model)
         with group.main_first():
             self.extractor = FeatureExtractor(INCEPTION, self.fid_weights, group.device)
 
-    def check(self, model: ImageModel, selection: Selection) -> None:
-        data = selection.data
+    def check(self, task: Task) -> None:
+        data = task.selection.data
         if not (len(data.train) and len(data.test)):
             raise UserError(f"{data.name} lacks train/ or test/, which fid compares with both")
 
-    def run(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup
-    ) -> Iterator[FidResult | None]:
-        data = selection.data
+    def run(self, task: Task) -> Iterator[FidResult]:
+        data, group = task.selection.data, task.group
         distances: dict[str, Distances] = {}
         for split, count in FID_IMAGES.items():
             real = data.test
@@ -368,7 +362,7 @@ class Fid(Measure):
                 # The paper's training images are all that are not test images.
                 real = torch.cat([data.train.in_memory(count), data.val])
             found = fid_and_kid(
-                generated(model, self.sampling),
+                generated(task.model, self.sampling),
                 real,
                 self.extractor,
                 samples=self.fid_images or count,
@@ -378,4 +372,4 @@ class Fid(Measure):
             )
             if found is not None:
                 distances[split] = found
-            yield FidResult(dict(distances), self.sampling) if found else None
+                yield FidResult(dict(distances), self.sampling)

@@ -8,7 +8,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -20,7 +20,7 @@ from torch import Tensor
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.drawing.generate import sampling_of
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.arguments import EvaluateArguments, Pixels
+from srvae_pyro.evaluation.arguments import Pixels
 from srvae_pyro.evaluation.fid import (
     ImageSource,
     as_colours,
@@ -30,8 +30,7 @@ from srvae_pyro.evaluation.fid import (
     levels_of,
     sha256_of,
 )
-from srvae_pyro.evaluation.measures import Measure, Result, columns
-from srvae_pyro.evaluation.selection import Selection
+from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.pixels import to_unit
@@ -45,6 +44,7 @@ SIDE = 128  # pixels; the network was trained at 224, which takes three times as
 MEAN, SCALE = 127.0, 128.0  # of levels, as the network was trained
 AT_ONCE = 25  # images; the activations of 100 leave a CPU's caches and take twice the time
 NEAREST = 5  # k of Naeem et al.
+OVERLAP = ("precision", "recall", "density", "coverage")
 MOST = 5000  # images a set, of which prdc holds all distances: half a gigabyte
 
 
@@ -104,21 +104,14 @@ def scaled(levels: Tensor) -> Tensor:
     return (levels - MEAN) / SCALE
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """How two sets of features overlap, by balls that reach to each one's 5th nearest."""
+def neighbours(real: Tensor, generated: Tensor) -> dict[str, float]:
+    """How features (N, D) and (M, D) overlap, by balls that reach to each one's 5th nearest.
 
-    precision: float  # share of generated images within a real one's ball
-    recall: float  # share of real images within a generated one's ball
-    density: float  # real ones' balls that a generated image is within, over k; 1 for real images
-    coverage: float  # share of real images with a generated one within their ball
-
-
-def neighbours(real: Tensor, generated: Tensor) -> Neighbours | None:
-    """Precision, recall, density and coverage of features (N, D) and (M, D), k = 5.
-
-    None if a set has no more than k + 1 images. By the package prdc, which holds all distances: of
-    at most 5,000 images a set, evenly spaced.
+    Precision is the share of generated images within a real one's ball, recall that of real images
+    within a generated one's; density counts the real balls that a generated image is within, over
+    5, which is 1 for real images; coverage is the share of real images with a generated one in
+    their ball. Nothing if a set has no more than 6 images. By the package prdc, which holds all
+    distances: of at most 5,000 images a set, evenly spaced.
 
     References:
         Kynkäänniemi et al., Improved precision and recall metric for assessing generative models,
@@ -126,11 +119,11 @@ def neighbours(real: Tensor, generated: Tensor) -> Neighbours | None:
         generative models, 2020, arXiv:2002.09797.
     """
     if min(len(real), len(generated)) <= NEAREST + 1:
-        return None
+        return {}
     sets = (evenly_spaced(features, MOST).cpu().numpy() for features in (real, generated))
     with contextlib.redirect_stdout(io.StringIO()):  # it prints how many there are
-        found = _extra("prdc").compute_prdc(*sets, nearest_k=NEAREST)
-    return Neighbours(**{name: float(value) for name, value in found.items()})
+        overlap = _extra("prdc").compute_prdc(*sets, nearest_k=NEAREST)
+    return {name: float(overlap[name]) for name in OVERLAP}
 
 
 def _extra(name: str, what: str = "kid") -> Any:
@@ -275,13 +268,7 @@ class KidRow:
     standard_error: float | None  # None if the real images are crops of a few photographs
     images: int
     real: int  # images that they are compared with
-    neighbours: Neighbours | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """All in one level, for files."""
-        values = asdict(self)
-        overlap = values.pop("neighbours") or {}
-        return {**values, **overlap}
+    overlap: dict[str, float]  # as of :func:`neighbours`, if measured
 
 
 @dataclass(frozen=True)
@@ -294,18 +281,19 @@ class KidResult(Result):
     sampling: Sampling  # but for the decoding, which the rows' names have
 
     def to_json(self) -> dict[str, Any]:
-        rows = {name: row.to_json() for name, row in self.rows.items()}
+        rows = {}
+        for name, row in self.rows.items():
+            values = asdict(row)
+            rows[name] = values | values.pop("overlap")
         settings = {"name": KID_NAME, "samples": self.samples, "nearest": NEAREST}
         return {**settings, "seconds": self.seconds, **rows}
 
     def table(self, others: Mapping[str, Any] | None = None) -> str:
-        heads = ["", "±", "images", "real", "precision", "recall", "density", "coverage"]
-        rows = [[KID_NAME, *heads]]
+        rows = [[KID_NAME, "", "±", "images", "real", *OVERLAP]]
         for name, row in self.rows.items():
             error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
             cells = [name, f"{row.kid:.4f}", error, f"{row.images:,}", f"{row.real:,}"]
-            overlap = astuple(row.neighbours) if row.neighbours else ()
-            rows.append(cells + ([f"{share:.3f}" for share in overlap] or ["-"] * 4))
+            rows.append(cells + ([f"{v:.3f}" for v in row.overlap.values()] or ["-"] * 4))
         note = "not to be compared with KID in Inception's features; 0 if the sets are alike"
         lines = [columns(rows, left=1), f"{note}; {self.seconds:.0f} s"]
         return "\n".join([*lines, how_generated(self.sampling)])
@@ -313,9 +301,21 @@ class KidResult(Result):
 
 @dataclass
 class Kid(Measure):
-    """KID in EfficientNet-Lite0's features, of x and y."""
+    """KID in EfficientNet-Lite0's features, of x, or of y against d of the real images.
+
+    - ``real x``: training images; if these are measured or there are none, half of the images
+      against the other half. The distance of a perfect model.
+    - ``x``: generated; image i of a seed is the one that ``generate`` draws.
+    - ``x given a real y`` (srVAE, as the next): z from p(z|y,u), u from q(u|y).
+    - ``x given a reconstructed y``: y from p(y|u) too. Here ``reconstructed y`` is measured.
+
+    An image that was made from a real one is compared with all real ones but that. The rows share
+    the real images, so they differ by less noise than their standard errors say. As many images are
+    made from real ones, or are training images, as are generated, or all if there are fewer.
+    """
 
     name: ClassVar[str] = "kid_efficientnet_lite0"
+    flag: ClassVar[str] = "kid"
     kid_images: int | None
     limit: int | None
     decode: Pixels | None
@@ -325,151 +325,87 @@ class Kid(Measure):
     seed: int
     batch_size: int
 
-    @classmethod
-    def is_requested(cls, arguments: EvaluateArguments) -> bool:
-        return arguments.kid
-
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
         decodings = (self.decode,) if self.decode else get_args(Pixels)
         self.samplings = {d: sampling_of(replace(self, decode=d), model) for d in decodings}
+        self.samples = self.kid_images or min(KID_IMAGES, self.limit or KID_IMAGES)
         self.features: Features = LiteFeatures(group.device)
 
-    def check(self, model: ImageModel, selection: Selection) -> None:
-        count = len(selection.images)
+    def check(self, task: Task) -> None:
+        count = len(task.selection.images)
         if count < FEWEST:
             raise UserError(
                 f"kid compares with at least {FEWEST} real images, not {count}: raise the limit"
             )
 
-    def run(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup
-    ) -> Iterator[KidResult | None]:
-        return evaluate_kid(
-            model,
-            selection,
+    def run(self, task: Task) -> Iterator[KidResult]:
+        began = time.monotonic()
+        clustered = task.selection.photographs is not None
+        rows: dict[str, KidRow] = {}
+        sampling = next(iter(self.samplings.values())).copy()
+        del sampling["decode"]
+        for name, made, real, paired in self._compared(task):
+            if not task.group.main:
+                continue
+            for site, features in made.items():
+                distance = kernel_distance(features, real[site], paired=paired)
+                sets = real[site].features, features.features
+                rows[name.format(site)] = KidRow(
+                    distance.value,
+                    None if clustered else distance.standard_error,
+                    len(features),
+                    len(real[site]),
+                    neighbours(*sets) if site == "x" and not paired else {},
+                )
+            yield KidResult(dict(rows), self.samples, time.monotonic() - began, sampling)
+
+    def _compared(self, task: Task) -> Iterator[tuple[str, Sets, Sets, bool]]:
+        """Sets and the real ones they are compared with, in the table's order.
+
+        With a name, in which the site takes the place of ``{}``, and whether they are paired.
+        """
+        model, selection = task.model, task.selection
+        images = selection.images
+        real = self._extract(task, _real(model, images), len(images), "real images")
+        others = images[:0]
+        if selection.split not in ("train", "all"):  # whose images may be the same
+            others = evenly_spaced(selection.data.train.in_memory(self.samples), self.samples)
+        if len(others) >= FEWEST:
+            made = self._extract(task, _real(model, others), len(others), "training images")
+            yield "real {}, training images", made, real, False
+        elif len(images) >= 2 * FEWEST:
+            even, odd = ({k: x.every_other(first) for k, x in real.items()} for first in (0, 1))
+            yield "real {}, one half to the other", even, odd, False
+        chosen = evenly_spaced_indices(len(images), self.samples)
+        chosen_real = {site: features.subset(chosen) for site, features in real.items()}
+        sources = images[chosen], selection.indices[chosen].tolist()
+        for decode, sampling in self.samplings.items():
+            label = f"generated, {decode}"
+            made = self._extract(task, generated(model, sampling), self.samples, label)
+            yield f"{{}}, {decode}", made, real, False
+            if isinstance(model, SRVAE):
+                given = _given_real_y(model, *sources, sampling)
+                made = self._extract(task, given, len(chosen), f"x given a real y, {decode}")
+                yield f"{{}} given a real y, {decode}", made, chosen_real, True
+                given = _given_real_u(model, *sources, sampling)
+                label = f"x given a reconstructed y, {decode}"
+                made = self._extract(task, given, len(chosen), label)
+                x, y = {"x": made["x"]}, {"y": made["y"]}
+                yield f"{{}} given a reconstructed y, {decode}", x, chosen_real, True
+                yield f"reconstructed {{}}, {decode}", y, chosen_real, True
+
+    def _extract(self, task: Task, images_at: ImageSource, count: int, label: str) -> Sets:
+        """Features of images 0 to ``count - 1``, by site, in every process."""
+        share = task.group.share(count)
+        features = features_of(
+            images_at,
+            range(share.start, share.stop),
             self.features,
-            self.samplings,
-            samples=self.kid_images or min(KID_IMAGES, self.limit or KID_IMAGES),
             batch_size=self.batch_size,
-            progress=group.main,
-            group=group,
+            label=label,
+            progress=task.group.main,
         )
-
-
-def evaluate_kid(
-    model: ImageModel,
-    selection: Selection,
-    features: Features,
-    decodings: Mapping[str, Sampling],
-    *,
-    samples: int,
-    batch_size: int = 100,
-    progress: bool = False,
-    group: ProcessGroup = ProcessGroup(),
-) -> Iterator[KidResult | None]:
-    """All rows so far, each time that there are more.
-
-    Of x, or of y against d of the real images:
-
-    - ``real x``: training images; if these are measured or there are none, half of the images
-      against the other half. The distance of a perfect model.
-    - ``x``: generated; image i of a seed is the one that ``generate`` draws.
-    - ``x given a real y`` (srVAE, as the next): z from p(z|y,u), u from q(u|y).
-    - ``x given a reconstructed y``: y from p(y|u) too. Here ``reconstructed y`` is measured.
-
-    An image that was made from a real one is compared with all real ones but that. The rows share
-    the real images, so they differ by less noise than their standard errors say.
-
-    As many images are made from real ones, or are training images, as are generated, evenly spaced;
-    or all if there are fewer. The processes share the images; the first one does the rest, and the
-    others get None.
-    """
-    began = time.monotonic()
-    clustered = selection.photographs is not None
-    rows: dict[str, KidRow] = {}
-    how = next(iter(decodings.values())).copy()
-    how.pop("decode", None)
-
-    def extract(images: ImageSource, count: int, label: str) -> Sets:
-        share = group.share(count)
-        indices = range(share.start, share.stop)
-        found = features_of(
-            images, indices, features, batch_size=batch_size, label=label, progress=progress
-        )
-        return {site: FeatureSet(group.joined(part)) for site, part in found.items()}
-
-    for compared in _compared(model, selection, extract, decodings, samples):
-        if not group.main:
-            yield None
-            continue
-        for site, made in compared.made.items():
-            rows[compared.name.format(site)] = _row(
-                made, compared.real[site], compared.paired, clustered, site == "x"
-            )
-        yield KidResult(dict(rows), samples, time.monotonic() - began, how)
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """Sets to compare; in the name the site takes the place of ``{}``."""
-
-    name: str
-    made: Sets
-    real: Sets
-    paired: bool = False
-
-
-def _compared(
-    model: ImageModel,
-    selection: Selection,
-    extract: Callable[[ImageSource, int, str], Sets],
-    decodings: Mapping[str, Sampling],
-    samples: int,
-) -> Iterator[_Compared]:
-    """What :func:`evaluate_kid` compares, in the table's order."""
-    images = selection.images
-    real = extract(_real(model, images), len(images), "real images")
-    others = _training_images(selection, samples)
-    if len(others) >= FEWEST:
-        made = extract(_real(model, others), len(others), "training images")
-        yield _Compared("real {}, training images", made, real)
-    elif len(images) >= 2 * FEWEST:
-        even, odd = ({k: own.every_other(first) for k, own in real.items()} for first in (0, 1))
-        yield _Compared("real {}, one half to the other", even, odd)
-    chosen = evenly_spaced_indices(len(images), samples)
-    own_real = {site: own.subset(chosen) for site, own in real.items()}
-    sources = images[chosen], selection.indices[chosen].tolist()
-    for decode, sampling in decodings.items():
-        made = extract(generated(model, sampling), samples, f"generated, {decode}")
-        yield _Compared(f"{{}}, {decode}", made, real)
-        if isinstance(model, SRVAE):
-            given = _given_real_y(model, *sources, sampling)
-            made = extract(given, len(chosen), f"x given a real y, {decode}")
-            yield _Compared(f"{{}} given a real y, {decode}", made, own_real, paired=True)
-            given = _given_own_u(model, *sources, sampling)
-            made = extract(given, len(chosen), f"x given a reconstructed y, {decode}")
-            x, y = {"x": made["x"]}, {"y": made["y"]}
-            yield _Compared(f"{{}} given a reconstructed y, {decode}", x, own_real, paired=True)
-            yield _Compared(f"reconstructed {{}}, {decode}", y, own_real, paired=True)
-
-
-def _training_images(selection: Selection, samples: int) -> Tensor:
-    """Real images beside the selected ones, uint8 (N, C, H, W); none if these may be the same."""
-    if selection.split in ("train", "all"):
-        return selection.images[:0]
-    return evenly_spaced(selection.data.train.in_memory(samples), samples)
-
-
-def _row(made: FeatureSet, real: FeatureSet, paired: bool, clustered: bool, of_x: bool) -> KidRow:
-    """How far a set is from a real one."""
-    found = kernel_distance(made, real, paired=paired)
-    return KidRow(
-        found.value,
-        None if clustered else found.standard_error,
-        len(made),
-        len(real),
-        neighbours(real.features, made.features) if of_x and not paired else None,
-    )
+        return {site: FeatureSet(task.group.joined(part)) for site, part in features.items()}
 
 
 def _real(model: ImageModel, images: Tensor) -> ImageSource:
@@ -490,22 +426,23 @@ def _given_real_y(
     """x drawn for the y of real images, uint8 (N, C, H, W), with the noise of these indices."""
 
     def images_at(indices: range) -> dict[str, Tensor]:
-        own = slice(indices.start, indices.stop)
-        y = model.guide.d(model.prepared(to_unit(images[own])))
-        at_once = {**sampling, "batch_size": len(indices), "indices": noise[own]}
+        part = slice(indices.start, indices.stop)
+        y = model.guide.d(model.prepared(to_unit(images[part])))
+        at_once = {**sampling, "batch_size": len(indices), "indices": noise[part]}
         return {"x": levels_of(model.draw(model.super_resolution, y, **at_once)["x"])}
 
     return images_at
 
 
-def _given_own_u(model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling) -> ImageSource:
+def _given_real_u(
+    model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling
+) -> ImageSource:
     """y and x drawn for the u of real images; see :func:`_given_real_y`."""
 
     def images_at(indices: range) -> dict[str, Tensor]:
-        own = slice(indices.start, indices.stop)
-        at_once = {**sampling, "batch_size": len(indices), "indices": noise[own]}
-        program = model.generative_reconstruction
-        sites = model.draw(program, to_unit(images[own]), **at_once)
+        part = slice(indices.start, indices.stop)
+        at_once = {**sampling, "batch_size": len(indices), "indices": noise[part]}
+        sites = model.draw(model.generative_reconstruction, to_unit(images[part]), **at_once)
         return {site: levels_of(sites[site]) for site in ("x", "y")}
 
     return images_at

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from srvae_pyro.config import Precision
 from srvae_pyro.evaluation.arguments import EvaluateArguments
-from srvae_pyro.evaluation.measures import Measure, Result, columns
-from srvae_pyro.evaluation.selection import Selection
+from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.inference.importance import Estimator, estimates, evaluations_at_once
@@ -52,21 +51,13 @@ def histogram_nats(train: Tensor, test: Tensor, prior_weight: float = 100.0) -> 
 
 @dataclass
 class Sweep:
-    """This process's share of a set of images; iterating gives batches and moves the bar.
+    """This process's share of a set of images; iterating gives batches and moves the bar."""
 
-    Attributes:
-        images: uint8 (N, C, H, W).
-        indices: of the images in the whole set, (N); their noise is tied to them.
-        batch_size: images at a time.
-        bar: shows how many images are done.
-        counted: of a batch, those that the bar shows already.
-    """
-
-    images: Tensor
-    indices: Tensor
+    images: Tensor  # uint8 (N, C, H, W)
+    indices: Tensor  # in the whole set, (N); their noise is tied to them
     batch_size: int
     bar: Bar
-    counted: int = 0
+    counted: int = 0  # images of a batch that the bar shows already
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[int]]]:
         """Images (B, C, H, W) and their indices, batch after batch."""
@@ -138,32 +129,8 @@ class LikelihoodResult(Result):
     refine: int = 0  # gradient steps
     kept: int = 0  # images whose refined q had no higher ELBO, and was not used
 
-    @classmethod
-    def of(
-        cls, per_image: dict[str, Tensor], unit: float, photographs: Tensor | None, **settings: Any
-    ) -> LikelihoodResult:
-        """Means over the images of an estimate's attributes, (N) each, beside the settings.
-
-        ``unit`` is a nat an image in bits a dimension.
-        """
-        log_likelihood, k = per_image["log_likelihood"], per_image["pareto_k"]
-        error = standard_error(log_likelihood, photographs)
-        above = (k > UNRELIABLE_K).double().mean().item()
-        return cls(
-            nats=-log_likelihood.mean().item(),
-            bits_per_dim=-unit * log_likelihood.mean().item(),
-            standard_error=None if error is None else _finite(unit * error),
-            photographs=None if photographs is None else len(photographs.unique()),
-            elbo_bits_per_dim=-unit * per_image["elbo"].mean().item(),
-            effective_samples=per_image["effective_samples"].mean().item(),
-            pareto_k=_finite(k.mean().item()),
-            pareto_k_above_threshold=above if k.isfinite().all() else None,
-            kept=int((~per_image["improved"]).sum()) if settings["refine"] else 0,
-            **settings,
-        )
-
     def to_json(self) -> dict[str, Any]:
-        """For files, where the threshold is in the name, and what there is not is left out."""
+        """For files, with the threshold in its name, and without what does not apply."""
         values = asdict(self)
         if self.photographs is None:
             del values["photographs"]
@@ -250,10 +217,19 @@ def evaluate_likelihood(
                     so_far = -unit * torch.cat([v["log_likelihood"] for v in values]).mean()
                     batches.bar.set_postfix_str(f"{so_far:.3f} bits/dim", refresh=False)
                     batches.done(len(estimate.elbo))
-    return LikelihoodResult.of(
-        gathered(values, group),
-        unit,
-        photographs,
+    per_image = gathered(values, group)
+    log_likelihood, k = per_image["log_likelihood"], per_image["pareto_k"]
+    error = standard_error(log_likelihood, photographs)
+    above = (k > UNRELIABLE_K).double().mean().item()
+    return LikelihoodResult(
+        nats=-log_likelihood.mean().item(),
+        bits_per_dim=-unit * log_likelihood.mean().item(),
+        standard_error=None if error is None else _finite(unit * error),
+        photographs=None if photographs is None else len(photographs.unique()),
+        elbo_bits_per_dim=-unit * per_image["elbo"].mean().item(),
+        effective_samples=per_image["effective_samples"].mean().item(),
+        pareto_k=_finite(k.mean().item()),
+        pareto_k_above_threshold=above if k.isfinite().all() else None,
         samples=samples,
         estimator=estimator if isinstance(model, SRVAE) else "paired",
         precision=precision,
@@ -261,6 +237,7 @@ def evaluate_likelihood(
         at_once=at_once,
         seconds=time.monotonic() - began,
         refine=refine,
+        kept=int((~per_image["improved"]).sum()) if refine else 0,
     )
 
 
@@ -279,29 +256,22 @@ class Likelihood(Measure):
     def is_requested(cls, arguments: EvaluateArguments) -> bool:
         return not arguments.elbo_only
 
-    def run(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup
-    ) -> Iterator[LikelihoodResult]:
-        yield self.evaluate(model, selection, group)
+    def run(self, task: Task) -> Iterator[LikelihoodResult]:
+        yield self.evaluate(task)
 
-    def evaluate(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup, refine: int = 0
-    ) -> LikelihoodResult:
+    def evaluate(self, task: Task, refine: int = 0) -> LikelihoodResult:
         """The result, with q refined by so many steps."""
         return evaluate_likelihood(
-            model,
-            selection.images,
-            group.device,
+            task.model,
+            task.selection.images,
+            task.group.device,
             self.importance_samples,
             estimator=self.estimator,
             refine=refine,
             seed=self.seed,
-            indices=selection.indices,
             memory_gb=self.memory_gb,
             precision=self.precision,
-            progress=group.main,
-            group=group,
-            photographs=selection.photographs,
+            **task.options,
         )
 
 
@@ -316,10 +286,8 @@ class RefinedLikelihood(Likelihood):
     def is_requested(cls, arguments: EvaluateArguments) -> bool:
         return arguments.refine > 0
 
-    def run(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup
-    ) -> Iterator[LikelihoodResult]:
-        yield self.evaluate(model, selection, group, self.refine)
+    def run(self, task: Task) -> Iterator[LikelihoodResult]:
+        yield self.evaluate(task, self.refine)
 
 
 def _finite(value: float) -> float | None:
@@ -437,7 +405,24 @@ def evaluate_elbo(
             values.append({name: value.double() for name, value in named.items()})
             active_units.add(terms)
     counts = active_units.read(len(images), group)
-    return _summary(gathered(values, group), model, photographs, counts)
+    per_image = gathered(values, group)
+    means = {name: value.mean().item() for name, value in per_image.items()}
+    nats = means.pop("nats")
+    shape = model.config.image_shape
+    error = standard_error(per_image["nats"], photographs)
+    y_bits_per_dim = None
+    if "re_y" in means:
+        lower_shape = sizes_of(model.config).lower
+        y_bits_per_dim = bits_per_dim(means["re_y"] + means["kl_u"], lower_shape)
+    return ElboResult(
+        means,
+        nats,
+        bits_per_dim(nats, shape),
+        None if error is None else bits_per_dim(error, shape),
+        None if photographs is None else len(photographs.unique()),
+        y_bits_per_dim,
+        counts,
+    )
 
 
 @dataclass
@@ -454,22 +439,17 @@ class Elbo(Measure):
     def is_requested(cls, arguments: EvaluateArguments) -> bool:
         return True
 
-    def run(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup
-    ) -> Iterator[ElboResult]:
+    def run(self, task: Task) -> Iterator[ElboResult]:
         yield evaluate_elbo(
-            model,
-            selection.images,
-            group.device,
+            task.model,
+            task.selection.images,
+            task.group.device,
             samples=self.elbo_samples,
             batch_size=self.batch_size,
             seed=self.seed,
-            indices=selection.indices,
             precision=self.precision,
-            progress=group.main,
-            group=group,
             units=True,
-            photographs=selection.photographs,
+            **task.options,
         )
 
 
@@ -499,29 +479,3 @@ class ActiveUnits:
             with_kl = int((kl[0] > self.THRESHOLD).sum()) if kl else None
             counts[name] = LatentUnits(mean.numel(), active, with_kl)
         return counts
-
-
-def _summary(
-    per_image: dict[str, Tensor],
-    model: ImageModel,
-    photographs: Tensor | None,
-    units: dict[str, LatentUnits],
-) -> ElboResult:
-    """Means of values over images, (N) each, and what follows from them."""
-    terms = {name: value.mean().item() for name, value in per_image.items()}
-    nats = terms.pop("nats")
-    shape = model.config.image_shape
-    error = standard_error(per_image["nats"], photographs)
-    y_bits_per_dim = None
-    if "re_y" in terms:
-        lower_shape = sizes_of(model.config).lower
-        y_bits_per_dim = bits_per_dim(terms["re_y"] + terms["kl_u"], lower_shape)
-    return ElboResult(
-        terms,
-        nats,
-        bits_per_dim(nats, shape),
-        None if error is None else bits_per_dim(error, shape),
-        None if photographs is None else len(photographs.unique()),
-        y_bits_per_dim,
-        units,
-    )

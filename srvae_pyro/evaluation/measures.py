@@ -34,20 +34,43 @@ class Result:
         return {}
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is measured, and by which processes."""
+
+    model: ImageModel
+    selection: Selection
+    group: ProcessGroup
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What all functions take that share images among the processes, as keyword arguments."""
+        return {
+            "indices": self.selection.indices,
+            "photographs": self.selection.photographs,
+            "progress": self.group.main,
+            "group": self.group,
+        }
+
+
 @dataclass
 class Measure:
     """Something to measure of a model: a dataclass whose fields are its settings.
 
-    A field has the value of the command's flag of that name. A measure without flags is requested
-    by ``--measure NAME``, and ``--measure NAME FIELD=VALUE`` sets its fields, the value as in JSON.
-    A new one is a subclass in a file of its own, and an entry in ``MEASURES`` in ``command.py``.
+    A field has the value of the command's flag of that name. A measure without a ``flag`` that
+    requests it is requested by ``--measure NAME``; ``--measure NAME FIELD=VALUE`` sets fields that
+    have no flag, the value as in JSON. A new one is a subclass in a file of its own, and an entry
+    in ``MEASURES`` in ``command.py``.
     """
 
     name: ClassVar[str]
+    flag: ClassVar[str] = ""
 
     @classmethod
     def is_requested(cls, arguments: EvaluateArguments) -> bool:
         """Whether to measure it."""
+        if cls.flag:
+            return bool(getattr(arguments, cls.flag))
         return cls.name in arguments.measure
 
     @classmethod
@@ -76,13 +99,11 @@ class Measure:
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
         """Load what it needs, and refuse a model that it is not for, before images are read."""
 
-    def check(self, model: ImageModel, selection: Selection) -> None:
+    def check(self, task: Task) -> None:
         """Refuse images that it cannot be measured on, before anything is measured."""
 
-    def run(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup
-    ) -> Iterator[Result | None]:
-        """Measure, in every process of the group; None where only the first has the result.
+    def run(self, task: Task) -> Iterator[Result]:
+        """Measure, in every process of the group; the first, at least, yields the result.
 
         A measure of several parts yields all that it has after each of them.
         """

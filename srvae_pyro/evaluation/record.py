@@ -114,9 +114,7 @@ class Outputs:
         """
         if json is not None:
             if json.resolve() == (run / EVALUATION).resolve():
-                raise UserError(
-                    f"json: {json} is written anyway, in a form of its own: leave it out"
-                )
+                raise UserError(f"--json {json} is written anyway, as lines: leave it out")
             check_output(json, "--json FILE", _is_result)
             if earlier := replaced(json):
                 print_line(f"the results go to {shown(json)}{earlier}")

@@ -33,9 +33,8 @@ class FeatureDistance:
 
     At each resolution, from a half to a thirty-second of the image's as far as that has two
     pixels, features are scaled to length 1 at every place, and their squared differences summed;
-    this is brought to the image's size, bilinear, and added up. So LPIPS is made, but for
-    weights of channels that were fitted to what people see, and of another network: it is not LPIPS
-    and not to be compared with it.
+    this is brought to the image's size, bilinear, and added up. LPIPS does the same with another
+    network, and with weights of channels fitted to what people see: do not compare the two.
 
     References:
         Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, 2018,
@@ -64,7 +63,7 @@ class FeatureDistance:
         return total[:, 0].cpu()
 
     def _features(self, x: Tensor) -> Iterator[Tensor]:
-        """What the network has found at each resolution, before it goes to the next."""
+        """The network's last features at each resolution."""
         net = self.network
         x = x.contiguous(memory_format=torch.channels_last)
         x = net._swish(net._bn0(net._conv_stem(x)))
@@ -174,9 +173,7 @@ class Diversity:
     std: float | None = None  # over the samples, averaged over pixels, in levels of 255
     pairwise_rmse: float | None = None  # of two samples, averaged over pairs and images, in levels
     score_mse: float | None = None  # by the squared error over windows of 16x16 pixels
-    score_mse_pixels: float | None = (
-        None  # by that of single pixels, which chance alone makes large
-    )
+    score_mse_pixels: float | None = None  # by that of single pixels, which noise makes large
     score_features: float | None = None  # by EfficientNet-Lite0's features if installed; not LPIPS
     score_mse_error: float | None = None
     score_mse_pixels_error: float | None = None
@@ -198,9 +195,9 @@ def diversity_score(distances: Tensor) -> Tensor:
 
         (global best - local best) / global best * 100
 
-    of distances to the truth: the global best is that of the sample that is nearest as a whole, the
-    local best that of an image put together of the nearest sample at each place. It is 0 if all
-    samples are the same, or one of them is the truth.
+    of distances to the truth: the global best is that of the nearest sample, the local best that of
+    an image composed of the nearest sample at each place. It is 0 if all samples are the same, or
+    one of them is the truth.
 
     References:
         Lugmayr et al., NTIRE 2021 Learning the Super-Resolution Space Challenge, 2021, CVPR

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from srvae_pyro.drawing.grids import calibration_figure
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.arguments import EvaluateArguments
 from srvae_pyro.evaluation.likelihood import gathered, sweep
-from srvae_pyro.evaluation.measures import Measure, Result, columns
-from srvae_pyro.evaluation.selection import Selection
+from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
 from srvae_pyro.evaluation.sr_scores import (
     FEATURE_DISTANCE,
     RANKED,
@@ -293,40 +291,32 @@ class SuperResolution(Measure):
     """PSNR, SSIM, diversity, calibration and speed of super-resolution."""
 
     name: ClassVar[str] = "super_resolution"
+    flag: ClassVar[str] = "super_resolution"
     factor: tuple[int, ...]
     calibration: bool
     seed: int
     batch_size: int
-
-    @classmethod
-    def is_requested(cls, arguments: EvaluateArguments) -> bool:
-        return arguments.super_resolution
 
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
         if not isinstance(model, SRVAE):
             raise UserError("a VAE has no y: super_resolution is of the srVAE")
         self.distance = feature_distance(group.device)
 
-    def check(self, model: ImageModel, selection: Selection) -> None:
-        self.factors = factors_for(model, self.factor, selection.images.shape[-2:])
+    def check(self, task: Task) -> None:
+        self.factors = factors_for(task.model, self.factor, task.selection.images.shape[-2:])
 
-    def run(
-        self, model: ImageModel, selection: Selection, group: ProcessGroup
-    ) -> Iterator[SuperResolutionResult]:
+    def run(self, task: Task) -> Iterator[SuperResolutionResult]:
         results: list[FactorResult] = []
         for factor in self.factors:
             result = evaluate_super_resolution(
-                model,
-                selection.images,
+                task.model,
+                task.selection.images,
                 factor=factor,
                 calibrate=self.calibration,
                 distance=self.distance,
-                photographs=selection.photographs,
                 seed=self.seed,
-                indices=selection.indices,
                 batch_size=self.batch_size,
-                progress=group.main,
-                group=group,
+                **task.options,
             )
             results.append(result)
             yield SuperResolutionResult(list(results))
@@ -373,17 +363,17 @@ def evaluate_super_resolution(
         for batch, numbers in batches:
             x = batch.cpu()
             y = resolver.small(x)
-            drawn, own = drawing.draw(x, y, numbers)
+            drawn, scores = drawing.draw(x, y, numbers)
             for name, outputs in resolver.by_method(y, drawn).items():
                 each = [
                     image_scores(output, x, resolver.factor)
                     | {"lr_psnr": psnr(resolver.small(output), y)}
                     for output in outputs
                 ]
-                own |= {f"{name} {kind}": mean for kind, mean in stacked_means(each).items()}
+                scores |= {f"{name} {kind}": mean for kind, mean in stacked_means(each).items()}
             if samples > 1:
-                own |= differences(drawn, x, distance)
-            parts.append(own)
+                scores |= differences(drawn, x, distance)
+            parts.append(scores)
     values = gathered(parts, group)
     return FactorResult(
         {name: Scores.of(values, f"{name} ", photographs) for name in resolver.methods},

@@ -22,7 +22,6 @@ from srvae_pyro.evaluation.kid import (
     FeatureSet,
     Kid,
     LiteFeatures,
-    Neighbours,
     kernel_distance,
     neighbours,
 )
@@ -58,7 +57,7 @@ class Stub:
 def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, and no package, in the command."""
     monkeypatch.setattr("srvae_pyro.evaluation.kid.LiteFeatures", Stub)
-    overlap = Neighbours(0.5, 0.25, 0.75, 1.0)
+    overlap = {"precision": 0.5, "recall": 0.25, "density": 0.75, "coverage": 1.0}
     monkeypatch.setattr("srvae_pyro.evaluation.kid.neighbours", lambda *_: overlap)
 
 
@@ -255,7 +254,7 @@ def test_each_row_is_recorded_before_the_next(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("srvae_pyro.evaluation.kid._given_own_u", stop)
+    monkeypatch.setattr("srvae_pyro.evaluation.kid._given_real_u", stop)
     with pytest.raises(KeyboardInterrupt):
         main(arguments(run, folder))
     found = measured(run)
@@ -331,13 +330,12 @@ def test_overlap_is_that_of_its_definition(capsys: pytest.CaptureFixture[str]) -
     pytest.importorskip("prdc")
     real, made = torch.randn(40, 3), 0.7 * torch.randn(30, 3) + 0.3
     found = neighbours(real, made)
-    assert found is not None
     reach = [torch.cdist(x, x).sort(1).values[:, 5] for x in (real, made)]  # 0 is to itself
     apart = torch.cdist(real, made)
     inside = apart < reach[0][:, None]
-    assert found.precision == pytest.approx(inside.any(0).float().mean().item())
-    assert found.recall == pytest.approx((apart < reach[1]).any(1).float().mean().item())
-    assert found.density == pytest.approx(inside.float().sum(0).mean().item() / 5)
-    assert found.coverage == pytest.approx(inside.any(1).float().mean().item())
+    assert found["precision"] == pytest.approx(inside.any(0).float().mean().item())
+    assert found["recall"] == pytest.approx((apart < reach[1]).any(1).float().mean().item())
+    assert found["density"] == pytest.approx(inside.float().sum(0).mean().item() / 5)
+    assert found["coverage"] == pytest.approx(inside.any(1).float().mean().item())
     assert capsys.readouterr().out == ""
-    assert neighbours(real[:6], made) is None
+    assert neighbours(real[:6], made) == {}

@@ -114,7 +114,7 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
     done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kid, "LiteFeatures", Stub)
-    monkeypatch.setattr(kid, "neighbours", lambda *_: None)
+    monkeypatch.setattr(kid, "neighbours", lambda *_: {})
     tmp_path, said = done
     assert said.count("super-resolution x2") == said.count("9 images in") == 1
     run, data = str(tmp_path / "run"), str(tmp_path / "images")
