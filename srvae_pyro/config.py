@@ -1,4 +1,4 @@
-"""What a model is made of, what it is trained on and how. All of it is saved with every run.
+"""The settings of a model, of its data and of its training, which ``config.json`` records.
 
 A field says what it may be and what it means; :mod:`srvae_pyro.checked` checks it. The train
 command has a flag for every field of :class:`TrainingConfig`, and for others that have a
@@ -289,7 +289,7 @@ class RunConfig(Settings):
     version: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
+        """Plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod

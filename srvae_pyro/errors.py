@@ -12,14 +12,15 @@ class UserError(ValueError):
 
     Its message is one line that says what to do. Settings and arguments stand in it between
     backticks by their Python names, alone or with a value: ``"`memory_gb` must be above 0"``,
-    ``"pass `image_size=64`"``. The commands print flags instead (:meth:`with_flags`) and end with
+    ``"pass `image_size=64`"``. The commands print flags instead (:func:`with_flags`) and end with
     exit code 2; in a program it can be caught as the :class:`ValueError` that it is.
     """
 
-    def with_flags(self) -> str:
-        """The message for a command line: ``--memory-gb must be above 0``."""
-        # One raised within a Pyro program comes with the shapes of the trace on further lines.
-        return re.sub(r"`([a-z][\w.]*)(?:=([^`]*))?`", _as_flag, str(self).splitlines()[0])
+
+def with_flags(message: str) -> str:
+    """An error's or warning's first line for a command line: ``--memory-gb must be above 0``."""
+    # A UserError raised within a Pyro program has the shapes of the trace on further lines.
+    return re.sub(r"`([a-z][\w.]*)(?:=([^`]*))?`", _as_flag, message.splitlines()[0])
 
 
 def _as_flag(quoted: re.Match[str]) -> str:

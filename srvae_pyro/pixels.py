@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["luma", "to_levels", "to_unit"]
-
 
 def to_unit(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Levels 0..255 of any shape and type as floats k/255 in [0, 1].
@@ -20,10 +18,7 @@ def to_unit(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def to_levels(images: Tensor) -> Tensor:
-    """Floats on the grid k/255, any shape, as their levels k in int32.
-
-    Half precision does not resolve the grid; pass float32 or float64.
-    """
+    """Floats on the grid k/255, any shape, as their levels k in int32; not of half precision."""
     if images.dtype != torch.float64:
         images = images.float()
     return torch.round(images * 255).to(torch.int32)

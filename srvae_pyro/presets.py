@@ -15,8 +15,6 @@ from srvae_pyro.config import (
     TrainingConfig,
 )
 
-__all__ = ["PRESETS", "preset", "preset_data"]
-
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 # Initialisation that learns faster than the published one in the first hours.

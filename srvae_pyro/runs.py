@@ -17,23 +17,6 @@ from srvae_pyro.system.console import print_line
 from srvae_pyro.system.files import digest, read_json, write_whole
 from srvae_pyro.system.hub import download, refuse_address
 
-__all__ = [
-    "CONFIG",
-    "MODEL_FILES",
-    "RUNS",
-    "WEIGHTS",
-    "find_run",
-    "is_path",
-    "name_for",
-    "packaged",
-    "read_config",
-    "read_weights",
-    "results_folder",
-    "save_weights",
-    "validation_images",
-    "validation_nats",
-]
-
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 MODEL_FILES = (CONFIG, WEIGHTS)  # what makes a model
@@ -47,14 +30,11 @@ VALIDATION_IMAGES = "validation_images"
 
 
 def find_run(run: str | Path) -> Path:
-    """The folder of a run: a path, a name under ``runs/``, a model that comes along, or a Hub id.
+    """The folder of a run: a path, a name under ``runs/``, a pretrained model, or a Hub id.
 
     A name without a slash is looked for under ``runs/``, as a folder here, and among the models
-    that come along, :func:`packaged`. With a slash it is a path, or a Hub id ``owner/name``. A
+    that come with the package. With a slash it is a path, or a Hub id ``owner/name``. A
     :class:`Path` is a folder here first.
-
-    Raises:
-        UserError: there is none; says what is there.
     """
     name = str(run)
     places = [Path(run)] if is_path(name) else [RUNS / run, Path(run)]
@@ -92,12 +72,12 @@ def find_run(run: str | Path) -> Path:
 
 
 def is_path(run: str) -> bool:
-    """Whether what names a run is a path, not a name under ``runs/``: by a slash in it."""
+    """Whether a run is named by a path, not by a name under ``runs/``: by a slash in it."""
     return run in (os.curdir, os.pardir) or not {os.sep, os.altsep}.isdisjoint(run)
 
 
 def name_for(folder: Path) -> str:
-    """What names the run in a folder, for any command."""
+    """The name of the run in a folder, for any command."""
     return str(folder) if is_path(str(folder)) else os.path.join(os.curdir, folder)
 
 
@@ -109,28 +89,20 @@ def packaged() -> dict[str, Path]:
 
 
 def results_folder(run: str | Path, folder: Path) -> Path:
-    """The folder for what is made of a run, which is the run's own but for a model that came along.
+    """The folder for outputs of ``run``, which :func:`find_run` found: its own, or for a
+    pretrained model ``runs/NAME`` in the working directory, as one line says.
 
-    For that it is ``runs/NAME`` in the working directory, and one line says so: the package's may
-    not be writable, and is replaced with the next version.
-
-    Args:
-        run: what the user calls it.
-        folder: what :func:`find_run` found.
+    The package's folder may not be writable, and is replaced with the next version.
     """
     if packaged().get(str(run)) != folder:
         return folder
     results = RUNS / folder.name
-    print_line(f"{folder.name} comes with the package: what is made of it goes to {results}")
+    print_line(f"{folder.name} comes with the package: its outputs go to {results}")
     return results
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The settings in a run's folder.
-
-    Raises:
-        UserError: they cannot be read.
-    """
+    """The settings in a run's folder."""
     path = folder / CONFIG
     try:
         values = read_json(path)
@@ -150,17 +122,7 @@ def save_weights(
     validation_nats: float | None = None,
     validation_images: int | None = None,
 ) -> None:
-    """Write ``model.safetensors``, whole or not at all.
-
-    Args:
-        model: whose weights.
-        folder: where to.
-        validation_nats: what they score, nats an image; kept with them.
-        validation_images: on how many images.
-
-    Raises:
-        OSError: it cannot be written; what was there before still is.
-    """
+    """Write ``model.safetensors`` with its validation score, whole or not at all."""
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     metadata = {"format": "pt", "digest": _digest(state)}
     if validation_nats is not None:
@@ -178,10 +140,7 @@ def save_weights(
 
 
 def validation_nats(path: Path) -> float | None:
-    """What :func:`save_weights` kept with the weights in a file; None if there is no such number.
-
-    Weights that cannot be read count as the worst.
-    """
+    """The validation score of the weights in a file, None without one; infinite if unreadable."""
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(VALIDATION_NATS)
@@ -191,7 +150,7 @@ def validation_nats(path: Path) -> float | None:
 
 
 def validation_images(path: Path) -> int | None:
-    """On how many images the weights in a file were scored; None if it does not tell."""
+    """On how many images the weights in a file were scored; None if unknown."""
     try:
         with safe_open(path, "pt") as file:
             return int((file.metadata() or {})[VALIDATION_IMAGES])
@@ -200,11 +159,7 @@ def validation_images(path: Path) -> int | None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, checked against their digest if it has one.
-
-    Raises:
-        ValueError: it is damaged or of another format.
-    """
+    """The tensors of a safetensors file; a ValueError if it is damaged or of another format."""
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

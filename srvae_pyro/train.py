@@ -5,8 +5,6 @@ from __future__ import annotations
 from srvae_pyro.system.cli import run_command
 from srvae_pyro.training.arguments import TrainArguments
 
-__all__ = ["TrainArguments", "main"]
-
 LESS_MEMORY = (
     "give --accumulate 2 or more, --checkpoint-activations, a smaller --batch-size, or --stream "
     "for images that do not fit"

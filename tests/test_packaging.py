@@ -119,7 +119,7 @@ def test_what_is_made_of_it_goes_to_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted((ROOT / "runs" / "pretrained").rglob("*"))
-    told = "pretrained comes with the package: what is made of it goes to runs/pretrained\n"
+    told = "pretrained comes with the package: its outputs go to runs/pretrained\n"
     for count in (1, 2):  # the second call finds the folder of the first, which is no run
         assert generate(GenerateArguments("pretrained", count, device="cpu")) == 0
         said = capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_commands_work_where_the_wheel_is_installed(wheel: Path, tmp_path: Path)
         "figures|pretrained|--data|photos|--count|2",
     ):
         said = python(f"-m|srvae_pyro.{command}|--device|cpu", here, str(place))
-        assert "what is made of it goes to runs/pretrained" in said, run
+        assert "its outputs go to runs/pretrained" in said, run
     results = here / "runs" / "pretrained"
     assert (results / "evaluation.jsonl").exists()
     made = {path.name for path in (results / "figures").iterdir()}

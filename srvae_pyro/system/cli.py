@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from cyclopts import App, CycloptsError, Group, Parameter, Token, convert
 
 from srvae_pyro.checked import check
-from srvae_pyro.errors import UserError, out_of_memory
+from srvae_pyro.errors import UserError, out_of_memory, with_flags
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import ignore_write_errors_of_streams, is_main, print_error
 from srvae_pyro.system.environment import OTHERS
@@ -43,11 +43,7 @@ def check_arguments(arguments: Any) -> None:
 
 
 def check_folder(out: Path | None) -> None:
-    """Refuse an ``--out`` that is a file, or meant as an image's name.
-
-    Raises:
-        UserError: it is one.
-    """
+    """Refuse an ``--out`` that is a file, or meant as an image's name."""
     if out is not None and out.suffix.lower() in EXTENSIONS and not out.is_dir():
         raise UserError(f"--out is a folder for the images, and {out} an image's name")
     if out is not None and out.is_file():
@@ -62,12 +58,7 @@ def run_command(
     A user's mistake, or the system's refusal, becomes one line on standard error and exit code 2;
     Ctrl-C exit code 130. A character that the terminal cannot show becomes a question mark; what
     cannot be printed at all, on a full disk or after a pipe's reader has gone, is dropped.
-
-    Args:
-        kind: the dataclass of the command's arguments.
-        main: the command; its exit code.
-        prog: the command's name.
-        memory: what to do where memory does not suffice, such as "give a smaller --batch-size".
+    ``memory`` says what to do if memory does not suffice: "give a smaller --batch-size".
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # standard error never fails by itself
         sys.stdout.reconfigure(errors="replace")
@@ -90,11 +81,9 @@ def run_command(
 
 
 def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> T:
-    """The arguments of a command, a ``kind``, from its command line; the process's if None.
+    """The arguments of a command from the words of its command line, by default the process's.
 
-    Raises:
-        UserError: the command line is wrong.
-        SystemExit: its help was asked for, and has been printed.
+    Exits with 0 if help was asked for, and has been printed.
     """
     name = f"python -m srvae_pyro.{prog}"
     app = App(
@@ -136,11 +125,11 @@ def _convert(kind: Any, tokens: Sequence[Token]) -> Any:
 
 
 def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
-    """The exit code of a command, whose errors are told."""
+    """The exit code of a command; prints its error."""
     try:
         return command() or 0
     except UserError as error:
-        print_error(f"{prog}: {error.with_flags()}")
+        print_error(f"{prog}: {with_flags(str(error))}")
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         if out_of_memory(error):
@@ -167,4 +156,4 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
 def _show_warning(message: Warning | str, category: type[Warning], *args: object) -> None:
     """Our own warnings in one line; other libraries' not at all."""
     if is_main() and category is UserWarning and args and "srvae_pyro" in str(args[0]):
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {with_flags(str(message))}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the terminal or a log is told: rank 0 alone talks, and speaking never ends a run."""
+"""Printing to a terminal or a log: rank 0 alone prints, and a failure to print ends no run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from srvae_pyro.system.environment import in_group, number
-
-__all__ = [
-    "Bar",
-    "ignore_write_errors",
-    "ignore_write_errors_of_streams",
-    "is_main",
-    "print_error",
-    "print_line",
-    "shown",
-]
 
 LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
 
@@ -116,14 +106,7 @@ def _give_up(stream: Any) -> None:
 class Bar(tqdm):
     """tqdm on a terminal; in a log a plain line each minute, with its numbers but without a bar.
 
-    Nothing at all in other processes than rank 0.
-
-    Args:
-        iterable: what to go through, or None to call :meth:`update`.
-        log_format: tqdm's ``bar_format`` of a line in a log.
-        in_log: whether a log has such lines.
-        disable: whether to show nothing anyway.
-        options: tqdm's.
+    Nothing at all in other processes than rank 0, nor in a log unless ``in_log``.
     """
 
     LOG_FORMAT = "{desc}{percentage:.0f}%, {n_fmt} of {total_fmt}, {elapsed}<{remaining}{postfix}"

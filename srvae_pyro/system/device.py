@@ -36,10 +36,9 @@ def stream(*integers: int) -> np.random.Generator:
     All bits of all integers count: 128 of them reach the generator, so even many millions of
     streams never coincide, as those of PyTorch's CPU generator do, which takes 32 bits of a seed.
 
-    Args:
-        integers: a seed, whatever numbers tell streams of one kind apart, and last what the stream
-            is for, in letters: ``stream(seed, epoch, *b"order")``. Each at least 0; zeros at the
-            end do not count, so without letters a 0 is as good as nothing.
+    These are a seed, the numbers that distinguish streams of one kind, and last in letters what the
+    stream is for: ``stream(seed, epoch, *b"order")``. Each is at least 0; zeros at the end do not
+    count.
     """
     # NumPy cuts integers into words of 32 bits and puts these one behind the other.
     words = [max(-(-int(n).bit_length() // 32), 1) for n in integers]
@@ -48,10 +47,7 @@ def stream(*integers: int) -> np.random.Generator:
 
 
 def torch_seed(*integers: int) -> int:
-    """A seed for a generator of PyTorch's, whose state is then carried on: from :func:`stream`.
-
-    For the few that a run has. Where there are many streams take :func:`stream` itself.
-    """
+    """A seed for a generator of PyTorch's, from :func:`stream`; if there are many, take that."""
     return int(stream(*integers).integers(2**63))
 
 
@@ -88,10 +84,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most that tensors made within ``run()`` take at once, in bytes.
-
-    Without what libraries use inside an operation.
-    """
+    """The most bytes that tensors made within ``run()`` take at once, within operations aside."""
     with _LiveBytes() as counter:
         run()
     return counter.peak
@@ -110,16 +103,12 @@ MEMORY_LIMITS = (
 
 
 def choose_device(name: Device = "auto") -> torch.device:
-    """The device called ``name``; ``auto`` takes a GPU if there is one.
-
-    Raises:
-        UserError: ``cuda`` is asked for and there is none.
-    """
+    """The device called ``name``; ``auto`` takes a GPU if there is one."""
     if name == "cuda" and not torch.cuda.is_available():
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = "" if given is None else f" (CUDA_VISIBLE_DEVICES is {given!r})"
         raise UserError(
-            f"--device cuda: PyTorch sees no CUDA device here{why}; use --device cpu or auto"
+            f"`device=cuda`: PyTorch sees no CUDA device here{why}; use `device=cpu` or auto"
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,7 +132,7 @@ def choose_precision(name: Literal["auto", Precision], device: torch.device) -> 
     if name == "bf16" and not native:
         warnings.warn(
             f"this {device.type} has no bfloat16 instructions: bf16 will be many times slower "
-            "than --precision fp32",
+            "than `precision=fp32`",
             stacklevel=2,
         )
     return name
@@ -160,15 +149,12 @@ class Threads:
     The threads of an operation wait for each other at its end. Where another process has one of
     their cores, all wait for the one that comes late: on two cores that two busy processes use too,
     one thread trains many times faster than two (docs/performance.md).
-
-    Attributes:
-        most: threads on an idle machine; 0 while nothing is chosen.
-        count: threads now.
-        others: cores that other processes used when it was chosen; NaN where that is not known.
     """
 
     def __init__(self) -> None:
-        self.most, self.count, self.others = 0, 0, math.nan
+        self.most = 0  # on an idle machine; 0 while nothing is chosen
+        self.count = 0  # now
+        self.others = math.nan  # cores that other processes used then; NaN if not known
         self._told, self._told_at = 0, -math.inf
 
     def follow(self) -> None:
@@ -224,14 +210,7 @@ def start(
 ) -> Precision:
     """Set up the process of a command: allocator, threads, no checks of values within Pyro.
 
-    Args:
-        device: where it computes.
-        precision: as the user gave it; see :func:`choose_precision`.
-        threads: CPU threads; 0: as many as other processes leave cores for.
-        keep_allocator: leave glibc's allocator as it is.
-
-    Returns:
-        The precision to compute in.
+    0 threads are as many as other processes leave cores for. Returns the precision to compute in.
     """
     if device.type == "cpu" and not keep_allocator:
         tune_allocator()
@@ -275,10 +254,7 @@ exact_float32 = _ExactFloat32()
 
 @contextmanager
 def seeded(*integers: int) -> Iterator[None]:
-    """Within it PyTorch's global generators are seeded by integers, as of :func:`torch_seed`.
-
-    Afterwards they are as they were.
-    """
+    """Within it PyTorch's global generators are seeded, see :func:`torch_seed`."""
     # A GPU that nothing has used yet has no generator to be kept, and is not to be woken.
     devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     with torch.random.fork_rng(devices):
@@ -288,12 +264,9 @@ def seeded(*integers: int) -> Iterator[None]:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``; from the CPU to a GPU by a copy that nothing waits for.
-
-    Which needs pinned memory: PyTorch keeps it until the copy is done.
-    """
+    """``tensor`` on ``device``; from the CPU to a GPU by a copy that nothing waits for."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)  # PyTorch keeps it until then
     return tensor.to(device)
 
 
@@ -324,10 +297,8 @@ def tune_allocator() -> bool:
 
     By default every tensor over 32 MiB at most is mapped anew and unmapped when freed, so that its
     pages are zeroed again by the system at each training step. On Linux with glibc only; holds
-    for the whole process, whose memory then does not shrink. Call it before the first large tensor.
-
-    Returns:
-        Whether it was done.
+    for the whole process, whose memory then does not shrink. Call it before the first large tensor;
+    returns whether it was done.
     """
     if not sys.platform.startswith("linux"):
         return False

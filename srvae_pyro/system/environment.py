@@ -1,4 +1,4 @@
-"""What surrounds the process: environment variables, and the cores it may use."""
+"""The process's environment: variables, and the cores it may use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ def number(name: str, default: int) -> int:
 
 
 def in_group() -> bool:
-    """Whether torchrun's variables tell of other processes to meet.
-
-    All that a meeting takes must be there: batch systems, and jobs that have ended, leave some.
-    """
+    """Whether all of torchrun's variables are there: batch systems and ended jobs leave some."""
     return (
         0 <= number("RANK", -1) < number("WORLD_SIZE", 1) > 1
         and bool(os.environ.get("MASTER_ADDR"))
@@ -71,10 +68,7 @@ def core_quota(quotas: Sequence[Sequence[str]] = QUOTAS) -> float:
 
 
 def busy_seconds(stat: Path = STAT) -> float:
-    """Seconds that the cores of this process have been busy since the system's start, added up.
-
-    NaN where the system does not tell.
-    """
+    """Seconds that this process's cores have been busy since the system's start; NaN if unknown."""
     try:
         names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
         rows = [line.split() for line in stat.read_text().splitlines()]
@@ -87,14 +81,10 @@ def busy_seconds(stat: Path = STAT) -> float:
 
 
 class Others:
-    """How many of this process's cores other processes use, from one look to the next.
-
-    Attributes:
-        since: when the last look was, by ``time.monotonic()``.
-    """
+    """How many of this process's cores other processes use, from one look to the next."""
 
     def __init__(self) -> None:
-        self.since, self._busy, self._own = 0.0, math.nan, 0.0
+        self.since, self._busy, self._own = 0.0, math.nan, 0.0  # time.monotonic() of the last look
 
     def look(self) -> float:
         """Cores that others have used since the last look; NaN where that is not known."""

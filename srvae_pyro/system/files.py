@@ -32,25 +32,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "check_new",
-    "check_output",
-    "check_place",
-    "distinct_names",
-    "filling",
-    "has_locks",
-    "holding",
-    "longest_name",
-    "read_json",
-    "replaced",
-    "set_aside",
-    "special_kind",
-    "unwinding",
-    "write_json",
-    "write_text",
-    "write_whole",
-]
-
 
 # What a file system answers that cannot do more than hold bytes, such as exFAT, CIFS or FUSE.
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -65,11 +46,7 @@ _SPECIAL = {
 
 
 def check_place(path: Path) -> None:
-    """Find out before the work whether a file, or files in a folder, could be written at ``path``.
-
-    Raises:
-        OSError: they could not; has ``path`` as its file name.
-    """
+    """Raise an OSError of ``path`` if neither a file nor a folder could be written there."""
     with contextlib.suppress(FileNotFoundError):
         if kind := special_kind(path):  # it refuses names that are too long, too
             raise OSError(errno.EINVAL, f"it is {kind}", os.fspath(path))
@@ -88,13 +65,8 @@ def check_place(path: Path) -> None:
 def check_output(path: Path, flag: str, ours: Callable[[Path], bool] | None = None) -> None:
     """Refuse an output that cannot be written, or would replace another program's file.
 
-    Args:
-        path: a file, or a folder that files are written to.
-        flag: what names another place, such as ``--out DIR``.
-        ours: for a file: whether one that is there is an earlier output.
-
-    Raises:
-        UserError: it is such an output.
+    The path is a folder, or with ``ours`` a file: that tells whether a file there is an earlier
+    output. ``flag`` names another place, such as ``--out DIR``.
     """
     try:
         check_place(path)
@@ -106,14 +78,10 @@ def check_output(path: Path, flag: str, ours: Callable[[Path], bool] | None = No
 
 
 def check_new(folder: Path, names: Sequence[str]) -> None:
-    """Refuse a folder that has a file of one of these names.
-
-    Raises:
-        UserError: it has one.
-    """
+    """Refuse a folder that has a file of one of these names."""
     for name in names:
         if os.path.lexists(folder / name):
-            raise UserError(f"{shown(folder / name)} is there already: give another --out")
+            raise UserError(f"{shown(folder / name)} is there already: give another `out`")
 
 
 def replaced(path: Path) -> str:
@@ -140,10 +108,8 @@ def _existing(path: Path) -> Path:
 def special_kind(path: Path) -> str | None:
     """What is at ``path`` if it is neither file nor folder, such as "a named pipe".
 
-    To read such a thing may wait for ever, or never end; a file must not take its place.
-
-    Raises:
-        OSError: nothing is there, or it cannot be told.
+    Reading such a thing may wait for ever, or never end; a file must not take its place. An OSError
+    if nothing is there.
     """
     return _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))
 
@@ -190,20 +156,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             partial.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
+@contextmanager
 def filling(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """A temporary folder whose files come into ``folder`` at the end, or none if there is an error.
 
-    By one renaming where ``folder`` is not there yet. Several processes may fill one folder, each
-    by a temporary folder of its own; what killed ones left goes.
-
-    Args:
-        folder: the folder.
-        names: of the files.
-
-    Raises:
-        UserError: one of the files is there already.
-        OSError: they cannot be written, or one is missing at the end.
+    ``folder`` is renamed into place if it is not there yet. Several processes may fill one folder,
+    each by a temporary folder; what killed ones left is removed. A UserError if one of the named
+    files is there already, an OSError if one is missing at the end.
     """
     place = folder if folder.is_dir() else folder.parent  # a folder may be another file system's
     place.mkdir(parents=True, exist_ok=True)
@@ -234,7 +193,7 @@ def filling(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         _sync_folder(place)
 
 
-@contextlib.contextmanager
+@contextmanager
 def unwinding() -> Iterator[None]:
     """Within it SIGTERM ends the process by an exception, so that no temporary file is left."""
     if threading.current_thread() is not threading.main_thread():
@@ -251,7 +210,7 @@ def unwinding() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     """The temporary file for ``path``, which no other process writes to.
 
@@ -271,14 +230,9 @@ def _hidden(path: Path) -> str:
     return "." + hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
 
 
-@contextlib.contextmanager
+@contextmanager
 def holding(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether nobody else is within this for the folder. Ends with the process in any case.
-
-    Args:
-        folder: the folder, which is there.
-        wait: until nobody is, where the system can tell.
-    """
+    """Whether no other process holds the folder; one that dies lets go. ``wait`` waits for it."""
     if fcntl is None:
         yield False
         return
@@ -315,12 +269,7 @@ def has_locks(folder: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """The values in a JSON file, in whichever encoding of Unicode another system has saved it.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON.
-    """
+    """The values in a JSON file, in whichever encoding of Unicode another system has saved it."""
     return json.loads(path.read_bytes())  # which knows UTF-8, 16 and 32, and their marks
 
 
@@ -332,7 +281,6 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text``."""
 
     def write(partial: Path) -> None:
         partial.write_text(text, encoding="utf-8")
@@ -351,16 +299,12 @@ def _sync(descriptor: int) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Have the folder's entries on the disk too, where the system allows it."""
-    try:
+    with contextlib.suppress(OSError):  # Windows opens no folders; some network file systems
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _umask() -> int:
@@ -370,12 +314,10 @@ def _umask() -> int:
 
 
 def digest(value: Any) -> str:
-    """A hash of tensors, numbers, strings and what is nested of them, types and order included.
+    """A checksum of nested tensors, numbers and strings, types and order included.
 
-    Neither PyTorch's files nor safetensors' have checksums of the tensors in them.
-
-    Raises:
-        TypeError: there is something else in it.
+    Neither PyTorch's files nor safetensors' have checksums of the tensors in them. A TypeError if
+    there is something else in the value.
     """
     found = hashlib.blake2b(digest_size=16)
 
@@ -404,17 +346,10 @@ def digest(value: Any) -> str:
 
 @contextmanager
 def locked(folder: Path, refusal: str) -> Iterator[None]:
-    """Make ``folder`` and lock it.
+    """Make ``folder`` and lock it, or raise a UserError "is in use: ``refusal``".
 
-    The operating system holds the lock (``.lock``) for the process and frees it if that dies. Where
-    a file system has no locks, a line says so.
-
-    Args:
-        folder: the folder.
-        refusal: what to say after "is in use: " if another process holds the lock.
-
-    Raises:
-        UserError: another process holds it.
+    The operating system holds the lock (``.lock``) for the process and frees it if that dies. If
+    the file system has no locks, a line says so.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not has_locks(folder):

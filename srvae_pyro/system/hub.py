@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: a model's files from it, and what can be wrong in one line."""
+"""Models from the Hugging Face Hub, and its client's errors in one line."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from huggingface_hub.errors import (
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["download", "is_cached_copy", "refuse_address"]
-
 
 def is_cached_copy(folder: Path) -> bool:
     """Whether a folder is read-only: a copy in the Hub's cache."""
@@ -37,15 +35,9 @@ def refuse_address(name: str) -> None:
 
 
 def download(name: str, files: Sequence[str], **options: Any) -> Path:
-    """The folder of a model in the Hub's cache, downloaded if it is not there.
+    """The folder of the model ``owner/name`` in the Hub's cache, downloaded if it is not there.
 
-    Args:
-        name: its id, ``owner/name``.
-        files: names of the files that make a model.
-        options: of ``huggingface_hub.snapshot_download``.
-
-    Raises:
-        UserError: it is not to be had; says why in one line.
+    ``files`` make a model; ``options`` are those of ``huggingface_hub.snapshot_download``.
     """
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(files), **options))
@@ -53,7 +45,7 @@ def download(name: str, files: Sequence[str], **options: Any) -> Path:
         raise
     except Exception as error:  # proxies and servers make the client raise almost anything
         raise UserError(
-            f"{name} is neither a folder here nor to be had from the Hub: {_why(name, error)}"
+            f"{name} is neither a folder here nor available from the Hub: {_why(error)}"
         ) from None
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
@@ -64,13 +56,11 @@ def download(name: str, files: Sequence[str], **options: Any) -> Path:
     return folder
 
 
-def _why(name: str, error: Exception) -> str:
-    """What an error of the Hub's client comes to, in one line with what to do."""
+def _why(error: Exception) -> str:
+    """The reason of an error of the Hub's client, with what to do."""
     text = " ".join(str(error).split()) or type(error).__name__
     if "socks" in text.lower():
-        if isinstance(error, ImportError) or "dependencies" in text:
-            return "the SOCKS proxy that is set needs a package more: pip install socksio pysocks"
-        return "the proxy that is set is of a kind that cannot be used: set an http or socks5 one"
+        return "a SOCKS proxy is set: pip install socksio pysocks, or set an http or socks5 one"
     if isinstance(error, GatedRepoError):
         return "it is gated; ask for access on its page, then log in with: hf auth login"
     if isinstance(error, RepositoryNotFoundError):
@@ -84,5 +74,5 @@ def _why(name: str, error: Exception) -> str:
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         status = error.response.status_code
         advice = "log in with: hf auth login" if status in (401, 403) else "try again later"
-        return f"it outputs {status}: {advice}"
+        return f"it answers {status}: {advice}"
     return text[:200]

@@ -22,8 +22,6 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.system.device import choose_device, processes_here
 from srvae_pyro.system.environment import in_group, number
 
-__all__ = ["ProcessGroup", "process_group"]
-
 T = TypeVar("T")
 CPU = torch.device("cpu")
 PATIENCE = timedelta(hours=2)  # the others wait while rank 0 validates
@@ -35,26 +33,15 @@ _set_timeout = getattr(_c10d, "set_timeout", None) or _c10d._set_pg_timeout  # b
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run. With one alone every method is free of cost and effect.
+    """The processes of a run. With one alone every method is free of cost and effect."""
 
-    Attributes:
-        rank: of this process; rank 0 writes files and speaks.
-        size: number of processes.
-        device: of this process.
-        restarts: how often torchrun has restarted the group.
-    """
-
-    rank: int = 0
+    rank: int = 0  # of this process; rank 0 writes files and prints
     size: int = 1
-    device: torch.device = CPU
-    restarts: int = 0
+    device: torch.device = CPU  # of this process
+    restarts: int = 0  # of the group, by torchrun
 
     def share(self, count: int) -> slice:
-        """The contiguous part of ``count`` images that is this process's, in the ranks' order.
-
-        Raises:
-            UserError: there are fewer images than processes.
-        """
+        """The contiguous part of ``count`` images that is this process's, in the ranks' order."""
         if count < self.size:
             raise UserError(f"{count} images cannot be shared by {self.size} processes")
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
@@ -119,11 +106,7 @@ class ProcessGroup:
 
 @contextmanager
 def process_group(device: Device = "auto") -> Iterator[ProcessGroup]:
-    """The group by torchrun's environment variables, or one process: NCCL on GPUs, gloo on CPUs.
-
-    Raises:
-        UserError: the device is not there, or the other processes are not met.
-    """
+    """The group by torchrun's environment variables, or one process: NCCL on GPUs, gloo on CPUs."""
     chosen = choose_device(device)
     restarts = number("TORCHELASTIC_RESTART_COUNT", 0)
     if not in_group():
@@ -141,7 +124,7 @@ def process_group(device: Device = "auto") -> Iterator[ProcessGroup]:
         if chosen.index >= count:
             raise UserError(
                 f"LOCAL_RANK is {chosen.index}, and PyTorch sees {count} CUDA devices here: start "
-                "as many processes on each machine, or give --device cpu"
+                "as many processes on each machine, or give `device=cpu`"
             )
         torch.cuda.set_device(chosen)
     try:

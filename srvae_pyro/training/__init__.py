@@ -1,6 +1,6 @@
 """Training.
 
-From the top: ``session`` takes a run from its settings to its report, ``loop`` from its first
-update to its last, ``learner`` through one update. ``progress``, ``validation`` and ``recovery``
-say how far the run is, how good, and how to get back to it.
+From the top: ``command`` takes a run from its settings to its report, ``loop`` from its first step
+to its last, ``learner`` through one step. ``progress``, ``validation`` and ``recovery`` keep how far
+the run is, how good it is, and what it takes to resume it.
 """

@@ -7,7 +7,6 @@ or the data has if it is annotated with a :class:`~srvae_pyro.checked.Flag`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -78,10 +77,7 @@ class SettingFlag:
 @cache
 def setting_flags() -> tuple[SettingFlag, ...]:
     """All flags of settings, in the order of the fields."""
-    return tuple(_setting_flags())
-
-
-def _setting_flags() -> Iterator[SettingFlag]:
+    flags = []
     presets = [preset(name, model) for name in PRESETS for model in get_args(ModelName)]
     examples: dict[str, list[Any]] = {
         "model": [model for model, _ in presets],
@@ -94,7 +90,8 @@ def _setting_flags() -> Iterator[SettingFlag]:
             if setting in DECLARED or not (specs or part == "training"):
                 continue
             defaults = dict.fromkeys(getattr(example, setting) for example in examples[part])
-            yield SettingFlag(part, setting, hint, (specs or [Flag()])[0], tuple(defaults))
+            flags.append(SettingFlag(part, setting, hint, (specs or [Flag()])[0], tuple(defaults)))
+    return tuple(flags)
 
 
 def with_setting_flags(kind: type[T]) -> type[T]:

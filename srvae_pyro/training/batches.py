@@ -9,22 +9,13 @@ from torch import Tensor
 
 from srvae_pyro.data.splits import TrainingImages
 
-__all__ = ["Batches"]
-
 
 class Batches:
     """Shuffled batches of images that stay uint8 until they are on the device.
 
     The order of an epoch depends on the seed and the epoch alone, so a run can go on from the
-    middle of one. Images that fit into a quarter of a GPU's free memory are kept there.
-
-    Args:
-        images: what to train on.
-        batch_size: images a batch; a last batch that is smaller is left out.
-        device: where the batches go.
-        seed: of the orders.
-        rank: which of the processes that share each batch this is.
-        size: how many processes share each batch.
+    middle of one. Images that fit into a quarter of a GPU's free memory are kept there. A last
+    batch that is smaller is left out; ``size`` processes share each batch.
     """
 
     def __init__(

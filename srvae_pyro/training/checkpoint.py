@@ -13,14 +13,6 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.runs import CONFIG
 from srvae_pyro.system.files import digest, write_whole
 
-__all__ = [
-    "LAST",
-    "can_resume",
-    "check_optimizer",
-    "load_checkpoint",
-    "save_checkpoint",
-]
-
 LAST = "last.ckpt"
 
 
@@ -30,12 +22,7 @@ def can_resume(folder: Path) -> bool:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state``, tensors and plain containers, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; an earlier file is untouched.
-    """
-
+    """Write ``state``, tensors and plain containers, whole or not at all."""
     content = {"digest": digest(state), "state": state}
 
     def write(partial: Path) -> None:
@@ -48,13 +35,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote, on the CPU, without running code from the file.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """Read what :func:`save_checkpoint` wrote, on the CPU, without running code from the file."""
     if not path.exists():
-        raise UserError(f"{path}: no such file, so there is nothing to resume; leave out --resume")
+        raise UserError(f"{path}: no such file, so there is nothing to resume; leave out `resume`")
     damaged = f"{path} is damaged or not a checkpoint of this program"
     try:
         with warnings.catch_warnings(action="ignore"):  # about the pickle protocol
@@ -77,11 +60,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimiser's state of other shapes than its parameters: PyTorch does not check.
-
-    Raises:
-        ValueError: it has other parameters, or other shapes.
-    """
+    """Raise a ValueError if an optimiser's state has other shapes: PyTorch does not check."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, values in state["state"].items():
         if not (isinstance(index, int) and 0 <= index < len(parameters)):

@@ -68,10 +68,7 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self,
-        model: ImageModel | YLevelVAE,
-        elbo: TermsELBO,
-        estimate_weight: float = 0.0,
+        self, model: ImageModel | YLevelVAE, elbo: TermsELBO, estimate_weight: float = 0.0
     ) -> None:
         super().__init__()
         self.model = model
@@ -118,10 +115,6 @@ class Outcome:
     norm: Tensor  # of the gradient before clipping, a scalar on the device
     votes: list[float]  # summed over the processes
     fault: str = ""  # what was not finite, so that an update was skipped
-
-    @property
-    def skipped(self) -> bool:
-        return bool(self.fault)
 
 
 class Target:
@@ -224,14 +217,13 @@ class Learner:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         outcome = self._update(self.whole, images, kl_weights, votes)
-        if outcome.skipped:
+        if outcome.fault:
             return outcome
         for target in self.lower * (self.settings.y_updates - 1):
             further = self._update(target, images, kl_weights, list)
-            if further.skipped:
-                outcome = replace(
-                    outcome, fault=f"{further.fault} in a further update of y's level"
-                )
+            if further.fault:
+                fault = f"{further.fault} in a further update of y's level"
+                outcome = replace(outcome, fault=fault)
                 break
         if self.group.main:
             self.average.update(images_seen + self.batch_size, self.batch_size)

@@ -117,7 +117,7 @@ class Trainer:
         if self.recovery.unsaved:
             raise UserError(
                 f"the end of the run could not be saved ({self.recovery.unsaved}): make room, then "
-                "--resume goes on from the last checkpoint that was"
+                "`resume` goes on from the last checkpoint that was"
             )
         return self.progress
 
@@ -169,7 +169,7 @@ class Trainer:
             votes=self.clock.votes,
         )
         self.clock.count(outcome.votes)
-        if outcome.skipped:
+        if outcome.fault:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
             print_line(
@@ -206,11 +206,8 @@ class Trainer:
         if progress.val:
             postfix["val"] = f"{progress.val['bits_per_dim']:.3f}"
         self.bar.set_postfix({**postfix, "images/s": f"{speed:.0f}"}, refresh=False)
-        values["lr"] = self.learner.optimizer.param_groups[0]["lr"]
-        values["images_per_second"] = speed
-        values["epoch"] = progress.epoch
-        values["seconds"] = progress.seconds
-        values["skipped"] = progress.skipped
+        values |= {"lr": self.learner.optimizer.param_groups[0]["lr"], "images_per_second": speed}
+        values |= {name: getattr(progress, name) for name in ("epoch", "seconds", "skipped")}
         self.log.write("train", progress.step, values)
 
     def validate(self) -> None:

@@ -16,7 +16,6 @@ from srvae_pyro.system.files import write_text
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["METRICS", "MetricsLog"]
 
 METRICS = "metrics.jsonl"
 
@@ -24,10 +23,7 @@ METRICS = "metrics.jsonl"
 class MetricsLog:
     """Writes metrics, a line of JSON each time, and the same to TensorBoard.
 
-    Args:
-        folder: the run's folder.
-        step: the step that the run goes on from; lines of later steps are dropped.
-        enabled: whether to write anything: rank 0 does.
+    Lines of steps after ``step``, from which the run goes on, are dropped. Rank 0 alone is enabled.
     """
 
     def __init__(self, folder: Path, step: int, enabled: bool = True) -> None:

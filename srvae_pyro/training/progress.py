@@ -1,4 +1,4 @@
-"""How far a run is, when to stop or save, and the signals that stop it after the current step."""
+"""Progress of a run, its clock, and the signals that stop it after the current step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from srvae_pyro.config import TrainingConfig
@@ -21,9 +21,6 @@ class Interrupt:
 
     A second Ctrl-C or SIGTERM acts as usual. The other signals may be repeated: a terminal that
     goes away sends SIGHUP more than once, a system with a time limit SIGXCPU every second.
-
-    Attributes:
-        signal: the first one's number; None before it.
     """
 
     URGENT = (signal.SIGINT, signal.SIGTERM)
@@ -35,7 +32,7 @@ class Interrupt:
     )
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.signal: int | None = None  # the first one's number
         self._previous: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
@@ -52,12 +49,7 @@ class Interrupt:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore(*self._previous)
 
     def _restore(self, *numbers: int) -> None:
@@ -90,25 +82,16 @@ class Progress:
     rollbacks: int = 0  # returns to the last checkpoint after too many skipped in a row
     rate_factor: float = 1.0  # on the learning rate, halved by each rollback
     best: float = math.inf  # validation nats an image
-    untrained: float = math.nan  # test bits/dim before the first update
-    untrained_images: int = 0  # how many of them that was told by
+    untrained: float = math.nan  # test bits/dim before the first step
+    untrained_images: int = 0  # how many images that is of
     val: dict[str, float] = field(default_factory=dict)
 
     def restore(self, values: dict[str, Any]) -> None:
-        """Take over a checkpoint's values.
-
-        Raises:
-            TypeError: one of them is not a field.
-        """
+        """Take over a checkpoint's values; a TypeError if one of them is not a field."""
         vars(self).update(vars(Progress(**values)))
 
     def fraction_done(self, settings: TrainingConfig, epoch_steps: int) -> float:
-        """From 0 to 1, by whichever limit ends first.
-
-        Args:
-            settings: with the limits: epochs, steps, minutes.
-            epoch_steps: updates an epoch.
-        """
+        """From 0 to 1, by whichever limit ends first: epochs, steps or minutes."""
         fractions = [0.0]
         if settings.epochs is not None:
             fractions.append(self.step / max(settings.epochs * epoch_steps, 1))
@@ -122,23 +105,15 @@ class Progress:
 class Clock:
     """The run's clock, and whether to stop or to save, the same in all processes.
 
-    At each update every process hands in its :meth:`votes`. Their sums over the processes come back
-    to :meth:`count` with the update's one all-reduce, so that all of them decide alike.
-
-    Attributes:
-        save_due: whether the time between two checkpoints is over, by rank 0's clock.
-
-    Args:
-        progress: whose seconds it counts.
-        interrupt: the signals to this process.
-        group: the processes that train together.
+    At each step every process hands in its :meth:`votes`. Their sums over the processes come back
+    to :meth:`count` with the step's one all-reduce, so that all of them decide alike.
     """
 
     def __init__(self, progress: Progress, interrupt: Interrupt, group: ProcessGroup) -> None:
         self.progress = progress
         self.interrupt = interrupt
         self.group = group
-        self.save_due = False
+        self.save_due = False  # whether the time between two checkpoints is over
         self._stop = False
         self._read_at = time.monotonic()
         self._save_at = math.inf

@@ -1,4 +1,4 @@
-"""Checkpoints: the last one, the best weights, resuming, and rolling back from bad updates."""
+"""The last checkpoint, to resume from and to roll back to, and the best weights."""
 
 from __future__ import annotations
 
@@ -23,16 +23,8 @@ MAX_ROLLBACKS = 3
 class Recovery:
     """Keeps ``last.ckpt``, with all that it takes to go on, and returns to it.
 
-    Args:
-        folder: the run's folder.
-        learner, progress, means: what the checkpoint is of, to be restored in place.
-        clock: is told when the next checkpoint is due.
-        group: the processes that train together, of which rank 0 writes.
-        save_every: seconds between checkpoints within an epoch.
-
-    Attributes:
-        resumed: whether the run goes on from a checkpoint.
-        unsaved: why the last checkpoint could not be written; empty if it was.
+    It is of ``learner``, ``progress`` and ``means``, which are restored in place. Rank 0 writes it,
+    within an epoch every ``save_every`` seconds.
     """
 
     def __init__(
@@ -48,8 +40,8 @@ class Recovery:
         self.folder = folder
         self.learner, self.progress, self.means = learner, progress, means
         self.clock, self.group, self.save_every = clock, group, save_every
-        self.resumed = False
-        self.unsaved = ""
+        self.resumed = False  # whether the run goes on from a checkpoint
+        self.unsaved = ""  # why the last checkpoint could not be written
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on as if nothing had happened; all processes take part."""
@@ -101,11 +93,7 @@ class Recovery:
             self.clock.save_in(self.save_every)
 
     def resume(self) -> None:
-        """Go on from ``last.ckpt``.
-
-        Raises:
-            UserError: it is missing, damaged or of another model.
-        """
+        """Go on from ``last.ckpt``; a UserError if it is missing, damaged or of another model."""
         path = self.folder / LAST
         self.group.barrier()  # rank 0 may still be writing it
         state = load_checkpoint(path)
@@ -126,9 +114,6 @@ class Recovery:
 
         From the second time on with the EMA weights and a fresh optimiser: the checkpoint
         itself may lead to where it went wrong.
-
-        Raises:
-            UserError: that has been tried often enough.
         """
         progress = self.progress
         kept = {
@@ -140,8 +125,8 @@ class Recovery:
         if progress.rollbacks >= MAX_ROLLBACKS:
             raise UserError(
                 f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, and {MAX_ROLLBACKS} "
-                "returns to the last checkpoint did not help: try a lower --lr or --precision "
-                "fp32; that checkpoint is untouched"
+                "returns to the last checkpoint did not help: try a lower `lr` or "
+                "`precision=fp32`; that checkpoint is untouched"
             )
         self.resume()
         vars(progress).update(kept)
@@ -154,14 +139,7 @@ class Recovery:
 
 
 class BestWeights:
-    """Keeps the best EMA weights in ``model.safetensors``; only rank 0 writes.
-
-    Args:
-        folder: the run's folder.
-        learner: has the EMA weights.
-        progress: notes how good the best are.
-        group: the processes that train together.
-    """
+    """Keeps the best EMA weights in ``model.safetensors``; only rank 0 writes."""
 
     def __init__(
         self, folder: Path, learner: Learner, progress: Progress, group: ProcessGroup
@@ -170,14 +148,10 @@ class BestWeights:
         self.learner, self.progress, self.group = learner, progress, group
 
     def offer(self, nats: float, images: int) -> None:
-        """Write the EMA weights if none of the run have been better.
+        """Write the EMA weights if none of the run had better validation nats an image.
 
-        A score on more images than the best one's, as a run has them after its first updates, is
-        another measure, and takes its place.
-
-        Args:
-            nats: of validation, an image; a finite one is better than one that is not.
-            images: how many validated.
+        A score on more images than the best one's, as after a run's first steps, is another
+        measure, and takes its place.
         """
         if not self.group.main:
             return
@@ -204,12 +178,7 @@ class BestWeights:
         return self.progress.best if nats is None else nats
 
     def write(self, nats: float | None = None, images: int | None = None) -> bool:
-        """Write the EMA weights; whether that worked.
-
-        Args:
-            nats: of validation, an image, if there was one.
-            images: how many validated.
-        """
+        """Write the EMA weights with their validation score; whether that worked."""
         try:
             save_weights(self.learner.averaged, self.path.parent, nats, images)
         except OSError as error:

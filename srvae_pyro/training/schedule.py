@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, KL weights and gradient clipping, and EMA weights (EMA)."""
+"""Schedules of the learning rate and the KL weights, gradient clipping, and EMA weights."""
 
 from __future__ import annotations
 
@@ -47,13 +47,6 @@ class GradientClip:
 
     Larger gradients are scaled down to it, but count in the median with their full norms: where
     gradients have grown for good the bound follows, so it cannot lock.
-
-    Args:
-        factor: times the median.
-        window: how many norms are remembered.
-
-    Raises:
-        ValueError: the factor is not above 0, so that all gradients would become 0.
     """
 
     def __init__(self, factor: float, window: int = 100) -> None:
@@ -77,13 +70,7 @@ class ExponentialAverage:
     The half-life is given in images, so that it means the same at every batch size, and is at most
     5% of the images seen, so that the first weights are soon forgotten (Karras et al., Elucidating
     the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364, appendix F.2).
-
-    Attributes:
-        module: a copy of the model, which holds the average.
-
-    Args:
-        module: the model, initialised.
-        half_life: in images.
+    ``module`` is a copy of the initialised model and holds the average.
     """
 
     RAMP = 0.05

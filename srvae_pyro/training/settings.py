@@ -8,7 +8,7 @@ import re
 import shlex
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from srvae_pyro import __version__
 from srvae_pyro.config import (
@@ -16,7 +16,6 @@ from srvae_pyro.config import (
     SHARDS,
     DataConfig,
     ModelName,
-    Preset,
     RunConfig,
     TrainingConfig,
 )
@@ -52,7 +51,9 @@ def fresh_config(given: SettingsGiven) -> RunConfig:
     """The settings of a new run, before its data is known."""
     run: str = given.training.get("init", "")
     init = read_config(find_run(run)) if run else None
-    name, kind = _names(given, init)
+    usual: Any = init.preset if init and init.preset in PRESETS else "paper"
+    name = given.preset or usual
+    kind: ModelName = given.model.get("model") or (init.model.model if init else "srvae")
     model, training = preset(name, kind)
     data = DataConfig() if "image_size" in given.data else preset_data(name)  # whole images
     if given.training.get("inputs") == "damaged":
@@ -186,16 +187,6 @@ def _with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
         except UserError as error:
             raise UserError(f"`set={setting}`: {error}") from None
     return config
-
-
-def _names(given: SettingsGiven, init: RunConfig | None) -> tuple[Preset, ModelName]:
-    """The preset and the kind of model, given or those of the run to start from."""
-    name, kind = given.preset, given.model.get("model")
-    if init is not None:
-        known = init.preset in PRESETS
-        name = name or (cast("Preset", init.preset) if known else None)
-        kind = kind or init.model.model
-    return name or "paper", kind or "srvae"
 
 
 def _refuse_other_networks(run: str, init: RunConfig, config: RunConfig) -> None:

@@ -121,7 +121,7 @@ def test_a_step(here: OnGpu) -> None:
     outcome = here.step(learner)
     updates = 1 + (learner.settings.y_updates - 1) * len(learner.lower)
     assert waits.taken() == {READ_A_STEP: updates}
-    assert not outcome.skipped
+    assert not outcome.fault
     assert devices([outcome.loss, outcome.terms, outcome.norm]) == {"cuda"}
     parameters = list(learner.model.parameters())
     assert devices(parameters) == devices([p.grad for p in parameters]) == {"cuda"}
@@ -169,7 +169,7 @@ def test_resuming(here: OnGpu) -> None:
     assert len(moments) == len(here.learner.optimizer.state) > 0
     assert devices([m["exp_avg"] for m in moments]) == {"cuda"}
     assert devices([m["step"] for m in moments]) == {"cpu"}
-    assert not here.step(again).skipped
+    assert not here.step(again).fault
 
 
 # Inference

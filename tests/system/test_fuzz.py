@@ -98,7 +98,7 @@ def test_command_lines(line: list[str]) -> None:
     """A command line is parsed to settings that can be, or refused with code 2."""
 
     def parse_only(arguments: TrainArguments) -> None:
-        fresh_config(arguments)
+        fresh_config(arguments.settings())
 
     output, errors = io.StringIO(), io.StringIO()
     with (
