@@ -23,7 +23,7 @@ class Dense(Settings):
     steps: Annotated[int, Between(1, 256), "dense steps a block"]
     blocks: Annotated[int, Between(1, 64), "blocks at constant resolution (plain networks)"] = 1
     attention: Annotated[
-        bool, "channel attention after each block, which averages over all that it sees"
+        bool, "channel attention after each block, which averages over the whole image"
     ] = True
 
 
@@ -40,7 +40,7 @@ class Residual(Settings):
     ] = 0
     estimate: Annotated[
         bool,
-        "these blocks also say one finer image, from which the four networks' locations start",
+        "these blocks also predict the finer image, where the four networks' locations start",
     ] = False
 
 
@@ -122,17 +122,17 @@ class ModelConfig(Settings):
     posterior_log_variance: Annotated[float, Between(-100, 100), "posteriors' mean"] = 0.0
 
     def multiple(self, stages: int) -> int:
-        """What the sides of an image are multiples of that is halved so often towards u."""
+        """The sides of an image that is halved so often towards u must be multiples of this."""
         return 2**stages * (2 if self.p_u == "realnvp" else 1)
 
     @property
     def is_consistent(self) -> bool:
-        """Whether every x that is drawn for a y has d(x) = y."""
+        """Whether every x drawn for a y has d(x) = y."""
         return self.likelihood != "independent"
 
     @property
     def has_point_estimate(self) -> bool:
-        """Whether p(x|y,z) says an estimate of x given y alone, too."""
+        """Whether p(x|y,z) also predicts x from y alone."""
         return self.likelihood == "groups" and self.groups.estimate
 
     @property
@@ -143,7 +143,7 @@ class ModelConfig(Settings):
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """The images. ``info`` is what the loaded data says of itself."""
+    """The images. ``info`` describes the data that was loaded."""
 
     data: Annotated[
         str,
@@ -165,10 +165,7 @@ class DataConfig(Settings):
         "of what is held out, and of photos' crops; the same for runs that are to be compared",
     ] = 0
     limit: Annotated[
-        int | None,
-        AtLeast(1),
-        Flag(default="all"),
-        "use only the first so many images of each split",
+        int | None, AtLeast(1), Flag(default="all"), "use only the first images of each split"
     ] = None
     augment: Annotated[bool, Flag(name="no_augment"), "neither flip nor shift to train"] = True
     info: dict[str, Any] = field(default_factory=dict)
@@ -176,14 +173,14 @@ class DataConfig(Settings):
         int | None,
         AtLeast(1, 65536),
         Flag("PIXELS", default="the images as a whole"),
-        "train on random squares of so many pixels a side of images as they are, in an epoch as "
-        "many as have their area; validation and test have squares side by side",
+        "train on random square crops of so many pixels a side; an epoch has as many as cover "
+        "the images' area; validation and test have crops side by side",
     ] = None
     eval_crops: Annotated[
         int | None,
         AtLeast(1),
         Flag(default="2000, or one an image"),
-        "such squares for validation and for test each at most, shared evenly by the images",
+        "most crops for validation and for test each, shared evenly by the images",
     ] = None
 
 
@@ -274,7 +271,7 @@ class TrainingConfig(Settings):
         str,
         Flag("RUN", default="fresh weights"),
         "another run, a folder or a Hub id, whose weights and networks to start from; a preset "
-        "then tells only how to train",
+        "then sets only how to train",
     ] = ""
 
 

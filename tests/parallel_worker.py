@@ -59,7 +59,7 @@ def config(steps: int, groups: bool = False, prior: str = "", **training: Any) -
 def quiet(trainer: Trainer) -> Trainer:
     """Lets it draw nothing, and write the gradient of its first step to ``gradient.pt``."""
     learner = trainer.learner
-    agree = learner.agree
+    agree = learner.reduce
 
     def agree_and_write(*values: Any) -> tuple[float, float, list[float]]:
         if trainer.progress.step == 0 and trainer.group.main:
@@ -68,7 +68,7 @@ def quiet(trainer: Trainer) -> Trainer:
             torch.save(gradient, trainer.folder / "gradient.pt")
         return agree(*values)
 
-    learner.agree = agree_and_write  # type: ignore[method-assign]
+    learner.reduce = agree_and_write  # type: ignore[method-assign]
     trainer.validation.draw = lambda *args, **options: None  # type: ignore[method-assign]
     return trainer
 
@@ -99,7 +99,7 @@ def interrupted(group: ProcessGroup, folder: Path, groups: bool) -> None:
     make(group, folder / "whole", steps, groups=groups).run()
 
     class Stopped(Trainer):
-        def update(self, images: torch.Tensor) -> None:
+        def step(self, images: torch.Tensor) -> None:
             if self.progress.step == 2 and group.rank == 1:
                 signal.raise_signal(signal.SIGTERM)
             super().step(images)

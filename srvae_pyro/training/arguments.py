@@ -58,12 +58,8 @@ class SettingFlag:
         text += "".join(f", {m.least} to {m.most}" for m in marks if type(m) is Between)
         if self.is_switch:
             return Annotated[bool, option(group=self.part, help=text)], False
-        shown = option(
-            self.spec.metavar,
-            self.spec.default or self._default(),
-            group=self.part,
-            help=text,
-        )
+        default = self.spec.default or self._default()
+        shown = option(self.spec.metavar, default, group=self.part, help=text)
         kind = Literal[True, False] if kind is bool else kind  # to be given as a word
         return Annotated[(kind | None, *marks, shown)], None
 

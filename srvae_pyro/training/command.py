@@ -1,4 +1,4 @@
-"""One run from its settings to its report: what the command train does."""
+"""The command train: one run from its settings to its report."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def check_shape(model: ModelConfig, shape: tuple[int, int, int], field: str) -> 
 
 
 def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: bool) -> RunConfig:
-    """The settings completed by what the images are, which a resumed run must have seen before."""
+    """The settings completed from the images, which a resumed run must have been trained on."""
     fingerprint = images.fingerprint()
     if resume:
         if config.model.image_shape != images.shape:
@@ -157,7 +157,7 @@ def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: boo
 def make_trainer(
     config: RunConfig, images: DataSplits, folder: Path, group: ProcessGroup, options: TrainOptions
 ) -> Trainer:
-    """What trains the run; nothing is written yet."""
+    """The trainer of the run; nothing is written yet."""
     trainer = Trainer(
         config,
         images,
@@ -198,7 +198,7 @@ def train(trainer: Trainer, options: TrainOptions) -> bool:
 
 
 def introduce(trainer: Trainer) -> None:
-    """Say what is trained, on what, and where."""
+    """Print what is trained, on what, and where."""
     config, data = trainer.config, trainer.data
     parameters = sum(p.numel() for p in trainer.learner.model.parameters())
     print_line(
@@ -239,7 +239,7 @@ def report_restoration(trainer: Trainer, count: int) -> None:
 
 
 def report(trainer: Trainer) -> None:
-    """Score the best weights on test images, write ``evaluation.jsonl``, say what came out."""
+    """Score the best weights on test images, write ``evaluation.jsonl`` and print the scores."""
     data, folder, progress = trainer.data, trainer.folder, trainer.progress
     count = trainer.validation.count("test", progress.images)
     if trainer.settings.inputs == "damaged":

@@ -122,7 +122,7 @@ class Trainer:
         return self.progress
 
     def begin(self) -> None:
-        """The first weights, how good they are, and the first checkpoint."""
+        """Set up the weights, score them, and write the first checkpoint."""
         if self.group.main:  # the other processes take over its weights
             print_line("setting up the weights and scoring them before the first step")
             self.learner.initialize(self.batches.first(max(self.settings.batch_size, 2)))

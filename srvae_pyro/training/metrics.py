@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,8 @@ class MetricsLog:
     def rewind(self, step: int) -> None:
         """Drop what was written after ``step`` steps, and a line cut off by the process's death."""
         if self.enabled and self.path.exists():
-            kept = [line for line in _complete_lines(self.path) if json.loads(line)["step"] <= step]
+            text = self.path.read_text("utf-8-sig", errors="replace")
+            kept = [line for line in text.splitlines() if _step_of(line) <= step]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, split: str, step: int, values: dict[str, Any]) -> None:
@@ -95,14 +97,10 @@ def _writer(folder: Path, step: int) -> SummaryWriter | None:
         return None
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """The complete lines of a file; the last may have been cut off."""
-    lines = []
-    for line in path.read_text("utf-8-sig", errors="replace").splitlines():
-        try:
-            step = json.loads(line)["step"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
-        if isinstance(step, int):
-            lines.append(line)
-    return lines
+def _step_of(line: str) -> float:
+    """The step of a line; infinite if the line is damaged, as by the process's death."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return math.inf
+    return step if isinstance(step, int) else math.inf

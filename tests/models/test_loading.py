@@ -515,7 +515,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("owner/none", "there is none of that name, or it is private"),
         ("owner/private", "there is none of that name, or it is private"),
-        ("owner/token", "it outputs 401: log in"),
+        ("owner/token", "it answers 401: log in"),
         ("owner/gated", "it is gated; ask for access"),
     ],
 )

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ import torch
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.system import device
-from srvae_pyro.system.cli import run_command
 from srvae_pyro.system.console import print_error
 from srvae_pyro.system.device import (
     Threads,
@@ -42,7 +40,7 @@ def test_device_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == CPU
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(
-        UserError, match=r"\(CUDA_VISIBLE_DEVICES is ''\); use --device cpu or auto"
+        UserError, match=r"\(CUDA_VISIBLE_DEVICES is ''\); use `device=cpu` or auto"
     ):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -232,11 +230,7 @@ def test_precision_auto_takes_what_the_device_computes_in(
         warnings.simplefilter("always")
         assert choose_precision("bf16", CPU) == "bf16"
     assert len(caught) == (0 if native else 1)
-    assert all("--precision fp32" in str(warning.message) for warning in caught)
-
-
-def test_precision_of_this_machine() -> None:
-    assert choose_precision("auto", CPU) in ("fp32", "bf16")
+    assert all("`precision=fp32`" in str(warning.message) for warning in caught)
 
 
 def test_allocator_is_not_tuned_where_it_is_not_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,84 +259,3 @@ def test_a_tuned_allocator_allocates() -> None:
     done, platform = out.split()
     assert done in ("True", "False")
     assert platform == "linux" or done == "False"
-
-
-# Commands
-
-
-@dataclass
-class Arguments:
-    """A command of the tests."""
-
-    number: int = 1
-    """a number"""
-
-
-@pytest.fixture
-def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands set how warnings are shown; the test session's way comes back."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(sys, "argv", ["command", "--number", "3"])
-
-
-@pytest.mark.usefixtures("_restored")
-@pytest.mark.parametrize("returned", [None, 0, 1, 130])
-def test_a_command_exits_with_what_its_main_returns(returned: int | None) -> None:
-    seen = []
-
-    def main(arguments: Arguments) -> int | None:
-        seen.append(arguments.number)
-        return returned
-
-    with pytest.raises(SystemExit) as stop:
-        run_command(Arguments, main, "test")
-    assert stop.value.code == (returned or 0)
-    assert seen == [3]
-
-
-@pytest.mark.usefixtures("_restored")
-def test_a_mistake_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(arguments: Arguments) -> int:
-        raise UserError("no such thing: do this instead")
-
-    with pytest.raises(SystemExit) as stop:
-        run_command(Arguments, main, "test")
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "test: no such thing: do this instead\n"
-
-
-@pytest.mark.usefixtures("_restored")
-def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(arguments: Arguments) -> int:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as stop:
-        run_command(Arguments, main, "test")
-    assert stop.value.code == 130
-    assert capsys.readouterr().err == "test: stopped\n"
-
-
-@pytest.mark.usefixtures("_restored")
-def test_a_bug_keeps_its_traceback() -> None:
-    def main(arguments: Arguments) -> int:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_command(Arguments, main, "test")
-
-
-def test_help_needs_no_library_and_names_every_option() -> None:
-    code = (
-        "import sys, runpy\n"
-        "sys.argv = ['train', '--help']\n"
-        "try:\n"
-        "    runpy.run_module('srvae_pyro.train', run_name='__main__', alter_sys=True)\n"
-        "except SystemExit as stop:\n"
-        "    print('exit', stop.code, 'torch' in sys.modules)\n"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert out.rstrip().endswith("exit 0 False")
-    for option in ("--preset", "--model", "--data", "--run", "--resume", "--max-minutes"):
-        assert option in out

@@ -24,7 +24,7 @@ from srvae_pyro.upscaling.upscaler import Upscaler
 from tests.fake_cuda import CUDA, KINDS, MIXED, FakeCuda, config_of
 
 GPU = ProcessGroup(device=CUDA)
-READ_A_STEP = ("read", "learner.py:agree")
+READ_A_STEP = ("read", "learner.py:reduce")
 
 
 @dataclass

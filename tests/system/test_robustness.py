@@ -15,20 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from srvae_pyro.config import RunConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import load
-from srvae_pyro.runs import CONFIG, WEIGHTS, read_weights, save_weights
+from srvae_pyro.runs import CONFIG, WEIGHTS, read_weights
 from srvae_pyro.system import console as talk
-from srvae_pyro.system.cli import run_command
 from srvae_pyro.system.files import digest, locked, write_json, write_whole
-from srvae_pyro.train import TrainArguments
 from srvae_pyro.training import recovery
 from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from srvae_pyro.training.command import IN_USE
@@ -297,19 +293,6 @@ def test_rank_0_alone_speaks_and_one_process_a_machine_complains(
     assert not log.getvalue()
 
 
-def test_the_systems_refusal_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(arguments: TrainArguments) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied", "/some/place")
-
-    monkeypatch.setattr(sys, "argv", ["train"])
-    with pytest.raises(SystemExit) as stop:
-        run_command(TrainArguments, refuse, "train")
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "train: /some/place: Permission denied\n"
-
-
 # Two at once
 
 
@@ -415,35 +398,3 @@ def test_an_optimiser_of_other_shapes_is_a_users_error(run: Path) -> None:
     save_checkpoint(run / LAST, state)
     with pytest.raises(UserError, match=r"last\.ckpt does not suit .* another shape"):
         trainer.recovery.resume()
-
-
-@pytest.mark.parametrize(
-    ("part", "name", "value", "match"),
-    [
-        ("model", "latent_channel", 4, r"'latent_channel'; did you mean latent_channels"),
-        (None, "modell", {}, r"did you mean model\?"),
-        ("model", "latent_channels", 0, "latent_channels must be from 1 to 4096, not 0"),
-        ("model", "p_x", {"growth": -1, "steps": 1}, "growth must be from 1 to 4096, not -1"),
-        ("model", "image_shape", [3, 16], "image_shape must be a list of 3 whole numbers"),
-        ("model", "p_u", "flow", "p_u must be realnvp, mixture or standard, not 'flow'"),
-        ("training", "lr", float("nan"), "lr must be above 0, not nan"),
-        ("training", "betas", [0.9, 1.0], "betas must be at most 0.99"),
-        ("training", "batch_size", "32", "batch_size must be a whole number, not '32'"),
-        ("data", "limit", True, "limit must be a whole number or null, not True"),
-    ],
-)
-def test_a_config_is_checked_field_by_field(
-    part: str | None, name: str, value: Any, match: str
-) -> None:
-    values = json.loads(json.dumps(tiny_config().to_dict()))
-    (values[part] if part else values)[name] = value
-    with pytest.raises(UserError, match=match) as error:
-        RunConfig.from_dict(values)
-    assert "\n" not in str(error.value)
-
-
-def test_weights_survive_a_trip(tmp_path: Path) -> None:
-    model = make_trainer(tmp_path).learner.model
-    save_weights(model, tmp_path)
-    for name, tensor in read_weights(tmp_path / WEIGHTS).items():
-        np.testing.assert_array_equal(tensor, model.state_dict()[name])

@@ -220,12 +220,6 @@ def test_a_signal_in_the_last_step_leaves_a_finished_run(tmp_path: Path) -> None
     assert lines_of(tmp_path)[-1]["split"] == "val"
 
 
-def test_sigterm_saves_as_ctrl_c_does(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, kind=interrupted_at(2, signal.SIGTERM))
-    assert trainer.run().step == 2
-    assert load_checkpoint(tmp_path / "last.ckpt")["progress"]["step"] == 2
-
-
 def test_a_second_signal_stops_at_once_and_handlers_come_back() -> None:
     # Tests that run in the background of a shell inherit that SIGINT is ignored.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -246,16 +240,19 @@ class Killed(Trainer):
         raise KeyboardInterrupt
 
 
-def test_what_batch_systems_and_lost_terminals_send_saves_too(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, tiny_config("vae"), interrupted_at(2, signal.SIGHUP))
-    trainer.run()
-    assert trainer.interrupt.signal == signal.SIGHUP
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_save_as_ctrl_c_does(number: int, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, tiny_config("vae"), interrupted_at(2, number))
+    assert trainer.run().step == 2
+    assert trainer.interrupt.signal == number
     assert load_checkpoint(tmp_path / "last.ckpt")["progress"]["step"] == 2
-    for number in Interrupt.GENTLE:
-        with Interrupt() as interrupt:
-            signal.raise_signal(number)
-        assert interrupt
-        assert interrupt.signal == number
+
+
+@pytest.mark.parametrize("number", Interrupt.GENTLE)
+def test_signals_of_batch_systems_are_noted(number: int) -> None:
+    with Interrupt() as interrupt:
+        signal.raise_signal(number)
+    assert interrupt.signal == number
 
 
 def test_gentle_signals_may_be_repeated_and_followed_by_sigterm() -> None:
@@ -502,14 +499,6 @@ def test_better_weights_are_kept_by_a_run_that_went_back(
     back.run()
     assert path.read_bytes() == before
     assert back.progress.best == nats
-
-
-def test_a_validation_that_is_not_finite_is_beaten_by_any_that_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scored = score(monkeypatch, 99.0, float("nan"), 8.0)
-    make_trainer(tmp_path, tiny_config("vae", steps=2 * EPOCH)).run()
-    assert_same(best_of(tmp_path), scored[2])
 
 
 def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_a_score_on_more_images_takes_the_place_of_one_on_fewer(
     trainer = make_trainer(tmp_path)
     trainer.learner.initialize(trainer.batches.first(4))
     path = tmp_path / "model.safetensors"
-    offers = [(5.0, 16), (7.0, 16), (9.0, 40), (6.0, 16), (float("nan"), 80), (8.0, 40)]
+    offers = [(5.0, 16), (7.0, 16), (9.0, 40), (6.0, 16), (math.nan, 80), (8.0, 40)]
+    trainer.best.offer(math.nan, 16)  # beaten by any finite score
     kept = []
     for nats, images in offers:
         trainer.best.offer(nats, images)

@@ -89,7 +89,7 @@ def test_answers_are_no_questions_the_next_time(
         assert answers_in(folder / "upscale_from") == ANSWERS
         said = capsys.readouterr().out
         assert (f"{earlier} images in {folder / 'upscale_from'}" in said) == bool(earlier)
-    with pytest.raises(UserError, match="give another --out"):
+    with pytest.raises(UserError, match="give another `out`"):
         upscale(run, folder, out=folder)
     # In the folder above they are beside the photographs.
     assert upscale(run, folder / "holiday" / "2", out=folder / "holiday") == 0
