@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from PIL import Image
 
-from srvae_pyro.checked import check, hints_of
+from srvae_pyro.checked import check
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.arguments import EvaluateArguments
 from srvae_pyro.evaluation.selection import Selection
@@ -83,12 +83,12 @@ class Measure:
         flags = vars(arguments)
         values = {f.name: flags[f.name] for f in fields(cls) if f.name in flags}
         for field, value in fields_set(arguments.measure, cls.name).items():
-            hint = hints_of(cls).get(field)
-            if hint is None or field in flags:
+            if field in flags or field not in {f.name for f in fields(cls)}:
                 raise UserError(f"measure: {cls.name} has no setting {field}")
-            check(field, hint, value)
             values[field] = value
-        return cls(**values)
+        measure = cls(**values)
+        check(measure)
+        return measure
 
     @property
     def settings(self) -> dict[str, Any]:
