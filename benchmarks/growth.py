@@ -23,6 +23,7 @@ import srvae_pyro
 from srvae_pyro import SRVAE
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.device import peak_bytes, tune_allocator
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler
 
 LEVELS_OF = 64  # images
@@ -57,7 +58,9 @@ def cases(model: SRVAE, largest: int) -> dict[str, tuple[list[int], Callable[[in
     counts = [n for n in (8, 16, 32, 64, 128) if n <= largest]
 
     def upscale(side: int, samples: int = 1, tile: int = 0) -> None:
-        upscaler = Upscaler(model, decode="sample", temperature=1.0, tile=tile, memory_gb=1e3)
+        upscaler = Upscaler(
+            model, UpscaleOptions(decode="sample", temperature=1.0, tile=tile, memory_gb=1e3)
+        )
         for sample in range(samples):
             upscaler(random_y(model, side, side), sample=sample)
 

@@ -30,6 +30,7 @@ from skimage import data
 
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.generate import main as generate
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import load
 from srvae_pyro.page.app import served
 from srvae_pyro.page.arguments import DemoArguments
@@ -60,7 +61,7 @@ def opened(address: str, chromium: str) -> Iterator[Any]:
         page = browser.new_page(viewport={"width": 1100, "height": 900})
         page.set_default_timeout(600_000)
         page.goto(address)
-        page.get_by_role("button", name="Enlarge", exact=True).wait_for()
+        page.get_by_role("button", name="Upscale", exact=True).wait_for()
         yield page
         browser.close()
 
@@ -139,7 +140,7 @@ def at_once(address: str, run: Path, folder: Path) -> None:
     right = 0
     for number, (output, images, _) in enumerate(got):
         out = folder / f"out-{number}"
-        generate(GenerateArguments(str(run), 2, seed=number, out=out / "new"))
+        generate(GenerateArguments(str(run), 2, sampling=Sampling(seed=number), out=out / "new"))
         new = [path.read_bytes() for path in sorted((out / "new" / "images").iterdir())]
         right += output == upscaled(run, paths[number], out / "output") and images == new
     waits = sorted(seconds for _, _, seconds in got)

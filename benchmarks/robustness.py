@@ -37,7 +37,7 @@ from srvae_pyro.system.files import write_whole
 from srvae_pyro.upscaling.photographs import as_image
 from srvae_pyro.upscaling.quality import psnr
 from srvae_pyro.upscaling.tiling import MemoryCanvas
-from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, downscaled, upscaling_model
+from srvae_pyro.upscaling.upscaler import Upscaler, downscaled, upscaling_model
 
 Worsen = Callable[[Tensor, int], Tensor]
 SIGMAS = (5, 15)  # of noise, levels of 255
@@ -99,7 +99,7 @@ def main() -> None:
     start(device, threads=options.threads)
     folder = find_run(options.run)
     model = upscaling_model(load(folder, device))
-    upscaler, factor = Upscaler(model, default_decoding(model)), model.guide.d.factor
+    upscaler, factor = Upscaler(model), model.guide.d.factor
     files = evenly_spaced_files(options.data, options.limit)
     count = len(files)
     if not 0 <= options.image < count:

@@ -26,6 +26,7 @@ from srvae_pyro.presets import preset
 from srvae_pyro.system.device import DECIDED, THREADS, start
 from srvae_pyro.system.environment import OTHERS
 from srvae_pyro.training.learner import Learner
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
 BUSY = "while True: pass"
@@ -47,7 +48,7 @@ def works(run: str) -> dict[str, Callable[[], object]]:
     images = images.to(torch.uint8)
     learner.initialize(images)
     model = load(run)
-    upscaler = Upscaler(upscaling_model(model))
+    upscaler = Upscaler(upscaling_model(model), UpscaleOptions(decode="mean"))
     photograph = torch.randint(0, 256, (3, 64, 64), generator=generator).to(torch.uint8)
     x = model.generate(1, seed=0)["x"]
 

@@ -24,6 +24,7 @@ from srvae_pyro.models import load
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, start
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
 MILLION = 1e6
@@ -51,11 +52,15 @@ def main() -> None:
         files = evenly_spaced_files(options.data, options.limit)
         images = [levels_of(read_image(path, channels)) for path in files]
     how: dict[str, Any] = {"tile": 0, "memory_gb": 1e3, "precision": options.precision}
-    upscalers = {"estimate": Upscaler(model, "estimate", **how)} if model.has_point_estimate else {}
+    upscalers = (
+        {"estimate": Upscaler(model, UpscaleOptions(decode="estimate", **how))}
+        if model.has_point_estimate
+        else {}
+    )
     upscalers |= {
-        "expectation": Upscaler(model, "mean", **how),
-        "mode": Upscaler(model, "mode", **how),
-        "sample": Upscaler(model, "sample", temperature=1.0, **how),
+        "expectation": Upscaler(model, UpscaleOptions(decode="mean", **how)),
+        "mode": Upscaler(model, UpscaleOptions(decode="mode", **how)),
+        "sample": Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0, **how)),
     }
     print(f"{len(images)} photographs; values in a million that tiles change")
     print("| | tile | values | at all | by more than 1 level | most, levels |")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from srvae_pyro.system.cli import run_command
-from srvae_pyro.upscaling import LESS_MEMORY
 from srvae_pyro.upscaling.arguments import UpscaleArguments
 
 __all__ = ["UpscaleArguments", "main"]
@@ -17,4 +16,4 @@ def main(arguments: UpscaleArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(UpscaleArguments, main, "upscale", LESS_MEMORY)
+    run_command(UpscaleArguments, main, "upscale", "give a smaller --memory-gb or --tile")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from srvae_pyro.checked import Above, AtLeast
+from srvae_pyro.checked import AtLeast
 from srvae_pyro.config import Device
-from srvae_pyro.system.cli import check_folder, option
-
-__all__ = ["FiguresArguments", "GenerateArguments"]
+from srvae_pyro.inference.sampling import Sampling
+from srvae_pyro.system.cli import NESTED, check_arguments, check_folder, option
 
 
 @dataclass
@@ -18,30 +17,22 @@ class GenerateArguments:
     """Draw new images from a trained model: single PNGs, and a grid of the first 64.
 
     The PNGs are in images/ of the folder --out, which holds nothing else; grid.png has each y
-    beside its x, and generate.json tells what they were drawn with. Images that are there already
-    by the same settings are not drawn again, so a call that was stopped goes on, and a larger
-    --count adds to a smaller one. Those of an earlier call that are not asked for are moved to
-    earlier/.
+    beside its x, and generate.json has the settings. Images that are there already by the same
+    settings are not drawn again, so a call that was stopped goes on, and a larger --count adds to a
+    smaller one. A folder of other settings is refused unless --overwrite is given.
     """
 
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     count: Annotated[int, AtLeast(1)] = 64
     """how many images"""
-    decode: Literal["sample", "mode", "mean"] = "sample"
-    """draw each pixel, take the likeliest component's mean, or the expectation"""
-    temperature: Annotated[float, AtLeast(0)] = 1.0
-    """factor on the standard deviations of the latents; below 1: more typical, less varied"""
-    image_temperature: Annotated[float, Above(0)] = 1.0
-    """the same for the pixels that are sampled"""
-    y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
-    """the same for the pixels of the srVAE's y"""
-    seed: Annotated[int, AtLeast(0)] = 0
-    """of all noise; image i of a seed is the same whatever the batch size"""
+    sampling: Annotated[Sampling, NESTED] = field(default_factory=Sampling)
     out: Annotated[
         Path | None, option("DIR", "the run's figures/generated; ./generated for a Hub id")
     ] = None
     """folder for the images"""
+    overwrite: bool = False
+    """remove the images in that folder that are not asked for"""
     batch_size: Annotated[int, AtLeast(1)] = 64
     """images at a time"""
     scale: Annotated[int, AtLeast(1)] = 2
@@ -52,8 +43,9 @@ class GenerateArguments:
     """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
-        """Refuse an ``--out`` that is an image's name."""
+        """Refuse an ``--out`` that is an image's name, and settings that make no sense."""
         check_folder(self.out)
+        check_arguments(self.sampling)
 
 
 @dataclass
@@ -77,16 +69,7 @@ class FiguresArguments:
     """images a row"""
     samples: Annotated[int, AtLeast(1)] = 3
     """outputs of super-resolution for each image"""
-    decode: Literal["sample", "mode", "mean"] = "sample"
-    """draw each pixel, take the likeliest component's mean, or the expectation"""
-    temperature: Annotated[float, AtLeast(0)] = 1.0
-    """factor on the standard deviations of the latents"""
-    image_temperature: Annotated[float, Above(0)] = 1.0
-    """the same for the pixels that are sampled"""
-    y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
-    """the same for the pixels of the srVAE's y"""
-    seed: Annotated[int, AtLeast(0)] = 0
-    """of all noise"""
+    sampling: Annotated[Sampling, NESTED] = field(default_factory=Sampling)
     side: Annotated[int, AtLeast(1), option("PIXELS")] = 80
     """height of an image in a figure, about"""
     out: Annotated[Path | None, option("DIR", "the run's figures/")] = None
@@ -97,5 +80,6 @@ class FiguresArguments:
     """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
-        """Refuse an ``--out`` that is an image's name."""
+        """Refuse an ``--out`` that is an image's name, and settings that make no sense."""
         check_folder(self.out)
+        check_arguments(self.sampling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,18 +12,16 @@ from srvae_pyro.config import RunConfig
 from srvae_pyro.data.run_data import load_for, warn_if_trained_on
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.arguments import FiguresArguments
-from srvae_pyro.drawing.generate import for_model, sampling_of
+from srvae_pyro.drawing.generate import check_sampling, for_model
 from srvae_pyro.drawing.grids import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.operations import Sampling
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_output, replaced, write_whole
 from srvae_pyro.system.hub import is_cached_copy
-
-__all__ = ["draw_figures"]
 
 DEVIATION_OF = 8  # outputs at least, for a map of where they differ
 SAMPLE_ROWS = 4
@@ -51,12 +50,13 @@ def draw_figures(arguments: FiguresArguments) -> int:
         if configs[other].model.image_shape != config.model.image_shape:
             raise UserError(f"{other} and {folder} are for images of different sizes")
         models[other.name if other.name != folder.name else str(other)] = load(other, device)
-    options = sampling_of(arguments, *models.values())
+    sampling = arguments.sampling
+    check_sampling(sampling, *models.values())
     x = _test_images(configs, arguments).to(device)
     if len(models) == 1:
-        figures = figures_of(models[folder.name], x, arguments.samples, options)
+        figures = figures_of(models[folder.name], x, arguments.samples, sampling)
     else:
-        figures = compared(models, x[::2], options)
+        figures = compared(models, x[::2], sampling)
     for name, rows in figures.items():
         image = labelled_rows(rows, arguments.side)
         path = out / f"{name}.png"
@@ -67,18 +67,10 @@ def draw_figures(arguments: FiguresArguments) -> int:
 
 
 def _test_images(configs: dict[Path, RunConfig], arguments: FiguresArguments) -> Tensor:
-    """The images x (2N, C, H, W) to draw, two for each of a row's images.
-
-    Args:
-        configs: settings by run; the data is the first run's.
-        arguments: the command's.
-
-    Raises:
-        UserError: there are too few test images.
-    """
+    """Test images x (2N, C, H, W) of the first run's data, two for each of a row's images."""
     data = load_for(next(iter(configs.values())), arguments.data, arguments.data_root)
     if not len(data.test):
-        raise UserError(f"{data.name} has no test images: name others with --data")
+        raise UserError(f"{data.name} has no test images: name others with `data`")
     for run, config in configs.items():
         warn_if_trained_on(run, config, data, "test")
     x = to_unit(evenly_spaced(data.test, 2 * arguments.count))
@@ -89,36 +81,29 @@ def _test_images(configs: dict[Path, RunConfig], arguments: FiguresArguments) ->
     return x
 
 
-def figures_of(model: ImageModel, x: Tensor, samples: int, options: Sampling) -> Figures:
-    """The figures of one model.
-
-    Args:
-        model: the model.
-        x: images (2N, C, H, W).
-        samples: outputs of super-resolution for each image.
-        options: of the model's operations.
-    """
+def figures_of(model: ImageModel, x: Tensor, samples: int, sampling: Sampling) -> Figures:
+    """The figures of one model for images x (2N, C, H, W)."""
     first = x[::2]
     figures = {
-        "paper-samples": sample_rows(model, len(first), options),
+        "paper-samples": sample_rows(model, len(first), sampling),
         "paper-reconstructions": [
             LabelledRow("image", first),
-            LabelledRow("reconstruction", model.reconstruct(first, **options)["x"]),
+            LabelledRow("reconstruction", model.reconstruct(first, **vars(sampling))["x"]),
         ],
-        "paper-interpolations": interpolation_rows(model, x, options),
+        "paper-interpolations": interpolation_rows(model, x, sampling),
     }
     if isinstance(model, SRVAE):
         figures |= {
-            "paper-super-resolution": super_resolution_rows(model, first, samples, options),
-            "paper-generative-reconstructions": generative_rows(model, first, options),
-            "swapped-latents": swapped_rows(model, x, options),
+            "paper-super-resolution": super_resolution_rows(model, first, samples, sampling),
+            "paper-generative-reconstructions": generative_rows(model, first, sampling),
+            "swapped-latents": swapped_rows(model, x, sampling),
         }
     return figures
 
 
-def sample_rows(model: ImageModel, count: int, options: Sampling) -> list[LabelledRow]:
+def sample_rows(model: ImageModel, count: int, sampling: Sampling) -> list[LabelledRow]:
     """New images in rows of ``count``, each row of x's after its row of y's."""
-    sites = model.generate(SAMPLE_ROWS * count, **options)
+    sites = model.generate(SAMPLE_ROWS * count, **vars(sampling))
     rows = []
     for start_of_row in range(0, SAMPLE_ROWS * count, count):
         part = slice(start_of_row, start_of_row + count)
@@ -128,10 +113,10 @@ def sample_rows(model: ImageModel, count: int, options: Sampling) -> list[Labell
     return rows
 
 
-def interpolation_rows(model: ImageModel, x: Tensor, options: Sampling) -> list[LabelledRow]:
+def interpolation_rows(model: ImageModel, x: Tensor, sampling: Sampling) -> list[LabelledRow]:
     """From x[0] to x[1], from x[2] to x[3] and so on: a row, or two with y, for each of four."""
     a, b = x[0 : 2 * INTERPOLATIONS : 2], x[1 : 2 * INTERPOLATIONS : 2]
-    sites = model.interpolate(a, b, INTERPOLATION_STEPS, **options)
+    sites = model.interpolate(a, b, INTERPOLATION_STEPS, **vars(sampling))
     rows = []
     for pair in range(len(a)):
         ends = (a[pair : pair + 1], b[pair : pair + 1])
@@ -145,12 +130,12 @@ def interpolation_rows(model: ImageModel, x: Tensor, options: Sampling) -> list[
 
 
 def super_resolution_rows(
-    model: SRVAE, x: Tensor, samples: int, options: Sampling
+    model: SRVAE, x: Tensor, samples: int, sampling: Sampling
 ) -> list[LabelledRow]:
     """Outputs to y = d(x): some samples, where they differ, and the likeliest."""
     y = model.guide.d(x)
     count = max(samples, DEVIATION_OF)
-    outputs = model.super_resolve(y, count, **options)["x"]
+    outputs = model.super_resolve(y, count, **vars(sampling))["x"]
     deviation = outputs.std(dim=0, correction=1).square().mean(dim=1, keepdim=True).sqrt()
     likeliest = model.super_resolve(y, decode="mode", temperature=0.0)["x"][0]
     return [
@@ -162,46 +147,46 @@ def super_resolution_rows(
     ]
 
 
-def generative_rows(model: SRVAE, x: Tensor, options: Sampling) -> list[LabelledRow]:
+def generative_rows(model: SRVAE, x: Tensor, sampling: Sampling) -> list[LabelledRow]:
     """x by way of u alone, beside its reconstruction from y and z."""
-    generated = model.generative_reconstruct(x, **options)
+    generated = model.generative_reconstruct(x, **vars(sampling))
     return [
         LabelledRow("image", x),
         LabelledRow("y = d(x)", model.guide.d(x)),
         LabelledRow("y from u", generated["y"]),
         LabelledRow("x from u", generated["x"]),
-        LabelledRow("x from y, z", model.reconstruct(x, **options)["x"]),
+        LabelledRow("x from y, z", model.reconstruct(x, **vars(sampling))["x"]),
     ]
 
 
-def swapped_rows(model: SRVAE, x: Tensor, options: Sampling) -> list[LabelledRow]:
+def swapped_rows(model: SRVAE, x: Tensor, sampling: Sampling) -> list[LabelledRow]:
     """u of x[0] with z of x[1], of x[2] with x[3] and so on, beside the same u with its own z.
 
     Pixels are the likeliest, so that what differs is latent.
     """
     a, b = x[::2], x[1::2]
-    options = {**options, "decode": "mode"}
-    unchanged, swapped = model.recombine(a, a, **options), model.recombine(a, b, **options)
+    settings = vars(replace(sampling, decode="mode"))
+    unchanged, swapped = model.recombine(a, a, **settings), model.recombine(a, b, **settings)
     return [
         LabelledRow("a", a),
         LabelledRow("b", b),
         LabelledRow("y from u of a", unchanged["y"]),
         LabelledRow("x: u of a, z of a", unchanged["x"]),
         LabelledRow("x: u of a, z of b", swapped["x"]),
-        LabelledRow("x: u of a, z given u", model.generative_reconstruct(a, **options)["x"]),
+        LabelledRow("x: u of a, z given u", model.generative_reconstruct(a, **settings)["x"]),
     ]
 
 
-def compared(models: dict[str, ImageModel], x: Tensor, options: Sampling) -> Figures:
+def compared(models: dict[str, ImageModel], x: Tensor, sampling: Sampling) -> Figures:
     """Samples and reconstructions of several models beside each other, by their names."""
     samples: list[LabelledRow] = []
     reconstructions = [LabelledRow("image", x)]
     for name, model in models.items():
-        its = for_model(options, model)
-        generated = model.generate(2 * len(x), **its)["x"]
+        settings = vars(for_model(sampling, model))
+        generated = model.generate(2 * len(x), **settings)["x"]
         samples += [
             LabelledRow(name, generated[: len(x)], gap=bool(samples)),
             LabelledRow("", generated[len(x) :]),
         ]
-        reconstructions.append(LabelledRow(name, model.reconstruct(x, **its)["x"]))
+        reconstructions.append(LabelledRow(name, model.reconstruct(x, **settings)["x"]))
     return {"compared-samples": samples, "compared-reconstructions": reconstructions}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,57 +17,30 @@ from srvae_pyro import __version__
 from srvae_pyro.drawing.arguments import GenerateArguments
 from srvae_pyro.drawing.grids import grid, save_image, side_by_side
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.decoding import Decode, Decoding
-from srvae_pyro.inference.operations import Sampling
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.runs import find_run, results_folder
+from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import start
-from srvae_pyro.system.files import check_output, digest, locked, read_json, write_json
+from srvae_pyro.system.files import check_output, locked, read_json, write_json
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.system.parallel import ProcessGroup, process_group
 
 
-class SamplingArguments(Protocol):
-    """The arguments of a command that draws, each as in :class:`Sampling`; no decode: sample."""
-
-    @property
-    def decode(self) -> Decoding | None: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def image_temperature(self) -> float: ...
-    @property
-    def y_temperature(self) -> float | None: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def sampling_of(arguments: SamplingArguments, *models: ImageModel) -> Sampling:
-    """How to draw from the models, before anything is drawn or written.
-
-    Raises:
-        UserError: it cannot be so, or y has a temperature and none of the models a y.
-    """
-    temperature, of_images = arguments.temperature, arguments.image_temperature
-    of_y = arguments.y_temperature
-    decode = arguments.decode or "sample"
-    Decode(decode, temperature, of_images, y_temperature=of_y)  # refuses what is wrong
-    if of_y is not None and not any(isinstance(m, SRVAE) for m in models):
-        raise UserError("--y-temperature is the srVAE's: a VAE has no y; say --image-temperature")
-    return {
-        "decode": decode,
-        "temperature": temperature,
-        "image_temperature": of_images,
-        "y_temperature": of_y,
-        "seed": arguments.seed,
-    }
+def check_sampling(sampling: Sampling, *models: ImageModel) -> None:
+    """Refuse settings that are out of bounds, or a temperature of y if no model has a y."""
+    check_arguments(sampling)
+    if sampling.y_temperature is not None and not any(isinstance(m, SRVAE) for m in models):
+        raise UserError(
+            "`y_temperature` is the srVAE's: a VAE has no y; give `image_temperature` instead"
+        )
 
 
 def for_model(sampling: Sampling, model: ImageModel) -> Sampling:
-    """What of it goes for a model: for a VAE beside a srVAE no temperature of y."""
-    return sampling if isinstance(model, SRVAE) else {**sampling, "y_temperature": None}
+    """The settings for one of several models: a VAE's have no temperature of y."""
+    return sampling if isinstance(model, SRVAE) else replace(sampling, y_temperature=None)
 
 
 RECORD = "generate.json"
@@ -74,17 +48,10 @@ GRID = "grid.png"
 
 
 class GeneratedImages:
-    """Images 0 to ``count - 1`` of some settings, in ``FOLDER/images`` with no others.
+    """Images 0, 1 and so on of some settings, in ``FOLDER/images`` with no others.
 
-    ``FOLDER/grid.png`` shows the first of them and ``FOLDER/generate.json`` tells the settings.
-    What an earlier call drew and this one does not ask for is kept in ``FOLDER/earlier``, in a
-    folder for each settings, until it is asked for again.
-
-    Args:
-        folder: the folder.
-        run: the run that draws them, for people.
-        settings: all that decides what the images are, fit for JSON.
-        count: how many images.
+    ``FOLDER/grid.png`` shows the first of them and ``FOLDER/generate.json`` has the settings:
+    all that decides what the images are, fit for JSON.
     """
 
     def __init__(self, folder: Path, run: str, settings: dict[str, Any], count: int) -> None:
@@ -104,71 +71,46 @@ class GeneratedImages:
         return [index for index in indices if not self.path(index).exists()]
 
     @contextmanager
-    def claimed(self) -> Iterator[int]:
-        """Hold the folder, with no images of other settings or indices in its ``images``.
+    def claimed(self, overwrite: bool = False) -> Iterator[int]:
+        """Lock the folder; yield how many images of these settings it has beyond ``count``.
 
-        Yields:
-            How many were moved to ``earlier``.
+        With ``overwrite`` the images that are not asked for are removed.
 
         Raises:
-            UserError: another process draws there, or there is what this command did not write.
+            UserError: another process draws there, or the folder has images of other settings, or
+                files that this command did not write.
         """
-        refusal = "another process draws there; wait for it, or give another --out"
+        refusal = "another process draws there; wait for it, or give another `out`"
         with locked(self.folder, refusal):
-            yield self._make_room()
+            yield self._claim(overwrite)
 
-    def _make_room(self) -> int:
-        """Move out what is not asked for, and back what is; how many went out."""
+    def _claim(self, overwrite: bool) -> int:
         record = self._record()
-        present = _by_index(self.images, nothing_else=True)
+        present = self._present()
         others = [*present.values(), *([self.grid] if os.path.lexists(self.grid) else [])]
         if others and not record:
             raise _not_ours(others[0])
         same = record.get("settings") == self.settings
-        others = [path for index, path in present.items() if not same or index >= self.count]
-        if others:
-            self._move_out(others, record, with_grid=not same)
-        now = {"run": self.run, "settings": self.settings, "count": self.count}
-        write_json(self.folder / RECORD, now)
+        unasked = [path for index, path in present.items() if not same or index >= self.count]
+        if unasked and not same and not overwrite:
+            raise UserError(
+                f"{self.folder} has images of other settings: give another `out`, or `overwrite`"
+            )
+        if overwrite:
+            for path in unasked:
+                path.unlink()
+            unasked = []
+        if not same:
+            self.grid.unlink(missing_ok=True)
+        values = {"run": self.run, "settings": self.settings, "count": self.count + len(unasked)}
+        write_json(self.folder / RECORD, values)
         self.images.mkdir(exist_ok=True)
         for partial in self.images.glob(".*.partial.png"):  # of a process that was killed
             partial.unlink()
-        self._move_back()
-        return len(others)
-
-    def _move_out(self, paths: list[Path], record: dict[str, Any], with_grid: bool) -> None:
-        """Move images, and perhaps the grid, to the folder of the settings in their record."""
-        aside = self._aside(record["settings"])
-        aside.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            os.replace(path, aside / path.name)
-        if with_grid and self.grid.exists():
-            os.replace(self.grid, aside / GRID)
-        write_json(aside / RECORD, {**record, "count": len(_by_index(aside))})
-
-    def _move_back(self) -> None:
-        """Move back the images of these settings that are asked for again."""
-        aside = self._aside(self.settings)
-        kept = _by_index(aside)
-        for index in [index for index in kept if index < self.count]:
-            os.replace(kept.pop(index), self.path(index))
-        if not kept:
-            for name in (RECORD, GRID):
-                (aside / name).unlink(missing_ok=True)
-            for empty in (aside, aside.parent):
-                with suppress(OSError):  # it is not empty, or was never there
-                    empty.rmdir()
-
-    def _aside(self, settings: dict[str, Any]) -> Path:
-        """The folder for images of these settings that are not asked for."""
-        return self.folder / "earlier" / digest(settings)[:8]
+        return len(unasked)
 
     def _record(self) -> dict[str, Any]:
-        """What the images in the folder were drawn with; nothing where there are none.
-
-        Raises:
-            UserError: that cannot be read.
-        """
+        """What the images in the folder were drawn with; empty if there are none."""
         path = self.folder / RECORD
         try:
             record = read_json(path)
@@ -178,30 +120,25 @@ class GeneratedImages:
         except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(
                 f"{path} is damaged, so it is unknown what {self.images} holds: move both "
-                "elsewhere, or give another --out"
+                "elsewhere, or give another `out`"
             ) from None
+
+    def _present(self) -> dict[int, Path]:
+        """The images that are there by their indices; other files are refused."""
+        images = {}
+        for path in sorted(self.images.iterdir()) if self.images.is_dir() else ():
+            if re.fullmatch(r"\d{5,}\.png", path.name):
+                images[int(path.stem)] = path
+            elif not path.name.startswith("."):
+                raise _not_ours(path)
+        return images
 
 
 def _not_ours(path: Path) -> UserError:
     return UserError(
         f"{path} is not an image that this command drew, and such a folder has no others: move "
-        "it elsewhere, or give another --out"
+        "it elsewhere, or give another `out`"
     )
-
-
-def _by_index(folder: Path, nothing_else: bool = False) -> dict[int, Path]:
-    """The images in a folder by their indices.
-
-    Raises:
-        UserError: there shall be nothing else, and there is.
-    """
-    images = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if re.fullmatch(r"\d{5,}\.png", path.name):
-            images[int(path.stem)] = path
-        elif nothing_else and not path.name.startswith("."):
-            raise _not_ours(path)
-    return images
 
 
 def chunks(indices: Sequence[int], size: int) -> Iterator[range]:
@@ -235,67 +172,88 @@ def generate_in(group: ProcessGroup, arguments: GenerateArguments) -> int:
         out = Path("generated") if is_cached_copy(folder) else out
     check_output(out, "--out DIR")
     model = load(folder, group.device)
-    sampling_of(arguments, model)  # refuses what cannot be, before a folder is touched
-    settings = _settings(model, arguments)
+    check_sampling(arguments.sampling, model)  # before a folder is touched
+    settings = _settings(model, arguments.sampling)
     images = GeneratedImages(out, str(folder), settings, arguments.count)
-    moved = 0
+    further = 0
     with ExitStack() as stack:
         with group.main_first():
             if group.main:
-                moved = stack.enter_context(images.claimed())
-        shown, drawn_before = _draw_missing(model, images, group, arguments)
+                further = stack.enter_context(images.claimed(arguments.overwrite))
+        drawer = _Drawer(model, arguments.sampling, arguments.batch_size)
+        shown, drawn_before = drawer.draw_missing(images, group)
         if group.main:
-            save_image(_grid(model, shown, arguments), images.grid)
+            save_image(drawer.grid(shown, images.count, arguments.scale), images.grid)
     if group.main:
-        _report(images, drawn_before, moved)
+        in_grid = "all of them" if images.count <= IN_GRID else f"the first {IN_GRID}"
+        already = f" ({drawn_before} were there already)" if drawn_before else ""
+        print(f"{images.count} images in {images.images}{already}, {in_grid} in {images.grid}")
+        if further:
+            print(f"{further} further images of an earlier call are there too")
     return 0
 
 
-def _settings(model: ImageModel, arguments: GenerateArguments) -> dict[str, Any]:
+def _settings(model: ImageModel, sampling: Sampling) -> dict[str, Any]:
     """All that decides what the images are."""
     settings = {
         "weights": weights_digest(model),
-        "seed": arguments.seed,
-        "decode": arguments.decode,
-        "temperature": float(arguments.temperature),
-        "image_temperature": float(arguments.image_temperature),
+        "seed": sampling.seed,
+        "decode": sampling.decode,
+        "temperature": float(sampling.temperature),
+        "image_temperature": float(sampling.image_temperature),
         "version": __version__,
     }
-    # Not where it changes nothing: images of versions that had none are the same.
-    if arguments.y_temperature not in (None, arguments.image_temperature):
-        settings["y_temperature"] = arguments.y_temperature
+    if sampling.y_temperature not in (None, sampling.image_temperature):
+        settings["y_temperature"] = sampling.y_temperature
     return settings
 
 
-def _draw_missing(
-    model: ImageModel, images: GeneratedImages, group: ProcessGroup, arguments: GenerateArguments
-) -> tuple[Sites, int]:
-    """Draw and write what is not there yet of this process's share.
+class _Drawer:
+    """Draws images of a model, a batch at a time."""
 
-    Returns:
-        Of all processes: the sites of those of the grid's images that were drawn, and how many
-        images were there already. Other images are not kept in memory.
-    """
-    share = group.share(arguments.count)
-    indices = range(share.start, share.stop)
-    missing = images.missing(indices)
-    drawn_before = len(indices) - len(missing)
-    shown: Sites = {}
-    with Bar(total=len(indices), initial=drawn_before, unit="image", disable=not group.main) as bar:
-        for chunk in chunks(missing, arguments.batch_size):
-            sites = _draw(model, chunk, arguments)
-            for index, image in zip(chunk, sites["x"], strict=True):
-                save_image(image, images.path(index))
-            shown |= _first_images(sites, chunk, min(IN_GRID, arguments.count))
-            bar.update(len(chunk))
-    every_shown, every_before = group.gather(shown), group.gather(drawn_before)
-    return {index: kept for part in every_shown for index, kept in part.items()}, sum(every_before)
+    def __init__(self, model: ImageModel, sampling: Sampling, batch_size: int) -> None:
+        self.model = model
+        self.sampling = vars(sampling)
+        self.batch_size = batch_size
 
+    def draw_missing(self, images: GeneratedImages, group: ProcessGroup) -> tuple[Sites, int]:
+        """Draw and write what is missing of this process's share.
 
-def _draw(model: ImageModel, indices: range, arguments: GenerateArguments) -> dict[str, Tensor]:
-    """The sites of the images of these indices, in one batch."""
-    sampling: Sampling = {**sampling_of(arguments, model), "batch_size": len(indices)}
-    return model.generate(len(indices), first=indices.start, **sampling)
+        Returns:
+            Of all processes: the sites of those of the grid's images that were drawn, and how many
+            images were there already. Other images are not kept in memory.
+        """
+        share = group.share(images.count)
+        indices = range(share.start, share.stop)
+        missing = images.missing(indices)
+        before = len(indices) - len(missing)
+        shown: Sites = {}
+        with Bar(total=len(indices), initial=before, unit="image", disable=not group.main) as bar:
+            for chunk in chunks(missing, self.batch_size):
+                sites = self._draw(chunk)
+                for index, image in zip(chunk, sites["x"], strict=True):
+                    save_image(image, images.path(index))
+                shown |= _first_images(sites, chunk, min(IN_GRID, images.count))
+                bar.update(len(chunk))
+        every_shown, every_before = group.gather(shown), group.gather(before)
+        return {i: kept for part in every_shown for i, kept in part.items()}, sum(every_before)
+
+    def grid(self, shown: Sites, count: int, scale: int) -> Tensor:
+        """The first images in one, each y beside its x; those not in ``shown`` are drawn."""
+        count = min(IN_GRID, count)
+        missing = [index for index in range(count) if index not in shown]
+        for chunk in chunks(missing, self.batch_size):
+            shown = shown | _first_images(self._draw(chunk), chunk, count)
+        x = torch.stack([shown[index]["x"] for index in range(count)])
+        if "y" not in shown[0]:
+            return grid(x, 8, scale)
+        y = torch.stack([shown[index]["y"] for index in range(count)])
+        return grid(side_by_side(y, x), 16, scale)
+
+    def _draw(self, indices: range) -> dict[str, Tensor]:
+        """The sites of the images of these indices, in one batch."""
+        count = len(indices)
+        return self.model.generate(count, first=indices.start, batch_size=count, **self.sampling)
 
 
 def _first_images(sites: dict[str, Tensor], indices: range, count: int) -> Sites:
@@ -305,25 +263,3 @@ def _first_images(sites: dict[str, Tensor], indices: range, count: int) -> Sites
     # Copies, which do not hold on to the whole batch.
     values = {name: sites[name][: len(kept)].clone().cpu() for name in names}
     return {index: {name: values[name][i] for name in names} for i, index in enumerate(kept)}
-
-
-def _grid(model: ImageModel, shown: Sites, arguments: GenerateArguments) -> Tensor:
-    """The first images in one, each y beside its x; what is not there yet is drawn."""
-    count = min(IN_GRID, arguments.count)
-    missing = [index for index in range(count) if index not in shown]
-    for chunk in chunks(missing, arguments.batch_size):
-        shown = shown | _first_images(_draw(model, chunk, arguments), chunk, count)
-    x = torch.stack([shown[index]["x"] for index in range(count)])
-    if "y" not in shown[0]:
-        return grid(x, 8, arguments.scale)
-    y = torch.stack([shown[index]["y"] for index in range(count)])
-    return grid(side_by_side(y, x), 16, arguments.scale)
-
-
-def _report(images: GeneratedImages, drawn_before: int, moved: int) -> None:
-    """Say where the images are."""
-    which = "all of them" if images.count <= IN_GRID else f"the first {IN_GRID}"
-    already = f" ({drawn_before} were there already)" if drawn_before else ""
-    print(f"{images.count} images in {images.images}{already}, {which} in {images.grid}")
-    if moved:
-        print(f"{moved} images of an earlier call are now in {images.folder / 'earlier'}")

@@ -11,19 +11,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from srvae_pyro.inference.decoding import Decoding
+from srvae_pyro.inference.sampling import Decoding
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.system.files import write_whole
 
 
 def grid(images: Tensor, columns: int, scale: int = 2, gap: int = 2) -> Tensor:
-    """Images (N, C, H, W) in [0, 1] in rows of ``columns``, upscaled: (3, height, width).
+    """Images (N, C, H, W) in [0, 1] in rows of ``columns``, as an image (3, height, width).
 
-    Args:
-        images: the images.
-        columns: images a row.
-        scale: each pixel becomes a square of so many pixels.
-        gap: white pixels between images.
+    Each pixel becomes a square of ``scale`` pixels; ``gap`` white pixels are between images.
     """
     # By hand: torchvision's make_grid does the same, and takes seconds to import.
     images = images.detach().float().cpu().expand(-1, 3, -1, -1)
@@ -57,26 +53,15 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """A row of images.
-
-    Attributes:
-        label: what stands before it; it may have several lines.
-        images: (N, c, h, w) in [0, 1], N at most the figure's columns.
-        gap: whether some space stands before the row.
-    """
+    """A row of images behind a label, which may have several lines."""
 
     label: str
-    images: Tensor
-    gap: bool = False
+    images: Tensor  # (N, c, h, w) in [0, 1]
+    gap: bool = False  # some space before the row
 
 
 def labelled_rows(rows: list[LabelledRow], side: int = 80) -> Image.Image:
-    """The rows one below the other, every image upscaled without smoothing.
-
-    Args:
-        rows: at least one.
-        side: pixels of an image's height, about: images become an integer times as large.
-    """
+    """The rows one below the other, every image an integer times as large, about ``side`` high."""
     font = ImageFont.load_default(size=LABEL_FONT_SIZE)
     height = max(row.images.shape[-2] for row in rows)
     width = max(row.images.shape[-1] for row in rows)
@@ -121,11 +106,7 @@ Point = tuple[float, float]
 def central_shares(ranks: Sequence[float]) -> list[Point]:
     """For each central interval the share of values that it should have, and has.
 
-    Args:
-        ranks: the share of values of each rank, of which there is an even number.
-
-    Returns:
-        From no rank to all of them.
+    ``ranks`` has the share of values of each rank; their number is even.
     """
     count = len(ranks)
     outs = range(count // 2, -1, -1)
@@ -135,11 +116,7 @@ def central_shares(ranks: Sequence[float]) -> list[Point]:
 def calibration_figure(ranks: Sequence[float], title: str) -> Image.Image:
     """The histogram of ranks, and how many values lie within each central interval.
 
-    What calibrated samples would have is drawn in red.
-
-    Args:
-        ranks: the share of values of each rank, of which there is an even number.
-        title: what stands above.
+    What calibrated samples would have is drawn in red. ``ranks`` as for :func:`central_shares`.
     """
     size = (LEFT + SIDE + BETWEEN + SIDE + RIGHT, TOP + SIDE + BOTTOM)
     figure = Image.new("RGB", size, "white")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision
-from srvae_pyro.errors import UserError
-from srvae_pyro.system.cli import option
+from srvae_pyro.errors import UserError, flag_of
+from srvae_pyro.inference.sampling import Sampling, Temperatures
+from srvae_pyro.system.cli import NESTED, check_arguments, option
 
 Pixels = Literal["sample", "mode"]
 
@@ -62,12 +63,7 @@ class EvaluateArguments:
     """how many images to generate for it"""
     decode: Annotated[Pixels | None, option("{sample,mode}", "sample; for --kid both")] = None
     """of the generated images: draw each pixel, or the likeliest component's mean"""
-    temperature: Annotated[float, AtLeast(0)] = 1.0
-    """of the generated images' latents"""
-    image_temperature: Annotated[float, Above(0)] = 1.0
-    """of the generated images' pixels that are sampled"""
-    y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
-    """of those of the srVAE's y"""
+    temperatures: Annotated[Temperatures, NESTED] = field(default_factory=Temperatures)
 
     super_resolution: bool = False
     """also PSNR, SSIM, diversity and speed of super-resolution, beside bicubic (srVAE)"""
@@ -95,8 +91,14 @@ class EvaluateArguments:
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.jsonl")] = None
     """also write the numbers to this file"""
 
+    @property
+    def sampling(self) -> Sampling:
+        """How images are generated."""
+        return Sampling(**vars(self.temperatures), decode=self.decode or "sample", seed=self.seed)
+
     def check(self) -> None:
         """Refuse a ``--json`` that is a folder, and flags of what is not measured."""
+        check_arguments(self.temperatures)
         if self.refine and self.elbo_only:
             raise UserError("--refine is of importance sampling: leave out --elbo-only")
         if (self.factor or self.calibration) and not self.super_resolution:
@@ -107,12 +109,10 @@ class EvaluateArguments:
             "--fid-weights": self.fid_weights,
         }
         of_kid: dict[str, Any] = {"--kid-images": self.kid_images}
-        drawn: dict[str, Any] = {
-            "--decode": self.decode,
-            "--temperature": self.temperature != 1 or None,
-            "--image-temperature": self.image_temperature != 1 or None,
-            "--y-temperature": self.y_temperature,
-        }
+        drawn: dict[str, Any] = {"--decode": self.decode}
+        for name, default in vars(Temperatures()).items():
+            value = getattr(self.temperatures, name)
+            drawn[flag_of(name)] = None if value == default else value
         for flags, measured, names in (
             (of_fid, self.fid, "--fid"),
             (of_kid, self.kid, "--kid"),

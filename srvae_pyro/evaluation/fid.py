@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.drawing.generate import chunks, sampling_of
+from srvae_pyro.drawing.generate import check_sampling, chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.arguments import Pixels
 from srvae_pyro.evaluation.measures import Measure, Result, Task
@@ -195,8 +195,8 @@ def generated(model: ImageModel, sampling: Sampling) -> ImageSource:
     """Images of the model, and their y; image i of a seed is the one that ``generate`` draws."""
 
     def images_at(indices: range) -> dict[str, Tensor]:
-        at_once: Sampling = {"seed": 0, **sampling, "batch_size": len(indices)}
-        sites = model.generate(len(indices), first=indices.start, **at_once)
+        count = len(indices)
+        sites = model.generate(count, first=indices.start, batch_size=count, **vars(sampling))
         return {site: levels_of(sites[site]) for site in ("x", "y") if site in sites}
 
     return images_at
@@ -318,12 +318,19 @@ class FidResult(Result):
         return "\n".join([*lines, how_generated(self.sampling)])
 
 
-def how_generated(sampling: Sampling) -> str:
-    """A line on how images were drawn."""
+def sampling_of(measure: Any) -> Sampling:
+    """How a measure's images are drawn."""
+    names = (field.name for field in fields(Sampling))
+    values = {name: getattr(measure, name) for name in names}
+    return Sampling(**{**values, "decode": values["decode"] or "sample"})
+
+
+def how_generated(sampling: Sampling, *without: str) -> str:
+    """A line on how images were drawn, without some of the settings."""
     words = [
         f"{name} {value}"
-        for name, value in sampling.items()
-        if value is not None and name not in ("seed", "batch_size")
+        for name, value in vars(sampling).items()
+        if value is not None and name not in ("seed", *without)
     ]
     return f"generated with {', '.join(words)}"
 
@@ -344,7 +351,8 @@ class Fid(Measure):
     batch_size: int
 
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
-        self.sampling = sampling_of(self, model)
+        self.sampling = sampling_of(self)
+        check_sampling(self.sampling, model)
         with group.main_first():
             self.extractor = FeatureExtractor(INCEPTION, self.fid_weights, group.device)
 

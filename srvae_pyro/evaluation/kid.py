@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
-from srvae_pyro.drawing.generate import sampling_of
+from srvae_pyro.drawing.generate import check_sampling
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.arguments import Pixels
 from srvae_pyro.evaluation.fid import (
@@ -28,6 +28,7 @@ from srvae_pyro.evaluation.fid import (
     generated,
     how_generated,
     levels_of,
+    sampling_of,
     sha256_of,
 )
 from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
@@ -296,7 +297,7 @@ class KidResult(Result):
             rows.append(cells + ([f"{v:.3f}" for v in row.overlap.values()] or ["-"] * 4))
         note = "not to be compared with KID in Inception's features; 0 if the sets are alike"
         lines = [columns(rows, left=1), f"{note}; {self.seconds:.0f} s"]
-        return "\n".join([*lines, how_generated(self.sampling)])
+        return "\n".join([*lines, how_generated(self.sampling, "decode")])
 
 
 @dataclass
@@ -327,7 +328,8 @@ class Kid(Measure):
 
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
         decodings = (self.decode,) if self.decode else get_args(Pixels)
-        self.samplings = {d: sampling_of(replace(self, decode=d), model) for d in decodings}
+        self.samplings = {d: replace(sampling_of(self), decode=d) for d in decodings}
+        check_sampling(self.samplings[decodings[0]], model)
         self.samples = self.kid_images or min(KID_IMAGES, self.limit or KID_IMAGES)
         self.features: Features = LiteFeatures(group.device)
 
@@ -342,8 +344,7 @@ class Kid(Measure):
         began = time.monotonic()
         clustered = task.selection.photographs is not None
         rows: dict[str, KidRow] = {}
-        sampling = next(iter(self.samplings.values())).copy()
-        del sampling["decode"]
+        sampling = next(iter(self.samplings.values()))
         for name, made, real, paired in self._compared(task):
             if not task.group.main:
                 continue
@@ -428,7 +429,7 @@ def _given_real_y(
     def images_at(indices: range) -> dict[str, Tensor]:
         part = slice(indices.start, indices.stop)
         y = model.guide.d(model.prepared(to_unit(images[part])))
-        at_once = {**sampling, "batch_size": len(indices), "indices": noise[part]}
+        at_once = {**vars(sampling), "batch_size": len(indices), "indices": noise[part]}
         return {"x": levels_of(model.draw(model.super_resolution, y, **at_once)["x"])}
 
     return images_at
@@ -441,7 +442,7 @@ def _given_real_u(
 
     def images_at(indices: range) -> dict[str, Tensor]:
         part = slice(indices.start, indices.stop)
-        at_once = {**sampling, "batch_size": len(indices), "indices": noise[part]}
+        at_once = {**vars(sampling), "batch_size": len(indices), "indices": noise[part]}
         sites = model.draw(model.generative_reconstruction, to_unit(images[part]), **at_once)
         return {site: levels_of(sites[site]) for site in ("x", "y")}
 

@@ -80,7 +80,7 @@ class Measure:
         Raises:
             UserError: ``measure`` sets a field to what it cannot be.
         """
-        flags = vars(arguments)
+        flags = {**vars(arguments), **vars(arguments.temperatures)}
         values = {f.name: flags[f.name] for f in fields(cls) if f.name in flags}
         for field, value in fields_set(arguments.measure, cls.name).items():
             if field in flags or field not in {f.name for f in fields(cls)}:

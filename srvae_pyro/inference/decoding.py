@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import pyro.distributions as dist
@@ -15,11 +15,11 @@ from torch import Tensor
 from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.pyro_lock import Handler
+from srvae_pyro.inference.sampling import Decoding
 from srvae_pyro.system.device import stream, to_device
 
 __all__ = [
     "Decode",
-    "Decoding",
     "FromNoise",
     "GlobalNoise",
     "ImageNoise",
@@ -150,9 +150,6 @@ class TileNoise:
 def _blocks(start: int, count: int, size: int) -> range:
     """The numbers of the blocks that pixels ``start`` to ``start + count`` are in."""
     return range(start // size, (start + count - 1) // size + 1)
-
-
-Decoding = Literal["sample", "mode", "mean"]
 
 
 class Decode(Handler):

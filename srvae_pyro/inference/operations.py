@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import pyro
 import pyro.distributions as dist
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.decoding import Decode, Decoding, FromNoise, ImageNoise, Noise, noise_of
+from srvae_pyro.inference.decoding import Decode, FromNoise, ImageNoise, Noise, noise_of
 from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
 from srvae_pyro.inference.importance_weights import has_two_levels
 from srvae_pyro.inference.pyro_lock import turn
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.device import seeded, to_device
 
@@ -60,29 +61,6 @@ def check_images(
         raise UserError(f"{name} must be floating point within [0, 1]; divide uint8 levels by 255")
 
 
-class Sampling(TypedDict, total=False):
-    """What all operations take, each with its default.
-
-    Attributes:
-        decode: draw the pixels (``sample``, the default), take the likeliest component's mean
-            (``mode``), or the expectation (``mean``), which is not on the grid; with ``mean`` the
-            srVAE's y is as with ``mode``.
-        temperature: factor on the standard deviations of the latents, 1.
-        image_temperature: the same of the likelihoods that are sampled from, 1.
-        y_temperature: instead of ``image_temperature`` for the srVAE's y; None: as that.
-        seed: image i of a seed has the same noise in every call, whatever the batch, and PyTorch's
-            generator stays as it was; without one that is drawn from.
-        batch_size: images (times samples) at a time, 64.
-    """
-
-    decode: Decoding
-    temperature: float
-    image_temperature: float
-    y_temperature: float | None
-    seed: int | None
-    batch_size: int
-
-
 @torch.no_grad()
 @cached_weights()
 def draw(
@@ -91,12 +69,9 @@ def draw(
     count: int | None = None,
     samples: int | None = None,
     indices: Sequence[int] | None = None,
-    decode: Decoding = "sample",
-    temperature: float = 1.0,
-    image_temperature: float = 1.0,
-    y_temperature: float | None = None,
-    seed: int | None = None,
     batch_size: int = 64,
+    seed: int | None = None,
+    **sampling: Any,
 ) -> dict[str, Tensor]:
     """The sites of a program on images, a batch at a time.
 
@@ -110,7 +85,9 @@ def draw(
         count: B, where there are no inputs.
         samples: S, draws for each image; one and no dimension of it, if not given.
         indices: of the images, to which their noise is tied; 0 to B - 1 if not given.
-        decode: see :class:`Sampling`, as for the others.
+        batch_size: images (times samples) at a time.
+        seed: of all noise; PyTorch's generator is used if not given.
+        sampling: the other fields of :class:`~srvae_pyro.inference.sampling.Sampling`.
 
     Returns:
         By site (B, ...), or (S, B, ...) if ``samples`` is given.
@@ -118,6 +95,8 @@ def draw(
     Raises:
         UserError: a number is too small, or there is no y for a temperature of its own.
     """
+    how = Sampling(**sampling)
+    y_temperature = how.y_temperature
     count = len(inputs[0]) if count is None else count
     if count < 1 or batch_size < 1 or (samples is not None and samples < 1):
         raise UserError("the number of images, samples and batch_size must be at least 1")
@@ -146,10 +125,11 @@ def draw(
             # Pyro draws the sites of its trial runs, and those that Decode leaves to it.
             aside = seeded(seed, *own, *b"pyro")
         size = min(step, count - start)
-        with Decode(decode, temperature, image_temperature, noise, y_temperature), aside:
+        temperatures = (how.temperature, how.image_temperature)
+        with Decode(how.decode, *temperatures, noise, y_temperature), aside:
             sites = Predictive(on_inputs, batch, num_samples=size, parallel=True)()
         if y_temperature is not None and "y" not in sites:
-            raise UserError("y_temperature is the srVAE's: this model has no y")
+            raise UserError("`y_temperature` is the srVAE's: this model has no y")
         chunks.append({name: value.squeeze(plates) for name, value in sites.items()})
     joined = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
     if samples is None:
@@ -158,7 +138,7 @@ def draw(
 
 
 class Operations(nn.Module):
-    """The operations of both models; what all take is in :class:`Sampling`.
+    """The operations of both models; all take ``batch_size`` and the fields of :class:`Sampling`.
 
     Each returns the values of the model's sites by name: images x (and y) on the grid k/255,
     latents z (and u).
@@ -205,27 +185,25 @@ class Operations(nn.Module):
         if len(set(shapes)) > 1:
             raise UserError(f"images of {shapes[0]} and {shapes[1]} do not pair up")
 
-    def generate(
-        self, count: int, *, first: int = 0, **sampling: Unpack[Sampling]
-    ) -> dict[str, Tensor]:
+    def generate(self, count: int, *, first: int = 0, **sampling: Any) -> dict[str, Tensor]:
         """New images: the model's sites, drawn from the top of the graph to x.
 
         Args:
             count: how many, n.
             first: index of the first image, where a seed is given.
-            sampling: see :class:`Sampling`.
+            sampling: ``batch_size`` and the fields of :class:`Sampling`.
 
         Returns:
             By site: x (n, C, H, W) and the others, (n, ...) each.
         """
         return draw(self.model, count=count, indices=range(first, first + count), **sampling)
 
-    def reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
+    def reconstruct(self, x: Tensor, **sampling: Any) -> dict[str, Tensor]:
         """x decoded from its own latents.
 
         Args:
             x: images (B, C, H, W) on the grid k/255.
-            sampling: see :class:`Sampling`.
+            sampling: ``batch_size`` and the fields of :class:`Sampling`.
 
         Returns:
             By site: x (B, C, H, W) and the others, (B, ...) each.
@@ -235,9 +213,7 @@ class Operations(nn.Module):
         """
         raise NotImplementedError
 
-    def interpolate(
-        self, a: Tensor, b: Tensor, steps: int, **sampling: Unpack[Sampling]
-    ) -> dict[str, Tensor]:
+    def interpolate(self, a: Tensor, b: Tensor, steps: int, **sampling: Any) -> dict[str, Tensor]:
         """From images a to images b by way of their latents.
 
         The latents of both are carried to where they are standard normal: u through the flow, z of
@@ -250,7 +226,7 @@ class Operations(nn.Module):
             a: images (B, C, H, W) on the grid k/255.
             b: as many.
             steps: images on the way, both ends counted.
-            sampling: see :class:`Sampling`; ``temperature`` is of the latents of a and b; pair i
+            sampling: as of :meth:`generate`; ``temperature`` is of the latents of a and b; pair i
                 has the same pixel noise all along.
 
         Returns:

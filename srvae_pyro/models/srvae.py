@@ -13,7 +13,7 @@ A network here is a module that returns a distribution; a model is a program ove
 from __future__ import annotations
 
 from functools import partial
-from typing import Unpack
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import LikelihoodName, ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.operations import Sampling, check_images
+from srvae_pyro.inference.operations import check_images
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import (
     ImageEncoder,
@@ -145,7 +145,7 @@ class SRVAE(ImageModel):
 
     # Operations (section 3.3 of the paper): each is a program over the same seven networks.
 
-    def reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
+    def reconstruct(self, x: Tensor, **sampling: Any) -> dict[str, Tensor]:
         """x decoded from its own latents, y = d(x) unchanged."""
 
         def program(x: Tensor) -> None:
@@ -166,14 +166,12 @@ class SRVAE(ImageModel):
             z = pyro.sample("z", self.model.p_z(y, u))
             return pyro.sample("x", self.model.p_x(y, z))
 
-    def generative_reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
+    def generative_reconstruct(self, x: Tensor, **sampling: Any) -> dict[str, Tensor]:
         """x by way of u alone, the rest drawn anew; arguments as of :meth:`reconstruct`."""
         self.check_images(x)
         return self.draw(self.generative_reconstruction, x, **sampling)
 
-    def recombine(
-        self, structure: Tensor, detail: Tensor, **sampling: Unpack[Sampling]
-    ) -> dict[str, Tensor]:
+    def recombine(self, structure: Tensor, detail: Tensor, **sampling: Any) -> dict[str, Tensor]:
         """u of some images with z of others of the same shape; arguments as of reconstruct."""
 
         def program(structure: Tensor, detail: Tensor) -> None:
@@ -194,9 +192,7 @@ class SRVAE(ImageModel):
             z = pyro.sample("z", self.model.p_z(y, u))
             return pyro.sample("x", self.model.p_x(y, z))
 
-    def super_resolve(
-        self, y: Tensor, samples: int = 1, **sampling: Unpack[Sampling]
-    ) -> dict[str, Tensor]:
+    def super_resolve(self, y: Tensor, samples: int = 1, **sampling: Any) -> dict[str, Tensor]:
         """Images x that y may be d(x) of.
 
         Args:
@@ -225,7 +221,7 @@ class SRVAE(ImageModel):
         o: Tensor,
         kind: InputKind = UNKNOWN,
         samples: int = 1,
-        **sampling: Unpack[Sampling],
+        **sampling: Any,
     ) -> dict[str, Tensor]:
         """Images x that damaged inputs o may come from; as :meth:`super_resolve`, but for ``kind``.
 

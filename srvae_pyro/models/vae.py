@@ -8,14 +8,13 @@ r"""The one-level VAE: the baseline.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, Unpack
+from typing import Any, NoReturn
 
 import pyro
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models.base import ImageModel, images_plate, make_prior
 from srvae_pyro.models.conditionals import ImageEncoder
 from srvae_pyro.models.pixel_groups import image_given_latent
@@ -90,7 +89,7 @@ class VAE(ImageModel):
         )
         self.guide = VAEGuide(q_z=ImageEncoder(config, channels, config.q_z, config.stages))
 
-    def reconstruct(self, x: Tensor, **sampling: Unpack[Sampling]) -> dict[str, Tensor]:
+    def reconstruct(self, x: Tensor, **sampling: Any) -> dict[str, Tensor]:
         """x decoded from its own latent."""
 
         def program(x: Tensor) -> None:

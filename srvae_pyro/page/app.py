@@ -39,16 +39,8 @@ import gradio as gr
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, load
 from srvae_pyro.page.arguments import DemoArguments, host_name
-from srvae_pyro.page.controls import Page
 from srvae_pyro.page.sessions import Sessions
-from srvae_pyro.page.tabs import (
-    generate_tab,
-    interpolate_tab,
-    recombine_tab,
-    reconstruct_tab,
-    run_tab,
-    upscale_tab,
-)
+from srvae_pyro.page.tabs import TABS, Page, add_tab, run_tab, upscale_tab
 from srvae_pyro.page.work import size_in_words
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import print_line
@@ -83,37 +75,38 @@ LOOK: dict[str, Any] = {
 }
 
 
+KEPT = (60, 1800)  # each minute files that are half an hour old are removed
+
+
 def build(page: Page) -> gr.Blocks:
-    """Make the page; a tab that the model cannot fill is absent, and a line says so."""
-    model, missing = page.model, ""
-    with gr.Blocks(title=f"{page.run.name}: srvae_pyro", analytics_enabled=False) as blocks:
-        kind = "srVAE" if isinstance(model, SRVAE) else "one-level VAE"
+    """Make the page; a tab that the model cannot fill is absent, and a line gives the reason."""
+    model, name, srvae = page.model, page.run.name, isinstance(page.model, SRVAE)
+    missing = ""
+    with gr.Blocks(
+        title=f"{name}: srvae_pyro", analytics_enabled=False, delete_cache=KEPT
+    ) as blocks:
         title = gr.Markdown()
         with gr.Tabs():
-            if isinstance(model, SRVAE):
-                try:
-                    upscaling_model(model)
-                except UserError as error:
-                    missing = f" No tab upscales: {error}."
-                else:
-                    with gr.Tab("Enlarge", id="upscale"):
-                        upscale_tab(page, model)
+            try:
+                upscaling = upscaling_model(model)
+            except UserError as error:
+                missing = f" No tab upscales: {error}."
+                if not srvae:
+                    missing = (
+                        " It has no y, so no tab upscales or recombines: that takes the run of a "
+                        "srVAE."
+                    )
             else:
-                missing = (
-                    " It has no y, so no tab upscales or recombines: that takes the run of a srVAE."
-                )
-            with gr.Tab("Generate", id="generate"):
-                generate_tab(page)
-            with gr.Tab("Reconstruct", id="reconstruct"):
-                reconstruct_tab(page)
-            with gr.Tab("Interpolate", id="interpolate"):
-                interpolate_tab(page)
-            if isinstance(model, SRVAE):
-                with gr.Tab("Recombine", id="recombine"):
-                    recombine_tab(page, model)
+                with gr.Tab("Upscale", id="upscale"):
+                    upscale_tab(page, upscaling)
+            for tab in TABS:
+                if srvae or not tab.srvae:
+                    with gr.Tab(tab.name.capitalize(), id=tab.name):
+                        add_tab(page, tab)
             with gr.Tab("Run", id="run"):
                 run_tab(page, blocks)
-        title.value = f"# {page.run.name}\n\nA {kind} of {size_in_words(model)} images.{missing}"
+        kind = "srVAE" if srvae else "one-level VAE"
+        title.value = f"# {name}\n\nA {kind} of {size_in_words(model)} images.{missing}"
         blocks.unload(page.leave)
     for block in blocks.blocks.values():
         _fetch_nothing(block)
@@ -131,8 +124,6 @@ def _fetch_nothing(block: Any) -> None:
 
     block.async_move_resource_to_block_cache = moved
 
-
-__all__ = ["serve", "served"]
 
 # What the page may load, from where: all of it from here. Gradio's own code needs the "unsafe".
 POLICY = "; ".join(
@@ -159,20 +150,15 @@ class Guard:
     """Refuses requests that other sites' pages send, and those whose files there is no room for.
 
     A page of another site cannot choose its ``Host``, ``Origin`` and ``Sec-Fetch-Site``. Its own
-    name may lead to this computer (DNS rebinding), so the host must be one that the page outputs
-    to. Every output tells browsers that the page needs nothing from elsewhere.
-
-    Args:
-        app: the page.
-        arguments: the command's.
-        visits: where files go.
+    name may lead to this computer (DNS rebinding), so the host must be one that the page answers
+    to. Every response tells browsers that the page needs nothing from elsewhere.
     """
 
     def __init__(self, app: ASGIApp, arguments: DemoArguments, sessions: Sessions) -> None:
         self.sessions = sessions
-        self.told = {host_name(name) for name in arguments.allow_host}
+        self.allowed = {host_name(name) for name in arguments.allow_host}
         own = arguments.host.strip("[]").lower()
-        self.hosts = {*LOCAL, own, *self.told}
+        self.hosts = {*LOCAL, own, *self.allowed}
         self.addresses = own not in LOCAL and not own.startswith("127.")
         self.most = arguments.upload_mb * 2**20 + FORM_BYTES
         self.limit = f"A file may have at most {arguments.upload_mb} megabytes"
@@ -227,7 +213,7 @@ class Guard:
         if (origin := headers.get("origin")) is None:
             return None
         asking = origin.partition("://")[2].lower()
-        return None if asking == host.lower() or host_name(asking) in self.told else refusal
+        return None if asking == host.lower() or host_name(asking) in self.allowed else refusal
 
 
 def _is_address(name: str | None) -> bool:
@@ -238,11 +224,7 @@ def _is_address(name: str | None) -> bool:
 
 
 def serve(arguments: DemoArguments) -> int:
-    """Serve until Ctrl-C or SIGTERM; the exit code.
-
-    Raises:
-        UserError: there is no such run, or the address is taken.
-    """
+    """Serve until Ctrl-C or SIGTERM; the exit code."""
     device = choose_device(arguments.device)
     start(device, threads=arguments.threads)
     folder = find_run(arguments.run)
@@ -257,17 +239,7 @@ def serve(arguments: DemoArguments) -> int:
 
 @contextmanager
 def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
-    """Serve the page of a model; within it, its address.
-
-    Args:
-        arguments: the command's; the run's name and the device do not matter.
-        run: the run's folder.
-        model: its model.
-
-    Raises:
-        UserError: the address is taken, or is none of this computer.
-    """
-    ended = threading.Event()
+    """Serve the page of a run's model; yield its address."""
     # gradio reads this variable wherever it needs a folder for its files.
     with (
         tempfile.TemporaryDirectory(prefix="srvae-page-") as name,
@@ -285,7 +257,6 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
         server = uvicorn.Server(config)
         serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
         serving.start()
-        threading.Thread(target=sessions.sweep_until, args=(ended,), daemon=True).start()
         try:
             while not server.started:
                 if not serving.is_alive():
@@ -293,18 +264,13 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
                 serving.join(0.01)
             yield _address(listener)
         finally:
-            ended.set()
             blocks.close(verbose=False)
             server.should_exit = True
             serving.join(timeout=10)
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    """A socket at the address; without a port at the first that is free.
-
-    Raises:
-        UserError: the address is taken, or is none of this computer.
-    """
+    """A socket at the address; without a port at the first that is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in PORTS if port is None else (port,):
         try:
@@ -314,7 +280,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             if error.errno != errno.EADDRINUSE:
                 break
     raise UserError(
-        f"cannot serve at {host}, port {port or 'any'} ({reason}): give another --host or --port"
+        f"cannot serve at {host}, port {port or 'any'} ({reason}): give another `host` or `port`"
     )
 
 

@@ -12,8 +12,6 @@ from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.cli import option
 
-__all__ = ["DemoArguments", "host_name"]
-
 
 def host_name(host: str) -> str | None:
     """The name or address in a ``Host`` header, in its usual spelling and without the port.
@@ -42,11 +40,11 @@ class DemoArguments:
     training curves and figures are shown. What the page gives to download are the files that the
     commands write with the same settings.
 
-    Visitors share the model and queue for it. The page is to be had on this computer alone unless
-    --host says otherwise: there is no password. It answers to localhost, 127.0.0.1 and [::1], with
-    another --host to addresses, and to names given by --allow-host. It needs no network and calls
-    nowhere; images are kept in a temporary folder, of each visitor the last ones, until the
-    visitor leaves, half an hour passes, --disk-gb is reached or the command ends.
+    Visitors share the model and queue for it. Only this computer can open the page unless --host
+    exposes it; there is no password. It answers to localhost, 127.0.0.1 and [::1], with another
+    --host to addresses, and to names given by --allow-host. It needs no network and calls nowhere;
+    each visitor's last images are kept in a temporary folder until the visitor leaves, half an hour
+    passes, --disk-gb is reached or the command ends.
     """
 
     run: str
@@ -54,7 +52,7 @@ class DemoArguments:
     host: Annotated[str, option("ADDRESS")] = "127.0.0.1"
     """who may look: 127.0.0.1 this computer alone, 0.0.0.0 whoever reaches it by the network"""
     allow_host: Annotated[tuple[str, ...], option("NAME ...", "none")] = ()
-    """further names that the page outputs to, such as demo.example.com, which a proxy may have"""
+    """further names that the page answers to, such as demo.example.com, which a proxy may have"""
     port: Annotated[int | None, Between(1, 65535), option("N", "the first free from 7860 on")] = (
         None
     )
@@ -75,11 +73,7 @@ class DemoArguments:
     """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
-        """Refuse what cannot be a host's name.
-
-        Raises:
-            UserError: an ``--allow-host`` is none.
-        """
+        """Refuse an ``--allow-host`` that cannot be a host's name."""
         for name in self.allow_host:
             if "*" in name or host_name(name) is None:
-                raise UserError(f"--allow-host takes a name such as demo.example.com, not {name!r}")
+                raise UserError(f"`allow_host` takes a name such as demo.example.com, not {name!r}")

@@ -1,11 +1,10 @@
-"""Those who look at the page: what is computed for them, and the files that they are shown."""
+"""The visitors of the page: what is computed for them, and the files that they are shown."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,33 +13,20 @@ from pathlib import Path
 
 from srvae_pyro.errors import UserError
 
-__all__ = ["KEPT_SECONDS", "MOST_KEPT", "Sessions", "StoppedError", "Work"]
-
-KEPT_SECONDS = 1800.0  # of files whose visitor has not said goodbye: programs do not, nor do phones
 MOST_KEPT = 1000  # uploads and folders of finished work, however small
-SWEEP_SECONDS = 60.0
 
 
 class StoppedError(Exception):
     """The visitor has asked to stop, or has left."""
 
 
-def _untold(_: float, __: str) -> None:
-    pass
-
-
 @dataclass
 class Work:
-    """Something that is computed for a visitor.
-
-    Attributes:
-        folder: where its files go; there is nothing else in it.
-        tell: told how much is done, from 0 to 1, and in words.
-        kind: what it is.
-    """
+    """Something that is computed for a visitor, with a folder of its own for its files."""
 
     folder: Path
-    tell: Callable[[float, str], object] = _untold
+    report: Callable[[float, str], object] = lambda *_: None  # the share that is done, and words
+    visitor: str = ""
     kind: str = ""
     _stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -49,33 +35,18 @@ class Work:
         self._stopped.set()
 
     def at(self, done: float, words: str = "") -> None:
-        """Tell how much is done, and end here if that is wanted.
-
-        Raises:
-            StoppedError: it is.
-        """
+        """Report the share that is done, from 0 to 1; raise StoppedError after :meth:`stop`."""
         if self._stopped.is_set():
             raise StoppedError
-        self.tell(min(done, 1.0), words)
-
-
-@dataclass
-class _Visitor:
-    running: list[Work] = field(default_factory=list)
-    shown: dict[str, Path] = field(default_factory=dict)  # the last folder of each kind of work
-    uploads: set[Path] = field(default_factory=set)
+        self.report(min(done, 1.0), words)
 
 
 class Sessions:
-    """All visitors, by keys that nobody can guess, and their files.
+    """All visitors, by keys that nobody can guess, and their files. Safe in threads.
 
-    Safe in threads. A visitor's files are removed when others of the same kind take their place,
-    when the visitor leaves, when :meth:`sweep` finds them old, and the oldest of all visitors when
-    there are more than :data:`MOST_KEPT` or their room is needed.
-
-    Args:
-        folder: for all files, uploads too; it belongs to the page alone.
-        most_bytes: that all files may take.
+    A visitor's files are removed when others of the same kind take their place and when the visitor
+    leaves; the oldest of all visitors when there are more than :data:`MOST_KEPT` or their room is
+    needed. All files are in ``folder``, uploads too, which belongs to the page alone.
     """
 
     def __init__(self, folder: Path, most_bytes: float = inf) -> None:
@@ -83,49 +54,38 @@ class Sessions:
         self.most_bytes = most_bytes
         self._reserved = 0.0
         self._lock = threading.Lock()
-        self._visitors: dict[str, _Visitor] = {}
+        self._running: list[Work] = []
+        # For each visitor the last folder of each kind of work, and uploads by their paths.
+        self._files: dict[str, dict[str, Path]] = {}
 
     @contextmanager
     def work(
-        self, visitor: str, kind: str, tell: Callable[[float, str], object] = _untold
+        self, visitor: str, kind: str, report: Callable[[float, str], object] = lambda *_: None
     ) -> Iterator[Work]:
-        """Something to compute, with a folder of its own.
-
-        If it succeeds, the folder replaces that of the visitor's last work of this kind; else it is
-        removed.
-
-        Args:
-            visitor: for whom.
-            kind: what it is.
-            tell: as of :class:`Work`.
+        """Something to compute. Its folder replaces that of the visitor's last work of this kind,
+        or is removed if it fails.
         """
-        work = Work(self.folder / secrets.token_hex(16), tell, kind)
+        work = Work(self.folder / secrets.token_hex(16), report, visitor, kind)
         work.folder.mkdir(parents=True)
         with self._lock:
-            self._visitors.setdefault(visitor, _Visitor()).running.append(work)
-        before: Path | None = work.folder
+            self._running.append(work)
+        outdated: Path | None = work.folder
         try:
             yield work
             with self._lock:
-                # Who left meanwhile needs no files.
-                if (known := self._visitors.get(visitor)) and work in known.running:
-                    before = known.shown.get(kind)
-                    known.shown[kind] = work.folder
+                if work in self._running:  # else the visitor has left
+                    files = self._files.setdefault(visitor, {})
+                    outdated, files[kind] = files.get(kind), work.folder
         finally:
             with self._lock:
-                if (known := self._visitors.get(visitor)) and work in known.running:
-                    known.running.remove(work)
-            _remove(before)
-            with self._lock:
+                if work in self._running:
+                    self._running.remove(work)
+                _remove(outdated)
                 self._make_room()
 
     @contextmanager
     def room(self, size: float) -> Iterator[None]:
-        """Within it so many bytes are reserved for new files.
-
-        Raises:
-            UserError: there is no such room, even without the files that nobody works on.
-        """
+        """Within it so many bytes are reserved for new files; refused if they cannot be freed."""
         with self._lock:
             if not self._make_room(size):
                 raise UserError(
@@ -143,81 +103,55 @@ class Sessions:
     def uploaded(self, visitor: str, path: Path) -> None:
         """Note that a visitor has sent a file; another may have sent the same, to the same path."""
         with self._lock:
-            self._visitors.setdefault(visitor, _Visitor()).uploads.add(path)
+            self._files.setdefault(visitor, {})[str(path)] = path
 
     def stop(self, visitor: str, kind: str) -> None:
         """Stop what of a kind is computed for a visitor, at the next tile or image."""
         with self._lock:
-            for work in self._visitors.get(visitor, _Visitor()).running:
-                if work.kind == kind:
+            for work in self._running:
+                if (work.visitor, work.kind) == (visitor, kind):
                     work.stop()
 
     def leave(self, visitor: str) -> None:
         """Stop what is computed for a visitor, and remove the files that nobody else sent too."""
         with self._lock:
-            gone = self._visitors.pop(visitor, _Visitor())
-            for work in gone.running:
+            for work in [work for work in self._running if work.visitor == visitor]:
                 work.stop()
-            others = {path for known in self._visitors.values() for path in known.uploads}
-            for path in [*gone.shown.values(), *(gone.uploads - others)]:
+                self._running.remove(work)
+            files = set(self._files.pop(visitor, {}).values())
+            for path in files.difference(*(other.values() for other in self._files.values())):
                 _remove(path)
 
-    def sweep(self, kept_seconds: float = KEPT_SECONDS) -> None:
-        """Remove what is older and not of work that is running, and forget who has nothing left."""
-        oldest = time.time() - kept_seconds
-        with self._lock:
-            for changed, _, path in self._idle()[0]:
-                if changed < oldest:
-                    _remove(path)
-            self._forget()
-
-    def _idle(self) -> tuple[list[tuple[float, int, Path]], int]:
-        """What nobody works on, the oldest first, with its last change and bytes; all bytes."""
+    def _make_room(self, size: float = 0) -> bool:
+        """Remove the oldest files until so many bytes more would fit; whether they do."""
+        visitors = {work.visitor for work in self._running}
+        uploads = (path for visitor in visitors for path in self._files.get(visitor, {}).values())
+        busy = {work.folder for work in self._running} | {path.parent for path in uploads}
         idle: list[tuple[float, int, Path]] = []
-        total = 0
-        busy = {work.folder for known in self._visitors.values() for work in known.running}
-        for known in self._visitors.values():
-            if known.running:
-                busy |= {path.parent for path in known.uploads}
+        excess = self._reserved + size - self.most_bytes
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             with suppress(OSError):  # it is gone already
-                found = [p.stat() for p in (path, *path.rglob("*"))]
-                size = sum(status.st_size for status in found)
-                total += size
+                statuses = [p.stat() for p in (path, *path.rglob("*"))]
+                taken = sum(status.st_size for status in statuses)
+                excess += taken
                 if path not in busy:
-                    idle.append((max(status.st_mtime for status in found), size, path))
-        return sorted(idle), total
-
-    def _make_room(self, size: float = 0) -> bool:
-        """Remove the oldest until so many bytes more would fit; whether they do."""
-        idle, total = self._idle()
-        excess = self._reserved + size + total - self.most_bytes
-        if size and excess > sum(freed for _, freed, _ in idle):
+                    idle.append((max(status.st_mtime for status in statuses), taken, path))
+        if size and excess > sum(taken for _, taken, _ in idle):
             return False
-        for number, (_, freed, path) in enumerate(idle):
-            if excess <= 0 and len(idle) - number <= MOST_KEPT:
+        for index, (_, taken, path) in enumerate(sorted(idle)):
+            if excess <= 0 and len(idle) - index <= MOST_KEPT:
                 break
             _remove(path)
-            excess -= freed
-        self._forget()
+            excess -= taken
+        for visitor, files in list(self._files.items()):
+            self._files[visitor] = {key: path for key, path in files.items() if path.exists()}
+            if not self._files[visitor]:
+                del self._files[visitor]
         return True
-
-    def _forget(self) -> None:
-        """Forget files that are gone, and who has nothing left."""
-        for key, known in list(self._visitors.items()):
-            known.shown = {k: path for k, path in known.shown.items() if path.exists()}
-            known.uploads = {path for path in known.uploads if path.exists()}
-            if not (known.running or known.shown or known.uploads):
-                del self._visitors[key]
-
-    def sweep_until(self, ended: threading.Event) -> None:
-        """Sweep each minute, in a thread of its own."""
-        while not ended.wait(SWEEP_SECONDS):
-            self.sweep()
 
 
 def _remove(path: Path | None) -> None:
-    """Remove a file or folder, if it is there."""
+    """Remove a folder, or a file with the folder that it was alone in, if it is there."""
     if path is None:
         return
     if path.is_dir():

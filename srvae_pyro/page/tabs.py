@@ -1,35 +1,29 @@
-"""The tabs: upscale, generate, reconstruct, interpolate, recombine, and the run itself."""
+"""The tabs: what they have, and how a click becomes work for the model."""
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import secrets
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 
+from srvae_pyro.drawing.generate import check_sampling
+from srvae_pyro.errors import UserError, out_of_memory, with_flags
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.page.controls import (
-    DECODINGS,
-    Page,
-    files,
-    gallery,
-    on_click,
-    sampling,
-    sampling_from,
-    seed_field,
-    temperature_field,
-    upload,
-    visitor_of,
-    whole,
-)
-from srvae_pyro.page.sessions import Work
+from srvae_pyro.page.arguments import DemoArguments
+from srvae_pyro.page.sessions import Sessions, StoppedError, Work
 from srvae_pyro.page.work import (
     Upscaled,
+    check_upload,
     disk_bytes,
     generate,
     image_for,
@@ -40,132 +34,366 @@ from srvae_pyro.page.work import (
     upscale,
 )
 from srvae_pyro.runs import WEIGHTS, validation_images, validation_nats
-from srvae_pyro.system.cli import check_arguments
-from srvae_pyro.upscaling.arguments import UpscaleArguments
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import MOST_PASSES, default_decoding
 
-MOST_IMAGES = 64
-MOST_STEPS = 16
+DECODINGS = [
+    ("draw each pixel", "sample"),
+    ("likeliest component's mean", "mode"),
+    ("expectation", "mean"),
+]
+ESTIMATE = ("the model's estimate", "estimate")
 
 
-def _buttons(name: str, label: str) -> tuple[gr.Button, gr.Button]:
+@dataclass(frozen=True)
+class Page:
+    """What all tabs are of: a model, its run's folder, the visitors, the command's arguments."""
+
+    model: ImageModel
+    run: Path
+    sessions: Sessions
+    arguments: DemoArguments
+
+    def image(self, work: Work, path: str | None) -> Path:
+        """The file of an image that the visitor has sent; refused if it is missing or too large."""
+        file = check_upload(path, self.arguments.megapixels)
+        self.sessions.uploaded(work.visitor, file)
+        return file
+
+    def leave(self, request: gr.Request) -> None:
+        """Forget the visitor, who has closed the page."""
+        self.sessions.leave(visitor_of(request))
+
+
+def visitor_of(request: gr.Request) -> str:
+    """The key of who asks: a tab of a browser, a program's client; a single call without one."""
+    return request.session_hash or secrets.token_hex(16)
+
+
+def connect(
+    page: Page,
+    name: str,
+    do: Callable[..., Any],
+    triggers: Sequence[Any],
+    stop: gr.Button,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+) -> None:
+    """Let triggers start ``do(work, *inputs)``, one visitor's at a time, and a button stop it.
+
+    ``name`` is that of the same in gradio's client for programs. Progress is shown on the first
+    output.
+    """
+
+    # gradio looks for the first two among the named parameters only.
+    def called(
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (by which gradio knows it)
+        *values: Any,
+    ) -> Any:
+        def on_progress(done: float, words: str) -> None:
+            progress(done, desc=words)
+
+        try:
+            with page.sessions.work(visitor_of(request), name, on_progress) as work:
+                return do(work, *values)
+        except StoppedError:
+            gr.Info("Stopped.", duration=3)
+            return gr.skip()
+        except UserError as error:
+            raise _error(with_flags(str(error))) from None
+        except (OSError, MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise _error("memory does not suffice: take a smaller image") from None
+            raise
+
+    event = gr.on(
+        triggers,
+        called,
+        list(inputs),
+        list(outputs),
+        api_name=name,
+        show_progress_on=outputs[0],
+        concurrency_limit=1,
+        concurrency_id="model",
+    )
+
+    def stop_it(request: gr.Request) -> None:
+        page.sessions.stop(visitor_of(request), name)
+
+    stop.click(stop_it, queue=False, cancels=[event], api_visibility="private")
+
+
+def _error(text: str) -> gr.Error:
+    # The page takes it for HTML, and anybody may choose a file's name.
+    return gr.Error(html.escape(text), duration=None, title="", print_exception=False)
+
+
+def upload(label: str, elem_id: str) -> gr.Image:
+    """Where an image is dropped; its value is the file as it was sent."""
+    image = gr.Image(
+        label=label,
+        type="filepath",
+        sources=["upload"],
+        height=260,
+        elem_id=elem_id,
+        buttons=[],
+        interactive=True,
+    )
+    # gradio's own would open the file with Pillow, fail in its words and make another of it.
+    image.preprocess = lambda payload: None if payload is None else payload.path
+    return image
+
+
+def gallery(label: str, elem_id: str, large: bool = False) -> gr.Gallery:
+    """Images side by side: large ones, or small ones with their pixels as squares."""
+    return gr.Gallery(
+        label=label,
+        elem_id=elem_id,
+        elem_classes=["whole", "large" if large else "pixels"],
+        columns=8,  # at most; the style says how many there is room for
+        object_fit="contain",
+        height="auto",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+    )
+
+
+def files(label: str, elem_id: str) -> gr.File:
+    """Files to download."""
+    return gr.File(label=label, elem_id=elem_id, file_count="multiple", interactive=False)
+
+
+def buttons(label: str, elem_id: str, stop_id: str) -> tuple[gr.Button, gr.Button]:
     """What starts the work of a tab, and what stops it."""
     with gr.Row():
-        button = gr.Button(label, variant="primary", min_width=100, elem_id=name)
-        stop = gr.Button("Stop", min_width=100, elem_id=f"{name}-stop")
-    return button, stop
+        start = gr.Button(label, variant="primary", min_width=100, elem_id=elem_id)
+        return start, gr.Button("Stop", min_width=100, elem_id=stop_id)
 
 
-def _two_images(name: str) -> list[gr.Image]:
+def whole(name: str, value: float | None) -> int:
+    """A field's whole number; refused if it is empty."""
+    if value is None:
+        raise UserError(f"{name} is empty: give a whole number")
+    return int(value)
+
+
+def seed_field(name: str) -> Any:
+    """A field for the seed."""
+    return gr.Number(0, label="Seed", precision=0, minimum=0, elem_id=f"{name}-seed")
+
+
+def temperature_field(of: str, elem_id: str, value: float = 1.0) -> Any:
+    """A field for a temperature."""
+    label = f"Temperature of the {of}"
+    return gr.Number(value, label=label, minimum=0, step=0.1, elem_id=elem_id)
+
+
+@dataclass(frozen=True)
+class Tab:
+    """A tab of images that the model draws.
+
+    ``do`` is given the work, the model, the images, the slider's number and how to draw.
+    """
+
+    name: str
+    do: Callable[..., Any]
+    galleries: tuple[tuple[str, str], ...]  # label and element; the second is the srVAE's alone
+    about: str = ""
+    images: tuple[str, ...] = ()  # their labels
+    slider: tuple[str, str, int, int, int] | None = None  # label, element, least, most, value
+    decode: str = "sample"
+    srvae: bool = False  # takes a srVAE
+
+
+TABS = (
+    Tab(
+        "generate",
+        generate,
+        (("Images x", "generated"), ("Their y, drawn first", "generated-y")),
+        slider=("How many images", "count", 1, 64, 8),
+    ),
+    Tab(
+        "reconstruct",
+        reconstruct,
+        (("The image and its reconstructions", "reconstructed"),),
+        "An image by way of its own latents.",
+        ("Image",),
+    ),
+    Tab(
+        "interpolate",
+        interpolate,
+        (("From the first to the second", "interpolated"),),
+        "From one image to another by way of their latents, y too.",
+        ("First image", "Second image"),
+        ("Steps", "steps", 2, 16, 6),
+    ),
+    Tab(
+        "recombine",
+        recombine,
+        (("u of one with z of the other", "recombined"),),
+        "u of one image, which y is drawn from, with z of another, which has detail.",
+        ("First image", "Second image"),
+        decode="mode",
+        srvae=True,
+    ),
+)
+
+
+def add_tab(page: Page, tab: Tab) -> None:
+    """Make a tab; images are the same as the commands draw with the same settings."""
+    model, name = page.model, tab.name
+    srvae = isinstance(model, SRVAE)
+    inputs: list[Any] = []
+    if tab.about:
+        size = size_in_words(model)
+        gr.Markdown(f"{tab.about} Of an image the central square is taken and brought to {size}.")
+    if tab.images:
+        with gr.Row():
+            inputs += [upload(label, f"{name}-{label.split()[0].lower()}") for label in tab.images]
+    if tab.slider:
+        label, elem_id, least, most, value = tab.slider
+        inputs.append(gr.Slider(least, most, value=value, step=1, label=label, elem_id=elem_id))
     with gr.Row():
-        return [upload(f"{n} image", f"{name}-{n.lower()}") for n in ("First", "Second")]
+        seed = seed_field(name)
+        temperatures = [
+            temperature_field("latents", f"{name}-temperature"),
+            temperature_field("pixels of x" if srvae else "pixels", f"{name}-image-temperature"),
+        ]
+        if srvae:
+            temperatures.append(temperature_field("pixels of y", f"{name}-y-temperature"))
+    decode = gr.Radio(DECODINGS, value=tab.decode, label="Pixels", elem_id=f"{name}-decode")
+    button, stop = buttons(name.capitalize(), name, f"{name}-stop")
+    galleries = [gallery(*labels) for labels in tab.galleries[: 2 if srvae else 1]]
+    inputs += [seed, decode, *temperatures]
+
+    def do(work: Work, *values: Any) -> Any:
+        paths, given = values[: len(tab.images)], list(values[len(tab.images) :])
+        numbers = [whole(tab.slider[0], given.pop(0))] if tab.slider else []
+        sampling = sampling_from(model, *given)
+        images = [image_for(model, page.image(work, path)) for path in paths]
+        shown = tab.do(work, model, *images, *numbers, sampling)
+        return shown if len(galleries) > 1 or not isinstance(shown, tuple) else shown[0]
+
+    connect(page, name, do, [button.click], stop, inputs, galleries)
 
 
-def generate_tab(page: Page) -> None:
-    """New images, each the one that the command generate draws with the same settings."""
-    count = gr.Slider(1, MOST_IMAGES, value=8, step=1, label="How many images", elem_id="count")
-    how = sampling(page, "generate")
-    button, stop = _buttons("generate", "Generate")
-    xs = gallery("Images x", "generated")
-    outputs = [xs]
-    if isinstance(page.model, SRVAE):
-        outputs.append(gallery("Their y, drawn first", "generated-y"))
-
-    def do(count: int, *values: Any) -> Any:
-        *how, request, progress = values
-
-        def draw(work: Work) -> Any:
-            options = sampling_from(page.model, *how)
-            images = generate(work, page.model, whole("how many images", count), options)
-            return images[: len(outputs)] if len(outputs) > 1 else images[0]
-
-        return page.work(request, progress, "generate", draw)
-
-    _wire(page, do, button, stop, [count, *how.inputs], outputs, "generate")
+def sampling_from(model: ImageModel, seed: Any, decode: Any, *temperatures: Any) -> Sampling:
+    """How to draw, by the values of a tab's fields; an empty temperature is the default."""
+    names = ("temperature", "image_temperature", "y_temperature")
+    given = {name: t for name, t in zip(names, temperatures, strict=False) if t is not None}
+    sampling = Sampling(decode=decode, seed=whole("the seed", seed), **given)
+    check_sampling(sampling, model)
+    return sampling
 
 
-def reconstruct_tab(page: Page) -> None:
-    """An image by way of its latents."""
-    _explain(page, "An image by way of its own latents.")
-    image = upload("Image", "reconstruct-image")
-    how = sampling(page, "reconstruct")
-    button, stop = _buttons("reconstruct", "Reconstruct")
-    shown = gallery("The image and what is made of its latents", "reconstructed")
+def upscale_tab(page: Page, model: SRVAE) -> None:
+    """Make the tab that upscales photographs."""
+    own = model.guide.d.factor
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            photograph = upload("Photograph", "photograph")
+            factor = gr.Radio(
+                [own**passes for passes in range(1, MOST_PASSES + 1)],
+                value=own,
+                label="How many times larger",
+                elem_id="factor",
+            )
+            estimates = [ESTIMATE] if model.has_point_estimate else []
+            how = _how("upscale", [*estimates, *DECODINGS], default_decoding(model), 0.0)
+            button, stop = buttons("Upscale", "upscale", "upscale-stop")
+        with gr.Column(scale=2, min_width=300):
+            beside = gr.ImageSlider(
+                label="Left bicubic, right the output",
+                type="filepath",
+                interactive=False,
+                buttons=["fullscreen"],
+                elem_id="beside",
+            )
+            where = gr.Slider(
+                0,
+                100,
+                value=50,
+                step=1,
+                label="Where bicubic ends and the output begins, in per cent of the width",
+                elem_id="where",
+                buttons=[],
+            )
+            words = gr.Markdown(
+                "*Drop a photograph: it is upscaled at once.*", elem_id="consistency"
+            )
+            output = files("The output, to download", "output-files")
+    gr.Markdown("### Plausible outputs")
+    samples = gr.Slider(2, 16, value=4, step=1, label="How many outputs", elem_id="samples")
+    how_several = _how("samples", DECODINGS, "sample", 1.0)
+    draw, stop_samples = buttons("Draw", "draw-samples", "samples-stop")
+    several = gallery("Outputs, their mean, and where they differ", "sample-gallery", large=True)
+    sample_words = gr.Markdown(elem_id="sample-consistency")
+    sample_files = files("All outputs, to download", "sample-files")
 
-    def do(path: str | None, *values: Any) -> Any:
-        *how, request, progress = values
+    def upscaled(
+        work: Work,
+        path: str | None,
+        count: int,
+        factor: int,
+        decode: Any,
+        temperature: float | None,
+        image_temperature: float | None,
+        seed: Any,
+    ) -> Upscaled:
+        options = UpscaleOptions(
+            factor,
+            count,
+            decode,
+            temperature,
+            1.0 if image_temperature is None else image_temperature,
+            whole("the seed", seed),
+            memory_gb=page.arguments.memory_gb,
+        )
+        file = page.image(work, path)
+        with page.sessions.room(disk_bytes(model, file, options)):
+            return upscale(work, model, file, options)
 
-        def draw(work: Work) -> Any:
-            options = sampling_from(page.model, *how)
-            x = image_for(page.model, page.image(request, path))
-            return reconstruct(work, page.model, x, options)
+    def one(work: Work, path: str | None, *how: Any) -> Any:
+        done = upscaled(work, path, 1, *how)
+        (file,) = map(str, done.outputs.consistencies)
+        return (str(done.bicubic), file), done.words, [file]
 
-        return page.work(request, progress, "reconstruct", draw)
+    def many(work: Work, path: str | None, count: float | None, *how: Any) -> Any:
+        done = upscaled(work, path, whole("how many outputs", count), *how)
+        *outputs, mean = done.outputs.consistencies.items()
+        shown = [(str(file), f"output {i}: {c}") for i, (file, c) in enumerate(outputs, 1)]
+        white = f"where they differ: white is {done.outputs.white:.1f} levels of 255"
+        shown += [(str(mean[0]), f"their mean: {mean[1]}"), (str(done.outputs.deviation), white)]
+        return shown, done.words, [file for file, _ in shown]
 
-    _wire(page, do, button, stop, [image, *how.inputs], [shown], "reconstruct")
-
-
-def interpolate_tab(page: Page) -> None:
-    """From an image to another."""
-    _explain(page, "From one image to another by way of their latents, y too.")
-    ends = _two_images("interpolate")
-    steps = gr.Slider(2, MOST_STEPS, value=6, step=1, label="Steps", elem_id="steps")
-    how = sampling(page, "interpolate")
-    button, stop = _buttons("interpolate", "Interpolate")
-    shown = gallery("From the first to the second", "interpolated")
-
-    def do(first: str | None, second: str | None, steps: int, *values: Any) -> Any:
-        *how, request, progress = values
-
-        def draw(work: Work) -> Any:
-            options = sampling_from(page.model, *how)
-            a, b = (image_for(page.model, page.image(request, p)) for p in (first, second))
-            return interpolate(work, page.model, a, b, whole("the steps", steps), options)
-
-        return page.work(request, progress, "interpolate", draw)
-
-    _wire(page, do, button, stop, [*ends, steps, *how.inputs], [shown], "interpolate")
-
-
-def recombine_tab(page: Page, model: SRVAE) -> None:
-    """u of one image with z of another."""
-    _explain(page, "u of one image, which y is drawn from, with z of another, which has detail.")
-    ends = _two_images("recombine")
-    how = sampling(page, "recombine", decode="mode")
-    button, stop = _buttons("recombine", "Recombine")
-    shown = gallery("u of one with z of the other", "recombined")
-
-    def do(first: str | None, second: str | None, *values: Any) -> Any:
-        *how, request, progress = values
-
-        def draw(work: Work) -> Any:
-            options = sampling_from(model, *how)
-            a, b = (image_for(model, page.image(request, p)) for p in (first, second))
-            return recombine(work, model, a, b, options)
-
-        return page.work(request, progress, "recombine", draw)
-
-    _wire(page, do, button, stop, [*ends, *how.inputs], [shown], "recombine")
+    triggers, inputs = [photograph.upload, button.click], [photograph, factor, *how]
+    connect(page, "upscale", one, triggers, stop, inputs, [beside, words, output])
+    inputs = [photograph, samples, factor, *how_several]
+    outputs = [several, sample_words, sample_files]
+    connect(page, "samples", many, [draw.click], stop_samples, inputs, outputs)
+    # What the pointer does by the line between the two images, the keyboard does by this.
+    where.input(
+        lambda share: gr.ImageSlider(slider_position=share),
+        [where],
+        [beside],
+        queue=False,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+    )
 
 
-def _explain(page: Page, text: str) -> None:
-    size = size_in_words(page.model)
-    gr.Markdown(f"{text} Of an image the central square is taken and brought to {size}.")
+def _how(name: str, decodings: list[tuple[str, str]], decode: str, temperature: float) -> list[Any]:
+    """The fields that say how outputs are drawn, with the defaults of ``upscale``."""
+    with gr.Accordion("How it is drawn" if temperature == 0 else "How they are drawn", open=False):
+        pixels = gr.Radio(decodings, value=decode, label="Pixels", elem_id=f"{name}-decode")
+        with gr.Row():
+            latents = temperature_field("latents", f"{name}-temperature", temperature)
+            of_pixels = temperature_field("pixels", f"{name}-image-temperature")
+            return [pixels, latents, of_pixels, seed_field(name)]
 
 
-def _wire(
-    page: Page,
-    do: Any,
-    button: gr.Button,
-    stop: gr.Button,
-    inputs: list[Any],
-    outputs: list[Any],
-    name: str,
-) -> None:
-    on_click(page, [button.click], do, inputs, outputs, name, outputs[0], stop)
-
-
-METRICS = "metrics.jsonl"
 MOST_POINTS = 500  # of a curve
 # What is worth a curve first, and how it is called.
 NAMES = {
@@ -179,55 +407,37 @@ NAMES = {
     "lr": "learning rate",
     "images_per_second": "images a second",
 }
-SPLITS = {"train": "training", "val": "validation"}
+# In words: there is no room for a legend.
+SPLITS = {"train": ("training", "blue", "#4c78a8"), "val": ("validation", "orange", "#f58518")}
 
 
-@dataclass
-class Curves:
-    """The metrics of a run.
+def read_curves(folder: Path) -> dict[str, pd.DataFrame]:
+    """The metrics of a run by name, the ELBO first: columns step, value and split.
 
-    Attributes:
-        points: by metric, as it is called here, (step, value, split) of each.
+    Damaged lines of ``metrics.jsonl`` are left out, and points of long curves.
     """
-
-    points: dict[str, list[tuple[int, float, str]]] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        """The metrics that there are, the ELBO first."""
-        known = [name for name in NAMES.values() if name in self.points]
-        return known + sorted(set(self.points) - set(known))
-
-
-def read_curves(folder: Path) -> Curves:
-    """What ``metrics.jsonl`` has; nothing where there is none, and no lines that are damaged."""
-    curves = Curves()
     try:
-        lines = (folder / METRICS).read_text("utf-8-sig", errors="replace").splitlines()
+        lines = (folder / "metrics.jsonl").read_text("utf-8-sig", errors="replace").splitlines()
     except OSError:
-        return curves
+        return {}
+    points: dict[str, dict[str, list[Any]]] = {name: {s: [] for s in SPLITS} for name in NAMES}
     for line in lines:
         try:
             values: dict[str, Any] = dict(json.loads(line))
-            split, step = SPLITS[values.pop("split")], int(values.pop("step"))
+            split, step = values["split"], int(values["step"])
+            for name in NAMES.keys() & values.keys():
+                if isinstance(values[name], int | float) and math.isfinite(values[name]):
+                    points[name][split].append((step, float(values[name]), SPLITS[split][0]))
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
-        for name, value in values.items():
-            if name in NAMES and isinstance(value, int | float) and math.isfinite(value):
-                points = curves.points.setdefault(NAMES[name], [])
-                points.append((step, float(value), split))
-    for name, points in curves.points.items():
-        curves.points[name] = [
-            point for split in SPLITS.values() for point in _thinned(points, split)
-        ]
+    curves = {}
+    for name, by_split in points.items():
+        rows = []
+        for all_rows in by_split.values():  # the last among those that stay
+            rows += all_rows[::-1][:: math.ceil(len(all_rows) / MOST_POINTS) or 1][::-1]
+        if rows:
+            curves[NAMES[name]] = pd.DataFrame(rows, columns=["step", "value", "split"])
     return curves
-
-
-def _thinned(points: list[tuple[int, float, str]], split: str) -> list[tuple[int, float, str]]:
-    """Those of a split, evenly spaced where they are many, the last among them."""
-    own = [point for point in points if point[2] == split]
-    every = math.ceil(len(own) / MOST_POINTS) or 1
-    return own[::-1][::every][::-1]
 
 
 def copy_figures(run: Path, folder: Path) -> list[tuple[str, str]]:
@@ -263,168 +473,11 @@ def settings_in_words(run: Path, model: ImageModel) -> list[tuple[str, str]]:
     return rows
 
 
-MOST_SAMPLES = 16
-ESTIMATE = ("the model's estimate", "estimate")
-
-
-def upscale_tab(page: Page, model: SRVAE) -> None:
-    """Make the tab."""
-    own = model.guide.d.factor
-    with gr.Row():
-        with gr.Column(scale=1, min_width=300):
-            photograph = upload("Photograph", "photograph")
-            factor = gr.Radio(
-                [own**passes for passes in range(1, MOST_PASSES + 1)],
-                value=own,
-                label="How many times larger",
-                elem_id="factor",
-            )
-            estimates = [ESTIMATE] if model.has_point_estimate else []
-            how = _how("upscale", [*estimates, *DECODINGS], default_decoding(model), 0.0)
-            with gr.Row():
-                button = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="upscale")
-                stop = gr.Button("Stop", min_width=100, elem_id="upscale-stop")
-        with gr.Column(scale=2, min_width=300):
-            beside = gr.ImageSlider(
-                label="Left bicubic, right the output",
-                type="filepath",
-                interactive=False,
-                buttons=["fullscreen"],
-                elem_id="beside",
-            )
-            where = gr.Slider(
-                0,
-                100,
-                value=50,
-                step=1,
-                label="Where bicubic ends and the output begins, in per cent of the width",
-                elem_id="where",
-                buttons=[],
-            )
-            words = gr.Markdown(
-                "*Drop a photograph: it is upscaled at once.*", elem_id="consistency"
-            )
-            output = files("The output, to download", "output-files")
-    gr.Markdown("### Plausible outputs")
-    samples = gr.Slider(
-        2, MOST_SAMPLES, value=4, step=1, label="How many outputs", elem_id="samples"
-    )
-    how_several = _how("samples", DECODINGS, "sample", 1.0)
-    with gr.Row():
-        draw = gr.Button("Draw", variant="primary", min_width=100, elem_id="draw-samples")
-        stop_samples = gr.Button("Stop", min_width=100, elem_id="samples-stop")
-    several = gallery("Outputs, their mean, and where they differ", "sample-gallery", large=True)
-    sample_words = gr.Markdown(elem_id="sample-consistency")
-    sample_files = files("All outputs, to download", "sample-files")
-
-    def arguments(
-        count: int, factor: int, decode: Any, temperature: Any, image_temperature: Any, seed: Any
-    ) -> UpscaleArguments:
-        given = UpscaleArguments(
-            "",
-            (Path(),),
-            factor=factor,
-            samples=count,
-            decode=decode,
-            temperature=temperature,
-            image_temperature=1.0 if image_temperature is None else image_temperature,
-            seed=whole("the seed", seed),
-            memory_gb=page.arguments.memory_gb,
-        )
-        check_arguments(given)
-        return given
-
-    def upscaled(
-        work: Work, request: gr.Request, path: str | None, given: UpscaleArguments
-    ) -> Upscaled:
-        file = page.image(request, path)
-        with page.sessions.room(disk_bytes(model, file, given)):
-            return upscale(work, model, file, given)
-
-    def one(path: str | None, *values: Any) -> Any:
-        *how, request, progress = values
-
-        def do(work: Work) -> Any:
-            done = upscaled(work, request, path, arguments(1, *how))
-            (file,) = map(str, done.outputs.consistencies)
-            return (str(done.bicubic), file), done.words, [file]
-
-        return page.work(request, progress, "upscale", do)
-
-    def many(path: str | None, count: float | None, *values: Any) -> Any:
-        *how, request, progress = values
-
-        def do(work: Work) -> Any:
-            given = arguments(whole("how many outputs", count), *how)
-            done = upscaled(work, request, path, given)
-            shown = []
-            for number, (file, consistency) in enumerate(done.outputs.consistencies.items(), 1):
-                name = f"output {number}" if number <= given.samples else "their mean"
-                shown.append((str(file), f"{name}: {consistency}"))
-            white = f"where they differ: white is {done.outputs.white:.1f} levels of 255"
-            shown.append((str(done.outputs.deviation), white))
-            return shown, done.words, [file for file, _ in shown]
-
-        return page.work(request, progress, "samples", do)
-
-    on_click(
-        page,
-        [photograph.upload, button.click],
-        one,
-        [photograph, factor, *how],
-        [beside, words, output],
-        "upscale",
-        beside,
-        stop,
-    )
-    on_click(
-        page,
-        [draw.click],
-        many,
-        [photograph, samples, factor, *how_several],
-        [several, sample_words, sample_files],
-        "samples",
-        several,
-        stop_samples,
-    )
-    # What the pointer does by the line between the two images, the keyboard does by this.
-    where.input(
-        lambda share: gr.ImageSlider(slider_position=share),
-        [where],
-        [beside],
-        queue=False,
-        trigger_mode="always_last",
-        show_progress="hidden",
-        api_visibility="private",
-    )
-
-
-def _how(name: str, decodings: list[tuple[str, str]], decode: str, temperature: float) -> list[Any]:
-    """The fields that say how outputs are drawn, as ``upscale`` draws them if not told."""
-    with gr.Accordion("How it is drawn" if temperature == 0 else "How they are drawn", open=False):
-        pixels = gr.Radio(decodings, value=decode, label="Pixels", elem_id=f"{name}-decode")
-        with gr.Row():
-            latents = temperature_field(
-                "Temperature of the latents", f"{name}-temperature", temperature
-            )
-            of_pixels = temperature_field("Temperature of the pixels", f"{name}-image-temperature")
-            seed = seed_field(name)
-    return [pixels, latents, of_pixels, seed]
-
-
-COLUMNS = ["step", "value", "split"]
-# Told in words: there is no room for a legend.
-COLOURS = {"training": ("blue", "#4c78a8"), "validation": ("orange", "#f58518")}
-
-
 def run_tab(page: Page, blocks: gr.Blocks) -> None:
-    """Make the tab of the page ``blocks``; files are read at each visit and by its button."""
+    """Make the tab of the run; files are read at each visit and by its button."""
     rows = settings_in_words(page.run, page.model)
-    gr.Markdown(
-        "\n".join(
-            ["| setting | value |", "|---|---|", *(f"| {name} | `{v}` |" for name, v in rows)]
-        )
-    )
+    table = ["| setting | value |", "|---|---|", *(f"| {name} | `{v}` |" for name, v in rows)]
+    gr.Markdown("\n".join(table))
     metric = gr.Dropdown([], label="Curve", elem_id="metric", interactive=True)
     curve = gr.LinePlot(
         None,
@@ -434,7 +487,7 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
         x_title="update",
         y_title=" ",
         color_title=" ",
-        color_map={split: code for split, (_, code) in COLOURS.items()},
+        color_map={split: code for split, _, code in SPLITS.values()},
         height=400,
         label="Training curve",
         elem_id="curve",
@@ -443,35 +496,30 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
     figures = gallery("Figures", "figures", large=True)
     again = gr.Button("Read again", elem_id="read-again")
 
-    def points(name: str | None) -> Any:
-        return pd.DataFrame(read_curves(page.run).points.get(name or "", []), columns=COLUMNS)
-
-    def last(name: str | None) -> str:
-        """The curve in words, for those who do not see it too."""
-        of_metric = read_curves(page.run).points.get(name or "", [])
-        found = {split: (step, value) for step, value, split in of_metric}
-        if not found:
-            return "*This run's folder has no `metrics.jsonl`: there are no curves to show.*"
-        ends = (
-            f"{split} ({COLOURS[split][0]}) {value:.4g} after {step:,} updates"
-            for split, (step, value) in found.items()
-        )
-        return f"{name}, last: {'; '.join(ends)}."
+    def show(name: str | None) -> tuple[Any, str]:
+        """A curve, and its ends in words, also for those who do not see it."""
+        rows = read_curves(page.run).get(name or "")
+        if rows is None:
+            nothing = "*This run's folder has no `metrics.jsonl`: there are no curves to show.*"
+            return pd.DataFrame([], columns=["step", "value", "split"]), nothing
+        ends = []
+        for split, colour, _ in SPLITS.values():
+            own = rows[rows["split"] == split]
+            if len(own):
+                step, value = own["step"].iloc[-1], own["value"].iloc[-1]
+                ends.append(f"{split} ({colour}) {value:.4g} after {step:,} updates")
+        return rows, f"{name}, last: {'; '.join(ends)}."
 
     def read(name: str | None, request: gr.Request) -> Any:
-        names = read_curves(page.run).names
+        names = list(read_curves(page.run))
         chosen = name if name in names else next(iter(names), None)
         with page.sessions.work(visitor_of(request), "run") as work:
             images = copy_figures(page.run, work.folder)
-        choice = gr.Dropdown(choices=names, value=chosen)
-        return choice, points(chosen), last(chosen), images
-
-    def show(name: str | None) -> Any:
-        return points(name), last(name)
+        return gr.Dropdown(choices=names, value=chosen), *show(chosen), images
 
     # Not the model's work: no visitor waits for another's.
     free: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
-    gr.on([again.click], read, [metric], [metric, curve, note, figures], api_name="run", **free)
-    metric.input(show, [metric], [curve, note], api_visibility="private", **free)
     outputs = [metric, curve, note, figures]
+    gr.on([again.click], read, [metric], outputs, api_name="run", **free)
+    metric.input(show, [metric], [curve, note], api_visibility="private", **free)
     blocks.load(read, [metric], outputs, api_visibility="private", **free)

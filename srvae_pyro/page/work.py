@@ -16,16 +16,16 @@ from torch import Tensor
 from srvae_pyro.data.image_files import read_image
 from srvae_pyro.drawing.grids import save_image
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.operations import Sampling
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.page.sessions import Work
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.upscaling.arguments import UpscaleArguments
-from srvae_pyro.upscaling.command import upscale_file, upscaler_for
+from srvae_pyro.upscaling.arguments import UpscaleOptions
+from srvae_pyro.upscaling.command import upscale_file
 from srvae_pyro.upscaling.files import Outputs, Writer, names_for, pixels_of
 from srvae_pyro.upscaling.photographs import Photograph, as_image, save_photograph, shown
 from srvae_pyro.upscaling.tiling import MemoryCanvas
-from srvae_pyro.upscaling.upscaler import passes_for, upscaling_model
+from srvae_pyro.upscaling.upscaler import Upscaler, passes_for, upscaling_model
 
 Shown = list[tuple[str, str]]  # each image's file, and its caption
 
@@ -33,15 +33,7 @@ BATCH = 4  # images between two moments at which a visitor can stop
 
 
 def generate(work: Work, model: ImageModel, count: int, sampling: Sampling) -> tuple[Shown, Shown]:
-    """New images; image i of a seed is, to the byte, the one that ``generate`` writes.
-
-    Returns:
-        Each x, and each y of a srVAE.
-
-    Raises:
-        UserError: such images cannot be had.
-        StoppedError: the visitor wants no more.
-    """
+    """New images x, and the y of a srVAE; image i of a seed is the one that ``generate`` writes."""
     if count < 1:
         raise UserError("how many images must be at least 1")
     xs: Shown = []
@@ -49,15 +41,13 @@ def generate(work: Work, model: ImageModel, count: int, sampling: Sampling) -> t
     for start in range(0, count, BATCH):
         work.at(start / count, f"image {start + 1} of {count}")
         size = min(BATCH, count - start)
-        options: Sampling = {**sampling, "batch_size": size}
-        sites = model.generate(size, first=start, **options)
-        for index in range(size):
-            number = start + index
-            name = f"{number:05d}.png"
-            xs.append(_saved(work, name, sites["x"][index], f"image {number + 1}"))
+        sites = model.generate(size, first=start, batch_size=size, **vars(sampling))
+        for i in range(size):
+            index = start + i
+            xs.append(_saved(work, f"{index:05d}.png", sites["x"][i], f"image {index + 1}"))
             if "y" in sites:
-                name = f"{number:05d}-y.png"
-                ys.append(_saved(work, name, sites["y"][index], f"y of image {number + 1}"))
+                y = sites["y"][i]
+                ys.append(_saved(work, f"{index:05d}-y.png", y, f"y of image {index + 1}"))
     return xs, ys
 
 
@@ -65,12 +55,12 @@ def reconstruct(work: Work, model: ImageModel, x: Tensor, sampling: Sampling) ->
     """An image x (1, C, H, W) and what the model makes of its latents."""
     work.at(0, "the reconstruction")
     images = [("image", x)]
-    rebuilt = model.reconstruct(x, **sampling)["x"]
+    rebuilt = model.reconstruct(x, **vars(sampling))["x"]
     if not isinstance(model, SRVAE):
         return _all_saved(work, [*images, ("reconstruction", rebuilt)])
-    images += [("y, made of it", model.guide.d(x)), ("reconstruction from y and z", rebuilt)]
+    images += [("y of the image", model.guide.d(x)), ("reconstruction from y and z", rebuilt)]
     work.at(0.5, "by way of u alone")
-    sites = model.generative_reconstruct(x, **sampling)
+    sites = model.generative_reconstruct(x, **vars(sampling))
     images += [("y drawn from its u", sites["y"]), ("x by way of u alone", sites["x"])]
     return _all_saved(work, images)
 
@@ -80,7 +70,7 @@ def interpolate(
 ) -> Shown:
     """From an image a (1, C, H, W) to b, which stand before and after what lies between."""
     work.at(0, f"{steps} steps")
-    x = model.interpolate(a, b, steps, **sampling)["x"]
+    x = model.interpolate(a, b, steps, **vars(sampling))["x"]
     way = [(f"step {i + 1} of {steps}", image) for i, image in enumerate(x)]
     return _all_saved(work, [("first image", a), *way, ("second image", b)])
 
@@ -96,7 +86,7 @@ def recombine(work: Work, model: SRVAE, a: Tensor, b: Tensor, sampling: Sampling
     images = [("first image", a), ("second image", b)]
     for i, (of_u, of_z) in enumerate(names):
         work.at(i / len(names), f"u of {of_u}, z of {of_z}")
-        x = model.recombine(u[i : i + 1], z[i : i + 1], **sampling)["x"]
+        x = model.recombine(u[i : i + 1], z[i : i + 1], **vars(sampling))["x"]
         images.append((f"u of {of_u}, z of {of_z}", x))
     return _all_saved(work, images)
 
@@ -117,13 +107,7 @@ def _saved(work: Work, name: str, image: Tensor, caption: str) -> tuple[str, str
 
 
 def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path:
-    """The file of an image that was sent, if it may be read.
-
-    By its header, before it is decoded.
-
-    Raises:
-        UserError: there is none, or it is too large.
-    """
+    """The file of an image that was sent; refused by its header if it is too large."""
     if path is None:
         raise UserError("drop an image first, or choose a file")
     file = Path(path)
@@ -139,7 +123,7 @@ def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path
 
 @contextmanager
 def without_folder(path: Path) -> Iterator[None]:
-    """Within it mistakes name the file by its name alone: where it is concerns no visitor."""
+    """Within it errors name the file without its folder, which concerns no visitor."""
     try:
         yield
     except UserError as error:
@@ -156,10 +140,7 @@ def size_in_words(model: ImageModel) -> str:
 def image_for(model: ImageModel, path: Path) -> Tensor:
     """An image file as an image (1, C, H, W) of the size that a model has learnt from.
 
-    Its central square, made smaller, if that is a square.
-
-    Raises:
-        UserError: it cannot be read, or there is but one size that it may have, and it is another.
+    If that is a square, the central square is taken and resized; else the size must be right.
     """
     channels, height, width = model.config.image_shape
     with without_folder(path):
@@ -179,48 +160,29 @@ PIXEL_BYTES = 8
 
 @dataclass(frozen=True)
 class Upscaled:
-    """A photograph's outputs.
-
-    Attributes:
-        bicubic: the file of its bicubic upscaled image.
-        outputs: the files of the outputs, as ``upscale`` writes them.
-        words: what they are.
-    """
+    """A photograph's outputs, and its bicubic upscaled image to compare them with."""
 
     bicubic: Path
-    outputs: Outputs
-    words: str
+    outputs: Outputs  # as the command upscale writes them
+    words: str  # what they are
 
 
-def upscale(work: Work, model: SRVAE, path: Path, arguments: UpscaleArguments) -> Upscaled:
-    """Upscale a photograph; the files go to the folder of the work.
-
-    Args:
-        work: to which progress is told, after each tile of each output.
-        model: the srVAE.
-        path: the photograph's file.
-        arguments: how; of these the run, the files and the folder do not matter.
-
-    Raises:
-        UserError: as ``upscale``.
-        StoppedError: the visitor wants no output any more.
-    """
-    model = upscaling_model(model)
-    factor = model.guide.d.factor if arguments.factor is None else arguments.factor
-    passes, several = passes_for(model, factor), arguments.samples > 1
-    made, words = 0, f"{arguments.samples} outputs" if several else "the output"
-    work.at(0, words)
-    upscaler = upscaler_for(model, arguments)
-    writer = Writer(upscaler, passes, arguments.samples, arguments.gif, tell=lambda _: None)
+def upscale(work: Work, model: SRVAE, path: Path, options: UpscaleOptions) -> Upscaled:
+    """Upscale a photograph into the folder of the work, reporting progress at each tile."""
+    upscaler = Upscaler(upscaling_model(model), options)
+    writer = Writer(upscaler, report=lambda _: None)
+    made, words = 0, f"{options.samples} outputs" if options.samples > 1 else "the output"
     total = max(writer.pixels(pixels_of(path)), 1)
+    work.at(0, words)
 
     def on_pixels(pixels: int) -> None:
         nonlocal made
         made += pixels
         work.at(made / total, words)
 
-    writer.made = on_pixels
+    upscaler.progress = on_pixels
     (name,) = names_for([path])
+    factor = upscaler.factor
     with without_folder(path):
         photograph, outputs = upscale_file(writer, path, work.folder / f"{name}-x{factor}")
     bicubic = work.folder / f"{name}-x{factor}-bicubic.png"
@@ -231,11 +193,11 @@ def upscale(work: Work, model: SRVAE, path: Path, arguments: UpscaleArguments) -
     return Upscaled(bicubic, outputs, f"{size}{note} {consistency_in_words(outputs)}")
 
 
-def disk_bytes(model: SRVAE, path: Path, arguments: UpscaleArguments) -> int:
+def disk_bytes(model: SRVAE, path: Path, options: UpscaleOptions) -> int:
     """The most that :func:`upscale` takes of the disk, its passes and its map too."""
     each = model.guide.d.factor**2
-    passes = passes_for(model, arguments.factor or model.guide.d.factor)
-    made = sum(each**n for n in range(1, passes + 1)) * arguments.samples + 3 * each**passes
+    passes = passes_for(model, options.factor or model.guide.d.factor)
+    made = sum(each**n for n in range(1, passes + 1)) * options.samples + 3 * each**passes
     return PIXEL_BYTES * made * pixels_of(path)
 
 

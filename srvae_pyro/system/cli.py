@@ -28,6 +28,7 @@ from srvae_pyro.system.console import ignore_write_errors_of_streams, is_main, p
 from srvae_pyro.system.environment import OTHERS
 
 T = TypeVar("T")
+NESTED = Parameter(name="*")  # for Annotated: settings whose fields are flags of their own
 
 
 def option(metavar: str = "", default: str | None = None, **more: Any) -> Parameter:
@@ -101,7 +102,7 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
 
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         # What may be left out is given by its flag alone.
-        field.kw_only = field.default is not dataclasses.MISSING
+        field.kw_only = not (field.default is field.default_factory is dataclasses.MISSING)
     command.__annotations__ = {"arguments": Annotated[kind, Parameter(name="*")]}
     with suppress(TypeError):  # an argument without a default
         command.__defaults__ = (kind(),)

@@ -1,54 +1,30 @@
-"""The flags of the command upscale."""
+"""How to upscale, and the flags of the command upscale."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
-from srvae_pyro.system.cli import check_folder, option
+from srvae_pyro.inference.sampling import Decoding
+from srvae_pyro.system.cli import NESTED, check_arguments, check_folder, option
 
-__all__ = ["UpscaleArguments"]
+UpscaleDecoding = Literal[Decoding, "estimate"]
 
 
-@dataclass
-class UpscaleArguments:
-    """Upscale photographs of any size by a srVAE whose y is a downscaled x.
+@dataclass(frozen=True)
+class UpscaleOptions:
+    """How photographs are upscaled."""
 
-    Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible outputs
-    NAME-x2-01.png to K, their mean, and NAME-x2-std.png, a map of where they differ (the standard
-    deviation; white is the largest, which is printed). Of a folder all images in it and below are
-    upscaled, into folders of the same names under --out; other files are named and left out. A
-    image that fails does not stop the others: it is told at the end, with exit code 2.
-
-    LR-PSNR, printed for each output, is how well it is consistent with its input: the PSNR of the
-    output made small again against the photograph, or "exact" where every pixel is the same. So it
-    is with all outputs, their mean too, of a run with --likelihood groups; a copy as JPEG would
-    lose it. A larger --factor upscales each output again, and agrees as exactly.
-
-    Use it on photographs that are clean but small, such as those that were once made smaller. Do
-    not use it on noisy, blurred or strongly compressed ones: an output that is consistent with its
-    input repeats what is wrong in it, noise and JPEG's blocks too.
-
-    Transparency is upscaled by bicubic interpolation. A gray photograph's outputs are gray; EXIF,
-    XMP, resolution, colour profile and gamma are kept, and what is not is said.
-    """
-
-    run: str
-    """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
-    images: Annotated[tuple[Path, ...], option("FILE_OR_FOLDER", "at least one")]
-    """image files, and folders of them; of an animation the first image is taken"""
-    out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
-    """folder for the outputs"""
     factor: Annotated[int | None, option("N", "the model's")] = None
     """how many times larger: the model's own factor, its square or its cube"""
     samples: Annotated[int, AtLeast(1)] = 1
     """how many different outputs for each, K"""
     decode: Annotated[
-        Literal["sample", "mode", "mean", "estimate"] | None,
+        UpscaleDecoding | None,
         option(
             "sample|mode|mean|estimate",
             "for one output estimate, or mean of a model that makes none; sample for several",
@@ -69,6 +45,43 @@ class UpscaleArguments:
     """gigabytes for networks, photograph, outputs and files; what needs more is done in tiles"""
     precision: Precision = "fp32"
     """of the networks; bf16 takes less time where the processor has its instructions"""
+
+    def check(self) -> None:
+        """Refuse several outputs that would all be the same."""
+        if self.decode == "estimate" and self.samples > 1:
+            raise UserError("`decode=estimate` is one output: leave out `samples`, or `decode`")
+
+
+@dataclass
+class UpscaleArguments:
+    """Upscale photographs of any size by a srVAE whose y is a downscaled x.
+
+    Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible outputs
+    NAME-x2-01.png to K, their mean, and NAME-x2-std.png, a map of where they differ (the standard
+    deviation; white is the largest, which is printed). Of a folder all images in it and below are
+    upscaled, into folders of the same names under --out; other files are named and left out. An
+    image that fails does not stop the others: it is reported at the end, with exit code 2.
+
+    LR-PSNR, printed for each output, measures consistency: the PSNR of the downscaled output
+    against the photograph, or "exact" if every pixel is the same. All outputs of a run with
+    --likelihood groups are exact, their mean too; a copy as JPEG would not be. A larger --factor
+    upscales each output again and is as exact.
+
+    Use it on photographs that are clean but small, such as those that were once made smaller. Do
+    not use it on noisy, blurred or strongly compressed ones: an output that is consistent with its
+    input repeats its noise and JPEG's blocks.
+
+    Transparency is upscaled by bicubic interpolation. A gray photograph's outputs are gray; EXIF,
+    XMP, resolution, colour profile and gamma are kept, and a line names what is not.
+    """
+
+    run: str
+    """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
+    images: Annotated[tuple[Path, ...], option("FILE_OR_FOLDER", "at least one")]
+    """image files, and folders of them; of an animation the first image is taken"""
+    out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
+    """folder for the outputs"""
+    upscaling: Annotated[UpscaleOptions, NESTED] = field(default_factory=UpscaleOptions)
     gif: bool = False
     """also NAME-x2.gif, the samples as an animation"""
     device: Device = "auto"
@@ -81,7 +94,6 @@ class UpscaleArguments:
         if not self.images:
             raise UserError("name at least one image file or folder after the run")
         check_folder(self.out)
-        if self.decode == "estimate" and self.samples > 1:
-            raise UserError("--decode estimate is one output: leave out --samples, or --decode")
-        if self.gif and self.samples < 2:
+        check_arguments(self.upscaling)
+        if self.gif and self.upscaling.samples < 2:
             raise UserError("--gif animates several outputs: give --samples 2 or more")

@@ -29,7 +29,7 @@ GIF_BYTES, FRAME_BYTES = 30, 3
 ENDING = re.compile(r"(-\d{2,}|-mean|-std)?\.png|\.gif")  # of an output's file, behind its stem
 
 
-def tell(text: str) -> None:
+def report(text: str) -> None:
     """Print a line, at once, above the bar."""
     print_line(text)
     sys.stdout.flush()
@@ -37,69 +37,47 @@ def tell(text: str) -> None:
 
 @dataclass
 class Outputs:
-    """The files of a photograph's outputs.
+    """The files of a photograph's outputs."""
 
-    Attributes:
-        consistencies: LR-PSNR as it is printed, by the file of each output and of their mean.
-        deviation: the map of where they differ, if there are several.
-        white: the standard deviation, in levels, that is white there.
-    """
-
-    consistencies: dict[Path, str] = field(default_factory=dict)
-    deviation: Path | None = None
-    white: float = 0.0
+    consistencies: dict[Path, str] = field(default_factory=dict)  # LR-PSNR, of their mean too
+    deviation: Path | None = None  # the map of where several differ
+    white: float = 0.0  # the standard deviation, in levels, that is white there
 
 
 @dataclass
 class Writer:
-    """Makes the outputs to photographs and writes them.
-
-    Args:
-        upscaler: makes them.
-        passes: how often each photograph is upscaled.
-        samples: how many outputs each has.
-        gif: whether they are animated too.
-        made: told how many pixels have been made, of each pass.
-        tell: told each line of the report.
-    """
+    """Makes the outputs to photographs and writes them, as an animation too if ``gif``."""
 
     upscaler: Upscaler
-    passes: int
-    samples: int = 1
     gif: bool = False
-    made: Callable[[int], object] = lambda _: None
-    tell: Callable[[str], object] = tell
+    report: Callable[[str], object] = report  # takes each line of the report
 
     @property
-    def factor(self) -> int:
-        """How many times larger outputs are."""
-        return int(self.upscaler.model.guide.d.factor**self.passes)
+    def samples(self) -> int:
+        """How many outputs each photograph has."""
+        return self.upscaler.options.samples
 
     def pixels(self, pixels: int) -> int:
         """How many pixels are made of a photograph of so many, in all passes."""
         square = self.upscaler.model.guide.d.factor**2
-        return self.samples * sum(pixels * square ** (n + 1) for n in range(self.passes))
+        return self.samples * sum(pixels * square ** (n + 1) for n in range(self.upscaler.passes))
 
     def check(self, path: Path, shape: Sequence[int], stem: Path) -> None:
-        """Refuse a photograph (c, h, w) whose outputs are too large, or would be named too long.
-
-        Raises:
-            UserError: they are.
-        """
-        _, height, width = self.upscaler.shape_of(shape, self.passes)
+        """Refuse a photograph (c, h, w) whose outputs are too large, or have too long a name."""
+        _, height, width = self.upscaler.shape_of(shape)
         gif = GIF_BYTES + FRAME_BYTES * self.samples if self.gif else 0
         need = (shape[0] + 1) * shape[1] * shape[2] + max(FILE_BYTES, gif) * height * width
-        memory, allowed = process_memory(), self.upscaler.memory_gb * 1e9
+        memory, allowed = process_memory(), self.upscaler.options.memory_gb
         becomes = f"{shown(path)} would become {width}x{height} pixels, which take"
         if need > memory:
             raise UserError(
                 f"{becomes} {need / 1e9:.1f} GB of memory, and there are {memory / 1e9:.1f}: cut "
                 "out a part of it"
             )
-        if need > allowed:
+        if need > allowed * 1e9:
             raise UserError(
-                f"{becomes} more memory than --memory-gb {self.upscaler.memory_gb:g}: give at "
-                f"least {at_least(need)}"
+                f"{becomes} more memory than `memory_gb={allowed:g}`: give at least "
+                f"{at_least(need)}"
             )
         self._check_length(path, stem)
 
@@ -110,7 +88,7 @@ class Writer:
             endings = ["-mean.png", "-std.png", f"-{self.samples}.png"]
         room = most - max(map(len, endings))
         if len(os.fsencode(stem.name)) > room:
-            room -= len(f"-x{self.factor}")
+            room -= len(f"-x{self.upscaler.factor}")
             raise UserError(
                 f"{shown(path)} has a name too long for its output's, which may have {most} bytes: "
                 f"rename it to at most {room} without its extension"
@@ -124,35 +102,27 @@ class Writer:
             UserError: not even a small tile fits into the memory allowed.
         """
         model, lr = self.upscaler.model, MemoryCanvas(photograph.levels)
-        shape = self.upscaler.shape_of(lr.shape, self.passes)
+        shape = self.upscaler.shape_of(lr.shape)
         stem.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         written = Outputs()
         with Scratch(stem.parent) as scratch:
             outputs = [scratch.canvas(shape) for _ in range(self.samples)]
-            self.upscaler.upscale(
-                lr,
-                outputs,
-                self.passes,
-                gray=photograph.gray,
-                finish=photograph.toned,
-                made=self.made,
-                scratch=scratch.canvas,
-            )
+            self.upscaler.upscale(lr, outputs, gray=photograph.gray)
             seconds = (time.monotonic() - began) / self.samples
             for number, output in enumerate(outputs):
                 began = time.monotonic()
                 file = self._file(stem, number)
                 earlier = replaced(file)
                 save_photograph(file, output, photograph)
-                consistency = lr_psnr_of(model, output, lr, self.passes)
+                consistency = lr_psnr_of(model, output, lr, self.upscaler.passes)
                 written.consistencies[file] = consistency
                 taken = seconds + time.monotonic() - began
                 name, size = shown(Path(file.name)), f"{shape[2]}x{shape[1]}"
-                self.tell(f"  {name}, {size}: LR-PSNR {consistency}, {taken:.1f} s{earlier}")
+                self.report(f"  {name}, {size}: LR-PSNR {consistency}, {taken:.1f} s{earlier}")
             files = list(written.consistencies)
             if self.samples > 1:
-                self._write_statistics(outputs, photograph, stem, scratch.canvas, written)
+                self._write_statistics(outputs, photograph, stem, written)
         made = {*written.consistencies, written.deviation}
         if self.gif:
             animation = stem.with_name(f"{stem.name}.gif")
@@ -160,9 +130,9 @@ class Writer:
             save_gif(animation, files)
             made.add(animation)
             if earlier:
-                self.tell(f"  {shown(Path(animation.name))}{earlier}")
+                self.report(f"  {shown(Path(animation.name))}{earlier}")
         if left := [Path(file.name) for file in _outputs_at(stem) if file not in made]:
-            self.tell(f"  of an earlier call, as they were: {named(left)}")
+            self.report(f"  of an earlier call, as they were: {named(left)}")
         return written
 
     def _file(self, stem: Path, number: int) -> Path:
@@ -172,43 +142,39 @@ class Writer:
         return stem.with_name(stem.name + ending)
 
     def _write_statistics(
-        self,
-        outputs: Sequence[Levels],
-        photograph: Photograph,
-        stem: Path,
-        canvas: Callable[[Sequence[int]], Canvas],
-        written: Outputs,
+        self, outputs: Sequence[Canvas], photograph: Photograph, stem: Path, written: Outputs
     ) -> None:
         """Write the outputs' mean, and the map of where they differ, and report."""
         model, lr = self.upscaler.model, MemoryCanvas(photograph.levels)
+        factor, passes = self.upscaler.factor, self.upscaler.passes
         shape, white = outputs[0].shape, 0.0
-        mean, deviation = canvas(shape), canvas((1, *shape[1:]))
-        parts = list(bands(shape, self.factor))
+        mean, deviation = (outputs[0].like((channels, *shape[1:])) for channels in (shape[0], 1))
+        parts = list(bands(shape, factor))
         for start, stop in parts:
             statistics = _statistics(outputs, start, stop)
-            y = lr.rows(start // self.factor, stop // self.factor)
-            mean.append(rounded(statistics.mean(), model, y, self.passes))
+            y = lr.rows(start // factor, stop // factor)
+            mean.append(rounded(statistics.mean(), model, y, passes))
             white = max(white, statistics.deviation().max().item())
         # Anew rather than kept, which would take eight times the memory of an output.
         for start, stop in parts:
             levels = _statistics(outputs, start, stop).deviation() * (255 / white if white else 0)
             deviation.append(levels.round().byte())
-        consistency = lr_psnr_of(model, mean, lr, self.passes)
+        consistency = lr_psnr_of(model, mean, lr, passes)
         file = stem.with_name(f"{stem.name}-mean.png")
         earlier = replaced(file)
         save_photograph(file, mean, photograph)
         written.consistencies[file] = consistency
-        self.tell(f"  {shown(Path(file.name))}: LR-PSNR {consistency}{earlier}")
+        self.report(f"  {shown(Path(file.name))}: LR-PSNR {consistency}{earlier}")
         scale = f"standard deviation of {len(outputs)} outputs: white is {white:.2f} levels"
         file = stem.with_name(f"{stem.name}-std.png")
         earlier = replaced(file)
         save_photograph(file, deviation, comment=scale)
         written.deviation, written.white = file, white
-        self.tell(f"  {shown(Path(file.name))}: {scale} of 255, black 0{earlier}")
+        self.report(f"  {shown(Path(file.name))}: {scale} of 255, black 0{earlier}")
 
 
 def _outputs_at(stem: Path) -> list[Path]:
-    """The files of answers that are there, of whatever call."""
+    """The files of outputs that are there, of whatever call."""
     files = (file for file in stem.parent.iterdir() if file.name.startswith(stem.name))
     return sorted(file for file in files if ENDING.fullmatch(file.name, len(stem.name)))
 
@@ -229,34 +195,22 @@ def lr_psnr_of(model: SRVAE, x: Levels, y: Levels, passes: int) -> str:
 
 @dataclass
 class InputFiles:
-    """What the command's arguments name.
+    """What the command's arguments name."""
 
-    Attributes:
-        paths: the image files, each once.
-        places: for each the folder, relative to ``--out``, of its outputs.
-        left_out: files in the folders that are no images: by their names, or named pipes.
-        outputs: how many images in the folders are in the folder of the outputs, and left out.
-        errors: what cannot be had, a line each.
-    """
-
-    paths: list[Path] = field(default_factory=list)
-    places: list[Path] = field(default_factory=list)
-    left_out: list[Path] = field(default_factory=list)
-    outputs: int = 0
-    errors: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)  # the image files, each once
+    places: list[Path] = field(
+        default_factory=list
+    )  # for each its outputs' folder, within that of all
+    left_out: list[Path] = field(default_factory=list)  # files in the folders that are no images
+    outputs: int = 0  # images left out as they are in the folder of the outputs
+    errors: list[str] = field(default_factory=list)  # a line each
 
 
 def find_inputs(given: Sequence[Path], out: Path) -> InputFiles:
     """The image files that are named, and those in the folders that are named and below.
 
-    Hidden files are left out, and what is in ``out``: outputs of earlier calls.
-
-    Args:
-        given: files and folders.
-        out: the folder of the outputs.
-
-    Raises:
-        UserError: outputs would go among the images of a folder, to be inputs the next time.
+    Hidden files are left out, and what is in ``out``: outputs of earlier calls. A folder that is
+    ``out`` itself is refused: its outputs would be inputs the next time.
     """
     inputs = InputFiles()
     seen: set[Path] = set()
@@ -277,7 +231,7 @@ def find_inputs(given: Sequence[Path], out: Path) -> InputFiles:
         if path.resolve() == out.resolve():
             raise UserError(
                 f"{shown(path)} has the photographs and would have the outputs, which would be "
-                "upscaled too the next time: give another --out"
+                "upscaled too the next time: give another `out`"
             )
         # Where the folder is within ``out`` its outputs are beside it, not in it.
         outputs = out.resolve() if out.resolve().is_relative_to(path.resolve()) else None
@@ -305,12 +259,8 @@ def _is_within(path: Path, folder: Path | None) -> bool:
 def names_for(images: Sequence[Path], places: Sequence[Path] | None = None) -> list[Path]:
     """Where the outputs to each image go: its place and name, no two alike.
 
-    Images whose names differ in their extensions alone have these in their outputs' names, and
-    where that is not enough a number.
-
-    Args:
-        images: their files.
-        places: for each the folder of its outputs, relative to that of all.
+    Images whose names differ in their extensions alone have these in their outputs' names, and a
+    number if that is not enough.
     """
     places = [Path()] * len(images) if places is None else places
     stems = [str(place / path.stem) for place, path in zip(places, images, strict=True)]
@@ -323,11 +273,7 @@ def names_for(images: Sequence[Path], places: Sequence[Path] | None = None) -> l
 
 
 def check_outputs(out: Path, images: Sequence[Path], names: Sequence[Path], factor: int) -> None:
-    """Refuse answers that would take the place of an input.
-
-    Raises:
-        UserError: one would.
-    """
+    """Refuse outputs that would take the place of an input."""
     written = {(out / name).parent.resolve() / name.name for name in names}
     output = re.compile(rf"(.+)-x{factor}(-\d+|-mean|-std)?\.(png|gif)", re.DOTALL)
     for path in images:
@@ -336,7 +282,7 @@ def check_outputs(out: Path, images: Sequence[Path], names: Sequence[Path], fact
         if match and real.with_name(match[1]) in written:
             raise UserError(
                 f"{shown(path)} would be written over by the output to another image: give "
-                "another --out"
+                "another `out`"
             )
 
 
@@ -346,6 +292,6 @@ def pixels_of(path: Path) -> int:
         width, height = size_by_header(path)
     except MemoryError:
         raise
-    except Exception:  # what is wrong is told when it is read
+    except Exception:  # what is wrong is reported when it is read
         return 0
     return width * height

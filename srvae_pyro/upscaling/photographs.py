@@ -16,13 +16,12 @@ from torch import Tensor
 from srvae_pyro.data.image_files import Opened, open_image
 from srvae_pyro.data.levels import UnreadableError, as_rgb
 from srvae_pyro.errors import UserError
-from srvae_pyro.pixels import luma
 from srvae_pyro.system.console import shown
 from srvae_pyro.system.files import write_whole
 from srvae_pyro.upscaling.tiling import Levels, bands
 
-# Of a TIFF all tags count as EXIF, also those that say where its pixels are. The resolution is told
-# by a PNG itself.
+# All tags of a TIFF count as EXIF, also those that say where its pixels are. A PNG has a field of
+# its own for the resolution.
 KEPT = frozenset(
     tag.value
     for tag in (
@@ -87,42 +86,23 @@ MOST_NAMED = 20  # files in a line
 
 @dataclass(frozen=True)
 class Photograph:
-    """An image file's content.
+    """An image file's content."""
 
-    Attributes:
-        levels: uint8 (C, H, W), C as the model takes.
-        alpha: transparency as Pillow's mode L, if the file has one.
-        gray: whether red, green and blue are equal in every pixel; then those of outputs are too.
-        profile: the colours' ICC profile, if they are still the file's.
-        chunks: what else says how they are meant, likewise, as a PNG has it.
-        exif: what the camera and the photographer noted, without the orientation.
-        xmp: the same as XMP has it.
-        dpi: dots per inch, across and down.
-        lost: what of the pixels is left out, for the user.
-        unkept: what beside them is.
-    """
-
-    levels: Tensor
-    alpha: Image.Image | None = None
-    gray: bool = False
-    profile: bytes | None = None
-    chunks: dict[bytes, bytes] = field(default_factory=dict)
-    exif: bytes | None = None
+    levels: Tensor  # uint8 (C, H, W), C as the model takes
+    alpha: Image.Image | None = None  # transparency, of mode L
+    gray: bool = False  # red, green and blue are equal in every pixel; outputs are gray then
+    profile: bytes | None = None  # ICC, if the colours are still the file's
+    chunks: dict[bytes, bytes] = field(default_factory=dict)  # other PNG chunks about colours
+    exif: bytes | None = None  # without the orientation
     xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    lost: str = ""
-    unkept: str = ""
+    dpi: tuple[float, float] | None = None  # dots per inch, across and down
+    lost: str = ""  # what of the pixels is left out, for the user
+    unkept: str = ""  # what of the rest is
 
     @property
     def note(self) -> str:
         """All that is left out of the file."""
         return "; ".join(filter(None, (self.lost, self.unkept)))
-
-    def toned(self, x: Tensor) -> Tensor:
-        """Rows of an output (C, n, W) to this photograph as they are to be: gray if it is."""
-        if not self.gray or len(x) == 1:
-            return x
-        return luma(x).to(torch.uint8).expand_as(x)
 
 
 def named(paths: Sequence[Path]) -> str:
@@ -133,18 +113,11 @@ def named(paths: Sequence[Path]) -> str:
 
 
 def read_photograph(path: Path, channels: int) -> Photograph:
-    """An image file, upright, in 8 bits.
+    """An image file, upright, in 8 bits, with 3 or 1 channels.
 
     EXIF orientation is applied, 16 bits become 8, CMYK becomes sRGB. A model of 3 channels takes
-    grey as RGB, one of 1 channel takes the luma of colours. Where a pixel is wholly transparent its
-    colour is that of the nearest that is not: an upscaled image mixes neighbours.
-
-    Args:
-        path: the file.
-        channels: 3 or 1.
-
-    Raises:
-        UserError: it cannot be read as an image; names it.
+    gray as RGB, one of 1 channel takes the luma of colours. A wholly transparent pixel takes the
+    colour of the nearest that is not: an upscaled image mixes neighbours.
     """
     if path.is_dir():
         raise UserError(f"{shown(path)} is a folder: name the image files in it")
@@ -226,13 +199,7 @@ def _hidden_filled(image: Image.Image, alpha: Image.Image) -> Image.Image:
 
 
 def as_image(levels: Levels, alpha: Image.Image | None = None, gray: bool = False) -> Image.Image:
-    """Levels as Pillow's RGB or L, with ``alpha`` (bicubic) if given.
-
-    Args:
-        levels: uint8 (C, H, W), read a band of rows at a time.
-        alpha: transparency of the photograph.
-        gray: whether the first channel is to do for all.
-    """
+    """Levels (C, H, W) as RGB, or L if ``gray``, with ``alpha`` upscaled by bicubic."""
     channels, height, width = levels.shape
     image = Image.new("L" if gray or channels == 1 else "RGB", (width, height))
     for start, stop in bands(levels.shape):

@@ -1,8 +1,7 @@
-"""Overlapping tiles, blended strip by strip from the top down onto a canvas.
+"""Overlapping tiles of an image, and canvases that outputs are written to from the top down.
 
-Rows that no later tile reaches are handed on at once, so only a strip as high as a tile is ever in
-floats. An output can be larger than memory allows: it waits in a temporary file until it is
-complete and can be written as an image.
+An output can be larger than memory allows: it waits in a temporary file until it is complete and
+can be written as an image.
 """
 
 from __future__ import annotations
@@ -10,16 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from srvae_pyro.pixels import to_unit
 
 BAND = 1 << 21  # values of a band of rows, about
 
@@ -44,13 +41,13 @@ class Canvas(Levels, Protocol):
         """Write the next rows, uint8 (C, n, W)."""
         ...
 
+    def like(self, shape: Sequence[int]) -> Canvas:
+        """An empty canvas of another shape in the same place."""
+        ...
+
 
 class MemoryCanvas:
-    """A canvas in memory.
-
-    Args:
-        levels: uint8 (C, H, W), written over.
-    """
+    """A canvas in memory: uint8 levels (C, H, W), which are written over."""
 
     def __init__(self, levels: Tensor) -> None:
         self.levels = levels
@@ -73,43 +70,41 @@ class MemoryCanvas:
         self.levels[:, self._filled : stop] = rows
         self._filled = stop
 
+    def like(self, shape: Sequence[int]) -> MemoryCanvas:
+        return self.blank(shape)
+
 
 class Scratch:
-    """Canvases in one temporary file, which is gone when it is closed.
+    """Canvases in one temporary file in a folder, which is gone when it is closed.
 
-    Where the system allows it the file has no name: then nothing is left of it, however the process
+    If the system allows it the file has no name: then nothing is left of it, however the process
     ends.
-
-    Args:
-        folder: where the file is to be.
-
-    Raises:
-        OSError: there is no room, here and when something is written.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
+        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
         self._end = 0
 
     def canvas(self, shape: Sequence[int]) -> Canvas:
         """A canvas of an image (C, H, W)."""
         start = self._end
         self._end += math.prod(shape)
-        return _FileCanvas(self._file, start, tuple(shape))
+        return _FileCanvas(self, start, tuple(shape))
 
     def __enter__(self) -> Scratch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.file.close()
 
 
 class _FileCanvas:
-    """A canvas in an open file, from its byte ``start`` on."""
+    """A canvas in a temporary file, from its byte ``start`` on."""
 
-    def __init__(self, file: IO[bytes], start: int, shape: Sequence[int]) -> None:
+    def __init__(self, scratch: Scratch, start: int, shape: Sequence[int]) -> None:
         self.shape = shape
-        self._file, self._start = file, start
+        self.like = scratch.canvas
+        self._file, self._start = scratch.file, start
         self._filled = 0
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -134,9 +129,7 @@ class _FileCanvas:
 def bands(shape: Sequence[int], multiple: int = 1) -> Iterator[tuple[int, int]]:
     """First row, and first row after it, of parts of an image (C, H, W) of a few million values.
 
-    Args:
-        shape: of the image.
-        multiple: what the first rows are multiples of.
+    The first rows are multiples of ``multiple``.
     """
     channels, height, width = shape
     step = max(BAND // (channels * width) // multiple, 1) * multiple
@@ -150,20 +143,13 @@ WIDEST = 64  # pixels of it at most: so far from a border hardly anything depend
 
 @dataclass(frozen=True)
 class Span:
-    """The place of a tile along one side of the image, and how its weight rises and falls.
-
-    Attributes:
-        start, stop: first pixel, and first pixel after it.
-        rise, fall: places between pixels around which the weight goes from 0 to 1 and back; None
-            at the image's own border, where it does not.
-        ramp: over how many pixels it does.
-    """
+    """The place of a tile along one side of the image, and how its weight rises and falls."""
 
     start: int
-    stop: int
-    rise: float | None
-    fall: float | None
-    ramp: float
+    stop: int  # first pixel after it
+    rise: float | None  # place between pixels around which the weight goes from 0 to 1
+    fall: float | None  # and back; None at the image's own border, where it does not
+    ramp: float  # over how many pixels it does
 
     @property
     def pixels(self) -> slice:
@@ -175,9 +161,7 @@ class Span:
     def weights(self, factor: int, cut: bool = False) -> Tensor:
         """A weight for each pixel of the upscaled tile; those of all tiles add up to 1.
 
-        Args:
-            factor: how many times larger it is.
-            cut: weights are 0 or 1, and change between two pixels of the image.
+        If ``cut``, weights are 0 or 1, and change between two pixels of the image.
         """
         count = factor * (self.stop - self.start)
         places = self.start + (torch.arange(count, dtype=torch.float64) + 0.5) / factor
@@ -215,80 +199,22 @@ def spans(length: int, side: int, multiple: int) -> list[Span]:
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of an image, which is padded by reflection to multiples that networks need.
+    """The tiles of an image, which is padded by reflection to multiples that networks need."""
 
-    Attributes:
-        down: for each row of the padded image, which of the image's rows it is.
-        across: likewise for the columns.
-        rows, columns: the tiles.
-    """
-
-    down: Tensor
-    across: Tensor
+    down: Tensor  # for each row of the padded image, the image's row
+    across: Tensor  # likewise for the columns
     rows: list[Span]
     columns: list[Span]
 
     @classmethod
     def of(cls, height: int, width: int, multiple: int, side: Callable[[int, int], int]) -> Grid:
-        """The tiles of an image of such a size.
-
-        Args:
-            height, width: of the image.
-            multiple: what the padded sides, and the places of tiles, are multiples of.
-            side: the side of tiles for a padded height and width; 0: one tile.
-        """
+        """The tiles of an image; ``side`` gives theirs for a padded height and width, 0: one."""
         down, across = _reflected(height, multiple), _reflected(width, multiple)
         tall, wide = len(down), len(across)
         tile = side(tall, wide)
         return cls(
             down, across, spans(tall, tile or tall, multiple), spans(wide, tile or wide, multiple)
         )
-
-
-def strips(
-    image: Levels,
-    grid: Grid,
-    factor: int,
-    count: int,
-    cut: bool,
-    upscaled: Callable[[Tensor, Span, Span], Iterable[Tensor]],
-    made: Callable[[int], object],
-) -> Iterator[tuple[range, Tensor]]:
-    """Rows of an image, and what its outputs have there, (count, C, n, W) in [0, 1].
-
-    The strips are parts of one tensor: each holds until the next is asked for.
-
-    Args:
-        image: levels (c, h, w).
-        grid: its tiles.
-        factor: how many times larger outputs are.
-        count: how many outputs.
-        cut: whether tiles are cut between two pixels rather than blended.
-        upscaled: the outputs (C, ..) to a tile (1, c, ..) in [0, 1], which may be changed; given
-            its places too.
-        made: told how many pixels have been made.
-    """
-    channels, height, width = image.shape
-    tall, wide = grid.rows[0].stop - grid.rows[0].start, len(grid.across)
-    sums = torch.zeros(count, channels, factor * tall, factor * wide)
-    row_ends = [*(min(row.start, height) for row in grid.rows[1:]), height]
-    column_ends = [*(min(column.start, width) for column in grid.columns[1:]), width]
-    for row, end in zip(grid.rows, row_ends, strict=True):
-        places = grid.down[row.pixels]
-        top = int(places.min())
-        source = image.rows(top, int(places.max()) + 1)[:, places - top]
-        for column, right in zip(grid.columns, column_ends, strict=True):
-            part = to_unit(source[None][..., grid.across[column.pixels]])
-            weights = row.weights(factor, cut)[:, None] * column.weights(factor, cut)
-            for own, x in zip(sums, upscaled(part, row, column), strict=True):
-                x *= weights
-                own[..., column.upscaled(factor)] += x
-                made(factor**2 * (end - row.start) * (right - column.start))
-        done = factor * (end - row.start)
-        yield range(row.start, end), sums[:, :, :done, : factor * width]
-        carried = sums[:, :, done:].clone()
-        sums[:, :, : carried.shape[2]] = carried
-        sums[:, :, carried.shape[2] :] = 0
 
 
 def _reflected(length: int, multiple: int) -> Tensor:

@@ -6,20 +6,20 @@ padded with zeros, so a tile's output is not exactly the whole's. Tiles therefor
 next to a tile's border is left out and the rest blended with linear weights, and all tiles cut
 their noise from one field, so that blending does not average it away.
 
-If outputs are consistent with y in every pixel, they are not blended, which would spoil that, but
-cut in the middle of the overlap between two pixels of y; only expectations and estimates
-are blended, and then rounded within each block so that they agree.
+Outputs that are consistent with y are not blended, which would spoil that, but cut in the middle of
+the overlap between two pixels of y; only expectations and estimates are blended, and then rounded
+within each block so that they are consistent.
 
-Of the outputs only a strip, as high as a tile, is ever in floats (``strips.py``).
+Of the outputs only a strip, as high as a tile, is ever in floats.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -27,18 +27,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srvae_pyro.config import Precision
 from srvae_pyro.distributions.block_averages import project_to_consistent
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.decoding import Decode, Decoding, Noise, TileNoise
+from srvae_pyro.inference.decoding import Decode, Noise, TileNoise
 from srvae_pyro.inference.importance_weights import condition_on_y
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.models.base import images_plate
 from srvae_pyro.models.transforms import Downscale
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import luma, to_unit
+from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.system.device import autocast, peak_bytes, to_device
-from srvae_pyro.upscaling.tiling import Canvas, Grid, Levels, MemoryCanvas, Span, strips
+from srvae_pyro.upscaling.arguments import UpscaleDecoding, UpscaleOptions
+from srvae_pyro.upscaling.tiling import Canvas, Grid, Levels, MemoryCanvas, Span
 
 ROWS = 64  # of the input at a time
 
@@ -49,17 +50,10 @@ def is_consistent(model: SRVAE) -> bool:
 
 
 def consistent_output(x: Tensor, y: Tensor, passes: int = 1) -> Tensor:
-    """An image near x that becomes y if averaged ``passes`` times.
+    """An image near x that becomes y if averaged ``passes`` times, uint8 of x's shape.
 
-    What lies between x and y is settled first: the average of x that is consistent with y.
-
-    Args:
-        x: levels that need not be whole, (..., C, 2**passes h, 2**passes w).
-        y: uint8 levels (..., C, h, w).
-        passes: how often x is halved to become y.
-
-    Returns:
-        uint8, of x's shape.
+    x has levels that need not be whole, (..., C, 2**passes h, 2**passes w), and y uint8 levels
+    (..., C, h, w).
     """
     if passes > 1:
         halved = F.avg_pool2d(x.flatten(0, -3), 2).unflatten(0, x.shape[:-2])
@@ -78,7 +72,7 @@ def consistent_output(x: Tensor, y: Tensor, passes: int = 1) -> Tensor:
 def gray_output(x: Tensor, y: Tensor) -> Tensor:
     """The luma of an output (3, H, W) to a gray y (3, h, w), consistent with y: gray, (3, H, W).
 
-    The luma of blocks that agree in every colour is at most two levels a pixel from agreeing.
+    The luma of blocks that are consistent in every colour is at most two levels a pixel from it.
     """
     return consistent_output(luma(x), y[:1]).expand_as(x)
 
@@ -90,37 +84,22 @@ def rounded(x: Tensor, model: SRVAE, y: Tensor, passes: int = 1) -> Tensor:
     return x.round().clamp(0, 255).to(torch.uint8)
 
 
-UpscaleDecoding = Literal[Decoding, "estimate"]
-
-
 def check_decoding(
     model: SRVAE, decode: UpscaleDecoding, temperature: float, image_temperature: float
 ) -> None:
-    """Refuse what makes no sense.
-
-    Raises:
-        UserError: there is no such decoding, not of this model, or not at this temperature.
-    """
+    """Refuse a decoding that does not exist, not for this model, or not at this temperature."""
     Decode("mean" if decode == "estimate" else decode, temperature, image_temperature)
     if decode == "estimate" and not model.has_point_estimate:
-        raise UserError(
-            "this model makes no estimate of x beside its distribution: --decode mean is its "
-            "expectation"
-        )
+        raise UserError("this model makes no point estimate of x: `decode=mean` is its expectation")
     if decode == "estimate" and temperature > 0:
-        raise UserError(
-            "an estimate has no temperature: leave it out, or take another decoding than estimate"
-        )
+        raise UserError("an estimate has no `temperature`: leave it out, or give another `decode`")
 
 
 def default_decoding(model: SRVAE) -> UpscaleDecoding:
-    """How one output is decoded if nothing is asked for: as is nearest to the truth.
-
-    That is the estimate, of a model that makes one, unless it was trained to make none.
-    """
+    """How one output is decoded by default: the point estimate if the model has learnt one."""
     run = model.run_config
-    taught = run is None or run.training.estimate_weight > 0
-    return "estimate" if model.has_point_estimate and taught else "mean"
+    trained = run is None or run.training.estimate_weight > 0
+    return "estimate" if model.has_point_estimate and trained else "mean"
 
 
 @torch.no_grad()
@@ -190,11 +169,7 @@ MOST_PASSES = 3
 
 
 def upscaling_model(model: ImageModel) -> SRVAE:
-    """The model, if it is one that upscales: a srVAE whose y is a downscaled x.
-
-    Raises:
-        UserError: it is not; says why.
-    """
+    """The model, if it is a srVAE whose y is a downscaled x; others are refused."""
     if not isinstance(model, SRVAE):
         raise UserError(
             "this run is a one-level VAE, which has no y to upscale: give the run of a srVAE"
@@ -203,22 +178,18 @@ def upscaling_model(model: ImageModel) -> SRVAE:
     if not isinstance(transform, Downscale):
         raise UserError(
             f"this srVAE's y is a {transform.name} image as large as x, so it does not upscale: "
-            "give a run with --transform downscale2, downscale4 or average2"
+            "give a run whose d is downscale2, downscale4 or average2"
         )
     return model
 
 
 def passes_for(model: SRVAE, factor: int) -> int:
-    """How often the model upscales for ``factor``, which is a power of its own.
-
-    Raises:
-        UserError: it is not one.
-    """
+    """How often the model upscales for ``factor``, which must be a power of its own."""
     model_factor = model.guide.d.factor
     factors = [model_factor**passes for passes in range(1, MOST_PASSES + 1)]
     if factor not in factors:
         raise UserError(
-            f"--factor {factor}: this model upscales {model_factor} times, so the factor is one of "
+            f"`factor={factor}`: this model upscales {model_factor} times, so the factor is one of "
             f"{', '.join(map(str, factors))}"
         )
     return factors.index(factor) + 1
@@ -254,125 +225,107 @@ OFF_THE_GRID = ("mean", "estimate")  # whose outputs are rounded once they are p
 STRIP_BYTES = 10  # for each value of a strip: floats, those carried on, levels, and copies of these
 
 
-def _same(rows: Tensor) -> Tensor:
-    return rows
-
-
-def _untold(_: int) -> None:
-    pass
-
-
 @dataclass
 class Upscaler:
     """Upscales images by a model.
 
     Args:
         model: the srVAE; its transform is a downscaling.
-        decode: draw the pixels, or take the likeliest component's mean, the expectation, or the
-            estimate of a model that makes one.
-        temperature: factor on the standard deviations of the latents.
-        image_temperature: the same of the pixels, if sampled.
-        seed: of all noise. An output depends on it, the sample's index, the image and the tiles.
-        tile: pixels of y a side; 0: always whole; None: whole if ``memory_gb`` allows, else as
-            large as it allows.
-        memory_gb: gigabytes for the networks, the image and the strips of outputs.
-        precision: of the networks; outputs are consistent with the image in any.
+        options: how. An output depends on the seed, the sample's index, the image and the tiles;
+            it is consistent with the image in any precision.
+        progress: called with the number of pixels made, of each pass, after each tile.
+
+    Raises:
+        UserError: the model does not upscale so.
     """
 
     model: SRVAE
-    decode: UpscaleDecoding = "mean"
-    temperature: float = 0.0
-    image_temperature: float = 1.0
-    seed: int = 0
-    tile: int | None = None
-    memory_gb: float = 4.0
-    precision: Precision = "fp32"
+    options: UpscaleOptions = field(default_factory=UpscaleOptions)
+    progress: Callable[[int], object] = lambda _: None
 
     def __post_init__(self) -> None:
-        check_decoding(self.model, self.decode, self.temperature, self.image_temperature)
-        if self.seed < 0:
-            raise UserError(f"--seed must be at least 0, not {self.seed}")
-        if not 0 < self.memory_gb < math.inf:
-            raise UserError(f"--memory-gb must be above 0, not {self.memory_gb}")
-        multiple = self.model.lower_multiple
-        smallest = SMALLEST_TILE * multiple
-        if self.tile and (self.tile < smallest or self.tile % multiple):
-            near = max(round(self.tile / multiple) * multiple, smallest)
+        options, model = self.options, self.model
+        check_arguments(options)
+        factor = model.guide.d.factor if options.factor is None else options.factor
+        self.factor, self.passes = factor, passes_for(model, factor)
+        several, temperature = options.samples > 1, options.temperature
+        # A given temperature is for a decoding that has one.
+        one = "mean" if temperature else default_decoding(model)
+        self.decode: UpscaleDecoding = options.decode or ("sample" if several else one)
+        if temperature is None:
+            temperature = 1.0 if several or self.decode == "sample" else 0.0
+        self.temperature = temperature
+        if several and self.decode != "sample" and temperature == 0:
             raise UserError(
-                f"--tile {self.tile}: a tile's side is a multiple of {multiple} and at least "
+                f"`decode={self.decode}` at temperature 0 has one output: leave out `samples`, or "
+                "give a `temperature` above 0"
+            )
+        self._how = (self.decode, temperature, options.image_temperature)
+        check_decoding(model, *self._how)
+        multiple, tile = model.lower_multiple, options.tile
+        smallest = SMALLEST_TILE * multiple
+        if tile and (tile < smallest or tile % multiple):
+            near = max(round(tile / multiple) * multiple, smallest)
+            raise UserError(
+                f"`tile={tile}`: a tile's side is a multiple of {multiple} and at least "
                 f"{smallest}, such as {near}; 0 is the whole image"
             )
 
-    def __call__(
-        self, image: Tensor, passes: int = 1, sample: int = 0, gray: bool = False
-    ) -> Tensor:
-        """An image (c, h, w) of uint8 levels upscaled ``passes`` times: uint8 (C, H, W).
+    def __call__(self, image: Tensor, sample: int = 0, gray: bool = False) -> Tensor:
+        """An image (c, h, w) of uint8 levels upscaled: uint8 (C, H, W).
 
         Args:
             image: of the channels that the model's y has, of any size.
-            passes: how often, each time by the model's factor.
             sample: index of the output.
-            gray: whether an output that is consistent with the image is to be as gray as it.
+            gray: whether the image is gray, as the output is then.
 
         Raises:
             UserError: not even a small tile fits into the memory allowed.
         """
-        output = MemoryCanvas.blank(self.shape_of(image.shape, passes))
-        self.upscale(MemoryCanvas(image), [output], passes, sample, gray=gray)
+        output = MemoryCanvas.blank(self.shape_of(image.shape))
+        self.upscale(MemoryCanvas(image), [output], sample, gray)
         return output.levels
 
-    def shape_of(self, shape: Sequence[int], passes: int = 1) -> tuple[int, int, int]:
+    def shape_of(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """The shape (C, H, W) of an output to an image (c, h, w)."""
-        factor = self.model.guide.d.factor**passes
         channels, height, width = shape
-        return channels, factor * height, factor * width
+        return channels, self.factor * height, self.factor * width
 
     @torch.no_grad()
     @cached_weights()
     def upscale(
-        self,
-        image: Levels,
-        outputs: Sequence[Canvas],
-        passes: int = 1,
-        first: int = 0,
-        *,
-        gray: bool = False,
-        finish: Callable[[Tensor], Tensor] = _same,
-        made: Callable[[int], object] = _untold,
-        scratch: Callable[[Sequence[int]], Canvas] = MemoryCanvas.blank,
+        self, image: Levels, outputs: Sequence[Canvas], first: int = 0, gray: bool = False
     ) -> None:
-        """Write one or several outputs to an image, each as :meth:`__call__` has it.
+        """Write one or several outputs to an image (c, h, w), each as :meth:`__call__` has it.
 
-        Of all outputs together what sees y alone is computed once a tile, or more often where
+        Of all outputs together what sees y alone is computed once a tile, or more often if
         ``memory_gb`` does not allow the strips of all. Further passes upscale each output by
         itself.
 
         Args:
-            image: levels (c, h, w).
+            image: its levels.
             outputs: where they are written, of the shape that :meth:`shape_of` gives.
-            passes: how often, each time by the model's factor.
             first: index of the first of the outputs; the others follow.
             gray: as of a call.
-            finish: what is done to the rows of an output, uint8 (C, n, W), before they are written.
-            made: told how many pixels have been made, of each pass.
-            scratch: makes canvases of a shape for what lies between two passes.
 
         Raises:
             UserError: not even a small tile fits into the memory allowed.
         """
+        factor = self.model.guide.d.factor
 
         def upscale_from(
             image: Levels, outputs: Sequence[Canvas], samples: Sequence[int], index: int
         ) -> None:
-            streams = [(self.seed, sample, index) for sample in samples]
-            if index == passes - 1:
-                self._once(image, outputs, streams, gray, finish, made)
+            streams = [(self.options.seed, sample, index) for sample in samples]
+            if index == self.passes - 1:
+                self._once(image, outputs, streams, gray, last=True)
                 return
-            between = [scratch(self.shape_of(image.shape)) for _ in outputs]
-            self._once(image, between, streams, gray, _same, made)
-            for number, canvas in enumerate(between):
-                own = slice(number, number + 1)
-                upscale_from(canvas, outputs[own], samples[own], index + 1)
+            channels, height, width = image.shape
+            shape = (channels, factor * height, factor * width)
+            between = [output.like(shape) for output in outputs]
+            self._once(image, between, streams, gray, last=False)
+            for canvas, output, sample in zip(between, outputs, samples, strict=True):
+                upscale_from(canvas, [output], [sample], index + 1)
 
         upscale_from(image, outputs, range(first, first + len(outputs)), 0)
 
@@ -382,12 +335,11 @@ class Upscaler:
         # Two multiples take 5% more for each pixel than many do; one takes 20% more.
         side = max(MEASURED, 2 * self.model.lower_multiple)
         y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
-        how = (self.decode, self.temperature, self.image_temperature)
         noise = TileNoise((0,), 0, 0, side)
-        with cached_weights(), autocast(self.precision, self.model.device):
+        with cached_weights(), autocast(self.options.precision, self.model.device):
             # Weights that are computed once must not count: tiles would differ.
-            upscale_batch(self.model, y, *how, noise)
-            taken = peak_bytes(lambda: upscale_batch(self.model, y, *how, noise))
+            upscale_batch(self.model, y, *self._how, noise)
+            taken = peak_bytes(lambda: upscale_batch(self.model, y, *self._how, noise))
         return SAFETY * taken / side**2
 
     def need(self, height: int, width: int, side: int = 0, samples: int = 1) -> float:
@@ -399,14 +351,10 @@ class Upscaler:
         return max(networks, GROWTH / SAFETY * networks + image + STRIP_BYTES * values)
 
     def tile_for(self, height: int, width: int) -> int:
-        """Pixels a side of the tiles for a y of such a size; 0: whole.
-
-        Raises:
-            UserError: not even a small tile fits into the memory allowed.
-        """
-        if self.tile is not None:
-            return 0 if self.tile >= max(height, width) else self.tile
-        allowed = self.memory_gb * 1e9
+        """Pixels a side of the tiles for a y of such a size, as memory allows; 0: whole."""
+        if self.options.tile is not None:
+            return 0 if self.options.tile >= max(height, width) else self.options.tile
+        allowed = self.options.memory_gb * 1e9
         if self.need(height, width) <= allowed:
             return 0
         multiple = self.model.lower_multiple
@@ -416,14 +364,14 @@ class Upscaler:
                 return side
         need = self.need(height, width, smallest)
         raise UserError(
-            f"--memory-gb {self.memory_gb:g} is too little: give at least {at_least(need)}"
+            f"`memory_gb={self.options.memory_gb:g}` is too little: give at least {at_least(need)}"
         )
 
     def _at_once(self, grid: Grid, most: int) -> int:
         """Of how many outputs, 1 to ``most``, strips fit into the memory allowed."""
         height, width = len(grid.down), len(grid.across)
         side = self.tile_for(height, width)
-        allowed = self.memory_gb * 1e9
+        allowed = self.options.memory_gb * 1e9
         more = (n for n in range(2, most + 1) if self.need(height, width, side, n) > allowed)
         return next(more, most + 1) - 1
 
@@ -433,57 +381,80 @@ class Upscaler:
         outputs: Sequence[Canvas],
         streams: Sequence[tuple[int, int, int]],
         gray: bool,
-        finish: Callable[[Tensor], Tensor],
-        made: Callable[[int], object],
+        last: bool,
     ) -> None:
-        """Outputs larger by the model's factor, each with noise of its stream.
-
-        As many at once as memory allows.
-        """
-        factor, (_, height, width) = self.model.guide.d.factor, image.shape
+        """One pass: outputs larger by the model's factor, as many at once as memory allows."""
+        _, height, width = image.shape
         grid = Grid.of(height, width, self.model.lower_multiple, self.tile_for)
-        cut = is_consistent(self.model) and self.decode not in OFF_THE_GRID
         step = self._at_once(grid, len(outputs)) if len(outputs) > 1 else 1
         for start in range(0, len(outputs), step):
-            some = slice(start, start + step)
-
-            def upscaled(
-                part: Tensor, row: Span, column: Span, some: slice = some
-            ) -> Iterator[Tensor]:
-                places = (row.start, column.start, row.stop - row.start)
-                noises = (TileNoise(stream, *places) for stream in streams[some])
-                how = (self.decode, self.temperature, self.image_temperature)
-                made_of_it = upscale_samples(self.model, part, noises, *how)
-                for _ in streams[some]:
-                    with autocast(self.precision, self.model.device):
-                        x = next(made_of_it)
-                    yield x[0].cpu()
-
-            count = len(streams[some])
-            for rows, parts in strips(image, grid, factor, count, cut, upscaled, made):
+            part = slice(start, start + step)
+            for rows, strips in self._strips(image, grid, streams[part]):
                 lr = image.rows(rows.start, rows.stop)
-                for x, output in zip(parts, outputs[some], strict=True):
-                    output.append(finish(self._in_levels(x, lr, gray)))
+                for x, output in zip(strips, outputs[part], strict=True):
+                    output.append(self._in_levels(x, lr, gray, last))
 
-    def _in_levels(self, x: Tensor, y: Tensor, gray: bool) -> Tensor:
+    def _strips(
+        self, image: Levels, grid: Grid, streams: Sequence[tuple[int, int, int]]
+    ) -> Iterator[tuple[range, Tensor]]:
+        """Rows of an image, and its outputs (count, C, n, W) in [0, 1] there.
+
+        Rows that no later tile reaches are yielded at once. The strips are parts of one tensor:
+        each holds until the next is requested.
+        """
+        factor, (channels, height, width) = self.model.guide.d.factor, image.shape
+        cut = is_consistent(self.model) and self.decode not in OFF_THE_GRID
+        tall, wide = grid.rows[0].stop - grid.rows[0].start, len(grid.across)
+        sums = torch.zeros(len(streams), channels, factor * tall, factor * wide)
+        row_ends = [*(min(row.start, height) for row in grid.rows[1:]), height]
+        column_ends = [*(min(column.start, width) for column in grid.columns[1:]), width]
+        for row, end in zip(grid.rows, row_ends, strict=True):
+            places = grid.down[row.pixels]
+            top = int(places.min())
+            source = image.rows(top, int(places.max()) + 1)[:, places - top]
+            for column, right in zip(grid.columns, column_ends, strict=True):
+                tile = to_unit(source[None][..., grid.across[column.pixels]])
+                weights = row.weights(factor, cut)[:, None] * column.weights(factor, cut)
+                for total, x in zip(sums, self._tile(tile, row, column, streams), strict=True):
+                    x *= weights
+                    total[..., column.upscaled(factor)] += x
+                    self.progress(factor**2 * (end - row.start) * (right - column.start))
+            done = factor * (end - row.start)
+            yield range(row.start, end), sums[:, :, :done, : factor * width]
+            carried = sums[:, :, done:].clone()
+            sums[:, :, : carried.shape[2]] = carried
+            sums[:, :, carried.shape[2] :] = 0
+
+    def _tile(
+        self, y: Tensor, row: Span, column: Span, streams: Sequence[tuple[int, int, int]]
+    ) -> Iterator[Tensor]:
+        """The outputs (C, ...) for a tile (1, c, ...) in [0, 1], each with noise of its stream."""
+        places = (row.start, column.start, row.stop - row.start)
+        noises = (TileNoise(stream, *places) for stream in streams)
+        outputs = upscale_samples(self.model, y, noises, *self._how)
+        for _ in streams:
+            with autocast(self.options.precision, self.model.device):
+                x = next(outputs)
+            yield x[0].cpu()
+
+    def _in_levels(self, x: Tensor, y: Tensor, gray: bool, last: bool) -> Tensor:
         """A strip of an output (C, n, W) in [0, 1], which is changed, as levels.
 
-        Args:
-            x: the strip.
-            y: the image's rows (c, n / factor, w).
-            gray: as of a call; before the next pass, whose output is consistent with its input.
+        y has the image's rows (c, n / factor, w).
         """
         x.mul_(255)
         if self.decode in OFF_THE_GRID:
             levels = rounded(x, self.model, y)
         else:
             levels = x.round_().clamp_(0, 255).to(torch.uint8)
-        if gray and len(levels) == 3 and is_consistent(self.model):
-            return gray_output(levels, y)
-        return levels
+        if not gray or len(levels) == 1:
+            return levels
+        if is_consistent(self.model):
+            return gray_output(levels, y)  # before the next pass, which is consistent with it
+        return luma(levels).to(torch.uint8).expand_as(levels) if last else levels
 
 
 def at_least(need: float) -> str:
-    """Gigabytes that suffice for so many bytes, as they are given on the command line."""
+    """Gigabytes that suffice for so many bytes."""
     digits = 1 - math.floor(math.log10(need / 1e9))
     return f"{math.ceil(need / 1e9 * 10**digits) / 10**digits:g}"

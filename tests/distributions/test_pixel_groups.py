@@ -25,6 +25,7 @@ from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormConv2d, initializing
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.learner import Learner, Objective
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, downscaled
 from tests.distributions.test_block_averages import every_image, fits, levels_of
 from tests.upscaling.test_command import smooth
@@ -302,12 +303,12 @@ def test_estimates_that_cannot_be_are_refused(tiny: MakeConfig) -> None:
     assert isinstance(made, SRVAE)
     assert default_decoding(made) == "mean"
     with pytest.raises(UserError, match="makes no estimate"):
-        Upscaler(made, "estimate")
+        Upscaler(made, UpscaleOptions(decode="estimate"))
     made = make_model(tiny(**project_to_consistent, groups=Residual(4, 1, 1, estimate=True)))
     assert isinstance(made, SRVAE)
     assert default_decoding(made) == "estimate"
     with pytest.raises(UserError, match="an estimate has no temperature"):
-        Upscaler(made, "estimate", 0.5)
+        Upscaler(made, UpscaleOptions(decode="estimate", temperature=0.5))
     made.run_config = RunConfig(model=made.config)  # no weight: it has not been taught
     assert default_decoding(made) == "mean"
     made.model.p_x = nn.Identity()  # of one's own
@@ -394,7 +395,16 @@ def test_enlarged_images_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -> 
     image = extremes(45, 51)
     for tile, precision in ((0, "fp32"), (32, "fp32"), (32, "bf16")):
         temperature = 0.0 if decode == "estimate" else 1.0
-        upscaler = Upscaler(model, decode, temperature, 5.0, tile=tile, precision=precision)
+        upscaler = Upscaler(
+            model,
+            UpscaleOptions(
+                decode=decode,
+                temperature=temperature,
+                image_temperature=5.0,
+                tile=tile,
+                precision=precision,
+            ),
+        )
         assert torch.equal(downscaled(model, upscaler(image)), image)
 
 
@@ -406,7 +416,8 @@ def test_upscaling_computes_in_the_precision_asked_for(model: SRVAE) -> None:
     outputs = {}
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         kinds.clear()
-        outputs[precision] = Upscaler(model, tile=32, precision=precision)(image).int()  # type: ignore[arg-type]
+        options = UpscaleOptions(decode="mean", tile=32, precision=precision)  # type: ignore[arg-type]
+        outputs[precision] = Upscaler(model, options)(image).int()
         assert kinds == {kind}
         assert not torch.is_autocast_enabled("cpu")
     assert 0 < (outputs["fp32"] - outputs["bf16"]).abs().float().mean() < 1

@@ -17,6 +17,7 @@ from srvae_pyro.data import ImageOptions, load_data
 from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.figures import FiguresArguments, main
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import CONFIG, read_config
@@ -65,13 +66,13 @@ def test_figures(
     assert main(given) == 0
     assert {name: file.read_bytes() for name, file in files.items()} == before
     if model == "srvae":  # temperatures reach what is sampled, and nothing else
-        assert main(replace(given, y_temperature=0.5)) == 0
+        assert main(replace(given, sampling=Sampling(y_temperature=0.5))) == 0
         same = {name for name, file in files.items() if file.read_bytes() == before[name]}
         of_given_y = {"paper-reconstructions", "paper-super-resolution", "swapped-latents"}
         assert same == of_given_y
     else:
-        with pytest.raises(UserError, match="--y-temperature is the srVAE's: a VAE has no y"):
-            main(replace(given, y_temperature=0.5))
+        with pytest.raises(UserError, match="`y_temperature` is the srVAE's: a VAE has no y"):
+            main(replace(given, sampling=Sampling(y_temperature=0.5)))
     rows = {"paper-reconstructions": 2}
     if model == "srvae":
         rows |= {"paper-super-resolution": 6, "paper-generative-reconstructions": 5}
@@ -83,7 +84,9 @@ def test_two_runs_beside_each_other(folder: Path, run: Callable[..., str], tmp_p
     first, second = run("one"), run("two", model="vae")
     out = tmp_path / "out"
     given = FiguresArguments(first, second, data=str(folder), count=2, out=out)
-    assert main(replace(given, y_temperature=0.5)) == 0  # of the one that has a y
+    assert (
+        main(replace(given, sampling=Sampling(y_temperature=0.5))) == 0
+    )  # of the one that has a y
     assert {f.name for f in out.iterdir()} == {
         "compared-samples.png",
         "compared-reconstructions.png",

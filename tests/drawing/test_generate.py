@@ -56,6 +56,10 @@ def names(count: int) -> set[str]:
     return {f"{number:05d}.png" for number in range(count)}
 
 
+def with_sampling(arguments: GenerateArguments, **changes: Any) -> GenerateArguments:
+    return replace(arguments, sampling=replace(arguments.sampling, **changes))
+
+
 def elsewhere(arguments: GenerateArguments, **changes: Any) -> dict[str, bytes]:
     """What the same arguments but for changes draw into a new folder."""
     assert arguments.out is not None
@@ -77,9 +81,7 @@ def test_the_folder_of_images_is_data(asked: GenerateArguments) -> None:
         assert grid.size[0] > 8 * 2 * 16
 
 
-def test_images_of_two_settings_are_never_mixed(
-    asked: GenerateArguments, drawn: list[int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_of_two_settings_are_never_mixed(asked: GenerateArguments) -> None:
     main(asked)
     before = contents(asked)
     seen = set(before.values())
@@ -91,44 +93,40 @@ def test_images_of_two_settings_are_never_mixed(
         {"y_temperature": 0.5},
     )
     for change in changes:
-        capsys.readouterr()
-        main(replace(asked, count=2, **change))
+        changed = replace(with_sampling(asked, **change), count=2)
+        unchanged = contents(asked)
+        with pytest.raises(UserError, match="images of other settings: give another `out`, or `ov"):
+            main(changed)
+        assert contents(asked) == unchanged
+        main(replace(changed, overwrite=True))
         after = contents(asked)
         assert after.keys() == names(2)
         assert not seen & set(after.values()), change
-        assert "images of an earlier call are now in" in capsys.readouterr().out
         seen |= set(after.values())
-    drawn.clear()
-    main(asked)  # and the first again, which are still there
+    main(replace(asked, overwrite=True))
     assert contents(asked) == before
-    assert drawn == [0, 1, 2, 3, 4, 5]  # for the grid alone
 
 
 def test_a_temperature_of_y_that_changes_nothing_is_no_other_setting(
-    asked: GenerateArguments, drawn: list[int]
+    asked: GenerateArguments,
 ) -> None:
-    main(replace(asked, image_temperature=0.5))
+    main(with_sampling(asked, image_temperature=0.5))
     assert asked.out is not None
+    before = contents(asked)
+    same = with_sampling(asked, image_temperature=0.5, y_temperature=0.5)
+    main(replace(same, count=7))
+    assert before.items() <= contents(asked).items()
     settings = json.loads((asked.out / "generate.json").read_text())["settings"]
     assert "y_temperature" not in settings
-    before = contents(asked)
-    drawn.clear()
-    main(replace(asked, image_temperature=0.5, y_temperature=0.5, count=7))
-    assert before.items() <= contents(asked).items()
-    assert not (asked.out / "earlier").exists()
-    assert drawn[0] == 6
-    main(replace(asked, image_temperature=0.5, y_temperature=2.0))
-    settings = json.loads((asked.out / "generate.json").read_text())["settings"]
-    assert settings["y_temperature"] == 2.0
 
 
 def test_a_temperature_of_y_is_the_srvaes(
     asked: GenerateArguments, tiny: Callable[..., ModelConfig], tmp_path: Path
 ) -> None:
     save_pretrained(make_model(tiny(model="vae")), tmp_path / "vae")
-    given = replace(asked, run=str(tmp_path / "vae"), y_temperature=0.5)
-    with pytest.raises(UserError, match="--y-temperature is the srVAE's: a VAE has no y"):
-        main(given)
+    given = with_sampling(asked, y_temperature=0.5)
+    with pytest.raises(UserError, match="`y_temperature` is the srVAE's: a VAE has no y"):
+        main(replace(given, run=str(tmp_path / "vae")))
     assert asked.out is not None
     assert not asked.out.exists()
 
@@ -137,27 +135,27 @@ def test_other_weights_are_other_settings(
     asked: GenerateArguments, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
 ) -> None:
     main(asked)
-    before = contents(asked)
     model = make_model(tiny(p_u="standard"))
     model.initialize(make_images(8, seed=5))
     save_pretrained(model, Path(asked.run))
-    main(replace(asked, count=3))
-    after = contents(asked)
-    assert after.keys() == names(3)
-    assert not set(after.values()) & set(before.values())
+    with pytest.raises(UserError, match="images of other settings"):
+        main(asked)
 
 
-def test_more_or_fewer_of_the_same_are_added_or_moved_out(asked: GenerateArguments) -> None:
+def test_more_of_the_same_are_added_and_fewer_leave_the_others(
+    asked: GenerateArguments, drawn: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
     main(replace(asked, count=9))
     before = contents(asked)
+    drawn.clear()
     main(replace(asked, count=2))
-    assert contents(asked).keys() == names(2)
-    main(replace(asked, count=9))
+    assert "7 further images of an earlier call" in capsys.readouterr().out
     assert contents(asked) == before
+    assert drawn == [0, 1]  # for the grid
     main(replace(asked, count=11))
     assert contents(asked) == elsewhere(asked, count=11)
-    assert asked.out is not None
-    assert not (asked.out / "earlier").exists()
+    main(replace(asked, count=2, overwrite=True))
+    assert contents(asked).keys() == names(2)
 
 
 def test_a_call_that_was_stopped_goes_on(
@@ -212,7 +210,7 @@ def test_files_of_others_are_neither_mixed_in_nor_lost(asked: GenerateArguments)
     cat = own.with_name("cat.png")
     cat.write_bytes(b"mine")
     with pytest.raises(UserError, match=r"cat\.png is not an image that this command drew"):
-        main(replace(asked, seed=1))
+        main(with_sampling(asked, seed=1))
     assert contents(asked).keys() == names(6) | {"cat.png"}
 
 

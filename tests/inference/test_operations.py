@@ -21,6 +21,7 @@ from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.operations import slerp
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler
 
 LATENT = (2, 4, 4)
@@ -188,7 +189,7 @@ def test_y_has_a_temperature_of_its_own(srvae: SRVAE) -> None:
 
 
 def test_a_temperature_of_y_is_refused_where_there_is_no_y() -> None:
-    with pytest.raises(UserError, match="y_temperature is the srVAE's: this model has no y"):
+    with pytest.raises(UserError, match="`y_temperature` is the srVAE's: this model has no y"):
         make("vae").generate(1, y_temperature=0.5)
 
 
@@ -513,7 +514,7 @@ def test_a_call_with_a_seed_leaves_pytorchs_generator_as_it_was(srvae: SRVAE) ->
         lambda: srvae.log_likelihood(x, 2, refine=1, seed=1),
         lambda: evaluate_elbo(srvae, levels, srvae.device, seed=1),
         lambda: evaluate_super_resolution(srvae, levels, samples=1, seed=1),
-        lambda: Upscaler(srvae, "sample", seed=1)(levels[0]),
+        lambda: Upscaler(srvae, UpscaleOptions(decode="sample", seed=1))(levels[0]),
     )
     before = torch.get_rng_state()
     for number, call in enumerate(calls):

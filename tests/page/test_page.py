@@ -21,6 +21,7 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.drawing.arguments import GenerateArguments
 from srvae_pyro.errors import UserError
 from srvae_pyro.generate import main as generate_command
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.page.arguments import DemoArguments
@@ -40,6 +41,7 @@ from srvae_pyro.page.work import (
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.files import Outputs
 
 pytestmark = pytest.mark.usefixtures("two_strips")
@@ -95,17 +97,20 @@ def test_answers_are_the_files_that_upscale_writes(
     run: Callable[..., Path], photograph: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     folder = run(**EXACT)
-    arguments = UpscaleArguments(str(folder), (photograph,), out=tmp_path / "out", **settings)
-    assert upscale_command(arguments) == 0
+    options = UpscaleOptions(**settings)
+    assert (
+        upscale_command(UpscaleArguments(str(folder), (photograph,), tmp_path / "out", options))
+        == 0
+    )
     work = fresh(tmp_path / "work")
     shares: list[float] = []
-    work.tell = lambda done, _: shares.append(done)
-    done = upscale(work, srvae(folder), photograph, arguments)
+    work.report = lambda done, _: shares.append(done)
+    done = upscale(work, srvae(folder), photograph, options)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     files = [*done.outputs.consistencies, *filter(None, [done.outputs.deviation])]
     assert {path.name: path.read_bytes() for path in files} == expected
     assert all(path.parent == work.folder for path in files)
-    most = disk_bytes(srvae(folder), photograph, arguments)
+    most = disk_bytes(srvae(folder), photograph, options)
     assert sum(path.stat().st_size for path in work.folder.iterdir()) <= most
     assert set(done.outputs.consistencies.values()) == {"exact"}
     assert "Agreement: exact" in done.words
@@ -118,7 +123,7 @@ def test_answers_are_the_files_that_upscale_writes(
 def test_bicubic_looks_as_the_answer_but_for_its_pixels(
     run: Callable[..., Path], photograph: Path, tmp_path: Path
 ) -> None:
-    done = upscale(fresh(tmp_path / "work"), srvae(run()), photograph, UpscaleArguments("", ()))
+    done = upscale(fresh(tmp_path / "work"), srvae(run()), photograph, UpscaleOptions())
     (output,) = done.outputs.consistencies
     with Image.open(done.bicubic) as bicubic, Image.open(output) as file:
         assert (bicubic.mode, bicubic.size) == (file.mode, file.size)
@@ -141,7 +146,7 @@ def test_a_bad_file_has_the_commands_message_without_the_folder(
     path.write_text("no image at all")
     model = srvae(run())
     with pytest.raises(UserError, match="its format is not known") as error:
-        upscale(fresh(tmp_path / "work"), model, path, UpscaleArguments("", ()))
+        upscale(fresh(tmp_path / "work"), model, path, UpscaleOptions())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as told:
         upscale_command(UpscaleArguments(str(tmp_path / "run"), (Path("text.png"),)))
@@ -154,11 +159,9 @@ def test_generated_images_are_those_of_the_command(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = run()
-    arguments = GenerateArguments(
-        str(folder), 6, temperature=0.7, y_temperature=0.5, seed=3, out=tmp_path / "out"
-    )
+    sampling = Sampling(temperature=0.7, y_temperature=0.5, seed=3)
+    arguments = GenerateArguments(str(folder), 6, sampling, out=tmp_path / "out")
     assert generate_command(arguments) == 0
-    sampling: Any = {"temperature": 0.7, "y_temperature": 0.5, "seed": 3}
     x, y = generate(fresh(tmp_path / "work"), load(folder), 6, sampling)
     assert len(x) == len(y) == 6
     written = sorted((tmp_path / "out" / "images").iterdir())
@@ -174,7 +177,7 @@ def test_images_of_each_operation(
     model = load(run(model=kind))
     x = image_for(model, photograph)
     assert x.shape == (1, 3, 16, 16)
-    sampling: Any = {"seed": 1}
+    sampling = Sampling(seed=1)
     made = {"reconstruct": reconstruct(fresh(tmp_path / "r"), model, x, sampling)}
     assert len(made["reconstruct"]) == (5 if kind == "srvae" else 2)
     made["interpolate"] = interpolate(fresh(tmp_path / "i"), model, x, 1 - x, 3, sampling)
@@ -200,20 +203,20 @@ def test_a_visitor_stops_between_images_and_tiles(
     def stopping(name: str, after: int) -> Work:
         work = fresh(tmp_path / name)
 
-        def tell(done: float, _: str) -> None:
+        def report(done: float, _: str) -> None:
             told.append(done)
             if len(told) == after:
                 work.stop()
 
-        work.tell = tell
+        work.report = report
         return work
 
     with pytest.raises(StoppedError):
-        generate(stopping("g", 2), model, 40, {"seed": 0})
+        generate(stopping("g", 2), model, 40, Sampling())
     assert told == [0, 0.1]
     told.clear()
     with pytest.raises(StoppedError):
-        upscale(stopping("e", 3), model, photograph, UpscaleArguments("", (), samples=8))
+        upscale(stopping("e", 3), model, photograph, UpscaleOptions(samples=8))
     assert len(told) == 3
     assert not list((tmp_path / "e").iterdir())
     assert len(model.generate(1)["x"]) == 1  # others can go on
@@ -280,20 +283,6 @@ def test_an_upload_goes_with_the_last_who_sent_it(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_old_files_are_swept_but_for_those_of_running_work(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path)
-    with sessions.work("a", "generate") as done:
-        (done.folder / "a.png").touch()
-    with sessions.work("a", "upscale") as running:
-        sessions.sweep(60)
-        assert done.folder.exists()
-        hour_ago = time.time() - 3600
-        for path in (done.folder, done.folder / "a.png", running.folder):
-            os.utime(path, (hour_ago, hour_ago))
-        sessions.sweep(60)
-        assert set(tmp_path.iterdir()) == {running.folder}
-
-
 def write(path: Path, size: int, age: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(size))
@@ -319,7 +308,7 @@ def test_files_of_all_visitors_have_a_bound(tmp_path: Path) -> None:
     assert (work.folder / "a.png").exists()
     with sessions.room(500_000):
         assert not list((tmp_path / "page").iterdir())
-    assert not sessions._visitors
+    assert not sessions._files
 
 
 def test_files_have_a_bound_however_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +317,7 @@ def test_files_have_a_bound_however_small(tmp_path: Path, monkeypatch: pytest.Mo
     for visitor in "abcd":
         with sessions.work(visitor, "run"):
             pass
-    assert len(list(tmp_path.iterdir())) == len(sessions._visitors) == 2
+    assert len(list(tmp_path.iterdir())) == len(sessions._files) == 2
 
 
 def test_stopping_is_of_ones_own_work(tmp_path: Path) -> None:
@@ -347,7 +336,7 @@ def test_stopping_is_of_ones_own_work(tmp_path: Path) -> None:
 
 
 def test_curves_of_a_run(tmp_path: Path) -> None:
-    assert read_curves(tmp_path).names == []
+    assert read_curves(tmp_path) == {}
     count = 3 * MOST_POINTS
     lines = [
         json.dumps({"split": "train", "step": i, "loss": float(i), "bits_per_dim": 3, "epoch": 1})
@@ -357,11 +346,11 @@ def test_curves_of_a_run(tmp_path: Path) -> None:
     lines += [json.dumps({"split": "train", "step": 9, "loss": float("nan")})]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     curves = read_curves(tmp_path)
-    assert curves.names == ["ELBO (bits/dim)", "loss (nats an image)"]
-    assert curves.points["ELBO (bits/dim)"][-1] == (7, 4.5, "validation")
-    loss = curves.points["loss (nats an image)"]
+    assert list(curves) == ["ELBO (bits/dim)", "loss (nats an image)"]
+    assert curves["ELBO (bits/dim)"].to_numpy().tolist()[-1] == [7, 4.5, "validation"]
+    loss = curves["loss (nats an image)"].to_numpy().tolist()
     assert len(loss) == MOST_POINTS
-    assert loss[-1] == (count - 1, count - 1, "training")
+    assert loss[-1] == [count - 1, count - 1, "training"]
 
 
 def test_figures_and_settings_of_a_run(run: Callable[..., Path], tmp_path: Path) -> None:
@@ -392,8 +381,8 @@ def test_without_gradio_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
         ({"port": 0}, "--port"),
         ({"megapixels": 0.0}, "--megapixels"),
         ({"waiting": 0}, "--waiting"),
-        ({"allow_host": ("https://demo.example.com/",)}, "--allow-host"),
-        ({"allow_host": ("*.example.com",)}, "--allow-host"),
+        ({"allow_host": ("https://demo.example.com/",)}, "allow.host"),
+        ({"allow_host": ("*.example.com",)}, "allow.host"),
     ],
 )
 def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:

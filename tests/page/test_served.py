@@ -32,11 +32,13 @@ from srvae_pyro.config import Dense, ModelConfig, Residual
 from srvae_pyro.errors import UserError
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.generate import main as generate_command
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'srvae-pyro[demo]'")
 
@@ -49,8 +51,8 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Receive, Scope, Send
 
 from srvae_pyro.page.app import UPLOAD, Guard, build, served
-from srvae_pyro.page.controls import Page
 from srvae_pyro.page.sessions import Sessions, Work
+from srvae_pyro.page.tabs import Page
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -133,7 +135,8 @@ def photographs(tmp_path: Path) -> list[Path]:
 
 def upscaled(run: Path, path: Path, out: Path, **settings: Any) -> list[bytes]:
     """What the command upscale writes, by name."""
-    assert upscale_command(UpscaleArguments(str(run), (path,), out=out, **settings)) == 0
+    arguments = UpscaleArguments(str(run), (path,), out, UpscaleOptions(**settings))
+    assert upscale_command(arguments) == 0
     return [file.read_bytes() for file in sorted(out.iterdir())]
 
 
@@ -179,7 +182,7 @@ def test_several_visitors_at_once(
         if number < 2:
             both = upscaled(run, photographs[number], out / "several", seed=number, samples=2)
             assert sorted(several) == sorted(both)
-        arguments = GenerateArguments(str(run), 2, seed=number, out=out / "new")
+        arguments = GenerateArguments(str(run), 2, Sampling(seed=number), out=out / "new")
         assert generate_command(arguments) == 0
         written = sorted((out / "new" / "images").iterdir())
         assert x == [path.read_bytes() for path in written]
@@ -247,7 +250,7 @@ def test_an_address_that_cannot_be_had_is_told(run: Path, host: str, reason: str
     with socket.create_server(("127.0.0.1", 0)) as taken:
         arguments = DemoArguments("", host=host, port=taken.getsockname()[1])
         with (
-            pytest.raises(UserError, match=f"{reason}.*: give another --host or --port") as error,
+            pytest.raises(UserError, match=f"{reason}.*: give another `host` or `port`") as error,
             served(arguments, run, load(run)),
         ):
             pass
@@ -403,6 +406,21 @@ def test_nothing_goes_out_or_stays(
     assert not folder.exists()
 
 
+def test_old_files_are_removed(
+    run: Path, photographs: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("srvae_pyro.page.app.KEPT", (1, 1))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with served(DemoArguments(""), run, load(run)) as address:
+        (folder,) = tmp_path.glob("srvae-page-*")
+        client = program(address)
+        client.predict(handle_file(photographs[0]), *ONE, 0, api_name="/upscale")
+        until = time.monotonic() + PATIENCE / 1000
+        while list(folder.rglob("*.png")) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not list(folder.rglob("*.png"))
+
+
 # A browser
 
 
@@ -432,7 +450,7 @@ def visitor(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.on("request", lambda request: asked.add(request.url.split("?")[0]))
         page.goto(address)
-        page.get_by_role("button", name="Enlarge", exact=True).wait_for()
+        page.get_by_role("button", name="Upscale", exact=True).wait_for()
         return page
 
     yield visit
@@ -495,7 +513,7 @@ def test_a_seed_has_the_same_images_twice_by_the_keyboard_alone(
     visitor: Callable[..., Any],
 ) -> None:
     page = visitor()
-    page.get_by_role("tab", name="Enlarge", exact=True).focus()
+    page.get_by_role("tab", name="Upscale", exact=True).focus()
     page.keyboard.press("Tab")
     page.get_by_role("tab", name="Generate", exact=True).focus()
     page.keyboard.press("Enter")
@@ -606,7 +624,7 @@ def test_controls_have_names_and_fit_and_the_run_is_shown(
     page = visitor(size)
     drop(page, "photograph", photographs[0])
     page.get_by_text("Agreement: exact").first.wait_for()
-    for name in ("Enlarge", "Generate", "Reconstruct", "Interpolate", "Recombine", "Run"):
+    for name in ("Upscale", "Generate", "Reconstruct", "Interpolate", "Recombine", "Run"):
         tab(page, name)
         page.get_by_role("tab", name=name, exact=True, selected=True).wait_for()
         assert page.evaluate(NAMELESS) == [], name

@@ -9,8 +9,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 from srvae_pyro import compress, decompress, figures, generate, train, upscale
+from srvae_pyro.checked import hints_of
 from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
 from srvae_pyro.compression.container import Container, Entry, Header, write_parts
 from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
@@ -122,6 +124,13 @@ def test_a_python_without_docstrings_is_told_what_to_do() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
+def names_in(kind: Any) -> set[str]:
+    """The fields of a command's arguments, and of the settings in them."""
+    hints = hints_of(kind)
+    nested = (names_in(hint) for hint in hints.values() if is_dataclass(hint))
+    return set(hints).union(*nested)
+
+
 @pytest.mark.parametrize(
     "command",
     ["train", "generate", "evaluate", "figures", "upscale", "compress", "decompress", "demo"],
@@ -134,15 +143,15 @@ def test_every_command_names_flags_that_it_has(
     hints = []
 
     def heard(kind, main, prog, memory="") -> None:
-        hints.append((memory, vars(kind)["__dataclass_fields__"]))
+        hints.append((memory, names_in(kind)))
 
     monkeypatch.setattr("srvae_pyro.system.cli.run_command", heard)
     monkeypatch.delitem(sys.modules, f"srvae_pyro.{command}", raising=False)
     runpy.run_module(f"srvae_pyro.{command}", run_name="__main__")
-    ((memory, fields),) = hints
+    ((memory, names),) = hints
     flags = [word.strip(",") for word in memory.split() if word.startswith("--")]
     assert flags
-    assert {flag[2:].replace("-", "_") for flag in flags} <= fields.keys()
+    assert {flag[2:].replace("-", "_") for flag in flags} <= names
 
 
 def test_a_character_that_the_terminal_lacks_becomes_a_question_mark(

@@ -20,6 +20,7 @@ from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.system.device import to_device
 from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.learner import Learner
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler
 from tests.fake_cuda import CUDA, KINDS, MIXED, FakeCuda, config_of
 
@@ -249,11 +250,11 @@ def test_enlarging(here: OnGpu) -> None:
     with unset_fake_temporarily():
         image = torch.zeros(3, side, side + multiple, dtype=torch.uint8)
     for tile, decode in ((0, "mode"), (side, "sample")):
-        out = Upscaler(here.model, decode, tile=tile, temperature=1.0)(image)
+        out = Upscaler(here.model, UpscaleOptions(decode=decode, tile=tile, temperature=1.0))(image)
         assert out.device.type == "cpu"
         assert out.shape == (3, 2 * side, 2 * (side + multiple))
         assert here.cuda.waits.taken() == {("to host", "upscaler.py:upscaled"): 2 if tile else 1}
-    Upscaler(here.model, "mean", tile=0)(image)
+    Upscaler(here.model, UpscaleOptions(decode="mean", tile=0))(image)
     places = {place for _, place in here.cuda.waits.taken()}
     quadrature = {"truncated.py:expectation", "truncated.py:<listcomp>"}
     assert places == {"upscaler.py:upscaled"} | (quadrature if here.name == "groups" else set())

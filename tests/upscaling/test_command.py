@@ -27,7 +27,7 @@ from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscale import UpscaleArguments, main
-from srvae_pyro.upscaling.command import upscaler_for
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.files import names_for
 from srvae_pyro.upscaling.photographs import read_photograph
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
@@ -82,8 +82,14 @@ def model(run: Callable[..., Path]) -> SRVAE:
     return model
 
 
-def upscale(run: Path, *images: Path, **options: Any) -> int:
-    arguments = UpscaleArguments(str(run), images, **options)
+def with_options(upscaler: Upscaler, **changes: Any) -> Upscaler:
+    return replace(upscaler, options=replace(upscaler.options, **changes))
+
+
+def upscale(
+    run: Path, *images: Path, out: Path | None = None, gif: bool = False, **options: Any
+) -> int:
+    arguments = UpscaleArguments(str(run), images, out, UpscaleOptions(**options), gif)
     check_arguments(arguments)  # as run_command does
     return main(arguments)
 
@@ -315,11 +321,6 @@ def test_large_tiles_overlap_by_no_more_than_they_need() -> None:
     assert {part.ramp for part in parts} == {32}
 
 
-def test_the_precision_asked_for_is_the_upscalers(model: SRVAE) -> None:
-    arguments = UpscaleArguments("mine", (Path("image.png"),), precision="bf16")
-    assert upscaler_for(model, arguments).precision == "bf16"
-
-
 def test_one_tile_where_it_fits() -> None:
     (part,) = spans(16, 16, 4)
     assert part.weights(2).eq(1).all()
@@ -350,8 +351,8 @@ def test_tiles_are_the_whole_where_attention_is_constant(
 ) -> None:
     monkeypatch.setattr(ChannelAttention, "forward", lambda self, x: 0.7 * x)
     image = smooth(100, 72)
-    upscaler = Upscaler(model, decode, 1.0, tile=64, seed=3)
-    difference = (upscaler(image).int() - replace(upscaler, tile=0)(image).int()).abs()
+    upscaler = Upscaler(model, UpscaleOptions(decode=decode, temperature=1.0, tile=64, seed=3))
+    difference = (upscaler(image).int() - with_options(upscaler, tile=0)(image).int()).abs()
     # Not all of the receptive field is within the margin, but what is beyond weighs little.
     assert difference.float().mean() < 0.05
     assert (difference > 1).float().mean() < 0.01
@@ -359,8 +360,8 @@ def test_tiles_are_the_whole_where_attention_is_constant(
 
 def test_no_seams(model: SRVAE) -> None:
     image = smooth(104, 64)
-    upscaler = Upscaler(model, "mean", tile=64)
-    tiled, whole = upscaler(image).float(), replace(upscaler, tile=0)(image).float()
+    upscaler = Upscaler(model, UpscaleOptions(decode="mean", tile=64))
+    tiled, whole = upscaler(image).float(), with_options(upscaler, tile=0)(image).float()
     assert psnr(tiled, whole) > 30
     # Where the weights of two tiles cross, the step from row to row is like anywhere.
     (first, _) = spans(104, 64, 4)
@@ -374,18 +375,18 @@ def test_no_seams(model: SRVAE) -> None:
 
 def test_tiles_follow_the_memory(model: SRVAE) -> None:
     need = Upscaler(model).need
-    whole = Upscaler(model, memory_gb=need(100, 100) / 1e9 * (1 + 1e-9))
+    whole = Upscaler(model, UpscaleOptions(memory_gb=need(100, 100) / 1e9 * (1 + 1e-9)))
     assert whole.tile_for(100, 100) == 0
     side = whole.tile_for(100, 104)
     assert 0 < side <= 100
     assert need(100, 104, side) <= need(100, 100) < need(100, 104, side + 4)
     # Of a wider image the strips take more, and the tiles must be smaller.
     assert 0 < whole.tile_for(100, 4_000) < side
-    assert Upscaler(model, tile=0, memory_gb=1e-6).tile_for(4000, 4000) == 0
+    assert Upscaler(model, UpscaleOptions(tile=0, memory_gb=1e-6)).tile_for(4000, 4000) == 0
     with pytest.raises(UserError, match="give at least") as error:
-        Upscaler(model, memory_gb=1e-6).tile_for(100, 100)
+        Upscaler(model, UpscaleOptions(memory_gb=1e-6)).tile_for(100, 100)
     enough = float(str(error.value).split()[-1])
-    assert Upscaler(model, memory_gb=enough).tile_for(100, 100) > 0
+    assert Upscaler(model, UpscaleOptions(memory_gb=enough)).tile_for(100, 100) > 0
 
 
 # Outputs
@@ -393,11 +394,11 @@ def test_tiles_follow_the_memory(model: SRVAE) -> None:
 
 def test_a_seed_has_one_answer(model: SRVAE) -> None:
     image = smooth(20, 24)
-    upscaler = Upscaler(model, "sample", 1.0, seed=1)
+    upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0, seed=1))
     first = upscaler(image, sample=2)
     assert torch.equal(upscaler(image, sample=2), first)
     assert not torch.equal(upscaler(image, sample=1), first)
-    assert not torch.equal(replace(upscaler, seed=2)(image, sample=2), first)
+    assert not torch.equal(with_options(upscaler, seed=2)(image, sample=2), first)
 
 
 def test_the_default_is_super_resolves_mean(model: SRVAE) -> None:
@@ -409,8 +410,8 @@ def test_the_default_is_super_resolves_mean(model: SRVAE) -> None:
 def test_four_times_is_twice_twice(model: SRVAE) -> None:
     image = smooth(9, 11)
     upscaler = Upscaler(model)
-    assert torch.equal(upscaler(image, passes=2), upscaler(upscaler(image)))
-    x = upscaler(image, passes=2)
+    x = with_options(upscaler, factor=4)(image)
+    assert torch.equal(x, upscaler(upscaler(image)))
     assert (
         lr_psnr(model, MemoryCanvas(x), MemoryCanvas(image), 2)
         == psnr(downscaled(model, downscaled(model, x)), image).item()
@@ -552,7 +553,7 @@ def test_an_answer_too_large_for_memory_is_refused_before_any_work(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_of(smooth(80, 100)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"more memory than --memory-gb 0.0001: give at least 0.0"):
+    with pytest.raises(UserError, match=r"more memory than `memory_gb=0.0001`: give at least 0.0"):
         upscale(run(), tmp_path / "a.png", out=tmp_path / "out", memory_gb=1e-4)
     monkeypatch.setattr("srvae_pyro.upscaling.files.process_memory", lambda: 1e5)
     with pytest.raises(UserError, match=r"would become 200x160 pixels.*cut out a part"):

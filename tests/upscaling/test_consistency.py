@@ -1,7 +1,6 @@
 """Outputs of exact models: made small again each is the photograph, in the file, in every pixel."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.tiling import spans
 from srvae_pyro.upscaling.upscaler import Upscaler, consistent_output, downscaled
-from tests.upscaling.test_command import image_of, smooth, upscale
+from tests.upscaling.test_command import image_of, smooth, upscale, with_options
 
 MakeModel = Callable[..., SRVAE]
 pytestmark = pytest.mark.usefixtures("two_strips")
@@ -59,15 +59,14 @@ def extremes(height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
 def test_four_times_is_exact_twice(make: MakeModel, decode: Any) -> None:
     model, image = make(), extremes(9, 10)
-    x = Upscaler(model, decode, 1.0)(image, passes=2)
-    once = Upscaler(model, decode, 1.0)(image)
+    upscaler = Upscaler(model, UpscaleOptions(decode=decode, temperature=1.0))
+    x, once = with_options(upscaler, factor=4)(image), upscaler(image)
     assert torch.equal(downscaled(model, x), once)
     assert torch.equal(downscaled(model, once), image)
 
 
 @pytest.mark.parametrize(
-    ("kind", "factor", "channels"),
-    [("RGBA", 2, 3), ("L", 4, 3), ("RGB", 2, 1)],
+    ("kind", "factor", "channels"), [("RGBA", 2, 3), ("L", 4, 3), ("RGB", 2, 1)]
 )
 def test_every_file_agrees(
     make: MakeModel,
@@ -110,7 +109,8 @@ def test_every_file_agrees(
 
 def test_means_of_samples_are_only_rounded(make: MakeModel) -> None:
     model, image = make(), extremes(12, 12)
-    samples = [Upscaler(model, "sample", 1.0)(image, 1, i) for i in range(5)]
+    upscaler = Upscaler(model, UpscaleOptions(decode="sample"))
+    samples = [upscaler(image, i) for i in range(5)]
     mean = torch.stack(samples).double().mean(0)
     near = consistent_output(mean, image)
     assert torch.equal(downscaled(model, near), image)
@@ -123,7 +123,7 @@ def test_means_of_samples_are_only_rounded(make: MakeModel) -> None:
 
 def test_a_gray_answer_is_near_the_luma_of_the_colours(make: MakeModel) -> None:
     model, gray = make(), smooth(12, 14, 1).expand(3, -1, -1).contiguous()
-    upscaler = Upscaler(model, "sample", 1.0)
+    upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0))
     x = upscaler(gray, gray=True)
     assert torch.equal(x[0], x[1])
     assert torch.equal(x[0], x[2])
@@ -148,7 +148,7 @@ def test_cut_tiles_are_the_whole_where_attention_is_constant(
     monkeypatch.setattr(ChannelAttention, "forward", lambda self, x: 0.7 * x)
     image, model = smooth(100, 72), make()
     for decode in ("sample", "mode"):
-        upscaler = Upscaler(model, decode, 1.0, tile=64, seed=3)
-        difference = (upscaler(image).int() - replace(upscaler, tile=0)(image).int()).abs()
+        upscaler = Upscaler(model, UpscaleOptions(decode=decode, temperature=1.0, tile=64, seed=3))
+        difference = (upscaler(image).int() - with_options(upscaler, tile=0)(image).int()).abs()
         assert difference.float().mean() < 0.05
         assert (difference > 1).float().mean() < 0.01

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import peak_bytes
 from srvae_pyro.upscaling import tiling as canvas
+from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
 from srvae_pyro.upscaling.tiling import MemoryCanvas, Scratch, bands, spans
 from srvae_pyro.upscaling.upscaler import (
@@ -28,7 +28,7 @@ from srvae_pyro.upscaling.upscaler import (
     rounded,
     upscale_batch,
 )
-from tests.upscaling.test_command import image_of, smooth, upscale
+from tests.upscaling.test_command import image_of, smooth, upscale, with_options
 from tests.upscaling.test_consistency import extremes
 
 MakeModel = Callable[..., SRVAE]
@@ -52,7 +52,7 @@ def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
 
 def whole_in_floats(upscaler: Upscaler, image: Tensor, sample: int) -> Tensor:
     """What an upscaler does, with the whole output in memory: all tiles added up, then rounded."""
-    model, side, decode = upscaler.model, upscaler.tile, upscaler.decode
+    model, side, decode = upscaler.model, upscaler.options.tile, upscaler.decode
     multiple, (height, width) = model.lower_multiple, image.shape[1:]
     pads = ((0, 0), (0, -height % multiple), (0, -width % multiple))
     y = torch.from_numpy(np.pad(image.numpy(), pads, mode="reflect"))
@@ -60,7 +60,8 @@ def whole_in_floats(upscaler: Upscaler, image: Tensor, sample: int) -> Tensor:
     cut = is_consistent(model) and decode != "mean"
     rows, columns = (spans(n, side or n, multiple) for n in y.shape[1:])
     for row, column in itertools.product(rows, columns):
-        noise = TileNoise((upscaler.seed, sample, 0), row.start, column.start, row.stop - row.start)
+        stream = (upscaler.options.seed, sample, 0)
+        noise = TileNoise(stream, row.start, column.start, row.stop - row.start)
         part = to_unit(y[None, :, row.pixels, column.pixels])
         x = upscale_batch(model, part, decode, upscaler.temperature, noise=noise)[0]
         weights = row.weights(2, cut)[:, None] * column.weights(2, cut)
@@ -75,7 +76,10 @@ def whole_in_floats(upscaler: Upscaler, image: Tensor, sample: int) -> Tensor:
 @pytest.mark.parametrize("decode", ["sample", "mean"])
 def test_strips_are_the_whole_to_the_bit(make: MakeModel, decode: Any, exact: bool) -> None:
     image = smooth(60, 38)  # rows of tiles of which three overlap
-    upscaler = Upscaler(make(**EXACT) if exact else make(), decode, 1.0, seed=3, tile=32)
+    upscaler = Upscaler(
+        make(**EXACT) if exact else make(),
+        UpscaleOptions(decode=decode, temperature=1.0, seed=3, tile=32),
+    )
     together = [MemoryCanvas.blank((3, 120, 76)) for _ in range(2)]
     upscaler.upscale(MemoryCanvas(image), together, first=4)
     for sample, output in enumerate(together, 4):
@@ -97,7 +101,7 @@ def test_what_sees_y_alone_is_computed_once_a_tile(make: MakeModel) -> None:
     networks |= {"from_u": model.model.p_z.from_u, "joint": model.model.p_x.joint}
     for name, network in networks.items():
         network.register_forward_hook(counting(name))
-    upscaler = Upscaler(model, "sample", 1.0, tile=32)
+    upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0, tile=32))
     image, tiles = MemoryCanvas(smooth(50, 30)), 2
     upscaler.network_bytes  # noqa: B018 (measured by calls of its own)
     calls.update(dict.fromkeys(calls, 0))
@@ -107,11 +111,11 @@ def test_what_sees_y_alone_is_computed_once_a_tile(make: MakeModel) -> None:
 
 def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
     image = smooth(50, 30)
-    upscaler = Upscaler(make(), "sample", 1.0)
+    upscaler = Upscaler(make(), UpscaleOptions(decode="sample", temperature=1.0))
     upscaler.__dict__["network_bytes"] = 500.0  # of such networks the strips take the most
     need = upscaler.need(52, 32, 32, samples=2)
     assert need < upscaler.need(52, 32, 32, samples=3)
-    less = replace(upscaler, memory_gb=need / 1e9 * (1 + 1e-9), tile=32)
+    less = with_options(upscaler, memory_gb=need / 1e9 * (1 + 1e-9), tile=32)
     less.__dict__["network_bytes"] = upscaler.network_bytes
     groups: list[int] = []
     once = less._at_once
@@ -130,19 +134,19 @@ def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
 
 def test_samples_four_times_as_large_are_each_its_own(make: MakeModel) -> None:
     model, image = make(**EXACT), extremes(9, 10)
-    upscaler = Upscaler(model, "sample", 1.0)
+    upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0))
     with Scratch(Path()) as scratch:
         upscale_from = [scratch.canvas((3, 36, 40)) for _ in range(3)]
-        upscaler.upscale(MemoryCanvas(image), upscale_from, 2, scratch=scratch.canvas)
+        with_options(upscaler, factor=4).upscale(MemoryCanvas(image), upscale_from)
         for sample, output in enumerate(upscale_from):
             x = output.rows(0, 36)
-            assert torch.equal(x, upscaler(image, 2, sample))
-            assert torch.equal(downscaled(model, x), upscaler(image, 1, sample))
+            assert torch.equal(x, with_options(upscaler, factor=4)(image, sample))
+            assert torch.equal(downscaled(model, x), upscaler(image, sample))
             assert lr_psnr(model, output, MemoryCanvas(image), 2) == 100
 
 
 def test_no_answer_is_ever_whole_in_floats(make: MakeModel, tmp_path: Path) -> None:
-    upscaler = Upscaler(make(), "sample", 1.0, tile=32)
+    upscaler = Upscaler(make(), UpscaleOptions(decode="sample", temperature=1.0, tile=32))
 
     def peak(height: int) -> int:
         image = MemoryCanvas(smooth(height, 32))
