@@ -66,12 +66,12 @@ def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> l
         alike.setdefault((height, width), []).append(index)
     batches, area = [], 0
     for (height, width), indices in sorted(alike.items()):
-        own = height * width
+        area_each = height * width
         while indices:
-            count = max(min(group, PIXELS // own, area // (2 * own)), 1)
+            count = max(min(group, PIXELS // area_each, area // (2 * area_each)), 1)
             batches.append(Batch(tuple(indices[:count]), height, width))
             indices = indices[count:]
-            area += count * own
+            area += count * area_each
     return batches
 
 
@@ -329,19 +329,19 @@ class Codec:
         done: Progress,
     ) -> list[tuple[Tensor, Tensor]]:
         """The image, uint8 and padded, and the latent of each that a chain holds."""
-        stack, found = Stack(words), dict[int, tuple[Tensor, Tensor]]()
+        stack, decoded = Stack(words), dict[int, tuple[Tensor, Tensor]]()
         try:
             with self._coding():
                 for batch in reversed(self._batches(sizes)):
                     levels, latent = self._take(stack, coding(batch), len(batch.indices))
                     pairs = zip(levels.to(torch.uint8).cpu(), latent, strict=True)
-                    found |= dict(zip(batch.indices, pairs, strict=True))
+                    decoded |= dict(zip(batch.indices, pairs, strict=True))
                     done(len(batch.indices))
         except (ValueError, OverflowError) as error:  # from numbers that make no sense
             raise MismatchError(str(error)) from None
         if not stack.is_at_start():
             raise MismatchError("what is left is not what there was to start with")
-        return [found[index] for index in range(len(sizes))]
+        return [decoded[index] for index in range(len(sizes))]
 
 
 def lower_of(model: ImageModel, images: Sequence[Tensor]) -> list[Tensor]:

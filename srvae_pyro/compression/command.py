@@ -43,17 +43,17 @@ def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], l
     files = [file for path in paths for file in (find_images(path) if path.is_dir() else [path])]
     if not files:
         raise UserError(f"there are no images in {shown(paths[0])}")
-    levels, about, beside = [], [], 0
+    levels, about, with_metadata = [], [], 0
     for file, name in zip(files, names_of([file.stem for file in files]), strict=True):
         photograph = read_photograph(file, channels)
         _check(file, photograph, channels)
         others = photograph.exif, photograph.xmp, photograph.profile, photograph.chunks
-        beside += any(others) or bool(photograph.unkept)
+        with_metadata += any(others) or bool(photograph.unkept)
         levels.append(photograph.levels)
         height, width = photograph.levels.shape[-2:]
         about.append(Entry(name, height, width, photograph.gray and channels == 3))
-    if beside:
-        print_line(f"EXIF, XMP, colour profiles and gamma of {beside} images are not kept")
+    if with_metadata:
+        print_line(f"EXIF, XMP, colour profiles and gamma of {with_metadata} images are not kept")
     return levels, about
 
 
@@ -131,11 +131,11 @@ def decompress(arguments: DecompressArguments) -> int:
     with filling(arguments.out, files) as folder:
         for file, image, levels in zip(files, header.images, images, strict=True):
             save_photograph(folder / file, MemoryCanvas(levels[:1] if image.gray else levels))
-    told = f"{len(files)} {'previews' if arguments.preview else 'images'} in "
-    told += shown(arguments.out)
+    report = f"{len(files)} {'previews' if arguments.preview else 'images'} in "
+    report += shown(arguments.out)
     if arguments.preview:
-        told += f" from {content.bytes_read:,} of {content.size:,} bytes"
-    print(f"{told}; {_speed(images, seconds)}")
+        report += f" from {content.bytes_read:,} of {content.size:,} bytes"
+    print(f"{report}; {_speed(images, seconds)}")
     return 0
 
 

@@ -191,8 +191,8 @@ class Container:
         if preview:
             return int(fingerprint_of_all(images) != self.fingerprints[:FINGERPRINT])
         starts = range(FINGERPRINT, len(self.fingerprints), FINGERPRINT)
-        own = [self.fingerprints[start : start + FINGERPRINT] for start in starts]
-        return sum(fingerprint(x) != check for x, check in zip(images, own, strict=True))
+        checksums = [self.fingerprints[start : start + FINGERPRINT] for start in starts]
+        return sum(fingerprint(x) != check for x, check in zip(images, checksums, strict=True))
 
 
 def fingerprint(image: Tensor) -> bytes:

@@ -138,8 +138,8 @@ def softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
 
 def logsumexp(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
     largest = x.amax(list(dims), keepdim=True)
-    found = largest + log(total(exp_of_negative(x - largest), dims, keepdim=True))
-    return found if keepdim else found.squeeze(tuple(dims))
+    result = largest + log(total(exp_of_negative(x - largest), dims, keepdim=True))
+    return result if keepdim else result.squeeze(tuple(dims))
 
 
 def log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:

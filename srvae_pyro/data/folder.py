@@ -49,14 +49,14 @@ def split_named(name: str) -> str | None:
 def find_split_folders(folder: Path) -> dict[str, Path]:
     """The folders of the splits in ``folder``; a warning names images and folders beside them."""
     folders: dict[str, Path] = {}
-    beside = []
+    others = []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         split = split_named(entry.name)
         if not split or not entry.is_dir():
             if entry.suffix.lower() in EXTENSIONS or entry.is_dir():
-                beside.append(entry.name)
+                others.append(entry.name)
         elif split in folders:
             raise UserError(
                 f"{folder} has {folders[split].name}/ and {entry.name}/, both for {split}: move or "
@@ -64,11 +64,11 @@ def find_split_folders(folder: Path) -> dict[str, Path]:
             )
         else:
             folders[split] = entry
-    if folders and beside:
-        more = f" and {len(beside) - 1} more" if beside[1:] else ""
+    if folders and others:
+        more = f" and {len(others) - 1} more" if others[1:] else ""
         names = " and ".join(f"{place.name}/" for place in folders.values())
         warnings.warn(
-            f"{folder}: {beside[0]}{more} beside {names} left out; if that is no split but a "
+            f"{folder}: {others[0]}{more} beside {names} left out; if that is no split but a "
             "kind of images, put all kinds into a folder train/",
             stacklevel=2,
         )

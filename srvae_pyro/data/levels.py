@@ -128,10 +128,10 @@ def meaning_of(image: ImageFile.ImageFile, file: BinaryIO) -> Meaning:
         case "BMP" | "DIB":
             header = _beginning(file)[14 if image.format == "BMP" else 0 :]
             # The fourth version's colour space: by a profile, or by primaries and gamma.
-            own = header[56:60] in (b"DEBM", b"KNIL") or (
+            has_profile = header[56:60] in (b"DEBM", b"KNIL") or (
                 header[56:60] == bytes(4) and any(header[60:108])
             )
-            if own and int.from_bytes(header[:4], "little") >= 108:
+            if has_profile and int.from_bytes(header[:4], "little") >= 108:
                 return Meaning(unkept=["without its colour profile"])
         case "JPEG" | "MPO":
             segments = [segment for _, segment in getattr(image, "applist", [])]
@@ -169,29 +169,29 @@ def png_without_metadata(content: bytes) -> Iterator[tuple[bytes, str]]:
 
 def _meaning_of_png(file: BinaryIO) -> Meaning:
     before = itertools.takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(file))
-    found = {kind: chunk[8:-4] for kind, chunk, intact in before if intact}
-    depth, colour = found[b"IHDR"][8:10]
+    chunks = {kind: chunk[8:-4] for kind, chunk, intact in before if intact}
+    depth, colour = chunks[b"IHDR"][8:10]
     channels = 3 if colour & 2 else 1
     meaning = Meaning(
         max(depth, 8),
         loose=depth == 16,
         chunks={
-            kind: found[kind]
+            kind: chunks[kind]
             for kind, size in COLOUR_CHUNKS.items()
-            if len(found.get(kind, b"")) == size
+            if len(chunks.get(kind, b"")) == size
         },
     )
     # Each of these says what white is; primary colours alone do not.
-    meaning.stated = b"iCCP" in found or any(kind != b"cHRM" for kind in meaning.chunks)
-    if depth == 16 and b"sBIT" in found:
-        meaning.significant_bits = max(found[b"sBIT"][:channels])
+    meaning.stated = b"iCCP" in chunks or any(kind != b"cHRM" for kind in meaning.chunks)
+    if depth == 16 and b"sBIT" in chunks:
+        meaning.significant_bits = max(chunks[b"sBIT"][:channels])
         meaning.stated |= meaning.significant_bits == 16
         if 8 < meaning.significant_bits < 16:
             meaning.bits = meaning.significant_bits
     for kind in (b"mDCV", b"cLLI"):  # of screens for HDR
-        meaning.unkept += [f"without its {kind.decode()}"] if kind in found else []
-    if colour in (0, 2) and b"tRNS" in found:
-        key = struct.unpack(f">{channels}H", found[b"tRNS"])
+        meaning.unkept += [f"without its {kind.decode()}"] if kind in chunks else []
+    if colour in (0, 2) and b"tRNS" in chunks:
+        key = struct.unpack(f">{channels}H", chunks[b"tRNS"])
         most = (1 << depth) - 1  # bits above those of the field do not count
         meaning.key = tuple((level & most) * max(255 // most, 1) for level in key)
     return meaning

@@ -102,10 +102,10 @@ class TarShards:
         self.paths: list[Path] = []
         empty: list[Path] = []
         offsets, sizes, counts = [], [], []
-        beside, lost = "", 0
+        example, left_out = "", 0
         for path in Bar(paths, desc="indexing", unit="shard", leave=False, in_log=False):
             members, others = _members(path)
-            beside, lost = beside or (others[0] if others else ""), lost + len(others)
+            example, left_out = example or (others[0] if others else ""), left_out + len(others)
             if not len(members):
                 empty.append(path)
                 continue
@@ -118,9 +118,9 @@ class TarShards:
         if empty:
             more = f" and {len(empty) - 1} more" if empty[1:] else ""
             warnings.warn(f"left out, without images: {empty[0]}{more}", stacklevel=2)
-        if lost:
-            more = f" and {lost - 1} more" if lost > 1 else ""
-            warnings.warn(f"left out, one image a sample: {beside}{more}", stacklevel=2)
+        if left_out:
+            more = f" and {left_out - 1} more" if left_out > 1 else ""
+            warnings.warn(f"left out, one image a sample: {example}{more}", stacklevel=2)
         self.offsets, self.sizes = np.concatenate(offsets), np.concatenate(sizes)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
 
@@ -211,14 +211,14 @@ def mask_of(path: str) -> str | None:
 
 def _members(path: Path) -> tuple[np.ndarray, list[str]]:
     """Offset and size in bytes of each image in a tar, (N, 2); what is left out beside them."""
-    members, beside = [], []
+    members, left_out = [], []
     try:
         with tarfile.open(path, "r:") as tar:
             for _, sample in itertools.groupby(_images(tar), key=lambda image: image.key):
                 images = list(sample)
                 chosen = _chosen(images)
                 members += [(image.offset, image.size) for image in chosen]
-                beside += [
+                left_out += [
                     f"{path.name}: {image.name} beside {chosen[0].name}"
                     for image in images
                     if image not in chosen
@@ -229,7 +229,7 @@ def _members(path: Path) -> tuple[np.ndarray, list[str]]:
             f"{path} is not a tar that can be read in place ({reason}): unpack it if it "
             "is compressed, or make it anew"
         ) from None
-    return np.array(members, dtype=np.int64).reshape(-1, 2), beside
+    return np.array(members, dtype=np.int64).reshape(-1, 2), left_out
 
 
 PREFIX = "files-"
