@@ -482,7 +482,7 @@ def test_a_run_on_crops_says_and_records_so(
     resumed = of_crops(tmp_path, data=str(tmp_path / "moved"), steps=3, resume=True)
     with plain():
         for wrong in ({"crops": 32}, {"eval_crops": 7}):
-            with pytest.raises(UserError, match=r"trained with another --(eval-)?crops \(\d"):
+            with pytest.raises(UserError, match=r"trained with another `(eval_)?crops` \(\d"):
                 train.main(replace(resumed, **wrong))
         assert train.main(resumed) == 0
         assert train.main(replace(resumed, crops=None, eval_crops=None, steps=4)) == 0

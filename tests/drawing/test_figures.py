@@ -117,7 +117,7 @@ def test_a_run_compared_on_images_that_it_learnt_from_is_told(
 
 def test_bad_requests(folder: Path, run: Callable[..., str], tmp_path: Path) -> None:
     path = run("mine")
-    with pytest.raises(UserError, match="--count must be at least 1, not 0"):
+    with pytest.raises(UserError, match="`count` must be at least 1, not 0"):
         check_arguments(FiguresArguments(path, count=0))
     with pytest.raises(UserError, match="no run called nowhere"):
         main(FiguresArguments("nowhere"))

@@ -21,7 +21,7 @@ from srvae_pyro.config import DataConfig, ModelConfig
 from srvae_pyro.data import DataSplits, ImageOptions, MemoryImages, load_data
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, with_flags
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import command
 from srvae_pyro.evaluation.fid import Distances
@@ -392,7 +392,7 @@ def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> N
 
     with pytest.raises(UserError) as error:
         evaluate()
-    assert message in str(error.value)
+    assert message in with_flags(str(error.value))
 
 
 def test_the_same_twice_and_for_any_split(folder: Path, run: Path, tmp_path: Path) -> None:
