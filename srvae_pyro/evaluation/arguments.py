@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision
@@ -13,6 +13,13 @@ from srvae_pyro.inference.sampling import Sampling, Temperatures
 from srvae_pyro.system.cli import NESTED, check_arguments, option
 
 Pixels = Literal["sample", "mode"]
+# Flags that make sense only beside one of those that request a measure.
+FLAGS_OF = {
+    ("fid_images", "fid_weights"): ("fid",),
+    ("kid_images",): ("kid",),
+    ("decode", "temperature", "image_temperature", "y_temperature"): ("fid", "kid"),
+    ("factor", "calibration"): ("super_resolution",),
+}
 
 
 @dataclass
@@ -101,25 +108,12 @@ class EvaluateArguments:
         check_arguments(self.temperatures)
         if self.refine and self.elbo_only:
             raise UserError("--refine is of importance sampling: leave out --elbo-only")
-        if (self.factor or self.calibration) and not self.super_resolution:
-            flag = "--factor" if self.factor else "--calibration"
-            raise UserError(f"{flag} is of --super-resolution: give both, or neither")
-        of_fid: dict[str, Any] = {
-            "--fid-images": self.fid_images,
-            "--fid-weights": self.fid_weights,
-        }
-        of_kid: dict[str, Any] = {"--kid-images": self.kid_images}
-        drawn: dict[str, Any] = {"--decode": self.decode}
-        for name, default in vars(Temperatures()).items():
-            value = getattr(self.temperatures, name)
-            drawn[flag_of(name)] = None if value == default else value
-        for flags, measured, names in (
-            (of_fid, self.fid, "--fid"),
-            (of_kid, self.kid, "--kid"),
-            (drawn, self.fid or self.kid, "--fid or --kid"),
-        ):
-            given = [flag for flag, value in flags.items() if value is not None]
-            if given and not measured:
-                raise UserError(f"{given[0]} is of {names}: give both, or neither")
+        values = {**vars(self), **vars(self.temperatures)}
+        defaults = {**vars(EvaluateArguments("")), **vars(Temperatures())}
+        for names, measures in FLAGS_OF.items():
+            given = [flag_of(name) for name in names if values[name] != defaults[name]]
+            if given and not any(values[measure] for measure in measures):
+                of = " or ".join(map(flag_of, measures))
+                raise UserError(f"{given[0]} is of {of}: give both, or neither")
         if self.json is not None and self.json.is_dir():
             raise UserError(f"--json {self.json} is a folder: name a file")

@@ -84,10 +84,12 @@ def requested_measures(arguments: EvaluateArguments) -> dict[str, Measure]:
     """The measures that were requested, by name, with their settings.
 
     Raises:
-        UserError: ``measure`` names one that there is not, or that has flags of its own.
+        UserError: ``--measure`` names none, or one that has flags.
     """
     kinds = [kind for kind in MEASURES if kind.is_requested(arguments)]
-    for word in arguments.measure:
+    for position, word in enumerate(arguments.measure):
+        if "=" in word and not position:
+            raise UserError(f"--measure {word}: name the measure first")
         if "=" not in word and word not in {kind.name for kind in kinds}:
-            raise UserError(f"measure: none without flags is called {word}")
+            raise UserError(f"--measure {word}: no measure without flags is called so")
     return {kind.name: kind.of(arguments) for kind in kinds}

@@ -379,8 +379,8 @@ def test_fid_is_asked_for_as_in_the_paper(
         ({"y_temperature": 0.9, "elbo_only": True}, "--y-temperature is of --fid or --kid"),
         ({"run": "nowhere"}, "no run called nowhere"),
         ({"data": "nowhere"}, "no data set and no folder is called 'nowhere'"),
-        ({"measure": ("nothing",)}, "measure: none without flags is called nothing"),
-        ({"measure": ("fid",)}, "measure: none without flags is called fid"),
+        ({"measure": ("nothing",)}, "--measure nothing: no measure without flags is called so"),
+        ({"measure": ("fid",)}, "--measure fid: no measure without flags"),
     ],
 )
 def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> None:
@@ -672,6 +672,7 @@ def test_a_measure_is_a_class_and_an_entry_in_the_list(
         ("--measure edges --limit 1", "edges takes two images"),
         ("--measure edges count=0", "count must be at least 1, not 0"),
         ("--measure edges count=many", "count=many is not a value as in JSON"),
+        ("--measure count=2 edges", "count=2: name the measure first"),
         ("--measure edges width=2", "edges has no setting width"),
         ("--measure edges seed=2", "edges has no setting seed"),
     ):
