@@ -409,7 +409,7 @@ def test_images_that_do_not_fit_into_memory_are_streamed(
     data = load(folder)
     assert isinstance(data.train, StreamedCrops)
     assert data.info["streamed"]
-    with pytest.raises(UserError, match="too large for --split train"):
+    with pytest.raises(UserError, match="too large for the split train"):
         select(data, "train", None)
 
 
