@@ -126,11 +126,6 @@ class ModelConfig(Settings):
         return 2**stages * (2 if self.p_u == "realnvp" else 1)
 
     @property
-    def is_consistent(self) -> bool:
-        """Whether every x drawn for a y has d(x) = y."""
-        return self.likelihood != "independent"
-
-    @property
     def has_point_estimate(self) -> bool:
         """Whether p(x|y,z) also predicts x from y alone."""
         return self.likelihood == "groups" and self.groups.estimate

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LAST_LEVEL = 255
+
 
 def to_unit(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Levels 0..255 of any shape and type as floats k/255 in [0, 1].

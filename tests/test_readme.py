@@ -44,7 +44,7 @@ def test_pyro_example_runs() -> None:
 
 def test_what_one_writes_oneself_works() -> None:
     pyro.enable_validation(False)
-    page = (ROOT / "docs" / "write-your-own.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     loaders = dict(LOADERS)
     try:
@@ -66,7 +66,7 @@ def test_what_one_writes_oneself_works() -> None:
 
 
 def test_the_likelihood_that_one_writes_is_one() -> None:
-    page = (ROOT / "docs" / "write-your-own.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names: dict[str, Any] = {}
     code = next(block for block in blocks if "class Levels(" in block)

@@ -137,7 +137,7 @@ class Chain:
 
 def chain_names(model: ImageModel) -> list[str]:
     """What the chains hold, in their order."""
-    return ["u and y", "z and x"] if isinstance(model, SRVAE) else ["z and x"]
+    return [f"{latent} and {image}" for latent, image in model.levels]
 
 
 class Codec:
@@ -216,7 +216,7 @@ class Codec:
         done: Progress = lambda _: None,
     ) -> list[Tensor]:
         """Every y, uint8 (c, h, w), from the srVAE's first chain; errors are :meth:`decode`'s."""
-        if not isinstance(self.model, SRVAE):
+        if len(self.model.levels) == 1:
             raise UserError("a VAE has no y: --preview is the srVAE's")
         self._check_lengths([chain], sizes)
         lower = self._decode(chain, sizes, self._first, done)
@@ -246,7 +246,7 @@ class Codec:
     ) -> None:
         """Refuse chains that cannot hold the latents of the batch that is decoded first."""
         *_, batch = self._batches(sizes)
-        shapes, has_y = self._sizes(batch), isinstance(self.model, SRVAE)
+        shapes, has_y = self._sizes(batch), len(self.model.levels) > 1
         latents = [shapes.lower_latent, shapes.latent] if has_y else [shapes.latent]
         prior = self.model.model.p_u if isinstance(self.model, SRVAE) else self.model.model.p_z
         for index, (words, shape) in enumerate(zip(chains, latents, strict=False)):

@@ -24,10 +24,9 @@ from srvae_pyro.distributions import (
     Pyramid,
     TruncatedMixture,
 )
-from srvae_pyro.distributions.block_averages import LAST_LEVEL, PixelContext, rounded_average
-from srvae_pyro.distributions.pixel_groups import ORDER, image_of
+from srvae_pyro.distributions.block_averages import PixelContext
 from srvae_pyro.errors import UserError
-from srvae_pyro.pixels import to_unit
+from srvae_pyro.pixels import LAST_LEVEL, to_unit
 
 RADIX = 16  # of a level's two symbols: 16 x 16 = 256, with tables of 16 instead of 256 values
 CHUNK = 1024  # pixels at a time; part of the format, which has their symbols in this order
@@ -266,7 +265,7 @@ def _pyramid(pyramid: Pyramid, factor: Factor, levels: Tensor | None) -> Tensor:
     parts = [levels]
     for _ in pyramid.finer:
         finest = parts[-1]
-        parts.append(None if finest is None else rounded_average(finest))
+        parts.append(None if finest is None else pyramid.block.average(finest))
     parts.reverse()
     image = code_image(pyramid.coarsest, factor, parts[0])
     for finer, part in zip(pyramid.finer, parts[1:], strict=True):
@@ -275,10 +274,9 @@ def _pyramid(pyramid: Pyramid, factor: Factor, levels: Tensor | None) -> Tensor:
 
 
 def _groups(groups: ConsistentGroups, factor: Factor, levels: Tensor | None) -> Tensor:
+    parts = [None] * groups.block.pixels if levels is None else groups.block.groups(levels)
     made: list[Tensor] = []
-    for number, place in enumerate(ORDER):
-        row, column = divmod(place, 2)
-        part = None if levels is None else levels[..., row::2, column::2]
+    for part in parts:
         before = [to_unit(image, groups.y.dtype) for image in made]
-        made.append(factor(groups.group(before) if number else groups.first, part))
-    return image_of(made)
+        made.append(factor(groups.group(before) if made else groups.first, part))
+    return groups.block.from_groups(made)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from srvae_pyro.distributions.block_averages import rounded_average
+from srvae_pyro.distributions.block_averages import PAIRS, Block
 from srvae_pyro.models.restorer import InputKind, Reduction
 
 T = TypeVar("T")
@@ -102,12 +102,9 @@ def example(name: str, x: Tensor, randoms: Sequence[np.random.Generator]) -> Pai
 
 def averaged(x: Tensor, factor: int) -> Tensor:
     """Rounded averages of factor x factor pixels, uint8; of 4 twice those of 2, as d does it."""
-    if factor == 3:
-        blocks = x.int().unflatten(-1, (-1, 3)).unflatten(-3, (-1, 3)).sum((-3, -1))
-        return ((blocks + 4) // 9).to(torch.uint8)
     y = x.int()
-    for _ in range(factor.bit_length() - 1):
-        y = rounded_average(y)
+    for block in [Block(3)] if factor == 3 else [PAIRS] * (factor.bit_length() - 1):
+        y = block.average(y)
     return y.to(torch.uint8)
 
 

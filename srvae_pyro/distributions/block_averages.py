@@ -1,114 +1,189 @@
-"""Images as blocks of 2x2 pixels with given rounded averages, and what is known before each pixel.
+"""Square blocks of pixels with given rounded averages, and what is known before each pixel.
 
-With y = (a + b + c + d + 2) >> 2, which is what the transform average2 computes, the sum of a
-block's levels is one of at most four values. Expectations may stand for pixels, so levels need not
-be whole.
+The sum of the levels of a block of P pixels with the rounded average y = floor((sum + P / 2) / P)
+is one of at most P values. Expectations may stand for pixels, so levels need not be whole.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = [
-    "PixelContext",
-    "allowed_sums",
-    "from_blocks",
-    "interval_of",
-    "levels_of",
-    "next_pixel",
-    "project_to_consistent",
-    "rounded_average",
-    "to_blocks",
-]
+from srvae_pyro.pixels import LAST_LEVEL
 
-LAST_LEVEL = 255
-PIXELS = 4  # of a block
+__all__ = ["PAIRS", "Block", "PixelContext", "levels_of"]
 
 
-def to_blocks(x: Tensor) -> Tensor:
-    """(..., C, 2h, 2w) to (..., 4, C, h, w): the pixels of each block, row by row."""
-    parts = x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))  # (..., C, h, 2, w, 2)
-    return parts.movedim((-3, -1), (-5, -4)).flatten(-5, -4)
+class PixelContext(NamedTuple):
+    """What the known pixels of a block say about the next.
 
-
-def from_blocks(blocks: Tensor) -> Tensor:
-    """The inverse of :func:`to_blocks`."""
-    parts = blocks.unflatten(-4, (2, 2)).movedim((-5, -4), (-3, -1))
-    return parts.flatten(-2, -1).flatten(-3, -2)
-
-
-def rounded_average(levels: Tensor) -> Tensor:
-    """Integer levels (..., 2h, 2w) to those of each block's rounded average, (..., h, w)."""
-    rows = levels[..., ::2, :] + levels[..., 1::2, :]
-    return (rows[..., ::2] + rows[..., 1::2] + 2) >> 2
-
-
-def allowed_sums(y: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest sum of a block's levels whose rounded average is the level y."""
-    return (4 * y - 2).clamp_min(0), (4 * y + 1).clamp_max(PIXELS * LAST_LEVEL)
-
-
-def interval_of(y: Tensor, before: Tensor, pixel: int) -> tuple[Tensor, Tensor]:
-    """The least and the largest level of a block's pixel that still allow a sum.
-
-    Args:
-        y: the block's rounded average, a level.
-        before: the sum of the pixels before it.
-        pixel: how many these are, 0 to 3.
+    Attributes:
+        low: its least level that still allows the block's average.
+        high: its largest.
+        left: its share of what the known pixels leave to the others, or its estimate and its share
+            of what they leave beyond the others' estimates.
+        expected: ``left`` plus the linear terms in the known pixels less y, or their estimates.
     """
-    least, most = allowed_sums(y)
-    left = LAST_LEVEL * (PIXELS - 1 - pixel)
-    return (least - before - left).clamp_min(0), (most - before).clamp_max(LAST_LEVEL)
+
+    low: Tensor
+    high: Tensor
+    left: Tensor
+    expected: Tensor
 
 
-def project_to_consistent(x: Tensor, y: Tensor) -> Tensor:
-    """Levels near those of x whose blocks' rounded averages are y.
+@dataclass(frozen=True)
+class Block:
+    """Blocks of ``factor`` x ``factor`` pixels, numbered row by row, and their rounded averages."""
 
-    A block whose sum is not allowed is shifted evenly, within 0 to 255, to the nearest that is;
-    then its pixels are rounded down, and those with the largest remainders up, so many that the sum
-    is the nearest whole number.
+    factor: int
 
-    Args:
-        x: (..., C, 2h, 2w), levels that need not be whole.
-        y: (..., C, h, w), whole levels.
+    @property
+    def pixels(self) -> int:
+        """How many pixels a block has."""
+        return self.factor**2
 
-    Returns:
-        Whole levels of x's shape, float64.
+    @cached_property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Row and column of a block's pixels in the order in which they are drawn.
 
-    Example:
-        >>> x = torch.tensor([[[10.6, 10.6], [10.4, 10.2]]])
-        >>> project_to_consistent(x, torch.tensor([[[10]]]))
-        tensor([[[11., 10.],
-                 [10., 10.]]], dtype=torch.float64)
-    """
-    blocks = to_blocks(x.double()).clamp(0, LAST_LEVEL)
-    least, most = (bound.unsqueeze(-4) for bound in allowed_sums(y.double()))
-    for _ in range(PIXELS):  # each time all is done, or another pixel has reached its end
-        total = blocks.sum(-4, keepdim=True)
-        missing = total.clamp(least, most) - total
-        if not missing.any():
-            break
-        free = torch.where(missing > 0, blocks < LAST_LEVEL, blocks > 0)
-        share = missing / free.sum(-4, keepdim=True).clamp_min(1)
-        blocks = torch.where(free, blocks + share, blocks).clamp(0, LAST_LEVEL)
-    # Sums that are whole but for the last digits must not be cut down by one.
-    blocks = (blocks * 2**20).round() / 2**20
-    down = blocks.floor()
-    remainder = blocks - down
-    target = blocks.sum(-4, keepdim=True).round().clamp(least, most)
-    up = target - down.sum(-4, keepdim=True)
-    return from_blocks(down + (_ranks(remainder) < up))
+        Each is the farthest from those before in the plane that the blocks tile: of 2x2 the upper
+        left, the lower right, and the other two, which then have neighbours on all sides.
+        """
+
+        def distance(a: int, b: int) -> int:
+            apart = (abs(x - y) for x, y in zip(divmod(a, side), divmod(b, side), strict=True))
+            return sum(min(d, side - d) ** 2 for d in apart)
+
+        side, order = self.factor, [0]
+        while len(order) < self.pixels:
+            rest = (pixel for pixel in range(self.pixels) if pixel not in order)
+            order.append(max(rest, key=lambda p: min(distance(p, known) for known in order)))
+        return tuple(divmod(pixel, side) for pixel in order)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(..., C, f h, f w) to (..., P, C, h, w): the pixels of each block, row by row."""
+        parts = x.unflatten(-1, (-1, self.factor)).unflatten(-3, (-1, self.factor))
+        return parts.movedim((-3, -1), (-5, -4)).flatten(-5, -4)  # of (..., C, h, f, w, f)
+
+    def join(self, blocks: Tensor) -> Tensor:
+        """The inverse of :meth:`split`."""
+        parts = blocks.unflatten(-4, (self.factor, self.factor)).movedim((-5, -4), (-3, -1))
+        return parts.flatten(-2, -1).flatten(-3, -2)
+
+    def groups(self, x: Tensor) -> list[Tensor]:
+        """The pixels (..., C, h, w) of the blocks, in the order they are drawn, without a copy."""
+        step = self.factor
+        return [x[..., row::step, column::step] for row, column in self.places]
+
+    def from_groups(self, groups: Sequence[Tensor]) -> Tensor:
+        """The inverse of :meth:`groups`."""
+        at = dict(zip(self.places, groups, strict=True))
+        return self.join(torch.stack([at[place] for place in sorted(at)], -4))
+
+    def average(self, levels: Tensor) -> Tensor:
+        """Integer levels (..., f h, f w) to those of each block's rounded average, (..., h, w)."""
+        step = range(self.factor)
+        rows = reduce(operator.add, (levels[..., i :: self.factor, :] for i in step))
+        sums = reduce(operator.add, (rows[..., i :: self.factor] for i in step))
+        sums = sums + self.pixels // 2
+        bits = self.pixels.bit_length() - 1
+        return sums >> bits if self.pixels == 1 << bits else sums // self.pixels
+
+    def allowed_sums(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest sum of a block's levels whose rounded average is y."""
+        least = self.pixels * y - self.pixels // 2
+        most = self.pixels * y + (self.pixels - 1) // 2
+        return least.clamp_min(0), most.clamp_max(self.pixels * LAST_LEVEL)
+
+    def interval(self, y: Tensor, before: Tensor, known: int) -> tuple[Tensor, Tensor]:
+        """The least and the largest level of a block's next pixel that still allow y.
+
+        Args:
+            y: the block's rounded average, a level.
+            before: the sum of its known pixels.
+            known: how many these are.
+        """
+        least, most = self.allowed_sums(y)
+        left = LAST_LEVEL * (self.pixels - 1 - known)
+        return (least - before - left).clamp_min(0), (most - before).clamp_max(LAST_LEVEL)
+
+    def next_pixel(
+        self,
+        known: Sequence[Tensor],
+        y: Tensor,
+        weights: Tensor,
+        estimates: Sequence[Tensor] = (),
+    ) -> PixelContext:
+        """What is known of the pixel after those that are, all colours at once.
+
+        Args:
+            known: n < P pixels of the blocks in the order they are drawn, (..., C, h, w) each.
+            y: the blocks' rounded averages, of the same shape.
+            weights: of each known pixel, (..., n, C, h, w).
+            estimates: of all P pixels, of y's shape, P times y in all; without, y itself.
+        """
+        count = len(known)
+        before = sum(known, y.new_zeros(()))
+        estimates = estimates or [y] * self.pixels
+        # What the known pixels have more than was estimated the others lack, evenly.
+        more = before - sum(estimates[:count], y.new_zeros(()))
+        left = estimates[count] - more / (self.pixels - count)
+        expected = left
+        each = zip(known, weights.unbind(-4), estimates[:count], strict=True)
+        for pixel, weight, estimate in each:
+            expected = expected + weight * (pixel - estimate)
+        return PixelContext(*self.interval(y, before, count), left, expected)
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """Whole levels near those of x whose blocks' rounded averages are y, float64.
+
+        A block whose sum is not allowed is shifted evenly, within 0 to 255, to the nearest that is;
+        then its pixels are rounded down, and those with the largest remainders up, so many that the
+        sum is the nearest whole number.
+
+        Args:
+            x: (..., C, f h, f w), levels that need not be whole.
+            y: (..., C, h, w), whole levels.
+
+        Example:
+            >>> x = torch.tensor([[[10.6, 10.6], [10.4, 10.2]]])
+            >>> Block(2).project(x, torch.tensor([[[10]]]))
+            tensor([[[11., 10.],
+                     [10., 10.]]], dtype=torch.float64)
+        """
+        blocks = self.split(x.double()).clamp(0, LAST_LEVEL)
+        least, most = (bound.unsqueeze(-4) for bound in self.allowed_sums(y.double()))
+        for _ in range(self.pixels):  # each time all is done, or another pixel has reached its end
+            total = blocks.sum(-4, keepdim=True)
+            missing = total.clamp(least, most) - total
+            if not missing.any():
+                break
+            free = torch.where(missing > 0, blocks < LAST_LEVEL, blocks > 0)
+            share = missing / free.sum(-4, keepdim=True).clamp_min(1)
+            blocks = torch.where(free, blocks + share, blocks).clamp(0, LAST_LEVEL)
+        # Sums that are whole but for the last digits must not be cut down by one.
+        blocks = (blocks * 2**20).round() / 2**20
+        down = blocks.floor()
+        remainder = blocks - down
+        target = blocks.sum(-4, keepdim=True).round().clamp(least, most)
+        up = target - down.sum(-4, keepdim=True)
+        return self.join(down + (_ranks(remainder) < up))
+
+
+PAIRS = Block(2)  # the blocks of average2, and of a pyramid's levels
 
 
 def _ranks(blocks: Tensor) -> Tensor:
-    """Each pixel's place among those of its block, the largest's 0; of equal ones the first's.
+    """Each pixel's rank in its block, 0 for the largest; the first of equal ones ranks first.
 
-    (..., 4, C, h, w) to uint8 of that shape. By comparing each with each, which takes a fortieth of
-    the time of sorting.
+    (..., P, C, h, w) to uint8 of that shape. Comparing each with each takes a fortieth of the time
+    of sorting for P = 4.
     """
     pixels = blocks.unbind(-4)
     ranks = []
@@ -122,47 +197,6 @@ def _ranks(blocks: Tensor) -> Tensor:
 
 
 NEAR = 1e-3  # of a level: rounding in float32 is far below, expectations seldom fall within
-
-
-class PixelContext(NamedTuple):
-    """What the pixels of a block that are known say of the next.
-
-    Attributes:
-        low: its least level that still allows the block's average.
-        high: its largest.
-        left: what is left for it: its share of the remaining pixels, or its estimate and its share
-            of what these have more than was estimated.
-        expected: that, and the linear terms in the earlier pixels less y, or their estimates.
-    """
-
-    low: Tensor
-    high: Tensor
-    left: Tensor
-    expected: Tensor
-
-
-def next_pixel(
-    pixels: Sequence[Tensor], y: Tensor, weights: Tensor, estimates: Sequence[Tensor] = ()
-) -> PixelContext:
-    """What is known of the pixel after ``pixels``, all colours at once.
-
-    Args:
-        pixels: the earlier pixels of the blocks, n = 0 to 3 of them, (..., C, h, w) each.
-        y: the blocks' rounded averages, of the same shape.
-        weights: of each earlier pixel, (..., n, C, h, w).
-        estimates: of the blocks' pixels, of y's shape, 4 times y in all; without, y itself.
-    """
-    count = len(pixels)
-    before = sum(pixels, y.new_zeros(()))
-    estimates = estimates or [y] * PIXELS
-    # What the earlier pixels have more than was estimated the remaining ones lack, evenly.
-    more = before - sum(estimates[:count], y.new_zeros(()))
-    left = estimates[count] - more / (PIXELS - count)
-    expected = left
-    each = zip(pixels, weights.unbind(-4), estimates[:count], strict=True)
-    for pixel, weight, estimate in each:
-        expected = expected + weight * (pixel - estimate)
-    return PixelContext(*interval_of(y, before, count), left, expected)
 
 
 def levels_of(image: Tensor) -> Tensor:

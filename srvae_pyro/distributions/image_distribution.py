@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from srvae_pyro.distributions.block_averages import allowed_sums, to_blocks
+from srvae_pyro.distributions.block_averages import Block
 from srvae_pyro.pixels import to_levels
 
 __all__ = [
@@ -60,28 +60,25 @@ image_grid = _ImageGrid()
 
 
 class _ImagesAveragingTo(constraints.Constraint):
-    """Images on the grid whose 2x2 blocks have the rounded averages y.
-
-    Args:
-        y: images (..., C, h, w) on the grid; those checked are (..., C, 2h, 2w).
-    """
+    """Images (..., C, f h, f w) on the grid whose blocks have the rounded averages y."""
 
     is_discrete = True
     event_dim = 3
 
-    def __init__(self, y: Tensor) -> None:
-        self.y = y
+    def __init__(self, y: Tensor, block: Block) -> None:
+        self.y, self.block = y, block
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each image is one of them, (...)."""
-        sums = to_blocks(to_levels(value)).sum(-4)
-        least, most = allowed_sums(to_levels(self.y))
+        sums = self.block.split(to_levels(value)).sum(-4)
+        least, most = self.block.allowed_sums(to_levels(self.y))
         is_consistent = ((least <= sums) & (sums <= most)).flatten(-3).all(-1)
         return is_consistent & image_grid.check(value)
 
     def __repr__(self) -> str:
-        return "images whose 2x2 blocks have the rounded averages y"
+        side = self.block.factor
+        return f"images whose {side}x{side} blocks have the rounded averages y"
 
 
 images_averaging_to = _ImagesAveragingTo
@@ -132,18 +129,11 @@ class ImageDistribution(TorchDistribution):
 
     @property
     def uniform_noise(self) -> Tensor:
-        """Of the shape (..., N, H, W), type and device of the noise for a :meth:`draw`."""
+        """A tensor with the shape, type and device of the noise for :meth:`icdf_sample`."""
         raise NotImplementedError
 
     def icdf_sample(self, uniform: Tensor) -> Tensor:
-        """The sample that uniform noise makes.
-
-        Args:
-            uniform: (..., N, H, W) in [0, 1), N numbers a pixel.
-
-        Returns:
-            Images (..., C, H, W) on the grid.
-        """
+        """Images (..., C, H, W) on the grid from uniform noise (..., N, H, W) in [0, 1)."""
         raise NotImplementedError
 
     @property

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from srvae_pyro.distributions.image_distribution import ImageDistribution, at_least_float32
-from srvae_pyro.distributions.truncated import LAST_LEVEL, likeliest
+from srvae_pyro.distributions.truncated import likeliest
+from srvae_pyro.pixels import LAST_LEVEL
 
 __all__ = ["DiscretizedLogisticMixture"]
 

@@ -1,4 +1,4 @@
-"""Images whose 2x2 blocks have given rounded averages, one pixel of every block at a time."""
+"""Images whose blocks have given rounded averages, one pixel of every block at a time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from srvae_pyro.distributions.block_averages import (
-    LAST_LEVEL,
-    PIXELS,
-    from_blocks,
-    levels_of,
-    next_pixel,
-)
+from srvae_pyro.distributions.block_averages import PAIRS, Block, levels_of
 from srvae_pyro.distributions.image_distribution import (
     ImageDistribution,
     at_least_float32,
@@ -24,12 +18,9 @@ from srvae_pyro.distributions.image_distribution import (
 )
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.truncated_mixture import TruncatedMixture, mixture_from_channels
+from srvae_pyro.pixels import LAST_LEVEL
 
-__all__ = ["ORDER", "ConsistentGroups", "GroupGiven", "image_of"]
-
-# The pixels of a block, numbered row by row, in the order they are drawn: the second is the one
-# farthest from the first, so that the last two have neighbours on all sides.
-ORDER = (0, 3, 1, 2)
+__all__ = ["ConsistentGroups", "GroupGiven"]
 
 GroupGiven = Callable[[Sequence[Tensor]], ImageDistribution]
 
@@ -37,15 +28,15 @@ GroupGiven = Callable[[Sequence[Tensor]], ImageDistribution]
 class ConsistentGroups(ImageDistribution):
     r"""The images x whose rounded block averages are y, in groups of pixels.
 
-    A group is a pixel of every block, an image of y's size: the first of each, then the one
-    diagonally opposite, then the other two. Each is truncated to the levels that still allow y,
+    A multi-scale autoregressive model. A group is a pixel of every block, an image of y's size: of
+    2x2 pixels the first of each, then the one diagonally opposite, then the other two. Each is
+    truncated to the levels that still allow y,
 
-    .. math:: p(x|y) = \prod_{g=1}^{4} p(x_g | x_{<g}, y),
+    .. math:: p(x|y) = \prod_{g} p(x_g | x_{<g}, y),
 
-    so d(x) = y, the rounded average (a + b + c + d + 2) >> 2 of a block. What gives the
-    distribution of a group may see the earlier groups of all blocks. ``log_prob`` asks for each
-    once, with the value's own pixels as what comes before; ``icdf_sample`` asks for one
-    after the other.
+    so d(x) = y, the rounded average of a block. The function that gives the distribution of a group
+    may see the earlier groups of all blocks. ``log_prob`` calls it once for each group, with the
+    value's own pixels as the earlier groups; ``icdf_sample`` draws one group after the other.
 
     References:
         Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664,
@@ -56,8 +47,9 @@ class ConsistentGroups(ImageDistribution):
         y: the rounded averages, images (..., C, h, w) on the grid.
         group: what gives the distribution of the next group, images (C, h, w) within the levels
             that :meth:`pixel` finds, from the groups before, none at first.
-        estimate: one image (..., C, 2h, 2w) that whoever made the groups expects given y alone, not
-            on the grid; a statement of its own, which no probability depends on.
+        estimate: a point estimate of the image given y alone, (..., C, f h, f w), not on the grid;
+            no probability depends on it.
+        block: the blocks, of f x f pixels.
         validate_args: whether to check arguments and scored values.
 
     Example:
@@ -79,24 +71,29 @@ class ConsistentGroups(ImageDistribution):
         y: Tensor,
         group: GroupGiven,
         estimate: Tensor | None = None,
+        block: Block = PAIRS,
         *,
         validate_args: bool | None = None,
     ) -> None:
         self.y, self.group, self.estimate = at_least_float32(y), group, estimate
-        self.first = group(())
+        self.block, self.first = block, group(())
         channels, height, width = self.first.event_shape
-        event = torch.Size((channels, 2 * height, 2 * width))
+        event = torch.Size((channels, block.factor * height, block.factor * width))
         super().__init__(self.first.batch_shape, event, validate_args=validate_args)
 
     @staticmethod
     def parameter_channels(components: int, channels: int, before: int) -> int:
-        """Number of channels that :meth:`pixel` takes after so many groups, 0 to 3."""
+        """Number of channels that :meth:`pixel` takes after so many groups."""
         one = DiscretizedLogisticMixture.parameter_channels(components, channels)
         return one + before * channels
 
     @staticmethod
     def pixel(
-        parameters: Tensor, y: Tensor, before: Sequence[Tensor], estimates: Sequence[Tensor] = ()
+        parameters: Tensor,
+        y: Tensor,
+        before: Sequence[Tensor],
+        estimates: Sequence[Tensor] = (),
+        block: Block = PAIRS,
     ) -> TruncatedMixture:
         """The distribution of a group, its locations relative to what is left for it.
 
@@ -109,14 +106,15 @@ class ConsistentGroups(ImageDistribution):
                 Log-scales are clamped to [-7, 7].
             y: the rounded averages (..., C, h, w), in float32 or better.
             before: the n groups before, of the same shape.
-            estimates: of the four groups, of the same shape, with y as their average; without, y.
+            estimates: of all groups, of the same shape, with y as their average; without, y.
+            block: as of the distribution.
         """
         channels, count = y.shape[-3], len(before)
         linear = count * channels
         parameters = at_least_float32(parameters).contiguous()
         of_mixture, weights = parameters.split([parameters.shape[-3] - linear, linear], -3)
         weights = weights.unflatten(-3, (count, channels)).tanh()
-        known = next_pixel(
+        known = block.next_pixel(
             [levels_of(pixel) for pixel in before],
             levels_of(y),
             weights,
@@ -127,7 +125,7 @@ class ConsistentGroups(ImageDistribution):
     @constraints.dependent_property(is_discrete=True, event_dim=3)
     def support(self) -> constraints.Constraint:
         """The images on the grid whose rounded block averages are y."""
-        return images_averaging_to(self.y)
+        return images_averaging_to(self.y, self.block)
 
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
@@ -135,17 +133,18 @@ class ConsistentGroups(ImageDistribution):
         """The same distribution with a larger batch shape; nothing is computed or copied."""
         new = self._get_checked_instance(ConsistentGroups, _instance)
         new.y, new.group, new.estimate = self.y, self.group, self.estimate
+        new.block = self.block
         new.first = self.first.expand(torch.Size(batch_shape))
         super(ConsistentGroups, new).__init__(new.first.batch_shape, self.event_shape, False)
         new._validate_args = self._validate_args
         return new
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        """-inf for an image (..., C, 2h, 2w) whose y is another."""
-        groups = _groups_of(value)
+        """-inf for an image whose y is another."""
+        groups = self.block.groups(value)
         total = self.first.log_prob(groups[0])
-        for number in range(1, PIXELS):
-            total = total + self.group(groups[:number]).log_prob(groups[number])
+        for index in range(1, len(groups)):
+            total = total + self.group(groups[:index]).log_prob(groups[index])
         return total
 
     @property
@@ -157,20 +156,20 @@ class ConsistentGroups(ImageDistribution):
     @torch.no_grad()
     def icdf_sample(self, uniform: Tensor) -> Tensor:
         """Group after group, each given those drawn before."""
-        noise = _groups_of(uniform)
-        return self._made(lambda group, number: group.icdf_sample(noise[number]))
+        noise = self.block.groups(uniform)
+        return self._in_order(lambda group, index: group.icdf_sample(noise[index]))
 
     @property
     @torch.no_grad()
     def mode(self) -> Tensor:
         """Each group's mode given the modes of those before."""
-        return self._made(lambda group, _: group.mode)
+        return self._in_order(lambda group, _: group.mode)
 
     @property
     @torch.no_grad()
     def location(self) -> Tensor:
         """Each group's location given the locations of those before."""
-        return self._made(lambda group, _: group.location)
+        return self._in_order(lambda group, _: group.location)
 
     @property
     @torch.no_grad()
@@ -181,31 +180,22 @@ class ConsistentGroups(ImageDistribution):
         pixels does to later ones by way of the curvature is left out. The sum of a block lies
         between the least and the largest that are allowed.
         """
-        return self._made(lambda group, _: group.mean)
+        return self._in_order(lambda group, _: group.mean)
 
     def with_temperature(self, temperature: float) -> ConsistentGroups:
         """The same of the groups' distributions, each at a positive temperature."""
-        return ConsistentGroups(
+        new = ConsistentGroups(
             self.y,
             lambda before: self.group(before).with_temperature(temperature),
             self.estimate,
+            self.block,
             validate_args=self._validate_args,
         )
+        return new.expand(self.batch_shape)  # the groups know nothing of an earlier expand
 
-    def _made(self, choose: Callable[[ImageDistribution, int], Tensor]) -> Tensor:
-        """The image of which ``choose`` makes each group, from its distribution and its number."""
+    def _in_order(self, choose: Callable[[ImageDistribution, int], Tensor]) -> Tensor:
+        """The image whose groups ``choose`` takes from their distributions and indices."""
         groups = [choose(self.first, 0)]
-        for number in range(1, PIXELS):
-            groups.append(choose(self.group(groups), number))
-        return image_of(torch.broadcast_tensors(*groups))
-
-
-def image_of(groups: Sequence[Tensor]) -> Tensor:
-    """The image (..., C, 2h, 2w) of the pixels (..., C, h, w) in the order they are drawn."""
-    return from_blocks(torch.stack([groups[ORDER.index(i)] for i in range(PIXELS)], -4))
-
-
-def _groups_of(value: Tensor) -> list[Tensor]:
-    """The pixels (..., C, h, w) of the blocks, in the order they are drawn, without a copy."""
-    places = (divmod(i, 2) for i in ORDER)
-    return [value[..., row::2, column::2] for row, column in places]
+        for index in range(1, self.block.pixels):
+            groups.append(choose(self.group(groups), index))
+        return self.block.from_groups(torch.broadcast_tensors(*groups))

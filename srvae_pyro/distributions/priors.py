@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -9,15 +11,17 @@ from torch import Tensor, nn
 from srvae_pyro.distributions.realnvp import RealNVP
 from srvae_pyro.errors import UserError
 
-__all__ = ["MixturePrior", "Prior", "RealNVPPrior", "StandardPrior"]
+__all__ = ["Conditional", "MixturePrior", "Prior", "RealNVPPrior", "StandardPrior"]
+
+
+class Conditional(Protocol):
+    """A network that returns a distribution: ``p_y(u)`` is p(y|u) for that u, ``p_u()`` p(u)."""
+
+    def __call__(self, *given: Any) -> dist.TorchDistribution: ...
 
 
 class Prior(nn.Module):
-    """A distribution p(u) on events of shape (C, H, W).
-
-    Args:
-        shape: the event's shape.
-    """
+    """A distribution p(u) on events of ``shape`` (C, H, W)."""
 
     anchor: Tensor
 
@@ -33,19 +37,12 @@ class Prior(nn.Module):
         return dist.Normal(self.anchor, torch.ones_like(self.anchor)).expand(shape).to_event(3)
 
     def forward(self, size: tuple[int, int] | None = None) -> dist.TorchDistribution:
-        """The distribution.
-
-        Args:
-            size: another height and width of the event.
-        """
+        """The distribution, on events of the shape's channels and ``size`` if that is given."""
         raise NotImplementedError
 
 
 class StandardPrior(Prior):
-    """p(u) = N(0, 1).
-
-    Args:
-        shape: the event's shape (C, H, W).
+    """p(u) = N(0, 1) on events of ``shape`` (C, H, W).
 
     Example:
         >>> p_u = StandardPrior((4, 8, 8))

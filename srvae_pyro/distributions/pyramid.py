@@ -1,4 +1,4 @@
-"""Images from coarse to fine, each the rounded average of the next."""
+"""Images from coarse to fine, each the rounded block averages of the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from srvae_pyro.distributions.block_averages import rounded_average
+from srvae_pyro.distributions.block_averages import PAIRS, Block
 from srvae_pyro.distributions.image_distribution import ImageDistribution
 from srvae_pyro.pixels import to_levels, to_unit
 
@@ -23,9 +23,10 @@ class Pyramid(ImageDistribution):
     .. math::
         p(y) = p(y^0) \prod_{l=1}^{L} p(y^l \mid y^{l-1}), \quad y^{l-1} = d(y^l),
 
-    with d the rounded average of 2x2 pixels. All y^l with another average have probability 0, so
-    nothing is paid for twice. ``log_prob`` asks for each level once, with the value's own averages
-    as what comes before; ``icdf_sample`` asks for one after the other.
+    with d the rounded averages of blocks. All y^l with another average have probability 0, so
+    nothing is paid for twice: a multi-scale autoregressive model. ``log_prob`` calls the function
+    of each level once, with the value's own averages as the coarser image; ``icdf_sample`` draws
+    one level after the other.
 
     References:
         Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664;
@@ -38,6 +39,7 @@ class Pyramid(ImageDistribution):
             as :class:`~srvae_pyro.distributions.ConsistentGroups`, from the coarser one
             (..., C, h, w). Its leading dimensions are broadcast with those of ``coarsest``. None
             takes more numbers a pixel as its noise than ``coarsest`` or 2C, the larger.
+        block: the blocks that are averaged.
         validate_args: whether to check scored values.
 
     Example:
@@ -61,19 +63,22 @@ class Pyramid(ImageDistribution):
         self,
         coarsest: ImageDistribution,
         finer: Sequence[Finer],
+        block: Block = PAIRS,
         *,
         validate_args: bool | None = None,
     ) -> None:
         self.coarsest = coarsest
-        self.finer = tuple(finer)
+        self.finer, self.block = tuple(finer), block
         channels, height, width = coarsest.event_shape
-        event = torch.Size((channels, height << len(finer), width << len(finer)))
+        larger = block.factor ** len(self.finer)
+        event = torch.Size((channels, larger * height, larger * width))
         super().__init__(coarsest.batch_shape, event, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None) -> Pyramid:
         """The same distribution with a larger batch shape; nothing is computed or copied."""
         new = self._get_checked_instance(Pyramid, _instance)
         new.coarsest, new.finer = self.coarsest.expand(torch.Size(batch_shape)), self.finer
+        new.block = self.block
         super(Pyramid, new).__init__(new.coarsest.batch_shape, self.event_shape, False)
         new._validate_args = self._validate_args
         return new
@@ -81,7 +86,7 @@ class Pyramid(ImageDistribution):
     def _log_prob(self, value: Tensor) -> Tensor:
         images = [value]
         for _ in self.finer:
-            images.append(_average(images[-1]))
+            images.append(_average(images[-1], self.block))
         images.reverse()
         total = self.coarsest.log_prob(images[0])
         for finer, coarse, fine in zip(self.finer, images, images[1:], strict=False):
@@ -104,7 +109,7 @@ class Pyramid(ImageDistribution):
         """From coarse to fine, each image given the one before."""
 
         def drawn(image: ImageDistribution, level: int) -> Tensor:
-            noise = _noise_of(uniform, len(self.finer) - level)
+            noise = _noise_of(uniform, len(self.finer) - level, self.block.factor)
             return image.icdf_sample(noise[..., : image.uniform_noise.shape[-3], :, :])
 
         return self._in_order(drawn) if self.finer else self.coarsest.icdf_sample(uniform)
@@ -139,6 +144,7 @@ class Pyramid(ImageDistribution):
         return Pyramid(
             self.coarsest.with_temperature(temperature),
             [tempered(finer) for finer in self.finer],
+            self.block,
             validate_args=self._validate_args,
         )
 
@@ -150,24 +156,24 @@ class Pyramid(ImageDistribution):
         return image
 
 
-def _average(image: Tensor) -> Tensor:
+def _average(image: Tensor, block: Block) -> Tensor:
     """The rounded average (..., C, h, w); where the image is repeated, repeated as well."""
     once = image
     for dim in range(image.dim() - 3):
         if image.stride(dim) == 0:
             once = once.narrow(dim, 0, 1)
-    average = to_unit(rounded_average(to_levels(once)), image.dtype)
+    average = to_unit(block.average(to_levels(once)), image.dtype)
     return average.expand(*image.shape[:-3], *average.shape[-3:])
 
 
-def _noise_of(uniform: Tensor, halvings: int) -> Tensor:
-    """The noise of an image whose sides are halved so often, of (..., N, H, W) in all.
+def _noise_of(uniform: Tensor, level: int, factor: int) -> Tensor:
+    """The noise of the image so many levels below the finest, of (..., N, H, W) in all.
 
-    Of the first half of the channels all is the finest image's, of the second each image has every
-    2^n-th pixel in rows and columns that are no other's: a tile of the noise is a tile of each.
+    The first half of the channels is the finest image's. Of the second each coarser image has every
+    f^n-th pixel, in rows and columns that no other has: a tile of the noise is a tile of each.
     """
     finest, coarser = uniform.chunk(2, -3)
-    if halvings == 0:
+    if level == 0:
         return finest
-    stride = 1 << halvings
-    return coarser[..., stride // 2 :: stride, stride // 2 :: stride]
+    stride, first = factor**level, factor ** (level - 1)
+    return coarser[..., first::stride, first::stride]

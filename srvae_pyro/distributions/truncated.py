@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srvae_pyro.pixels import LAST_LEVEL
+
 __all__ = [
-    "LAST_LEVEL",
     "expectation",
     "likeliest",
     "log_mass",
@@ -26,7 +27,6 @@ __all__ = [
     "quantile",
 ]
 
-LAST_LEVEL = 255
 # Stands for the infinite reach of the end bins, in levels: farther than locations are.
 UNBOUNDED = 1e38
 # The same where it is differentiated: divided by any scale of 255 e^-40 to 255 e^40 levels it is

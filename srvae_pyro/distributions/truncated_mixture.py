@@ -14,7 +14,6 @@ from srvae_pyro.distributions.block_averages import PixelContext
 from srvae_pyro.distributions.image_distribution import ImageDistribution, at_least_float32
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.truncated import (
-    LAST_LEVEL,
     expectation,
     likeliest,
     log_mass,
@@ -22,7 +21,7 @@ from srvae_pyro.distributions.truncated import (
     nearest,
     quantile,
 )
-from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.pixels import LAST_LEVEL, to_levels, to_unit
 
 __all__ = ["TruncatedMixture", "mixture_from_channels"]
 

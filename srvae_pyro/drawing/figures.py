@@ -16,7 +16,7 @@ from srvae_pyro.drawing.generate import check_sampling, for_model
 from srvae_pyro.drawing.grids import LabelledRow, labelled_rows
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.sampling import Sampling
-from srvae_pyro.models import SRVAE, ImageModel, load
+from srvae_pyro.models import SRVAE, ImageModel, load, super_resolves
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import choose_device, start
@@ -92,7 +92,7 @@ def figures_of(model: ImageModel, x: Tensor, samples: int, sampling: Sampling) -
         ],
         "paper-interpolations": interpolation_rows(model, x, sampling),
     }
-    if isinstance(model, SRVAE):
+    if super_resolves(model):
         figures |= {
             "paper-super-resolution": super_resolution_rows(model, first, samples, sampling),
             "paper-generative-reconstructions": generative_rows(model, first, sampling),
@@ -120,7 +120,7 @@ def interpolation_rows(model: ImageModel, x: Tensor, sampling: Sampling) -> list
     rows = []
     for pair in range(len(a)):
         ends = (a[pair : pair + 1], b[pair : pair + 1])
-        if isinstance(model, SRVAE):
+        if super_resolves(model):
             y = [model.guide.d(end) for end in ends]
             path = torch.cat([y[0], sites["y"][:, pair], y[1]])
             rows.append(LabelledRow("y", path, gap=pair > 0))

@@ -18,7 +18,7 @@ from srvae_pyro.drawing.arguments import GenerateArguments
 from srvae_pyro.drawing.grids import grid, save_image, side_by_side
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.sampling import Sampling
-from srvae_pyro.models import SRVAE, ImageModel, load
+from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.cli import check_arguments
@@ -32,7 +32,7 @@ from srvae_pyro.system.parallel import ProcessGroup, process_group
 def check_sampling(sampling: Sampling, *models: ImageModel) -> None:
     """Refuse settings that are out of bounds, or a temperature of y if no model has a y."""
     check_arguments(sampling)
-    if sampling.y_temperature is not None and not any(isinstance(m, SRVAE) for m in models):
+    if sampling.y_temperature is not None and not any(len(m.levels) > 1 for m in models):
         raise UserError(
             "`y_temperature` is the srVAE's: a VAE has no y; give `image_temperature` instead"
         )
@@ -40,7 +40,7 @@ def check_sampling(sampling: Sampling, *models: ImageModel) -> None:
 
 def for_model(sampling: Sampling, model: ImageModel) -> Sampling:
     """The settings for one of several models: a VAE's have no temperature of y."""
-    return sampling if isinstance(model, SRVAE) else replace(sampling, y_temperature=None)
+    return sampling if len(model.levels) > 1 else replace(sampling, y_temperature=None)
 
 
 RECORD = "generate.json"

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from srvae_pyro.inference.sampling import Decoding
-from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models import ImageModel, super_resolves
 from srvae_pyro.system.files import write_whole
 
 
@@ -200,7 +200,7 @@ def progress_figures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
         sites = model.generate(4 * count, decode=decode)
         pairs = side_by_side(sites["y"], sites["x"]) if "y" in sites else sites["x"]
         images[name] = grid(pairs, columns=16)
-    if not isinstance(model, SRVAE):
+    if not super_resolves(model):
         return images
     y = model.guide.d(x)
     outputs = model.super_resolve(y, samples=2)["x"]

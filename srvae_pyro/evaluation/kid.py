@@ -33,7 +33,7 @@ from srvae_pyro.evaluation.fid import (
 )
 from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
 from srvae_pyro.inference.operations import Sampling
-from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import THREADS, exact_float32
 from srvae_pyro.system.parallel import ProcessGroup
@@ -384,7 +384,7 @@ class Kid(Measure):
             label = f"generated, {decode}"
             made = self._extract(task, generated(model, sampling), self.samples, label)
             yield f"{{}}, {decode}", made, real, False
-            if isinstance(model, SRVAE):
+            if super_resolves(model):
                 given = _given_real_y(model, *sources, sampling)
                 made = self._extract(task, given, len(chosen), f"x given a real y, {decode}")
                 yield f"{{}} given a real y, {decode}", made, chosen_real, True
@@ -414,7 +414,7 @@ def _real(model: ImageModel, images: Tensor) -> ImageSource:
 
     def images_at(indices: range) -> dict[str, Tensor]:
         x = images[indices.start : indices.stop]
-        if not isinstance(model, SRVAE):
+        if not super_resolves(model):
             return {"x": x}
         return {"x": x, "y": levels_of(model.guide.d(model.prepared(to_unit(x))))}
 

@@ -20,7 +20,7 @@ from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.inference.importance import Estimator, estimates, evaluations_at_once
 from srvae_pyro.inference.refinement import refined_at_once
 from srvae_pyro.inference.statistics import bits_per_dim, standard_error
-from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models import ImageModel
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_unit
@@ -231,7 +231,7 @@ def evaluate_likelihood(
         pareto_k=_finite(k.mean().item()),
         pareto_k_above_threshold=above if k.isfinite().all() else None,
         samples=samples,
-        estimator=estimator if isinstance(model, SRVAE) else "paired",
+        estimator=estimator if len(model.levels) == 2 else "paired",
         precision=precision,
         seed=seed,
         at_once=at_once,
@@ -411,9 +411,10 @@ def evaluate_elbo(
     shape = model.config.image_shape
     error = standard_error(per_image["nats"], photographs)
     y_bits_per_dim = None
-    if "re_y" in means:
+    if len(model.levels) == 2:
+        latent, image = model.levels[0]
         lower_shape = sizes_of(model.config).lower
-        y_bits_per_dim = bits_per_dim(means["re_y"] + means["kl_u"], lower_shape)
+        y_bits_per_dim = bits_per_dim(means[f"re_{image}"] + means[f"kl_{latent}"], lower_shape)
     return ElboResult(
         means,
         nats,

@@ -30,7 +30,7 @@ from srvae_pyro.evaluation.sr_scores import (
     stacked_means,
 )
 from srvae_pyro.inference.decoding import ImageNoise
-from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.parallel import ProcessGroup
@@ -298,7 +298,7 @@ class SuperResolution(Measure):
     batch_size: int
 
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
-        if not isinstance(model, SRVAE):
+        if not super_resolves(model):
             raise UserError("a VAE has no y: super_resolution is of the srVAE")
         self.distance = feature_distance(group.device)
 

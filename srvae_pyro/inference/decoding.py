@@ -64,13 +64,12 @@ class GlobalNoise:
 class ImageNoise:
     """Noise that depends on the seed, the image's number and the site's name alone.
 
-    Image i has the same noise whatever batch it is in, on any device: it is drawn on the CPU. The
-    same input has the same output, however often it is asked.
+    Image i has the same noise whatever batch it is in, on any device: it is drawn on the CPU.
 
     Args:
-        seed: at least 0; or several numbers: a seed, a sample's number and the like.
-        images: the images' numbers, in the batch's order.
-        dim: the images' dimension in what is asked for, from the right.
+        seed: at least 0; or several integers, such as a seed and a sample's index.
+        images: the images' indices, in the batch's order.
+        dim: the images' dimension, from the right.
     """
 
     def __init__(
@@ -105,14 +104,14 @@ class ImageNoise:
 class TileNoise:
     """A tile of an infinite noise field; overlapping tiles see the same values.
 
-    Two tiles agree where they overlap. The field is made of blocks that depend on the numbers, the
-    site's name and the block's place alone, so it is never held as a whole. Drawn on the CPU.
+    The field is made of blocks that depend on the seed, the site's name and the block's place
+    alone, so it is never held as a whole. Drawn on the CPU.
 
     Args:
-        numbers: which field: a seed, a sample's number and the like, each at least 0.
+        numbers: the field's: integers such as a seed and a sample's index, each at least 0.
         top: the tile's first row in the image, in the image's pixels.
         left: its first column.
-        height: its rows, which tell what a site's resolution is to the image's.
+        height: its rows, by which a site's resolution is known.
     """
 
     BLOCK = 64  # pixels a side, at the site's resolution

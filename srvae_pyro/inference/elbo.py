@@ -11,9 +11,8 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from srvae_pyro.distributions import ConsistentGroups
-from srvae_pyro.distributions.block_averages import LAST_LEVEL
 from srvae_pyro.inference.pyro_lock import turn
+from srvae_pyro.pixels import LAST_LEVEL
 
 __all__ = ["ElboTerms", "TermsELBO"]
 
@@ -24,9 +23,9 @@ class ElboTerms:
 
     ``reconstruction["x"]`` is RE_x = -log p(x|..), ``kl["z"]`` is KL_z and so on (Table 1 of the
     paper); if asked for, ``detailed_kl`` has the closed-form KL of each latent element where there
-    is one, and ``means`` the posterior mean of each element of the latents that are normal. No
-    terms of it are the ``errors``: of observed images whose distribution says one ``estimate`` too,
-    the sum of the levels by which their values differ from it.
+    is one, and ``means`` the posterior mean of each element of the latents that are normal. The
+    ``errors`` are not part of the ELBO: of images whose distribution has a point ``estimate``, the
+    sum of absolute differences from it in levels.
     """
 
     reconstruction: dict[str, Tensor]
@@ -84,9 +83,9 @@ class TermsELBO(Trace_ELBO):
                 q = None if site["is_observed"] else guide_trace.nodes[name]
                 if q is None or isinstance(_unwrapped(q["fn"]), dist.Delta):
                     terms.reconstruction[name] = -site["log_prob"]
-                    fn = _unwrapped(site["fn"])
-                    if isinstance(fn, ConsistentGroups) and fn.estimate is not None:
-                        off = (site["value"] - fn.estimate).abs().sum(dim=(-3, -2, -1))
+                    estimate = getattr(_unwrapped(site["fn"]), "estimate", None)
+                    if estimate is not None:
+                        off = (site["value"] - estimate).abs().sum(dim=(-3, -2, -1))
                         terms.errors[name] = LAST_LEVEL * off
                     continue
                 elements = None

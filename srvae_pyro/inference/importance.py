@@ -13,7 +13,8 @@ log p(x) in expectation, tighter with more samples:
   given x, so all pairs are valid samples. The networks still run S times each.
 
 y is a function of x, so the sum over other y is left out: the srVAE's figure bounds log p(x) from
-below (paper, equation 12). The one-level VAE has no pairs: both are the same.
+below (paper, equation 12). Models of one level or of more than two have no such pairs: both are
+``paired``.
 
 The q that samples are drawn from need not be the encoder's: any that is independent normals given
 x does, such as :mod:`~srvae_pyro.inference.refinement` gives, and the better it is the less the
@@ -35,7 +36,6 @@ from srvae_pyro.inference.importance_weights import (
     Weighing,
     effective_pairs,
     effective_samples,
-    has_two_levels,
     log_mean,
     pareto_k,
 )
@@ -134,11 +134,11 @@ def estimate_log_likelihood(
     if samples < 1 or at_once < 1:
         raise UserError(f"importance samples must be at least 1, not {min(samples, at_once)}")
     if estimator not in get_args(Estimator):
-        raise UserError(f"--estimator is product or paired, not {estimator!r}")
+        raise UserError(f"`estimator` is product or paired, not {estimator!r}")
     indices = list(range(len(x))) if images is None else list(images)
     weigh = Weighing(samples, max(at_once // len(x), 1), ImageNoise(seed, indices))
     q = model.guide if guide is None else guide
-    if estimator == "paired" or not has_two_levels(model.model):
+    if estimator == "paired" or len(model.model.levels) != 2:
         weights = weigh.paired(model.model, q, x)
         values = log_mean(weights), weights.mean(0), effective_samples(weights), pareto_k(weights)
     else:
@@ -163,10 +163,7 @@ def estimates(
 ) -> Iterator[LikelihoodEstimate]:
     """The images' estimates in order, of as many images at a time as ``at_once`` allows.
 
-    Args:
-        steps: of :func:`~srvae_pyro.inference.refinement.refine`, for all images together.
-
-    The others, and what is raised, are :func:`estimate_log_likelihood`'s.
+    As :func:`estimate_log_likelihood`, with q refined by ``steps`` for all images together.
     """
     indices = list(range(len(x))) if images is None else list(images)
     guide = refine(model, x, steps, seed=seed, images=indices) if steps else None
@@ -222,15 +219,9 @@ def evaluations_at_once(
 ) -> int:
     """How many evaluations (images times samples) at a time keep within a memory budget.
 
-    Of max(``samples``, evaluations at a time) the latents are there all the while. Both are
-    measured on a few samples, with as much again allowed for what operations use inside.
-
-    Args:
-        model: as for :func:`estimate_log_likelihood`.
-        x: at least one image (B, C, H, W).
-        samples: S, importance samples an image.
-        memory_gb: gigabytes (1e9 bytes).
-        most: not more than that, where larger batches gain nothing.
+    The latents of max(``samples``, evaluations at a time) stay in memory. Both are measured on a
+    few samples, with as much again allowed for what operations use inside. At most ``most``, beyond
+    which larger batches gain nothing.
 
     Raises:
         UserError: not even one evaluation at a time fits.
@@ -252,5 +243,5 @@ def evaluations_at_once(
         fit = budget / (one + latents + pairs)
     if fit < 1:
         need = 2e-9 * (one + pairs + samples * latents)
-        raise UserError(f"--memory-gb {memory_gb:g} is too little: it needs {need:.2g}")
+        raise UserError(f"`memory_gb={memory_gb:g}` is too little: it needs {need:.2g}")
     return min(int(fit), most)

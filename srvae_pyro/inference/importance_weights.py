@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from srvae_pyro.distributions import Conditional
 from srvae_pyro.inference.decoding import ImageNoise
 
 __all__ = [
@@ -19,7 +21,7 @@ __all__ = [
     "condition_on_y",
     "effective_pairs",
     "effective_samples",
-    "has_two_levels",
+    "images_of",
     "log_mean",
     "normal_log_prob",
     "pareto_k",
@@ -92,13 +94,7 @@ class Pairs:
 
 
 class Weighing:
-    """Draws latents and weighs them, a few samples at a time.
-
-    Args:
-        samples: S.
-        step: samples at a time.
-        noise: of the images.
-    """
+    """Draws S samples of each latent and weighs them, ``step`` at a time."""
 
     def __init__(self, samples: int, step: int, noise: ImageNoise) -> None:
         self.samples = samples
@@ -113,42 +109,47 @@ class Weighing:
         """``score`` of each part of the samples, in float64: (S, B)."""
         return torch.cat([score(part).double() for part in self.parts()])
 
-    def draw(self, site: str, q: Any) -> Tensor:
+    def draw(self, site: str, q: TorchDistribution) -> Tensor:
         """S samples (S, B, C, h, w) of a normal q, drawn at once whatever the step."""
         # Of an image that is repeated the networks give one distribution, not B.
         q = q.expand((len(self.noise.images),))
         like = q.mean.new_empty(()).expand(self.samples, *q.mean.shape)
         return q.mean + q.stddev * self.noise.normal(site, like)
 
-    def ratio(self, image: Tensor, latent: Tensor, p: Any, q: Any) -> Tensor:
+    def ratio(self, image: Tensor, latent: Tensor, p: Conditional, q: TorchDistribution) -> Tensor:
         """log p(image|.., latent) - log q(latent|image), (S, B)."""
         return self.over_parts(lambda s: p(latent[s]).log_prob(image) - q.log_prob(latent[s]))
 
-    def one_level(self, site: str, image: Tensor, q: Any, p: Any, prior: Any) -> tuple[Tensor, ...]:
-        """A latent drawn from q (S, B, C, h, w), and log p(image|latent) p(latent) / q, (S, B)."""
-        latent = self.draw(site, q)
-        p_latent = prior(tuple(latent.shape[-2:]))
-        ratio = self.ratio(image, latent, p, q)
-        return latent, ratio + self.over_parts(lambda s: p_latent.log_prob(latent[s]))
+    def lowest(self, model: Any, guide: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest latent u of y, (S, B, C, h, w), and log p(y|u) p(u) / q(u|y), (S, B)."""
+        latent, image = model.levels[0]
+        q = getattr(guide, f"q_{latent}")(y)
+        u = self.draw(latent, q)
+        p_u = getattr(model, f"p_{latent}")(tuple(u.shape[-2:]))
+        ratio = self.ratio(y, u, getattr(model, f"p_{image}"), q)
+        return u, ratio + self.over_parts(lambda s: p_u.log_prob(u[s]))
 
     def paired(self, model: Any, guide: Any, x: Tensor) -> Tensor:
-        """The log weights (S, B) of the s-th u with the s-th z."""
-        if not has_two_levels(model):
-            return self.one_level("z", x, guide.q_z(x), model.p_x, model.p_z)[1]
-        y, q_z = guide.d(x), guide.q_z(x)
-        p_z, p_x = condition_on_y(model.p_z, y), condition_on_y(model.p_x, y)
-        z = self.draw("z", q_z)
-        u, weights = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
-        weights = weights + self.ratio(x, z, p_x, q_z)
-        return weights + self.over_parts(lambda s: p_z(u[s]).log_prob(z[s]))
+        """The log weights (S, B) of the s-th draws of all latents."""
+        images = images_of(model, guide, x)
+        u, weights = self.lowest(model, guide, images[0])
+        for (latent, image), y, above in zip(model.levels[1:], images, images[1:], strict=False):
+            q_z = getattr(guide, f"q_{latent}")(above)
+            p_z, p_x = (condition_on_y(getattr(model, f"p_{s}"), y) for s in (latent, image))
+            z = self.draw(latent, q_z)
+            weights = weights + self.ratio(above, z, p_x, q_z)
+            parts = [p_z(u[part]).log_prob(z[part]).double() for part in self.parts()]
+            weights, u = weights + torch.cat(parts), z
+        return weights
 
     def pairs(self, model: Any, guide: Any, x: Tensor) -> Pairs:
-        """The log weights of every u with every z."""
-        y, q_z = guide.d(x), guide.q_z(x)
-        p_z, p_x = condition_on_y(model.p_z, y), condition_on_y(model.p_x, y)
-        z = self.draw("z", q_z)
+        """The log weights of every u with every z, of a model of two levels."""
+        (latent, image), y = model.levels[1], guide.d(x)
+        q_z = getattr(guide, f"q_{latent}")(x)
+        p_z, p_x = (condition_on_y(getattr(model, f"p_{s}"), y) for s in (latent, image))
+        z = self.draw(latent, q_z)
         of_z = self.ratio(x, z, p_x, q_z)
-        u, of_u = self.one_level("u", y, guide.q_u(y), model.p_y, model.p_u)
+        u, of_u = self.lowest(model, guide, y)
         centred = (z - q_z.mean).flatten(2).double().transpose(0, 1)  # (B, S, D)
         rows, diagonal = [], []
         columns = torch.full_like(of_z, -torch.inf)
@@ -164,21 +165,25 @@ class Weighing:
         return Pairs(torch.cat(rows), columns, torch.cat(diagonal))
 
 
-def condition_on_y(network: Any, y: Tensor) -> Callable[[Tensor], Any]:
+def images_of(model: Any, guide: Any, x: Tensor) -> list[Tensor]:
+    """The images of all levels, the lowest first: x last, d(x) before it and so on."""
+    images = [x]
+    for _ in model.levels[1:]:
+        images.append(guide.d(images[-1]))
+    return images[::-1]
+
+
+def condition_on_y(network: Any, y: Tensor) -> Conditional:
     """p(z|y, .) as a function of u, or p(x|y, .) of z, y seen once if the network can.
 
-    By its ``bind``, unless a subclass has a ``forward`` of its own and none of that.
+    By its ``bind``, unless a subclass overrides ``forward`` alone.
     """
     classes = type(network).__mro__
     first = next((c for c in classes if {"bind", "forward"} & vars(c).keys()), None)
     if first is not None and "bind" in vars(first):
-        return network.bind(y)
+        bound: Conditional = network.bind(y)
+        return bound
     return partial(network, y)
-
-
-def has_two_levels(model: Any) -> bool:
-    """Whether a program is the srVAE's, with u and z; the VAE has z alone."""
-    return hasattr(model, "p_u")
 
 
 def normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:

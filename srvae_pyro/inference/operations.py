@@ -17,7 +17,6 @@ from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, FromNoise, ImageNoise, Noise, noise_of
 from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
-from srvae_pyro.inference.importance_weights import has_two_levels
 from srvae_pyro.inference.pyro_lock import turn
 from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.networks import cached_weights
@@ -144,8 +143,8 @@ class Operations(nn.Module):
     latents z (and u).
     """
 
-    model: nn.Module
-    guide: nn.Module
+    model: Any  # programs, whose attributes are conditionals
+    guide: Any
     config: ModelConfig
     multiple: int  # what the sides of images are multiples of
 
@@ -266,7 +265,7 @@ class Operations(nn.Module):
     def _noise(self, x: Tensor) -> dict[str, Tensor]:
         """The noise that makes each latent of x, drawn from the guide, by site."""
         guide = pyro.poutine.trace(self.guide).get_trace(x)
-        lowest = guide.nodes["u" if has_two_levels(self.model) else "z"]["value"]
+        lowest = guide.nodes[self.model.levels[0][0]]["value"]
         replayed = pyro.poutine.replay(self.model, trace=guide)
         model = pyro.poutine.trace(replayed).get_trace(x, size=tuple(lowest.shape[-2:]))
         sites = {name: model.nodes[name] for name in model.stochastic_nodes}

@@ -17,8 +17,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -26,10 +26,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from srvae_pyro.distributions import Conditional
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
-from srvae_pyro.inference.importance_weights import has_two_levels
+from srvae_pyro.inference.importance_weights import images_of
 from srvae_pyro.system.device import peak_bytes
 
 __all__ = ["RefinedGuide", "refine", "refined_at_once"]
@@ -42,30 +43,27 @@ EPSILON = 1.0  # nats a standard deviation: a gradient well below moves q in pro
 
 @dataclass(frozen=True)
 class RefinedGuide:
-    """A guide of B given images, which runs no encoder: a program as the srVAE's and VAE's are.
+    """A guide of B given images, which runs no encoder: a program like the srVAE's and VAE's.
 
     Attributes:
-        y: d(x), (B, c, h, w); None of a one-level VAE.
+        d: the model's.
+        lower: the images below x by site, such as y = d(x), (B, c, h, w); none of a one-level VAE.
         posteriors: q(z|x), and q(u|y), by site: batch shape (B,), events (C, h, w).
         improved: whether an image's q is the refined one, (B,); else it is the encoder's, whose
             ELBO was not below.
     """
 
-    y: Tensor | None
+    d: Callable[[Tensor], Tensor] | None
+    lower: dict[str, Tensor]
     posteriors: dict[str, dist.TorchDistribution]
     improved: Tensor
 
-    def d(self, x: Tensor) -> Tensor | None:
-        """y of the images, whatever x is."""
-        return self.y
-
-    def q_u(self, y: Tensor) -> dist.TorchDistribution:
-        """q(u|y) of the images."""
-        return self.posteriors["u"]
-
-    def q_z(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x) of the images."""
-        return self.posteriors["z"]
+    def __getattr__(self, name: str) -> Conditional:
+        """``q_z`` and so on, of the images of this guide whatever the network is given."""
+        site = name.removeprefix("q_")
+        if site == name or site not in vars(self).get("posteriors", {}):
+            raise AttributeError(name)
+        return lambda *_: self.posteriors[site]
 
     def __getitem__(self, images: slice) -> RefinedGuide:
         """The guide of some of the images."""
@@ -73,14 +71,14 @@ class RefinedGuide:
             name: dist.Normal(q.mean[images], q.stddev[images]).to_event(3)
             for name, q in self.posteriors.items()
         }
-        y = None if self.y is None else self.y[images]
-        return RefinedGuide(y, parts, self.improved[images])
+        lower = {name: image[images] for name, image in self.lower.items()}
+        return RefinedGuide(self.d, lower, parts, self.improved[images])
 
     def __call__(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
         """Sample the sites of the images x (B, C, H, W), which are those of this guide."""
         with pyro.plate("images", x.shape[-4], dim=-1):
-            if self.y is not None:
-                pyro.sample("y", dist.Delta(self.y, event_dim=3))
+            for name, image in self.lower.items():
+                pyro.sample(name, dist.Delta(image, event_dim=3))
             for name, q in self.posteriors.items():
                 pyro.sample(name, q)
 
@@ -155,14 +153,14 @@ def refine(
         for step in range(steps):
             noise = ImageNoise((seed, step, *b"refine"), indices)
             with torch.enable_grad():
-                guide = RefinedGuide(first.y, posteriors(PathNormal), first.improved)
+                guide = replace(first, posteriors=posteriors(PathNormal))
                 loss = -_elbo(model, guide, x, noise).sum()
             # Of these alone: the networks' parameters keep the gradients that they have.
             for way, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
                 way.grad = gradient
             adam.step()
             annealing.step()
-        last = RefinedGuide(first.y, posteriors(dist.Normal), first.improved)
+        last = replace(first, posteriors=posteriors(dist.Normal))
         noises = (ImageNoise((seed, n, *b"choice"), indices) for n in range(choice_samples))
         return _better(model, first, last, x, noises)
 
@@ -170,14 +168,15 @@ def refine(
 def _encoded(model: Any, x: Tensor) -> RefinedGuide:
     """What the guide's encoders give."""
     guide, batch = model.guide, (len(x),)
-    y = guide.d(x) if has_two_levels(model.model) else None
-    latents = {"z": guide.q_z(x)} if y is None else {"u": guide.q_u(y), "z": guide.q_z(x)}
-    return RefinedGuide(
-        y,
+    lower, posteriors = {}, {}
+    images = images_of(model.model, guide, x)
+    for (latent, name), image in zip(model.model.levels, images, strict=True):
+        lower[name] = image
         # Of an image that is repeated the networks give one distribution, not B.
-        {name: q.expand(batch) for name, q in latents.items()},
-        torch.zeros(batch, dtype=torch.bool, device=x.device),
-    )
+        posteriors[latent] = getattr(guide, f"q_{latent}")(image).expand(batch)
+    del lower[model.model.levels[-1][1]]
+    improved = torch.zeros(batch, dtype=torch.bool, device=x.device)
+    return RefinedGuide(getattr(guide, "d", None), lower, posteriors, improved)
 
 
 def _elbo(model: Any, guide: RefinedGuide, x: Tensor, noise: ImageNoise) -> Tensor:
@@ -202,19 +201,14 @@ def _better(
         posteriors[name] = dist.Normal(mean, torch.where(chosen, q.stddev, before.stddev)).to_event(
             3
         )
-    return RefinedGuide(first.y, posteriors, improved)
+    return replace(first, posteriors=posteriors, improved=improved)
 
 
 def refined_at_once(model: Any, x: Tensor, memory_gb: float, most: int = 16) -> int:
     """How many images can be refined at a time within a memory budget.
 
-    Measured on a few, with as much again allowed for what operations use inside.
-
-    Args:
-        model: as for :func:`refine`.
-        x: at least one image (B, C, H, W).
-        memory_gb: gigabytes (1e9 bytes).
-        most: not more than that, where larger batches gain little.
+    Measured on a few of x, with as much again allowed for what operations use inside. At most
+    ``most``, beyond which larger batches gain little.
 
     Raises:
         UserError: not even one image fits.
@@ -231,5 +225,5 @@ def refined_at_once(model: Any, x: Tensor, memory_gb: float, most: int = 16) -> 
     fit = (memory_gb * 1e9 / 2 - least) / one + few
     if fit < 1:
         need = 2e-9 * (least + one * (1 - few))
-        raise UserError(f"--memory-gb {memory_gb:g} is too little to refine: it needs {need:.2g}")
+        raise UserError(f"`memory_gb={memory_gb:g}` is too little to refine: it needs {need:.2g}")
     return min(int(fit), most)

@@ -35,7 +35,26 @@ from srvae_pyro.system import device as runtime
 from srvae_pyro.system.files import digest, write_json
 from srvae_pyro.system.hub import download, refuse_address
 
-__all__ = ["load_weights", "read_state", "weights_digest"]
+__all__ = [
+    "MODELS",
+    "ImageModel",
+    "Levels",
+    "images_plate",
+    "load_weights",
+    "make_prior",
+    "read_state",
+    "save_pretrained",
+    "weights_digest",
+]
+
+# The latent and the image of each level, the lowest first. Their conditionals are the programs'
+# attributes p_<latent>, p_<image> and q_<latent>.
+Levels = tuple[tuple[str, str], ...]
+
+# The models by what ``config.model`` calls them: each subclass of ImageModel, by its name.
+MODELS: dict[str, type[ImageModel]] = {}
+
+_PROGRAMS = itertools.count()  # for the names under which programs register
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -59,11 +78,7 @@ class _WithoutWeights(TorchFunctionMode):
 
 
 def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """The weights in a file.
-
-    Args:
-        path: of the weights.
-        fresh: makes a model that they should suit.
+    """The weights in a file, which suit the model that ``fresh`` makes.
 
     Raises:
         ValueError: they are damaged or of another model.
@@ -89,10 +104,6 @@ def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
 def load_weights(model: Any, run: str | Path) -> None:
     """Give a model the weights of a run with the same networks, whatever its images' size.
 
-    Args:
-        model: a ``SRVAE`` or ``VAE``.
-        run: a run's folder, its name under ``runs/``, or a Hub id.
-
     Raises:
         UserError: there is no such run, or its networks are others.
     """
@@ -105,11 +116,6 @@ def load_weights(model: Any, run: str | Path) -> None:
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the weights of {run} do not suit: {reason}") from None
-
-
-_PROGRAMS = itertools.count()  # numbers for the names under which programs register
-
-__all__ = ["ImageModel", "images_plate", "make_prior", "save_pretrained"]
 
 
 def images_plate(x: Tensor | None = None, count: int = 1) -> Any:
@@ -145,10 +151,20 @@ class ImageModel(Operations, PyTorchModelHubMixin):
 
     run_config: RunConfig | None = None  # of the run that it was loaded from
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        MODELS[cls.__name__.lower()] = cls
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         runtime.wake_vector_math()
         self.config = config
+
+    @property
+    def levels(self) -> Levels:
+        """The latent and the image of each level, the lowest first."""
+        levels: Levels = self.model.levels
+        return levels
 
     @property
     def initialized(self) -> bool:
@@ -190,11 +206,6 @@ class ImageModel(Operations, PyTorchModelHubMixin):
 
         return model, guide
 
-    @classmethod
-    def kind_of(cls, config: ModelConfig) -> type[ImageModel]:
-        """The class of the models that ``config.model`` names, ``SRVAE`` or ``VAE``."""
-        return next(k for k in cls.__subclasses__() if k.__name__.lower() == config.model)
-
     @staticmethod
     def from_run(folder: Path, device: str | torch.device = "cpu") -> ImageModel:
         """The trained model of a run's folder, ready to generate.
@@ -203,7 +214,7 @@ class ImageModel(Operations, PyTorchModelHubMixin):
             UserError: its files do not fit together.
         """
         config = read_config(folder)
-        kind = ImageModel.kind_of(config.model)
+        kind = MODELS[config.model.model]
         path = folder / WEIGHTS
         if not path.is_file():
             raise UserError(

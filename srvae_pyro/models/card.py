@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srvae_pyro.config import DATA_SETS, SHARDS, RunConfig
+from srvae_pyro.models.transforms import make_transform
 
 __all__ = ["model_card", "shared_settings"]
 
@@ -22,8 +23,8 @@ _CITATION = """@article{gatopoulos2020srvae,
   year    = {2020}
 }"""
 _KINDS = {
-    "srvae": "super-resolution VAE of Gatopoulos, Stol and Tomczak",
-    "vae": "one-level VAE that Gatopoulos, Stol and Tomczak compare their srVAE with",
+    "srvae": ("srVAE", "super-resolution VAE of Gatopoulos, Stol and Tomczak"),
+    "vae": ("VAE", "one-level VAE that Gatopoulos, Stol and Tomczak compare their srVAE with"),
 }
 
 
@@ -52,15 +53,9 @@ def _shared_name(data: str) -> str:
 
 
 def model_card(run: RunConfig, parameters: int, repo_id: str) -> str:
-    """The card of a model in Markdown, headed by what the Hub reads.
-
-    Args:
-        run: its settings, as :func:`shared_settings` gives them.
-        parameters: how many it has.
-        repo_id: what to load it by.
-    """
+    """The card of a model in Markdown, headed by what the Hub reads, from its shared settings."""
     config = run.model
-    kind = {"srvae": "srVAE", "vae": "VAE"}[config.model]
+    kind, of_paper = _KINDS.get(config.model, (config.model, "model"))
     channels, height, width = config.image_shape
     use = [f'x = model.generate(16)["x"]  # (16, {channels}, {height}, {width}) in [0, 1]']
     commands = [f"python -m srvae_pyro.generate {repo_id} --count 16"]
@@ -69,7 +64,7 @@ def model_card(run: RunConfig, parameters: int, repo_id: str) -> str:
             "y = model.guide.d(x)  # y = d(x)",
             'outputs = model.super_resolve(y, samples=8)["x"]',
         ]
-        if config.d.startswith(("downscale", "average")):
+        if make_transform(config.d).factor > 1:
             commands.append(f"python -m srvae_pyro.upscale {repo_id} PHOTO.jpg")
     commands.append(f"python -m srvae_pyro.evaluate {repo_id} --data DIR --split all --elbo-only")
     colours = "3 channels" if channels == 3 else "1 channel"
@@ -89,7 +84,7 @@ tags:
 
 # {kind} of {height}x{width} images
 
-The {_KINDS[config.model]}
+The {of_paper}
 ([arXiv:2006.05218](https://arxiv.org/abs/2006.05218)){preset}: {parameters:,} parameters,
 images of {height}x{width} pixels and {colours}. `config.json` has every setting,
 `model.safetensors` the weights.

@@ -45,15 +45,10 @@ COLOURS = (0.8, 0.0, 0.8)  # coefficients at the start: each colour goes with th
 
 
 def init_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> None:
-    """Set what the initialisation of a likelihood's head aims at.
+    """Set the targets of the initialisation of a likelihood's head, in which ``network`` ends.
 
-    Zero on average, or, where ``config.likelihood_start`` is "images", locations spread over
+    Zero on average, or, if ``config.likelihood_start`` is "images", locations spread over
     [0.1, 0.9] and log-scales around -2.
-
-    Args:
-        network: ends in the head.
-        config: the model's.
-        channels: channels of the image.
     """
     k = config.components
     mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
@@ -65,14 +60,7 @@ def init_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> N
 
 
 def init_pixel_head(network: nn.Module, config: ModelConfig, channels: int, pixel: int) -> None:
-    """Set what the initialisation of the head of one pixel of a block, 0 to 3, aims at.
-
-    Args:
-        network: ends in the head.
-        config: the model's.
-        channels: channels of the image.
-        pixel: which, of a block whose average is given.
-    """
+    """Set the targets of the initialisation of one pixel's head, of a block of given average."""
     k = config.components
     colours = k * channels
     of_mixture = DiscretizedLogisticMixture.parameter_channels(k, channels)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.config import Dense, LikelihoodName, ModelConfig, Residual
 from srvae_pyro.distributions import (
     ConsistentGroups,
     DiscretizedLogisticMixture,
     Pyramid,
     TruncatedMixture,
 )
-from srvae_pyro.distributions.block_averages import PIXELS
-from srvae_pyro.distributions.pixel_groups import image_of
+from srvae_pyro.distributions.block_averages import PAIRS, Block
 from srvae_pyro.models.conditionals import (
     LOCATION_SPREAD,
     ImageGivenLatent,
+    XGivenYZ,
     init_likelihood,
     init_pixel_head,
     over_images,
@@ -37,23 +38,31 @@ from srvae_pyro.networks import (
     init_heads,
 )
 
-__all__ = ["GroupsGivenYZ", "PixelGroups", "PyramidGivenLatent", "image_given_latent"]
+__all__ = [
+    "X_GIVEN_YZ",
+    "GroupsGivenYZ",
+    "PixelGroups",
+    "PyramidGivenLatent",
+    "image_given_latent",
+    "is_consistent",
+]
 
 
 class PixelGroups(nn.Module):
     """An image of given rounded block averages y, by a network for each pixel of a block.
 
-    Of the four pixels of a block each has a network of its own at y's size, which sees y, features
-    of a latent, and how far the earlier pixels of all blocks are from their y; and, if there are
-    ``size.shared`` blocks, what they make of y, once for all four and for all outputs to a y. With
-    ``size.estimate`` these blocks also say one image, from which locations then start instead of
-    from y, and earlier pixels are seen as they differ from it.
+    Each pixel of a block has a network of its own at y's size, which sees y, features of a latent,
+    and how far the earlier pixels of all blocks are from their y; and, if there are ``size.shared``
+    residual blocks, the features that these compute of y, once for all networks and all samples.
+    With ``size.estimate`` they also predict a point estimate, from which locations then start
+    instead of from y, and earlier pixels are seen as they differ from it.
 
     Args:
         config: the model's.
         size: of the networks.
         channels: channels of the image, and of y.
         features: channels of the features.
+        block: how many pixels share an average.
 
     Example:
         >>> groups = PixelGroups(ModelConfig(components=2), Residual(4, 1), channels=3, features=5)
@@ -62,15 +71,23 @@ class PixelGroups(nn.Module):
         torch.Size([2, 3, 8, 8])
     """
 
-    def __init__(self, config: ModelConfig, size: Residual, channels: int, features: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        size: Residual,
+        channels: int,
+        features: int,
+        block: Block = PAIRS,
+    ) -> None:
         super().__init__()
+        self.block = block
         self.shared: ResidualFeatures | None = None
         if size.shared:
             self.shared = ResidualFeatures(channels, size.width, size.shared)
             features += size.width
         self.estimator: ResidualHead | None = None
         if size.estimate:
-            self.estimator = ResidualHead(size.width, PIXELS * channels, size.blocks)
+            self.estimator = ResidualHead(size.width, block.pixels * channels, size.blocks)
             init_heads(self.estimator, LOCATION_SPREAD * config.likelihood_scale)
         self.networks = nn.ModuleList(
             ResidualNetwork(
@@ -79,7 +96,7 @@ class PixelGroups(nn.Module):
                 size.width,
                 size.blocks,
             )
-            for before in range(PIXELS)
+            for before in range(block.pixels)
         )
         for before, network in enumerate(self.networks):
             init_pixel_head(network, config, channels, before)
@@ -91,13 +108,10 @@ class PixelGroups(nn.Module):
         estimates: Sequence[Tensor],
         before: Sequence[Tensor],
     ) -> TruncatedMixture:
-        """The distribution of the next group, images (C, h, w).
+        """The distribution of the next group, images (C, h, w), given those before.
 
-        Args:
-            y: the rounded averages (..., C, h, w).
-            features: of the latent and, with shared blocks, of y, (..., F, h, w) each.
-            estimates: of the four groups, of y's shape; none where there are no estimates.
-            before: the earlier groups, of y's shape.
+        Features (..., F, h, w) are of the latent and, with shared blocks, of y (..., C, h, w);
+        estimates are of all groups, of y's shape, if there are any.
         """
         count = len(before)
         network = self.networks[count]
@@ -110,19 +124,15 @@ class PixelGroups(nn.Module):
             out: Tensor = network(torch.cat(pixels, dim=1))
             return out
 
-        expected = (estimates or [y] * PIXELS)[:count]
+        expected = (estimates or [y] * self.block.pixels)[:count]
         parameters = over_images(joined, y, *before, *expected, *features)
-        return ConsistentGroups.pixel(parameters, y, before, estimates)
+        return ConsistentGroups.pixel(parameters, y, before, estimates, self.block)
 
     def of_y(self, y: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """What is seen of y alone.
+        """The shared features (..., F, h, w) of y (..., C, h, w), if there are any, and estimates.
 
-        Args:
-            y: the rounded averages (..., C, h, w).
-
-        Returns:
-            What the shared blocks make of it, (..., F, h, w), if there are any; and the estimates
-            of the four groups, of y's shape, whose average y is, if they are made.
+        The estimates are of all groups, of y's shape, and their average is y; none without a point
+        estimate.
         """
         shared = self.shared
         if shared is None:
@@ -130,28 +140,25 @@ class PixelGroups(nn.Module):
         seen = over_images(lambda y: shared(y - 0.5), y)
         if self.estimator is None:
             return (seen,), []
-        apart = over_images(self.estimator, seen).unflatten(-3, (PIXELS, -1))
+        apart = over_images(self.estimator, seen).unflatten(-3, (self.block.pixels, -1))
         estimates = y.unsqueeze(-4) + apart - apart.mean(-4, keepdim=True)
         return (seen,), list(estimates.unbind(-4))
 
     def estimate(self, y: Tensor) -> Tensor | None:
-        """The image (..., C, 2h, 2w), not on the grid, that the shared blocks say for y."""
+        """The point estimate of the image given y, (..., C, f h, f w), not on the grid."""
         _, estimates = self.of_y(y)
-        return image_of(estimates) if estimates else None
+        return self.block.from_groups(estimates) if estimates else None
 
     def bind(
         self, y: Tensor, *, validate_args: bool | None = None
     ) -> Callable[[Tensor], ConsistentGroups]:
-        """The image as a function of the latent's features, with y seen once for many of them.
-
-        Args: as :meth:`forward`.
-        """
+        """The image as a function of the latent's features, with y seen once for many of them."""
         seen, estimates = self.of_y(y)
-        estimate = image_of(estimates) if estimates else None
+        estimate = self.block.from_groups(estimates) if estimates else None
 
         def image(features: Tensor) -> ConsistentGroups:
             group = partial(self.group, y, (features, *seen), estimates)
-            return ConsistentGroups(y, group, estimate, validate_args=validate_args)
+            return ConsistentGroups(y, group, estimate, self.block, validate_args=validate_args)
 
         return image
 
@@ -171,7 +178,7 @@ class PixelGroups(nn.Module):
 def image_given_latent(
     config: ModelConfig, channels: int, dense: Dense, stages: int
 ) -> ImageGivenLatent | PyramidGivenLatent:
-    """The network that ``config.latent_likelihood`` names; arguments as of either."""
+    """The network that ``config.latent_likelihood`` names."""
     pyramid = config.latent_likelihood == "pyramid"
     return (PyramidGivenLatent if pyramid else ImageGivenLatent)(config, channels, dense, stages)
 
@@ -220,11 +227,7 @@ class PyramidGivenLatent(nn.Module):
             self.levels.append(PixelGroups(config, config.pyramid, channels, seen))
 
     def features(self, trunk: Tensor) -> list[Tensor]:
-        """What the networks see of the latent, (..., F, h, w), a level after the other.
-
-        Args:
-            trunk: the trunk's output.
-        """
+        """What each level's networks see of the latent, (..., F, h, w), from the trunk's output."""
         features: list[Tensor] = []
         for level, lift in enumerate(self.lifts):
             source = features[-1] if level > 1 else trunk
@@ -250,14 +253,14 @@ class PyramidGivenLatent(nn.Module):
 
 
 class GroupsGivenYZ(nn.Module):
-    """p(x|y,z) that is zero unless d(x) = y, for the transform average2, group after group.
+    """p(x|y,z) that is zero unless d(x) = y, for block averages, group after group.
 
-    A decoder brings z to y's size; :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see what
-    it makes of z.
+    A decoder brings z to y's size, and gives the features that
+    :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see.
 
     Args:
         config: the model's; ``config.groups`` is of the pixels' networks.
-        d: the y = d(x) of the level below, average2.
+        d: the y = d(x) of the level below, a :class:`~srvae_pyro.models.transforms.BlockAverage`.
         channels: channels of x, and of y.
         lower_channels: the same.
 
@@ -277,16 +280,19 @@ class GroupsGivenYZ(nn.Module):
         (torch.Size([5, 3, 32, 32]), True, torch.Size([5]))
     """
 
+    is_consistent: ClassVar[bool] = True
+
     def __init__(
         self, config: ModelConfig, d: Transform, channels: int, lower_channels: int
     ) -> None:
         super().__init__()
+        assert d.block is not None
         self.d = d
-        z = config.p_x_from_z
         first = ConsistentGroups.parameter_channels(config.components, channels, 0)
-        detail = PIXELS * config.p_x_z_channels or first
-        self.from_z = Decoder(config.latent_channels, detail, z, config.stages - 1, head=False)
-        self.groups = PixelGroups(config, config.groups, channels, detail)
+        detail = d.block.pixels * config.p_x_z_channels or first
+        stages = config.stages - (d.factor.bit_length() - 1)
+        self.from_z = Decoder(config.latent_channels, detail, config.p_x_from_z, stages, head=False)
+        self.groups = PixelGroups(config, config.groups, channels, detail, d.block)
 
     def bind(self, y: Tensor) -> Callable[[Tensor], ConsistentGroups]:
         """p(x|y, .) as a function of z, with y seen once for many z."""
@@ -294,8 +300,21 @@ class GroupsGivenYZ(nn.Module):
         return lambda z: groups(over_images(self.from_z, z))
 
     def estimate(self, y: Tensor) -> Tensor | None:
-        """The image (..., C, 2h, 2w) that is estimated of y alone, if the model's is to be."""
+        """The point estimate of x given y, (..., C, H, W), if there is one."""
         return self.groups.estimate(y)
 
     def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
         return self.bind(y)(z)
+
+
+# p(x|y,z) by the name of the likelihood. A class has ``is_consistent`` if every x that it draws for
+# a y has d(x) = y.
+X_GIVEN_YZ: dict[LikelihoodName, type[nn.Module]] = {
+    "independent": XGivenYZ,
+    "groups": GroupsGivenYZ,
+}
+
+
+def is_consistent(config: ModelConfig) -> bool:
+    """Whether every x that the config's likelihood draws for a y has d(x) = y."""
+    return getattr(X_GIVEN_YZ[config.likelihood], "is_consistent", False)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixture, Pyramid
-from srvae_pyro.distributions.block_averages import rounded_average
-from srvae_pyro.distributions.pixel_groups import ORDER
+from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.models.conditionals import over_images
 from srvae_pyro.models.pixel_groups import PixelGroups
 from srvae_pyro.networks import ResidualFeatures, ResidualNetwork, init_heads
@@ -260,7 +259,7 @@ class Restorer(nn.Module):
             return F.pixel_unshuffle(seen, 2)
 
         seen = over_images(features, o, kinds[..., None, None])
-        average = to_unit(rounded_average(to_levels(o)))
+        average = to_unit(PAIRS.average(to_levels(o)))
         parameters = over_images(self.coarse, seen).float()
         means = slice(COMPONENTS, COMPONENTS * (1 + self.channels))
         offset = torch.zeros_like(parameters)
@@ -270,8 +269,7 @@ class Restorer(nn.Module):
 
     def finer(self, seen: Tensor, o: Tensor, average: Tensor, coarse: Tensor) -> ConsistentGroups:
         """p(y|y's average, o): locations start from o, moved as far as its average is off."""
-        pixels = F.pixel_unshuffle(o, 2).unflatten(-3, (self.channels, 4)).unbind(-3)
-        estimates = [pixels[index] + coarse - average for index in ORDER]
+        estimates = [pixel + coarse - average for pixel in PAIRS.groups(o)]
         group = partial(self.groups.group, coarse, (seen,), estimates)
         return ConsistentGroups(coarse, group, validate_args=False)
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.transforms import Transform, make_transform
+from srvae_pyro.models.pixel_groups import is_consistent
+from srvae_pyro.models.transforms import Transform, make_transform, names_of
 
 __all__ = ["Sizes", "sizes_of"]
+
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,11 @@ class Sizes:
     """Shapes (channels, height, width) that follow from a model's config."""
 
     transform: Transform
-    lower: tuple[int, int, int]  # of y
+    lower: Shape  # of y
     lower_stages: int  # how often y's resolution is halved towards z
     u_stages: int  # how often it is halved towards u
-    latent: tuple[int, int, int]  # of z
-    lower_latent: tuple[int, int, int]  # of u
+    latent: Shape  # of z
+    lower_latent: Shape  # of u
     multiple: int  # what x's height and width are multiples of
     lower_multiple: int  # what y's are
 
@@ -35,29 +38,17 @@ def sizes_of(config: ModelConfig) -> Sizes:
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
     transform = make_transform(config.d)
-    if config.is_consistent and (config.d != "average2" or config.model == "vae"):
-        raise UserError(
-            f"--likelihood {config.likelihood} is the srVAE's: the VAE has no y"
-            if config.model == "vae"
-            else f"--likelihood {config.likelihood} needs --transform average2, not {config.d}"
-        )
-    for name, size, used in (
-        ("groups", config.groups, config.likelihood == "groups"),
-        ("pyramid", config.pyramid, config.latent_likelihood == "pyramid"),
-    ):
-        if used and size.estimate and not size.shared:
-            raise UserError(
-                f"model.{name}.estimate is made by shared blocks: set model.{name}.shared too, or "
-                f"model.{name}.estimate=false"
-            )
+    _check_likelihoods(config, transform)
     if config.model == "vae":
         if config.u_stages is not None:
-            raise UserError("--u-stages is the srVAE's: the VAE has no u")
+            raise UserError("`u_stages` is the srVAE's: the VAE has no u")
         multiple = _checked(config, config.stages)
         latent = _halved(config, config.image_shape, config.stages)
         shape = config.image_shape
         stages = config.stages
         return Sizes(transform, shape, stages, stages, latent, latent, multiple, multiple)
+    # Networks halve and double: this is the one place that knows of no other factors than powers
+    # of 2. Blocks and their likelihoods take any.
     factor = transform.factor
     halvings = factor.bit_length() - 1
     lower_stages = config.stages - halvings
@@ -83,13 +74,32 @@ def sizes_of(config: ModelConfig) -> Sizes:
     )
 
 
-def _halved(config: ModelConfig, shape: tuple[int, int, int], stages: int) -> tuple[int, int, int]:
+def _check_likelihoods(config: ModelConfig, transform: Transform) -> None:
+    if is_consistent(config) and config.model == "vae":
+        raise UserError(f"`likelihood={config.likelihood}` is the srVAE's: the VAE has no y")
+    if is_consistent(config) and transform.block is None:
+        averages = names_of(lambda d: d.block is not None)
+        raise UserError(
+            f"`likelihood={config.likelihood}` needs `transform={averages}`, not {config.d}"
+        )
+    for name, size, used in (
+        ("groups", config.groups, config.likelihood == "groups"),
+        ("pyramid", config.pyramid, config.latent_likelihood == "pyramid"),
+    ):
+        if used and size.estimate and not size.shared:
+            raise UserError(
+                f"model.{name}.estimate is made by shared blocks: set model.{name}.shared too, or "
+                f"model.{name}.estimate=false"
+            )
+
+
+def _halved(config: ModelConfig, shape: Shape, stages: int) -> Shape:
     """The shape of a latent towards which images of ``shape`` are halved so often."""
     return config.latent_channels, shape[1] >> stages, shape[2] >> stages
 
 
 def _checked(config: ModelConfig, stages: int) -> int:
-    """What the sides of x are multiples of, which is halved so often towards the lowest latent.
+    """What the sides of x are multiples of if they are halved so often towards the lowest latent.
 
     Raises:
         UserError: the config's image is of another size; says which would do.

@@ -13,34 +13,25 @@ A network here is a module that returns a distribution; a model is a program ove
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from srvae_pyro.config import LikelihoodName, ModelConfig
+from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import check_images
-from srvae_pyro.models.base import ImageModel, images_plate, make_prior
-from srvae_pyro.models.conditionals import (
-    ImageEncoder,
-    XGivenYZ,
-    ZGivenYU,
-)
-from srvae_pyro.models.pixel_groups import GroupsGivenYZ, image_given_latent
+from srvae_pyro.models.base import ImageModel, Levels, images_plate, make_prior
+from srvae_pyro.models.conditionals import ImageEncoder, ZGivenYU
+from srvae_pyro.models.pixel_groups import X_GIVEN_YZ, image_given_latent
 from srvae_pyro.models.restorer import InputKind, Restorer
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
 from srvae_pyro.networks import initializing
 
 __all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
-
-X_GIVEN_YZ: dict[LikelihoodName, type[nn.Module]] = {
-    "independent": XGivenYZ,
-    "groups": GroupsGivenYZ,
-}
 
 
 UNKNOWN = InputKind()
@@ -56,12 +47,11 @@ class SRVAEModel(nn.Module):
         p_x: p(x|y,z), given y and z.
     """
 
+    levels: ClassVar[Levels] = (("u", "y"), ("z", "x"))
+
     def __init__(self, p_u: nn.Module, p_y: nn.Module, p_z: nn.Module, p_x: nn.Module) -> None:
         super().__init__()
-        self.p_u = p_u
-        self.p_y = p_y
-        self.p_z = p_z
-        self.p_x = p_x
+        self.p_u, self.p_y, self.p_z, self.p_x = p_u, p_y, p_z, p_x
 
     def forward(
         self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
@@ -91,9 +81,7 @@ class SRVAEGuide(nn.Module):
 
     def __init__(self, d: Transform, q_u: nn.Module, q_z: nn.Module) -> None:
         super().__init__()
-        self.d = d
-        self.q_u = q_u
-        self.q_z = q_z
+        self.d, self.q_u, self.q_z = d, q_u, q_z
 
     def forward(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
         """Sample y, u, z of the images x (B, C, H, W); the rest is the model's signature."""
@@ -116,7 +104,6 @@ class SRVAE(ImageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         sizes = sizes_of(config)
-        x_given_yz = X_GIVEN_YZ[config.likelihood]
         channels, lower_channels, d = config.image_shape[0], sizes.lower[0], sizes.transform
         self.lower_channels = lower_channels
         self.multiple, self.lower_multiple = sizes.multiple, sizes.lower_multiple
@@ -124,23 +111,27 @@ class SRVAE(ImageModel):
             p_u=make_prior(config, sizes.lower_latent),
             p_y=image_given_latent(config, lower_channels, config.p_y, sizes.u_stages),
             p_z=ZGivenYU(config, lower_channels, sizes.lower_stages, sizes.u_stages),
-            p_x=x_given_yz(config, d, channels, lower_channels),
+            p_x=X_GIVEN_YZ[config.likelihood](config, d, channels, lower_channels),
         )
         self.restorer = Restorer(config) if config.restorer else None
+        seen_d = d if config.guide_z_sees_y else None
         seen = channels + (lower_channels if config.guide_z_sees_y else 0)
         self.guide = SRVAEGuide(
             d=d,
             q_u=ImageEncoder(
                 config, lower_channels, config.q_u, sizes.u_stages, widening=sizes.lower_stages
             ),
-            q_z=ImageEncoder(
-                config, seen, config.q_z, config.stages, d if config.guide_z_sees_y else None
-            ),
+            q_z=ImageEncoder(config, seen, config.q_z, config.stages, seen_d),
         )
 
     @property
+    def is_consistent(self) -> bool:
+        """Whether every x that is drawn for a y has d(x) = y."""
+        return getattr(self.model.p_x, "is_consistent", False)
+
+    @property
     def has_point_estimate(self) -> bool:
-        """Whether p(x|y,z) says an estimate of x given y alone, too."""
+        """Whether the network of p(x|y,z) also makes a point estimate of x given y."""
         return self.config.has_point_estimate and hasattr(self.model.p_x, "estimate")
 
     # Operations (section 3.3 of the paper): each is a program over the same seven networks.

@@ -14,18 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srvae_pyro.distributions.block_averages import rounded_average
+from srvae_pyro.distributions.block_averages import Block
 from srvae_pyro.errors import UserError
 from srvae_pyro.pixels import luma, to_levels, to_unit
 
 __all__ = [
     "TRANSFORMS",
-    "Average2",
+    "BlockAverage",
     "Downscale",
     "Grayscale",
     "Sketch",
     "Transform",
     "make_transform",
+    "names_of",
 ]
 
 Shape = tuple[int, int, int]
@@ -44,10 +45,12 @@ class Transform(nn.Module):
     Attributes:
         name: what :func:`make_transform` calls it.
         factor: how many times smaller the sides of y are than those of x.
+        block: whose rounded averages y is, if it is: then a likelihood can be consistent.
     """
 
     name: str
     factor: int = 1
+    block: Block | None = None
 
     def output_shape(self, shape: Sequence[int]) -> Shape:
         """The shape (c, h, w) of y for an x of ``shape`` (C, H, W).
@@ -118,20 +121,21 @@ class Downscale(Transform):
         return flat.reshape(*y.shape[:-2], height, width)
 
 
-class Average2(Downscale):
-    """The rounded average of 2x2 pixels: (C, H, W) to (C, H/2, W/2).
+class BlockAverage(Downscale):
+    """The rounded average of blocks of pixels: (C, H, W) to (C, H/factor, W/factor).
 
-    y = (a + b + c + d + 2) >> 2, level for level Pillow's ``Image.reduce(2)``. Each pixel of x
-    counts in one of y, so the x of a y can be counted, block by block. y is lifted bilinearly as
-    for other downscalings: a pixel of y stands in the middle of its block.
+    For 2, 4 and so on level for level Pillow's ``Image.reduce(factor)``: (a + b + c + d + 2) >> 2.
+    Each pixel of x counts in one of y, so the x of a y can be counted, block by block. y is lifted
+    bilinearly as for other downscalings: a pixel of y stands in the middle of its block.
     """
 
-    def __init__(self) -> None:
-        super().__init__(2)
-        self.name = "average2"
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__(factor)
+        self.block: Block = Block(factor)
+        self.name = f"average{factor}"
 
     def of_levels(self, levels: Tensor) -> Tensor:
-        return rounded_average(levels)
+        return self.block.average(levels)
 
 
 class Grayscale(Transform):
@@ -147,7 +151,7 @@ class Grayscale(Transform):
         if channels != 3:
             raise UserError(
                 f"the transform grayscale needs images of 3 channels, not {channels}: "
-                "choose downscale2, downscale4, average2 or sketch"
+                f"choose {names_of(lambda d: not isinstance(d, Grayscale))}"
             )
         return 1, height, width
 
@@ -208,14 +212,14 @@ def _shrink_last(levels: Tensor, factor: int) -> Tensor:
 TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "downscale2": lambda: Downscale(2),
     "downscale4": lambda: Downscale(4),
-    "average2": Average2,
+    "average2": BlockAverage,
     "grayscale": Grayscale,
     "sketch": Sketch,
 }
 
 
 def make_transform(name: str) -> Transform:
-    """The transform called ``name``: downscale2, downscale4, average2, grayscale or sketch.
+    """The transform called ``name`` in :data:`TRANSFORMS`.
 
     Raises:
         UserError: there is none of that name.
@@ -225,3 +229,9 @@ def make_transform(name: str) -> Transform:
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"no transform is called {name!r}: {hint}There are {', '.join(TRANSFORMS)}")
     return TRANSFORMS[name]()
+
+
+def names_of(suits: Callable[[Transform], bool]) -> str:
+    """The names in :data:`TRANSFORMS` of those that suit, in words: "a, b or c"."""
+    *names, last = (name for name, make in TRANSFORMS.items() if suits(make()))
+    return f"{', '.join(names)} or {last}" if names else last

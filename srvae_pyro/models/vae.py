@@ -8,14 +8,14 @@ r"""The one-level VAE: the baseline.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import pyro
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.base import ImageModel, images_plate, make_prior
+from srvae_pyro.models.base import ImageModel, Levels, images_plate, make_prior
 from srvae_pyro.models.conditionals import ImageEncoder
 from srvae_pyro.models.pixel_groups import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
@@ -30,6 +30,8 @@ class VAEModel(nn.Module):
         p_z: p(z), a module that returns a distribution, given height and width or None.
         p_x: p(x|z) likewise, given z.
     """
+
+    levels: ClassVar[Levels] = (("z", "x"),)
 
     def __init__(self, p_z: nn.Module, p_x: nn.Module) -> None:
         super().__init__()

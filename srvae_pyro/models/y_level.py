@@ -8,11 +8,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from srvae_pyro.models.base import images_plate
+from srvae_pyro.models.base import Levels, images_plate
 from srvae_pyro.models.srvae import SRVAE
 from srvae_pyro.models.transforms import Transform
 
@@ -26,6 +28,8 @@ class YLevelModel(nn.Module):
         p_u: p(u), a module that returns a distribution, given height and width or None.
         p_y: p(y|u) likewise, given u.
     """
+
+    levels: ClassVar[Levels] = (("u", "y"),)
 
     def __init__(self, p_u: nn.Module, p_y: nn.Module) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ class DenseBlock(nn.Sequential):
 
     Attributes:
         out_channels: channels of the output, c + steps * growth.
-        checkpoint: compute again for the gradient what is inside; see ``checkpoint_blocks``.
+        checkpoint: gradient checkpointing; see ``checkpoint_blocks``.
     """
 
     def __init__(

@@ -54,11 +54,8 @@ def cached(
 ) -> Tensor:
     """The value of ``compute()``, taken from the open scope if it has been computed there before.
 
-    Args:
-        owner: the module, or tuple of modules, whose parameters the value is computed from.
-        name: tells the values of one owner apart.
-        compute: computes the value.
-        device: device of the parameters; the value depends on its autocast.
+    It is stored for ``owner``, the module or modules whose parameters it is computed from, under
+    ``name`` and the autocast of their device.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return compute()
@@ -96,8 +93,7 @@ def channels_last(x: Tensor) -> Tensor:
 def channels_last_on_gpus(x: Tensor) -> Tensor:
     """The same, but x itself on a CPU.
 
-    Where it makes no difference in speed there, but would in the last bits of what earlier versions
-    have drawn.
+    It makes no difference in speed there, but would in the last bits of samples.
     """
     return x if x.device.type == "cpu" else channels_last(x)
 
@@ -303,9 +299,7 @@ def init_heads(module: nn.Module, scale: float | Tensor, mean: float | Tensor = 
 def initializing(module: nn.Module, scale: float = 0.01) -> Iterator[None]:
     """Let a pass of data through ``module`` initialise its layers that are not initialised yet.
 
-    Args:
-        module: a network, or several.
-        scale: standard deviation of the outputs of hidden layers; for heads see :func:`init_heads`.
+    ``scale`` is the standard deviation of hidden layers' outputs; for heads see :func:`init_heads`.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, WeightNormalized)]
     for layer in layers:
@@ -326,14 +320,9 @@ def _uncompiled() -> AbstractContextManager[None]:
 
 
 def pays_to_merge(first: WeightNormConv2d, second: WeightNormConv2d, x: Tensor) -> bool:
-    """Whether :func:`merged` costs fewer operations than ``second(first(x))``.
+    """Whether :func:`merged` costs fewer operations than ``second(first(x))``, of x (B, c, H, W).
 
     Never during initialisation, in which each layer has to see its own input.
-
-    Args:
-        first: the 1x1 convolution.
-        second: the 3x3 convolution.
-        x: the input, (B, c, H, W).
     """
     if first.in_initialization:
         return False
@@ -351,11 +340,6 @@ def merged(first: WeightNormConv2d, second: WeightNormConv2d, x: Tensor) -> Tens
     With 1x1 weights w1, b1 and 3x3 weights w3, b3 the kernel is sum_m w3[:, m] w1[m] and the
     bias b3 plus sum_m w3[:, m] b1[m] convolved with ones: next to a border, where the 3x3
     kernel meets padding, the inner bias is missing.
-
-    Args:
-        first: the 1x1 convolution.
-        second: the 3x3 convolution.
-        x: the input, (B, c, H, W).
     """
     device = second.bias.device
     layers = (first, second)

@@ -23,9 +23,7 @@ __all__ = [
 
 
 class ResidualBlock(nn.Module):
-    """x plus what two 3x3 convolutions make of it, (B, c, H, W) to the same.
-
-    An ELU before each convolution.
+    """x plus two 3x3 convolutions of it, each after an ELU, (B, c, H, W) to the same.
 
     References:
         He et al., Identity Mappings in Deep Residual Networks, 2016, arXiv:1603.05027.
@@ -34,7 +32,7 @@ class ResidualBlock(nn.Module):
         channels: channels c.
 
     Attributes:
-        checkpoint: compute again for the gradient what is inside; see ``checkpoint_blocks``.
+        checkpoint: gradient checkpointing; see ``checkpoint_blocks``.
     """
 
     def __init__(self, channels: int) -> None:
@@ -59,12 +57,7 @@ class ResidualBlock(nn.Module):
 class ResidualFeatures(nn.Sequential):
     """(B, in, H, W) to features (B, width, H, W) for other networks.
 
-    A 3x3 convolution and residual blocks. A position sees 3 + 4 ``blocks`` of the input.
-
-    Args:
-        channels: channels of the input.
-        width: channels of the output, and within.
-        blocks: how many residual blocks.
+    A 3x3 convolution and residual blocks: a receptive field of 3 + 4 ``blocks``.
     """
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
@@ -74,13 +67,7 @@ class ResidualFeatures(nn.Sequential):
 
 
 class ResidualHead(nn.Sequential):
-    """Features (B, width, H, W) to (B, out, H, W): residual blocks, an ELU and a 1x1 convolution.
-
-    Args:
-        width: channels of the input, and within.
-        out_channels: channels of the output.
-        blocks: how many residual blocks.
-    """
+    """(B, width, H, W) to (B, out, H, W): residual blocks, an ELU and a 1x1 convolution."""
 
     def __init__(self, width: int, out_channels: int, blocks: int) -> None:
         super().__init__(
@@ -93,14 +80,7 @@ class ResidualHead(nn.Sequential):
 class ResidualNetwork(nn.Sequential):
     """(B, in, H, W) to (B, out, H, W), the parameters of a distribution.
 
-    :class:`ResidualFeatures`, an ELU and a 1x1 convolution. A position of the output sees 3 + 4
-    ``blocks`` of the input, to either side half of that.
-
-    Args:
-        channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels within.
-        blocks: how many residual blocks.
+    :class:`ResidualFeatures`, an ELU and a 1x1 convolution: a receptive field of 3 + 4 ``blocks``.
     """
 
     def __init__(self, channels: int, out_channels: int, width: int, blocks: int) -> None:
@@ -115,7 +95,7 @@ VERSIONS = 4  # of a compiled network: with and without a gradient, of one shape
 
 
 def checkpoint_blocks(module: nn.Module, on: bool = True) -> None:
-    """Let every dense or residual block keep its input alone, the rest being computed again.
+    """Checkpoint the gradients of every dense or residual block: each keeps its input alone.
 
     Takes less memory and about a third more time in training.
 
@@ -130,11 +110,7 @@ def checkpoint_blocks(module: nn.Module, on: bool = True) -> None:
 def compile_networks(module: nn.Module, **options: Any) -> None:
     """Compile every encoder, decoder, plain and residual network in place with ``torch.compile``.
 
-    The state keeps its names. The first steps take minutes; on a CPU a C++ compiler is needed.
-
-    Args:
-        module: with the networks.
-        options: of ``torch.compile``.
+    The state keeps its names. The first steps take minutes; a CPU needs a C++ compiler.
     """
     kinds = (
         Encoder,

@@ -37,7 +37,7 @@ os.environ.update(
 import gradio as gr
 
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import SRVAE, load
+from srvae_pyro.models import load
 from srvae_pyro.page.arguments import DemoArguments, host_name
 from srvae_pyro.page.sessions import Sessions
 from srvae_pyro.page.tabs import TABS, Page, add_tab, run_tab, upscale_tab
@@ -80,7 +80,7 @@ KEPT = (60, 1800)  # each minute files that are half an hour old are removed
 
 def build(page: Page) -> gr.Blocks:
     """Make the page; a tab that the model cannot fill is absent, and a line gives the reason."""
-    model, name, srvae = page.model, page.run.name, isinstance(page.model, SRVAE)
+    model, name, srvae = page.model, page.run.name, len(page.model.levels) > 1
     missing = ""
     with gr.Blocks(
         title=f"{name}: srvae_pyro", analytics_enabled=False, delete_cache=KEPT

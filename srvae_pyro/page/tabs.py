@@ -243,7 +243,7 @@ TABS = (
 def add_tab(page: Page, tab: Tab) -> None:
     """Make a tab; images are the same as the commands draw with the same settings."""
     model, name = page.model, tab.name
-    srvae = isinstance(model, SRVAE)
+    srvae = len(model.levels) > 1
     inputs: list[Any] = []
     if tab.about:
         size = size_in_words(model)

@@ -17,7 +17,7 @@ from srvae_pyro.data.image_files import read_image
 from srvae_pyro.drawing.grids import save_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.sampling import Sampling
-from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.page.sessions import Work
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscaling.arguments import UpscaleOptions
@@ -56,7 +56,7 @@ def reconstruct(work: Work, model: ImageModel, x: Tensor, sampling: Sampling) ->
     work.at(0, "the reconstruction")
     images = [("image", x)]
     rebuilt = model.reconstruct(x, **vars(sampling))["x"]
-    if not isinstance(model, SRVAE):
+    if not super_resolves(model):
         return _all_saved(work, [*images, ("reconstruction", rebuilt)])
     images += [("y of the image", model.guide.d(x)), ("reconstruction from y and z", rebuilt)]
     work.at(0.5, "by way of u alone")

@@ -17,6 +17,7 @@ from srvae_pyro.evaluation.record import record
 from srvae_pyro.inference.statistics import bits_per_dim
 from srvae_pyro.models import SRVAE, load
 from srvae_pyro.models.base import load_weights
+from srvae_pyro.models.pixel_groups import is_consistent
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
 from srvae_pyro.runs import CONFIG, name_for
@@ -273,7 +274,7 @@ def report(trainer: Trainer) -> None:
         f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
         "each dimension"
     )
-    crops = trainer.config.data.crops is not None and trainer.config.model.is_consistent
+    crops = trainer.config.data.crops is not None and is_consistent(trainer.config.model)
     name = name_for(folder)
     next_one = f"upscale {name} PHOTO.jpg" if crops else f"generate {name}"
     print_line(f"see {folder / 'figures'}, or: python -m srvae_pyro.{next_one}")

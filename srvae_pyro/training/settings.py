@@ -15,6 +15,7 @@ from srvae_pyro.config import (
     DATA_SETS,
     SHARDS,
     DataConfig,
+    ModelConfig,
     ModelName,
     RunConfig,
     TrainingConfig,
@@ -22,6 +23,8 @@ from srvae_pyro.config import (
 from srvae_pyro.data import check_shards
 from srvae_pyro.data.run_data import can_have_moved
 from srvae_pyro.errors import UserError, flag_of
+from srvae_pyro.models.pixel_groups import is_consistent
+from srvae_pyro.models.transforms import make_transform, names_of
 from srvae_pyro.presets import PRESETS, RESTORER, damaged_inputs, preset, preset_data
 from srvae_pyro.runs import CONFIG, RUNS, WEIGHTS, find_run, is_path, read_config
 from srvae_pyro.system.files import check_output
@@ -87,14 +90,20 @@ def resumed_config(given: SettingsGiven, folder: Path) -> RunConfig:
     return changed
 
 
+def of_averages(model: ModelConfig) -> bool:
+    """Whether y is made of rounded block averages, which some likelihoods need."""
+    return make_transform(model.d).block is not None
+
+
 def another_likelihood(config: RunConfig) -> str:
     """Why a run's likelihood is not its preset's, if its transform is the reason; else empty."""
-    if config.preset not in PRESETS or config.training.init or config.model.d == "average2":
+    if config.preset not in PRESETS or config.training.init or of_averages(config.model):
         return ""
     usual = preset(config.preset, config.model.model)[0].likelihood
+    averages = names_of(lambda d: d.block is not None)
     if usual == config.model.likelihood or config.model.likelihood != "independent":
         return ""
-    return f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform average2"
+    return f"p(x|y,z) of independent pixels: likelihood {usual} needs --transform {averages}"
 
 
 def _with_restorer(config: RunConfig) -> RunConfig:
@@ -106,14 +115,14 @@ def _with_restorer(config: RunConfig) -> RunConfig:
             "`inputs=damaged` trains further networks of a srVAE: give its run with `init`, such "
             "as `init=pretrained-photo`"
         )
-    if config.model.model != "srvae" or config.model.d != "average2":
+    if config.model.model != "srvae" or not of_averages(config.model):
         raise UserError("`inputs=damaged` needs a srVAE with `transform=average2`")
     return replace(config, model=replace(config.model, restorer=config.model.restorer or RESTORER))
 
 
 def _with_suitable_likelihood(config: RunConfig, given: SettingsGiven) -> RunConfig:
     """With independent pixels if the preset's likelihood needs another transform."""
-    suits = not config.model.is_consistent or config.model.d == "average2"
+    suits = not is_consistent(config.model) or of_averages(config.model)
     if suits or "likelihood" in given.model:
         return config
     return replace(config, model=replace(config.model, likelihood="independent"))

@@ -24,7 +24,7 @@ from srvae_pyro.upscaling.files import (
     report,
 )
 from srvae_pyro.upscaling.photographs import Photograph, named, read_photograph, shown
-from srvae_pyro.upscaling.upscaler import Upscaler, is_consistent, upscaling_model
+from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
 
 def upscale(arguments: UpscaleArguments) -> int:
@@ -58,7 +58,7 @@ def upscale(arguments: UpscaleArguments) -> int:
         print_error(f"upscale: {with_flags(error)}")
     done = count - len(errors)
     report(f"{done} of {count} images upscaled {factor} times in {shown(out)}")
-    if done and is_consistent(model):
+    if done and model.is_consistent:
         report("Keep them as PNG: JPEG would lose their exact consistency with the photographs")
     return 2 if errors else 0
 

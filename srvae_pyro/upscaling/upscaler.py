@@ -27,13 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srvae_pyro.distributions.block_averages import project_to_consistent
+from srvae_pyro.distributions.block_averages import PAIRS, Block
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, Noise, TileNoise
 from srvae_pyro.inference.importance_weights import condition_on_y
-from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.models.base import images_plate
-from srvae_pyro.models.transforms import Downscale
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import luma, to_unit
 from srvae_pyro.system.cli import check_arguments
@@ -44,43 +43,38 @@ from srvae_pyro.upscaling.tiling import Canvas, Grid, Levels, MemoryCanvas, Span
 ROWS = 64  # of the input at a time
 
 
-def is_consistent(model: SRVAE) -> bool:
-    """Whether every x that the model draws for a y has d(x) = y."""
-    return model.config.is_consistent
+def consistent_output(x: Tensor, y: Tensor, passes: int = 1, block: Block = PAIRS) -> Tensor:
+    """An image near x that becomes y if its blocks are averaged ``passes`` times.
 
-
-def consistent_output(x: Tensor, y: Tensor, passes: int = 1) -> Tensor:
-    """An image near x that becomes y if averaged ``passes`` times, uint8 of x's shape.
-
-    x has levels that need not be whole, (..., C, 2**passes h, 2**passes w), and y uint8 levels
+    x has levels that need not be whole, (..., C, f**passes h, f**passes w), and y uint8 levels
     (..., C, h, w).
     """
     if passes > 1:
-        halved = F.avg_pool2d(x.flatten(0, -3), 2).unflatten(0, x.shape[:-2])
-        y = consistent_output(halved, y, passes - 1)
+        halved = F.avg_pool2d(x.flatten(0, -3), block.factor).unflatten(0, x.shape[:-2])
+        y = consistent_output(halved, y, passes - 1, block)
     out = torch.empty(x.shape, dtype=torch.uint8)
     # A few rows of a colour at a time: it takes many times the image's memory.
     for colour in range(y.shape[-3]):
         for start in range(0, y.shape[-2], ROWS):
-            rows = slice(2 * start, 2 * (start + ROWS))
+            rows = slice(block.factor * start, block.factor * (start + ROWS))
             part = y[..., colour : colour + 1, start : start + ROWS, :]
-            near = project_to_consistent(x[..., colour : colour + 1, rows, :], part)
+            near = block.project(x[..., colour : colour + 1, rows, :], part)
             out[..., colour : colour + 1, rows, :] = near.to(torch.uint8)
     return out
 
 
-def gray_output(x: Tensor, y: Tensor) -> Tensor:
+def gray_output(x: Tensor, y: Tensor, block: Block = PAIRS) -> Tensor:
     """The luma of an output (3, H, W) to a gray y (3, h, w), consistent with y: gray, (3, H, W).
 
     The luma of blocks that are consistent in every colour is at most two levels a pixel from it.
     """
-    return consistent_output(luma(x), y[:1]).expand_as(x)
+    return consistent_output(luma(x), y[:1], block=block).expand_as(x)
 
 
 def rounded(x: Tensor, model: SRVAE, y: Tensor, passes: int = 1) -> Tensor:
     """Levels x (..., C, H, W) as uint8, consistent with y (..., C, h, w) if the model's do."""
-    if is_consistent(model):
-        return consistent_output(x, y, passes)
+    if model.is_consistent:
+        return consistent_output(x, y, passes, model.guide.d.block or PAIRS)
     return x.round().clamp(0, 255).to(torch.uint8)
 
 
@@ -170,12 +164,12 @@ MOST_PASSES = 3
 
 def upscaling_model(model: ImageModel) -> SRVAE:
     """The model, if it is a srVAE whose y is a downscaled x; others are refused."""
-    if not isinstance(model, SRVAE):
+    if not super_resolves(model):
         raise UserError(
             "this run is a one-level VAE, which has no y to upscale: give the run of a srVAE"
         )
     transform = model.guide.d
-    if not isinstance(transform, Downscale):
+    if transform.factor == 1:
         raise UserError(
             f"this srVAE's y is a {transform.name} image as large as x, so it does not upscale: "
             "give a run whose d is downscale2, downscale4 or average2"
@@ -403,7 +397,7 @@ class Upscaler:
         each holds until the next is requested.
         """
         factor, (channels, height, width) = self.model.guide.d.factor, image.shape
-        cut = is_consistent(self.model) and self.decode not in OFF_THE_GRID
+        cut = self.model.is_consistent and self.decode not in OFF_THE_GRID
         tall, wide = grid.rows[0].stop - grid.rows[0].start, len(grid.across)
         sums = torch.zeros(len(streams), channels, factor * tall, factor * wide)
         row_ends = [*(min(row.start, height) for row in grid.rows[1:]), height]
@@ -449,8 +443,10 @@ class Upscaler:
             levels = x.round_().clamp_(0, 255).to(torch.uint8)
         if not gray or len(levels) == 1:
             return levels
-        if is_consistent(self.model):
-            return gray_output(levels, y)  # before the next pass, which is consistent with it
+        if self.model.is_consistent:
+            return gray_output(
+                levels, y, self.model.guide.d.block or PAIRS
+            )  # before the next pass, which is consistent with it
         return luma(levels).to(torch.uint8).expand_as(levels) if last else levels
 
 

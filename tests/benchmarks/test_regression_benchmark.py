@@ -17,7 +17,7 @@ from srvae_pyro.data import MemoryImages, load_data
 from srvae_pyro.evaluation.sr_scores import image_scores
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
-from srvae_pyro.models.transforms import Average2
+from srvae_pyro.models.transforms import BlockAverage
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.batches import Batches
 from srvae_pyro.upscaling.quality import psnr
@@ -54,7 +54,7 @@ def test_it_has_as_many_parameters(regression: ModuleType, parameters: int) -> N
 def test_it_starts_from_nearest_and_learns(regression: ModuleType) -> None:
     x = slopes(16)
     y = regression.small(x)
-    assert torch.equal(y, Average2().of_levels(x.int()).to(torch.uint8))
+    assert torch.equal(y, BlockAverage().of_levels(x.int()).to(torch.uint8))
     torch.manual_seed(0)
     network = regression.Regression(3, 16, 2)
     nearest = to_unit(y).repeat_interleave(2, -1).repeat_interleave(2, -2)

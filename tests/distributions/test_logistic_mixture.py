@@ -1,19 +1,18 @@
 """The discretised logistic mixture against its definition, and its samples against its density."""
 
-import copy
 import itertools
 import math
-import pickle
 
 import numpy as np
 import pyro
 import pytest
 import torch
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
 from srvae_pyro.distributions.image_distribution import image_grid
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
+from tests.distributions.test_image_distributions import goodness_of_fit
 
 LEVELS = torch.arange(256).double() / 255
 
@@ -112,14 +111,6 @@ def test_log_prob_is_the_published_one(seed, spread, published):
     np.testing.assert_allclose(log_prob.numpy(), published, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("log_scale", [-7.0, -4.0, -1.0, 3.0])
-def test_grey_levels_sum_to_one(log_scale, dtype, tolerance):
-    mixture = random_mixture(1, log_scale=log_scale, dtype=dtype)
-    total = mixture.log_prob(LEVELS.to(dtype).view(256, 1, 1, 1)).exp().sum()
-    assert abs(total.item() - 1) < tolerance
-
-
 @pytest.mark.parametrize("log_scale", [-5.0, -2.5, 0.0])
 def test_colours_sum_to_one_given_those_before(log_scale):
     mixture = random_mixture(3, log_scale=log_scale)
@@ -183,20 +174,6 @@ def test_extreme_channels_are_finite_with_finite_gradients(channels):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_gradients_against_finite_differences(channels):
-    mixture = random_mixture(channels, (2,), components=2, size=(2, 2))
-    x = random_images(2, channels, 2, 2)
-    x[0, :, 0] = torch.tensor([0.0, 1.0])
-    parameters = [mixture.logits, mixture.means, mixture.log_scales]
-    if channels == 3:
-        parameters.append(mixture.coefficients)
-    parameters = [parameter.clone().requires_grad_() for parameter in parameters]
-    assert torch.autograd.gradcheck(
-        lambda *p: DiscretizedLogisticMixture(*p).log_prob(x), parameters
-    )
-
-
 def test_order_of_channels():
     parameters = torch.randn(2, 40, 4, 5)
     mixture = DiscretizedLogisticMixture.from_channels(parameters)
@@ -249,17 +226,6 @@ def test_wrong_shapes_are_explained():
         build(logits, logits, logits)
 
 
-def goodness_of_fit(observed: np.ndarray, expected: np.ndarray) -> float:
-    """The p-value of counts (..., cells), with cells too rare for the test put together."""
-    rare = expected < 10
-    chi = ((observed - expected) ** 2 / np.where(rare, 1, expected))[~rare].sum()
-    cells = (~rare).sum()
-    if rare.any() and expected[rare].sum() >= 10:
-        chi += (observed[rare].sum() - expected[rare].sum()) ** 2 / expected[rare].sum()
-        cells += 1
-    return float(stats.chi2.sf(chi, cells - 1))
-
-
 @pytest.mark.parametrize(("low", "high"), [(0.1, 0.9), (-0.3, 1.3)], ids=["inside", "edges"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_samples_fit_log_prob(channels, low, high):
@@ -305,16 +271,6 @@ def test_samples_fill_the_tails():
     assert abs((x[:, 1] == 1).float().mean().item() - expected) < 0.005
 
 
-def test_samples_are_on_the_grid_to_the_bit():
-    mixture = DiscretizedLogisticMixture.from_channels(torch.randn(2, 100, 8, 8))
-    for x in (mixture.sample(), mixture.sample((3,)), mixture.mode):
-        assert x.dtype == torch.float32
-        assert x.shape[-4:] == (2, 3, 8, 8)
-        assert torch.isin(x, torch.arange(256).float() / 255).all()
-        assert image_grid.check(x).all()
-        assert mixture.log_prob(x).isfinite().all()
-
-
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [((100.4, 0.3, 0.3), (100, 100, 200)), ((400.0, -100.0, -200.0), (255, 155, 210))],
@@ -327,23 +283,6 @@ def test_each_colour_is_put_on_the_grid_before_the_next(steps, expected):
     )
     assert (255 * sharp.sample()).round().flatten().tolist() == list(expected)
     assert (255 * sharp.mode).round().flatten().tolist() == list(expected)
-
-
-def test_samples_follow_the_seed():
-    mixture = random_mixture(3, (2,), size=(4, 4))
-    draws = []
-    for seed in (1, 1, 2):
-        pyro.set_rng_seed(seed)
-        draws.append(mixture.sample())
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-
-
-def test_a_sample_has_no_gradient():
-    mixture = DiscretizedLogisticMixture.from_channels(torch.randn(100, 2, 2, requires_grad=True))
-    assert not mixture.sample().requires_grad
-    with pytest.raises(NotImplementedError):
-        mixture.enumerate_support()
 
 
 @pytest.mark.parametrize("log_scale", [-5.0, -2.5, 0.0])
@@ -400,43 +339,11 @@ def test_mean_of_the_first_colour_accounts_for_clipping():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_temperature(channels):
     mixture = random_mixture(channels, (2,), size=(4, 4))
-    x = random_images(2, channels, 4, 4)
-    assert torch.equal(mixture.with_temperature(1).log_prob(x), mixture.log_prob(x))
     cold = mixture.with_temperature(0.25)
     torch.testing.assert_close(cold.logits, 4 * mixture.logits)
     torch.testing.assert_close(cold.log_scales.exp(), 0.25 * mixture.log_scales.exp())
     assert torch.equal(cold.location, mixture.location)
     assert cold.sample((200,)).std(0).mean() < 0.7 * mixture.sample((200,)).std(0).mean()
-    for temperature in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="temperature must be positive"):
-            mixture.with_temperature(temperature)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_expand_makes_views(channels):
-    mixture = random_mixture(channels, (2,), size=(3, 3))
-    upscale_from = mixture.expand((5, 2))
-    assert type(upscale_from) is DiscretizedLogisticMixture
-    assert upscale_from.batch_shape == (5, 2)
-    assert upscale_from.event_shape == mixture.event_shape
-    assert upscale_from.means.data_ptr() == mixture.means.data_ptr()
-    x = upscale_from.sample()
-    assert x.shape == (5, 2, channels, 3, 3)
-    assert not torch.equal(x[0], x[1])
-    torch.testing.assert_close(upscale_from.log_prob(x), mixture.log_prob(x))
-    assert upscale_from.mode.shape == upscale_from.mean.shape == x.shape
-    assert upscale_from.with_temperature(2.0).batch_shape == (5, 2)
-    with pytest.raises(RuntimeError):
-        mixture.expand((3,))
-
-
-def test_parameters_broadcast():
-    mixture = random_mixture(3, (2,), size=(2, 2))
-    shared = DiscretizedLogisticMixture(
-        mixture.logits[0], mixture.means, mixture.log_scales[0], mixture.coefficients[:1]
-    )
-    assert shared.batch_shape == (2,)
-    assert shared.log_scales.shape == mixture.means.shape
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -450,19 +357,6 @@ def test_particles_broadcast(channels):
         expected = reference_log_mass(mixture, value).sum((-2, -1))
         assert expected.shape == (particles, images)
         np.testing.assert_allclose(mixture.log_prob(value).numpy(), expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_is_scored_in_float32(dtype):
-    parameters = torch.randn(2, 100, 4, 4).to(dtype)
-    x = random_images(2, 3, 4, 4, dtype=torch.float32)
-    exact = DiscretizedLogisticMixture.from_channels(parameters.float()).log_prob(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixture = DiscretizedLogisticMixture.from_channels(parameters)
-        log_prob = mixture.log_prob(x)
-        assert mixture.sample().dtype == torch.float32
-    assert log_prob.dtype == torch.float32
-    assert torch.equal(log_prob, exact)
 
 
 def test_memory_format_does_not_matter():
@@ -506,35 +400,3 @@ def test_validation():
         DiscretizedLogisticMixture(torch.zeros(2, 1, 1), three, three, three + 2)
     with pytest.raises(ValueError, match="means"):
         DiscretizedLogisticMixture(torch.zeros(2, 1, 1), three * math.nan, three, three)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_copies(channels):
-    mixture = random_mixture(channels, (2,), size=(3, 3))
-    x = random_images(2, channels, 3, 3)
-    for twin in (copy.deepcopy(mixture), pickle.loads(pickle.dumps(mixture))):
-        assert twin.batch_shape == mixture.batch_shape
-        assert torch.equal(twin.log_prob(x), mixture.log_prob(x))
-        assert repr(twin) == repr(mixture)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_in_a_pyro_model(channels):
-    mixture = random_mixture(channels, (4,), size=(2, 2))
-    x = random_images(4, channels, 2, 2)
-
-    def model(x: Tensor | None) -> Tensor:
-        with pyro.plate("images", 4, dim=-1):
-            return pyro.sample("x", mixture, obs=x)
-
-    trace = pyro.poutine.trace(model).get_trace(x)
-    torch.testing.assert_close(trace.log_prob_sum(), mixture.log_prob(x).sum())
-    drawn = pyro.poutine.trace(model).get_trace(None)
-    assert drawn.nodes["x"]["value"].shape == x.shape
-    with pytest.raises(ValueError, match="within the support"):
-        pyro.poutine.trace(model).get_trace(0.5 * x + 0.1).log_prob_sum()
-
-    particles = pyro.plate("particles", 3, dim=-2)(model)
-    trace = pyro.poutine.trace(particles).get_trace(None)
-    trace.compute_log_prob()
-    assert trace.nodes["x"]["log_prob"].shape == (3, 4)

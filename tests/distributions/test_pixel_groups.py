@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import Dense, ModelConfig, Residual, RunConfig, TrainingConfig
 from srvae_pyro.distributions import ConsistentGroups
-from srvae_pyro.distributions.block_averages import project_to_consistent, to_blocks
-from srvae_pyro.distributions.pixel_groups import ORDER
+from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.inference.elbo import TermsELBO
@@ -27,7 +26,8 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.learner import Learner, Objective
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, downscaled
-from tests.distributions.test_block_averages import every_image, fits, levels_of
+from tests.distributions.test_block_averages import levels_of
+from tests.distributions.test_image_distributions import fits, images_of
 from tests.upscaling.test_command import smooth
 from tests.upscaling.test_consistency import extremes
 
@@ -75,7 +75,7 @@ def every_y(channels: int) -> Tensor:
 )
 def test_blocks_sum_to_one_and_samples_fit(ys: tuple[int, ...], estimate: bool) -> None:
     p_x = conditional(len(ys), 2.0, shared=int(estimate), estimate=estimate)
-    images = every_image(*ys).float()
+    images = images_of(ys, PAIRS)
     with torch.no_grad():
         likelihood = p_x(to_unit(levels_of(*ys)), torch.randn(4, 1, 1))
         assert abs(likelihood.log_prob(images).double().exp().sum().item() - 1) < 1e-5
@@ -97,10 +97,10 @@ def test_every_y_agrees_at_every_temperature(channels: int, estimate: bool) -> N
             assert all(gradient.isfinite().all() for gradient in gradients)
         assert torch.equal(d(likelihood.mode), y)
         levels = (255 * y).round()
-        sums = 255 * to_blocks(likelihood.mean.double()).sum(-4)
+        sums = 255 * PAIRS.split(likelihood.mean.double()).sum(-4)
         assert (sums > (4 * levels - 2).clamp_min(0) - 1e-3).all()
         assert (sums < (4 * levels + 1).clamp_max(1020) + 1e-3).all()
-        rounded = project_to_consistent(255 * likelihood.mean, levels)
+        rounded = PAIRS.project(255 * likelihood.mean, levels)
         assert torch.equal(d(to_unit(rounded)), y)
 
 
@@ -143,12 +143,12 @@ def test_any_batch_shape_scores_and_draws_as_one_by_one() -> None:
         one = p_x(y[i], z[s, i])
         torch.testing.assert_close(one.log_prob(x[s, i]), scores[s, i])
         assert (one.icdf_sample(noise[s, i]) - x[s, i]).abs().mean() < 1e-3
-    upscale_from = p_x(y, z[0]).expand((5, 2))
-    assert isinstance(upscale_from, ConsistentGroups)
-    drawn = upscale_from.sample()
-    assert drawn.shape == upscale_from.mode.shape == upscale_from.mean.shape == (5, 2, 3, 8, 8)
+    larger = p_x(y, z[0]).expand((5, 2))
+    assert isinstance(larger, ConsistentGroups)
+    drawn = larger.sample()
+    assert drawn.shape == larger.mode.shape == larger.mean.shape == (5, 2, 3, 8, 8)
     assert torch.equal(d(drawn), y.expand(5, -1, -1, -1, -1))
-    torch.testing.assert_close(upscale_from.log_prob(drawn), p_x(y, z[0]).log_prob(drawn))
+    torch.testing.assert_close(larger.log_prob(drawn), p_x(y, z[0]).log_prob(drawn))
     sizes = set()
     for network in (p_x.from_z, *p_x.groups.networks):
         network.register_forward_hook(lambda _m, inputs, _o: sizes.add(len(inputs[0])))
@@ -174,7 +174,7 @@ def test_no_group_sees_its_own_pixels_or_later_ones(
     x = p_x(y, z).sample().requires_grad_()
     seen.clear()
     p_x(y, z).log_prob(x)
-    places = [divmod(i, 2) for i in ORDER]
+    places = PAIRS.places
     assert len(seen) == 4
     for number, parameters in enumerate(seen):
         loss = parameters.square().sum()
@@ -293,18 +293,18 @@ def test_an_estimate_learns_beside_the_elbo(tiny: MakeConfig) -> None:
 
 
 def test_estimates_that_cannot_be_are_refused(tiny: MakeConfig) -> None:
-    project_to_consistent = {"d": "average2", "likelihood": "groups"}
+    consistent = {"d": "average2", "likelihood": "groups"}
     with pytest.raises(UserError, match=r"set model\.groups\.shared too"):
-        make_model(tiny(**project_to_consistent, groups=Residual(4, 1, 0, estimate=True)))
+        make_model(tiny(**consistent, groups=Residual(4, 1, 0, estimate=True)))
     training = TrainingConfig(estimate_weight=0.5)
     with pytest.raises(UserError, match="this model does not make"):
-        Learner(RunConfig(model=tiny(**project_to_consistent), training=training), 4)
-    made = make_model(tiny(**project_to_consistent))
+        Learner(RunConfig(model=tiny(**consistent), training=training), 4)
+    made = make_model(tiny(**consistent))
     assert isinstance(made, SRVAE)
     assert default_decoding(made) == "mean"
     with pytest.raises(UserError, match="makes no estimate"):
         Upscaler(made, UpscaleOptions(decode="estimate"))
-    made = make_model(tiny(**project_to_consistent, groups=Residual(4, 1, 1, estimate=True)))
+    made = make_model(tiny(**consistent, groups=Residual(4, 1, 1, estimate=True)))
     assert isinstance(made, SRVAE)
     assert default_decoding(made) == "estimate"
     with pytest.raises(UserError, match="an estimate has no temperature"):
@@ -371,7 +371,7 @@ def model(tiny: MakeConfig, request: pytest.FixtureRequest) -> SRVAE:
 
 def test_operations_agree(model: SRVAE) -> None:
     x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(3)]))
-    assert model.config.is_consistent
+    assert model.is_consistent
     for decode in ("sample", "mode"):
         settings: Any = {"decode": decode, "seed": 1}
         drawn = model.generate(3, image_temperature=0.5, **settings)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
 from srvae_pyro.distributions import ImageDistribution, Pyramid
-from srvae_pyro.distributions.block_averages import from_blocks, to_blocks
-from srvae_pyro.distributions.pixel_groups import ORDER
+from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import TileNoise
 from srvae_pyro.inference.importance import estimate_log_likelihood
@@ -47,10 +46,10 @@ class Halves(ImageDistribution):
 
     def made(self, move: Tensor) -> Tensor:
         levels = (255 * self.y).round().unsqueeze(-1) + self.moves[move]  # (..., 1, h, w, 4)
-        return from_blocks(levels.movedim(-1, -4)) / 255
+        return PAIRS.join(levels.movedim(-1, -4)) / 255
 
     def log_prob(self, value: Tensor) -> Tensor:
-        blocks = to_blocks(255 * value).movedim(-4, -1) - (255 * self.y).round().unsqueeze(-1)
+        blocks = PAIRS.split(255 * value).movedim(-4, -1) - (255 * self.y).round().unsqueeze(-1)
         which = (blocks.round().unsqueeze(-2) == self.moves).all(-1)  # (..., 1, h, w, 3)
         chosen = self.logits.log_softmax(-1).masked_fill(~which, -torch.inf).logsumexp(-1)
         return chosen.sum((-3, -2, -1))
@@ -212,30 +211,6 @@ def test_mode_and_mean_go_from_coarse_to_fine() -> None:
     torch.testing.assert_close(pyramid.mean, moved.reshape(1, 2, 2))
 
 
-def test_expanded_it_is_the_same_distribution() -> None:
-    p_y = conditional()
-    plain, y = p_y(torch.randn(1, 4, 2, 2)), to_unit(torch.randint(0, 256, (5, 3, 8, 8)))
-    upscale_from = plain.expand((5,))
-    assert (upscale_from.batch_shape, upscale_from.event_shape) == ((5,), (3, 8, 8))
-    assert upscale_from.uniform_noise.shape == (5, 12, 8, 8)
-    torch.testing.assert_close(upscale_from.log_prob(y), plain.log_prob(y))
-    assert (
-        upscale_from.log_prob(y[0]).shape
-        == upscale_from.mode.shape[:1]
-        == upscale_from.mean.shape[:1]
-        == (5,)
-    )
-    assert upscale_from.sample((2,)).shape == (2, 5, 3, 8, 8)
-
-
-def test_a_image_off_the_grid_or_of_another_size_is_refused() -> None:
-    pyramid = conditional()(torch.randn(2, 4, 2, 2))
-    with pytest.raises(ValueError, match="support"):
-        pyramid.log_prob(torch.full((2, 3, 8, 8), 0.3333))
-    with pytest.raises(ValueError, match="shape"):
-        pyramid.log_prob(torch.zeros(2, 3, 8, 4))
-
-
 # Its networks
 
 
@@ -252,7 +227,7 @@ def test_no_level_sees_a_finer_one(channels: int) -> None:
     for number, pixels in enumerate(seen):
         fine = d(y) if number < 4 else y
         coarse = d(fine)
-        before = [to_blocks(fine)[:, i] - coarse for i in ORDER[: number % 4]]
+        before = [image - coarse for image in PAIRS.groups(fine)[: number % 4]]
         assert torch.equal(pixels, torch.cat([coarse - 0.5, *before], 1))
 
 
@@ -374,7 +349,7 @@ def test_a_tile_of_the_noise_makes_that_tile_of_the_image() -> None:
     [
         ({"u_stages": 3}, "images of 16x16 do not suit 4 halvings .* multiples of 32"),
         ({"image_shape": (3, 24, 24)}, "images of 24x24 do not suit 3 halvings .* multiples of 16"),
-        ({"model": "vae", "u_stages": 2}, "--u-stages is the srVAE's: the VAE has no u"),
+        ({"model": "vae", "u_stages": 2}, "`u_stages` is the srVAE's: the VAE has no u"),
         ({"latent_likelihood": "pyramids"}, "must be independent or pyramid, not 'pyramids'"),
         ({"u_stages": -1}, "u_stages must be from 0 to 16, not -1"),
         ({"pyramid_channels": 0}, "pyramid_channels must be from 1 to 65536, not 0"),

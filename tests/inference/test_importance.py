@@ -369,7 +369,7 @@ def test_memory_bounds_what_is_done_at_once() -> None:
     assert 1 <= small < large
     with cached_weights():  # which are then computed in the first measurement only
         assert evaluations_at_once(net, make_images(1), 5, 0.01) == large
-    with pytest.raises(UserError, match=r"--memory-gb 1e-09 is too little"):
+    with pytest.raises(UserError, match=r"`memory_gb=1e-09` is too little"):
         evaluations_at_once(net, make_images(1), 5, 1e-9)
 
 

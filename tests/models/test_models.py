@@ -15,20 +15,12 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Importance, Predictive, Trace_ELBO
 from pyro.poutine import Trace
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.distributions import StandardPrior
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel
-from srvae_pyro.models.base import images_plate
-from srvae_pyro.models.conditionals import (
-    ImageEncoder,
-    ImageGivenLatent,
-    XGivenYZ,
-    ZGivenYU,
-)
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormalized
 
@@ -262,7 +254,7 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(
         ({"d": "downscale3"}, "downscale2"),
         (
             {"likelihood": "groups"},
-            "--likelihood groups needs --transform average2, not downscale2",
+            "`likelihood=groups` needs `transform=average2`, not downscale2",
         ),
         ({"likelihood": "groups", "d": "average2", "model": "vae"}, "the VAE has no y"),
     ],
@@ -496,59 +488,6 @@ def test_hub_files_give_the_model_back(
     assert other.config == m.config
     assert other.initialized
     assert torch.equal(loss_of(other, x), loss_of(m, x))
-
-
-# Levels stack
-
-
-class ThreeLevels(nn.Module):
-    """4x4 (y, u), 8x8 (x1, z1), 16x16 (x2, z2): two programs over the package's conditionals."""
-
-    def __init__(self, config: ModelConfig, below: ModelConfig) -> None:
-        super().__init__()
-        self.d = make_transform("downscale2")
-        self.p_u = StandardPrior((4, 4, 4))
-        self.p_y = ImageGivenLatent(below, 3, below.p_y, 0)
-        self.p_z1 = ZGivenYU(below, 3, 0)
-        self.p_x1 = XGivenYZ(below, self.d, 3, 3)
-        self.p_z2 = ZGivenYU(config, 3, 1)
-        self.p_x2 = XGivenYZ(config, self.d, 3, 3)
-        self.q_u = ImageEncoder(below, 3, below.q_u, 0)
-        self.q_z1 = ImageEncoder(below, 3, below.q_z, 1)
-        self.q_z2 = ImageEncoder(config, 3, config.q_z, 2)
-
-    def model(self, x: Tensor | None = None, count: int = 1) -> Tensor:
-        with images_plate(x, count):
-            u = pyro.sample("u", self.p_u())
-            y = pyro.sample("y", self.p_y(u))
-            z1 = pyro.sample("z1", self.p_z1(y, u))
-            x1 = pyro.sample("x1", self.p_x1(y, z1))
-            z2 = pyro.sample("z2", self.p_z2(x1, z1))
-            return pyro.sample("x2", self.p_x2(x1, z2), obs=x)
-
-    def guide(self, x: Tensor, count: int = 1) -> None:
-        with images_plate(x, count):
-            x1 = pyro.sample("x1", dist.Delta(self.d(x), event_dim=3))
-            y = pyro.sample("y", dist.Delta(self.d(x1), event_dim=3))
-            pyro.sample("u", self.q_u(y))
-            pyro.sample("z1", self.q_z1(x1))
-            pyro.sample("z2", self.q_z2(x))
-
-
-def test_three_levels(tiny: MakeConfig, make_images: Images) -> None:
-    m = ThreeLevels(tiny(), tiny(stages=1, image_shape=(3, 8, 8)))
-    x = make_images(3)
-    model, guide = traces(m, x)  # type: ignore[arg-type]
-    assert sites(model) == {"x2", "z2", "x1", "z1", "y", "u"}
-    assert sites(guide) == {"z2", "x1", "z1", "y", "u"}
-    half = make_transform("downscale2")(x)
-    assert torch.equal(guide.nodes["x1"]["value"], half)
-    assert torch.equal(guide.nodes["y"]["value"], make_transform("downscale2")(half))
-    loss = Trace_ELBO(max_plate_nesting=1).differentiable_loss(m.model, m.guide, x)
-    assert loss.isfinite()
-    loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters())
-    assert m.model(count=2).shape == (2, 3, 16, 16)
 
 
 def test_bfloat16_does_not_round_y(

@@ -750,5 +750,5 @@ def test_another_transform_than_an_exact_presets_has_independent_pixels(
         assert told not in capsys.readouterr().out
         assert read_config(tmp_path / "runs" / "exact").model.likelihood == "groups"
         asked = arguments(tmp_path, run="asked", transform="grayscale", likelihood="groups")
-        with pytest.raises(UserError, match="groups needs --transform average2, not grayscale"):
+        with pytest.raises(UserError, match="groups` needs `transform=average2`, not grayscale"):
             train.main(asked)

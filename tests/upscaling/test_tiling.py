@@ -24,7 +24,6 @@ from srvae_pyro.upscaling.upscaler import (
     Upscaler,
     downscaled,
     downscaled_rows,
-    is_consistent,
     rounded,
     upscale_batch,
 )
@@ -57,7 +56,7 @@ def whole_in_floats(upscaler: Upscaler, image: Tensor, sample: int) -> Tensor:
     pads = ((0, 0), (0, -height % multiple), (0, -width % multiple))
     y = torch.from_numpy(np.pad(image.numpy(), pads, mode="reflect"))
     out = torch.zeros(3, 2 * y.shape[1], 2 * y.shape[2])
-    cut = is_consistent(model) and decode != "mean"
+    cut = model.is_consistent and decode != "mean"
     rows, columns = (spans(n, side or n, multiple) for n in y.shape[1:])
     for row, column in itertools.product(rows, columns):
         stream = (upscaler.options.seed, sample, 0)
