@@ -216,7 +216,7 @@ class Codec:
         done: Progress = lambda _: None,
     ) -> list[Tensor]:
         """Every y, uint8 (c, h, w), from the srVAE's first chain; errors are :meth:`decode`'s."""
-        if len(self.model.levels) == 1:
+        if not isinstance(self.model, SRVAE):
             raise UserError("a VAE has no y: --preview is the srVAE's")
         self._check_lengths([chain], sizes)
         lower = self._decode(chain, sizes, self._first, done)
