@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits, ImageOptions, augment, load_data
-from srvae_pyro.distributions.block_averages import rounded_average
+from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.evaluation.measures import columns
 from srvae_pyro.evaluation.selection import select
 from srvae_pyro.evaluation.sr_scores import Scores, image_scores
@@ -111,7 +111,7 @@ def size_for(parameters: int, channels: int = 3) -> tuple[int, int]:
 
 def small(x: Tensor) -> Tensor:
     """y of uint8 images: average2."""
-    return rounded_average(x.int()).to(torch.uint8)
+    return PAIRS.average(x.int()).to(torch.uint8)
 
 
 def epochs(batches: Batches) -> Iterator[Tensor]:

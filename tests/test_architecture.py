@@ -30,6 +30,9 @@ COMMANDS = LAYERS[-2]
 LAZY = {
     "arviz_stats.base",
     "imagecodecs",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
     "pillow_heif",
     "pillow_jxl.JpegXLImagePlugin",
     "scipy.ndimage",

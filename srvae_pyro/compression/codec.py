@@ -160,6 +160,10 @@ class Codec:
     def __init__(self, model: ImageModel, group: int = 16, arithmetic: Arithmetic = "fp64") -> None:
         if not isinstance(model, SRVAE | VAE):
             raise UserError(f"compress has no code for a {type(model).__name__}")
+        if not isinstance(model, SRVAE | VAE):
+            raise UserError(
+                f"compress has no code for a {type(model).__name__}, but for a SRVAE and a VAE"
+            )
         self.group, self.arithmetic = group, arithmetic
         dtype = torch.float64 if arithmetic == "fp64" else torch.float32
         self.model: SRVAE | VAE = copy.deepcopy(model).to(dtype).eval()

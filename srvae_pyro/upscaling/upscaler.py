@@ -33,6 +33,7 @@ from srvae_pyro.inference.decoding import Decode, Noise, TileNoise
 from srvae_pyro.inference.importance_weights import condition_on_y
 from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.models.base import images_plate
+from srvae_pyro.models.transforms import names_of
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import luma, to_unit
 from srvae_pyro.system.cli import check_arguments
@@ -164,15 +165,17 @@ MOST_PASSES = 3
 
 def upscaling_model(model: ImageModel) -> SRVAE:
     """The model, if it is a srVAE whose y is a downscaled x; others are refused."""
-    if not super_resolves(model):
+    if len(model.levels) == 1:
         raise UserError(
             "this run is a one-level VAE, which has no y to upscale: give the run of a srVAE"
         )
+    if not super_resolves(model):
+        raise UserError(f"a {type(model).__name__} has no super_resolution, so it does not upscale")
     transform = model.guide.d
     if transform.factor == 1:
         raise UserError(
             f"this srVAE's y is a {transform.name} image as large as x, so it does not upscale: "
-            "give a run whose d is downscale2, downscale4 or average2"
+            f"give a run with `transform={names_of(lambda d: d.factor > 1)}`"
         )
     return model
 

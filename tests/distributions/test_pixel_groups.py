@@ -302,7 +302,7 @@ def test_estimates_that_cannot_be_are_refused(tiny: MakeConfig) -> None:
     made = make_model(tiny(**consistent))
     assert isinstance(made, SRVAE)
     assert default_decoding(made) == "mean"
-    with pytest.raises(UserError, match="makes no estimate"):
+    with pytest.raises(UserError, match="makes no point estimate"):
         Upscaler(made, UpscaleOptions(decode="estimate"))
     made = make_model(tiny(**consistent, groups=Residual(4, 1, 1, estimate=True)))
     assert isinstance(made, SRVAE)

@@ -351,8 +351,8 @@ def test_a_tile_of_the_noise_makes_that_tile_of_the_image() -> None:
         ({"image_shape": (3, 24, 24)}, "images of 24x24 do not suit 3 halvings .* multiples of 16"),
         ({"model": "vae", "u_stages": 2}, "`u_stages` is the srVAE's: the VAE has no u"),
         ({"latent_likelihood": "pyramids"}, "must be independent or pyramid, not 'pyramids'"),
-        ({"u_stages": -1}, "u_stages must be from 0 to 16, not -1"),
-        ({"pyramid_channels": 0}, "pyramid_channels must be from 1 to 65536, not 0"),
+        ({"u_stages": -1}, "`u_stages` must be from 0 to 16, not -1"),
+        ({"pyramid_channels": 0}, "`pyramid_channels` must be from 1 to 65536, not 0"),
     ],
 )
 def test_what_does_not_suit_is_told_in_one_line(

@@ -39,6 +39,7 @@ from srvae_pyro.evaluation.selection import Selection, Split
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood
+from srvae_pyro.inference.sampling import Temperatures
 from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
@@ -358,7 +359,7 @@ def test_fid_is_asked_for_as_in_the_paper(
     assert line["result"]["train"]["fid"] == 12.345
     assert (line["flags"]["fid_weights"], line["flags"]["temperature"]) == ("weights.pth", 1.0)
     assert "12.35 (12.35)" in capsys.readouterr().out.replace("12.34", "12.35")
-    assert main(replace(arguments, image_temperature=0.5, y_temperature=0.25)) == 0
+    assert main(replace(arguments, temperatures=Temperatures(1.0, 0.5, 0.25))) == 0
     assert newest_results(run)["fid"]["flags"]["y_temperature"] == 0.25
     assert not torch.equal(images[0], images[-1])
 
@@ -374,9 +375,12 @@ def test_fid_is_asked_for_as_in_the_paper(
         ({"fid_weights": Path("weights")}, "--fid-weights is of --fid"),
         ({"kid_images": 9, "fid": True}, "--kid-images is of --kid"),
         ({"decode": "mode"}, "--decode is of --fid or --kid"),
-        ({"temperature": 0.9}, "--temperature is of --fid or --kid"),
-        ({"image_temperature": 0.9}, "--image-temperature is of --fid or --kid"),
-        ({"y_temperature": 0.9, "elbo_only": True}, "--y-temperature is of --fid or --kid"),
+        ({"temperatures": Temperatures(0.9)}, "--temperature is of --fid or --kid"),
+        (
+            {"temperatures": Temperatures(image_temperature=0.9)},
+            "--image-temperature is of --fid",
+        ),
+        ({"temperatures": Temperatures(y_temperature=0.9)}, "--y-temperature is of --fid or --kid"),
         ({"run": "nowhere"}, "no run called nowhere"),
         ({"data": "nowhere"}, "no data set and no folder is called 'nowhere'"),
         ({"measure": ("nothing",)}, "--measure nothing: no measure without flags is called so"),
@@ -670,7 +674,7 @@ def test_a_measure_is_a_class_and_an_entry_in_the_list(
     assert f"edges: {expected:.1f} levels, nats {nats:.0f}\n" in capsys.readouterr().out
     for words, message in (
         ("--measure edges --limit 1", "edges takes two images"),
-        ("--measure edges count=0", "count must be at least 1, not 0"),
+        ("--measure edges count=0", "`count` must be at least 1, not 0"),
         ("--measure edges count=many", "count=many is not a value as in JSON"),
         ("--measure count=2 edges", "count=2: name the measure first"),
         ("--measure edges width=2", "edges has no setting width"),

@@ -25,6 +25,7 @@ from srvae_pyro.evaluation.fid import (
     find_weights,
     generated,
 )
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import make_model
 from srvae_pyro.pixels import to_levels
 
@@ -219,7 +220,7 @@ def test_only_levels_are_taken(network: Any) -> None:
 def test_generated_images_are_the_levels_of_the_models(tiny: Any, make_images: Any) -> None:
     model = make_model(tiny()).eval()
     model.initialize(make_images())
-    images_at = generated(model, {"decode": "mode", "temperature": 0.7, "seed": 5})
+    images_at = generated(model, Sampling(decode="mode", temperature=0.7, seed=5))
     expected = model.generate(5, decode="mode", temperature=0.7, seed=5)
     whole, first, last = (images_at(part) for part in (range(5), range(3), range(3, 5)))
     for site in ("x", "y"):

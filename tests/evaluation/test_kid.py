@@ -26,6 +26,7 @@ from srvae_pyro.evaluation.kid import (
     neighbours,
 )
 from srvae_pyro.evaluation.record import newest_results
+from srvae_pyro.inference.sampling import Temperatures
 from srvae_pyro.models import load, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit
@@ -114,7 +115,7 @@ def test_rows_are_of_the_images_that_they_name(
     folder: Path, save: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = save()
-    given = arguments(run, folder, seed=3, temperature=0.8, y_temperature=0.5)
+    given = arguments(run, folder, seed=3, temperatures=Temperatures(0.8, y_temperature=0.5))
     assert main(given) == 0
     found = measured(run)
     expected = REAL + [name % decode for decode in ("sample", "mode") for name in ROWS]
@@ -175,7 +176,8 @@ def test_what_is_recorded(folder: Path, save: Callable[..., Path]) -> None:
     overlap = {"precision": 0.5, "recall": 0.25, "density": 0.75, "coverage": 1.0}
     assert overlap.items() <= row.items()
     assert "precision" not in both["y, sample"] | both["x given a real y, sample"]
-    main(arguments(run, folder, decode="mode", image_temperature=0.5, kid_images=5))
+    half = Temperatures(image_temperature=0.5)
+    main(arguments(run, folder, decode="mode", temperatures=half, kid_images=5))
     line = newest_results(run)[Kid.name]
     flags = {"decode": "mode", "temperature": 1, "image_temperature": 0.5, "kid_images": 5}
     assert flags.items() <= line["flags"].items()

@@ -365,7 +365,7 @@ def test_the_command_records_all_of_it(
 @pytest.mark.parametrize(
     ("asked", "size", "message"),
     [
-        ((3,), (32, 32), "--factor 3: this model upscales 2 times, so the factor is one of 2, 4"),
+        ((3,), (32, 32), "`factor=3`: this model upscales 2 times, so the factor is one of 2, 4"),
         ((2, 8), (32, 40), "factor 8 takes images whose sides are multiples of .* 32x40"),
     ],
 )

@@ -381,8 +381,8 @@ def test_without_gradio_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
         ({"port": 0}, "--port"),
         ({"megapixels": 0.0}, "--megapixels"),
         ({"waiting": 0}, "--waiting"),
-        ({"allow_host": ("https://demo.example.com/",)}, "allow.host"),
-        ({"allow_host": ("*.example.com",)}, "allow.host"),
+        ({"allow_host": ("https://demo.example.com/",)}, "allow-host"),
+        ({"allow_host": ("*.example.com",)}, "allow-host"),
     ],
 )
 def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from srvae_pyro import compress, decompress, figures, generate, train, upscale
-from srvae_pyro.checked import hints_of
+from srvae_pyro.checked import hints_of, type_of
 from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
 from srvae_pyro.compression.container import Container, Entry, Header, write_parts
 from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
@@ -127,7 +127,8 @@ def test_a_python_without_docstrings_is_told_what_to_do() -> None:
 def names_in(kind: Any) -> set[str]:
     """The fields of a command's arguments, and of the settings in them."""
     hints = hints_of(kind)
-    nested = (names_in(hint) for hint in hints.values() if is_dataclass(hint))
+    kinds = map(type_of, hints.values())
+    nested = (names_in(kind) for kind in kinds if is_dataclass(kind))
     return set(hints).union(*nested)
 
 
