@@ -82,6 +82,8 @@ setup(
         # alone, as what its components hand over has changed with each major version.
         # Starlette, which it needs too, limits requests from 1.6 on.
         "demo": ["gradio>=6.31,<7", "starlette>=1.6"],
+        # The documentation's site: pages, the classes' reference, and formulas without JavaScript.
+        "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1", "latex2mathml>=3.77"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.8",  # test files side by side: half the time on two cores

@@ -1,4 +1,4 @@
-"""What the README says holds: its code runs, its counts are those of the presets."""
+"""What README and documentation say holds: code runs, counts are those of the presets."""
 
 import re
 import textwrap
@@ -19,10 +19,11 @@ from srvae_pyro.presets import PRESETS, Preset, preset
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "docs" / "reference"
 
 
-def block_with(text: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def block_with(text: str, page: str = README) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     return next(block for block in blocks if text in block)
 
 
@@ -32,10 +33,21 @@ def test_the_programs_are_those_of_the_package(text: str) -> None:
     assert textwrap.indent(block_with(text), 8 * " ") in source
 
 
+def test_readme_example_runs() -> None:
+    pyro.enable_validation(False)
+    names: dict[str, Any] = {}
+    exec(block_with("srvae_pyro.load("), names)
+    assert names["outputs"].shape == (8, 4, 3, 32, 32)
+    assert names["log_p"].shape == (4,)
+    assert torch.equal(names["net"].guide.d(names["x_given_y"]), names["y"])
+    assert names["draws"]["x"].shape == (2, 4, 3, 32, 32)
+
+
 def test_pyro_example_runs() -> None:
     pyro.enable_validation(False)
     names: dict[str, Any] = {}
-    exec(block_with("SVI("), names)
+    page = (REFERENCE / "python" / "index.md").read_text(encoding="utf-8")
+    exec(block_with("SVI(", page), names)
     assert names["samples"]["x"].shape == (4, 8, 3, 32, 32)
     assert torch.equal(
         pyro.poutine.trace(names["given_y"]).get_trace(count=8).nodes["y"]["value"], names["y"]
@@ -89,7 +101,8 @@ def test_every_name_has_what_it_names(transform: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_table_has_the_parameter_counts(name: Preset) -> None:
-    row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+    page = (REFERENCE / "configuration.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
     stated = re.findall(r"\d[\d,]{4,}", row)
     counted = [
         sum(p.numel() for p in make_model(preset(name, model)[0]).parameters())

@@ -148,7 +148,7 @@ class Threads:
 
     The threads of an operation wait for each other at its end. Where another process has one of
     their cores, all wait for the one that comes late: on two cores that two busy processes use too,
-    one thread trains many times faster than two (docs/performance.md).
+    one thread trains many times faster than two (docs/explanation/performance.md).
     """
 
     def __init__(self) -> None:
@@ -314,8 +314,8 @@ def tune_allocator() -> bool:
 def wake_vector_math() -> None:
     """Call tanh in bfloat16 once, after which ELU in this process is several times faster.
 
-    Found by measuring (docs/performance.md), on an AMD CPU with AVX-512: until then PyTorch's
-    vectorised expm1, of which ELU is made, takes six times as long, in float32 too. Elsewhere it
-    does nothing and costs microseconds.
+    Found by measuring (docs/explanation/performance.md), on an AMD CPU with AVX-512: until then
+    PyTorch's vectorised expm1, of which ELU is made, takes six times as long, in float32 too.
+    Elsewhere it does nothing and costs microseconds.
     """
     torch.tanh(torch.zeros(32, dtype=torch.bfloat16, device="cpu"))

@@ -137,7 +137,7 @@ def process_group(device: Device = "auto") -> Iterator[ProcessGroup]:
         ) from None
     # torchrun keeps one store through all restarts of a machine's group, so processes would meet
     # under the addresses of those before. On several machines the counts of restarts may differ:
-    # see docs/scaling.md.
+    # see docs/how-to/several-devices.md.
     life = restarts if processes_here() == size else 0
     store = dist.PrefixStore(f"restart {life}, group {next(_groups)}", store)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
