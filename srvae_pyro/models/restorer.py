@@ -151,6 +151,11 @@ class PointEstimate(nn.Module):
             with torch.no_grad():
                 output.weight.mul_(0.1)
 
+    @property
+    def margin(self) -> int:
+        """How many pixels of the input to each side an output pixel depends on."""
+        return 2 * len(self.blocks) + 3
+
     def scales(self, kinds: Tensor) -> Tensor:
         """The blocks' scales and shifts, (B, blocks, 2, width, 1, 1)."""
         out: Tensor = self.kind(kinds).view(len(kinds), len(self.blocks), 2, self.width, 1, 1)

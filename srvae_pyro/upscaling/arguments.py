@@ -13,6 +13,7 @@ from srvae_pyro.inference.sampling import Decoding
 from srvae_pyro.system.cli import NESTED, check_arguments, check_folder, option
 
 UpscaleDecoding = Literal[Decoding, "estimate"]
+InputName = Literal["auto", "average", "bicubic", "lanczos", "bilinear", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class UpscaleOptions:
     """How photographs are upscaled."""
 
     factor: Annotated[int | None, option("N", "the model's")] = None
-    """how many times larger: the model's own factor, its square or its cube"""
+    """how many times larger: the model's own factor, its square or its cube; 1 restores, and 3 is
+    possible too, by a run that has learnt from damaged inputs"""
     samples: Annotated[int, AtLeast(1)] = 1
     """how many different outputs for each, K"""
     decode: Annotated[
@@ -43,8 +45,12 @@ class UpscaleOptions:
     """upscale in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
     memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes for networks, photograph, outputs and files; what needs more is done in tiles"""
-    precision: Precision = "fp32"
-    """of the networks; bf16 takes less time where the processor has its instructions"""
+    precision: Literal["auto", Precision] = "auto"
+    """of the networks; auto: bf16 for the point estimate of inputs if the processor has it"""
+    input: InputName = "auto"
+    """what the files are: average, rounded averages of 2x2 pixels, with which outputs are exactly
+    consistent; or reduced by bicubic, lanczos or bilinear; unknown. auto: JPEGs by their own
+    quantisation tables, others unknown; average for a run that has learnt from averages alone"""
 
     def check(self) -> None:
         """Refuse several outputs that would all be the same."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srvae_pyro.errors import UserError, out_of_memory, with_flags
-from srvae_pyro.models import load
+from srvae_pyro.models import InputKind, load
 from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar, print_error
 from srvae_pyro.system.device import choose_device, start
@@ -38,7 +38,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     out = arguments.out or results_folder(arguments.run, folder) / "figures" / "upscaled"
     check_output(out, "--out DIR")
     device = choose_device(arguments.device)
-    start(device, arguments.upscaling.precision, threads=arguments.threads)
+    start(device, "fp32", threads=arguments.threads)
     model = upscaling_model(load(folder, device))
     upscaler = Upscaler(model, arguments.upscaling)
     writer, factor = Writer(upscaler, arguments.gif), upscaler.factor
@@ -58,9 +58,19 @@ def upscale(arguments: UpscaleArguments) -> int:
         print_error(f"upscale: {with_flags(error)}")
     done = count - len(errors)
     report(f"{done} of {count} images upscaled {factor} times in {shown(out)}")
-    if done and model.is_consistent:
+    if done and model.is_consistent and upscaler.kind_of().trusted:
         report("Keep them as PNG: JPEG would lose their exact consistency with the photographs")
     return 2 if errors else 0
+
+
+def in_words(kind: InputKind, upscaler: Upscaler) -> str:
+    """How an input is taken, for its line; empty for a run that takes all in one way."""
+    if upscaler.restorer is None:
+        return ""
+    if kind.trusted:
+        return ": taken as exact averages"
+    reduced = f" reduced by {kind.reduction}" if kind.reduction else ""
+    return f": restored, as {'a JPEG' if kind.table else 'an image'}{reduced}"
 
 
 def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> list[str]:
@@ -88,7 +98,8 @@ def upscale_file(writer: Writer, path: Path, stem: Path) -> tuple[Photograph, Ou
     height, width = photograph.levels.shape[-2:]
     writer.check(path, photograph.levels.shape, stem)
     note = f" ({photograph.note})" if photograph.note else ""
-    writer.report(f"{shown(path)}, {width}x{height}{note}")
+    kind = writer.upscaler.kind_of(photograph.table, photograph.subsampled)
+    writer.report(f"{shown(path)}, {width}x{height}{note}{in_words(kind, writer.upscaler)}")
     try:
         return photograph, writer.write(photograph, stem)
     except OSError as error:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from srvae_pyro.data.image_files import find_images, size_by_header
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import SRVAE
 from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import process_memory
 from srvae_pyro.system.files import distinct_names, longest_name, replaced
@@ -59,8 +58,7 @@ class Writer:
 
     def pixels(self, pixels: int) -> int:
         """How many pixels are made of a photograph of so many, in all passes."""
-        square = self.upscaler.model.guide.d.factor**2
-        return self.samples * sum(pixels * square ** (n + 1) for n in range(self.upscaler.passes))
+        return self.samples * self.upscaler.pixels(pixels)
 
     def check(self, path: Path, shape: Sequence[int], stem: Path) -> None:
         """Refuse a photograph (c, h, w) whose outputs are too large, or have too long a name."""
@@ -101,28 +99,29 @@ class Writer:
             OSError: they cannot be written.
             UserError: not even a small tile fits into the memory allowed.
         """
-        model, lr = self.upscaler.model, MemoryCanvas(photograph.levels)
+        lr = MemoryCanvas(photograph.levels)
         shape = self.upscaler.shape_of(lr.shape)
         stem.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         written = Outputs()
         with Scratch(stem.parent) as scratch:
             outputs = [scratch.canvas(shape) for _ in range(self.samples)]
-            self.upscaler.upscale(lr, outputs, gray=photograph.gray)
+            kind = self.upscaler.kind_of(photograph.table, photograph.subsampled)
+            self.upscaler.upscale(lr, outputs, gray=photograph.gray, kind=kind)
             seconds = (time.monotonic() - began) / self.samples
             for number, output in enumerate(outputs):
                 began = time.monotonic()
                 file = self._file(stem, number)
                 earlier = replaced(file)
                 save_photograph(file, output, photograph)
-                consistency = lr_psnr_of(model, output, lr, self.upscaler.passes)
+                consistency = lr_psnr_of(self.upscaler, output, lr)
                 written.consistencies[file] = consistency
                 taken = seconds + time.monotonic() - began
                 name, size = shown(Path(file.name)), f"{shape[2]}x{shape[1]}"
                 self.report(f"  {name}, {size}: LR-PSNR {consistency}, {taken:.1f} s{earlier}")
             files = list(written.consistencies)
             if self.samples > 1:
-                self._write_statistics(outputs, photograph, stem, written)
+                self._write_statistics(outputs, photograph, stem, written, kind.trusted)
         made = {*written.consistencies, written.deviation}
         if self.gif:
             animation = stem.with_name(f"{stem.name}.gif")
@@ -142,7 +141,12 @@ class Writer:
         return stem.with_name(stem.name + ending)
 
     def _write_statistics(
-        self, outputs: Sequence[Canvas], photograph: Photograph, stem: Path, written: Outputs
+        self,
+        outputs: Sequence[Canvas],
+        photograph: Photograph,
+        stem: Path,
+        written: Outputs,
+        exact: bool,
     ) -> None:
         """Write the outputs' mean, and the map of where they differ, and report."""
         model, lr = self.upscaler.model, MemoryCanvas(photograph.levels)
@@ -153,13 +157,14 @@ class Writer:
         for start, stop in parts:
             statistics = _statistics(outputs, start, stop)
             y = lr.rows(start // factor, stop // factor)
-            mean.append(rounded(statistics.mean(), model, y, passes))
+            levels = statistics.mean()
+            mean.append(rounded(levels, model, y, passes) if exact else levels.round().byte())
             white = max(white, statistics.deviation().max().item())
         # Anew rather than kept, which would take eight times the memory of an output.
         for start, stop in parts:
             levels = _statistics(outputs, start, stop).deviation() * (255 / white if white else 0)
             deviation.append(levels.round().byte())
-        consistency = lr_psnr_of(model, mean, lr, passes)
+        consistency = lr_psnr_of(self.upscaler, mean, lr)
         file = stem.with_name(f"{stem.name}-mean.png")
         earlier = replaced(file)
         save_photograph(file, mean, photograph)
@@ -187,9 +192,11 @@ def _statistics(outputs: Sequence[Levels], start: int, stop: int) -> PixelStatis
     return statistics
 
 
-def lr_psnr_of(model: SRVAE, x: Levels, y: Levels, passes: int) -> str:
+def lr_psnr_of(upscaler: Upscaler, x: Levels, y: Levels) -> str:
     """LR-PSNR as it is printed."""
-    shown = shown_psnr(lr_psnr(model, x, y, passes))
+    if upscaler.factor == 3:  # d of that factor is not the model's
+        return "not measured"
+    shown = shown_psnr(lr_psnr(upscaler.model, x, y, upscaler.passes))
     return shown if shown == "exact" else f"{shown} dB"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageChops, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageChops, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
 from srvae_pyro.data.image_files import Opened, open_image
@@ -98,6 +98,8 @@ class Photograph:
     dpi: tuple[float, float] | None = None  # dots per inch, across and down
     lost: str = ""  # what of the pixels is left out, for the user
     unkept: str = ""  # what of the rest is
+    table: float = 0.0  # mean of the luma quantisation table of a JPEG
+    subsampled: bool = False  # whether its chroma has fewer pixels
 
     @property
     def note(self) -> str:
@@ -178,7 +180,17 @@ def _photograph(opened: Opened, channels: int) -> Photograph:
         dpi_of(file),
         "; ".join(lost),
         "; ".join(unkept),
+        *quantisation_of(file),
     )
+
+
+def quantisation_of(file: Image.Image) -> tuple[float, bool]:
+    """The mean of a JPEG's luma quantisation table, else 0, and whether chroma is subsampled."""
+    tables = getattr(file, "quantization", None)
+    if not tables:
+        return 0.0, False
+    sampling = JpegImagePlugin.get_sampling(file) if len(file.getbands()) == 3 else 0
+    return float(np.mean(tables[min(tables)])), sampling > 0
 
 
 def _is_gray(image: Image.Image) -> bool:

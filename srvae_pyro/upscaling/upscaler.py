@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,20 +27,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srvae_pyro.config import Precision
 from srvae_pyro.distributions.block_averages import PAIRS, Block
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, Noise, TileNoise
 from srvae_pyro.inference.importance_weights import condition_on_y
 from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.models.base import images_plate
+from srvae_pyro.models.restorer import FACTORS, InputKind, PointEstimate
 from srvae_pyro.models.transforms import names_of
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.pixels import luma, to_unit
 from srvae_pyro.system.cli import check_arguments
-from srvae_pyro.system.device import autocast, peak_bytes, to_device
+from srvae_pyro.system.device import autocast, choose_precision, peak_bytes, to_device
 from srvae_pyro.upscaling.arguments import UpscaleDecoding, UpscaleOptions
+from srvae_pyro.upscaling.point_estimate import estimated_rows
 from srvae_pyro.upscaling.tiling import Canvas, Grid, Levels, MemoryCanvas, Span
 
+EXACT = InputKind.exact()
 ROWS = 64  # of the input at a time
 
 
@@ -64,12 +68,14 @@ def consistent_output(x: Tensor, y: Tensor, passes: int = 1, block: Block = PAIR
     return out
 
 
-def gray_output(x: Tensor, y: Tensor, block: Block = PAIRS) -> Tensor:
+def gray_output(x: Tensor, y: Tensor, block: Block = PAIRS, passes: int = 1) -> Tensor:
     """The luma of an output (3, H, W) to a gray y (3, h, w), consistent with y: gray, (3, H, W).
 
     The luma of blocks that are consistent in every colour is at most two levels a pixel from it.
     """
-    return consistent_output(luma(x), y[:1], block=block).expand_as(x)
+    return consistent_output(
+        luma(x).float() if passes > 1 else luma(x), y[:1], passes, block
+    ).expand_as(x)
 
 
 def rounded(x: Tensor, model: SRVAE, y: Tensor, passes: int = 1) -> Tensor:
@@ -84,7 +90,7 @@ def check_decoding(
 ) -> None:
     """Refuse a decoding that does not exist, not for this model, or not at this temperature."""
     Decode("mean" if decode == "estimate" else decode, temperature, image_temperature)
-    if decode == "estimate" and not model.has_point_estimate:
+    if decode == "estimate" and not (model.has_point_estimate or model.restorer):
         raise UserError("this model makes no point estimate of x: `decode=mean` is its expectation")
     if decode == "estimate" and temperature > 0:
         raise UserError("an estimate has no `temperature`: leave it out, or give another `decode`")
@@ -92,9 +98,14 @@ def check_decoding(
 
 def default_decoding(model: SRVAE) -> UpscaleDecoding:
     """How one output is decoded by default: the point estimate if the model has learnt one."""
+    return "estimate" if model.restorer or has_learnt_estimate(model) else "mean"
+
+
+def has_learnt_estimate(model: SRVAE) -> bool:
+    """Whether p(x|y,z) predicts x from y alone, and has learnt to."""
     run = model.run_config
-    trained = run is None or run.training.estimate_weight > 0
-    return "estimate" if model.has_point_estimate and trained else "mean"
+    trained = run is None or run.model.restorer is not None or run.training.estimate_weight > 0
+    return model.has_point_estimate and trained
 
 
 @torch.no_grad()
@@ -125,6 +136,7 @@ def upscale_samples(
     decode: UpscaleDecoding = "sample",
     temperature: float = 1.0,
     image_temperature: float = 1.0,
+    kind: InputKind = EXACT,
 ) -> Iterator[Tensor]:
     """Outputs to the same y, one for each noise, with what sees y alone computed once.
 
@@ -136,6 +148,13 @@ def upscale_samples(
         estimate = _estimate(model, y)
         for _ in noises:
             yield estimate.clone()
+        return
+    if not kind.trusted:  # each has a y of its own
+        assert decode != "estimate"
+        for noise in noises:
+            with Decode(decode, temperature, image_temperature, noise):
+                x = model.restoration(y, kind)
+            yield x
         return
     q_u: Any = model.guide.q_u(y)
     p_z, p_x = (condition_on_y(network, y) for network in (model.model.p_z, model.model.p_x))
@@ -244,10 +263,19 @@ class Upscaler:
         options, model = self.options, self.model
         check_arguments(options)
         factor = model.guide.d.factor if options.factor is None else options.factor
-        self.factor, self.passes = factor, passes_for(model, factor)
+        restorer = self.restorer = model.restorer
+        if options.input not in ("auto", "average") and restorer is None:
+            raise UserError(
+                f"`input={options.input}`: this run has learnt from averages alone; give one of "
+                "`train` with `inputs=damaged`"
+            )
+        self.factor = factor
+        self.passes = 0 if restorer and factor in (1, 3) else passes_for(model, factor)
         several, temperature = options.samples > 1, options.temperature
         # A given temperature is for a decoding that has one.
         one = "mean" if temperature else default_decoding(model)
+        if restorer and factor in (1, 3) and (several or options.decode not in (None, "estimate")):
+            raise UserError(f"`factor={factor}` is of the point estimate: leave out the others")
         self.decode: UpscaleDecoding = options.decode or ("sample" if several else one)
         if temperature is None:
             temperature = 1.0 if several or self.decode == "sample" else 0.0
@@ -257,6 +285,11 @@ class Upscaler:
                 f"`decode={self.decode}` at temperature 0 has one output: leave out `samples`, or "
                 "give a `temperature` above 0"
             )
+        precision = options.precision
+        if precision == "auto":
+            fast = restorer is not None and self.decode == "estimate"
+            precision = choose_precision("auto", model.device) if fast else "fp32"
+        self.precision: Precision = precision
         self._how = (self.decode, temperature, options.image_temperature)
         check_decoding(model, *self._how)
         multiple, tile = model.lower_multiple, options.tile
@@ -268,19 +301,34 @@ class Upscaler:
                 f"{smallest}, such as {near}; 0 is the whole image"
             )
 
-    def __call__(self, image: Tensor, sample: int = 0, gray: bool = False) -> Tensor:
+    def kind_of(self, table: float = 0.0, subsampled: bool = False) -> InputKind:
+        """What is known of an input, a JPEG if it has a quantisation ``table`` (its mean)."""
+        match self.options.input:
+            case "auto" if self.restorer is None:
+                return InputKind.exact()
+            case "average":
+                return InputKind.exact()
+            case "auto" | "unknown":
+                return InputKind(table=table, subsampled=subsampled)
+            case reduction:
+                return InputKind(reduction, table=table, subsampled=subsampled)
+
+    def __call__(
+        self, image: Tensor, sample: int = 0, gray: bool = False, kind: InputKind = EXACT
+    ) -> Tensor:
         """An image (c, h, w) of uint8 levels upscaled: uint8 (C, H, W).
 
         Args:
             image: of the channels that the model's y has, of any size.
             sample: index of the output.
             gray: whether the image is gray, as the output is then.
+            kind: what is known of the image.
 
         Raises:
             UserError: not even a small tile fits into the memory allowed.
         """
         output = MemoryCanvas.blank(self.shape_of(image.shape))
-        self.upscale(MemoryCanvas(image), [output], sample, gray)
+        self.upscale(MemoryCanvas(image), [output], sample, gray, kind)
         return output.levels
 
     def shape_of(self, shape: Sequence[int]) -> tuple[int, int, int]:
@@ -291,7 +339,12 @@ class Upscaler:
     @torch.no_grad()
     @cached_weights()
     def upscale(
-        self, image: Levels, outputs: Sequence[Canvas], first: int = 0, gray: bool = False
+        self,
+        image: Levels,
+        outputs: Sequence[Canvas],
+        first: int = 0,
+        gray: bool = False,
+        kind: InputKind = EXACT,
     ) -> None:
         """Write one or several outputs to an image (c, h, w), each as :meth:`__call__` has it.
 
@@ -304,27 +357,80 @@ class Upscaler:
             outputs: where they are written, of the shape that :meth:`shape_of` gives.
             first: index of the first of the outputs; the others follow.
             gray: as of a call.
+            kind: as of a call.
 
         Raises:
             UserError: not even a small tile fits into the memory allowed.
         """
         factor = self.model.guide.d.factor
+        if self.restorer is not None and self.decode == "estimate" and not self._cascades(kind):
+            self._estimate(self.restorer.estimate, image, outputs, gray, kind)
+            return
 
         def upscale_from(
             image: Levels, outputs: Sequence[Canvas], samples: Sequence[int], index: int
         ) -> None:
             streams = [(self.options.seed, sample, index) for sample in samples]
+            now = EXACT if index else kind  # an output is the next pass's exact average
             if index == self.passes - 1:
-                self._once(image, outputs, streams, gray, last=True)
+                self._once(image, outputs, streams, gray, now, last=True)
                 return
             channels, height, width = image.shape
             shape = (channels, factor * height, factor * width)
             between = [output.like(shape) for output in outputs]
-            self._once(image, between, streams, gray, last=False)
+            self._once(image, between, streams, gray, now, last=False)
             for canvas, output, sample in zip(between, outputs, samples, strict=True):
                 upscale_from(canvas, [output], [sample], index + 1)
 
         upscale_from(image, outputs, range(first, first + len(outputs)), 0)
+
+    def pixels(self, pixels: int) -> int:
+        """How many pixels are made of an image of so many for each output, in all passes."""
+        if self.restorer is not None and self.decode == "estimate":
+            return pixels * (self.factor**2 + (16 if self.factor not in FACTORS else 0))
+        square = self.model.guide.d.factor**2
+        return sum(pixels * square ** (n + 1) for n in range(self.passes))
+
+    def _cascades(self, kind: InputKind) -> bool:
+        """Whether the estimate is that of p(x|y,z), which has learnt from averages alone."""
+        return (
+            kind.trusted
+            and self.factor == self.model.guide.d.factor
+            and has_learnt_estimate(self.model)
+        )
+
+    def _estimate(
+        self,
+        network: PointEstimate,
+        image: Levels,
+        outputs: Sequence[Canvas],
+        gray: bool,
+        kind: InputKind,
+    ) -> None:
+        """Point estimates in one pass; of eight times, twice that of four times."""
+        factor, rest = (self.factor, 1) if self.factor in FACTORS else (4, self.factor // 4)
+        channels, height, width = image.shape
+        shape = (channels, factor * height, factor * width)
+        between = outputs if rest == 1 else [outputs[0].like(shape)]
+        estimate = network.folded(kind, factor).to(memory_format=torch.channels_last).eval()
+        passes = factor.bit_length() - 1 if kind.trusted and factor in (2, 4) else 0
+        rows = estimated_rows(
+            estimate, image, self.options.memory_gb, self.precision, self.progress
+        )
+        for part, x in rows:
+            if passes:
+                y = image.rows(part.start, part.stop)
+                levels = rounded(x, self.model, y, passes)
+                levels = gray_output(levels, y, passes=passes) if gray else levels
+            else:
+                levels = x.round_().clamp_(0, 255).to(torch.uint8)
+                if gray and len(levels) == 3:
+                    levels = luma(levels).to(torch.uint8).expand_as(levels)
+            for output in between:
+                output.append(levels)
+        if rest > 1:
+            again = replace(self.options, factor=rest, decode="estimate", samples=1)
+            Upscaler(self.model, again, self.progress).upscale(between[0], outputs, 0, gray, kind)
 
     @cached_property
     def network_bytes(self) -> float:
@@ -333,7 +439,7 @@ class Upscaler:
         side = max(MEASURED, 2 * self.model.lower_multiple)
         y = to_unit(torch.full((1, self.model.lower_channels, side, side), 128))
         noise = TileNoise((0,), 0, 0, side)
-        with cached_weights(), autocast(self.options.precision, self.model.device):
+        with cached_weights(), autocast(self.precision, self.model.device):
             # Weights that are computed once must not count: tiles would differ.
             upscale_batch(self.model, y, *self._how, noise)
             taken = peak_bytes(lambda: upscale_batch(self.model, y, *self._how, noise))
@@ -378,6 +484,7 @@ class Upscaler:
         outputs: Sequence[Canvas],
         streams: Sequence[tuple[int, int, int]],
         gray: bool,
+        kind: InputKind,
         last: bool,
     ) -> None:
         """One pass: outputs larger by the model's factor, as many at once as memory allows."""
@@ -386,13 +493,17 @@ class Upscaler:
         step = self._at_once(grid, len(outputs)) if len(outputs) > 1 else 1
         for start in range(0, len(outputs), step):
             part = slice(start, start + step)
-            for rows, strips in self._strips(image, grid, streams[part]):
+            for rows, strips in self._strips(image, grid, streams[part], kind):
                 lr = image.rows(rows.start, rows.stop)
                 for x, output in zip(strips, outputs[part], strict=True):
-                    output.append(self._in_levels(x, lr, gray, last))
+                    output.append(self._in_levels(x, lr, gray, last, kind.trusted))
 
     def _strips(
-        self, image: Levels, grid: Grid, streams: Sequence[tuple[int, int, int]]
+        self,
+        image: Levels,
+        grid: Grid,
+        streams: Sequence[tuple[int, int, int]],
+        kind: InputKind,
     ) -> Iterator[tuple[range, Tensor]]:
         """Rows of an image, and its outputs (count, C, n, W) in [0, 1] there.
 
@@ -412,7 +523,9 @@ class Upscaler:
             for column, right in zip(grid.columns, column_ends, strict=True):
                 tile = to_unit(source[None][..., grid.across[column.pixels]])
                 weights = row.weights(factor, cut)[:, None] * column.weights(factor, cut)
-                for total, x in zip(sums, self._tile(tile, row, column, streams), strict=True):
+                for total, x in zip(
+                    sums, self._tile(tile, row, column, streams, kind), strict=True
+                ):
                     x *= weights
                     total[..., column.upscaled(factor)] += x
                     self.progress(factor**2 * (end - row.start) * (right - column.start))
@@ -423,33 +536,37 @@ class Upscaler:
             sums[:, :, carried.shape[2] :] = 0
 
     def _tile(
-        self, y: Tensor, row: Span, column: Span, streams: Sequence[tuple[int, int, int]]
+        self,
+        y: Tensor,
+        row: Span,
+        column: Span,
+        streams: Sequence[tuple[int, int, int]],
+        kind: InputKind,
     ) -> Iterator[Tensor]:
         """The outputs (C, ...) for a tile (1, c, ...) in [0, 1], each with noise of its stream."""
         places = (row.start, column.start, row.stop - row.start)
         noises = (TileNoise(stream, *places) for stream in streams)
-        outputs = upscale_samples(self.model, y, noises, *self._how)
+        outputs = upscale_samples(self.model, y, noises, *self._how, kind)
         for _ in streams:
-            with autocast(self.options.precision, self.model.device):
+            with autocast(self.precision, self.model.device):
                 x = next(outputs)
             yield x[0].cpu()
 
-    def _in_levels(self, x: Tensor, y: Tensor, gray: bool, last: bool) -> Tensor:
+    def _in_levels(self, x: Tensor, y: Tensor, gray: bool, last: bool, exact: bool) -> Tensor:
         """A strip of an output (C, n, W) in [0, 1], which is changed, as levels.
 
         y has the image's rows (c, n / factor, w).
         """
         x.mul_(255)
-        if self.decode in OFF_THE_GRID:
+        if self.decode in OFF_THE_GRID and exact:
             levels = rounded(x, self.model, y)
         else:
             levels = x.round_().clamp_(0, 255).to(torch.uint8)
         if not gray or len(levels) == 1:
             return levels
-        if self.model.is_consistent:
-            return gray_output(
-                levels, y, self.model.guide.d.block or PAIRS
-            )  # before the next pass, which is consistent with it
+        if self.model.is_consistent and exact:
+            # Before the next pass, which is consistent with it.
+            return gray_output(levels, y, self.model.guide.d.block or PAIRS)
         return luma(levels).to(torch.uint8).expand_as(levels) if last else levels
 
 

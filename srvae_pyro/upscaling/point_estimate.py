@@ -1,22 +1,70 @@
-"""The point estimate as an ONNX file, in the convention of programs that upscale images."""
+"""The point estimate of a restorer: of images of any size, and as an ONNX file."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from srvae_pyro.config import Precision
 from srvae_pyro.errors import UserError
 from srvae_pyro.models.restorer import FoldedEstimate
+from srvae_pyro.pixels import to_unit
+from srvae_pyro.system.device import autocast, to_device
 from srvae_pyro.system.files import write_whole
+from srvae_pyro.upscaling.tiling import Levels
 
+TILE_BYTES = 3000  # for each pixel of a tile: features in float32 and a convolution's workspace
+SMALLEST = 32  # pixels a side of a tile, without its margins
 OPSET = 18
 SIDES = ((16, 24), (13, 37))  # of the inputs that an exported file is checked with
 TOLERANCE = {False: 1e-4, True: 2 / 255}  # of values in [0, 1], by half
+
+
+def estimated_rows(
+    estimate: FoldedEstimate,
+    image: Levels,
+    memory_gb: float,
+    precision: Precision,
+    progress: Callable[[int], object],
+) -> Iterator[tuple[range, Tensor]]:
+    """Rows of an image (c, h, w) of levels, and their estimate in levels, floats (C, f n, f w).
+
+    In tiles with margins as wide as the network sees, so that tiles give what the whole would.
+
+    Raises:
+        UserError: not even a small tile fits into the memory allowed.
+    """
+    _, height, width = image.shape
+    margin = estimate.network.margin
+    side = int((memory_gb * 1e9 / TILE_BYTES) ** 0.5) - 2 * margin
+    if side < min(SMALLEST, max(height, width)):
+        least = (SMALLEST + 2 * margin) ** 2 * TILE_BYTES / 1e9
+        raise UserError(f"`memory_gb={memory_gb:g}` is too little: give at least {least:.2f}")
+    device = estimate.network.first.weight.device
+    # A wide tile is one convolution's best shape; of a large image few rows at a time.
+    across = width if width * (SMALLEST + 2 * margin) < (side + 2 * margin) ** 2 else side
+    down = max((side + 2 * margin) ** 2 // (across + 2 * margin) - 2 * margin, SMALLEST)
+    factor = estimate.factor
+    for top in range(0, height, down):
+        rows = range(top, min(top + down, height))
+        first, last = max(top - margin, 0), min(rows.stop + margin, height)
+        source = to_unit(image.rows(first, last)[None])
+        parts = []
+        for left in range(0, width, across):
+            right = min(left + across, width)
+            start, stop = max(left - margin, 0), min(right + margin, width)
+            tile = to_device(source[..., start:stop], device)
+            with autocast(precision, device):
+                x = estimate(tile.contiguous(memory_format=torch.channels_last))[0]
+            x = x[:, factor * (top - first) : factor * (rows.stop - first)]
+            parts.append(x[..., factor * (left - start) : factor * (right - start)].float().cpu())
+            progress(factor**2 * len(rows) * (right - left))
+        yield rows, torch.cat(parts, dim=-1).mul_(255)
 
 
 class _Convention(nn.Module):
