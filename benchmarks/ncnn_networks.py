@@ -51,7 +51,6 @@ class Network:
         path = Path(spec.submodule_search_locations[0]) / self.model
         net = ncnn.Net()
         net.opt.num_threads, net.opt.use_vulkan_compute = 1, False
-        net.opt.blob_allocator, net.opt.workspace_allocator = pools()
         if net.load_param(f"{path}.param") or net.load_model(f"{path}.bin"):
             raise RuntimeError(f"ncnn cannot read {path}")
         return net
@@ -65,9 +64,12 @@ class Network:
         padded = np.pad(image, ((self.padding, bottom), (self.padding, right), (0, 0)), "edge")
         planes = np.broadcast_to(np.array(self.planes), (*padded.shape[:2], len(self.planes)))
         channels = np.concatenate([padded / 255, planes], axis=-1).transpose(2, 0, 1)
+        array = np.ascontiguousarray(channels, np.float32)  # ncnn keeps no reference to it
         extractor = self.net.create_extractor()
-        mat = ncnn.Mat(np.ascontiguousarray(channels, np.float32))
-        extractor.input(self.net.input_names()[0], mat)
+        blobs, workspace = pools()
+        extractor.set_blob_allocator(blobs)
+        extractor.set_workspace_allocator(workspace)
+        extractor.input(self.net.input_names()[0], ncnn.Mat(array))
         failed, mat = extractor.extract(self.net.output_names()[0])
         if failed:
             raise RuntimeError(f"ncnn cannot run {self.model}")
