@@ -23,6 +23,7 @@ import hashlib
 import multiprocessing
 import resource
 import statistics
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -296,20 +297,18 @@ def growth(peer: Peer, image: np.ndarray, factor: int) -> float:
 
 
 def sheet(peers: Sequence[Peer], photograph: Image.Image, factor: int) -> Image.Image:
-    """The middle of a photograph: a row a peer, a column an input, white where it takes none."""
+    """The middle of a photograph: a row an input, with the outputs of all that are meant for it."""
     side = min(SHEET, *photograph.size) // factor * factor
     left, top = (photograph.width - side) // 2, (photograph.height - side) // 2
     crop = photograph.crop((left, top, left + side, top + side))
-    inputs = {kind: np.asarray(made_small(crop, kind, factor)) for kind in INPUTS[factor]}
     rows = []
-    for peer in [pillow("nearest"), *peers]:
-        images = torch.ones(len(inputs), 3, side, side)
-        for i, (kind, image) in enumerate(inputs.items()):
-            if peer.takes(kind, factor):
-                output = peer.upscale(image, kind, factor)
-                images[i] = to_unit(torch.from_numpy(output).permute(2, 0, 1))
-        rows.append(LabelledRow(peer.name, images))
-    rows.append(LabelledRow("photograph", to_unit(levels_of(crop)[None])))
+    for kind in INPUTS[factor]:
+        image = np.asarray(made_small(crop, kind, factor))
+        those = [pillow("nearest"), *(peer for peer in peers if peer.takes(kind, factor))]
+        images = [peer.upscale(image, kind, factor) for peer in those] + [np.asarray(crop)]
+        names = ", ".join([*(peer.name for peer in those), "photograph"])
+        levels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        rows.append(LabelledRow(textwrap.fill(f"{kind}: {names}", 30), to_unit(levels)))
     return labelled_rows(rows, side)
 
 
@@ -332,7 +331,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="a JSON file that keeps the peers' numbers")
     parser.add_argument("--features", action="store_true", help="measure features' distances")
     parser.add_argument("--turns", type=int, default=0, help="of measuring seconds and memory")
-    parser.add_argument("--sheet", type=Path, help="a PNG file, of the first photograph")
+    parser.add_argument("--sheet", type=Path, help="a PNG file: one photograph by all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     asked = [peer for peer in known_peers() if peer.name in options.peers]

@@ -66,13 +66,16 @@ def test_inputs_are_the_same_each_time(peers: ModuleType, photographs: list[Imag
         assert {image.size for image in images} == {(64 // factor, 48 // factor)}
 
 
-def test_contact_sheet_leaves_out_what_a_peer_is_not_meant_for(
+def test_contact_sheet_shows_what_each_peer_is_meant_for(
     peers: ModuleType, photographs: list[Image.Image]
 ) -> None:
+    kinds = []
+
     def upscale(image: np.ndarray, kind: str, factor: int) -> np.ndarray:
-        assert kind == "average"
+        kinds.append(kind)
         return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
-    figure = peers.sheet([peers.Peer("peer", upscale, inputs=("average",))], photographs[0], 2)
-    assert figure.width > len(peers.INPUTS[2]) * 48
-    assert figure.height > 3 * 48  # the inputs, the peer, the photograph
+    figure = peers.sheet([peers.Peer("peer", upscale, inputs=("noise 5",))], photographs[0], 2)
+    assert kinds == ["noise 5"]
+    assert figure.width > 3 * 48  # the input, the peer, the photograph
+    assert figure.height > len(peers.INPUTS[2]) * 48
