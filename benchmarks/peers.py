@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -48,8 +48,9 @@ from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import start
 from srvae_pyro.system.files import read_json, write_json, write_whole
+from srvae_pyro.upscaling.arguments import InputName, UpscaleOptions
 from srvae_pyro.upscaling.quality import psnr, ssim
-from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, passes_for, upscaling_model
+from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
 CLEAN = ("average", "bicubic")
 INPUTS = {  # by factor
@@ -136,21 +137,26 @@ def known_peers() -> list[Peer]:
     ]
 
 
-def ours(run: str) -> Peer:
-    """A run of this package, as the command ``upscale`` uses it by default."""
+def ours(run: str, told: bool = False) -> Peer:
+    """A run of this package as ``upscale`` uses it: by default, or told how inputs were reduced."""
+    start(torch.device("cpu"), threads=1)
+    model = upscaling_model(load(find_run(run)))
 
     @cache
-    def upscaler() -> Upscaler:
-        start(torch.device("cpu"), threads=1)
-        model = upscaling_model(load(find_run(run)))
-        return Upscaler(model, default_decoding(model))
+    def upscaler(factor: int, name: InputName) -> Upscaler:
+        return Upscaler(model, UpscaleOptions(factor, input=name))
 
     def upscale(image: np.ndarray, kind: str, factor: int) -> np.ndarray:
+        name, _, level = kind.partition(" ")
+        table = as_jpeg(Image.new("RGB", (8, 8)), int(level), "4:2:0")[1] if name == "JPEG" else 0
+        used = upscaler(factor, cast("InputName", kind) if told else "auto")
         levels = torch.from_numpy(image.copy()).permute(2, 0, 1)
-        output = upscaler()(levels, passes_for(upscaler().model, factor))
+        output = used(levels, kind=used.kind_of(table, subsampled=table > 0))
         return output.permute(1, 2, 0).numpy()
 
-    return Peer(run, upscale, cached=False)
+    return Peer(
+        f"{run}, told" if told else run, upscale, CLEAN if told else INPUTS[2], cached=False
+    )
 
 
 def made_small(photograph: Image.Image, kind: str, factor: int) -> Image.Image:
@@ -227,7 +233,9 @@ def table(results: Results, kinds: Sequence[str], measure: str, run: str = "") -
     means = {at: v.mean().item() for at, v in values.items()}
 
     def best(kind: str, but: str = "") -> str:
-        names = [name for name, other in means if other == kind and name != but]
+        names = [
+            name for name, other in means if other == kind and not (but and name.startswith(but))
+        ]
         return (max if more else min)(names, key=lambda name: means[name, kind], default="")
 
     def cell(name: str, kind: str) -> str:
@@ -340,6 +348,8 @@ def main() -> None:
         print(f"Not installed, left out: {', '.join(absent)}\n")
     if options.run:
         installed.append(ours(options.run))
+        if upscaling_model(load(find_run(options.run))).restorer:
+            installed.append(ours(options.run, told=True))
     distance = FeatureDistance() if options.features else None
     folders = {path: evenly_spaced_files(path, options.limit) for path in options.photographs}
     first = next(iter(folders.values()))[0]
