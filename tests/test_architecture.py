@@ -22,7 +22,17 @@ LAYERS = [
     ["evaluation"],
     ["training"],
     ["page"],
-    ["train", "generate", "upscale", "figures", "evaluate", "compress", "decompress", "demo"],
+    [
+        "train",
+        "generate",
+        "upscale",
+        "figures",
+        "evaluate",
+        "compress",
+        "decompress",
+        "demo",
+        "export",
+    ],
     ["__main__", ""],
 ]
 COMMANDS = LAYERS[-2]

@@ -52,7 +52,10 @@ class RestorationObjective(nn.Module):
         errors = _errors(estimate, pairs)
         values = pairs.y[0].numel()
         loss = errors.mean() + nats.mean() / values
-        return loss, {"re_y": nats.detach(), "error_x": errors.detach(), "total": nats.detach()}
+        nats = nats.detach()
+        # The total is told as bits a value of x, and these are of y.
+        total = nats * (x[0].numel() / values)
+        return loss, {"re_y": nats, "error_x": errors.detach(), "total": total}
 
 
 def outputs(restorer: Restorer, pairs: Pairs, device: torch.device) -> tuple[Tensor, Tensor]:

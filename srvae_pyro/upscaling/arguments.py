@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from srvae_pyro.checked import Above, AtLeast
+from srvae_pyro.checked import Above, AtLeast, Between
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
+from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.inference.sampling import Decoding
 from srvae_pyro.system.cli import NESTED, check_arguments, check_folder, option
 
@@ -103,3 +104,29 @@ class UpscaleArguments:
         check_arguments(self.upscaling)
         if self.gif and self.upscaling.samples < 2:
             raise UserError("--gif animates several outputs: give --samples 2 or more")
+
+
+@dataclass
+class ExportArguments:
+    """Write a run's point estimate as an ONNX file for other programs.
+
+    Input and output are NCHW, float32, RGB in [0, 1], of any batch and size, as programs that
+    upscale images expect. The file is checked against PyTorch by onnxruntime before it is written.
+    The run must have learnt from damaged inputs. Needs pip install 'srvae-pyro[onnx]'.
+    """
+
+    run: str
+    """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
+    out: Annotated[Path | None, option("FILE", "RUN-xN.onnx here")] = None
+    """the file to write"""
+    factor: Annotated[int, Between(1, 4)] = 2
+    """how many times larger outputs are; 1 restores"""
+    input: InputName = "auto"
+    """what the inputs are, as for upscale; auto: unknown, JPEG or not"""
+    half: bool = False
+    """compute in float16: half the file; input and output stay float32"""
+
+    def check(self) -> None:
+        """Refuse a file that is a folder or an image."""
+        if self.out is not None and (self.out.is_dir() or self.out.suffix.lower() in EXTENSIONS):
+            raise UserError(f"`out` is the ONNX file to write, and {self.out} is something else")

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import Precision
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.restorer import FoldedEstimate
+from srvae_pyro.models import load
+from srvae_pyro.models.restorer import FoldedEstimate, InputKind
 from srvae_pyro.pixels import to_unit
+from srvae_pyro.runs import find_run
 from srvae_pyro.system.device import autocast, to_device
-from srvae_pyro.system.files import write_whole
+from srvae_pyro.system.files import check_output, replaced, write_whole
+from srvae_pyro.upscaling.arguments import ExportArguments
 from srvae_pyro.upscaling.tiling import Levels
 
 TILE_BYTES = 3000  # for each pixel of a tile: features in float32 and a convolution's workspace
@@ -78,6 +81,33 @@ class _Convention(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.estimate(image.half() if self.half_precision else image)
         return out.float().clamp(0, 1)
+
+
+def export(arguments: ExportArguments) -> int:
+    """The command ``export``; the exit code."""
+    folder = find_run(arguments.run)
+    model = load(folder)
+    restorer = getattr(model, "restorer", None)
+    if restorer is None:
+        raise UserError(
+            f"{arguments.run} has not learnt from damaged inputs: give a run of `train` with "
+            "`inputs=damaged`"
+        )
+    name = f"{folder.name}-x{arguments.factor}"
+    out = arguments.out or Path(f"{name}{'-fp16' if arguments.half else ''}.onnx")
+    check_output(out.parent, "--out FILE")
+    match arguments.input:
+        case "average":
+            kind = InputKind.exact()
+        case "auto" | "unknown":
+            kind = InputKind()
+        case reduction:
+            kind = InputKind(reduction)
+    earlier = replaced(out)
+    worst = export_onnx(restorer.estimate.folded(kind, arguments.factor), out, arguments.half)
+    size = out.stat().st_size / 1e6
+    print(f"{out}: {size:.1f} MB, at most {255 * worst:.2g} levels of 255 from PyTorch{earlier}")
+    return 0
 
 
 def export_onnx(estimate: FoldedEstimate, path: Path, half: bool = False) -> float:

@@ -134,7 +134,17 @@ def names_in(kind: Any) -> set[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "generate", "evaluate", "figures", "upscale", "compress", "decompress", "demo"],
+    [
+        "train",
+        "generate",
+        "evaluate",
+        "figures",
+        "upscale",
+        "compress",
+        "decompress",
+        "demo",
+        "export",
+    ],
 )
 def test_every_command_names_flags_that_it_has(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
