@@ -17,8 +17,6 @@ from torch import Tensor
 
 from srvae_pyro.pixels import LAST_LEVEL
 
-__all__ = ["PAIRS", "Block", "PixelContext", "levels_of"]
-
 
 class PixelContext(NamedTuple):
     """What the known pixels of a block say about the next.
@@ -102,13 +100,7 @@ class Block:
         return least.clamp_min(0), most.clamp_max(self.pixels * LAST_LEVEL)
 
     def interval(self, y: Tensor, before: Tensor, known: int) -> tuple[Tensor, Tensor]:
-        """The least and the largest level of a block's next pixel that still allow y.
-
-        Args:
-            y: the block's rounded average, a level.
-            before: the sum of its known pixels.
-            known: how many these are.
-        """
+        """The least and the largest level of a block's next pixel that still allow y."""
         least, most = self.allowed_sums(y)
         left = LAST_LEVEL * (self.pixels - 1 - known)
         return (least - before - left).clamp_min(0), (most - before).clamp_max(LAST_LEVEL)
@@ -120,14 +112,7 @@ class Block:
         weights: Tensor,
         estimates: Sequence[Tensor] = (),
     ) -> PixelContext:
-        """What is known of the pixel after those that are, all colours at once.
-
-        Args:
-            known: n < P pixels of the blocks in the order they are drawn, (..., C, h, w) each.
-            y: the blocks' rounded averages, of the same shape.
-            weights: of each known pixel, (..., n, C, h, w).
-            estimates: of all P pixels, of y's shape, P times y in all; without, y itself.
-        """
+        """What is known of the pixel after those that are, all colours at once."""
         count = len(known)
         before = sum(known, y.new_zeros(()))
         estimates = estimates or [y] * self.pixels
@@ -146,10 +131,6 @@ class Block:
         A block whose sum is not allowed is shifted evenly, within 0 to 255, to the nearest that is;
         then its pixels are rounded down, and those with the largest remainders up, so many that the
         sum is the nearest whole number.
-
-        Args:
-            x: (..., C, f h, f w), levels that need not be whole.
-            y: (..., C, h, w), whole levels.
 
         Example:
             >>> x = torch.tensor([[[10.6, 10.6], [10.4, 10.2]]])

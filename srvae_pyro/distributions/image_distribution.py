@@ -13,30 +13,9 @@ from torch.distributions import constraints
 from srvae_pyro.distributions.block_averages import Block
 from srvae_pyro.pixels import to_levels
 
-__all__ = [
-    "ImageDistribution",
-    "at_least_float32",
-    "image_grid",
-    "images_averaging_to",
-    "without_autocast",
-]
-
 
 class _ImageGrid(constraints.Constraint):
-    """Images whose every value is one of the ``levels`` equally spaced values k / (levels - 1).
-
-    Args:
-        levels: number of values, 256 for 8-bit images.
-        tolerance: how far a value may lie from the grid, in steps of the grid.
-
-    Example:
-        >>> import torch
-        >>> images = torch.tensor([0.0, 0.4, 1.0]).reshape(3, 1, 1, 1)
-        >>> image_grid.check(images)
-        tensor([True, True, True])
-        >>> image_grid.check(images + 0.001)
-        tensor([False, False, False])
-    """
+    """Images whose every value is one of the ``levels`` equally spaced values k / (levels - 1)."""
 
     is_discrete = True
     event_dim = 3

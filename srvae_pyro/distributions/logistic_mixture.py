@@ -16,8 +16,6 @@ from srvae_pyro.distributions.image_distribution import ImageDistribution, at_le
 from srvae_pyro.distributions.truncated import likeliest
 from srvae_pyro.pixels import LAST_LEVEL
 
-__all__ = ["DiscretizedLogisticMixture"]
-
 BIN_WIDTH = 1.0 / LAST_LEVEL
 HALF_BIN = 0.5 * BIN_WIDTH
 MIN_LOG_SCALE = -7.0
@@ -55,7 +53,6 @@ class DiscretizedLogisticMixture(ImageDistribution):
         means: the locations' constant parts m, (..., K, C, H, W), where C is 1 or 3.
         log_scales: logarithms of the scales s, (..., K, C, H, W), from -40 to 40.
         coefficients: the three a, already in [-1, 1], (..., K, 3, H, W); None if C is 1.
-        validate_args: whether to check arguments and scored values.
 
     Example:
         >>> parameters = torch.randn(2, 100, 8, 8)
@@ -147,8 +144,6 @@ class DiscretizedLogisticMixture(ImageDistribution):
 
         Args:
             parameters: the network's output, (..., parameter_channels(K, channels), H, W).
-            channels: number of colour channels C, 1 or 3.
-            validate_args: whether to check arguments and scored values.
         """
         per_component = _channels_per_component(channels)
         if parameters.dim() < 3:

@@ -20,8 +20,6 @@ from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.truncated_mixture import TruncatedMixture, mixture_from_channels
 from srvae_pyro.pixels import LAST_LEVEL
 
-__all__ = ["ConsistentGroups", "GroupGiven"]
-
 GroupGiven = Callable[[Sequence[Tensor]], ImageDistribution]
 
 
@@ -49,8 +47,6 @@ class ConsistentGroups(ImageDistribution):
             that :meth:`pixel` finds, from the groups before, none at first.
         estimate: a point estimate of the image given y alone, (..., C, f h, f w), not on the grid;
             no probability depends on it.
-        block: the blocks, of f x f pixels.
-        validate_args: whether to check arguments and scored values.
 
     Example:
         >>> y = torch.full((2, 3, 4, 4), 100 / 255)
@@ -107,7 +103,6 @@ class ConsistentGroups(ImageDistribution):
             y: the rounded averages (..., C, h, w), in float32 or better.
             before: the n groups before, of the same shape.
             estimates: of all groups, of the same shape, with y as their average; without, y.
-            block: as of the distribution.
         """
         channels, count = y.shape[-3], len(before)
         linear = count * channels

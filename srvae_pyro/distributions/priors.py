@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from srvae_pyro.distributions.realnvp import RealNVP
 from srvae_pyro.errors import UserError
 
-__all__ = ["Conditional", "MixturePrior", "Prior", "RealNVPPrior", "StandardPrior"]
-
 
 class Conditional(Protocol):
     """A network that returns a distribution: ``p_y(u)`` is p(y|u) for that u, ``p_u()`` p(u)."""
@@ -62,12 +60,6 @@ class RealNVPPrior(Prior):
     References:
         The srVAE paper, equations 2 and 3; Dinh et al. 2016, arXiv:1605.08803.
 
-    Args:
-        shape: the event's shape (C, H, W), H and W even.
-        growth: growth of the couplings' dense blocks.
-        steps: dense steps of each.
-        attention: whether they have channel attention.
-
     Example:
         >>> p_u = RealNVPPrior((4, 8, 8), growth=8, steps=1)
         >>> u = p_u().sample((2,))
@@ -98,10 +90,6 @@ class MixturePrior(Prior):
     r"""p(u) as a mixture of normals with diagonal covariances over the whole event.
 
     .. math:: p(u) = \sum_k \pi_k \, \mathcal N(u \mid \mu_k, \operatorname{diag} \sigma_k^2)
-
-    Args:
-        shape: the event's shape (C, H, W).
-        components: how many normals.
 
     Example:
         >>> p_u = MixturePrior((4, 8, 8), components=10)

@@ -12,8 +12,6 @@ from srvae_pyro.distributions.block_averages import PAIRS, Block
 from srvae_pyro.distributions.image_distribution import ImageDistribution
 from srvae_pyro.pixels import to_levels, to_unit
 
-__all__ = ["Finer", "Pyramid"]
-
 Finer = Callable[[Tensor], ImageDistribution]
 
 
@@ -39,8 +37,6 @@ class Pyramid(ImageDistribution):
             as :class:`~srvae_pyro.distributions.ConsistentGroups`, from the coarser one
             (..., C, h, w). Its leading dimensions are broadcast with those of ``coarsest``. None
             takes more numbers a pixel as its noise than ``coarsest`` or 2C, the larger.
-        block: the blocks that are averaged.
-        validate_args: whether to check scored values.
 
     Example:
         >>> from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixture

@@ -12,14 +12,6 @@ from torch.distributions.transforms import ComposeTransform, Transform
 
 from srvae_pyro.networks import CouplingNetwork
 
-__all__ = [
-    "AffineCoupling",
-    "OnFirstHalf",
-    "RealNVP",
-    "Squeeze",
-    "checkerboard_mask",
-]
-
 
 def checkerboard_mask(height: int, width: int, reverse: bool, like: Tensor) -> Tensor:
     """A (height, width) mask of 0 and 1; its first element is 1 if ``reverse``."""
@@ -190,9 +182,6 @@ class Squeeze(EventTransform):
 class OnFirstHalf(EventTransform):
     """Transforms the first half of the channels; the second half stays.
 
-    Args:
-        transforms: from the base to the first half, as in a ``ComposeTransform``.
-
     Example:
         >>> coupling = AffineCoupling(CouplingNetwork(2, growth=8, steps=1), "checkerboard", False)
         >>> v = torch.randn(2, 4, 8, 8)
@@ -229,12 +218,6 @@ class RealNVP(nn.Module):
     Towards the base: three checkerboard couplings; squeeze; three channel-wise couplings;
     unsqueeze; squeeze in the alternative order; four checkerboard couplings of the first half of
     the channels.
-
-    Args:
-        channels: channels C of the event.
-        growth: growth of the couplings' dense blocks.
-        steps: dense steps of each.
-        attention: whether they have channel attention.
 
     Example:
         >>> flow = RealNVP(channels=4, growth=8, steps=1)

@@ -18,15 +18,6 @@ from torch import Tensor
 
 from srvae_pyro.pixels import LAST_LEVEL
 
-__all__ = [
-    "expectation",
-    "likeliest",
-    "log_mass",
-    "log_masses",
-    "nearest",
-    "quantile",
-]
-
 # Stands for the infinite reach of the end bins, in levels: farther than locations are.
 UNBOUNDED = 1e38
 # The same where it is differentiated: divided by any scale of 255 e^-40 to 255 e^40 levels it is
@@ -48,13 +39,6 @@ def log_masses(
     from the location, a mass is :math:`\sigma(b)\,\sigma(-a)\,(1 - e^{a - b})`. Far from the
     location the logarithms of both masses are large and nearly equal, so for the share their linear
     parts are cancelled before they are computed.
-
-    Args:
-        level: the bin's level, a whole number from ``low`` to ``high``.
-        low: the interval's first level.
-        high: its last.
-        location: of the logistic, in levels.
-        precision: one over its scale in levels.
     """
     if torch._C._are_functorch_transforms_active():  # they know no gradients of one's own
         return _log_masses(level, low, high, location, precision)

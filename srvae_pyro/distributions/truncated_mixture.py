@@ -23,8 +23,6 @@ from srvae_pyro.distributions.truncated import (
 )
 from srvae_pyro.pixels import LAST_LEVEL, to_levels, to_unit
 
-__all__ = ["TruncatedMixture", "mixture_from_channels"]
-
 LOG_SCALES = (-7.0, 7.0)
 LOG_LAST_LEVEL = math.log(LAST_LEVEL)
 STRIPS = 8  # of an image, of which one at a time is in float64, for the memory it takes
@@ -53,7 +51,6 @@ class TruncatedMixture(ImageDistribution):
         mixture: the weights, parts m of the locations, scales and coefficients a.
         known: low and high, the ends of the intervals; left and expected, v and e; all in levels,
             (..., C, H, W), broadcast with the mixture.
-        validate_args: whether to check scored values.
 
     Example:
         >>> mixture = DiscretizedLogisticMixture.from_channels(torch.randn(2, 50, 4, 4))
@@ -153,14 +150,7 @@ class TruncatedMixture(ImageDistribution):
     def _in_order(
         self, value_of: Callable[..., Tensor], choices: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """Colour by colour, each put on the grid, within its interval, before the next.
-
-        Args:
-            value_of: a colour's value (..., 1, H, W) by the interval's ends and its component's
-                location and precision.
-            choices: noise (..., 1, H, W) for each colour that chooses its component; the one with
-                most mass if not given.
-        """
+        """Colour by colour, each put on the grid, within its interval, before the next."""
         lows, highs, lefts, expected = (part.unsqueeze(-4).unbind(-3) for part in self.known)
         means = (LAST_LEVEL * self.mixture.means).unbind(-3)
         precisions = torch.exp(-LOG_LAST_LEVEL - self.mixture.log_scales).unbind(-3)

@@ -68,7 +68,6 @@ class ImageNoise:
 
     Args:
         seed: at least 0; or several integers, such as a seed and a sample's index.
-        images: the images' indices, in the batch's order.
         dim: the images' dimension, from the right.
     """
 
@@ -110,7 +109,6 @@ class TileNoise:
     Args:
         numbers: the field's: integers such as a seed and a sample's index, each at least 0.
         top: the tile's first row in the image, in the image's pixels.
-        left: its first column.
         height: its rows, by which a site's resolution is known.
     """
 
@@ -169,9 +167,6 @@ class Decode(Handler):
         image_temperature: of the likelihoods that are sampled from.
         noise: where the draws come from; PyTorch's global generator if not given.
         y_temperature: instead of ``image_temperature`` for y, if given.
-
-    Raises:
-        UserError: there is no such decoding, or a temperature is too low or cannot be had.
     """
 
     def __init__(
@@ -244,11 +239,7 @@ class Decode(Handler):
 
 
 class FromNoise(Handler):
-    """A Pyro effect handler that makes latents of given noise.
-
-    Args:
-        noise: by site, as :func:`noise_of` gives it.
-    """
+    """A Pyro effect handler that makes latents of given noise."""
 
     def __init__(self, noise: dict[str, Tensor]) -> None:
         super().__init__()

@@ -53,7 +53,6 @@ class TermsELBO(Trace_ELBO):
             variance.
         detailed_kl: hand back that KL element by element, whether or not it is the loss, and the
             posteriors' means.
-        kwargs: as for ``Trace_ELBO``.
 
     Example:
         >>> from srvae_pyro import SRVAE

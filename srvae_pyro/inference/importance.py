@@ -112,16 +112,10 @@ def estimate_log_likelihood(
     Args:
         model: an ``SRVAE`` or ``VAE``, or anything whose ``model`` and ``guide`` are such programs.
         x: images (B, C, H, W) on the grid k/255.
-        samples: S, importance samples an image.
-        estimator: see the module.
-        seed: of the noise.
         images: the images' indices, to which their noise is tied; 0 to B - 1 if not given.
         at_once: evaluations (images times samples) of the networks at a time: a matter of memory
             only.
         guide: what to draw from, made of the same images; the model's own if not given.
-
-    Raises:
-        UserError: there are no samples, or no such estimator.
 
     Example:
         >>> from srvae_pyro import SRVAE
@@ -192,11 +186,7 @@ def log_likelihood(
     seed: int = 0,
     memory_gb: float = 4.0,
 ) -> Tensor:
-    """The estimates (B,) of log p(x) alone, by all pairs, as many images at a time as fit.
-
-    Raises:
-        UserError: there are no samples, fewer than no steps, or memory does not suffice.
-    """
+    """The estimates (B,) of log p(x) alone, by all pairs, as many images at a time as fit."""
     if samples < 1:
         raise UserError(f"importance samples must be at least 1, not {samples}")
     if refine < 0:
@@ -222,9 +212,6 @@ def evaluations_at_once(
     The latents of max(``samples``, evaluations at a time) stay in memory. Both are measured on a
     few samples, with as much again allowed for what operations use inside. At most ``most``, beyond
     which larger batches gain nothing.
-
-    Raises:
-        UserError: not even one evaluation at a time fits.
     """
 
     def peak(samples: int) -> int:

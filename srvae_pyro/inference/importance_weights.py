@@ -15,18 +15,6 @@ from torch import Tensor
 from srvae_pyro.distributions import Conditional
 from srvae_pyro.inference.decoding import ImageNoise
 
-__all__ = [
-    "Pairs",
-    "Weighing",
-    "condition_on_y",
-    "effective_pairs",
-    "effective_samples",
-    "images_of",
-    "log_mean",
-    "normal_log_prob",
-    "pareto_k",
-]
-
 MIN_SAMPLES_FOR_TAIL = 25  # below, fewer than five weights are in the tail
 
 
@@ -56,10 +44,6 @@ def effective_pairs(rows: Tensor, columns: Tensor) -> Tensor:
     References:
         Hoeffding, A Class of Statistics with Asymptotically Normal Distribution, 1948, Annals of
         Mathematical Statistics 19(3), section 5, for one sample; here there are two.
-
-    Args:
-        rows: log weights (S, B) of the u's, each the mean over the z's.
-        columns: of the z's, each the mean over the u's.
     """
     samples = len(rows)
     inverse = 1 / effective_samples(rows) + 1 / effective_samples(columns) - 1 / samples
@@ -187,16 +171,7 @@ def condition_on_y(network: Any, y: Tensor) -> Conditional:
 
 
 def normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
-    """log N(z_j; mean_i, stddev_i) of all pairs by matrix products, in float64.
-
-    Args:
-        z: (B, S, D) float64, near 0: centred, since squares are subtracted.
-        mean: (s, B, C, h, w), centred alike.
-        stddev: of the same shape.
-
-    Returns:
-        (s, S, B), nats.
-    """
+    """log N(z_j; mean_i, stddev_i) of all pairs by matrix products, in float64."""
     mean = mean.flatten(2).double().transpose(0, 1)  # (B, s, D)
     stddev = stddev.flatten(2).double().transpose(0, 1).expand_as(mean)
     precision = stddev**-2

@@ -28,18 +28,7 @@ __all__ = ["Operations", "Sampling", "check_images", "draw", "slerp"]
 def check_images(
     x: Tensor, name: str, channels: int, multiple: int, size: Sequence[int] | None = None
 ) -> None:
-    """Refuse images that are not (B, C, H, W), floating point within [0, 1], with B at least 1.
-
-    Args:
-        x: the images.
-        name: what to call them.
-        channels: C.
-        multiple: what height and width are multiples of.
-        size: height and width, if there is no choice.
-
-    Raises:
-        UserError: the shape, type or values do not suit; says what would.
-    """
+    """Refuse images that are not (B, C, H, W), floating point within [0, 1], with B at least 1."""
     if x.dim() != 4 or x.shape[1] != channels:
         alone = f"; one image is {name}[None]" if x.dim() == 3 else ""
         raise UserError(
@@ -81,18 +70,13 @@ def draw(
         program: a Pyro program of one image, given a batch of 1 of each input, within
             :func:`~srvae_pyro.models.base.images_plate`; any leading batch shape must do.
         inputs: (B, ...) each.
-        count: B, where there are no inputs.
         samples: S, draws for each image; one and no dimension of it, if not given.
         indices: of the images, to which their noise is tied; 0 to B - 1 if not given.
         batch_size: images (times samples) at a time.
         seed: of all noise; PyTorch's generator is used if not given.
-        sampling: the other fields of :class:`~srvae_pyro.inference.sampling.Sampling`.
 
     Returns:
         By site (B, ...), or (S, B, ...) if ``samples`` is given.
-
-    Raises:
-        UserError: a number is too small, or there is no y for a temperature of its own.
     """
     how = Sampling(**sampling)
     y_temperature = how.y_temperature
@@ -170,11 +154,7 @@ class Operations(nn.Module):
         return draw(prepared, *inputs, **options)
 
     def check_images(self, *images: Tensor, names: Sequence[str] = "x") -> None:
-        """Refuse images (B, C, H, W) that the networks cannot take or would misread.
-
-        Raises:
-            UserError: their shape, type or values do not suit, or the shapes differ.
-        """
+        """Refuse images (B, C, H, W) that the networks cannot take or would misread."""
         config = self.config
         channels, *size = config.image_shape
         fixed = None if config.any_size else size
@@ -188,7 +168,6 @@ class Operations(nn.Module):
         """New images: the model's sites, drawn from the top of the graph to x.
 
         Args:
-            count: how many, n.
             first: index of the first image, where a seed is given.
             sampling: ``batch_size`` and the fields of :class:`Sampling`.
 
@@ -206,9 +185,6 @@ class Operations(nn.Module):
 
         Returns:
             By site: x (B, C, H, W) and the others, (B, ...) each.
-
-        Raises:
-            UserError: these are no images for this model; says what would be.
         """
         raise NotImplementedError
 
@@ -223,16 +199,9 @@ class Operations(nn.Module):
 
         Args:
             a: images (B, C, H, W) on the grid k/255.
-            b: as many.
             steps: images on the way, both ends counted.
             sampling: as of :meth:`generate`; ``temperature`` is of the latents of a and b; pair i
                 has the same pixel noise all along.
-
-        Returns:
-            By site: x (steps, B, C, H, W) and the others.
-
-        Raises:
-            UserError: these are no images for this model, or do not pair up.
         """
         if steps < 2:
             raise UserError(f"an interpolation has at least 2 steps, not {steps}")
@@ -282,15 +251,11 @@ class Operations(nn.Module):
 
         Args:
             x: images (B, C, H, W) on the grid k/255.
-            samples: importance samples an image.
             options: see :class:`~srvae_pyro.inference.importance.LikelihoodOptions`.
 
         Returns:
             (B,), float64 on the CPU. :mod:`srvae_pyro.inference.importance` has more: the other
             estimator, and how far to trust the numbers.
-
-        Raises:
-            UserError: these are no images for this model, or memory does not suffice.
         """
         self.check_images(x)
         return log_likelihood(self, self.prepared(x), samples, **options)

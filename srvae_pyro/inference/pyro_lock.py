@@ -9,8 +9,6 @@ from typing import Any, Self
 
 from pyro.poutine.messenger import Messenger
 
-__all__ = ["Handler", "turn"]
-
 _PROGRAMS = threading.RLock()
 
 

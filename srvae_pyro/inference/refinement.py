@@ -109,13 +109,9 @@ def refine(
         model: an ``SRVAE`` or ``VAE``, or anything whose ``model`` and ``guide`` are such programs.
         x: images (B, C, H, W) on the grid k/255, all refined at once.
         steps: of Adam; the rate falls to 0 over them by half a cosine.
-        seed: of the noise.
         images: the images' indices, to which their noise is tied; 0 to B - 1 if not given.
         learning_rate: the first step's, of means in standard deviations and of log-variances.
         choice_samples: of the ELBO by which an image's refined q is held against the encoder's.
-
-    Raises:
-        UserError: the number of steps is negative.
 
     Example:
         >>> from srvae_pyro import SRVAE
@@ -209,9 +205,6 @@ def refined_at_once(model: Any, x: Tensor, memory_gb: float, most: int = 16) -> 
 
     Measured on a few of x, with as much again allowed for what operations use inside. At most
     ``most``, beyond which larger batches gain little.
-
-    Raises:
-        UserError: not even one image fits.
     """
 
     def peak(count: int) -> int:

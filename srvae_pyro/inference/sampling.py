@@ -14,8 +14,6 @@ from typing import Annotated, Literal
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.system.cli import option
 
-__all__ = ["Decoding", "Sampling", "Temperatures"]
-
 Decoding = Literal["sample", "mode", "mean"]
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["RunningMean", "bits_per_dim", "standard_error"]
-
 
 def bits_per_dim(nats: float, shape: tuple[int, int, int]) -> float:
     """Nats an image of ``shape`` (C, H, W) as bits a dimension (paper, section 4.1)."""
@@ -55,13 +53,6 @@ def standard_error(values: Tensor, photographs: Tensor | None = None) -> float |
     References:
         Liang and Zeger, Longitudinal data analysis using generalized linear models, 1986,
         Biometrika 73(1).
-
-    Args:
-        values: the values.
-        photographs: the index of the photograph that each image is cut from, (N).
-
-    Returns:
-        It, or None where there is one photograph or image only, which says nothing of others.
     """
     sums = values.double() - values.double().mean()
     if photographs is not None:

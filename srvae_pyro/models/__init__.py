@@ -54,7 +54,6 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
 
     Args:
         run: a run's folder, its name under ``runs/``, or a Hub id.
-        device: where to put it.
 
     Raises:
         UserError: there is no such run, or its files do not fit together.

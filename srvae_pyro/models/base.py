@@ -35,18 +35,6 @@ from srvae_pyro.system import device as runtime
 from srvae_pyro.system.files import digest, write_json
 from srvae_pyro.system.hub import download, refuse_address
 
-__all__ = [
-    "MODELS",
-    "ImageModel",
-    "Levels",
-    "images_plate",
-    "load_weights",
-    "make_prior",
-    "read_state",
-    "save_pretrained",
-    "weights_digest",
-]
-
 # The latent and the image of each level, the lowest first. Their conditionals are the programs'
 # attributes p_<latent>, p_<image> and q_<latent>.
 Levels = tuple[tuple[str, str], ...]
@@ -78,11 +66,7 @@ class _WithoutWeights(TorchFunctionMode):
 
 
 def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """The weights in a file, which suit the model that ``fresh`` makes.
-
-    Raises:
-        ValueError: they are damaged or of another model.
-    """
+    """The weights in a file, which suit the model that ``fresh`` makes."""
     state = read_weights(path)
     with _WithoutWeights():  # before memory is taken for them
         wanted = fresh().state_dict()
@@ -102,11 +86,7 @@ def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
 
 
 def load_weights(model: Any, run: str | Path) -> None:
-    """Give a model the weights of a run with the same networks, whatever its images' size.
-
-    Raises:
-        UserError: there is no such run, or its networks are others.
-    """
+    """Give a model the weights of a run with the same networks, whatever its images' size."""
     path = find_run(run) / WEIGHTS
     try:
         known = replace(model.config, restorer=read_config(path.parent).model.restorer)
@@ -144,9 +124,6 @@ class ImageModel(Operations, PyTorchModelHubMixin):
 
     ``Trace_ELBO()(m.model, m.guide)`` is an ordinary module with all parameters of both.
     ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are the Hugging Face Hub's.
-
-    Args:
-        config: what the model is made of.
     """
 
     run_config: RunConfig | None = None  # of the run that it was loaded from
@@ -208,11 +185,7 @@ class ImageModel(Operations, PyTorchModelHubMixin):
 
     @staticmethod
     def from_run(folder: Path, device: str | torch.device = "cpu") -> ImageModel:
-        """The trained model of a run's folder, ready to generate.
-
-        Raises:
-            UserError: its files do not fit together.
-        """
+        """The trained model of a run's folder, ready to generate."""
         config = read_config(folder)
         kind = MODELS[config.model.model]
         path = folder / WEIGHTS

@@ -9,8 +9,6 @@ from typing import Any
 from srvae_pyro.config import DATA_SETS, SHARDS, RunConfig
 from srvae_pyro.models.transforms import make_transform
 
-__all__ = ["model_card", "shared_settings"]
-
 # What is recorded of data and tells nothing of whose they are: no path, no file's name.
 _PUBLIC = (
     *("shape", "counts", "crops", "split", "held_out", "seed", "limit"),

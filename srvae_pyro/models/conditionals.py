@@ -28,16 +28,6 @@ from srvae_pyro.networks import (
 )
 from srvae_pyro.system.device import THREADS
 
-__all__ = [
-    "ImageEncoder",
-    "ImageGivenLatent",
-    "XGivenYZ",
-    "ZGivenYU",
-    "init_likelihood",
-    "init_pixel_head",
-    "over_images",
-]
-
 # How likelihoods start whose locations are relative to pixels that are known.
 LOG_SCALES = (-5.0, -2.0)  # spread over the components
 LOCATION_SPREAD = 0.1  # standard deviation of the locations to that of the other parameters
@@ -113,14 +103,6 @@ def diagonal_normal(parameters: Tensor) -> dist.TorchDistribution:
 class ImageEncoder(nn.Module):
     """q(u|y) or q(z|x), an encoder of the image; or q(z|x,y), of x and y = d(x) stacked.
 
-    Args:
-        config: the model's.
-        channels: channels of the image, those of d's included.
-        dense: of the encoder.
-        stages: how often the resolution is halved.
-        d: the transform whose y is seen beside x, if it is.
-        widening: how many of the halvings double the encoder's channels; all if not given.
-
     Example:
         >>> q_z = ImageEncoder(ModelConfig(latent_channels=4), 3, Dense(4, 2), stages=2)
         >>> z = q_z(torch.rand(5, 3, 32, 32)).rsample()
@@ -163,12 +145,6 @@ class ImageEncoder(nn.Module):
 
 class ZGivenYU(nn.Module):
     """p(z|y,u): the prior of a level's latent given the level below, its image y and latent u.
-
-    Args:
-        config: the model's.
-        channels: channels of y.
-        stages: how often y's resolution is halved to reach z's.
-        u_stages: how often it is halved to reach u's; as often if not given.
 
     Example:
         >>> config = ModelConfig(
@@ -226,12 +202,6 @@ class ZGivenYU(nn.Module):
 class ImageGivenLatent(nn.Module):
     """p(y|u), or the one-level VAE's p(x|z): a decoder of the latent.
 
-    Args:
-        config: the model's.
-        channels: channels of the image.
-        dense: of the decoder.
-        stages: how often the resolution is doubled.
-
     Example:
         >>> config = ModelConfig(latent_channels=4, components=2)
         >>> p_y = ImageGivenLatent(config, channels=3, dense=Dense(8, 2), stages=1)
@@ -258,12 +228,6 @@ class ImageGivenLatent(nn.Module):
 
 class XGivenYZ(nn.Module):
     """p(x|y,z): a level's image given the image below, brought to its size, and its latent.
-
-    Args:
-        config: the model's.
-        d: the y = d(x) of the level below; brings y to x's size.
-        channels: channels of x.
-        lower_channels: channels of y.
 
     Example:
         >>> from srvae_pyro.models.transforms import make_transform

@@ -38,15 +38,6 @@ from srvae_pyro.networks import (
     init_heads,
 )
 
-__all__ = [
-    "X_GIVEN_YZ",
-    "GroupsGivenYZ",
-    "PixelGroups",
-    "PyramidGivenLatent",
-    "image_given_latent",
-    "is_consistent",
-]
-
 
 class PixelGroups(nn.Module):
     """An image of given rounded block averages y, by a network for each pixel of a block.
@@ -56,13 +47,6 @@ class PixelGroups(nn.Module):
     residual blocks, the features that these compute of y, once for all networks and all samples.
     With ``size.estimate`` they also predict a point estimate, from which locations then start
     instead of from y, and earlier pixels are seen as they differ from it.
-
-    Args:
-        config: the model's.
-        size: of the networks.
-        channels: channels of the image, and of y.
-        features: channels of the features.
-        block: how many pixels share an average.
 
     Example:
         >>> groups = PixelGroups(ModelConfig(components=2), Residual(4, 1), channels=3, features=5)
@@ -165,13 +149,7 @@ class PixelGroups(nn.Module):
     def forward(
         self, y: Tensor, features: Tensor, *, validate_args: bool | None = None
     ) -> ConsistentGroups:
-        """The image given y.
-
-        Args:
-            y: the rounded averages (..., C, h, w), in float32 or better.
-            features: of the latent, (..., F, h, w).
-            validate_args: as of the distribution.
-        """
+        """The image given y."""
         return self.bind(y, validate_args=validate_args)(features)
 
 
@@ -189,12 +167,6 @@ class PyramidGivenLatent(nn.Module):
     A dense block of the latent gives the coarsest image's parameters by a 1x1 convolution, and,
     doubled in size once a level, the features that the next finer image's
     :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see of the latent, at the coarser size.
-
-    Args:
-        config: the model's; ``config.pyramid`` is of the groups' networks.
-        channels: channels of the image.
-        dense: of the block that sees the latent alone.
-        stages: how often the resolution is doubled: the levels.
 
     Example:
         >>> import torch
@@ -257,12 +229,6 @@ class GroupsGivenYZ(nn.Module):
 
     A decoder brings z to y's size, and gives the features that
     :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see.
-
-    Args:
-        config: the model's; ``config.groups`` is of the pixels' networks.
-        d: the y = d(x) of the level below, a :class:`~srvae_pyro.models.transforms.BlockAverage`.
-        channels: channels of x, and of y.
-        lower_channels: the same.
 
     Example:
         >>> import torch

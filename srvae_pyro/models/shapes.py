@@ -9,8 +9,6 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models.pixel_groups import is_consistent
 from srvae_pyro.models.transforms import Transform, make_transform, names_of
 
-__all__ = ["Sizes", "sizes_of"]
-
 Shape = tuple[int, int, int]
 
 
@@ -29,11 +27,7 @@ class Sizes:
 
 
 def sizes_of(config: ModelConfig) -> Sizes:
-    """Check the image's shape against the networks and derive all others.
-
-    Raises:
-        UserError: the shape does not suit; the message says which sizes do.
-    """
+    """Check the image's shape against the networks and derive all others."""
     channels = config.image_shape[0]
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
@@ -99,11 +93,7 @@ def _halved(config: ModelConfig, shape: Shape, stages: int) -> Shape:
 
 
 def _checked(config: ModelConfig, stages: int) -> int:
-    """What the sides of x are multiples of if they are halved so often towards the lowest latent.
-
-    Raises:
-        UserError: the config's image is of another size; says which would do.
-    """
+    """What the sides of x are multiples of if they are halved so often towards the lowest latent."""
     _, height, width = config.image_shape
     multiple = max(config.multiple(stages), 2**config.stages)  # both are powers of 2
     if height % multiple or width % multiple:

@@ -31,21 +31,11 @@ from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
 from srvae_pyro.networks import initializing
 
-__all__ = ["SRVAE", "SRVAEGuide", "SRVAEModel"]
-
-
 UNKNOWN = InputKind()
 
 
 class SRVAEModel(nn.Module):
-    """p(x, y, z, u) = p(x|y,z) p(z|y,u) p(y|u) p(u), a Pyro program.
-
-    Args:
-        p_u: p(u), a module that returns a distribution, given height and width or None.
-        p_y: p(y|u) likewise, given u.
-        p_z: p(z|y,u), given y and u.
-        p_x: p(x|y,z), given y and z.
-    """
+    """p(x, y, z, u) = p(x|y,z) p(z|y,u) p(y|u) p(u), a Pyro program."""
 
     levels: ClassVar[Levels] = (("u", "y"), ("z", "x"))
 
@@ -56,13 +46,7 @@ class SRVAEModel(nn.Module):
     def forward(
         self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
     ) -> Tensor:
-        """Images x (B, C, H, W): observed if given, else ``count`` of them.
-
-        Args:
-            x: observed images.
-            count: how many images, where none are observed.
-            size: height and width of u, where not the model's own.
-        """
+        """Images x (B, C, H, W): observed if given, else ``count`` of them."""
         with images_plate(x, count):
             u = pyro.sample("u", self.p_u(size))
             y = pyro.sample("y", self.p_y(u))
@@ -71,13 +55,7 @@ class SRVAEModel(nn.Module):
 
 
 class SRVAEGuide(nn.Module):
-    """q(y, z, u|x) = q(z|x) q(u|y) delta(y = d(x)), a Pyro program.
-
-    Args:
-        d: the deterministic y = d(x).
-        q_u: q(u|y), a module that returns a distribution.
-        q_z: q(z|x), or q(z|x,y): with y = d(x) a function of x too.
-    """
+    """q(y, z, u|x) = q(z|x) q(u|y) delta(y = d(x)), a Pyro program."""
 
     def __init__(self, d: Transform, q_u: nn.Module, q_z: nn.Module) -> None:
         super().__init__()
@@ -92,11 +70,7 @@ class SRVAEGuide(nn.Module):
 
 
 class SRVAE(ImageModel):
-    """The super-resolution VAE, a model and guide pair.
-
-    Args:
-        config: what it is made of; ``config.model`` is ``srvae``.
-    """
+    """The super-resolution VAE, a model and guide pair."""
 
     model: SRVAEModel
     guide: SRVAEGuide
@@ -189,7 +163,6 @@ class SRVAE(ImageModel):
         Args:
             y: images (B, c, h, w) on the grid k/255, such as d gives.
             samples: how many outputs for each, S.
-            sampling: as of :meth:`reconstruct`; the outputs for the i-th y are tied to i.
 
         Returns:
             By site: x (S, B, C, H, W), and y, z, u likewise.
@@ -218,9 +191,6 @@ class SRVAE(ImageModel):
 
         Args:
             o: images (B, c, h, w) on the grid k/255.
-            kind: what is known of them.
-            samples: how many outputs for each, S.
-            sampling: as of :meth:`reconstruct`.
 
         Raises:
             UserError: the model has not learnt from damaged inputs.

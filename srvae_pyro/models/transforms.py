@@ -53,11 +53,7 @@ class Transform(nn.Module):
     block: Block | None = None
 
     def output_shape(self, shape: Sequence[int]) -> Shape:
-        """The shape (c, h, w) of y for an x of ``shape`` (C, H, W).
-
-        Raises:
-            UserError: no y for such an x; says which shapes would do.
-        """
+        """The shape (c, h, w) of y for an x of ``shape`` (C, H, W)."""
         raise NotImplementedError
 
     def of_levels(self, levels: Tensor) -> Tensor:
@@ -87,9 +83,6 @@ class Downscale(Transform):
     same fixed-point arithmetic: its result is Pillow's, level for level, for images up to twice
     as high as wide. Of higher ones Pillow filters the columns first, which here and there rounds to
     another level; here all are treated alike.
-
-    Args:
-        factor: how many times smaller, an integer of at least 2.
     """
 
     def __init__(self, factor: int = 2) -> None:
@@ -219,11 +212,7 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
 
 
 def make_transform(name: str) -> Transform:
-    """The transform called ``name`` in :data:`TRANSFORMS`.
-
-    Raises:
-        UserError: there is none of that name.
-    """
+    """The transform called ``name`` in :data:`TRANSFORMS`."""
     if name not in TRANSFORMS:
         close = get_close_matches(name, TRANSFORMS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""

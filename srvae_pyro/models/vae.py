@@ -20,16 +20,9 @@ from srvae_pyro.models.conditionals import ImageEncoder
 from srvae_pyro.models.pixel_groups import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
 
-__all__ = ["VAE", "VAEGuide", "VAEModel"]
-
 
 class VAEModel(nn.Module):
-    """p(x, z) = p(x|z) p(z), a Pyro program.
-
-    Args:
-        p_z: p(z), a module that returns a distribution, given height and width or None.
-        p_x: p(x|z) likewise, given z.
-    """
+    """p(x, z) = p(x|z) p(z), a Pyro program."""
 
     levels: ClassVar[Levels] = (("z", "x"),)
 
@@ -41,24 +34,14 @@ class VAEModel(nn.Module):
     def forward(
         self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
     ) -> Tensor:
-        """Images x (B, C, H, W): observed if given, else ``count`` of them.
-
-        Args:
-            x: observed images.
-            count: how many images, where none are observed.
-            size: height and width of z, where not the model's own.
-        """
+        """Images x (B, C, H, W): observed if given, else ``count`` of them."""
         with images_plate(x, count):
             z = pyro.sample("z", self.p_z(size))
             return pyro.sample("x", self.p_x(z), obs=x)
 
 
 class VAEGuide(nn.Module):
-    """q(z|x), a Pyro program.
-
-    Args:
-        q_z: q(z|x), a module that returns a distribution.
-    """
+    """q(z|x), a Pyro program."""
 
     def __init__(self, q_z: nn.Module) -> None:
         super().__init__()
@@ -71,11 +54,7 @@ class VAEGuide(nn.Module):
 
 
 class VAE(ImageModel):
-    """The one-level VAE with a RealNVP prior, a model and guide pair.
-
-    Args:
-        config: what it is made of; ``config.model`` is ``vae``.
-    """
+    """The one-level VAE with a RealNVP prior, a model and guide pair."""
 
     model: VAEModel
     guide: VAEGuide

@@ -18,16 +18,9 @@ from srvae_pyro.models.base import Levels, images_plate
 from srvae_pyro.models.srvae import SRVAE
 from srvae_pyro.models.transforms import Transform
 
-__all__ = ["YLevelGuide", "YLevelModel", "YLevelVAE"]
-
 
 class YLevelModel(nn.Module):
-    """p(y, u) = p(y|u) p(u), a Pyro program.
-
-    Args:
-        p_u: p(u), a module that returns a distribution, given height and width or None.
-        p_y: p(y|u) likewise, given u.
-    """
+    """p(y, u) = p(y|u) p(u), a Pyro program."""
 
     levels: ClassVar[Levels] = (("u", "y"),)
 
@@ -44,12 +37,7 @@ class YLevelModel(nn.Module):
 
 
 class YLevelGuide(nn.Module):
-    """q(y, u|x) = q(u|y) delta(y = d(x)), a Pyro program.
-
-    Args:
-        d: the deterministic y = d(x).
-        q_u: q(u|y), a module that returns a distribution.
-    """
+    """q(y, u|x) = q(u|y) delta(y = d(x)), a Pyro program."""
 
     def __init__(self, d: Transform, q_u: nn.Module) -> None:
         super().__init__()
@@ -64,11 +52,7 @@ class YLevelGuide(nn.Module):
 
 
 class YLevelVAE(nn.Module):
-    """A model and guide pair of y = d(x) alone, of a srVAE's networks and with no others.
-
-    Args:
-        srvae: whose networks it shares.
-    """
+    """A model and guide pair of y = d(x) alone, of a srVAE's networks and with no others."""
 
     def __init__(self, srvae: SRVAE) -> None:
         super().__init__()

@@ -16,17 +16,6 @@ from srvae_pyro.networks.layers import (
     pays_to_merge,
 )
 
-__all__ = [
-    "ChannelAttention",
-    "ChannelGain",
-    "CouplingNetwork",
-    "Decoder",
-    "DenseBlock",
-    "DenseStep",
-    "Encoder",
-    "PlainNetwork",
-]
-
 
 class DenseStep(nn.Module):
     """One densely connected step, (B, c, H, W) to (B, c + growth, H, W).
@@ -36,10 +25,6 @@ class DenseStep(nn.Module):
 
     References:
         Huang et al., Densely Connected Convolutional Networks, 2016, arXiv:1608.06993.
-
-    Args:
-        channels: channels c of the input.
-        growth: channels that the step adds.
 
     Attributes:
         merge: whether the two convolutions are computed as one where that costs fewer operations.
@@ -67,9 +52,6 @@ class ChannelAttention(nn.Module):
     References:
         Zhang et al., Image Super-Resolution Using Very Deep Residual Channel Attention Networks,
         2018, arXiv:1807.02758, section 3.3.
-
-    Args:
-        channels: channels c.
     """
 
     def __init__(self, channels: int) -> None:
@@ -88,17 +70,10 @@ class DenseBlock(nn.Sequential):
     """``steps`` dense steps, and channel attention: (B, c, H, W) to (B, out_channels, H, W).
 
     Args:
-        channels: channels c of the input.
-        growth: channels that each step adds.
-        steps: how many steps.
         full_precision: compute in the parameters' precision even under autocast; for an input whose
             last bits matter.
         attention: whether there is channel attention. Without it a position of the output depends
             on its surroundings alone, not on how large the input is.
-
-    Attributes:
-        out_channels: channels of the output, c + steps * growth.
-        checkpoint: gradient checkpointing; see ``checkpoint_blocks``.
     """
 
     def __init__(
@@ -144,8 +119,6 @@ class Encoder(nn.Sequential):
     ones bring the channels back to what the block was given, and the growth stays.
 
     Args:
-        channels: channels of the input.
-        out_channels: channels of the output.
         size: of the first dense block, and steps of all.
         stages: how often the resolution is halved.
         head: whether the output is the parameters of a distribution; see
@@ -239,11 +212,7 @@ def _block(channels: int, growth: int, size: Dense, *, full_precision: bool = Fa
 
 
 class ChannelGain(nn.Module):
-    """A learned factor per channel, weight-normalised: a sign and a magnitude, 1 at the start.
-
-    Args:
-        channels: channels c of what it scales, (..., c, H, W).
-    """
+    """A learned factor per channel, weight-normalised: a sign and a magnitude, 1 at the start."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -258,12 +227,6 @@ class CouplingNetwork(nn.Module):
     """(B, c, H, W), the part that stays, to (s, t): a dense block and a 3x3 convolution.
 
     s = a tanh(s'), with a gain a per channel.
-
-    Args:
-        channels: channels c of the input, and of s and t.
-        growth: growth of the dense block.
-        steps: dense steps.
-        attention: whether the dense block has channel attention.
     """
 
     def __init__(self, channels: int, growth: int, steps: int, *, attention: bool = True) -> None:

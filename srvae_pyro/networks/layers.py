@@ -13,20 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = [
-    "WeightNormConv2d",
-    "WeightNormConvTranspose2d",
-    "WeightNormalized",
-    "cached",
-    "cached_weights",
-    "channels_last",
-    "channels_last_on_gpus",
-    "init_heads",
-    "initializing",
-    "merged",
-    "pays_to_merge",
-]
-
 Key = tuple[Hashable, str, torch.dtype | None]
 _scope: ContextVar[dict[Key, Tensor] | None] = ContextVar("scope", default=None)
 
@@ -115,7 +101,6 @@ class WeightNormalized(nn.Module):
         Salimans and Kingma, Weight Normalization, 2016, arXiv:1602.07868, sections 2 and 3.
 
     Args:
-        shape: shape of the direction tensor.
         output_dim: dimension of ``shape`` that holds the output channels.
 
     Attributes:
@@ -164,12 +149,7 @@ class WeightNormalized(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, hidden_scale: float) -> None:
-        """Set gain and bias from a batch, once.
-
-        Args:
-            x: the batch (B, in, H, W), B > 1.
-            hidden_scale: standard deviation of the outputs where ``init_scale`` is None.
-        """
+        """Set gain and bias from a batch, once."""
         if self.initialized:
             return
         if len(x) < 2:
@@ -194,10 +174,7 @@ class WeightNormConv2d(WeightNormalized):
     """A weight-normalised convolution, (B, in, H, W) to (B, out, H / stride, W / stride).
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         kernel_size: 1 or 3; the padding keeps the size.
-        stride: 1 or 2.
         head: whether the outputs are the parameters of a distribution. A head computes in the
             parameters' precision even under autocast, and :func:`init_heads` sets its start.
     """
@@ -269,10 +246,6 @@ class WeightNormConvTranspose2d(WeightNormalized):
     """A weight-normalised transposed convolution that doubles the size.
 
     (B, in, H, W) to (B, out, 2H, 2W), kernel 3, stride 2.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -283,13 +256,7 @@ class WeightNormConvTranspose2d(WeightNormalized):
 
 
 def init_heads(module: nn.Module, scale: float | Tensor, mean: float | Tensor = 0.0) -> None:
-    """Set what the data-dependent initialisation of the heads within ``module`` aims at.
-
-    Args:
-        module: a network, or several.
-        scale: standard deviation of the heads' outputs, for all output channels or one each.
-        mean: their mean, in the same way.
-    """
+    """Set what the data-dependent initialisation of the heads within ``module`` aims at."""
     for layer in module.modules():
         if isinstance(layer, WeightNormConv2d) and layer.head:
             layer.init_scale, layer.init_mean = scale, mean

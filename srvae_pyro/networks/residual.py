@@ -12,27 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from srvae_pyro.networks.dense import Decoder, DenseBlock, Encoder, PlainNetwork
 from srvae_pyro.networks.layers import WeightNormConv2d
 
-__all__ = [
-    "ResidualBlock",
-    "ResidualFeatures",
-    "ResidualHead",
-    "ResidualNetwork",
-    "checkpoint_blocks",
-    "compile_networks",
-]
-
 
 class ResidualBlock(nn.Module):
     """x plus two 3x3 convolutions of it, each after an ELU, (B, c, H, W) to the same.
 
     References:
         He et al., Identity Mappings in Deep Residual Networks, 2016, arXiv:1603.05027.
-
-    Args:
-        channels: channels c.
-
-    Attributes:
-        checkpoint: gradient checkpointing; see ``checkpoint_blocks``.
     """
 
     def __init__(self, channels: int) -> None:
