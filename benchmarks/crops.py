@@ -19,8 +19,8 @@ from srvae_pyro.data import ImageOptions, load_data
 from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.presets import PRESETS, preset
 from srvae_pyro.system.device import start
-from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.learner import Learner
+from srvae_pyro.training.loop import Batches
 
 CPU = torch.device("cpu")
 

@@ -42,7 +42,7 @@ from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, exact_float32, start
 from srvae_pyro.system.files import write_json, write_whole
-from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.loop import Batches
 from srvae_pyro.upscaling.quality import psnr, shown_psnr
 from srvae_pyro.upscaling.upscaler import consistent_output
 

@@ -34,7 +34,6 @@ def test_examples(name: str) -> None:
     "name",
     [
         "distributions.block_averages",
-        "distributions.image_distribution",
         "distributions.logistic_mixture",
         "distributions.priors",
         "distributions.realnvp",

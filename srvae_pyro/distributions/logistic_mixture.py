@@ -134,7 +134,12 @@ class DiscretizedLogisticMixture(ImageDistribution):
 
     @classmethod
     def from_channels(
-        cls, parameters: Tensor, channels: int = 3, *, validate_args: bool | None = None
+        cls,
+        parameters: Tensor,
+        channels: int = 3,
+        *,
+        most_log_scale: float | None = None,
+        validate_args: bool | None = None,
     ) -> DiscretizedLogisticMixture:
         """Read the parameters from the channels of a network's output.
 
@@ -165,7 +170,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
         return cls(
             logits,
             means,
-            log_scales.clamp(min=MIN_LOG_SCALE),
+            log_scales.clamp(MIN_LOG_SCALE, most_log_scale),
             raw[0].tanh() if raw else None,
             validate_args=validate_args,
         )

@@ -17,9 +17,10 @@ from srvae_pyro.distributions.image_distribution import (
     images_averaging_to,
 )
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
-from srvae_pyro.distributions.truncated_mixture import TruncatedMixture, mixture_from_channels
+from srvae_pyro.distributions.truncated_mixture import TruncatedMixture
 from srvae_pyro.pixels import LAST_LEVEL
 
+MOST_LOG_SCALE = 7.0
 GroupGiven = Callable[[Sequence[Tensor]], ImageDistribution]
 
 
@@ -115,7 +116,10 @@ class ConsistentGroups(ImageDistribution):
             weights,
             [LAST_LEVEL * estimate for estimate in estimates],
         )
-        return TruncatedMixture(mixture_from_channels(of_mixture, channels), known)
+        mixture = DiscretizedLogisticMixture.from_channels(
+            of_mixture, channels, most_log_scale=MOST_LOG_SCALE
+        )
+        return TruncatedMixture(mixture, known)
 
     @constraints.dependent_property(is_discrete=True, event_dim=3)
     def support(self) -> constraints.Constraint:

@@ -11,7 +11,7 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from srvae_pyro.distributions.block_averages import PixelContext
-from srvae_pyro.distributions.image_distribution import ImageDistribution, at_least_float32
+from srvae_pyro.distributions.image_distribution import ImageDistribution
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.truncated import (
     expectation,
@@ -23,7 +23,6 @@ from srvae_pyro.distributions.truncated import (
 )
 from srvae_pyro.pixels import LAST_LEVEL, to_levels, to_unit
 
-LOG_SCALES = (-7.0, 7.0)
 LOG_LAST_LEVEL = math.log(LAST_LEVEL)
 STRIPS = 8  # of an image, of which one at a time is in float64, for the memory it takes
 
@@ -242,28 +241,6 @@ class TruncatedMixture(ImageDistribution):
             for weight, residual in zip(weights[len(residuals) - 1 :], residuals, strict=False):
                 base = torch.addcmul(base, weight, residual)
         return base
-
-
-def mixture_from_channels(
-    parameters: Tensor, channels: int, *, validate_args: bool | None = None
-) -> DiscretizedLogisticMixture:
-    """The mixture of a network's output, with log-scales clamped to [-7, 7].
-
-    Args: as :meth:`DiscretizedLogisticMixture.from_channels`.
-    """
-    one = DiscretizedLogisticMixture.parameter_channels(1, channels)
-    components = parameters.shape[-3] // one
-    colours = components * channels
-    sizes = [components] + [colours] * ((one - 1) // channels)
-    logits, *parts = at_least_float32(parameters).contiguous().split(sizes, -3)
-    means, log_scales, *raw = (part.unflatten(-3, (components, channels)) for part in parts)
-    return DiscretizedLogisticMixture(
-        logits,
-        means,
-        log_scales.clamp(*LOG_SCALES),
-        raw[0].tanh() if raw else None,
-        validate_args=validate_args,
-    )
 
 
 def _first(chosen: Tensor) -> Tensor:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, get_args
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, Self, get_args
 
 import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.pyro_lock import Handler
 from srvae_pyro.inference.sampling import Decoding
 from srvae_pyro.system.device import stream, to_device
 
@@ -147,6 +149,39 @@ class TileNoise:
 def _blocks(start: int, count: int, size: int) -> range:
     """The numbers of the blocks that pixels ``start`` to ``start + count`` are in."""
     return range(start // size, (start + count - 1) // size + 1)
+
+
+_PROGRAMS = threading.RLock()
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Within it no other thread is in a turn; turns of one thread nest. Also a decorator.
+
+    Handlers and plates are on a stack that belongs to the process: a program that runs in another
+    thread would be handled by those of this one.
+    """
+    with _PROGRAMS:
+        yield
+
+
+class Handler(Messenger):
+    """A Pyro effect handler with which a turn begins, and that ends with it."""
+
+    def __enter__(self) -> Self:
+        _PROGRAMS.acquire()
+        try:
+            super().__enter__()
+        except BaseException:
+            _PROGRAMS.release()
+            raise
+        return self
+
+    def __exit__(self, *raised: Any) -> Any:
+        try:
+            return super().__exit__(*raised)
+        finally:
+            _PROGRAMS.release()
 
 
 class Decode(Handler):

@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from srvae_pyro.inference.pyro_lock import turn
+from srvae_pyro.inference.decoding import turn
 from srvae_pyro.pixels import LAST_LEVEL
 
 __all__ = ["ElboTerms", "TermsELBO"]

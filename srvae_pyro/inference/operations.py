@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.distributions import ImageDistribution
 from srvae_pyro.errors import UserError
-from srvae_pyro.inference.decoding import Decode, FromNoise, ImageNoise, Noise, noise_of
+from srvae_pyro.inference.decoding import Decode, FromNoise, ImageNoise, Noise, noise_of, turn
 from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
-from srvae_pyro.inference.pyro_lock import turn
 from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.networks import cached_weights
 from srvae_pyro.system.device import seeded, to_device

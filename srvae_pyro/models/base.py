@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
 from srvae_pyro.errors import UserError
+from srvae_pyro.inference.decoding import turn
 from srvae_pyro.inference.operations import Operations
-from srvae_pyro.inference.pyro_lock import turn
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.networks import WeightNormalized, init_heads, initializing
 from srvae_pyro.runs import (

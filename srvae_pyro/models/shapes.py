@@ -93,7 +93,7 @@ def _halved(config: ModelConfig, shape: Shape, stages: int) -> Shape:
 
 
 def _checked(config: ModelConfig, stages: int) -> int:
-    """What the sides of x are multiples of if they are halved so often towards the lowest latent."""
+    """What the sides of x must be multiples of for so many halvings."""
     _, height, width = config.image_shape
     multiple = max(config.multiple(stages), 2**config.stages)  # both are powers of 2
     if height % multiple or width % multiple:

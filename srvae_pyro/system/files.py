@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -130,14 +129,6 @@ def distinct_names(wanted: Iterable[str]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a file that is damaged to ``NAME.damaged-1`` or the next number that is free."""
-    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
-    free = next(name for name in names if not name.exists())
-    os.rename(path, free)
-    return free
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from srvae_pyro.config import RunConfig, TrainingConfig
 from srvae_pyro.data import DataSplits
+from srvae_pyro.data.splits import TrainingImages
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.statistics import RunningMean, bits_per_dim
 from srvae_pyro.system.console import Bar, print_line
 from srvae_pyro.system.parallel import ProcessGroup
-from srvae_pyro.training.batches import Batches
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Clock, Interrupt, Progress
@@ -50,6 +52,49 @@ def time_limit(settings: TrainingConfig, seconds: float) -> str:
     most = "" if settings.steps is None and settings.epochs is None else "at most "
     done = f", {seconds / 60:.1f} of them done" if seconds > 0 else ""
     return f"{most}{settings.max_minutes:g} minutes of training{done}; validation comes on top"
+
+
+class Batches:
+    """Shuffled batches of images that stay uint8 until they are on the device.
+
+    The order of an epoch depends on the seed and the epoch alone, so a run can go on from the
+    middle of one. Images that fit into a quarter of a GPU's free memory are kept there. A last
+    batch that is smaller is left out; ``size`` processes share each batch.
+    """
+
+    def __init__(
+        self,
+        images: TrainingImages,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        self.images = images.on(device)
+        self.batch_size = min(batch_size, len(images))
+        self.device = device
+        self.seed = seed
+        self.rank, self.size = rank, size
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def first(self, count: int) -> Tensor:
+        """The first images of the first epoch, uint8 (count, C, H, W)."""
+        return self.images.read(self.images.order(self.seed, 0)[:count])
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """This process's part of the batches of ``epoch``, from batch ``start`` on.
+
+        Each is uint8 (batch_size / size, C, H, W) on the device.
+        """
+        order = self.images.order(self.seed, epoch)
+        whole = (
+            order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))
+        )
+        shares = (indices[self.rank :: self.size] for indices in whole)
+        yield from self.images.batches(shares, self.device)
 
 
 class Trainer:

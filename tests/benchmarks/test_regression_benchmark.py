@@ -19,7 +19,7 @@ from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.models.transforms import BlockAverage
 from srvae_pyro.pixels import to_unit
-from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.loop import Batches
 from srvae_pyro.upscaling.quality import psnr
 
 CPU = torch.device("cpu")

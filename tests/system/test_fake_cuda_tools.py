@@ -18,7 +18,7 @@ from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import make_model
 from srvae_pyro.networks import channels_last
 from srvae_pyro.system.device import choose_precision, to_device
-from srvae_pyro.training.batches import Batches
+from srvae_pyro.training.loop import Batches
 from tests.fake_cuda import CUDA, MIXED, FakeCuda, config_of
 from tests.node_by_node import backward, suited
 
