@@ -1,7 +1,6 @@
-"""Square blocks of pixels with given rounded averages, and what is known before each pixel.
+"""Square blocks of pixels with given rounded averages, y = floor((sum + P / 2) / P) of P pixels.
 
-The sum of the levels of a block of P pixels with the rounded average y = floor((sum + P / 2) / P)
-is one of at most P values. Expectations may stand for pixels, so levels need not be whole.
+Expectations may stand for pixels, so levels need not be whole.
 """
 
 from __future__ import annotations
@@ -19,20 +18,12 @@ from srvae_pyro.pixels import LAST_LEVEL
 
 
 class PixelContext(NamedTuple):
-    """What the known pixels of a block say about the next.
+    """Bounds and expectations of a block's next pixel given its known ones, (..., C, h, w) each."""
 
-    Attributes:
-        low: its least level that still allows the block's average.
-        high: its largest.
-        left: its share of what the known pixels leave to the others, or its estimate and its share
-            of what they leave beyond the others' estimates.
-        expected: ``left`` plus the linear terms in the known pixels less y, or their estimates.
-    """
-
-    low: Tensor
-    high: Tensor
-    left: Tensor
-    expected: Tensor
+    low: Tensor  # the least level that still allows the block's average
+    high: Tensor  # the largest
+    left: Tensor  # its estimate, or y, plus its share of what the known pixels fell short of theirs
+    expected: Tensor  # left, plus linear terms in the known pixels less their estimates, or y
 
 
 @dataclass(frozen=True)
@@ -43,15 +34,13 @@ class Block:
 
     @property
     def pixels(self) -> int:
-        """How many pixels a block has."""
         return self.factor**2
 
     @cached_property
     def places(self) -> tuple[tuple[int, int], ...]:
-        """Row and column of a block's pixels in the order in which they are drawn.
+        """Row and column of a block's pixels in drawing order, each the farthest from those before.
 
-        Each is the farthest from those before in the plane that the blocks tile: of 2x2 the upper
-        left, the lower right, and the other two, which then have neighbours on all sides.
+        In the plane that the blocks tile: of 2x2 the upper left, the lower right, the other two.
         """
 
         def distance(a: int, b: int) -> int:
@@ -75,7 +64,7 @@ class Block:
         return parts.flatten(-2, -1).flatten(-3, -2)
 
     def groups(self, x: Tensor) -> list[Tensor]:
-        """The pixels (..., C, h, w) of the blocks, in the order they are drawn, without a copy."""
+        """The pixels (..., C, h, w) of the blocks in drawing order, as views."""
         step = self.factor
         return [x[..., row::step, column::step] for row, column in self.places]
 
@@ -100,7 +89,7 @@ class Block:
         return least.clamp_min(0), most.clamp_max(self.pixels * LAST_LEVEL)
 
     def interval(self, y: Tensor, before: Tensor, known: int) -> tuple[Tensor, Tensor]:
-        """The least and the largest level of a block's next pixel that still allow y."""
+        """The least and largest next level that allow y, after ``known`` pixels that sum to ``before``."""
         least, most = self.allowed_sums(y)
         left = LAST_LEVEL * (self.pixels - 1 - known)
         return (least - before - left).clamp_min(0), (most - before).clamp_max(LAST_LEVEL)
@@ -112,13 +101,17 @@ class Block:
         weights: Tensor,
         estimates: Sequence[Tensor] = (),
     ) -> PixelContext:
-        """What is known of the pixel after those that are, all colours at once."""
+        """The context of the pixel after n known ones, (..., C, h, w) each, in drawing order.
+
+        ``weights`` of the known pixels are (..., n, C, h, w); ``estimates`` of all P pixels have
+        y's shape and average y, without them y itself.
+        """
         count = len(known)
         before = sum(known, y.new_zeros(()))
         estimates = estimates or [y] * self.pixels
-        # What the known pixels have more than was estimated the others lack, evenly.
-        more = before - sum(estimates[:count], y.new_zeros(()))
-        left = estimates[count] - more / (self.pixels - count)
+        # The other pixels share the known ones' excess over their estimates evenly.
+        excess = before - sum(estimates[:count], y.new_zeros(()))
+        left = estimates[count] - excess / (self.pixels - count)
         expected = left
         each = zip(known, weights.unbind(-4), estimates[:count], strict=True)
         for pixel, weight, estimate in each:
@@ -126,11 +119,10 @@ class Block:
         return PixelContext(*self.interval(y, before, count), left, expected)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whole levels near those of x whose blocks' rounded averages are y, float64.
+        """Whole levels near x (..., C, f h, f w) whose rounded averages are y (..., C, h, w), float64.
 
-        A block whose sum is not allowed is shifted evenly, within 0 to 255, to the nearest that is;
-        then its pixels are rounded down, and those with the largest remainders up, so many that the
-        sum is the nearest whole number.
+        Blocks are shifted evenly, within 0 to 255, to the nearest allowed sum. Then pixels are
+        rounded down, and those with the largest remainders up, to the nearest whole sum.
 
         Example:
             >>> x = torch.tensor([[[10.6, 10.6], [10.4, 10.2]]])
@@ -140,7 +132,7 @@ class Block:
         """
         blocks = self.split(x.double()).clamp(0, LAST_LEVEL)
         least, most = (bound.unsqueeze(-4) for bound in self.allowed_sums(y.double()))
-        for _ in range(self.pixels):  # each time all is done, or another pixel has reached its end
+        for _ in range(self.pixels):  # each pass ends it, or clamps another pixel
             total = blocks.sum(-4, keepdim=True)
             missing = total.clamp(least, most) - total
             if not missing.any():
@@ -148,7 +140,7 @@ class Block:
             free = torch.where(missing > 0, blocks < LAST_LEVEL, blocks > 0)
             share = missing / free.sum(-4, keepdim=True).clamp_min(1)
             blocks = torch.where(free, blocks + share, blocks).clamp(0, LAST_LEVEL)
-        # Sums that are whole but for the last digits must not be cut down by one.
+        # Rounding errors must not lower whole sums by one.
         blocks = (blocks * 2**20).round() / 2**20
         down = blocks.floor()
         remainder = blocks - down
@@ -161,10 +153,9 @@ PAIRS = Block(2)  # the blocks of average2, and of a pyramid's levels
 
 
 def _ranks(blocks: Tensor) -> Tensor:
-    """Each pixel's rank in its block, 0 for the largest; the first of equal ones ranks first.
+    """Each pixel's rank in its block (..., P, C, h, w), uint8, 0 for the largest, ties in order.
 
-    (..., P, C, h, w) to uint8 of that shape. Comparing each with each takes a fortieth of the time
-    of sorting for P = 4.
+    Pairwise comparisons take a fortieth of the time of sorting for P = 4.
     """
     pixels = blocks.unbind(-4)
     ranks = []

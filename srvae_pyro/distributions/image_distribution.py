@@ -1,4 +1,4 @@
-"""The base class of likelihoods of 8-bit images, and their constraints and precision."""
+"""The base class of likelihoods of 8-bit images, with their constraints."""
 
 from __future__ import annotations
 
@@ -11,34 +11,28 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from srvae_pyro.distributions.block_averages import Block
-from srvae_pyro.pixels import to_levels
+from srvae_pyro.pixels import LAST_LEVEL, to_levels
 
 
 class _ImageGrid(constraints.Constraint):
-    """Images whose every value is one of the ``levels`` equally spaced values k / (levels - 1)."""
+    """Images (..., C, H, W) with all values on the grid k / 255, to a thousandth of a step."""
 
     is_discrete = True
     event_dim = 3
 
-    def __init__(self, levels: int = 256, tolerance: float = 1e-3) -> None:
-        self.levels = levels
-        self.tolerance = tolerance
-        super().__init__()
-
     def check(self, value: Tensor) -> Tensor:
-        """Whether all values of each image (..., C, H, W) are on the grid, (...)."""
-        step = value * (self.levels - 1)
-        nearest = step.round().clamp(0, self.levels - 1)
-        return ((step - nearest).abs() <= self.tolerance).flatten(-3).all(-1)
+        step = value * LAST_LEVEL
+        nearest = step.round().clamp(0, LAST_LEVEL)
+        return ((step - nearest).abs() <= 1e-3).flatten(-3).all(-1)
 
     def __repr__(self) -> str:
-        return f"image_grid(levels={self.levels})"
+        return "image_grid"
 
 
 image_grid = _ImageGrid()
 
 
-class _ImagesAveragingTo(constraints.Constraint):
+class ImagesAveragingTo(constraints.Constraint):
     """Images (..., C, f h, f w) on the grid whose blocks have the rounded averages y."""
 
     is_discrete = True
@@ -49,7 +43,6 @@ class _ImagesAveragingTo(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Whether each image is one of them, (...)."""
         sums = self.block.split(to_levels(value)).sum(-4)
         least, most = self.block.allowed_sums(to_levels(self.y))
         is_consistent = ((least <= sums) & (sums <= most)).flatten(-3).all(-1)
@@ -58,9 +51,6 @@ class _ImagesAveragingTo(constraints.Constraint):
     def __repr__(self) -> str:
         side = self.block.factor
         return f"images whose {side}x{side} blocks have the rounded averages y"
-
-
-images_averaging_to = _ImagesAveragingTo
 
 
 def at_least_float32(parameter: Tensor) -> Tensor:
@@ -79,13 +69,11 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
 class ImageDistribution(TorchDistribution):
     """A distribution over images (C, H, W) with values on the grid k / 255 of [0, 1].
 
-    A likelihood is a subclass with ``expand``, as every Pyro distribution has it, ``log_prob`` or
-    ``_log_prob``, and with what is declared here; then all operations work on it, at any
-    temperature, with a stream of noise for each image.
+    A subclass with ``expand``, ``log_prob`` or ``_log_prob``, and the members below works in all
+    operations, at any temperature, with a stream of noise for each image.
     """
 
-    # Whether log_prob has networks compute, in whatever precision autocast has; then it adds up
-    # what other such distributions score, which keep their own precision.
+    # Whether log_prob runs networks, under autocast; the distributions it sums disable autocast.
     asks_networks = False
 
     support = image_grid
@@ -103,7 +91,7 @@ class ImageDistribution(TorchDistribution):
             return self._log_prob(value)
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        """What :meth:`log_prob` computes, of a value in the parameters' precision."""
+        """:meth:`log_prob` of a value in the parameters' precision."""
         raise NotImplementedError
 
     @property
@@ -117,15 +105,14 @@ class ImageDistribution(TorchDistribution):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest levels, (..., C, H, W) on the grid, as nearly as they are known."""
+        """The likeliest levels, (..., C, H, W) on the grid, or nearly so."""
         raise NotImplementedError
 
     @property
     def location(self) -> Tensor:
-        """An image without noise, (..., C, H, W) on the grid: what is shown as the mode.
+        """An image without noise, (..., C, H, W) on the grid; by default the mode.
 
-        The mode itself, unless a subclass has locations. Levels 0 and 255 have the tails, so that
-        of a wide distribution one of them is the mode, wherever its location is.
+        A wide distribution has its mode at 0 or 255, which have the tails, wherever its location.
         """
         return self.mode
 

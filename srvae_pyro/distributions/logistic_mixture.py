@@ -19,10 +19,9 @@ from srvae_pyro.pixels import LAST_LEVEL
 BIN_WIDTH = 1.0 / LAST_LEVEL
 HALF_BIN = 0.5 * BIN_WIDTH
 MIN_LOG_SCALE = -7.0
-# Stands for the infinite half-width of an edge bin: after division by any scale below e^40 the
-# sigmoid is exactly 1, and unlike inf it is still finite after division by e^-40.
+# Half-width of an edge bin: divided by scales of e^-40 to e^40 it is finite, its sigmoid exactly 1.
 UNBOUNDED = 1e20
-FARTHEST = 1e19  # a location beyond is taken to be there, within that reach
+FARTHEST = 1e19  # locations are clamped to it
 
 
 class DiscretizedLogisticMixture(ImageDistribution):
@@ -40,8 +39,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
     .. math::
         \mu_1 = m_1, \quad \mu_2 = m_2 + a_1 x_1, \quad \mu_3 = m_3 + a_2 x_1 + a_3 x_2.
 
-    Values are floats on the grid k / 255 of [0, 1]. Parameters of lower precision than float32 are
-    converted to float32, so that probabilities are never of lower precision than that.
+    Values are floats on the grid k / 255 of [0, 1]. Computed in float32 or better.
 
     References:
         Salimans et al., PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
@@ -129,7 +127,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
 
     @staticmethod
     def parameter_channels(components: int, channels: int = 3) -> int:
-        """Number of channels that :meth:`from_channels` takes: 100 for 10 components, 3 colours."""
+        """Channels that :meth:`from_channels` takes: 100 for 10 components and 3 colours."""
         return components * _channels_per_component(channels)
 
     @classmethod
@@ -143,9 +141,8 @@ class DiscretizedLogisticMixture(ImageDistribution):
     ) -> DiscretizedLogisticMixture:
         """Read the parameters from the channels of a network's output.
 
-        The order of the channels is: K logits, K*C means, K*C log-scales, and for three colours
-        K*3 coefficients before tanh, each ordered as (component, colour). Log-scales below -7 are
-        raised to -7.
+        In order: K logits, K*C means, K*C log-scales, and for three colours K*3 coefficients before
+        tanh, each (component, colour). Log-scales are clamped from -7 to ``most_log_scale``.
 
         Args:
             parameters: the network's output, (..., parameter_channels(K, channels), H, W).
@@ -178,7 +175,6 @@ class DiscretizedLogisticMixture(ImageDistribution):
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
     ) -> DiscretizedLogisticMixture:
-        """The same distribution with a larger batch shape, as views of the same parameters."""
         new = self._get_checked_instance(DiscretizedLogisticMixture, _instance)
         batch_shape = torch.Size(batch_shape)
         event = self.means.shape[-4:]
@@ -199,8 +195,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
     def _log_prob(self, value: Tensor) -> Tensor:
         # With d = (x - mu) / s, half-widths h+ = b+ / s and h- = b- / s, a bin's mass is exactly
         #   sigmoid(d + h+) * sigmoid(h- - d) * (1 - exp(-(h+ + h-))),
-        # whose logarithm has no difference of nearly equal numbers. What depends on the value
-        # alone is worked out before it meets the components.
+        # whose logarithm has no difference of nearly equal numbers.
         pixels = value.unsqueeze(-4)  # (..., 1, C, H, W)
         top = pixels > 1 - HALF_BIN
         bottom = pixels < HALF_BIN
@@ -230,7 +225,6 @@ class DiscretizedLogisticMixture(ImageDistribution):
 
     @torch.no_grad()
     def icdf_sample(self, uniform: Tensor) -> Tensor:
-        """A component a pixel, then colour by colour, each put on the grid before the next."""
         choice, *rest = uniform.split(1, dim=-3)
         shares = self.logits.softmax(-3)
         component = (choice >= shares.cumsum(-3)[..., :-1, :, :]).sum(-3)
@@ -241,15 +235,14 @@ class DiscretizedLogisticMixture(ImageDistribution):
         for mean, log_scale, part in zip(means, log_scales, rest, strict=True):
             noise = part.squeeze(-3).clamp(tail, 1 - 2 * tail).logit()
             x.append(_to_grid(_location(mean, coefficients, x) + log_scale.exp() * noise))
-        # One weight that is no number leaves no share to the others.
+        # One NaN weight makes all shares NaN.
         return torch.stack(x, -3).masked_fill(shares[..., :1, :, :].isnan(), torch.nan)
 
     @property
     def mode(self) -> Tensor:
         """The likeliest level of the likeliest component, colour by colour.
 
-        It is the component's location or an end, as 0 and 1 have the tails; it need not be the
-        mode of the mixture.
+        Its location, or 0 or 1, which have the tails; not always the mode of the mixture.
         """
 
         def level(location: Tensor, log_scale: Tensor) -> Tensor:
@@ -261,20 +254,15 @@ class DiscretizedLogisticMixture(ImageDistribution):
 
     @property
     def location(self) -> Tensor:
-        """The likeliest component's location, colour by colour, each put on the grid.
-
-        The usual decoding of such models, an image without noise: the peak of the likeliest
-        component's density at each pixel.
-        """
+        """The likeliest component's location, colour by colour, each put on the grid."""
         return self._of_likeliest(lambda location, log_scale: _to_grid(location))
 
     @property
     def mean(self) -> Tensor:
         """The expectation of the logistics clipped to [0, 1], which is not on the grid.
 
-        In closed form for each component, with each colour's location at the earlier colours'
-        expectation in that component, then averaged over the components. That is exact up to the
-        rounding to levels where clipping is negligible, and for the first colour always.
+        In closed form for each component, with colours' locations at the earlier colours'
+        expectations. Exact up to rounding for the first colour, and for others without clipping.
         """
         dtype = self.means.dtype
         # In float64, because wide scales multiply the difference of nearly equal numbers.
@@ -304,8 +292,8 @@ class DiscretizedLogisticMixture(ImageDistribution):
         )
 
     def _of_likeliest(self, on_grid: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """What ``on_grid`` makes of each colour's location and log-scale, given those before."""
-        component = self.logits.argmax(-3)  # one that is no number before others
+        """``on_grid`` of each colour's location and log-scale, given those before."""
+        component = self.logits.argmax(-3)  # NaN first
         means, log_scales, coefficients = self._of_component(component)
         x: list[Tensor] = []
         for mean, log_scale in zip(means, log_scales, strict=True):
@@ -329,7 +317,7 @@ class DiscretizedLogisticMixture(ImageDistribution):
 
 
 def _location(mean: Tensor, coefficients: Sequence[Tensor], earlier: Sequence[Tensor]) -> Tensor:
-    """The location of the colour that follows the ``earlier`` ones, from its constant part."""
+    """The location of the colour after the ``earlier`` ones, from its constant part."""
     if len(earlier) == 1:
         return torch.addcmul(mean, coefficients[0], earlier[0])
     if len(earlier) == 2:

@@ -12,9 +12,9 @@ from torch.distributions import constraints
 from srvae_pyro.distributions.block_averages import PAIRS, Block, levels_of
 from srvae_pyro.distributions.image_distribution import (
     ImageDistribution,
+    ImagesAveragingTo,
     at_least_float32,
     image_grid,
-    images_averaging_to,
 )
 from srvae_pyro.distributions.logistic_mixture import DiscretizedLogisticMixture
 from srvae_pyro.distributions.truncated_mixture import TruncatedMixture
@@ -25,17 +25,15 @@ GroupGiven = Callable[[Sequence[Tensor]], ImageDistribution]
 
 
 class ConsistentGroups(ImageDistribution):
-    r"""The images x whose rounded block averages are y, in groups of pixels.
+    r"""Images x with rounded block averages y, by groups of pixels: multi-scale autoregressive.
 
-    A multi-scale autoregressive model. A group is a pixel of every block, an image of y's size: of
-    2x2 pixels the first of each, then the one diagonally opposite, then the other two. Each is
-    truncated to the levels that still allow y,
+    A group has one pixel of every block: of 2x2 the first, the diagonally opposite one, the other
+    two. Each is truncated to the levels that still allow y,
 
     .. math:: p(x|y) = \prod_{g} p(x_g | x_{<g}, y),
 
-    so d(x) = y, the rounded average of a block. The function that gives the distribution of a group
-    may see the earlier groups of all blocks. ``log_prob`` calls it once for each group, with the
-    value's own pixels as the earlier groups; ``icdf_sample`` draws one group after the other.
+    so d(x) = y. A group's distribution may depend on the earlier groups of all blocks: ``log_prob``
+    computes them from the value's own pixels, ``icdf_sample`` one after the other.
 
     References:
         Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664,
@@ -44,8 +42,8 @@ class ConsistentGroups(ImageDistribution):
 
     Args:
         y: the rounded averages, images (..., C, h, w) on the grid.
-        group: what gives the distribution of the next group, images (C, h, w) within the levels
-            that :meth:`pixel` finds, from the groups before, none at first.
+        group: from the earlier groups, none at first, to the distribution of the next, images
+            (C, h, w) within the bounds that :meth:`pixel` computes.
         estimate: a point estimate of the image given y alone, (..., C, f h, f w), not on the grid;
             no probability depends on it.
 
@@ -80,7 +78,7 @@ class ConsistentGroups(ImageDistribution):
 
     @staticmethod
     def parameter_channels(components: int, channels: int, before: int) -> int:
-        """Number of channels that :meth:`pixel` takes after so many groups."""
+        """Channels that :meth:`pixel` takes after ``before`` groups."""
         one = DiscretizedLogisticMixture.parameter_channels(components, channels)
         return one + before * channels
 
@@ -92,15 +90,14 @@ class ConsistentGroups(ImageDistribution):
         estimates: Sequence[Tensor] = (),
         block: Block = PAIRS,
     ) -> TruncatedMixture:
-        """The distribution of a group, its locations relative to what is left for it.
+        """The distribution of a group, with linear terms in the earlier pixels of the block.
 
-        With linear terms in the earlier pixels of the block.
+        Locations are relative to what the earlier pixels leave.
 
         Args:
-            parameters: a network's output (..., parameter_channels(K, C, n), h, w): as
-                :meth:`~srvae_pyro.distributions.DiscretizedLogisticMixture.from_channels` takes
-                them, then the coefficients of the n earlier pixels before tanh, (pixel, colour).
-                Log-scales are clamped to [-7, 7].
+            parameters: a network's output (..., parameter_channels(K, C, n), h, w): those of
+                :meth:`~srvae_pyro.distributions.DiscretizedLogisticMixture.from_channels`, then
+                the earlier pixels' coefficients before tanh, (pixel, colour).
             y: the rounded averages (..., C, h, w), in float32 or better.
             before: the n groups before, of the same shape.
             estimates: of all groups, of the same shape, with y as their average; without, y.
@@ -123,13 +120,11 @@ class ConsistentGroups(ImageDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=3)
     def support(self) -> constraints.Constraint:
-        """The images on the grid whose rounded block averages are y."""
-        return images_averaging_to(self.y, self.block)
+        return ImagesAveragingTo(self.y, self.block)
 
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
     ) -> ConsistentGroups:
-        """The same distribution with a larger batch shape; nothing is computed or copied."""
         new = self._get_checked_instance(ConsistentGroups, _instance)
         new.y, new.group, new.estimate = self.y, self.group, self.estimate
         new.block = self.block
@@ -139,7 +134,7 @@ class ConsistentGroups(ImageDistribution):
         return new
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        """-inf for an image whose y is another."""
+        # -inf if the value's y differs
         groups = self.block.groups(value)
         total = self.first.log_prob(groups[0])
         for index in range(1, len(groups)):
@@ -154,7 +149,6 @@ class ConsistentGroups(ImageDistribution):
 
     @torch.no_grad()
     def icdf_sample(self, uniform: Tensor) -> Tensor:
-        """Group after group, each given those drawn before."""
         noise = self.block.groups(uniform)
         return self._in_order(lambda group, index: group.icdf_sample(noise[index]))
 
@@ -175,14 +169,11 @@ class ConsistentGroups(ImageDistribution):
     def mean(self) -> Tensor:
         """Each group's expectation given the expectations, not on the grid, of those before.
 
-        Exact where the expectations are linear in what comes before; else what the noise of earlier
-        pixels does to later ones by way of the curvature is left out. The sum of a block lies
-        between the least and the largest that are allowed.
+        Exact if expectations are linear in earlier pixels. A block's sum stays within its bounds.
         """
         return self._in_order(lambda group, _: group.mean)
 
     def with_temperature(self, temperature: float) -> ConsistentGroups:
-        """The same of the groups' distributions, each at a positive temperature."""
         new = ConsistentGroups(
             self.y,
             lambda before: self.group(before).with_temperature(temperature),
@@ -190,10 +181,10 @@ class ConsistentGroups(ImageDistribution):
             self.block,
             validate_args=self._validate_args,
         )
-        return new.expand(self.batch_shape)  # the groups know nothing of an earlier expand
+        return new.expand(self.batch_shape)  # self may have been expanded
 
     def _in_order(self, choose: Callable[[ImageDistribution, int], Tensor]) -> Tensor:
-        """The image whose groups ``choose`` takes from their distributions and indices."""
+        """The image whose groups ``choose`` picks by their distributions and indices."""
         groups = [choose(self.first, 0)]
         for index in range(1, self.block.pixels):
             groups.append(choose(self.group(groups), index))

@@ -21,10 +21,8 @@ class Pyramid(ImageDistribution):
     .. math::
         p(y) = p(y^0) \prod_{l=1}^{L} p(y^l \mid y^{l-1}), \quad y^{l-1} = d(y^l),
 
-    with d the rounded averages of blocks. All y^l with another average have probability 0, so
-    nothing is paid for twice: a multi-scale autoregressive model. ``log_prob`` calls the function
-    of each level once, with the value's own averages as the coarser image; ``icdf_sample`` draws
-    one level after the other.
+    with d the rounded averages of blocks: a multi-scale autoregressive model. ``log_prob`` computes
+    the coarser images from the value itself; ``icdf_sample`` draws one level after the other.
 
     References:
         Reed et al., Parallel Multiscale Autoregressive Density Estimation, 2017, arXiv:1703.03664;
@@ -33,10 +31,9 @@ class Pyramid(ImageDistribution):
 
     Args:
         coarsest: the distribution of :math:`y^0`, images (C, h, w).
-        finer: for each level, coarse to fine, what gives the distribution of the finer image, such
-            as :class:`~srvae_pyro.distributions.ConsistentGroups`, from the coarser one
-            (..., C, h, w). Its leading dimensions are broadcast with those of ``coarsest``. None
-            takes more numbers a pixel as its noise than ``coarsest`` or 2C, the larger.
+        finer: for each level, coarse to fine, from the coarser image (..., C, h, w) to the finer
+            one's distribution, such as :class:`~srvae_pyro.distributions.ConsistentGroups`, whose
+            noise has at most as many channels as that of ``coarsest``, or 2C.
 
     Example:
         >>> from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixture
@@ -71,7 +68,6 @@ class Pyramid(ImageDistribution):
         super().__init__(coarsest.batch_shape, event, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None) -> Pyramid:
-        """The same distribution with a larger batch shape; nothing is computed or copied."""
         new = self._get_checked_instance(Pyramid, _instance)
         new.coarsest, new.finer = self.coarsest.expand(torch.Size(batch_shape)), self.finer
         new.block = self.block
@@ -91,10 +87,7 @@ class Pyramid(ImageDistribution):
 
     @property
     def uniform_noise(self) -> Tensor:
-        """Of the shape (..., N, H, W): half of N for the finest image, the rest for coarser ones.
-
-        Where there is but one image, N is the coarsest's.
-        """
+        """(..., N, H, W): half of N for the finest image, the rest for coarser ones."""
         like = self.coarsest.uniform_noise
         numbers = max(like.shape[-3], 2 * self.event_shape[0])
         numbers = 2 * numbers if self.finer else like.shape[-3]
@@ -102,7 +95,6 @@ class Pyramid(ImageDistribution):
 
     @torch.no_grad()
     def icdf_sample(self, uniform: Tensor) -> Tensor:
-        """From coarse to fine, each image given the one before."""
 
         def drawn(image: ImageDistribution, level: int) -> Tensor:
             noise = _noise_of(uniform, len(self.finer) - level, self.block.factor)
@@ -119,20 +111,16 @@ class Pyramid(ImageDistribution):
     @property
     @torch.no_grad()
     def location(self) -> Tensor:
-        """Each image's location given the location of the coarser one: an image without noise."""
+        """Each image's location given the location of the coarser one."""
         return self._in_order(lambda image, _: image.location)
 
     @property
     @torch.no_grad()
     def mean(self) -> Tensor:
-        """Each image's expectation given the coarser one's, which is not on the grid.
-
-        What the noise of coarser images does to finer ones by way of the curvature is left out.
-        """
+        """Each image's expectation given the coarser one's, not on the grid."""
         return self._in_order(lambda image, _: image.mean)
 
     def with_temperature(self, temperature: float) -> Pyramid:
-        """The pyramid of the same distributions, each at a positive temperature."""
 
         def tempered(finer: Finer) -> Finer:
             return lambda coarse: finer(coarse).with_temperature(temperature)
@@ -145,7 +133,7 @@ class Pyramid(ImageDistribution):
         )
 
     def _in_order(self, choose: Callable[[ImageDistribution, int], Tensor]) -> Tensor:
-        """The image that ``choose`` makes of each level's distribution, the coarsest's level 0."""
+        """The finest image; ``choose`` picks each by its distribution and level, from 0."""
         image = choose(self.coarsest, 0)
         for level, finer in enumerate(self.finer, start=1):
             image = choose(finer(image), level)
@@ -153,7 +141,7 @@ class Pyramid(ImageDistribution):
 
 
 def _average(image: Tensor, block: Block) -> Tensor:
-    """The rounded average (..., C, h, w); where the image is repeated, repeated as well."""
+    """The rounded average (..., C, h, w), computed once for repeated images."""
     once = image
     for dim in range(image.dim() - 3):
         if image.stride(dim) == 0:
@@ -163,10 +151,10 @@ def _average(image: Tensor, block: Block) -> Tensor:
 
 
 def _noise_of(uniform: Tensor, level: int, factor: int) -> Tensor:
-    """The noise of the image so many levels below the finest, of (..., N, H, W) in all.
+    """The noise of the image ``level`` below the finest, of (..., N, H, W) in all.
 
-    The first half of the channels is the finest image's. Of the second each coarser image has every
-    f^n-th pixel, in rows and columns that no other has: a tile of the noise is a tile of each.
+    The first half of the channels is the finest image's; of the second, each coarser image has
+    every f^n-th pixel, so that a tile of the noise is a tile of each image's noise.
     """
     finest, coarser = uniform.chunk(2, -3)
     if level == 0:

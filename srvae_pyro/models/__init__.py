@@ -52,9 +52,6 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> ImageModel:
         >>> x = model.generate(16)["x"]  # doctest: +SKIP
 
     Args:
-        run: a run's folder, its name under ``runs/``, or a Hub id.
-
-    Raises:
-        UserError: there is no such run, or its files do not fit together.
+        run: its folder, its name under ``runs/``, a pretrained model, or a Hub id.
     """
     return ImageModel.from_run(find_run(run), device)

@@ -35,26 +35,24 @@ from srvae_pyro.system import device as runtime
 from srvae_pyro.system.files import digest, write_json
 from srvae_pyro.system.hub import download, refuse_address
 
-# The latent and the image of each level, the lowest first. Their conditionals are the programs'
-# attributes p_<latent>, p_<image> and q_<latent>.
+# Latent and image of each level, the lowest first: programs have p_LATENT, p_IMAGE, q_LATENT.
 Levels = tuple[tuple[str, str], ...]
 
-# The models by what ``config.model`` calls them: each subclass of ImageModel, by its name.
+# Each subclass of ImageModel by the name that ``config.model`` gives it.
 MODELS: dict[str, type[ImageModel]] = {}
 
 _PROGRAMS = itertools.count()  # for the names under which programs register
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A hash by which a model's weights are known again, in what is kept of results."""
+    """A checksum of a model's weights."""
     return digest(dict(sorted(model.state_dict().items())))
 
 
 class _WithoutWeights(TorchFunctionMode):
-    """Within it random weights are on the meta device: of models that are made for their shapes.
+    """Puts random weights on the meta device, for models that are made for their shapes.
 
-    Not all tensors, as most functions on that device import ``torch._dynamo``, which takes longer
-    than loading a model.
+    Not all tensors: most functions there import ``torch._dynamo``, which takes seconds.
     """
 
     def __torch_function__(
@@ -66,32 +64,31 @@ class _WithoutWeights(TorchFunctionMode):
 
 
 def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """The weights in a file, which suit the model that ``fresh`` makes."""
+    """The weights in a file; a ValueError unless they fit the model that ``fresh`` makes."""
     state = read_weights(path)
     with _WithoutWeights():  # before memory is taken for them
         wanted = fresh().state_dict()
     for kind, names in (("missing", set(wanted) - set(state)), ("extra", set(state) - set(wanted))):
         if names:
-            some = ", ".join(sorted(names)[:3])
-            raise ValueError(f"{len(names)} tensors are {kind}, such as {some}")
+            examples = ", ".join(sorted(names)[:3])
+            raise ValueError(f"{len(names)} tensors are {kind}, such as {examples}")
     for name, tensor in wanted.items():
-        there = state[name]
-        # Weights may be stored in another precision.
-        if there.shape != tensor.shape or there.is_floating_point() != tensor.is_floating_point():
-            was, now = tuple(tensor.shape), tuple(there.shape)
-            raise ValueError(f"{name} is {there.dtype} {now}, not {tensor.dtype} {was}")
-        if not there.float().isfinite().all():
+        stored = state[name]  # perhaps in another precision
+        if stored.shape != tensor.shape or stored.is_floating_point() != tensor.is_floating_point():
+            was, now = tuple(tensor.shape), tuple(stored.shape)
+            raise ValueError(f"{name} is {stored.dtype} {now}, not {tensor.dtype} {was}")
+        if not stored.float().isfinite().all():
             raise ValueError(f"{name} has values that are not finite: train the model again")
     return state
 
 
 def load_weights(model: Any, run: str | Path) -> None:
-    """Give a model the weights of a run with the same networks, whatever its images' size."""
+    """Give a model the weights of a run with the same networks, at any image size."""
     path = find_run(run) / WEIGHTS
     try:
         known = replace(model.config, restorer=read_config(path.parent).model.restorer)
         state = read_state(path, lambda: type(model)(known))
-        # A restorer may start to learn where the run has none.
+        # The run may have no restorer yet.
         model.load_state_dict(state, strict=known.restorer == model.config.restorer)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -140,8 +137,7 @@ class ImageModel(Operations, PyTorchModelHubMixin):
     @property
     def levels(self) -> Levels:
         """The latent and the image of each level, the lowest first."""
-        levels: Levels = self.model.levels
-        return levels
+        return self.model.levels
 
     @property
     def initialized(self) -> bool:
@@ -151,11 +147,7 @@ class ImageModel(Operations, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Data-dependent initialisation of the layers that have not had it.
-
-        Args:
-            x: a batch of training images (B, C, H, W), B > 1.
-        """
+        """Data-dependent initialisation, by training images (B, C, H, W), of layers without it."""
         with initializing(self, self.config.init_scale), turn(), pyro.poutine.block():
             guide = pyro.poutine.trace(self.guide).get_trace(x)
             model = pyro.poutine.trace(pyro.poutine.replay(self.model, trace=guide)).get_trace(x)
@@ -170,9 +162,7 @@ class ImageModel(Operations, PyTorchModelHubMixin):
             model, guide = vae.programs()
             svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
         """
-
-        # Under names of their own: Pyro's store would else hand SVI the parameters that another
-        # model registered first, and leave this one untrained.
+        # Unique names: else Pyro's store hands SVI the parameters of an earlier model.
         number = next(_PROGRAMS)
 
         def model(*args: Any, **kwargs: Any) -> Any:
@@ -203,8 +193,6 @@ class ImageModel(Operations, PyTorchModelHubMixin):
             raise UserError(f"{path} does not hold the weights of its {CONFIG}: {reason}") from None
         return model.to(device).eval()
 
-    # The Hub's way to save and load: the two files of a run's folder that make a model.
-
     def _save_pretrained(self, save_directory: Path) -> None:
         save_pretrained(self, save_directory)
 
@@ -226,14 +214,11 @@ class ImageModel(Operations, PyTorchModelHubMixin):
         map_location: str | torch.device = "cpu",
         **options: Any,
     ) -> ImageModel:
-        """The model in a folder, on the Hub, or that comes along, such as ``"pretrained"``.
+        """The model in a folder, on the Hub, or in the package, such as ``"pretrained"``.
 
         Options are those of :class:`~huggingface_hub.ModelHubMixin`.
-
-        Raises:
-            UserError: it is not to be had, or is of another kind.
         """
-        # Not by way of the mixin, which asks the Hub for the settings first and fails in its words.
+        # The mixin would ask the Hub for the settings first, with messages of its own.
         name = str(pretrained_model_name_or_path)
         folder = Path(name)
         if not folder.is_dir() and name in packaged():
@@ -253,12 +238,12 @@ _HUB_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "
 
 
 def _settings_of(model: ImageModel) -> RunConfig:
-    """A model's settings without what is private."""
+    """A model's settings without paths and file names."""
     unknown = RunConfig(preset="", model=model.config, data=DataConfig(data=""))
     return shared_settings(model.run_config or unknown)
 
 
 def save_pretrained(model: ImageModel, folder: Path) -> None:
-    """Write the two files that make a model: weights, and settings without what is private."""
+    """Write a model's weights, and its settings without paths and file names."""
     write_json(folder / CONFIG, _settings_of(model).to_dict())
     save_weights(model, folder)

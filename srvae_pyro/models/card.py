@@ -1,4 +1,4 @@
-"""What a model to be shared says of itself: a card, and settings without what is private."""
+"""The card of a model to be shared, and its settings without paths and file names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from srvae_pyro.config import DATA_SETS, SHARDS, RunConfig
 from srvae_pyro.models.transforms import make_transform
 
-# What is recorded of data and tells nothing of whose they are: no path, no file's name.
+# Fields of the data's description without paths and file names.
 _PUBLIC = (
     *("shape", "counts", "crops", "split", "held_out", "seed", "limit"),
     *("fingerprint", "streamed"),
@@ -51,7 +51,7 @@ def _shared_name(data: str) -> str:
 
 
 def model_card(run: RunConfig, parameters: int, repo_id: str) -> str:
-    """The card of a model in Markdown, headed by what the Hub reads, from its shared settings."""
+    """The Hub's card of a model in Markdown, from its shared settings."""
     config = run.model
     kind, of_paper = _KINDS.get(config.model, (config.model, "model"))
     channels, height, width = config.image_shape

@@ -28,17 +28,17 @@ from srvae_pyro.networks import (
 )
 from srvae_pyro.system.device import THREADS
 
-# How likelihoods start whose locations are relative to pixels that are known.
+# The start of likelihoods whose locations are relative to known pixels.
 LOG_SCALES = (-5.0, -2.0)  # spread over the components
 LOCATION_SPREAD = 0.1  # standard deviation of the locations to that of the other parameters
 COLOURS = (0.8, 0.0, 0.8)  # coefficients at the start: each colour goes with the one before
 
 
 def init_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> None:
-    """Set the targets of the initialisation of a likelihood's head, in which ``network`` ends.
+    """Set the targets of the data-dependent initialisation of a likelihood's head.
 
-    Zero on average, or, if ``config.likelihood_start`` is "images", locations spread over
-    [0.1, 0.9] and log-scales around -2.
+    Means of 0, or, if ``config.likelihood_start`` is "images", locations spread over [0.1, 0.9]
+    and log-scales around -2.
     """
     k = config.components
     mean = torch.zeros(DiscretizedLogisticMixture.parameter_channels(k, channels))
@@ -50,7 +50,7 @@ def init_likelihood(network: nn.Module, config: ModelConfig, channels: int) -> N
 
 
 def init_pixel_head(network: nn.Module, config: ModelConfig, channels: int, pixel: int) -> None:
-    """Set the targets of the initialisation of one pixel's head, of a block of given average."""
+    """The same for the head of one pixel of a block with a given average."""
     k = config.components
     colours = k * channels
     of_mixture = DiscretizedLogisticMixture.parameter_channels(k, channels)
@@ -73,10 +73,10 @@ LOG_VARIANCE_RANGE = (-7.0, 7.0)
 def over_images(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Apply ``network`` to inputs of any leading shape: (..., C, H, W) to (..., C', H', W').
 
-    The leading shapes are broadcast against each other, flattened to one and restored. Where all
-    inputs are repeated along a dimension the network runs once, and the dimension has size 1.
+    Leading shapes are broadcast, flattened and restored. If all inputs are repeated along a
+    dimension the network runs once, and the dimension has size 1.
     """
-    THREADS.fit()  # where a command has the number of threads follow other processes
+    THREADS.fit()  # if a command adapts the number of threads
     inputs = tuple(_without_copies(x) for x in inputs)
     batch = broadcast_shape(*(x.shape[:-3] for x in inputs))
     flat = (x.expand(*batch, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in inputs)
@@ -178,16 +178,16 @@ class ZGivenYU(nn.Module):
         init_heads(self, config.head_scale)
 
     def encode(self, y: Tensor) -> Tensor:
-        """The features of y that the rest of the network takes, (..., latent channels, h, w)."""
+        """Features of y, (..., latent channels, h, w)."""
         return over_images(lambda y: F.elu(self.from_y(y)), y)
 
     def from_encoded(self, encoded: Tensor, u: Tensor) -> Tensor:
-        """The parameters from :meth:`encode`'s features of y and from u."""
+        """As :meth:`parameters_of`, from :meth:`encode`'s features of y."""
         of_u = over_images(self.from_u, u)
         return over_images(lambda *parts: self.joint(torch.cat(parts, dim=1)), encoded, of_u)
 
     def parameters_of(self, y: Tensor, u: Tensor) -> Tensor:
-        """(..., 2 * latent channels, h, w): means, then log-variances before their clamp."""
+        """(..., 2 * latent channels, h, w), as of :class:`ImageEncoder`."""
         return self.from_encoded(self.encode(y), u)
 
     def bind(self, y: Tensor) -> Callable[[Tensor], dist.TorchDistribution]:
@@ -248,7 +248,6 @@ class XGivenYZ(nn.Module):
         self.channels = channels
         self.d = d
         out = DiscretizedLogisticMixture.parameter_channels(config.components, channels)
-        # As many channels from z as the likelihood has parameters: 100 in the published networks.
         detail = config.p_x_z_channels or out
         self.from_z = Decoder(
             config.latent_channels, detail, config.p_x_from_z, config.stages, head=False

@@ -42,11 +42,10 @@ from srvae_pyro.networks import (
 class PixelGroups(nn.Module):
     """An image of given rounded block averages y, by a network for each pixel of a block.
 
-    Each pixel of a block has a network of its own at y's size, which sees y, features of a latent,
-    and how far the earlier pixels of all blocks are from their y; and, if there are ``size.shared``
-    residual blocks, the features that these compute of y, once for all networks and all samples.
-    With ``size.estimate`` they also predict a point estimate, from which locations then start
-    instead of from y, and earlier pixels are seen as they differ from it.
+    Each network sees y, features (..., F, h, w) of a latent, and the earlier pixels of all blocks
+    less their y. ``size.shared`` residual blocks add features of y, computed once for all networks
+    and samples. With ``size.estimate`` these also predict a point estimate of the image, which then
+    takes y's place in the differences and as the start of the locations.
 
     Example:
         >>> groups = PixelGroups(ModelConfig(components=2), Residual(4, 1), channels=3, features=5)
@@ -92,11 +91,7 @@ class PixelGroups(nn.Module):
         estimates: Sequence[Tensor],
         before: Sequence[Tensor],
     ) -> TruncatedMixture:
-        """The distribution of the next group, images (C, h, w), given those before.
-
-        Features (..., F, h, w) are of the latent and, with shared blocks, of y (..., C, h, w);
-        estimates are of all groups, of y's shape, if there are any.
-        """
+        """The distribution of the next group, images (C, h, w), given those before."""
         count = len(before)
         network = self.networks[count]
 
@@ -113,11 +108,7 @@ class PixelGroups(nn.Module):
         return ConsistentGroups.pixel(parameters, y, before, estimates, self.block)
 
     def of_y(self, y: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """The shared features (..., F, h, w) of y (..., C, h, w), if there are any, and estimates.
-
-        The estimates are of all groups, of y's shape, and their average is y; none without a point
-        estimate.
-        """
+        """Shared features of y, and each group's point estimate; these average to y."""
         shared = self.shared
         if shared is None:
             return (), []
@@ -136,7 +127,7 @@ class PixelGroups(nn.Module):
     def bind(
         self, y: Tensor, *, validate_args: bool | None = None
     ) -> Callable[[Tensor], ConsistentGroups]:
-        """The image as a function of the latent's features, with y seen once for many of them."""
+        """The image as a function of the latent's features, with y processed once."""
         seen, estimates = self.of_y(y)
         estimate = self.block.from_groups(estimates) if estimates else None
 
@@ -149,7 +140,6 @@ class PixelGroups(nn.Module):
     def forward(
         self, y: Tensor, features: Tensor, *, validate_args: bool | None = None
     ) -> ConsistentGroups:
-        """The image given y."""
         return self.bind(y, validate_args=validate_args)(features)
 
 
@@ -164,9 +154,8 @@ def image_given_latent(
 class PyramidGivenLatent(nn.Module):
     """p(y|u), or the one-level VAE's p(x|z), by networks for each level.
 
-    A dense block of the latent gives the coarsest image's parameters by a 1x1 convolution, and,
-    doubled in size once a level, the features that the next finer image's
-    :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see of the latent, at the coarser size.
+    A dense block of the latent gives the coarsest image's parameters by a 1x1 convolution and,
+    doubled in size at each level, the features for the next finer image's :class:`PixelGroups`.
 
     Example:
         >>> import torch
@@ -199,7 +188,7 @@ class PyramidGivenLatent(nn.Module):
             self.levels.append(PixelGroups(config, config.pyramid, channels, seen))
 
     def features(self, trunk: Tensor) -> list[Tensor]:
-        """What each level's networks see of the latent, (..., F, h, w), from the trunk's output."""
+        """Each level's features of the latent, (..., F, h, w)."""
         features: list[Tensor] = []
         for level, lift in enumerate(self.lifts):
             source = features[-1] if level > 1 else trunk
@@ -227,8 +216,7 @@ class PyramidGivenLatent(nn.Module):
 class GroupsGivenYZ(nn.Module):
     """p(x|y,z) that is zero unless d(x) = y, for block averages, group after group.
 
-    A decoder brings z to y's size, and gives the features that
-    :class:`~srvae_pyro.models.pixel_groups.PixelGroups` see.
+    A decoder brings z to y's size, as features for :class:`PixelGroups`.
 
     Example:
         >>> import torch
@@ -261,7 +249,7 @@ class GroupsGivenYZ(nn.Module):
         self.groups = PixelGroups(config, config.groups, channels, detail, d.block)
 
     def bind(self, y: Tensor) -> Callable[[Tensor], ConsistentGroups]:
-        """p(x|y, .) as a function of z, with y seen once for many z."""
+        """p(x|y, .) as a function of z, with y processed once."""
         groups = self.groups.bind(y)
         return lambda z: groups(over_images(self.from_z, z))
 
@@ -273,8 +261,7 @@ class GroupsGivenYZ(nn.Module):
         return self.bind(y)(z)
 
 
-# p(x|y,z) by the name of the likelihood. A class has ``is_consistent`` if every x that it draws for
-# a y has d(x) = y.
+# p(x|y,z) by the likelihood's name. A class has ``is_consistent`` if all its x have d(x) = y.
 X_GIVEN_YZ: dict[LikelihoodName, type[nn.Module]] = {
     "independent": XGivenYZ,
     "groups": GroupsGivenYZ,
@@ -282,5 +269,5 @@ X_GIVEN_YZ: dict[LikelihoodName, type[nn.Module]] = {
 
 
 def is_consistent(config: ModelConfig) -> bool:
-    """Whether every x that the config's likelihood draws for a y has d(x) = y."""
+    """Whether all x that the config's likelihood allows for a y have d(x) = y."""
     return getattr(X_GIVEN_YZ[config.likelihood], "is_consistent", False)

@@ -1,4 +1,4 @@
-"""What follows from the shape of a model's images: of y, of the latents; which sizes suit."""
+"""Which image sizes suit a model, and the shapes of y and of the latents that follow."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Sizes:
     u_stages: int  # how often it is halved towards u
     latent: Shape  # of z
     lower_latent: Shape  # of u
-    multiple: int  # what x's height and width are multiples of
-    lower_multiple: int  # what y's are
+    multiple: int  # of which x's height and width must be multiples
+    lower_multiple: int  # likewise y's
 
 
 def sizes_of(config: ModelConfig) -> Sizes:
-    """Check the image's shape against the networks and derive all others."""
+    """Check the image's shape against the networks and derive the others."""
     channels = config.image_shape[0]
     if channels not in (1, 3):
         raise UserError(f"images need 1 or 3 channels, not {channels}")
@@ -41,8 +41,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
         shape = config.image_shape
         stages = config.stages
         return Sizes(transform, shape, stages, stages, latent, latent, multiple, multiple)
-    # Networks halve and double: this is the one place that knows of no other factors than powers
-    # of 2. Blocks and their likelihoods take any.
+    # Networks halve and double, so the factor must be a power of 2; the likelihoods take any.
     factor = transform.factor
     halvings = factor.bit_length() - 1
     lower_stages = config.stages - halvings
@@ -88,7 +87,6 @@ def _check_likelihoods(config: ModelConfig, transform: Transform) -> None:
 
 
 def _halved(config: ModelConfig, shape: Shape, stages: int) -> Shape:
-    """The shape of a latent towards which images of ``shape`` are halved so often."""
     return config.latent_channels, shape[1] >> stages, shape[2] >> stages
 
 

@@ -35,7 +35,10 @@ UNKNOWN = InputKind()
 
 
 class SRVAEModel(nn.Module):
-    """p(x, y, z, u) = p(x|y,z) p(z|y,u) p(y|u) p(u), a Pyro program."""
+    """p(x, y, z, u) = p(x|y,z) p(z|y,u) p(y|u) p(u), a Pyro program.
+
+    Its parts are modules that return distributions; ``p_u`` takes u's height and width, or None.
+    """
 
     levels: ClassVar[Levels] = (("u", "y"), ("z", "x"))
 
@@ -100,12 +103,12 @@ class SRVAE(ImageModel):
 
     @property
     def is_consistent(self) -> bool:
-        """Whether every x that is drawn for a y has d(x) = y."""
+        """Whether all x that are drawn for a y have d(x) = y."""
         return getattr(self.model.p_x, "is_consistent", False)
 
     @property
     def has_point_estimate(self) -> bool:
-        """Whether the network of p(x|y,z) also makes a point estimate of x given y."""
+        """Whether the network of p(x|y,z) also predicts x from y alone."""
         return self.config.has_point_estimate and hasattr(self.model.p_x, "estimate")
 
     # Operations (section 3.3 of the paper): each is a program over the same seven networks.
@@ -150,7 +153,7 @@ class SRVAE(ImageModel):
         return self.draw(program, structure, detail, **sampling)
 
     def super_resolution(self, y: Tensor) -> Tensor:
-        """The program of :meth:`super_resolve`: an x that y may be d(x) of."""
+        """The program of :meth:`super_resolve`."""
         with images_plate(y):
             y = pyro.sample("y", dist.Delta(y, event_dim=3))
             u = pyro.sample("u", self.guide.q_u(y))
@@ -158,11 +161,11 @@ class SRVAE(ImageModel):
             return pyro.sample("x", self.model.p_x(y, z))
 
     def super_resolve(self, y: Tensor, samples: int = 1, **sampling: Any) -> dict[str, Tensor]:
-        """Images x that y may be d(x) of.
+        """Images x given y, with d(x) = y if :attr:`is_consistent`.
 
         Args:
-            y: images (B, c, h, w) on the grid k/255, such as d gives.
-            samples: how many outputs for each, S.
+            y: images (B, c, h, w) on the grid k/255.
+            samples: outputs for each, S; their noise is tied to y's index.
 
         Returns:
             By site: x (S, B, C, H, W), and y, z, u likewise.
@@ -171,7 +174,7 @@ class SRVAE(ImageModel):
         return self.draw(self.super_resolution, y, samples=samples, **sampling)
 
     def restoration(self, o: Tensor, kind: InputKind) -> Tensor:
-        """The program of :meth:`restore`: an x whose y the input may be a damaged copy of."""
+        """The program of :meth:`restore`."""
         assert self.restorer is not None
         kinds = kind.numbers(self.guide.d.factor).to(o.device).expand(len(o), -1)
         with images_plate(o):
@@ -187,14 +190,7 @@ class SRVAE(ImageModel):
         samples: int = 1,
         **sampling: Any,
     ) -> dict[str, Tensor]:
-        """Images x that damaged inputs o may come from; as :meth:`super_resolve`, but for ``kind``.
-
-        Args:
-            o: images (B, c, h, w) on the grid k/255.
-
-        Raises:
-            UserError: the model has not learnt from damaged inputs.
-        """
+        """As :meth:`super_resolve`, from damaged inputs o (B, c, h, w) of a known kind."""
         if self.restorer is None:
             raise UserError("this model has not learnt from damaged inputs: use super_resolve")
         self.check_lower(o)
@@ -209,7 +205,7 @@ class SRVAE(ImageModel):
                 self.restorer(y, kinds).log_prob(y)
 
     def check_lower(self, y: Tensor) -> None:
-        """Refuse a y that the networks cannot take, as :meth:`check_images` does an x."""
+        """Refuse a y that does not fit the networks."""
         size = None if self.config.any_size else sizes_of(self.config).lower[1:]
         check_images(y, "y", self.lower_channels, self.lower_multiple, size)
 
@@ -221,8 +217,7 @@ class YLevelModel(nn.Module):
 
     def __init__(self, p_u: nn.Module, p_y: nn.Module) -> None:
         super().__init__()
-        self.p_u = p_u
-        self.p_y = p_y
+        self.p_u, self.p_y = p_u, p_y
 
     def forward(self, x: Tensor) -> Tensor:
         """As many images y as there are images x (B, C, H, W)."""
@@ -236,8 +231,7 @@ class YLevelGuide(nn.Module):
 
     def __init__(self, d: Transform, q_u: nn.Module) -> None:
         super().__init__()
-        self.d = d
-        self.q_u = q_u
+        self.d, self.q_u = d, q_u
 
     def forward(self, x: Tensor) -> None:
         """Sample y and u of the images x (B, C, H, W)."""
@@ -247,7 +241,7 @@ class YLevelGuide(nn.Module):
 
 
 class YLevelVAE(nn.Module):
-    """A model and guide pair of y = d(x) alone, of a srVAE's networks and with no others."""
+    """A model and guide pair of y = d(x) alone, which shares a srVAE's networks."""
 
     def __init__(self, srvae: SRVAE) -> None:
         super().__init__()

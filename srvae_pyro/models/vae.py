@@ -22,14 +22,13 @@ from srvae_pyro.models.shapes import sizes_of
 
 
 class VAEModel(nn.Module):
-    """p(x, z) = p(x|z) p(z), a Pyro program."""
+    """p(x, z) = p(x|z) p(z), a Pyro program; ``p_z`` takes z's height and width, or None."""
 
     levels: ClassVar[Levels] = (("z", "x"),)
 
     def __init__(self, p_z: nn.Module, p_x: nn.Module) -> None:
         super().__init__()
-        self.p_z = p_z
-        self.p_x = p_x
+        self.p_z, self.p_x = p_z, p_x
 
     def forward(
         self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
@@ -82,9 +81,9 @@ class VAE(ImageModel):
         return self.draw(program, x, **sampling)
 
     def generative_reconstruct(self, *_: Any, **__: Any) -> NoReturn:
-        """The srVAE's alone, as :meth:`super_resolve`: the one-level VAE has no y."""
+        """Raises a UserError: the one-level VAE has no y."""
         raise UserError("a VAE has no y to generate from: generative reconstruction is the srVAE's")
 
     def super_resolve(self, *_: Any, **__: Any) -> NoReturn:
-        """See :meth:`generative_reconstruct`."""
+        """Raises a UserError: the one-level VAE has no y."""
         raise UserError("a VAE has no y to start from: super-resolution is the srVAE's")
