@@ -1,10 +1,6 @@
-"""Dataclasses whose fields say what they may be, checked wherever a value comes from.
+"""Dataclasses with bounds on their fields, annotated with meaning and flag as well::
 
-A field is annotated with its type, its bounds, what it means and how its flag is shown::
-
-    lr: Annotated[float, Above(0, 1e9), Flag("RATE"), "highest learning rate"] = 2e-3
-
-:class:`Settings` checks its fields itself; the commands check their arguments after parsing.
+lr: Annotated[float, Above(0, 1e9), Flag("RATE"), "highest learning rate"] = 2e-3
 """
 
 from __future__ import annotations
@@ -32,14 +28,14 @@ class Between:
     most: float
 
     def broken_by(self, number: float) -> str | None:
-        """What ``number`` must be and is not; None if it is."""
+        """The bound that ``number`` violates, in words, or None."""
         inside = self.least <= number <= self.most
         return None if inside else f"from {self.least} to {self.most}"
 
 
 @dataclass(frozen=True)
 class AtLeast(Between):
-    """A number of ``least`` or more; ``most`` keeps a hostile config from exhausting memory."""
+    """A number of at least ``least``; ``most`` protects memory from hostile configs."""
 
     most: float = 2**63
 
@@ -60,13 +56,12 @@ class Above(AtLeast):
 
 @dataclass(frozen=True)
 class Flag:
-    """How the train command's flag of a setting differs from what its field says."""
+    """How a setting's flag of the train command differs from its field."""
 
     metavar: str = ""  # by the field's type if empty
     name: str = ""  # with underscores; the field's if empty
     default: str = ""  # shown in the help; that of the presets if empty
-    # A limit of the run's length: giving one lifts the others, and --resume may change it.
-    limit: bool = False
+    limit: bool = False  # whether it limits a run's length
 
 
 @dataclass(frozen=True)
@@ -85,17 +80,16 @@ def hints_of(kind: Any) -> Mapping[str, Any]:
 
 
 def type_of(hint: Any) -> Any:
-    """The type in an annotation."""
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def metadata_of(hint: Any) -> tuple[Any, ...]:
-    """What an annotation says beyond the type: bounds, flag, meaning."""
+    """An annotation's bounds, flag and meaning."""
     return hint.__metadata__ if get_origin(hint) is Annotated else ()
 
 
 def check(values: Any) -> None:
-    """Raise a UserError if a field of a dataclass has a value that its annotation forbids."""
+    """A UserError if a field of a dataclass violates its annotation."""
     hints = hints_of(type(values))  # type: ignore[arg-type]
     for name, hint in hints.items():
         value, kind = getattr(values, name), type_of(hint)
@@ -111,7 +105,7 @@ def check(values: Any) -> None:
 
 
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The dataclass from its ``asdict`` after a trip through JSON; else a UserError."""
+    """The dataclass from its ``asdict`` by way of JSON; a UserError if it does not fit."""
     hints = hints_of(kind)  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(hints)):
         close = get_close_matches(unknown[0], hints, n=1)

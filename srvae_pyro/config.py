@@ -1,7 +1,6 @@
-"""The settings of a model, of its data and of its training, which ``config.json`` records.
+"""The settings of a model, its data and its training, which ``config.json`` records.
 
-A field says what it may be and what it means; :mod:`srvae_pyro.checked` checks it. The train
-command has a flag for every field of :class:`TrainingConfig`, and for others that have a
+The train command has a flag for every field of :class:`TrainingConfig`, and for others with a
 :class:`~srvae_pyro.checked.Flag`.
 """
 
@@ -122,7 +121,7 @@ class ModelConfig(Settings):
     posterior_log_variance: Annotated[float, Between(-100, 100), "posteriors' mean"] = 0.0
 
     def multiple(self, stages: int) -> int:
-        """The sides of an image that is halved so often towards u must be multiples of this."""
+        """Of which the sides of an image must be multiples, with so many halvings towards u."""
         return 2**stages * (2 if self.p_u == "realnvp" else 1)
 
     @property
@@ -132,7 +131,7 @@ class ModelConfig(Settings):
 
     @property
     def any_size(self) -> bool:
-        """Whether the model takes images of other sizes than its own; a mixture prior has one."""
+        """Whether the model takes images of any size; a mixture prior has one."""
         return self.p_u != "mixture"
 
 
@@ -181,10 +180,7 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True)
 class TrainingConfig(Settings):
-    """The optimisation. The defaults are the published run's.
-
-    But for the warm-up, the clipping and the EMA weights, which that run did not have.
-    """
+    """The optimisation: the published run's, with warm-up, clipping and EMA weights."""
 
     epochs: Annotated[int | None, Above(0), Flag(limit=True), "passes over the training images"] = (
         2000
@@ -281,12 +277,11 @@ class RunConfig(Settings):
     version: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
-        """What :meth:`to_dict` gave ``values`` for; a UserError names what is wrong."""
+        """The inverse of :meth:`to_dict`; a UserError names what is wrong."""
         try:
             return build(cls, values)
         except UserError as error:

@@ -94,7 +94,7 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
 
 
 def _local(growth: int, steps: int) -> Dense:
-    """Of a photograph of any size it makes in tiles what it makes of the whole."""
+    """Without attention, so that tiles of a photograph give the same as the whole."""
     return Dense(growth, steps, attention=False)
 
 
@@ -179,8 +179,8 @@ _TRAINING: dict[tuple[Preset, ModelName], TrainingConfig] = {
 def preset(name: Preset, model: ModelName = "srvae") -> tuple[ModelConfig, TrainingConfig]:
     """The model and training settings of a preset.
 
-    ``paper`` is the published model. ``small`` suits a workstation, or hours on a CPU;
-    ``quickstart`` minutes on a CPU; ``photo`` is ``small`` for photographs at their own resolution.
+    ``paper`` is the published model, ``small`` takes hours on a CPU, ``quickstart`` minutes;
+    ``photo`` is ``small`` for photographs at their own resolution.
     """
     return _MODELS[name, model], _TRAINING[name, model]
 

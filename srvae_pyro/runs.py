@@ -21,7 +21,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 MODEL_FILES = (CONFIG, WEIGHTS)  # what makes a model
 RUNS = Path("runs")
-# Where the models are that come along: in the package as setup.py builds it, in the repository.
+# The pretrained models, in the package as setup.py builds it and in the repository.
 PACKAGE = Path(__file__).parent
 PACKAGED = (PACKAGE / "packaged", PACKAGE.parent / "runs")
 # In the metadata of the weights.
@@ -32,9 +32,8 @@ VALIDATION_IMAGES = "validation_images"
 def find_run(run: str | Path) -> Path:
     """The folder of a run: a path, a name under ``runs/``, a pretrained model, or a Hub id.
 
-    A name without a slash is looked for under ``runs/``, as a folder here, and among the models
-    that come with the package. With a slash it is a path, or a Hub id ``owner/name``. A
-    :class:`Path` is a folder here first.
+    Names without a slash are looked up under ``runs/``, as folders here, and among the pretrained
+    models; others are paths or Hub ids ``owner/name``. A :class:`Path` is a folder here first.
     """
     name = str(run)
     places = [Path(run)] if is_path(name) else [RUNS / run, Path(run)]
@@ -72,7 +71,7 @@ def find_run(run: str | Path) -> Path:
 
 
 def is_path(run: str) -> bool:
-    """Whether a run is named by a path, not by a name under ``runs/``: by a slash in it."""
+    """Whether a run is named by a path, with a slash, not by a name under ``runs/``."""
     return run in (os.curdir, os.pardir) or not {os.sep, os.altsep}.isdisjoint(run)
 
 
@@ -82,18 +81,14 @@ def name_for(folder: Path) -> str:
 
 
 def packaged() -> dict[str, Path]:
-    """The folders of the models that come with the package, by name; each has a card."""
+    """The folders of the pretrained models by name."""
     cards = (card for place in reversed(PACKAGED) for card in place.glob("pretrained*/README.md"))
     found = {card.parent.name: card.parent for card in cards if (card.parent / CONFIG).is_file()}
     return dict(sorted(found.items()))
 
 
 def results_folder(run: str | Path, folder: Path) -> Path:
-    """The folder for outputs of ``run``, which :func:`find_run` found: its own, or for a
-    pretrained model ``runs/NAME`` in the working directory, as one line says.
-
-    The package's folder may not be writable, and is replaced with the next version.
-    """
+    """The folder for a run's outputs: its own, or ``runs/NAME`` here for a pretrained model."""
     if packaged().get(str(run)) != folder:
         return folder
     results = RUNS / folder.name

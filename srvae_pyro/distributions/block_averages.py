@@ -89,7 +89,7 @@ class Block:
         return least.clamp_min(0), most.clamp_max(self.pixels * LAST_LEVEL)
 
     def interval(self, y: Tensor, before: Tensor, known: int) -> tuple[Tensor, Tensor]:
-        """The least and largest next level that allow y, after ``known`` pixels that sum to ``before``."""
+        """The least and largest level that allow y, after ``known`` pixels of sum ``before``."""
         least, most = self.allowed_sums(y)
         left = LAST_LEVEL * (self.pixels - 1 - known)
         return (least - before - left).clamp_min(0), (most - before).clamp_max(LAST_LEVEL)
@@ -119,7 +119,7 @@ class Block:
         return PixelContext(*self.interval(y, before, count), left, expected)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whole levels near x (..., C, f h, f w) whose rounded averages are y (..., C, h, w), float64.
+        """Whole levels near x (..., C, f h, f w) with rounded averages y (..., C, h, w), float64.
 
         Blocks are shifted evenly, within 0 to 255, to the nearest allowed sum. Then pixels are
         rounded down, and those with the largest remainders up, to the nearest whole sum.

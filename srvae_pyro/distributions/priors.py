@@ -13,7 +13,7 @@ from srvae_pyro.errors import UserError
 
 
 class Conditional(Protocol):
-    """A network that returns a distribution: ``p_y(u)`` is p(y|u) for that u, ``p_u()`` p(u)."""
+    """A network that returns a distribution: ``p_y(u)`` is p(y|u), ``p_u()`` is p(u)."""
 
     def __call__(self, *given: Any) -> dist.TorchDistribution: ...
 
@@ -26,11 +26,10 @@ class Prior(nn.Module):
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.shape = shape
-        # Has the module's device and precision, also where there is no parameter.
+        # Follows the module's device and precision, even without parameters.
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def standard_normal(self, size: tuple[int, int] | None) -> dist.TorchDistribution:
-        """N(0, 1) on events of the prior's shape, or of its channels and ``size``."""
         shape = self.shape if size is None else (self.shape[0], *size)
         return dist.Normal(self.anchor, torch.ones_like(self.anchor)).expand(shape).to_event(3)
 

@@ -23,10 +23,9 @@ def checkerboard_mask(height: int, width: int, reverse: bool, like: Tensor) -> T
 class EventTransform(Transform):
     """A bijection of events (C, H, W) that gets its log-determinant with its inverse.
 
-    ``TransformedDistribution.log_prob`` asks for the inverse and then for the log-determinant of
-    the same pair. The usual cache would answer from the last pair seen even after the networks have
-    been updated. Here the inverse is always computed; the log-determinant that comes with it is
-    kept for one input about that very pair, and then dropped.
+    ``TransformedDistribution.log_prob`` asks for the inverse, then for the log-determinant of the
+    same pair. The usual cache would go stale when networks are updated: here the log-determinant
+    is kept for one query about that very pair.
     """
 
     domain = constraints.independent(constraints.real, 3)
@@ -46,7 +45,7 @@ class EventTransform(Transform):
         raise NotImplementedError
 
     def from_base(self, x: Tensor) -> Tensor:
-        """The image of ``x``."""
+        """The inverse of :meth:`to_base`, without log-determinant."""
         raise NotImplementedError
 
     def _call(self, x: Tensor) -> Tensor:
@@ -58,10 +57,9 @@ class EventTransform(Transform):
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log |dy / dx|, of the batch shape."""
-        output, self._last_pair = self._last_pair, None
-        if output is not None and output[0] is x and output[1] is y:
-            return output[2]
+        last, self._last_pair = self._last_pair, None
+        if last is not None and last[0] is x and last[1] is y:
+            return last[2]
         return -self.to_base(y)[1]
 
 
@@ -211,9 +209,8 @@ class OnFirstHalf(EventTransform):
 class RealNVP(nn.Module):
     """The networks of a two-scale RealNVP on events (C, H, W), H and W even.
 
-    Called, it gives the transforms from the base, for a ``TransformedDistribution``. They
-    are made anew at each call and hold nothing but references to the networks, so that copies,
-    averages and pickles of the module are those of its networks.
+    Called, it returns the transforms from the base for a ``TransformedDistribution``, which only
+    refer to the networks.
 
     Towards the base: three checkerboard couplings; squeeze; three channel-wise couplings;
     unsqueeze; squeeze in the alternative order; four checkerboard couplings of the first half of

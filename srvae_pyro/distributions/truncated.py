@@ -1,9 +1,8 @@
 r"""Discretised logistics on an interval of the levels 0..255: mass, quantile, expectation.
 
-The interval is from a level ``low`` to a level ``high``; a bin reaches half a level to either side
-of its level, and the bins of 0 and of 255 take the whole tail beyond, as does an interval that ends
-there. All is in levels: edges are then the same numbers for the two bins that they part, and the
-shares of an interval's bins add up to 1.
+Intervals are from ``low`` to ``high``, ``location`` in levels, ``precision`` one over the scale in
+levels. A bin reaches half a level to either side; those of 0 and 255 take the tails, as does an
+interval that ends there. In levels neighbouring bins have the same edge, so shares add up to 1.
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ from torch import Tensor
 
 from srvae_pyro.pixels import LAST_LEVEL
 
-# Stands for the infinite reach of the end bins, in levels: farther than locations are.
+# The reach of the end bins, in levels.
 UNBOUNDED = 1e38
-# The same where it is differentiated: divided by any scale of 255 e^-40 to 255 e^40 levels it is
-# finite, and its sigmoid is exactly 1 in float32.
+# The same for autograd: divided by scales of 255 e^-40 to 255 e^40 it is finite, its sigmoid 1.
 FINITE = 1e22
-NO_TAIL = 80  # scales from the location to where a logistic's tail adds nothing, in float64 too
+NO_TAIL = 80  # scales from the location: a logistic's tail adds nothing there, even in float64
 NODES = 16  # of the quadrature
-# Of what the closed form of the expectation has its digits in float64.
+# Below these the closed form of the expectation loses its digits in float64.
 LEAST_MASS = 1e-6
 LEAST_PRECISION = 1e-12
 
@@ -35,12 +33,11 @@ def log_masses(
 ) -> tuple[Tensor, Tensor]:
     r"""The logarithms of a bin's share of its interval's mass, and of that mass.
 
-    All arguments broadcast. With the bin's edges a < b and the interval's A <= a, B >= b, in scales
-    from the location, a mass is :math:`\sigma(b)\,\sigma(-a)\,(1 - e^{a - b})`. Far from the
-    location the logarithms of both masses are large and nearly equal, so for the share their linear
-    parts are cancelled before they are computed.
+    All arguments broadcast. A bin with edges a < b, in scales from the location, has the mass
+    :math:`\sigma(b)\,\sigma(-a)\,(1 - e^{a - b})`. Far from the location the logarithms of both
+    masses are large and nearly equal, so their linear parts are cancelled analytically.
     """
-    if torch._C._are_functorch_transforms_active():  # they know no gradients of one's own
+    if torch._C._are_functorch_transforms_active():  # no custom gradients
         return _log_masses(level, low, high, location, precision)
     masses: tuple[Tensor, Tensor] = _LogMasses.apply(level, low, high, location, precision)
     return masses
@@ -51,8 +48,7 @@ def _log_masses(
 ) -> tuple[Tensor, Tensor]:
     """:func:`log_masses` for derivatives of any order and the transforms of ``torch.func``.
 
-    Of smooth functions alone: one of pieces, as :class:`_Side` has it, would have no second
-    derivative where they meet, with the location on a bin's edge.
+    Smooth, while the pieces of :class:`_Side` have no second derivative where they meet.
     """
     level, low, high = level.detach(), low.detach(), high.detach()
     location = location.clamp(-FINITE / 10, FINITE / 10)
@@ -74,10 +70,7 @@ def _log_ratio(inner: Tensor, outer: Tensor, back: Tensor) -> Tensor:
 def _edges(
     level: Tensor, low: Tensor, high: Tensor, location: Tensor, precision: Tensor, reach: float
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
-    """The upper and lower edges, as of :class:`_Side`, and widths of a bin and its interval.
-
-    In scales; ``reach`` is that of the end bins, in levels.
-    """
+    """The edges, as of :class:`_Side`, and widths of a bin and its interval, in scales."""
     top, bottom = level >= LAST_LEVEL, level <= 0
     high_open, low_open = high >= LAST_LEVEL, low <= 0
     half, far, wide = (level.new_full((), number) for number in (0.5, reach, FINITE))
@@ -150,17 +143,10 @@ class _LogMasses(torch.autograd.Function):
 class _Side:
     r"""One side's factors of both masses: their logarithms and gradients.
 
-    By :math:`\log\sigma(t) = \min(t, 0) - \log(1 + e^{-|t|})`.
-
-    Args:
-        inner: the bin's edge, in scales from the location, outwards.
-        outer: the interval's.
-        back: inner less outer, without a difference of large numbers.
-
-    Attributes:
-        linear, inner_factor: log sigmoid(inner) - log sigmoid(outer) is the first, less the
-            logarithm of the second, plus that of ``outer_factor``.
-        end, outer_factor: log sigmoid(outer) is the first, less the logarithm of the second.
+    ``inner`` and ``outer`` are the bin's and the interval's edge in scales from the location,
+    outwards, ``back`` their difference. By :math:`\log\sigma(t) = \min(t, 0) - \log(1 + e^{-|t|})`,
+    log sigmoid(outer) = end - log(outer_factor), and
+    log sigmoid(inner) - log sigmoid(outer) = linear - log(inner_factor / outer_factor).
     """
 
     def __init__(self, inner: Tensor, outer: Tensor, back: Tensor) -> None:
@@ -171,19 +157,19 @@ class _Side:
         self.linear, self.end = torch.maximum(inner.clamp_max(0), back), outer.clamp_max(0)
 
     def slopes(self) -> tuple[Tensor, Tensor]:
-        """Derivatives of both by the edges, moved together: log sigmoid(t) has sigmoid(-t)."""
+        """Derivatives by the edges, moved together: of log sigmoid(t) sigmoid(-t)."""
         outer = torch.sigmoid(-self.outer)
         return torch.sigmoid(-self.inner) - outer, outer
 
     def by_precision(self) -> tuple[Tensor, Tensor]:
-        """By the logarithm of the precision: log sigmoid(t) has t sigmoid(-t)."""
+        """Derivatives by the log-precision: of log sigmoid(t) t sigmoid(-t)."""
         inner = self.near * (self.tail_in / self.inner_factor)
         outer = self.far * (self.tail_out / self.outer_factor)
         return self.linear + inner - outer, self.end + outer
 
 
 def log_mass(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> Tensor:
-    """The logarithm of an interval's mass; arguments as of :func:`log_masses`."""
+    """The logarithm of an interval's mass."""
     high_open, low_open = high >= LAST_LEVEL, low <= 0
     half = low.new_full((), 0.5)
     far = low.new_full((), UNBOUNDED)
@@ -197,7 +183,7 @@ def log_mass(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> 
 
 
 def _tail(edge: Tensor) -> Tensor:
-    """exp(-|t|); where it adds nothing, not so small that a CPU takes many times as long."""
+    """exp(-|t|), clamped above denormals, which are slow on CPUs."""
     return torch.exp(-edge.abs().clamp_max(NO_TAIL))
 
 
@@ -207,10 +193,7 @@ def nearest(low: Tensor, high: Tensor, value: Tensor) -> Tensor:
 
 
 def likeliest(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) -> Tensor:
-    """The likeliest level of the interval.
-
-    That is the one nearest to the location or an end of the interval, as 0 and 255 have the tails.
-    """
+    """The likeliest level of the interval: nearest to the location, or an end if it has a tail."""
     level = nearest(low, high, location)
     for end in (low, high):
         mass, of_end = (log_mass(at, at, location, precision) for at in (level, end))
@@ -221,12 +204,10 @@ def likeliest(low: Tensor, high: Tensor, location: Tensor, precision: Tensor) ->
 def quantile(
     uniform: Tensor, low: Tensor, high: Tensor, location: Tensor, precision: Tensor
 ) -> Tensor:
-    r"""The value below which a share ``uniform`` of the interval's mass lies, not rounded.
+    r"""The value below which a share u of the interval's mass lies, not rounded.
 
-    From the interval's edge A nearer the tail, :math:`t - A = \mathrm{softplus}(\log q - A) -
-    \log(1 - q)` with :math:`q = u\,\sigma(B)\,(1 - e^{A - B})`, which keeps its digits however far
-    the interval is from the location and however wide the scale. ``low`` and ``high`` need not be
-    whole.
+    From the edge A nearer the tail, :math:`t - A = \mathrm{softplus}(\log q - A) - \log(1 - q)`
+    with :math:`q = u\,\sigma(B)\,(1 - e^{A - B})`: exact at any location and scale.
     """
     high_open, low_open = high >= LAST_LEVEL, low <= 0
     half = low.new_full((), 0.5)

@@ -24,7 +24,7 @@ from srvae_pyro.distributions.truncated import (
 from srvae_pyro.pixels import LAST_LEVEL, to_levels, to_unit
 
 LOG_LAST_LEVEL = math.log(LAST_LEVEL)
-STRIPS = 8  # of an image, of which one at a time is in float64, for the memory it takes
+STRIPS = 8  # of an image, one at a time in float64 to save memory
 
 
 class TruncatedMixture(ImageDistribution):
@@ -37,14 +37,13 @@ class TruncatedMixture(ImageDistribution):
         p(x) = \prod_c \frac{\sum_k w_{kc} P_{kc}(x_c)}{\sum_k w_{kc} P_{kc}(L_c)},
         \quad w_{k1} = \pi_k, \quad w_{k,c+1} = w_{kc} P_{kc}(x_c).
 
-    So a component that hardly reaches an interval hardly counts there. The locations are relative
-    to what is known,
+    The locations are relative to what is known,
 
     .. math::
         \mu_{kc} = e_c + m_{kc} + \sum_{c'<c} a_{kcc'} (x_{c'} - v_{c'}).
 
-    Images have values on the grid k / 255 of [0, 1]; one that is not within the intervals has
-    probability 0. Everything is computed in levels and in float32 or better.
+    Images on the grid k / 255 of [0, 1] have probability 0 outside the intervals. Computed in
+    levels, in float32 or better.
 
     Args:
         mixture: the weights, parts m of the locations, scales and coefficients a.
@@ -77,7 +76,6 @@ class TruncatedMixture(ImageDistribution):
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
     ) -> TruncatedMixture:
-        """The same distribution with a larger batch shape, as views of the same parameters."""
         new = self._get_checked_instance(TruncatedMixture, _instance)
         batch_shape = torch.Size(batch_shape)
         new.mixture, new.known = self.mixture.expand(batch_shape), self.known
@@ -86,11 +84,10 @@ class TruncatedMixture(ImageDistribution):
         return new
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        """-inf for an image (..., C, H, W) that is not within the intervals."""
         low, high, left, expected = self.known
         x = to_levels(value).to(value.dtype)
         possible = ((low <= x) & (x <= high)).flatten(-3).all(-1)
-        # An impossible image is scored as if its pixels were in their intervals: no NaN gradients.
+        # Impossible images are scored within widened intervals: no NaN gradients.
         low, high = torch.minimum(low, x), torch.maximum(high, x)
         bases = (expected.unsqueeze(-4) + LAST_LEVEL * self.mixture.means).unbind(-3)
         residuals = (x - left).unsqueeze(-4).unbind(-3)  # (..., 1, H, W) each
@@ -100,8 +97,8 @@ class TruncatedMixture(ImageDistribution):
         x, low, high = (part.unsqueeze(-4) for part in (x, low, high))
         shares, intervals = log_masses(x, low, high, location, precision)  # (..., K, C, H, W)
         weights, log_mass = self.mixture.logits, value.new_zeros(())
-        # A colour's mass is that of each component's share of its interval, by the components'
-        # shares of the mixture's: no difference of large logarithms.
+        # Components' shares of intervals, weighted by their shares of the mixture: no difference
+        # of large logarithms.
         for share, interval in zip(shares.unbind(-3), intervals.unbind(-3), strict=True):
             weights = (weights + interval).log_softmax(-3) + share
             log_mass = log_mass + weights.logsumexp(-3)
@@ -116,7 +113,7 @@ class TruncatedMixture(ImageDistribution):
 
     @torch.no_grad()
     def icdf_sample(self, uniform: Tensor) -> Tensor:
-        """Colour by colour, each of a component that is drawn by its share of the interval."""
+        """Colour by colour, of a component drawn by its share of the interval."""
         # Away from 0 and 1, whose quantiles are infinite, and evenly so.
         tail = torch.finfo(uniform.dtype).eps / 4
         choices, noise = uniform.chunk(2, -3)
@@ -129,27 +126,23 @@ class TruncatedMixture(ImageDistribution):
     @property
     @torch.no_grad()
     def location(self) -> Tensor:
-        """Colour by colour the location of the component with most mass in the interval.
-
-        Each is put on the grid, within the interval, before the next, for which the components
-        weigh as they do given that value.
-        """
+        """Colour by colour the location of the component with most mass in the interval."""
         return self._in_order(lambda low, high, location, precision: location)
 
     @property
     @torch.no_grad()
     def mode(self) -> Tensor:
-        """Colour by colour the likeliest level of the component with most mass in the interval.
-
-        It is the component's location or an end of the interval, as 0 and 255 have the tails.
-        Otherwise as :attr:`location`; it need not be the mode of the mixture.
-        """
+        """Colour by colour the likeliest level of the component with most mass in the interval."""
         return self._in_order(likeliest)
 
     def _in_order(
         self, value_of: Callable[..., Tensor], choices: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """Colour by colour, each put on the grid, within its interval, before the next."""
+        """Colour by colour, each rounded within its interval before the next.
+
+        ``value_of`` gives a value (..., 1, H, W) by the interval's ends, the component's location
+        and precision; ``choices``, noise of that shape, draw components instead of the largest.
+        """
         lows, highs, lefts, expected = (part.unsqueeze(-4).unbind(-3) for part in self.known)
         means = (LAST_LEVEL * self.mixture.means).unbind(-3)
         precisions = torch.exp(-LOG_LAST_LEVEL - self.mixture.log_scales).unbind(-3)
@@ -172,8 +165,7 @@ class TruncatedMixture(ImageDistribution):
                 torch.take_along_dim(*_alike(part, component), -3) for part in (location, precision)
             )
             level = nearest(low, high, value_of(low, high, *of_component))
-            # One component that is no number leaves no share to the others.
-            level = level.masked_fill(lost, torch.nan)
+            level = level.masked_fill(lost, torch.nan)  # a NaN component makes all shares NaN
             levels.append(level.squeeze(-3))
             if c < len(lows) - 1:
                 residuals.append(level - lefts[c])
@@ -182,11 +174,10 @@ class TruncatedMixture(ImageDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The expectation, colour by colour.
+        """The expectation, exact for the first colour.
 
-        Within a component each colour's location is at the earlier colours' expectations, and the
-        components are averaged by their mass in the intervals up to that colour's. That is exact
-        for the first colour, and for others where the intervals leave the components whole.
+        Locations are at the earlier colours' expectations within a component, and components are
+        averaged by their mass in the intervals so far.
         """
         height = self.event_shape[-2]
         rows = -(-height // STRIPS)
@@ -209,7 +200,6 @@ class TruncatedMixture(ImageDistribution):
         )
 
     def _expected(self) -> Tensor:
-        """The expectation, in float64 within."""
         known = (part.unsqueeze(-4).unbind(-3) for part in self.known)
         parts = (*known, self.mixture.means.unbind(-3), self.mixture.log_scales.unbind(-3))
         colours: list[Tensor] = []
@@ -226,7 +216,6 @@ class TruncatedMixture(ImageDistribution):
         return (torch.stack(colours, -3) / LAST_LEVEL).to(self.mixture.means.dtype)
 
     def with_temperature(self, temperature: float) -> TruncatedMixture:
-        """That of the mixture with logits divided and scales multiplied by a temperature."""
         return TruncatedMixture(
             self.mixture.with_temperature(temperature),
             self.known,
@@ -234,20 +223,16 @@ class TruncatedMixture(ImageDistribution):
         )
 
     def _location(self, base: Tensor, residuals: Sequence[Tensor]) -> Tensor:
-        """The location of the colour after those of the ``residuals``, each less what was left."""
+        """The location of the colour after those of ``residuals``."""
         if residuals and self.mixture.coefficients is not None:
             weights = self.mixture.coefficients.to(base.dtype).unbind(-3)
-            # For the second colour of the first, for the third of the first and of the second.
             for weight, residual in zip(weights[len(residuals) - 1 :], residuals, strict=False):
                 base = torch.addcmul(base, weight, residual)
         return base
 
 
 def _first(chosen: Tensor) -> Tensor:
-    """The number (..., 1, H, W) of the first component that is chosen, of (..., K, H, W).
-
-    As argmax has it, which on CPUs takes many times as long over outer dimensions.
-    """
+    """The first chosen component's index (..., 1, H, W): argmax over K is slow on CPUs."""
     count = chosen.shape[-3]
     ranks = torch.arange(count, 0, -1, device=chosen.device).view(-1, 1, 1)
     return count - torch.where(chosen, ranks, 1).amax(-3, keepdim=True)  # of none the last

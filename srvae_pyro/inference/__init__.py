@@ -1,1 +1,1 @@
-"""Inference on the programs: their ELBO, importance weights, how sites are drawn, operations."""
+"""Inference on the programs: ELBO, importance weights, decoding, operations."""

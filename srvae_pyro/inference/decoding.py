@@ -34,10 +34,10 @@ Source = Callable[[np.random.Generator, Sequence[int]], np.ndarray]
 
 
 class Noise(Protocol):
-    """Where a program's draws come from."""
+    """A source of random numbers for a program's sites."""
 
     def normal(self, site: str, like: Tensor) -> Tensor:
-        """Standard normal noise for the site, of ``like``'s shape, type and device."""
+        """Standard normal noise of ``like``'s shape, type and device."""
         ...
 
     def uniform(self, site: str, like: Tensor) -> Tensor:
@@ -66,11 +66,8 @@ class GlobalNoise:
 class ImageNoise:
     """Noise that depends on the seed, the image's number and the site's name alone.
 
-    Image i has the same noise whatever batch it is in, on any device: it is drawn on the CPU.
-
-    Args:
-        seed: at least 0; or several integers, such as a seed and a sample's index.
-        dim: the images' dimension, from the right.
+    Drawn on the CPU, so it is the same in any batch and on any device. ``dim`` is the images'
+    dimension, from the right.
     """
 
     def __init__(
@@ -105,13 +102,12 @@ class ImageNoise:
 class TileNoise:
     """A tile of an infinite noise field; overlapping tiles see the same values.
 
-    The field is made of blocks that depend on the seed, the site's name and the block's place
-    alone, so it is never held as a whole. Drawn on the CPU.
+    The field's blocks depend on the seed, the site's name and their place alone. Drawn on the CPU.
 
     Args:
-        numbers: the field's: integers such as a seed and a sample's index, each at least 0.
-        top: the tile's first row in the image, in the image's pixels.
-        height: its rows, by which a site's resolution is known.
+        numbers: the field's seed: integers of at least 0.
+        top: the tile's first row, in the image's pixels.
+        height: its rows, from which a site's resolution follows.
     """
 
     BLOCK = 64  # pixels a side, at the site's resolution
@@ -147,7 +143,7 @@ class TileNoise:
 
 
 def _blocks(start: int, count: int, size: int) -> range:
-    """The numbers of the blocks that pixels ``start`` to ``start + count`` are in."""
+    """The blocks that pixels ``start`` to ``start + count`` are in."""
     return range(start // size, (start + count - 1) // size + 1)
 
 
@@ -156,17 +152,16 @@ _PROGRAMS = threading.RLock()
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """Within it no other thread is in a turn; turns of one thread nest. Also a decorator.
+    """One thread at a time runs programs; turns of one thread nest. Also a decorator.
 
-    Handlers and plates are on a stack that belongs to the process: a program that runs in another
-    thread would be handled by those of this one.
+    Pyro has one stack of handlers and plates for all threads of a process.
     """
     with _PROGRAMS:
         yield
 
 
 class Handler(Messenger):
-    """A Pyro effect handler with which a turn begins, and that ends with it."""
+    """A Pyro effect handler that takes a :func:`turn`."""
 
     def __enter__(self) -> Self:
         _PROGRAMS.acquire()
@@ -187,21 +182,17 @@ class Handler(Messenger):
 class Decode(Handler):
     """A Pyro effect handler that changes how unobserved sites are drawn.
 
-    That of images (:class:`~srvae_pyro.distributions.ImageDistribution`) and of latents that are
-    normal, a flow of a normal or a mixture of normals; others are left to Pyro.
+    It draws images (:class:`~srvae_pyro.distributions.ImageDistribution`) and latents that are
+    normal, flows of a normal or mixtures of normals; other sites are left to Pyro.
 
     Args:
-        decoding: ``sample`` draws an image's pixels from the likelihood; ``mode`` takes the
-            likeliest component's location, colour by colour (what the published images show),
-            which need not be the likeliest level, as 0 and 255 have the tails; ``mean`` takes the
-            expectation, which is not on the grid, for the image x, and the location for the images
-            below it: the networks above them have learnt from images on the grid only, and an
-            expectation over many y is blurred as no y is.
-        temperature: of the latents: standard deviations of the normals, and of the flow's base, are
-            multiplied by it.
+        decoding: ``sample`` draws pixels from the likelihood; ``mode`` takes the likeliest
+            component's location, as in the published images; ``mean`` takes the expectation of x,
+            not on the grid, given the location of y, as networks have learnt from images on it.
+        temperature: factor on the standard deviations of latents, or of a flow's base.
         image_temperature: of the likelihoods that are sampled from.
-        noise: where the draws come from; PyTorch's global generator if not given.
-        y_temperature: instead of ``image_temperature`` for y, if given.
+        noise: the source of draws; PyTorch's global generator if not given.
+        y_temperature: of y, instead of ``image_temperature``.
     """
 
     def __init__(
@@ -254,10 +245,8 @@ class Decode(Handler):
         return fn.icdf_sample(self.noise.uniform(name, fn.uniform_noise))
 
     def _latent(self, name: str, fn: Any) -> Tensor:
-        """A draw with its spread multiplied by the temperature."""
         if isinstance(fn, dist.MixtureSameFamily):
-            # The component keeps its chance; its own spread shrinks.
-            fn = self._component(name, fn)
+            fn = self._component(name, fn)  # components keep their chances
         base = _bottom_of(fn)
         mean = base.mean.expand(fn.batch_shape + base.mean.shape[len(fn.batch_shape) :])
         return from_noise(fn, self.noise.normal(name, mean), self.temperature)
@@ -274,7 +263,7 @@ class Decode(Handler):
 
 
 class FromNoise(Handler):
-    """A Pyro effect handler that makes latents of given noise."""
+    """A Pyro effect handler that computes latents from noise by site, as of :func:`noise_of`."""
 
     def __init__(self, noise: dict[str, Tensor]) -> None:
         super().__init__()
@@ -287,10 +276,7 @@ class FromNoise(Handler):
 
 
 def from_noise(fn: Any, noise: Tensor, temperature: float = 1.0) -> Tensor:
-    """The draw (..., C, H, W) of a latent's distribution that standard normal noise makes.
-
-    Of a mixture, where more than one draw is made by the same noise, the noise itself.
-    """
+    """A latent's draw (..., C, H, W) from standard normal noise; of a mixture the noise itself."""
     if isinstance(fn, dist.MixtureSameFamily):
         return noise
     if isinstance(fn, dist.TransformedDistribution):
@@ -317,12 +303,12 @@ def noise_of(fn: Any, value: Tensor) -> Tensor:
 
 
 def _bottom_of(fn: Any) -> Any:
-    """What a distribution is a transformation of, or is made of independent ones of."""
+    """The base of transformed and independent distributions."""
     while isinstance(fn, dist.Independent | dist.TransformedDistribution):
         fn = fn.base_dist
     return fn
 
 
 def _is_random(fn: Any) -> bool:
-    """Whether a site's distribution is one of chance; not of a plate, nor a Delta."""
+    """Whether a site is random: not a plate, nor a Delta."""
     return isinstance(fn, TorchDistributionMixin) and not isinstance(fn, dist.Delta)

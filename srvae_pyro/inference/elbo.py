@@ -1,4 +1,4 @@
-"""The evidence lower bound as a differentiable loss that hands back its terms."""
+"""The evidence lower bound as a differentiable loss, with its terms."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ class ElboTerms:
     """The negative ELBO's terms by site, each of the batch shape, in nats an image.
 
     ``reconstruction["x"]`` is RE_x = -log p(x|..), ``kl["z"]`` is KL_z and so on (Table 1 of the
-    paper); if asked for, ``detailed_kl`` has the closed-form KL of each latent element where there
-    is one, and ``means`` the posterior mean of each element of the latents that are normal. The
-    ``errors`` are not part of the ELBO: of images whose distribution has a point ``estimate``, the
-    sum of absolute differences from it in levels.
+    paper). On request ``detailed_kl`` has the closed-form KL of each latent element, and ``means``
+    normal latents' posterior means. Not part of the ELBO are ``errors``: the sums of absolute
+    differences in levels from a distribution's point ``estimate``.
     """
 
     reconstruction: dict[str, Tensor]
@@ -46,13 +45,11 @@ class ElboTerms:
 
 
 class TermsELBO(Trace_ELBO):
-    """``Trace_ELBO`` without a synchronisation a site, its terms from the same pass.
+    """``Trace_ELBO`` with its terms from the same pass, and no synchronisation at each site.
 
     Args:
-        analytic_kl: take the KL of two normals in closed form: the same expectation with less
-            variance.
-        detailed_kl: hand back that KL element by element, whether or not it is the loss, and the
-            posteriors' means.
+        analytic_kl: take the KL of two normals in closed form, with less variance.
+        detailed_kl: return that KL element by element, and the posteriors' means.
 
     Example:
         >>> from srvae_pyro import SRVAE
@@ -112,7 +109,7 @@ class TermsELBO(Trace_ELBO):
         return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The same as a number, its gradients added to the parameters'; what ``SVI`` calls."""
+        """The same as a number, with gradients; ``SVI`` calls it."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()

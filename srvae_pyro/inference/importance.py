@@ -16,9 +16,8 @@ y is a function of x, so the sum over other y is left out: the srVAE's figure bo
 below (paper, equation 12). Models of one level or of more than two have no such pairs: both are
 ``paired``.
 
-The q that samples are drawn from need not be the encoder's: any that is independent normals given
-x does, such as :mod:`~srvae_pyro.inference.refinement` gives, and the better it is the less the
-weights vary.
+Samples may also be drawn from another q of independent normals given x, such as one by
+:mod:`~srvae_pyro.inference.refinement`; the better it is, the less the weights vary.
 """
 
 from __future__ import annotations
@@ -54,22 +53,21 @@ __all__ = [
 ]
 
 Estimator = Literal["product", "paired"]
-PAIR_BYTES = 32  # of a pair of u and z while it is weighed: some float64 at a time (measured: 17)
+PAIR_BYTES = 32  # of a pair of u and z while it is weighed (measured: 17)
 
 
 @dataclass(frozen=True)
 class LikelihoodEstimate:
-    """Estimates for B images, on the CPU and but for ``improved`` float64, each of shape (B,).
+    """Estimates for B images, (B,) each, on the CPU, float64 but for ``improved``.
 
     Attributes:
         log_likelihood: nats.
         elbo: the evidence lower bound from the same samples, nats.
         effective_samples: :math:`(\\sum w)^2 / \\sum w^2`, from 1 to S; for ``product`` see
             :func:`~srvae_pyro.inference.importance_weights.effective_pairs`.
-        pareto_k: shape of the weights' tail, larger is worse, above 0.7 unreliable; of u's or z's
-            for ``product``, each weighted by the sum over the others, whichever is worse; nan
-            below 25 samples.
-        improved: whether the samples are of a refined q; else they are of the encoder's.
+        pareto_k: shape of the weights' tail, unreliable above 0.7, nan below 25 samples; for
+            ``product`` the larger of u's and z's.
+        improved: whether the samples are of a refined q, not the encoder's.
     """
 
     log_likelihood: Tensor
@@ -80,18 +78,11 @@ class LikelihoodEstimate:
 
 
 class LikelihoodOptions(TypedDict, total=False):
-    """What :func:`log_likelihood` takes beside images and samples, each with its default.
+    """Options of :func:`log_likelihood`."""
 
-    Attributes:
-        refine: gradient steps by which each image's q is improved before it is sampled from, 0; see
-            :mod:`~srvae_pyro.inference.refinement`.
-        seed: of the noise, 0.
-        memory_gb: gigabytes that tensors may take, 4.
-    """
-
-    refine: int
-    seed: int
-    memory_gb: float
+    refine: int  # steps of :mod:`~srvae_pyro.inference.refinement` for each image, by default 0
+    seed: int  # of the noise, 0
+    memory_gb: float  # that tensors may take, 4
 
 
 @torch.no_grad()
@@ -112,10 +103,9 @@ def estimate_log_likelihood(
     Args:
         model: an ``SRVAE`` or ``VAE``, or anything whose ``model`` and ``guide`` are such programs.
         x: images (B, C, H, W) on the grid k/255.
-        images: the images' indices, to which their noise is tied; 0 to B - 1 if not given.
-        at_once: evaluations (images times samples) of the networks at a time: a matter of memory
-            only.
-        guide: what to draw from, made of the same images; the model's own if not given.
+        images: indices that the images' noise is tied to; 0 to B - 1 if not given.
+        at_once: evaluations (images times samples) of the networks at a time.
+        guide: a refined guide of the same images; the model's own if not given.
 
     Example:
         >>> from srvae_pyro import SRVAE
@@ -155,10 +145,7 @@ def estimates(
     images: Sequence[int] | None = None,
     at_once: int = 64,
 ) -> Iterator[LikelihoodEstimate]:
-    """The images' estimates in order, of as many images at a time as ``at_once`` allows.
-
-    As :func:`estimate_log_likelihood`, with q refined by ``steps`` for all images together.
-    """
+    """:func:`estimate_log_likelihood` by parts, with q refined by ``steps`` for all together."""
     indices = list(range(len(x))) if images is None else list(images)
     guide = refine(model, x, steps, seed=seed, images=indices) if steps else None
     width = max(at_once // samples, 1)
@@ -207,24 +194,23 @@ def log_likelihood(
 def evaluations_at_once(
     model: Any, x: Tensor, samples: int, memory_gb: float, most: int = 256
 ) -> int:
-    """How many evaluations (images times samples) at a time keep within a memory budget.
+    """How many evaluations (images times samples) at a time fit into memory.
 
     The latents of max(``samples``, evaluations at a time) stay in memory. Both are measured on a
-    few samples, with as much again allowed for what operations use inside. At most ``most``, beyond
-    which larger batches gain nothing.
+    few samples, and as much again is allowed for use within operations.
     """
 
     def peak(samples: int) -> int:
         return peak_bytes(lambda: estimate_log_likelihood(model, x[:1], samples, at_once=1))
 
     few, more = 1, 3
-    peak(1)  # weights that are computed once must not count in one of the two only
+    peak(1)  # warm the cache of weights, which would count in one of the two only
     least = peak(few)
     latents = (peak(more) - least) / (more - few)  # of a sample; with its weights
     one = least - few * latents
     budget = memory_gb * 1e9 / 2
     pairs = PAIR_BYTES * samples  # of an evaluation, whose u meets every z
-    # An image at a time, its latents all there; or more images, each with all its samples.
+    # One image at a time with all its latents, or several with all their samples.
     fit = (budget - samples * latents) / (one + pairs)
     if fit > samples:
         fit = budget / (one + latents + pairs)

@@ -1,4 +1,4 @@
-"""Importance weights: latents drawn from a guide, weighed by a model, averaged with diagnostics."""
+"""Importance weights of latents from a guide, their averages and diagnostics."""
 
 from __future__ import annotations
 
@@ -24,20 +24,15 @@ def log_mean(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 
 def effective_samples(log_weights: Tensor) -> Tensor:
-    """Kish's effective sample size of weights (S, B): (B,), from 1 to S.
-
-    Example:
-        >>> effective_samples(torch.tensor([[0.0, 0.0], [0.0, -100.0]]))
-        tensor([2., 1.])
-    """
+    """Kish's effective sample size of weights (S, B): (B,), from 1 to S."""
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
 
 def effective_pairs(rows: Tensor, columns: Tensor) -> Tensor:
     r"""The effective sample size of all pairs of S u's and S z's: (B,), from 1 to S.
 
-    As many paired samples of weights as even as these would average as well. The average of the
-    pairs varies with the u's and with the z's, so that relative variances add up:
+    ``rows`` are log weights (S, B) of the u's, means over the z's, ``columns`` the converse. The
+    relative variances of both add up:
 
     .. math:: 1 / ESS = 1 / ESS_{rows} + 1 / ESS_{columns} - 1 / S
 
@@ -114,7 +109,7 @@ class Weighing:
         return u, ratio + self.over_parts(lambda s: p_u.log_prob(u[s]))
 
     def paired(self, model: Any, guide: Any, x: Tensor) -> Tensor:
-        """The log weights (S, B) of the s-th draws of all latents."""
+        """The log weights (S, B) of the s-th draws of all latents together."""
         images = images_of(model, guide, x)
         u, weights = self.lowest(model, guide, images[0])
         for (latent, image), y, above in zip(model.levels[1:], images, images[1:], strict=False):
@@ -158,10 +153,7 @@ def images_of(model: Any, guide: Any, x: Tensor) -> list[Tensor]:
 
 
 def condition_on_y(network: Any, y: Tensor) -> Conditional:
-    """p(z|y, .) as a function of u, or p(x|y, .) of z, y seen once if the network can.
-
-    By its ``bind``, unless a subclass overrides ``forward`` alone.
-    """
+    """p(z|y, .) or p(x|y, .), by ``bind`` unless a subclass overrides ``forward`` alone."""
     classes = type(network).__mro__
     first = next((c for c in classes if {"bind", "forward"} & vars(c).keys()), None)
     if first is not None and "bind" in vars(first):
@@ -171,12 +163,15 @@ def condition_on_y(network: Any, y: Tensor) -> Conditional:
 
 
 def normal_log_prob(z: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
-    """log N(z_j; mean_i, stddev_i) of all pairs by matrix products, in float64."""
+    """log N(z_j; mean_i, stddev_i) of all pairs, (s, S, B), by matrix products in float64.
+
+    ``z`` (B, S, D) and ``mean`` (s, B, C, h, w) are centred alike, since squares are subtracted.
+    """
     mean = mean.flatten(2).double().transpose(0, 1)  # (B, s, D)
     stddev = stddev.flatten(2).double().transpose(0, 1).expand_as(mean)
     precision = stddev**-2
     quadratic = torch.bmm(precision, (z**2).transpose(1, 2))  # (B, s, S)
     quadratic = quadratic - 2 * torch.bmm(mean * precision, z.transpose(1, 2))
-    own = (mean**2 * precision + 2 * stddev.log()).sum(-1, keepdim=True)
+    of_mean = (mean**2 * precision + 2 * stddev.log()).sum(-1, keepdim=True)
     constant = z.shape[-1] * math.log(2 * math.pi)
-    return -0.5 * (quadratic + own + constant).permute(1, 2, 0)
+    return -0.5 * (quadratic + of_mean + constant).permute(1, 2, 0)

@@ -27,7 +27,7 @@ __all__ = ["Operations", "Sampling", "check_images", "draw", "slerp"]
 def check_images(
     x: Tensor, name: str, channels: int, multiple: int, size: Sequence[int] | None = None
 ) -> None:
-    """Refuse images that are not (B, C, H, W), floating point within [0, 1], with B at least 1."""
+    """Refuse images that are not floating point (B, C, H, W) of a fitting size, in [0, 1]."""
     if x.dim() != 4 or x.shape[1] != channels:
         alone = f"; one image is {name}[None]" if x.dim() == 3 else ""
         raise UserError(
@@ -62,15 +62,16 @@ def draw(
 ) -> dict[str, Tensor]:
     """The sites of a program on images, a batch at a time.
 
-    The images are the samples of Pyro's ``Predictive``, the inputs observed sites of the program:
-    the two trial runs by which it learns the sites then cost one image each.
+    The images are the samples of Pyro's ``Predictive``, so that its two trial runs cost one image
+    each. ``sampling`` are fields of :class:`~srvae_pyro.inference.sampling.Sampling`.
 
     Args:
-        program: a Pyro program of one image, given a batch of 1 of each input, within
-            :func:`~srvae_pyro.models.base.images_plate`; any leading batch shape must do.
-        inputs: (B, ...) each.
-        samples: S, draws for each image; one and no dimension of it, if not given.
-        indices: of the images, to which their noise is tied; 0 to B - 1 if not given.
+        program: a Pyro program for any leading batch shape, within
+            :func:`~srvae_pyro.models.base.images_plate`.
+        inputs: its arguments, (B, ...) each.
+        count: B without inputs.
+        samples: S, draws for each image; if not given one, without a dimension of its own.
+        indices: that the images' noise is tied to; 0 to B - 1 if not given.
         batch_size: images (times samples) at a time.
         seed: of all noise; PyTorch's generator is used if not given.
 
@@ -104,7 +105,7 @@ def draw(
         if seed is not None:
             own = indices[start : start + step]
             noise = ImageNoise(seed, own, dim=-4 - plates)
-            # Pyro draws the sites of its trial runs, and those that Decode leaves to it.
+            # For trial runs, and sites that Decode leaves to Pyro.
             aside = seeded(seed, *own, *b"pyro")
         size = min(step, count - start)
         temperatures = (how.temperature, how.image_temperature)
@@ -120,10 +121,9 @@ def draw(
 
 
 class Operations(nn.Module):
-    """The operations of both models; all take ``batch_size`` and the fields of :class:`Sampling`.
+    """The operations of both models, with ``batch_size`` and the fields of :class:`Sampling`.
 
-    Each returns the values of the model's sites by name: images x (and y) on the grid k/255,
-    latents z (and u).
+    Each takes images on the grid k/255 and returns the model's sites by name, such as x and z.
     """
 
     model: Any  # programs, whose attributes are conditionals
@@ -133,11 +133,10 @@ class Operations(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
         return next(self.parameters()).device
 
     def prepared(self, x: Tensor) -> Tensor:
-        """Images where the parameters are, in float32, or in float64 if these are."""
+        """Images on the model's device, in float32, or float64 if its parameters are."""
         parameter = next(self.parameters())
         double = parameter.dtype == torch.float64
         return to_device(x.to(torch.float64 if double else torch.float32), parameter.device)
@@ -145,7 +144,7 @@ class Operations(nn.Module):
     def draw(
         self, program: Callable[..., Any], *inputs: Tensor, **options: Any
     ) -> dict[str, Tensor]:
-        """As the function :func:`draw`, each batch brought to the model's device."""
+        """As the function :func:`draw`, on the model's device."""
 
         def prepared(*batch: Tensor) -> Any:
             return program(*map(self.prepared, batch))
@@ -153,10 +152,9 @@ class Operations(nn.Module):
         return draw(prepared, *inputs, **options)
 
     def check_images(self, *images: Tensor, names: Sequence[str] = "x") -> None:
-        """Refuse images (B, C, H, W) that the networks cannot take or would misread."""
-        config = self.config
-        channels, *size = config.image_shape
-        fixed = None if config.any_size else size
+        """Refuse images (B, C, H, W) that do not fit the networks."""
+        channels, *size = self.config.image_shape
+        fixed = None if self.config.any_size else size
         for name, x in zip(names, images, strict=True):
             check_images(x, name, channels, self.multiple, fixed)
         shapes = [tuple(x.shape) for x in images]
@@ -164,43 +162,32 @@ class Operations(nn.Module):
             raise UserError(f"images of {shapes[0]} and {shapes[1]} do not pair up")
 
     def generate(self, count: int, *, first: int = 0, **sampling: Any) -> dict[str, Tensor]:
-        """New images: the model's sites, drawn from the top of the graph to x.
+        """New images x (count, C, H, W) and the other sites.
 
-        Args:
-            first: index of the first image, where a seed is given.
-            sampling: ``batch_size`` and the fields of :class:`Sampling`.
-
-        Returns:
-            By site: x (n, C, H, W) and the others, (n, ...) each.
+        With a seed, image i of all has the same noise in any call; ``first`` is the first one's i.
         """
         return draw(self.model, count=count, indices=range(first, first + count), **sampling)
 
     def reconstruct(self, x: Tensor, **sampling: Any) -> dict[str, Tensor]:
-        """x decoded from its own latents.
-
-        Args:
-            x: images (B, C, H, W) on the grid k/255.
-            sampling: ``batch_size`` and the fields of :class:`Sampling`.
-
-        Returns:
-            By site: x (B, C, H, W) and the others, (B, ...) each.
-        """
+        """Images x (B, C, H, W) decoded from their own latents."""
         raise NotImplementedError
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int, **sampling: Any) -> dict[str, Tensor]:
         """From images a to images b by way of their latents.
 
-        The latents of both are carried to where they are standard normal: u through the flow, z of
-        the srVAE to (z - mean) / std of p(z|y,u). There they are interpolated spherically, and the
-        model generates from what lies between, y too: at the ends y is drawn from p(y|u), so x
-        resembles a and b without being their reconstruction. A mixture prior has no such space:
-        its latent is interpolated itself.
+        Latents are interpolated spherically as standard normal noise: u behind the flow, z of the
+        srVAE as (z - mean) / std of p(z|y,u); of a mixture prior the latent itself. Everything
+        else is drawn anew, y too, so the ends resemble a and b without being reconstructions.
 
         Args:
-            a: images (B, C, H, W) on the grid k/255.
+            a: images (B, C, H, W).
+            b: as many.
             steps: images on the way, both ends counted.
-            sampling: as of :meth:`generate`; ``temperature`` is of the latents of a and b; pair i
-                has the same pixel noise all along.
+            sampling: ``temperature`` is of the latents of a and b; pair i has the same pixel noise
+                all along.
+
+        Returns:
+            By site: x (steps, B, C, H, W) and the others.
         """
         if steps < 2:
             raise UserError(f"an interpolation has at least 2 steps, not {steps}")
@@ -216,7 +203,7 @@ class Operations(nn.Module):
             name: torch.stack([slerp(ends[0][name], ends[1][name], t) for t in path]).flatten(0, 1)
             for name in ends[0]
         }
-        # Of the lowest latent, which the model draws first: the others' sizes follow from it.
+        # The lowest latent's, from which all other sizes follow.
         height, width = next(iter(between.values())).shape[-2:]
 
         def program(*noise: Tensor) -> None:
@@ -231,7 +218,7 @@ class Operations(nn.Module):
     @turn()
     @cached_weights()
     def _noise(self, x: Tensor) -> dict[str, Tensor]:
-        """The noise that makes each latent of x, drawn from the guide, by site."""
+        """The noise by site that gives the latents of x, drawn from the guide."""
         guide = pyro.poutine.trace(self.guide).get_trace(x)
         lowest = guide.nodes[self.model.levels[0][0]]["value"]
         replayed = pyro.poutine.replay(self.model, trace=guide)
@@ -246,15 +233,9 @@ class Operations(nn.Module):
     def log_likelihood(
         self, x: Tensor, samples: int = 500, **options: Unpack[LikelihoodOptions]
     ) -> Tensor:
-        """log p(x) by importance sampling, all pairs: a lower bound in expectation, nats.
+        """log p(x) by importance sampling, nats, (B,), a lower bound in expectation.
 
-        Args:
-            x: images (B, C, H, W) on the grid k/255.
-            options: see :class:`~srvae_pyro.inference.importance.LikelihoodOptions`.
-
-        Returns:
-            (B,), float64 on the CPU. :mod:`srvae_pyro.inference.importance` has more: the other
-            estimator, and how far to trust the numbers.
+        In float64 on the CPU. :mod:`srvae_pyro.inference.importance` also has diagnostics.
         """
         self.check_images(x)
         return log_likelihood(self, self.prepared(x), samples, **options)
@@ -263,14 +244,13 @@ class Operations(nn.Module):
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     """Spherical interpolation between events (..., C, H, W), t from 0 at a to 1 at b.
 
-    Keeps what is between as far from the origin as normal noise is (White 2016, arXiv:1609.04468).
+    It keeps the typical norm of normal noise (White 2016, arXiv:1609.04468).
     """
     flat_a, flat_b = a.flatten(-3), b.flatten(-3)
     cosine = torch.cosine_similarity(flat_a, flat_b, dim=-1).clamp(-1, 1)[..., None, None, None]
     angle = torch.arccos(cosine)
     sine = torch.sin(angle)
-    # Parallel: the straight line, to which the sphere's path tends.
-    straight = sine < 1e-4
+    straight = sine < 1e-4  # parallel: the limit is a straight line
     safe = torch.where(straight, torch.ones_like(sine), sine)
     weight_a = torch.where(straight, 1 - t * torch.ones_like(sine), ((1 - t) * angle).sin() / safe)
     weight_b = torch.where(straight, t * torch.ones_like(sine), (t * angle).sin() / safe)

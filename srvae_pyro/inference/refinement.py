@@ -1,14 +1,12 @@
-r"""Posteriors of an image's own: a guide's normals after gradient steps on that image's ELBO.
+r"""Posteriors refined for each image, by gradient steps on its ELBO.
 
-An encoder serves all images, so for a single one there are better normals than it gives. Here their
-means and log-variances are free parameters, started at the encoder's, and steps of Adam (Kingma and
-Ba 2014, arXiv:1412.6980) raise the evidence lower bound of each image by itself. By how much it
-rises is what amortization costs; what then lies between it and log p(x) is what normals that are
-diagonal and independent of each other cost.
+Means and log-variances start at the encoder's, and steps of Adam (Kingma and Ba 2014,
+arXiv:1412.6980) raise each image's evidence lower bound. The rise is the amortization gap; what
+remains to log p(x) is the cost of diagonal, independent normals.
 
-The gradient is that of the latents' path alone, with log q's own parameters held: of the same
-expectation, and of little variance where q is near the posterior (Roeder et al. 2017, "Sticking the
-Landing", arXiv:1703.09194). Means move in units of the encoder's standard deviations.
+The gradient is the latents' path alone, with log q's parameters held: its variance is small near
+the posterior (Roeder et al. 2017, "Sticking the Landing", arXiv:1703.09194). Means move in units of
+the encoder's standard deviations.
 
 References:
     Cremer, Li and Duvenaud, Inference Suboptimality in Variational Autoencoders, 2018,
@@ -35,38 +33,28 @@ from srvae_pyro.system.device import peak_bytes
 
 __all__ = ["RefinedGuide", "refine", "refined_at_once"]
 
-# Of rates from 0.02 to 0.8 and epsilons from 1e-8 to 10, tried on trained models of both kinds with
-# 10 to 50 steps; docs/results.md has what these give.
+# The best of rates from 0.02 to 0.8 and epsilons from 1e-8 to 10, with 10 to 50 steps.
 LEARNING_RATE = 0.3
-EPSILON = 1.0  # nats a standard deviation: a gradient well below moves q in proportion to it
+EPSILON = 1.0  # nats a standard deviation; q moves in proportion to gradients well below
 
 
 @dataclass(frozen=True)
 class RefinedGuide:
-    """A guide of B given images, which runs no encoder: a program like the srVAE's and VAE's.
+    """A guide of B given images, a program without an encoder."""
 
-    Attributes:
-        d: the model's.
-        lower: the images below x by site, such as y = d(x), (B, c, h, w); none of a one-level VAE.
-        posteriors: q(z|x), and q(u|y), by site: batch shape (B,), events (C, h, w).
-        improved: whether an image's q is the refined one, (B,); else it is the encoder's, whose
-            ELBO was not below.
-    """
-
-    d: Callable[[Tensor], Tensor] | None
-    lower: dict[str, Tensor]
-    posteriors: dict[str, dist.TorchDistribution]
-    improved: Tensor
+    d: Callable[[Tensor], Tensor] | None  # the model's
+    lower: dict[str, Tensor]  # the images below x by site, such as y = d(x)
+    posteriors: dict[str, dist.TorchDistribution]  # q(z|x), q(u|y) by site, of batch shape (B,)
+    improved: Tensor  # whether q is the refined one, not the encoder's, (B,)
 
     def __getattr__(self, name: str) -> Conditional:
-        """``q_z`` and so on, of the images of this guide whatever the network is given."""
+        """``q_z`` and so on, of this guide's images whatever the arguments."""
         site = name.removeprefix("q_")
         if site == name or site not in vars(self).get("posteriors", {}):
             raise AttributeError(name)
         return lambda *_: self.posteriors[site]
 
     def __getitem__(self, images: slice) -> RefinedGuide:
-        """The guide of some of the images."""
         parts = {
             name: dist.Normal(q.mean[images], q.stddev[images]).to_event(3)
             for name, q in self.posteriors.items()
@@ -75,7 +63,7 @@ class RefinedGuide:
         return RefinedGuide(self.d, lower, parts, self.improved[images])
 
     def __call__(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
-        """Sample the sites of the images x (B, C, H, W), which are those of this guide."""
+        """Sample the sites of this guide's images x (B, C, H, W)."""
         with pyro.plate("images", x.shape[-4], dim=-1):
             for name, image in self.lower.items():
                 pyro.sample(name, dist.Delta(image, event_dim=3))
@@ -102,16 +90,16 @@ def refine(
 ) -> RefinedGuide:
     """Improve the guide's normals for each image by itself; the model is left as it is.
 
-    Where the refined q's ELBO is not above the encoder's, by the same noise, the encoder's is kept.
-    That noise is not what importance samples are drawn by: their weights stay unbiased.
+    The encoder's q is kept if its ELBO, by the same noise, is not lower. Importance samples have
+    other noise, so their weights stay unbiased.
 
     Args:
         model: an ``SRVAE`` or ``VAE``, or anything whose ``model`` and ``guide`` are such programs.
         x: images (B, C, H, W) on the grid k/255, all refined at once.
         steps: of Adam; the rate falls to 0 over them by half a cosine.
-        images: the images' indices, to which their noise is tied; 0 to B - 1 if not given.
+        images: indices that the images' noise is tied to; 0 to B - 1 if not given.
         learning_rate: the first step's, of means in standard deviations and of log-variances.
-        choice_samples: of the ELBO by which an image's refined q is held against the encoder's.
+        choice_samples: of the ELBO, to choose between the refined q and the encoder's.
 
     Example:
         >>> from srvae_pyro import SRVAE
@@ -125,8 +113,8 @@ def refine(
     if steps < 0:
         raise UserError(f"refine is a number of gradient steps, at least 0, not {steps}")
     indices = list(range(len(x))) if images is None else list(images)
-    # Steps that lead to no number cost one image its refinement; a check would end it all.
-    # No gradients but in the steps; those of inference mode could not be had there either.
+    # No validation: a NaN costs one image its refinement, not all. No inference mode: it would
+    # forbid the steps' gradients.
     with pyro.validation_enabled(False), torch.inference_mode(False), torch.no_grad():
         x = x.clone() if x.is_inference() else x
         first = _encoded(model, x)
@@ -151,7 +139,7 @@ def refine(
             with torch.enable_grad():
                 guide = replace(first, posteriors=posteriors(PathNormal))
                 loss = -_elbo(model, guide, x, noise).sum()
-            # Of these alone: the networks' parameters keep the gradients that they have.
+            # The networks' parameters keep their gradients.
             for way, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
                 way.grad = gradient
             adam.step()
@@ -162,7 +150,7 @@ def refine(
 
 
 def _encoded(model: Any, x: Tensor) -> RefinedGuide:
-    """What the guide's encoders give."""
+    """The guide of the encoders' posteriors."""
     guide, batch = model.guide, (len(x),)
     lower, posteriors = {}, {}
     images = images_of(model.model, guide, x)
@@ -188,7 +176,7 @@ def _better(
     gains = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for noise in noises:
         gains += (_elbo(model, last, x, noise) - _elbo(model, first, x, noise)).double()
-    improved = gains > 0  # false where the steps led to no number
+    improved = gains > 0  # false for NaN
     chosen = improved[:, None, None, None]
     posteriors = {}
     for name, q in last.posteriors.items():
@@ -201,18 +189,14 @@ def _better(
 
 
 def refined_at_once(model: Any, x: Tensor, memory_gb: float, most: int = 16) -> int:
-    """How many images can be refined at a time within a memory budget.
-
-    Measured on a few of x, with as much again allowed for what operations use inside. At most
-    ``most``, beyond which larger batches gain little.
-    """
+    """How many images to refine at a time, by a measurement, within a memory budget."""
 
     def peak(count: int) -> int:
         images = x[:1].repeat(count, 1, 1, 1)
         return peak_bytes(lambda: refine(model, images, steps=1, choice_samples=1))
 
     few, more = 2, 4
-    peak(1)  # weights that are computed once must not count in one of the two only
+    peak(1)  # warm the cache of weights, which would count in one of the two only
     least = peak(few)
     one = max((peak(more) - least) / (more - few), 1)
     fit = (memory_gb * 1e9 / 2 - least) / one + few

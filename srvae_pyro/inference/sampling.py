@@ -1,9 +1,6 @@
-"""The settings of sampling, for the operations in Python and for the flags of the commands.
+"""The settings of sampling: keywords of the operations, ``model.generate(16, seed=0)``, and flags.
 
-Operations take the fields of :class:`Sampling` as keywords, ``model.generate(16, seed=0)`` or
-``model.generate(16, **vars(sampling))``. Without a seed they draw from PyTorch's generator; with
-one it stays as it was. The expectation (``mean``) is not on the grid k/255; the srVAE's y is then
-drawn as by ``mode``.
+Without a seed operations draw from PyTorch's generator; with one its state stays.
 """
 
 from __future__ import annotations

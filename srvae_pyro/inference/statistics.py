@@ -43,12 +43,12 @@ class RunningMean:
 def standard_error(values: Tensor, photographs: Tensor | None = None) -> float | None:
     """The standard error of the mean of one value an image, (N).
 
-    Images cut from one photograph are alike, and more of them say little more. So their
-    deviations from the mean are added up before they are squared, for each of G photographs:
+    Crops of one of G photographs are correlated, so deviations are summed for each photograph
+    (``photographs`` has its index, (N)) before they are squared:
 
         se^2  =  G / (G - 1)  sum_g (sum_{i in g} (v_i - mean))^2  /  N^2
 
-    which is the usual standard error where every image is a photograph of its own.
+    which is the usual standard error without crops; None for one photograph or image alone.
 
     References:
         Liang and Zeger, Longitudinal data analysis using generalized linear models, 1986,

@@ -20,14 +20,13 @@ from srvae_pyro.networks.layers import (
 class DenseStep(nn.Module):
     """One densely connected step, (B, c, H, W) to (B, c + growth, H, W).
 
-    A 1x1 convolution to ``4 * growth`` channels and a 3x3 convolution to ``growth``, with nothing
-    between them; ELU over the concatenation of input and output.
+    A 1x1 convolution to ``4 * growth`` channels, directly a 3x3 convolution to ``growth``, and ELU
+    over the concatenation of input and output.
 
     References:
         Huang et al., Densely Connected Convolutional Networks, 2016, arXiv:1608.06993.
 
-    Attributes:
-        merge: whether the two convolutions are computed as one where that costs fewer operations.
+    ``merge`` lets the two convolutions be computed as one if that costs fewer operations.
     """
 
     def __init__(self, channels: int, growth: int) -> None:
@@ -70,10 +69,8 @@ class DenseBlock(nn.Sequential):
     """``steps`` dense steps, and channel attention: (B, c, H, W) to (B, out_channels, H, W).
 
     Args:
-        full_precision: compute in the parameters' precision even under autocast; for an input whose
-            last bits matter.
-        attention: whether there is channel attention. Without it a position of the output depends
-            on its surroundings alone, not on how large the input is.
+        full_precision: compute in the parameters' precision even under autocast.
+        attention: whether there is channel attention, without which the receptive field is bounded.
     """
 
     def __init__(
@@ -100,9 +97,7 @@ class DenseBlock(nn.Sequential):
         return self.run(x)
 
     def run(self, x: Tensor) -> Tensor:
-        """The block in whatever precision autocast has."""
-        # Autocast touches convolutions only: a float32 input would be concatenated with their
-        # outputs to float32, and all that follows would be float32 too.
+        # Autocast touches convolutions only: concatenation with a float32 input would be float32.
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
@@ -115,15 +110,14 @@ class Encoder(nn.Sequential):
     """(B, in, H, W) to (B, out, H / 2**stages, W / 2**stages).
 
     ``stages`` times {dense block; 3x3 convolution with stride 2 to twice the channels; the growth
-    doubles}; one more dense block; 1x1 convolution. Where fewer halvings are to widen it, the later
-    ones bring the channels back to what the block was given, and the growth stays.
+    doubles}; one more dense block; 1x1 convolution.
 
     Args:
         size: of the first dense block, and steps of all.
         stages: how often the resolution is halved.
-        head: whether the output is the parameters of a distribution; see
-            :class:`~srvae_pyro.networks.WeightNormConv2d`.
-        widening: how many of the halvings double channels and growth; all if not given.
+        head: see :class:`~srvae_pyro.networks.WeightNormConv2d`.
+        widening: how many halvings double channels and growth, all if not given; later ones
+            restore the channels of their block's input.
     """
 
     def __init__(
@@ -154,18 +148,10 @@ class Decoder(nn.Sequential):
 
     ``stages`` times {dense block; 3x3 transposed convolution with stride 2 to half the channels;
     the growth halves}; 3x3 convolution. Without stages, one dense block before the convolution.
-
-    Args: as :class:`Encoder`.
     """
 
     def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        size: Dense,
-        stages: int,
-        *,
-        head: bool = True,
+        self, channels: int, out_channels: int, size: Dense, stages: int, *, head: bool = True
     ) -> None:
         layers: list[nn.Module] = []
         growth = size.growth
@@ -183,8 +169,7 @@ class Decoder(nn.Sequential):
 class PlainNetwork(nn.Sequential):
     """(B, in, H, W) to (B, out, H, W): ``size.blocks`` dense blocks, then a 1x1 convolution.
 
-    Args: as :class:`Encoder`, and ``full_precision_input``: the first block too computes in the
-        parameters' precision even under autocast.
+    With ``full_precision_input`` the first block ignores autocast.
     """
 
     def __init__(

@@ -19,11 +19,10 @@ _scope: ContextVar[dict[Key, Tensor] | None] = ContextVar("scope", default=None)
 
 @contextmanager
 def cached_weights() -> Iterator[None]:
-    """A scope in which normalised and merged weights are computed once; bypassed under autograd.
+    """A scope in which normalised and merged weights are computed once, except under autograd.
 
-    The caller promises that no parameter changes before the scope ends; this is not checked.
-    Nothing outlives the scope, and outside of one everything is computed at each call. Scopes nest;
-    each thread has its own. Also a decorator, and used as ``torch.nn.utils.parametrize.cached`` is.
+    Parameters must not change within it; this is not checked. Scopes nest; each thread has its own.
+    Also a decorator.
     """
     if _scope.get() is not None:
         yield
@@ -38,11 +37,7 @@ def cached_weights() -> Iterator[None]:
 def cached(
     owner: Hashable, name: str, compute: Callable[[], Tensor], device: torch.device
 ) -> Tensor:
-    """The value of ``compute()``, taken from the open scope if it has been computed there before.
-
-    It is stored for ``owner``, the module or modules whose parameters it is computed from, under
-    ``name`` and the autocast of their device.
-    """
+    """``compute()``, stored in the open scope by ``owner``, ``name`` and the device's autocast."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return compute()
     scope = _scope.get()
@@ -60,27 +55,20 @@ MEMORY_FORMAT = torch.channels_last
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x (B, C, H, W) with its channels innermost; a copy only where they are not yet.
-
-    x itself within transforms of ``torch.func``, whose ``vmap`` knows no such layout.
-    """
+    """x (B, C, H, W) with its channels innermost, except under ``torch.func``'s transforms."""
     if torch._C._are_functorch_transforms_active():
         return x
     x = x.contiguous(memory_format=MEMORY_FORMAT)
     if len(x) > 1 or x.device.type == "cpu" or MEMORY_FORMAT is not torch.channels_last:
         return x
-    # The stride from image to image says nothing of a single one, but operations tell the layout
-    # by it, and would go on with channels outermost: it is set as if there were several.
+    # Operations infer the layout from the stride between images, also of a single one.
     _, channels, height, width = x.shape
     flat = x.permute(0, 2, 3, 1).reshape(-1)
     return flat.view(1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def channels_last_on_gpus(x: Tensor) -> Tensor:
-    """The same, but x itself on a CPU.
-
-    It makes no difference in speed there, but would in the last bits of samples.
-    """
+    """The same, but x itself on a CPU, so that the last bits of samples stay."""
     return x if x.device.type == "cpu" else channels_last(x)
 
 
@@ -94,19 +82,11 @@ class WeightNormalized(nn.Module):
 
     A fresh layer has v ~ N(0, 0.05^2), g = 1, b = 0. Within :func:`initializing` its first batch
     sets g and b so that every output channel has mean ``init_mean`` and standard deviation
-    ``init_scale`` over that batch. The flag that this has happened is a buffer, so a loaded layer
-    knows it.
+    ``init_scale`` over that batch; the buffer ``initialized`` records it.
 
     References:
         Salimans and Kingma, Weight Normalization, 2016, arXiv:1602.07868, sections 2 and 3.
 
-    Args:
-        output_dim: dimension of ``shape`` that holds the output channels.
-
-    Attributes:
-        init_scale: standard deviation of the outputs after initialisation, for all output channels
-            or one each. None, as in hidden layers: the scale of :func:`initializing`.
-        init_mean: their mean, in the same way.
     """
 
     initialized: Tensor
@@ -120,23 +100,20 @@ class WeightNormalized(nn.Module):
         self.gain = nn.Parameter(torch.ones(gain_shape))
         self.bias = nn.Parameter(torch.zeros(shape[output_dim]))
         self.register_buffer("initialized", torch.tensor(False))
+        # One for all output channels or one each; None: hidden layers' scale of initializing().
         self.init_scale: float | Tensor | None = None
         self.init_mean: float | Tensor = 0.0
         self.hidden_scale: float | None = None  # set within initializing()
 
     @property
-    def in_initialization(self) -> bool:
-        """Whether a pass of data initialises this layer now."""
-        return self.hidden_scale is not None
-
-    @property
     def weight(self) -> Tensor:
         """The normalised weight, of the direction's shape."""
-        return cached(self, "weight", self.normalized, self.direction.device)
-
-    def normalized(self) -> Tensor:
-        """Compute the normalised weight."""
-        return torch._weight_norm(self.direction, self.gain, self.output_dim)
+        return cached(
+            self,
+            "weight",
+            lambda: torch._weight_norm(self.direction, self.gain, self.output_dim),
+            self.direction.device,
+        )
 
     def linear(self, x: Tensor) -> Tensor:
         """The map itself, (B, in, H, W) to (B, out, H', W')."""
@@ -149,7 +126,7 @@ class WeightNormalized(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, hidden_scale: float) -> None:
-        """Set gain and bias from a batch, once."""
+        """Set gain and bias from a batch (B, in, H, W), B > 1, once."""
         if self.initialized:
             return
         if len(x) < 2:
@@ -163,8 +140,7 @@ class WeightNormalized(nn.Module):
         std, mean = torch.std_mean(outputs, dim=(0, 2, 3))
         aim = hidden_scale if self.init_scale is None else self.init_scale
         scale = torch.as_tensor(aim, device=std.device, dtype=std.dtype)
-        # A channel that is constant over the batch has no scale to correct.
-        ratio = scale / torch.where(std > 1e-8, std, torch.ones_like(std))
+        ratio = scale / torch.where(std > 1e-8, std, torch.ones_like(std))  # not of constants
         self.gain.copy_(ratio.reshape(self.gain.shape))
         self.bias.copy_(torch.as_tensor(self.init_mean).to(std) - mean * ratio)
         self.initialized.fill_(True)
@@ -173,10 +149,8 @@ class WeightNormalized(nn.Module):
 class WeightNormConv2d(WeightNormalized):
     """A weight-normalised convolution, (B, in, H, W) to (B, out, H / stride, W / stride).
 
-    Args:
-        kernel_size: 1 or 3; the padding keeps the size.
-        head: whether the outputs are the parameters of a distribution. A head computes in the
-            parameters' precision even under autocast, and :func:`init_heads` sets its start.
+    The kernel size is 1 or 3. A ``head``, whose outputs are a distribution's parameters, ignores
+    autocast, and :func:`init_heads` sets its initialisation.
     """
 
     def __init__(
@@ -202,10 +176,10 @@ class WeightNormConv2d(WeightNormalized):
     def convolved(self, x: Tensor) -> Tensor:
         """The convolution in whatever precision autocast has."""
         if self.direction.shape[2:] == x.shape[2:] == (1, 1):
-            # One pixel: a matrix product, without the cost of setting up a convolution.
+            # One pixel: a matrix product is cheaper to set up.
             return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
         narrow = self.head and self.padding == 0 and x.shape[1] <= NARROW
-        # Transforms of torch.func know no gradients of one's own.
+        # Transforms of torch.func take no custom gradients.
         if narrow and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active():
             out: Tensor = PixelProducts.apply(x, self.weight.flatten(1), self.bias)
             return out
@@ -215,10 +189,9 @@ class WeightNormConv2d(WeightNormalized):
 class PixelProducts(torch.autograd.Function):
     """A 1x1 convolution as one matrix product an image, its output with pixels innermost.
 
-    That is how distributions read their parameters. On a CPU it is up to twice as fast as a
-    convolution of 100 or 103 outputs, whose kernels want multiples of 16. The gradient of the
-    input has the input's layout: that of autograd's own formula has pixels innermost, and would
-    hand this on to all that comes before, where operations on two layouts are slow.
+    Distributions read their parameters so. On a CPU it is up to twice as fast as a convolution
+    whose outputs are no multiple of 16. The input's gradient keeps the input's layout, unlike
+    autograd's, as operations on two layouts are slow.
     """
 
     @staticmethod
@@ -230,7 +203,6 @@ class PixelProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of the three."""
         x, weight = ctx.saved_tensors
         gradient = gradient.flatten(2)
         weights = weight.expand(len(x), -1, -1)
@@ -256,7 +228,7 @@ class WeightNormConvTranspose2d(WeightNormalized):
 
 
 def init_heads(module: nn.Module, scale: float | Tensor, mean: float | Tensor = 0.0) -> None:
-    """Set what the data-dependent initialisation of the heads within ``module`` aims at."""
+    """Set the standard deviation and mean of heads' outputs after initialisation."""
     for layer in module.modules():
         if isinstance(layer, WeightNormConv2d) and layer.head:
             layer.init_scale, layer.init_mean = scale, mean
@@ -264,10 +236,7 @@ def init_heads(module: nn.Module, scale: float | Tensor, mean: float | Tensor = 
 
 @contextmanager
 def initializing(module: nn.Module, scale: float = 0.01) -> Iterator[None]:
-    """Let a pass of data through ``module`` initialise its layers that are not initialised yet.
-
-    ``scale`` is the standard deviation of hidden layers' outputs; for heads see :func:`init_heads`.
-    """
+    """Let the next pass of data initialise new layers, hidden ones to outputs of ``scale``."""
     layers = [layer for layer in module.modules() if isinstance(layer, WeightNormalized)]
     for layer in layers:
         layer.hidden_scale = scale
@@ -280,9 +249,9 @@ def initializing(module: nn.Module, scale: float = 0.01) -> Iterator[None]:
 
 
 def _uncompiled() -> AbstractContextManager[None]:
-    """Within it compiled networks run as they are: compiling what runs once takes minutes."""
+    """Run compiled networks uncompiled: for a single pass compiling takes too long."""
     if "torch._dynamo" not in sys.modules:
-        return nullcontext()  # nothing is compiled, and it takes seconds to import
+        return nullcontext()  # nothing is compiled
     return torch.compiler.set_stance("force_eager")
 
 
@@ -291,22 +260,20 @@ def pays_to_merge(first: WeightNormConv2d, second: WeightNormConv2d, x: Tensor) 
 
     Never during initialisation, in which each layer has to see its own input.
     """
-    if first.in_initialization:
+    if first.hidden_scale is not None:
         return False
     hidden, channels = first.direction.shape[:2]
     out = second.direction.shape[0]
     positions = x.shape[0] * x.shape[2] * x.shape[3]
     apart = (channels * hidden + 9 * hidden * out) * positions
-    # The merged kernel has to be computed too.
     return 9 * channels * out * positions + 9 * channels * hidden * out < apart
 
 
 def merged(first: WeightNormConv2d, second: WeightNormConv2d, x: Tensor) -> Tensor:
     """``second(first(x))`` by one 3x3 convolution, (B, c, H, W) to (B, out, H, W).
 
-    With 1x1 weights w1, b1 and 3x3 weights w3, b3 the kernel is sum_m w3[:, m] w1[m] and the
-    bias b3 plus sum_m w3[:, m] b1[m] convolved with ones: next to a border, where the 3x3
-    kernel meets padding, the inner bias is missing.
+    The kernel is sum_m w3[:, m] w1[m], the bias b3 plus sum_m w3[:, m] b1[m] convolved with ones:
+    padding has no inner bias.
     """
     device = second.bias.device
     layers = (first, second)
@@ -327,7 +294,7 @@ def _kernel(first: WeightNormConv2d, second: WeightNormConv2d) -> Tensor:
 
 
 def _inner_bias(first: WeightNormConv2d, second: WeightNormConv2d) -> Tensor:
-    """What the first bias adds by way of each of a pixel's 3x3 neighbours, (out, 9)."""
+    """The first bias's contribution through each of a pixel's 3x3 neighbours, (out, 9)."""
     w3 = second.weight
     flat = w3.permute(0, 2, 3, 1).reshape(-1, w3.shape[1])
     return (flat @ first.bias).reshape(w3.shape[0], 9)

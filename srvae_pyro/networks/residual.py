@@ -34,16 +34,11 @@ class ResidualBlock(nn.Module):
         return x + added
 
     def added(self, x: Tensor) -> Tensor:
-        """What is added to x."""
-        out: Tensor = self.second(F.elu(self.first(F.elu(x))))
-        return out
+        return self.second(F.elu(self.first(F.elu(x))))
 
 
 class ResidualFeatures(nn.Sequential):
-    """(B, in, H, W) to features (B, width, H, W) for other networks.
-
-    A 3x3 convolution and residual blocks: a receptive field of 3 + 4 ``blocks``.
-    """
+    """(B, in, H, W) to features (B, width, H, W), with a receptive field of 3 + 4 ``blocks``."""
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__(
@@ -63,10 +58,7 @@ class ResidualHead(nn.Sequential):
 
 
 class ResidualNetwork(nn.Sequential):
-    """(B, in, H, W) to (B, out, H, W), the parameters of a distribution.
-
-    :class:`ResidualFeatures`, an ELU and a 1x1 convolution: a receptive field of 3 + 4 ``blocks``.
-    """
+    """(B, in, H, W) to (B, out, H, W): :class:`ResidualFeatures`, an ELU and a 1x1 convolution."""
 
     def __init__(self, channels: int, out_channels: int, width: int, blocks: int) -> None:
         super().__init__(
@@ -80,9 +72,7 @@ VERSIONS = 4  # of a compiled network: with and without a gradient, of one shape
 
 
 def checkpoint_blocks(module: nn.Module, on: bool = True) -> None:
-    """Checkpoint the gradients of every dense or residual block: each keeps its input alone.
-
-    Takes less memory and about a third more time in training.
+    """Gradient checkpointing of every dense or residual block: a third more time.
 
     References:
         Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016, arXiv:1604.06174.
@@ -97,18 +87,11 @@ def compile_networks(module: nn.Module, **options: Any) -> None:
 
     The state keeps its names. The first steps take minutes; a CPU needs a C++ compiler.
     """
-    kinds = (
-        Encoder,
-        Decoder,
-        PlainNetwork,
-        ResidualFeatures,
-        ResidualHead,
-        ResidualNetwork,
-    )
+    kinds = Encoder | Decoder | PlainNetwork | ResidualFeatures | ResidualHead | ResidualNetwork
     networks = [network for network in module.modules() if isinstance(network, kinds)]
     for network in networks:
         network.compile(**options)
-    # PyTorch keeps 8 compiled versions of a piece of code, and from then on runs it as it is. All
-    # networks are one piece of code to it. Under this name in all versions from 2.6 to 2.14.
+    # PyTorch keeps 8 compiled versions of a piece of code, which all networks share. The name is
+    # the same from 2.6 to 2.14.
     config = torch._dynamo.config
     config.cache_size_limit = max(config.cache_size_limit, VERSIONS * len(networks))

@@ -1,7 +1,7 @@
-"""What the commands have in common: parsing, and mistakes reported in one line.
+"""Parsing of the commands' arguments, and errors reported in one line.
 
-A command's arguments are a dataclass, which cyclopts reads. The text below a field is its help, and
-what it may be stands on its annotation and is checked after parsing::
+A command's arguments are a dataclass for cyclopts: the text below a field is its help, and its
+annotation has bounds, which are checked after parsing::
 
     threads: Annotated[int | None, AtLeast(1), option("N", "one a core")] = None
 """
@@ -32,12 +32,12 @@ NESTED = Parameter(name="*")  # for Annotated: settings whose fields are flags o
 
 
 def option(metavar: str = "", default: str | None = None, **more: Any) -> Parameter:
-    """For ``Annotated``: what stands for a value in the help, and what happens without one."""
+    """For ``Annotated``: a value's placeholder and default in the help."""
     return Parameter(metavar=metavar or None, show_default=default, **more)
 
 
 def check_arguments(arguments: Any) -> None:
-    """Refuse arguments that their annotations or their own ``check`` do not allow."""
+    """Check arguments by their annotations and their own ``check``."""
     check(arguments)
     if hasattr(arguments, "check"):
         arguments.check()
@@ -56,14 +56,13 @@ def run_command(
 ) -> None:
     """Parse the command line into a ``kind``, run ``main`` on it and exit.
 
-    A user's mistake, or the system's refusal, becomes one line on standard error and exit code 2;
-    Ctrl-C exit code 130. A character that the terminal cannot show becomes a question mark; what
-    cannot be printed at all, on a full disk or after a pipe's reader has gone, is dropped.
-    ``memory`` says what to do if memory does not suffice: "give a smaller --batch-size".
+    Errors become one line on standard error and exit code 2, Ctrl-C exit code 130. What cannot be
+    printed, on a full disk or to a closed pipe, is dropped. ``memory`` is the advice if memory does
+    not suffice: "give a smaller --batch-size".
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # standard error never fails by itself
         sys.stdout.reconfigure(errors="replace")
-    OTHERS.look()  # so that by the time that PyTorch is imported it is known how much they use
+    OTHERS.look()  # so that their use is known once PyTorch is imported
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     with ignore_write_errors_of_streams():
 
@@ -74,7 +73,7 @@ def run_command(
             check_arguments(arguments)
             return main(arguments)
 
-        gc.disable()  # until start(): imports make no garbage, looking for it takes a tenth
+        gc.disable()  # until start(): imports make no garbage
         try:
             sys.exit(_run(command, prog, memory))
         finally:
@@ -82,10 +81,7 @@ def run_command(
 
 
 def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> T:
-    """The arguments of a command from the words of its command line, by default the process's.
-
-    Exits with 0 if help was asked for, and has been printed.
-    """
+    """The arguments of a command line, by default the process's; exits after printing help."""
     name = f"python -m srvae_pyro.{prog}"
     app = App(
         name=name,
@@ -101,7 +97,7 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
         return arguments
 
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        # What may be left out is given by its flag alone.
+        # Optional arguments are flags.
         field.kw_only = not (field.default is field.default_factory is dataclasses.MISSING)
     command.__annotations__ = {"arguments": Annotated[kind, Parameter(name="*")]}
     with suppress(TypeError):  # an argument without a default
@@ -118,7 +114,7 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
 
 
 def _convert(kind: Any, tokens: Sequence[Token]) -> Any:
-    """What cyclopts makes of words, with home folders: shells do not expand that of --out=~/x."""
+    """cyclopts' conversion, with home folders: shells do not expand that of --out=~/x."""
     for token in tokens if int in (kind, *get_args(kind)) else ():
         if "." in token.value:
             raise ValueError(f"{token.value} is not a whole number")  # it would be rounded
@@ -126,7 +122,6 @@ def _convert(kind: Any, tokens: Sequence[Token]) -> Any:
 
 
 def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
-    """The exit code of a command; prints its error."""
     try:
         return command() or 0
     except UserError as error:
@@ -155,6 +150,6 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *args: object) -> None:
-    """Our own warnings in one line; other libraries' not at all."""
+    """Show our own warnings in one line, and no other library's."""
     if is_main() and category is UserWarning and args and "srvae_pyro" in str(args[0]):
         print(f"warning: {with_flags(str(message))}", file=sys.stderr)

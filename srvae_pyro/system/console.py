@@ -17,12 +17,12 @@ LINE_EVERY = 60.0  # seconds, of a bar's lines in a log
 
 
 def is_main() -> bool:
-    """Whether this process is rank 0 of those that torchrun started, or the only one."""
+    """Whether this process is rank 0 of torchrun's, or the only one."""
     return not in_group() or number("RANK", 0) == 0
 
 
 def print_line(text: str) -> None:
-    """Print a line above the bar, in rank 0 alone; a full disk under the log does not matter."""
+    """Print a line above the bar, in rank 0 alone; failures are ignored."""
     if is_main():
         tqdm.write(text, file=ignore_write_errors(sys.stdout))
 
@@ -40,7 +40,7 @@ def shown(path: Path) -> str:
 
 
 class _IgnoreWriteErrors:
-    """A text stream that drops what it cannot write: a full disk, a pipe whose reader is gone."""
+    """A text stream that drops what it cannot write, on a full disk or to a closed pipe."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream
@@ -74,13 +74,13 @@ class _Log(_IgnoreWriteErrors):
 
 
 def ignore_write_errors(stream: TextIO | None) -> Any:
-    """``stream``, but that what it cannot take is dropped; None is a stream that takes nothing."""
+    """``stream``, without errors of writing; None drops everything."""
     return stream if isinstance(stream, _IgnoreWriteErrors) else _IgnoreWriteErrors(stream)
 
 
 @contextlib.contextmanager
 def ignore_write_errors_of_streams() -> Iterator[None]:
-    """Within it, printing cannot fail; nor can it as the process ends."""
+    """Within it printing cannot fail, nor when the process ends."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = ignore_write_errors(sys.stdout), ignore_write_errors(sys.stderr)
     try:
@@ -96,7 +96,7 @@ def ignore_write_errors_of_streams() -> Iterator[None]:
 
 
 def _give_up(stream: Any) -> None:
-    """Discard what is left in a stream's buffer, which Python would write out as it ends."""
+    """Discard a stream's buffer, which Python would flush at exit."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -104,10 +104,7 @@ def _give_up(stream: Any) -> None:
 
 
 class Bar(tqdm):
-    """tqdm on a terminal; in a log a plain line each minute, with its numbers but without a bar.
-
-    Nothing at all in other processes than rank 0, nor in a log unless ``in_log``.
-    """
+    """tqdm on a terminal; in a log, if ``in_log``, a plain line each minute; in rank 0 alone."""
 
     LOG_FORMAT = "{desc}{percentage:.0f}%, {n_fmt} of {total_fmt}, {elapsed}<{remaining}{postfix}"
 
@@ -135,7 +132,6 @@ class Bar(tqdm):
         super().__init__(iterable, file=file, disable=disable, **options)
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        """Show the text, in a log when its minute has passed."""
         super().set_postfix_str(s, refresh=refresh and not self.plain)
 
     @staticmethod

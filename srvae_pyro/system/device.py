@@ -33,26 +33,23 @@ from srvae_pyro.system.environment import OTHERS, allowed_cores, core_quota, in_
 def stream(*integers: int) -> np.random.Generator:
     """A generator whose numbers are unrelated to those of any other integers.
 
-    All bits of all integers count: 128 of them reach the generator, so even many millions of
-    streams never coincide, as those of PyTorch's CPU generator do, which takes 32 bits of a seed.
-
-    These are a seed, the numbers that distinguish streams of one kind, and last in letters what the
-    stream is for: ``stream(seed, epoch, *b"order")``. Each is at least 0; zeros at the end do not
-    count.
+    They are a seed, numbers that distinguish streams of one kind, and the stream's purpose in
+    letters: ``stream(seed, epoch, *b"order")``. Each is at least 0; zeros at the end do not count.
+    128 bits reach the generator, of PyTorch's CPU generator only 32: its streams may coincide.
     """
-    # NumPy cuts integers into words of 32 bits and puts these one behind the other.
+    # NumPy concatenates the integers' words of 32 bits.
     words = [max(-(-int(n).bit_length() // 32), 1) for n in integers]
     lengths = words if max(words) > 1 else ()
     return np.random.default_rng(np.random.SeedSequence(integers, spawn_key=lengths))
 
 
 def torch_seed(*integers: int) -> int:
-    """A seed for a generator of PyTorch's, from :func:`stream`; if there are many, take that."""
+    """A seed for a generator of PyTorch's, from :func:`stream`."""
     return int(stream(*integers).integers(2**63))
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the tensors that operations return, for as long as they are alive."""
+    """Counts the bytes of live tensors that operations have returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +59,7 @@ class _LiveBytes(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # to see to that PyTorch would import torch._dynamo, which takes a second
+        return False  # else PyTorch imports torch._dynamo, which takes a second
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -84,7 +81,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most bytes that tensors made within ``run()`` take at once, within operations aside."""
+    """The peak memory of tensors that operations in ``run()`` return."""
     with _LiveBytes() as counter:
         run()
     return counter.peak
@@ -92,10 +89,10 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 EVERY = 1.0  # seconds between two choices of the number of threads
 TOLD_EVERY = 60.0  # seconds between two lines about it
-UNNOTICED = 0.25  # of a core that others use: it is not left to them
-DECIDED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # PyTorch takes its number from these
+UNNOTICED = 0.25  # of a core used by others: ignored
+DECIDED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # set PyTorch's number
 
-# What a container may have: control groups of version 2 and 1.
+# A container's limit: control groups of version 2 and 1.
 MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -118,13 +115,12 @@ def choose_device(name: Device = "auto") -> torch.device:
 def choose_precision(name: Literal["auto", Precision], device: torch.device) -> Precision:
     """``fp32`` or ``bf16``; ``auto`` takes bf16 where the device computes in it natively.
 
-    bf16 holds for the networks alone: every log-probability is computed in float32. fp32 lets CUDA
-    use TF32 in convolutions, as PyTorch does by default.
+    Log-probabilities are float32 in either. fp32 lets CUDA use TF32 in convolutions, as PyTorch
+    does by default.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # AVX-512 without bfloat16 instructions would emulate them.
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         native = any(getattr(torch.cpu, check, bool)() for check in checks)
     if name == "auto":
@@ -144,11 +140,10 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 
 class Threads:
-    """How many CPU threads compute: as many as other processes leave cores for.
+    """The number of CPU threads: as many as other processes leave cores for.
 
-    The threads of an operation wait for each other at its end. Where another process has one of
-    their cores, all wait for the one that comes late: on two cores that two busy processes use too,
-    one thread trains many times faster than two (docs/explanation/performance.md).
+    An operation's threads wait for the slowest, so a core shared with another process slows all
+    (docs/explanation/performance.md).
     """
 
     def __init__(self) -> None:
@@ -164,14 +159,13 @@ class Threads:
             self.fit()
 
     def fix(self, count: int) -> None:
-        """Take so many, whatever other processes do; 0: as many as there are now."""
+        """Use so many from now on; 0: as many as there are now."""
         self.most = 0
         if count:
             torch.set_num_threads(count)
 
     @contextmanager
     def fixed(self, count: int) -> Iterator[None]:
-        """Within it there are so many."""
         most, before = self.most, torch.get_num_threads()
         self.fix(count)
         try:
@@ -181,7 +175,7 @@ class Threads:
             self.most = most
 
     def fit(self) -> None:
-        """Choose anew, if it is time to; to be called often, by the thread that computes."""
+        """Choose anew if it is time; the thread that computes calls this often."""
         if self.most < 2:
             return
         if time.monotonic() - OTHERS.since >= EVERY and not math.isnan(others := OTHERS.look()):
@@ -208,24 +202,24 @@ def start(
     threads: int = 0,
     keep_allocator: bool = False,
 ) -> Precision:
-    """Set up the process of a command: allocator, threads, no checks of values within Pyro.
+    """Set up a command's process: allocator, threads (0: chosen), no validation in Pyro.
 
-    0 threads are as many as other processes leave cores for. Returns the precision to compute in.
+    Returns the precision to compute in.
     """
     if device.type == "cpu" and not keep_allocator:
         tune_allocator()
     THREADS.fix(threads)
     if device.type == "cpu" and not threads:
         THREADS.follow()
-    if not gc.isenabled():  # by run_command, while it imported: that is never garbage
+    if not gc.isenabled():  # run_command's imports are never garbage
         gc.freeze()
         gc.enable()
-    pyro.enable_validation(False)  # it would cost time at every site; the tests have it on
+    pyro.enable_validation(False)  # it costs time at every site
     return choose_precision(precision, device)
 
 
 class _ExactFloat32:
-    """Switches TF32 off with the first thread that asks, and back after the last."""
+    """Switches TF32 off for the first thread that asks, and on after the last."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -234,7 +228,7 @@ class _ExactFloat32:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Within it, float32 convolutions on CUDA do not round their inputs to TF32's 10 bits."""
+        """Within it convolutions on CUDA do not round float32 to TF32."""
         with self.lock:
             if self.inside == 0:
                 self.before = torch.backends.cudnn.allow_tf32
@@ -255,7 +249,7 @@ exact_float32 = _ExactFloat32()
 @contextmanager
 def seeded(*integers: int) -> Iterator[None]:
     """Within it PyTorch's global generators are seeded, see :func:`torch_seed`."""
-    # A GPU that nothing has used yet has no generator to be kept, and is not to be woken.
+    # Do not initialise an unused GPU.
     devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     with torch.random.fork_rng(devices):
         for generator in (torch.default_generator, *torch.cuda.default_generators[: len(devices)]):
@@ -264,24 +258,24 @@ def seeded(*integers: int) -> Iterator[None]:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``; from the CPU to a GPU by a copy that nothing waits for."""
+    """``tensor`` on ``device``; from CPU to GPU asynchronously."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)  # PyTorch keeps it until then
     return tensor.to(device)
 
 
 def processes_here() -> int:
-    """How many processes torchrun has started on this machine; 1 without it."""
+    """The number of torchrun's processes on this machine; 1 without it."""
     return max(number("LOCAL_WORLD_SIZE", 1), 1) if in_group() else 1
 
 
 def process_cores() -> int:
-    """CPU cores that this process has, one of as many as torchrun starts on the machine."""
+    """This process's share of the CPU cores."""
     return allowed_cores() // processes_here()
 
 
 def process_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> float:
-    """Bytes of memory that this process has, one of as many as torchrun starts on the machine."""
+    """This process's share of the memory, in bytes."""
     try:
         memory: float = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not every system tells
@@ -295,10 +289,8 @@ def process_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> float:
 def tune_allocator() -> bool:
     """Make glibc keep large blocks instead of returning them to the system at once.
 
-    By default every tensor over 32 MiB at most is mapped anew and unmapped when freed, so that its
-    pages are zeroed again by the system at each training step. On Linux with glibc only; holds
-    for the whole process, whose memory then does not shrink. Call it before the first large tensor;
-    returns whether it was done.
+    Else large tensors are mapped and zeroed anew at each training step. On Linux with glibc only,
+    for the whole process, whose memory then does not shrink; returns whether it was done.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -314,8 +306,7 @@ def tune_allocator() -> bool:
 def wake_vector_math() -> None:
     """Call tanh in bfloat16 once, after which ELU in this process is several times faster.
 
-    Found by measuring (docs/explanation/performance.md), on an AMD CPU with AVX-512: until then
-    PyTorch's vectorised expm1, of which ELU is made, takes six times as long, in float32 too.
-    Elsewhere it does nothing and costs microseconds.
+    Measured on an AMD CPU with AVX-512 (docs/explanation/performance.md): until then PyTorch's
+    vectorised expm1 takes six times as long. Elsewhere it has no effect.
     """
     torch.tanh(torch.zeros(32, dtype=torch.bfloat16, device="cpu"))

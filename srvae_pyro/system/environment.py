@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def number(name: str, default: int) -> int:
-    """The whole number in a variable; ``default`` where there is none, or something else in it."""
+    """The whole number in a variable; ``default`` if there is none."""
     try:
         return int(os.environ.get(name, default))
     except ValueError:
@@ -20,7 +20,7 @@ def number(name: str, default: int) -> int:
 
 
 def in_group() -> bool:
-    """Whether all of torchrun's variables are there: batch systems and ended jobs leave some."""
+    """Whether all of torchrun's variables are set: batch systems leave some of them."""
     return (
         0 <= number("RANK", -1) < number("WORLD_SIZE", 1) > 1
         and bool(os.environ.get("MASTER_ADDR"))
@@ -30,7 +30,7 @@ def in_group() -> bool:
 
 @contextmanager
 def variable(name: str, value: str) -> Iterator[None]:
-    """Within it a variable of the environment has a value; then it is as it was, or not there."""
+    """Within it an environment variable has a value."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -43,7 +43,7 @@ def variable(name: str, value: str) -> Iterator[None]:
 
 
 STAT = Path("/proc/stat")
-# What a container may have: control groups of version 2 and 1.
+# A container's limit: control groups of version 2 and 1.
 QUOTAS = (
     ("/sys/fs/cgroup/cpu.max",),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
@@ -51,14 +51,14 @@ QUOTAS = (
 
 
 def allowed_cores() -> int:
-    """CPU cores that this process may run on, which taskset or a batch system may have limited."""
+    """CPU cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def core_quota(quotas: Sequence[Sequence[str]] = QUOTAS) -> float:
-    """Seconds of processor time that a container may use a second; infinite without a limit."""
+    """A container's processor seconds a second; infinite without a limit."""
     for files in quotas:
         with contextlib.suppress(OSError, ValueError):  # "max" where there is none
             quota, period = map(int, " ".join(Path(file).read_text() for file in files).split())
@@ -68,7 +68,7 @@ def core_quota(quotas: Sequence[Sequence[str]] = QUOTAS) -> float:
 
 
 def busy_seconds(stat: Path = STAT) -> float:
-    """Seconds that this process's cores have been busy since the system's start; NaN if unknown."""
+    """Seconds that this process's cores have been busy since boot; NaN if unknown."""
     try:
         names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
         rows = [line.split() for line in stat.read_text().splitlines()]
@@ -87,7 +87,7 @@ class Others:
         self.since, self._busy, self._own = 0.0, math.nan, 0.0  # time.monotonic() of the last look
 
     def look(self) -> float:
-        """Cores that others have used since the last look; NaN where that is not known."""
+        """Cores that others have used since the last look; NaN if unknown."""
         before = self.since, self._busy, self._own
         now = time.monotonic(), busy_seconds(), time.process_time()
         self.since, self._busy, self._own = now

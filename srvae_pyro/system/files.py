@@ -32,7 +32,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-# What a file system answers that cannot do more than hold bytes, such as exFAT, CIFS or FUSE.
+# Errors of limited file systems, such as exFAT, CIFS or FUSE.
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -64,8 +64,8 @@ def check_place(path: Path) -> None:
 def check_output(path: Path, flag: str, ours: Callable[[Path], bool] | None = None) -> None:
     """Refuse an output that cannot be written, or would replace another program's file.
 
-    The path is a folder, or with ``ours`` a file: that tells whether a file there is an earlier
-    output. ``flag`` names another place, such as ``--out DIR``.
+    The path is a folder, or a file if ``ours`` is given, which recognises earlier outputs. ``flag``
+    names another place, such as ``--out DIR``.
     """
     try:
         check_place(path)
@@ -84,12 +84,12 @@ def check_new(folder: Path, names: Sequence[str]) -> None:
 
 
 def replaced(path: Path) -> str:
-    """What to say behind the name of an output that is about to be written."""
+    """The end of a message about an output that is about to be written."""
     return ", in place of an earlier one" if os.path.lexists(path) else ""
 
 
 def longest_name(path: Path) -> int:
-    """How many bytes a name may have in a folder, which need not be there yet."""
+    """How many bytes a name may have in a folder, which may not exist yet."""
     try:
         return os.pathconf(_existing(path), "PC_NAME_MAX")
     except (AttributeError, OSError, ValueError):  # not every system tells
@@ -97,7 +97,7 @@ def longest_name(path: Path) -> int:
 
 
 def _existing(path: Path) -> Path:
-    """The folder at a path, or the nearest above it that is there."""
+    """The folder at a path, or its nearest existing parent."""
     folder = path.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -105,19 +105,15 @@ def _existing(path: Path) -> Path:
 
 
 def special_kind(path: Path) -> str | None:
-    """What is at ``path`` if it is neither file nor folder, such as "a named pipe".
+    """What is at ``path`` if neither file nor folder, such as "a named pipe", else None.
 
-    Reading such a thing may wait for ever, or never end; a file must not take its place. An OSError
-    if nothing is there.
+    Reading it may never end, and a file must not replace it. An OSError if nothing is there.
     """
     return _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))
 
 
 def distinct_names(wanted: Iterable[str]) -> list[str]:
-    """The names wanted, those that were taken before followed by ``-2`` or the next free number.
-
-    No two are alike where case does not count, as on some file systems.
-    """
+    """The names, repeated ones with ``-2`` or the next free number; case does not count."""
     names: list[str] = []
     taken: set[str] = set()
     numbers: dict[str, int] = {}
@@ -149,11 +145,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def filling(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """A temporary folder whose files come into ``folder`` at the end, or none if there is an error.
+    """A temporary folder whose named files move into ``folder`` at the end, if without an error.
 
-    ``folder`` is renamed into place if it is not there yet. Several processes may fill one folder,
-    each by a temporary folder; what killed ones left is removed. A UserError if one of the named
-    files is there already, an OSError if one is missing at the end.
+    Several processes may fill one folder, each by its own; what killed ones left is removed. A
+    UserError if a named file is there already, an OSError if one is missing at the end.
     """
     place = folder if folder.is_dir() else folder.parent  # a folder may be another file system's
     place.mkdir(parents=True, exist_ok=True)
@@ -186,7 +181,7 @@ def filling(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Within it SIGTERM ends the process by an exception, so that no temporary file is left."""
+    """Within it SIGTERM raises an exception, so that no temporary file is left."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
@@ -203,13 +198,11 @@ def unwinding() -> Iterator[None]:
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    """The temporary file for ``path``, which no other process writes to.
+    """The temporary file for ``path``: its name is fixed, unless others write into the folder.
 
-    It has one name always, so that what a killed process left is written over; but a name of its
-    own while another process, or thread, writes into the same folder.
+    So the leftovers of killed processes are overwritten.
     """
-    # A name may have no more bytes than the path's own. Image libraries choose the format by the
-    # suffix.
+    # The name is no longer than the path's own; image libraries choose the format by the suffix.
     suffix = path.suffix if len(path.suffix) < 16 else ""
     with holding(path.parent) as alone:
         own = "" if alone else f"-{secrets.token_hex(4)}"
@@ -217,13 +210,13 @@ def _partial(path: Path) -> Iterator[Path]:
 
 
 def _hidden(path: Path) -> str:
-    """How the names of what is temporary for a path begin."""
+    """The start of temporary names for a path."""
     return "." + hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
 
 
 @contextmanager
 def holding(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether no other process holds the folder; one that dies lets go. ``wait`` waits for it."""
+    """Hold the folder, if no other process does, or ``wait`` for it; yields whether it is held."""
     if fcntl is None:
         yield False
         return
@@ -241,14 +234,14 @@ def holding(folder: Path, wait: bool = False) -> Iterator[bool]:
         try:
             yield alone
         finally:
-            if alone:  # closing does not suffice where a process was forked meanwhile
+            if alone:  # closing does not suffice if a process was forked meanwhile
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 
 
 def has_locks(folder: Path) -> bool:
-    """Whether files in a folder can be locked; some file systems output that they always are."""
+    """Whether files in a folder can be locked, which some file systems refuse."""
     if fcntl is None:
         return True  # Windows has locks of its own
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -260,8 +253,8 @@ def has_locks(folder: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """The values in a JSON file, in whichever encoding of Unicode another system has saved it."""
-    return json.loads(path.read_bytes())  # which knows UTF-8, 16 and 32, and their marks
+    """The values in a JSON file, in UTF-8, 16 or 32."""
+    return json.loads(path.read_bytes())
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -272,15 +265,11 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-
-    def write(partial: Path) -> None:
-        partial.write_text(text, encoding="utf-8")
-
-    write_whole(path, write)
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _sync(descriptor: int) -> None:
-    """Have a file's content on the disk too, where the file system can say so."""
+    """Flush a file to the disk, if the file system supports it."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -289,7 +278,7 @@ def _sync(descriptor: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the folder's entries on the disk too, where the system allows it."""
+    """Flush a folder's entries to the disk, if the system supports it."""
     with contextlib.suppress(OSError):  # Windows opens no folders; some network file systems
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -307,40 +296,38 @@ def _umask() -> int:
 def digest(value: Any) -> str:
     """A checksum of nested tensors, numbers and strings, types and order included.
 
-    Neither PyTorch's files nor safetensors' have checksums of the tensors in them. A TypeError if
-    there is something else in the value.
+    A TypeError if there is something else in the value.
     """
-    found = hashlib.blake2b(digest_size=16)
+    checksum = hashlib.blake2b(digest_size=16)
 
     def add(part: Any) -> None:
         if isinstance(part, Tensor):
-            found.update(f"tensor {part.dtype} {tuple(part.shape)};".encode())
+            checksum.update(f"tensor {part.dtype} {tuple(part.shape)};".encode())
             flat = part.detach().cpu().contiguous().reshape(-1)
-            found.update(flat.view(torch.uint8).numpy().data)
+            checksum.update(flat.view(torch.uint8).numpy().data)
         elif isinstance(part, dict):
-            found.update(f"dict {len(part)};".encode())
+            checksum.update(f"dict {len(part)};".encode())
             for key, item in part.items():
                 add(key)
                 add(item)
         elif isinstance(part, list | tuple):
-            found.update(f"list {len(part)};".encode())
+            checksum.update(f"list {len(part)};".encode())
             for item in part:
                 add(item)
         elif part is None or isinstance(part, bool | int | float | str):
-            found.update(f"{type(part).__name__} {part!r};".encode())
+            checksum.update(f"{type(part).__name__} {part!r};".encode())
         else:
             raise TypeError(f"{type(part).__name__} is nothing that a checkpoint holds")
 
     add(value)
-    return found.hexdigest()
+    return checksum.hexdigest()
 
 
 @contextmanager
 def locked(folder: Path, refusal: str) -> Iterator[None]:
     """Make ``folder`` and lock it, or raise a UserError "is in use: ``refusal``".
 
-    The operating system holds the lock (``.lock``) for the process and frees it if that dies. If
-    the file system has no locks, a line says so.
+    The system frees the lock (``.lock``) if the process dies. Without locks a warning is printed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not has_locks(folder):

@@ -22,12 +22,12 @@ from srvae_pyro.errors import UserError
 
 
 def is_cached_copy(folder: Path) -> bool:
-    """Whether a folder is read-only: a copy in the Hub's cache."""
+    """Whether a folder is a copy in the Hub's cache, not to be written to."""
     return folder.resolve().parent.name == "snapshots"
 
 
 def refuse_address(name: str) -> None:
-    """Refuse a model's address where its Hub id is meant."""
+    """Refuse the address of a model instead of its Hub id."""
     address = re.match(r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/+(.*)", name)
     if address:
         name_in_it = "/".join(address[1].split("/")[:2])
@@ -37,7 +37,7 @@ def refuse_address(name: str) -> None:
 def download(name: str, files: Sequence[str], **options: Any) -> Path:
     """The folder of the model ``owner/name`` in the Hub's cache, downloaded if it is not there.
 
-    ``files`` make a model; ``options`` are those of ``huggingface_hub.snapshot_download``.
+    ``options`` are those of ``huggingface_hub.snapshot_download``.
     """
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(files), **options))
@@ -57,7 +57,7 @@ def download(name: str, files: Sequence[str], **options: Any) -> Path:
 
 
 def _why(error: Exception) -> str:
-    """The reason of an error of the Hub's client, with what to do."""
+    """The reason of an error of the Hub's client, with advice."""
     text = " ".join(str(error).split()) or type(error).__name__
     if "socks" in text.lower():
         return "a SOCKS proxy is set: pip install socksio pysocks, or set an http or socks5 one"

@@ -33,7 +33,7 @@ _set_timeout = getattr(_c10d, "set_timeout", None) or _c10d._set_pg_timeout  # b
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run. With one alone every method is free of cost and effect."""
+    """The processes of a run; of a single one all methods are free."""
 
     rank: int = 0  # of this process; rank 0 writes files and prints
     size: int = 1
@@ -41,7 +41,7 @@ class ProcessGroup:
     restarts: int = 0  # of the group, by torchrun
 
     def share(self, count: int) -> slice:
-        """The contiguous part of ``count`` images that is this process's, in the ranks' order."""
+        """This process's contiguous part of ``count`` images, in the ranks' order."""
         if count < self.size:
             raise UserError(f"{count} images cannot be shared by {self.size} processes")
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
@@ -52,7 +52,6 @@ class ProcessGroup:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
         if self.size == 1:
             return values
         total = values.to(self.device, copy=True)  # NCCL sums on GPUs only
@@ -78,25 +77,24 @@ class ProcessGroup:
                 dist.broadcast(tensor, 0)
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
     def data_parallel(self, module: nn.Module) -> nn.Module:
-        """``module`` with gradients averaged over the processes, which start with rank 0's."""
+        """``module`` with rank 0's parameters and gradients averaged over the processes."""
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: Any = {name: False}  # PyTorch 2.14 has another name for it
-        # Of kernels with one input channel, whose strides differ in name only.
+        # Strides of kernels with one input channel differ in name only.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(module, device_ids=devices, **options)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Rank 0 does what is within first, then the others; for downloads."""
+        """Rank 0 runs the block first, then the others; for downloads."""
         if not self.main:
             self.barrier()
         yield
@@ -135,9 +133,8 @@ def process_group(device: Device = "auto") -> Iterator[ProcessGroup]:
             f"WORLD_SIZE is {size}, and within {MEETING} not so many processes met at {place}, "
             f"port {os.environ['MASTER_PORT']}: start them all, or unset WORLD_SIZE to work alone"
         ) from None
-    # torchrun keeps one store through all restarts of a machine's group, so processes would meet
-    # under the addresses of those before. On several machines the counts of restarts may differ:
-    # see docs/how-to/several-devices.md.
+    # torchrun keeps one store through restarts, with the addresses of earlier processes. On several
+    # machines the counts of restarts may differ (docs/how-to/several-devices.md).
     life = restarts if processes_here() == size else 0
     store = dist.PrefixStore(f"restart {life}, group {next(_groups)}", store)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
@@ -145,7 +142,7 @@ def process_group(device: Device = "auto") -> Iterator[ProcessGroup]:
     dist.barrier()
     _set_timeout(PATIENCE)
     group = ProcessGroup(rank, size, chosen)
-    # Machines count for themselves: where no process died there may have been no restart.
+    # Each machine counts its own restarts.
     yield replace(group, restarts=max(group.gather(restarts)))
-    # Not after an error: it would wait for the others, which wait for this one.
+    # Not after an error: processes would wait for each other.
     dist.destroy_process_group()

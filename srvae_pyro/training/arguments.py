@@ -27,13 +27,13 @@ from srvae_pyro.system.cli import option
 
 T = TypeVar("T")
 PARTS = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}  # of a RunConfig
-# These have flags in TrainOptions, which take more than the settings do: auto, the run's own.
+# Their flags are in TrainOptions, with auto, the run's own, as a further value.
 DECLARED = {"precision", "threads"}
 
 
 @dataclass(frozen=True)
 class SettingFlag:
-    """The flag of a setting, made from its field in a part of the config."""
+    """The flag of a field in a part of the config."""
 
     part: str  # model, data or training
     setting: str  # the field's name
@@ -43,16 +43,15 @@ class SettingFlag:
 
     @property
     def name(self) -> str:
-        """The flag's name, with underscores."""
         return self.spec.name or self.setting
 
     @property
     def is_switch(self) -> bool:
-        """Whether the flag takes no value: it inverts what is the same in all presets."""
+        """Whether the flag takes no value: it inverts the default of all presets."""
         return type_of(self.hint) is bool and len(self.defaults) == 1
 
     def argument(self) -> tuple[Any, Any]:
-        """The annotation and the default of the flag in the dataclass of the arguments."""
+        """The annotation and default of the arguments' field."""
         kind, marks = type_of(self.hint), metadata_of(self.hint)
         text = " ".join(mark for mark in marks if isinstance(mark, str))
         text += "".join(f", {m.least} to {m.most}" for m in marks if type(m) is Between)
@@ -91,7 +90,7 @@ def setting_flags() -> tuple[SettingFlag, ...]:
 
 
 def with_setting_flags(kind: type[T]) -> type[T]:
-    """Give a class of arguments, not yet a dataclass, one for each setting's flag, first."""
+    """Put a field for each setting's flag first in a class that is to be a dataclass."""
     hints = {}
     for flag in setting_flags():
         hints[flag.name], default = flag.argument()
@@ -162,7 +161,6 @@ class TrainArguments(TrainOptions):
     """any settings, named as in config.json: model.p_x.growth=24 training.anneal=0.5"""
 
     def options(self) -> TrainOptions:
-        """The options alone."""
         return TrainOptions(**{f.name: getattr(self, f.name) for f in fields(TrainOptions)})
 
     def settings(self) -> SettingsGiven:

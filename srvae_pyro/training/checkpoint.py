@@ -1,4 +1,4 @@
-"""Checkpoints: files that hold everything needed to go on, and are whole or refused."""
+"""Checkpoint files, with checksums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAST = "last.ckpt"
 
 
 def can_resume(folder: Path) -> bool:
-    """Whether a run's folder holds what it takes to go on."""
+    """Whether a run's folder has settings and a checkpoint."""
     return (folder / CONFIG).is_file() and (folder / LAST).is_file()
 
 
@@ -35,7 +35,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote, on the CPU, without running code from the file."""
+    """Read a checkpoint to the CPU, without running code from it."""
     if not path.exists():
         raise UserError(f"{path}: no such file, so there is nothing to resume; leave out `resume`")
     damaged = f"{path} is damaged or not a checkpoint of this program"
@@ -60,7 +60,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raise a ValueError if an optimiser's state has other shapes: PyTorch does not check."""
+    """A ValueError if an optimiser's state has other shapes, which PyTorch does not check."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, values in state["state"].items():
         if not (isinstance(index, int) and 0 <= index < len(parameters)):

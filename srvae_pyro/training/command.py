@@ -44,7 +44,7 @@ IN_USE = "another process trains there; wait for it, stop it, or choose another 
 
 
 def run(arguments: TrainArguments) -> int:
-    """Train as asked, with the other processes that torchrun started; the exit code."""
+    """Train, with the other processes of torchrun; the exit code."""
     given, options = arguments.settings(), arguments.options()
     with process_group(options.device) as group:
         return run_in(group, given, arguments.run, options)
@@ -79,7 +79,7 @@ def run_in(
 
 
 def on_this_machine(config: RunConfig, options: TrainOptions, group: ProcessGroup) -> RunConfig:
-    """The settings with how this machine computes; it is set up for that."""
+    """Set up the process; the settings with its precision and threads."""
     keep = options.resume and options.precision == "auto"
     threads = config.training.threads if options.threads is None else options.threads
     precision = start(
@@ -117,7 +117,7 @@ def load_images(config: RunConfig, options: TrainOptions) -> DataSplits:
 
 
 def check_shape(model: ModelConfig, shape: tuple[int, int, int], field: str) -> None:
-    """Refuse images (C, H, W) that do not suit the networks; says what ``field`` would."""
+    """Refuse images (C, H, W) that do not suit the networks; names a ``field`` that does."""
 
     def problem(shape: tuple[int, int, int]) -> UserError | None:
         try:
@@ -128,14 +128,13 @@ def check_shape(model: ModelConfig, shape: tuple[int, int, int], field: str) -> 
 
     if wrong := problem(shape):
         side = shape[1] if shape[1] == shape[2] else min(*shape[1:], 64)
-        # The next larger size that suits, so that nothing of an image is lost.
         better = (size for size in range(side, side + 65) if not problem((shape[0], size, size)))
         size = next(better, None)
         raise UserError(f"{wrong}: pass `{field}={size}`") if size else wrong
 
 
 def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: bool) -> RunConfig:
-    """The settings completed from the images, which a resumed run must have been trained on."""
+    """The settings completed by the images, which must be a resumed run's own."""
     fingerprint = images.fingerprint()
     if resume:
         if config.model.image_shape != images.shape:
@@ -158,7 +157,6 @@ def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: boo
 def make_trainer(
     config: RunConfig, images: DataSplits, folder: Path, group: ProcessGroup, options: TrainOptions
 ) -> Trainer:
-    """The trainer of the run; nothing is written yet."""
     trainer = Trainer(
         config,
         images,
@@ -179,7 +177,7 @@ def make_trainer(
 
 
 def train(trainer: Trainer, options: TrainOptions) -> bool:
-    """Train in the run's folder, which is locked; whether the run reached its end."""
+    """Train in the run's locked folder; whether the run reached its end."""
     folder, group = trainer.folder, trainer.group
     if options.resume:
         trainer.recovery.resume()
@@ -221,7 +219,7 @@ def introduce(trainer: Trainer) -> None:
 
 
 def report_restoration(trainer: Trainer, count: int) -> None:
-    """The same of a run that learnt from damaged inputs."""
+    """:func:`report` of a run that learnt from damaged inputs."""
     model = load(trainer.folder, trainer.group.device)
     assert isinstance(model, SRVAE)
     assert model.restorer is not None

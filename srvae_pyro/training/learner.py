@@ -1,4 +1,4 @@
-"""A model with its optimiser, losses and random state, which learns one step at a time."""
+"""A model with its optimiser, losses and random state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from srvae_pyro.training.schedule import ExponentialAverage, GradientClip
 
 
 class Randomness:
-    """A process's generators: PyTorch's own, for the noise of the latents, and augmentation's."""
+    """A process's generators: PyTorch's own, for latents, and augmentation's."""
 
     def __init__(self, seed: int, group: ProcessGroup) -> None:
         self.run_seed = seed
@@ -38,18 +38,16 @@ class Randomness:
         self.seed_noise(step)
 
     def seed_noise(self, step: int) -> None:
-        """Begin a new stream of the latents' noise at ``step``."""
         torch.manual_seed(self._seed(step, "noise"))
 
     def state(self) -> dict[str, Any]:
-        """The states of the generators, on the CPU and on the group's device."""
         noise = {"cpu": torch.get_rng_state()}
         if self.group.device.type == "cuda":
             noise["cuda"] = torch.cuda.get_rng_state(self.group.device)
         return {"augmentation": self.augmentation.get_state(), "random": noise}
 
     def restore(self, state: dict[str, Any], step: int) -> None:
-        """Go on from a :meth:`state` at ``step``; a device that has none in it is seeded."""
+        """Restore a :meth:`state` at ``step``; a device missing in it is seeded."""
         self.augmentation.set_state(state["augmentation"])
         self.seed_noise(step)
         noise = state["random"]
@@ -78,10 +76,7 @@ class Objective(nn.Module):
     def forward(
         self, x: Tensor, kl_weights: Mapping[str, float] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of images x (B, C, H, W) in [0, 1]; the terms and their ``total``, (B) each.
-
-        All in nats but ``error_x``, the mean absolute error of a point estimate, in levels.
-        """
+        """The loss of x (B, C, H, W), and its terms (B), in nats, ``error_x`` in levels."""
         terms = self.elbo.terms(self.model.model, self.model.guide, x)
         loss = weighted_loss(terms, kl_weights)
         values = terms.named()
@@ -181,20 +176,18 @@ class Learner:
 
     @property
     def averaged(self) -> ImageModel:
-        """The model with the EMA weights, which rank 0 keeps."""
+        """The model with the EMA weights; rank 0's is up to date."""
         return self.average.module
 
     def initialize(self, images: Tensor) -> None:
-        """Data-dependent initialisation, of what is not initialised yet, on uint8 images."""
+        """Data-dependent initialisation on uint8 images."""
         self.model.initialize(to_unit(images.to(self.group.device)))
         self.average = ExponentialAverage(self.model, self.settings.ema_half_life)
 
     def distribute(self) -> None:
-        """Let all processes learn together from now on, starting with rank 0's weights."""
+        """Learn together with the other processes, from rank 0's weights."""
         for target in (self.whole, *self.lower):
             target.parallel = self.group.data_parallel(target.objective)
-
-    # One step.
 
     def step(
         self,
@@ -207,12 +200,9 @@ class Learner:
     ) -> Outcome:
         """Learn from this process's part of a batch, uint8 (B, C, H, W) on the device.
 
-        An update of all networks, then the further ones of y's level alone that the settings ask
-        for, by the same optimiser: it leaves networks without a gradient, and their moments, as
-        they are. Loss, terms and norm are those of the first update. What is not finite is skipped.
-
-        ``images_seen`` counts those before this batch; ``votes`` gives numbers to sum over the
-        processes.
+        An update of all networks, then ``y_updates`` - 1 of y's level alone by the same optimiser.
+        Loss, terms and norm are those of the first. Updates that are not finite are skipped.
+        ``images_seen`` is before this batch; ``votes`` are numbers to sum over the processes.
         """
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
@@ -236,7 +226,6 @@ class Learner:
         kl_weights: Mapping[str, float],
         votes: Callable[[], list[float]],
     ) -> Outcome:
-        """One update of the networks of ``target``; arguments as of :meth:`step`."""
         if self.config.data.augment:
             shift = self.config.data.crops is None
             images = augment(images, self.randomness.augmentation, shift)
@@ -256,11 +245,11 @@ class Learner:
     def backward(
         self, objective: nn.Module, x: Tensor, kl_weights: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradients of images x (B, C, H, W), part by part; the loss, and the terms, (B) each."""
+        """Gradients of x (B, C, H, W), part by part; the loss, and the terms, (B) each."""
         losses, parts_terms = [], []
         parts = x.chunk(self.accumulate)
         for part in parts:
-            # Processes exchange gradients with the last part alone.
+            # Processes exchange gradients in the last part.
             hold = self.group.size > 1 and part is not parts[-1]
             with objective.no_sync() if hold else nullcontext():  # type: ignore[operator]
                 with self.autocast():
@@ -273,16 +262,12 @@ class Learner:
         return torch.stack(losses).sum(), joined
 
     def autocast(self) -> torch.autocast:
-        """Networks in the run's precision; log-probabilities stay in float32 by themselves."""
         return autocast(self.settings.precision, self.group.device)
 
     def reduce(
         self, norm: Tensor, loss: Tensor, votes: Callable[[], list[float]]
     ) -> tuple[float, float, list[float]]:
-        """The gradient's norm, and the mean loss and summed votes of all processes.
-
-        The update's one synchronisation with the device and with other processes.
-        """
+        """Gradient norm, mean loss and summed votes: an update's one synchronisation."""
         if self.group.size == 1:
             values = torch.stack([norm, loss]).tolist()
             return values[0], values[1], votes()
@@ -292,7 +277,7 @@ class Learner:
         return first, total / self.group.size, counted
 
     def fault(self, terms: dict[str, Tensor]) -> str:
-        """The sites, or else the parameter's gradient, that were not finite in this process."""
+        """The sites, or else the parameter's gradient, that were not finite."""
         sites = [
             name.partition("_")[2]
             for name, term in terms.items()
@@ -305,10 +290,8 @@ class Learner:
                 return f"gradient of {name}"
         return "gradient of all together"
 
-    # What a checkpoint holds.
-
     def state(self) -> dict[str, Any]:
-        """What all processes have in common."""
+        """The part of a checkpoint that all processes share."""
         return {
             "model": self.model.state_dict(),
             "average": self.averaged.state_dict(),
@@ -318,7 +301,6 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a :meth:`state`."""
         check_optimizer(state["optimizer"], self.optimizer)
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["average"])

@@ -30,7 +30,7 @@ MEASURED = 5.0  # seconds of training after these from which the run's length is
 
 
 def about(seconds: float) -> str:
-    """A time as people say it, such as ``about 5 minutes``."""
+    """A time in words, such as ``about 5 minutes``."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * length:
             return f"about {round(seconds / length):,} {unit}"
@@ -46,7 +46,7 @@ def run_length(settings: TrainingConfig, epoch_steps: int) -> int | None:
 
 
 def time_limit(settings: TrainingConfig, seconds: float) -> str:
-    """What a limit in minutes means for a run that has trained so long; empty without one."""
+    """A limit in minutes in words, for a run that has trained so long; empty without one."""
     if settings.max_minutes is None:
         return ""
     most = "" if settings.steps is None and settings.epochs is None else "at most "
@@ -55,11 +55,10 @@ def time_limit(settings: TrainingConfig, seconds: float) -> str:
 
 
 class Batches:
-    """Shuffled batches of images that stay uint8 until they are on the device.
+    """Shuffled batches of uint8 images, in an order that depends on seed and epoch alone.
 
-    The order of an epoch depends on the seed and the epoch alone, so a run can go on from the
-    middle of one. Images that fit into a quarter of a GPU's free memory are kept there. A last
-    batch that is smaller is left out; ``size`` processes share each batch.
+    Images that fit into a quarter of a GPU's free memory are kept there. A smaller last batch is
+    left out; ``size`` processes share each batch.
     """
 
     def __init__(
@@ -85,10 +84,7 @@ class Batches:
         return self.images.read(self.images.order(self.seed, 0)[:count])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """This process's part of the batches of ``epoch``, from batch ``start`` on.
-
-        Each is uint8 (batch_size / size, C, H, W) on the device.
-        """
+        """This process's batches, uint8 (B, C, H, W) on the device, from batch ``start`` on."""
         order = self.images.order(self.seed, epoch)
         whole = (
             order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))
@@ -100,8 +96,7 @@ class Batches:
 class Trainer:
     """Trains the model of a run's config and keeps the run's folder.
 
-    Nothing is written before :meth:`run`. Gradients of ``accumulate`` parts of a batch are summed;
-    a checkpoint is written every ``save_minutes`` and at each epoch's end.
+    A checkpoint is written every ``save_minutes`` and at each epoch's end.
     """
 
     log: MetricsLog  # while it runs
@@ -140,7 +135,6 @@ class Trainer:
         self._timed_from = 0, 0.0  # step and seconds
 
     def fraction_done(self) -> float:
-        """From 0 to 1, by whichever of epochs, steps and minutes ends first."""
         return self.progress.fraction_done(self.settings, len(self.batches))
 
     def run(self) -> Progress:
@@ -180,7 +174,7 @@ class Trainer:
             raise UserError(f"{self.folder} cannot be written to: {self.recovery.unsaved}")
 
     def run_epoch(self) -> None:
-        """The rest of an epoch, or as much of it as the run's limits and signals leave."""
+        """The rest of an epoch, unless a limit or a signal ends it."""
         progress = self.progress
         self.clock.start()
         for images in self.batches.epoch(progress.epoch, progress.step_in_epoch):
@@ -204,7 +198,7 @@ class Trainer:
             self.recovery.save()
 
     def step(self, images: Tensor) -> None:
-        """Learn from this process's part of a batch, uint8 (B, C, H, W) on the device."""
+        """Learn from this process's part of a batch."""
         progress, done = self.progress, self.fraction_done()
         outcome = self.learner.step(
             images,
@@ -266,7 +260,7 @@ class Trainer:
         self.validation.draw(self.log, progress.step, progress.images, finished)
 
     def show_length(self) -> None:
-        """Say once how long the run will take, after a few seconds of training."""
+        """Print once how long the run will take, after a few seconds of training."""
         step, seconds = self.progress.step, self.progress.seconds
         if self.length is None or self._length_shown:
             return
@@ -283,7 +277,7 @@ class Trainer:
             print_line(f"{first}{self.length:,} steps, {about(rest)} and validation")
 
     def make_bar(self) -> Bar:
-        """A progress bar over the run, in thousandths of it; in a log a line now and then."""
+        """A progress bar in thousandths of the run."""
         return Bar(
             total=1000,
             initial=1000 * self.fraction_done(),

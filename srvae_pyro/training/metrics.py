@@ -22,10 +22,7 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Writes metrics, a line of JSON each time, and the same to TensorBoard.
-
-    Lines of steps after ``step``, from which the run goes on, are dropped. Rank 0 alone is enabled.
-    """
+    """Writes metrics as lines of JSON and to TensorBoard, from ``step`` on; rank 0 is enabled."""
 
     def __init__(self, folder: Path, step: int, enabled: bool = True) -> None:
         self.path = folder / METRICS
@@ -35,17 +32,14 @@ class MetricsLog:
         self.writer = _writer(folder / "tensorboard", step + 1) if enabled else None
 
     def rewind(self, step: int) -> None:
-        """Drop what was written after ``step`` steps, and a line cut off by the process's death."""
+        """Drop the lines after ``step`` steps, and one that is cut off."""
         if self.enabled and self.path.exists():
             text = self.path.read_text("utf-8-sig", errors="replace")
             kept = [line for line in text.splitlines() if _step_of(line) <= step]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, split: str, step: int, values: dict[str, Any]) -> None:
-        """Write the values of ``split`` (train or val) after ``step`` steps.
-
-        Lines that a full disk does not take are written with the next ones.
-        """
+        """Write values after ``step`` steps, with earlier ones that a full disk refused."""
         if not self.enabled:
             return
         self.pending.append(json.dumps({"split": split, "step": step, **values}) + "\n")
@@ -65,7 +59,6 @@ class MetricsLog:
                 self._show("add_scalar", f"{split}/{name}", value, step)
 
     def image(self, name: str, step: int, image: Tensor) -> None:
-        """Show an image (C, H, W) in [0, 1] in TensorBoard."""
         self._show("add_image", name, image, step)
 
     def close(self) -> None:
@@ -73,7 +66,7 @@ class MetricsLog:
         self.writer = None
 
     def _show(self, method: str, *values: object) -> None:
-        """Hand something to TensorBoard, whose writer cannot go on after a failure."""
+        """Call TensorBoard's writer, which is unusable after a failure."""
         if self.writer is None:
             return
         try:
@@ -98,7 +91,7 @@ def _writer(folder: Path, step: int) -> SummaryWriter | None:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; infinite if the line is damaged, as by the process's death."""
+    """The step of a line; infinite if it is damaged."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError, RecursionError):

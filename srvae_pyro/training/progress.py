@@ -17,10 +17,10 @@ from srvae_pyro.system.parallel import ProcessGroup
 
 
 class Interrupt:
-    """A context that notes the first signal to end, and then is true, instead of acting on it.
+    """A context in which the first signal to end only makes it true.
 
-    A second Ctrl-C or SIGTERM acts as usual. The other signals may be repeated: a terminal that
-    goes away sends SIGHUP more than once, a system with a time limit SIGXCPU every second.
+    A second Ctrl-C or SIGTERM acts as usual. The other signals may be repeated, as terminals and
+    batch systems do.
     """
 
     URGENT = (signal.SIGINT, signal.SIGTERM)
@@ -43,7 +43,7 @@ class Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in (*self.URGENT, *self.GENTLE):
                 handler = signal.getsignal(number)
-                # Keep what nohup ignores, and handlers that were not set from Python.
+                # Leave what nohup ignores, and handlers not set from Python.
                 if handler is None or (number in self.GENTLE and handler == signal.SIG_IGN):
                     continue
                 self._previous[number] = signal.signal(number, self._note)
@@ -77,7 +77,7 @@ class Progress:
     step_in_epoch: int = 0
     images: int = 0
     seconds: float = 0.0  # of training, without validation and pauses
-    skipped: int = 0  # updates left out because something was not finite
+    skipped: int = 0  # updates that were not finite
     skipped_in_a_row: int = 0
     rollbacks: int = 0  # returns to the last checkpoint after too many skipped in a row
     rate_factor: float = 1.0  # on the learning rate, halved by each rollback
@@ -87,7 +87,7 @@ class Progress:
     val: dict[str, float] = field(default_factory=dict)
 
     def restore(self, values: dict[str, Any]) -> None:
-        """Take over a checkpoint's values; a TypeError if one of them is not a field."""
+        """Take a checkpoint's values; a TypeError if one of them is not a field."""
         vars(self).update(vars(Progress(**values)))
 
     def fraction_done(self, settings: TrainingConfig, epoch_steps: int) -> float:
@@ -103,10 +103,9 @@ class Progress:
 
 
 class Clock:
-    """The run's clock, and whether to stop or to save, the same in all processes.
+    """The run's clock, and whether to stop or to save.
 
-    At each step every process hands in its :meth:`votes`. Their sums over the processes come back
-    to :meth:`count` with the step's one all-reduce, so that all of them decide alike.
+    Each step sums all processes' :meth:`votes` for :meth:`count`, so that all decide alike.
     """
 
     def __init__(self, progress: Progress, interrupt: Interrupt, group: ProcessGroup) -> None:
@@ -119,11 +118,10 @@ class Clock:
         self._save_at = math.inf
 
     def start(self) -> None:
-        """Count from now on: what came before was no training."""
+        """Count from now on."""
         self._read_at = time.monotonic()
 
     def save_in(self, seconds: float) -> None:
-        """Let the next checkpoint be due then."""
         self._save_at = time.monotonic() + seconds
 
     def votes(self) -> list[float]:
@@ -134,7 +132,6 @@ class Clock:
         return [float(bool(self.interrupt)), *times]
 
     def count(self, votes: Sequence[float]) -> None:
-        """Take the votes' sums over the processes."""
         stop, due, seconds = votes
         self._stop, self.save_due = stop > 0, due > 0
         self.progress.seconds += seconds

@@ -21,11 +21,7 @@ MAX_ROLLBACKS = 3
 
 
 class Recovery:
-    """Keeps ``last.ckpt``, with all that it takes to go on, and returns to it.
-
-    It is of ``learner``, ``progress`` and ``means``, which are restored in place. Rank 0 writes it,
-    within an epoch every ``save_every`` seconds.
-    """
+    """Keeps ``last.ckpt`` of learner, progress and means, and restores these in place."""
 
     def __init__(
         self,
@@ -44,7 +40,7 @@ class Recovery:
         self.unsaved = ""  # why the last checkpoint could not be written
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on as if nothing had happened; all processes take part."""
+        """The state of all processes, which all take part."""
         means = {
             "sums": {name: total.cpu() for name, total in self.means.sums.items()},
             "counts": dict(self.means.counts),
@@ -56,7 +52,7 @@ class Recovery:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state`; with another number of processes, with new noise."""
+        """Go on from a :meth:`state`; another number of processes has new noise."""
         self.learner.restore(state)
         self.progress.restore(state["progress"])
         ranks, step = state["ranks"], self.progress.step
@@ -106,14 +102,13 @@ class Recovery:
 
     @property
     def needed(self) -> bool:
-        """Whether so many updates in a row were skipped that waiting for a good one is no use."""
+        """Whether too many updates in a row were skipped."""
         return self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
 
     def roll_back(self) -> None:
         """Return to the last checkpoint with half the learning rate.
 
-        From the second time on with the EMA weights and a fresh optimiser: the checkpoint
-        itself may lead to where it went wrong.
+        From the second time on with the EMA weights and a fresh optimiser.
         """
         progress = self.progress
         kept = {
@@ -150,8 +145,7 @@ class BestWeights:
     def offer(self, nats: float, images: int) -> None:
         """Write the EMA weights if none of the run had better validation nats an image.
 
-        A score on more images than the best one's, as after a run's first steps, is another
-        measure, and takes its place.
+        A score on more images than the best one's replaces it.
         """
         if not self.group.main:
             return
@@ -163,15 +157,12 @@ class BestWeights:
         self.progress.best = best
 
     def ensure(self) -> None:
-        """Write the EMA weights if none have been, as before the first validation."""
+        """Write the EMA weights if none have been."""
         if self.group.main and not self.path.exists():
             self.write()
 
     def nats(self) -> float:
-        """Validation nats an image of the best weights; infinite if there are none.
-
-        As their file has it: they may be of a later step than the checkpoint that a run resumed.
-        """
+        """Validation nats an image of the best weights; infinite if there are none."""
         if not self.path.exists():
             return math.inf
         nats = validation_nats(self.path)

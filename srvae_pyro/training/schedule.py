@@ -15,8 +15,8 @@ from srvae_pyro.models import ImageModel
 def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
     """The learning rate of ``step`` (from 0), with ``progress`` from 0 to 1 of the run done.
 
-    A linear warm-up, the published decay by a factor a step, and where ``anneal`` is set a half
-    cosine down to ``lr_min`` over the last part of the run.
+    A linear warm-up, decay by a factor a step, and over the last ``anneal`` of the run a half
+    cosine down to ``lr_min``.
     """
     rate = max(config.lr * config.lr_decay**step, min(config.lr, config.lr_min))
     if config.anneal > 0 and progress > 1 - config.anneal:
@@ -27,10 +27,7 @@ def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
 
 
 def kl_weights(config: TrainingConfig, progress: float) -> dict[str, float]:
-    """The weights of KL_z and KL_u by site, with ``progress`` from 0 to 1 of the run done.
-
-    From ``kl_start`` linearly to 1 over ``kl_warmup`` of the run; u's likewise.
-    """
+    """The weights of KL_z and KL_u by site, with ``progress`` from 0 to 1 of the run done."""
     return {
         "z": _risen(config.kl_start, config.kl_warmup, progress),
         "u": _risen(config.kl_u_start, config.kl_u_warmup, progress),
@@ -45,8 +42,8 @@ def _risen(start: float, warmup: float, progress: float) -> float:
 class GradientClip:
     """A bound on the gradient's norm: ``factor`` times the median of the last norms.
 
-    Larger gradients are scaled down to it, but count in the median with their full norms: where
-    gradients have grown for good the bound follows, so it cannot lock.
+    Larger gradients are scaled down, but count with their full norms, so that the bound follows
+    gradients that have grown for good.
     """
 
     def __init__(self, factor: float, window: int = 100) -> None:
@@ -67,10 +64,9 @@ class GradientClip:
 class ExponentialAverage:
     """An exponential moving average of a model's weights, over the images it has learnt from.
 
-    The half-life is given in images, so that it means the same at every batch size, and is at most
-    5% of the images seen, so that the first weights are soon forgotten (Karras et al., Elucidating
-    the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364, appendix F.2).
-    ``module`` is a copy of the initialised model and holds the average.
+    The half-life in images is at most 5% of those seen (Karras et al., Elucidating the Design Space
+    of Diffusion-Based Generative Models, 2022, arXiv:2206.00364, appendix F.2). ``module`` is a
+    copy of the model that holds the average.
     """
 
     RAMP = 0.05
@@ -88,6 +84,6 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch: int) -> None:
-        """Take in the weights after an update of ``batch`` images, ``images_seen`` in all."""
+        """Include the weights after an update of ``batch`` images, ``images_seen`` in all."""
         weight = 1 - self.decay(images_seen, batch)
         torch._foreach_lerp_(self._average, self._source, weight)

@@ -1,4 +1,4 @@
-"""From the settings given on train's command line to a run's config and folder."""
+"""From the settings on train's command line to a run's config and folder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SRVAES = {
     "y_updates": "the VAE has no y",
     "estimate_weight": "the VAE has no y",
 }
-# What ends a run. Giving one lifts the others; all may be changed when it is resumed.
+# A run's length: giving one lifts the others; all may change when it is resumed.
 LIMITS = [flag.setting for flag in setting_flags() if flag.spec.limit]
 RECORDED = {"resume", "precision", "threads", "stream"}  # a run's config.json has these
 
@@ -75,7 +75,7 @@ def fresh_config(given: SettingsGiven) -> RunConfig:
 
 
 def resumed_config(given: SettingsGiven, folder: Path) -> RunConfig:
-    """The settings of the run to resume; only its length and its images' place may change."""
+    """The settings of the run to resume: only its length and its images' place may change."""
     saved = read_config(folder)
     if given.preset not in (None, saved.preset):
         raise _trained_with_another("`preset`", folder, saved.preset, given.preset)
@@ -96,7 +96,7 @@ def of_averages(model: ModelConfig) -> bool:
 
 
 def another_likelihood(config: RunConfig) -> str:
-    """Why a run's likelihood is not its preset's, if its transform is the reason; else empty."""
+    """A line if the transform forced another likelihood than the preset's; else empty."""
     if config.preset not in PRESETS or config.training.init or of_averages(config.model):
         return ""
     usual = preset(config.preset, config.model.model)[0].likelihood
@@ -107,7 +107,7 @@ def another_likelihood(config: RunConfig) -> str:
 
 
 def _with_restorer(config: RunConfig) -> RunConfig:
-    """With networks for damaged inputs if it is to learn from them."""
+    """With networks for damaged inputs if they are asked for."""
     if config.training.inputs == "average":
         return config
     if not config.training.init:
@@ -153,7 +153,6 @@ def _refuse_srvaes(given: SettingsGiven, usual: TrainingConfig, training: Traini
 
 
 def _with_flags(config: RunConfig, given: SettingsGiven) -> RunConfig:
-    """The config with the settings that flags are given for."""
     data, training = given.data, given.training
     if "data" in data:
         data = data | {"data": data_name(data["data"])}
@@ -199,7 +198,7 @@ def _with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
 
 
 def _refuse_other_networks(run: str, init: RunConfig, config: RunConfig) -> None:
-    """Refuse flags that ask for other networks than those of the run to start from."""
+    """Refuse flags for other networks than those of ``init``."""
     channels = init.model.image_shape[0]
     if config.data.channels != channels:
         raise UserError(
@@ -215,7 +214,7 @@ def _refuse_other_networks(run: str, init: RunConfig, config: RunConfig) -> None
 
 
 def _differences(one: RunConfig, other: RunConfig) -> list[tuple[str, str, Any, Any]]:
-    """Part, name and both values of each setting that differs, limits of the length aside."""
+    """Part, name and both values of each setting that differs, but for limits."""
     return [
         (part, name, was, now)
         for part in PARTS
@@ -239,7 +238,7 @@ def _trained_with_another(setting: str, folder: Path, before: Any, asked: Any) -
 
 
 def data_name(data: str) -> str:
-    """A data set's name as it is, a folder's path made absolute: a run may be resumed elsewhere."""
+    """A data set's name, or a folder's absolute path: a run may be resumed elsewhere."""
     if data.startswith(SHARDS):
         check_shards(data)
         return f"{SHARDS}{Path(data.removeprefix(SHARDS)).expanduser().absolute()}"
@@ -248,23 +247,20 @@ def data_name(data: str) -> str:
 
 
 def run_name(config: RunConfig) -> str:
-    """The name of a run that has been given none."""
+    """The default name of a run."""
     data = re.sub(r"\{.*|\.tar$", "", Path(config.data.data).name).rstrip("-_.") or "data"
     return f"{config.model.model}-{config.preset}-{data}"
 
 
 def folder_of(name: str) -> Path:
-    """Where the run of a name, or of a path, is or will be."""
+    """The folder of the run of a name or a path."""
     if not name:
         raise UserError("`run` needs a name, or the path of a folder")
     return Path(name) if is_path(name) else RUNS / name
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Refuse a folder without a run to resume, or with one that would be overwritten.
-
-    A run that died before its first checkpoint left settings only, and is started anew.
-    """
+    """Refuse a folder without a run to resume, or with one to be overwritten, but for settings."""
     weights = (folder / WEIGHTS).exists()
     if resume and not can_resume(folder):
         what = "weights, but no checkpoint" if weights else "no run"
@@ -281,7 +277,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 
 def _check_others(folder: Path) -> None:
-    """Refuse a folder with another program's files that are called as a run's are."""
+    """Refuse a folder with another program's files of the same names."""
     there = [name for name in (CONFIG, METRICS) if os.path.lexists(folder / name)]
     try:
         if there:
@@ -293,7 +289,7 @@ def _check_others(folder: Path) -> None:
 
 
 def resume_command(name: str, options: TrainOptions) -> str:
-    """What to type to go on with a run, with the options that its settings do not record."""
+    """The command that resumes a run, with the options that its settings do not record."""
     words = ["python", "-m", "srvae_pyro.train", "--run", name, "--resume"]
     for field in fields(options):
         value = getattr(options, field.name)

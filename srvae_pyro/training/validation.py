@@ -68,8 +68,7 @@ class Validation:
     def untrained(self, to_learn: int | None = None) -> tuple[float, int]:
         """Bits/dim of the weights on test images, and of how many, in this process alone.
 
-        ``to_learn`` is how many images the run will learn from, if known: a short run has few
-        scored.
+        ``to_learn`` is how many images the run will learn from, if known.
         """
         count = min(self.count("test", to_learn), UNTRAINED_IMAGES)
         images = evenly_spaced(self.data.test, count)
@@ -82,13 +81,13 @@ class Validation:
         return result.bits_per_dim, count
 
     def count(self, split: str, learnt: int | None) -> int:
-        """How many of a split's images to score where so many were learnt from; None: enough."""
+        """How many of a split's images to score after learning from so many; None: all allowed."""
         there = len(getattr(self.data, split))
         most = min(there, self.settings.validation_images or there)
         return most if learnt is None else min(most, max(LEAST_IMAGES, learnt // LEARNT_FOR_ONE))
 
     def score(self, learnt: int) -> dict[str, Any]:
-        """The ELBO's terms on validation images, by all processes if there is one for each."""
+        """The ELBO's terms on validation images, by all processes if there are enough images."""
         count = self.count("val", learnt)
         group = self.group if count >= self.group.size else ProcessGroup()
         self.group.broadcast(self.learner.averaged)
@@ -117,7 +116,7 @@ class Validation:
             return
         self._drawn_at = now
         with seeded(self.settings.seed, *b"pictures"):
-            # As much work as scoring, at most.
+            # At most as much work as scoring.
             count = min(DRAWN, max(LEAST_DRAWN, learnt // (IMAGES_OF_ONE * LEARNT_FOR_ONE)))
             images = to_unit(evenly_spaced(self.data.val, count))
             with self.learner.autocast():
