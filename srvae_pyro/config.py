@@ -38,8 +38,7 @@ class Residual(Settings):
         "residual blocks before the four networks, which see the coarser image, computed once",
     ] = 0
     estimate: Annotated[
-        bool,
-        "these blocks also predict the finer image, where the four networks' locations start",
+        bool, "these blocks also predict the finer image, where the four networks' locations start"
     ] = False
 
 

@@ -95,11 +95,7 @@ class Block:
         return (least - before - left).clamp_min(0), (most - before).clamp_max(LAST_LEVEL)
 
     def next_pixel(
-        self,
-        known: Sequence[Tensor],
-        y: Tensor,
-        weights: Tensor,
-        estimates: Sequence[Tensor] = (),
+        self, known: Sequence[Tensor], y: Tensor, weights: Tensor, estimates: Sequence[Tensor] = ()
     ) -> PixelContext:
         """The context of the pixel after n known ones, (..., C, h, w) each, in drawing order.
 

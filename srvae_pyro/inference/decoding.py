@@ -20,15 +20,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.sampling import Decoding
 from srvae_pyro.system.device import stream, to_device
 
-__all__ = [
-    "Decode",
-    "FromNoise",
-    "GlobalNoise",
-    "ImageNoise",
-    "Noise",
-    "TileNoise",
-    "noise_of",
-]
+__all__ = ["Decode", "FromNoise", "GlobalNoise", "ImageNoise", "Noise", "TileNoise", "noise_of"]
 
 Source = Callable[[np.random.Generator, Sequence[int]], np.ndarray]
 
@@ -70,12 +62,7 @@ class ImageNoise:
     dimension, from the right.
     """
 
-    def __init__(
-        self,
-        seed: int | Sequence[int],
-        images: Sequence[int],
-        dim: int = -4,
-    ) -> None:
+    def __init__(self, seed: int | Sequence[int], images: Sequence[int], dim: int = -4) -> None:
         self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
         self.images = list(images)
         self.dim = dim

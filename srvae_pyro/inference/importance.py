@@ -165,13 +165,7 @@ def estimates(
 
 @cached_weights()
 def log_likelihood(
-    model: Any,
-    x: Tensor,
-    samples: int,
-    *,
-    refine: int = 0,
-    seed: int = 0,
-    memory_gb: float = 4.0,
+    model: Any, x: Tensor, samples: int, *, refine: int = 0, seed: int = 0, memory_gb: float = 4.0
 ) -> Tensor:
     """The estimates (B,) of log p(x) alone, by all pairs, as many images at a time as fit."""
     if samples < 1:

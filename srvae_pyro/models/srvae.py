@@ -184,11 +184,7 @@ class SRVAE(ImageModel):
             return pyro.sample("x", self.model.p_x(y, z))
 
     def restore(
-        self,
-        o: Tensor,
-        kind: InputKind = UNKNOWN,
-        samples: int = 1,
-        **sampling: Any,
+        self, o: Tensor, kind: InputKind = UNKNOWN, samples: int = 1, **sampling: Any
     ) -> dict[str, Tensor]:
         """As :meth:`super_resolve`, from damaged inputs o (B, c, h, w) of a known kind."""
         if self.restorer is None:
