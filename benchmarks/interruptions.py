@@ -26,8 +26,8 @@ def train(folder: Path, precision: str, steps: int, pipe: Connection | None) -> 
 
     from srvae_pyro.config import Dense, ModelConfig, RunConfig, TrainingConfig
     from srvae_pyro.data import DataSplits, MemoryImages
-    from srvae_pyro.training.checkpoint import LAST
     from srvae_pyro.training.loop import Trainer
+    from srvae_pyro.training.recovery import LAST
 
     torch.set_num_threads(1)
     pyro.enable_validation(False)
@@ -63,7 +63,7 @@ def check(folder: Path, saved: int) -> str:
     """What is wrong with the folder of a killed run that had saved step ``saved``, or nothing."""
     from srvae_pyro.errors import UserError
     from srvae_pyro.runs import WEIGHTS, read_weights
-    from srvae_pyro.training.checkpoint import LAST, load_checkpoint
+    from srvae_pyro.training.recovery import LAST, load_checkpoint
 
     if not (folder / LAST).exists():
         return "no checkpoint although one was saved" if saved >= 0 else ""
@@ -80,7 +80,7 @@ def same(one: Path, other: Path) -> bool:
     """Whether two runs have the same checkpoint, clocks left out, and the same best weights."""
     from srvae_pyro.runs import WEIGHTS, read_weights
     from srvae_pyro.system.files import digest
-    from srvae_pyro.training.checkpoint import LAST, load_checkpoint
+    from srvae_pyro.training.recovery import LAST, load_checkpoint
 
     states = [load_checkpoint(folder / LAST) for folder in (one, other)]
     for state in states:

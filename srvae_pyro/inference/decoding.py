@@ -37,14 +37,6 @@ class Noise(Protocol):
         ...
 
 
-def _normal(own: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-    return own.standard_normal(tuple(shape), dtype=np.float32)
-
-
-def _uniform(own: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-    return own.random(tuple(shape), dtype=np.float32)
-
-
 class GlobalNoise:
     """PyTorch's global generator."""
 
@@ -55,23 +47,29 @@ class GlobalNoise:
         return torch.rand_like(like)
 
 
-class ImageNoise:
+class _SeededNoise:
+    """Noise from generators of NumPy, drawn on the CPU."""
+
+    def normal(self, site: str, like: Tensor) -> Tensor:
+        return self._draw(lambda g, shape: g.standard_normal(shape, np.float32), site, like)
+
+    def uniform(self, site: str, like: Tensor) -> Tensor:
+        return self._draw(lambda g, shape: g.random(shape, np.float32), site, like)
+
+    def _draw(self, source: Source, site: str, like: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class ImageNoise(_SeededNoise):
     """Noise that depends on the seed, the image's number and the site's name alone.
 
-    Drawn on the CPU, so it is the same in any batch and on any device. ``dim`` is the images'
-    dimension, from the right.
+    It is the same in any batch and on any device. ``dim`` is the images' dimension, from the right.
     """
 
     def __init__(self, seed: int | Sequence[int], images: Sequence[int], dim: int = -4) -> None:
         self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
         self.images = list(images)
         self.dim = dim
-
-    def normal(self, site: str, like: Tensor) -> Tensor:
-        return self._draw(_normal, site, like)
-
-    def uniform(self, site: str, like: Tensor) -> Tensor:
-        return self._draw(_uniform, site, like)
 
     def _draw(self, source: Source, site: str, like: Tensor) -> Tensor:
         if like.dim() < -self.dim or like.shape[self.dim] != len(self.images):
@@ -81,15 +79,15 @@ class ImageNoise:
             )
         shape = list(like.shape)
         del shape[self.dim + like.dim()]
-        own = [source(stream(*self.seed, n, *site.encode()), shape) for n in self.images]
-        drawn = torch.from_numpy(np.stack(own, axis=self.dim)).to(like.dtype)
+        draws = [source(stream(*self.seed, n, *site.encode()), shape) for n in self.images]
+        drawn = torch.from_numpy(np.stack(draws, axis=self.dim)).to(like.dtype)
         return to_device(drawn, like.device)
 
 
-class TileNoise:
+class TileNoise(_SeededNoise):
     """A tile of an infinite noise field; overlapping tiles see the same values.
 
-    The field's blocks depend on the seed, the site's name and their place alone. Drawn on the CPU.
+    The field's blocks depend on the seed, the site's name and their place alone.
 
     Args:
         numbers: the field's seed: integers of at least 0.
@@ -101,15 +99,7 @@ class TileNoise:
 
     def __init__(self, numbers: Sequence[int], top: int, left: int, height: int) -> None:
         self.numbers = tuple(numbers)
-        self.top = top
-        self.left = left
-        self.height = height
-
-    def normal(self, site: str, like: Tensor) -> Tensor:
-        return self._draw(_normal, site, like)
-
-    def uniform(self, site: str, like: Tensor) -> Tensor:
-        return self._draw(_uniform, site, like)
+        self.top, self.left, self.height = top, left, height
 
     def _draw(self, source: Source, site: str, like: Tensor) -> Tensor:
         channels, height, width = like.shape[-3:]
@@ -118,8 +108,8 @@ class TileNoise:
         field = like.new_empty((channels, height, width), device="cpu")
         for row in rows:
             for column in columns:
-                own = stream(*self.numbers, row, column, *site.encode())
-                block = torch.from_numpy(source(own, (channels, self.BLOCK, self.BLOCK)))
+                generator = stream(*self.numbers, row, column, *site.encode())
+                block = torch.from_numpy(source(generator, (channels, self.BLOCK, self.BLOCK)))
                 down, across = row * self.BLOCK - top, column * self.BLOCK - left
                 target = field[
                     :, max(down, 0) : down + self.BLOCK, max(across, 0) : across + self.BLOCK

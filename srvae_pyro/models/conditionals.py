@@ -101,14 +101,7 @@ def diagonal_normal(parameters: Tensor) -> dist.TorchDistribution:
 
 
 class ImageEncoder(nn.Module):
-    """q(u|y) or q(z|x), an encoder of the image; or q(z|x,y), of x and y = d(x) stacked.
-
-    Example:
-        >>> q_z = ImageEncoder(ModelConfig(latent_channels=4), 3, Dense(4, 2), stages=2)
-        >>> z = q_z(torch.rand(5, 3, 32, 32)).rsample()
-        >>> z.shape
-        torch.Size([5, 4, 8, 8])
-    """
+    """q(u|y) or q(z|x), an encoder of the image; or q(z|x,y), of x and y = d(x) stacked."""
 
     def __init__(
         self,
@@ -144,20 +137,7 @@ class ImageEncoder(nn.Module):
 
 
 class ZGivenYU(nn.Module):
-    """p(z|y,u): the prior of a level's latent given the level below, its image y and latent u.
-
-    Example:
-        >>> config = ModelConfig(
-        ...     latent_channels=4,
-        ...     p_z_from_y=Dense(4, 2),
-        ...     p_z_from_u=Dense(4, 2, blocks=1),
-        ...     p_z=Dense(4, 2, blocks=1),
-        ... )
-        >>> p_z = ZGivenYU(config, channels=3, stages=1)
-        >>> z = p_z(torch.rand(5, 3, 16, 16), torch.randn(5, 4, 8, 8)).rsample()
-        >>> z.shape
-        torch.Size([5, 4, 8, 8])
-    """
+    """p(z|y,u): the prior of a level's latent given the level below, its image y and latent u."""
 
     def __init__(
         self, config: ModelConfig, channels: int, stages: int, u_stages: int | None = None
@@ -200,16 +180,7 @@ class ZGivenYU(nn.Module):
 
 
 class ImageGivenLatent(nn.Module):
-    """p(y|u), or the one-level VAE's p(x|z): a decoder of the latent.
-
-    Example:
-        >>> config = ModelConfig(latent_channels=4, components=2)
-        >>> p_y = ImageGivenLatent(config, channels=3, dense=Dense(8, 2), stages=1)
-        >>> likelihood = p_y(torch.randn(5, 4, 8, 8))
-        >>> y = likelihood.sample()
-        >>> y.shape, likelihood.log_prob(y).shape
-        (torch.Size([5, 3, 16, 16]), torch.Size([5]))
-    """
+    """p(y|u), or the one-level VAE's p(x|z): a decoder of the latent."""
 
     def __init__(self, config: ModelConfig, channels: int, dense: Dense, stages: int) -> None:
         super().__init__()

@@ -46,12 +46,6 @@ class PixelGroups(nn.Module):
     less their y. ``size.shared`` residual blocks add features of y, computed once for all networks
     and samples. With ``size.estimate`` these also predict a point estimate of the image, which then
     takes y's place in the differences and as the start of the locations.
-
-    Example:
-        >>> groups = PixelGroups(ModelConfig(components=2), Residual(4, 1), channels=3, features=5)
-        >>> y = torch.full((2, 3, 4, 4), 100 / 255)
-        >>> groups(y, torch.randn(2, 5, 4, 4)).sample().shape
-        torch.Size([2, 3, 8, 8])
     """
 
     def __init__(
@@ -156,16 +150,6 @@ class PyramidGivenLatent(nn.Module):
 
     A dense block of the latent gives the coarsest image's parameters by a 1x1 convolution and,
     doubled in size at each level, the features for the next finer image's :class:`PixelGroups`.
-
-    Example:
-        >>> import torch
-        >>> from srvae_pyro.config import Residual
-        >>> config = ModelConfig(latent_channels=4, components=2, pyramid=Residual(4, 1))
-        >>> p_y = PyramidGivenLatent(config, channels=3, dense=Dense(8, 2), stages=2)
-        >>> likelihood = p_y(torch.randn(5, 4, 4, 4))
-        >>> y = likelihood.sample()
-        >>> y.shape, likelihood.log_prob(y).shape
-        (torch.Size([5, 3, 16, 16]), torch.Size([5]))
     """
 
     def __init__(self, config: ModelConfig, channels: int, dense: Dense, stages: int) -> None:

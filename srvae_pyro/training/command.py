@@ -26,8 +26,8 @@ from srvae_pyro.system.device import THREADS, process_cores, start
 from srvae_pyro.system.files import locked, write_json
 from srvae_pyro.system.parallel import ProcessGroup, process_group
 from srvae_pyro.training.arguments import SettingsGiven, TrainArguments, TrainOptions
-from srvae_pyro.training.checkpoint import can_resume
 from srvae_pyro.training.loop import Trainer, time_limit
+from srvae_pyro.training.recovery import can_resume
 from srvae_pyro.training.restoration import restoration_scores
 from srvae_pyro.training.settings import (
     another_likelihood,

@@ -35,8 +35,8 @@ from srvae_pyro.training.arguments import (
     TrainOptions,
     setting_flags,
 )
-from srvae_pyro.training.checkpoint import LAST, can_resume
 from srvae_pyro.training.metrics import METRICS
+from srvae_pyro.training.recovery import LAST, can_resume
 
 # Settings of training that the VAE cannot have, and why.
 SRVAES = {

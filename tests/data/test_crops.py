@@ -35,8 +35,8 @@ from srvae_pyro.evaluation.selection import select
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.runs import read_config
 from srvae_pyro.system.device import stream
-from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.loop import Batches
+from srvae_pyro.training.recovery import load_checkpoint
 from tests.training.test_command import arguments, lines_of, plain
 from tests.training.test_training import assert_same
 

@@ -29,8 +29,8 @@ from srvae_pyro.data.streaming import StreamedImages, read_ahead
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.cli import run_command
 from srvae_pyro.system.device import process_memory, stream
-from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.loop import Batches
+from srvae_pyro.training.recovery import load_checkpoint
 from srvae_pyro.training.settings import data_name
 from tests.training.test_command import arguments, make_images, plain
 from tests.training.test_training import assert_same

@@ -24,8 +24,8 @@ from srvae_pyro.models import make_model
 from srvae_pyro.runs import read_config
 from srvae_pyro.system.cli import run_command
 from srvae_pyro.train import TrainArguments
-from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.loop import Trainer
+from srvae_pyro.training.recovery import load_checkpoint
 from srvae_pyro.training.settings import fresh_config
 from tests.training.test_training import make_trainer, tiny_config
 

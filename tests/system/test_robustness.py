@@ -26,10 +26,10 @@ from srvae_pyro.runs import CONFIG, WEIGHTS, read_weights
 from srvae_pyro.system import console as talk
 from srvae_pyro.system.files import digest, locked, write_json, write_whole
 from srvae_pyro.training import recovery
-from srvae_pyro.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from srvae_pyro.training.command import IN_USE
 from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
+from srvae_pyro.training.recovery import LAST, load_checkpoint, save_checkpoint
 from srvae_pyro.training.validation import Validation
 from tests.training.test_training import make_trainer, some_images, tiny_config
 

@@ -23,8 +23,8 @@ from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.system.parallel import ProcessGroup
-from srvae_pyro.training.checkpoint import load_checkpoint
 from srvae_pyro.training.loop import Batches, Trainer
+from srvae_pyro.training.recovery import load_checkpoint
 from tests.evaluation.test_kid import Stub, rows_of
 from tests.parallel_worker import make, update
 from tests.training.test_command import make_images

@@ -12,7 +12,7 @@ from srvae_pyro import train
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, InputKind, load
 from srvae_pyro.runs import read_config, read_weights
-from srvae_pyro.training.checkpoint import load_checkpoint
+from srvae_pyro.training.recovery import load_checkpoint
 from tests.training.test_command import arguments, exact_preset, plain
 from tests.training.test_training import assert_same
 

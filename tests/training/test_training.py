@@ -31,10 +31,10 @@ from srvae_pyro.models import ImageModel
 from srvae_pyro.runs import validation_nats
 from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training import loop, recovery, validation
-from srvae_pyro.training.checkpoint import load_checkpoint, save_checkpoint
 from srvae_pyro.training.loop import Batches, Trainer
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Clock, Interrupt, Progress
+from srvae_pyro.training.recovery import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
