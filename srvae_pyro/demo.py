@@ -1,18 +1,13 @@
 """Open a page that shows what a model does: ``python -m srvae_pyro.demo --help``."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.system.cli import run_command
 
-__all__ = ["DemoArguments", "main"]
-
 
 def main(arguments: DemoArguments) -> int:
-    """Serve the page until it is stopped; the exit code."""
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio: pip install 'srvae-pyro[demo]'")
     from srvae_pyro.page.app import serve

@@ -8,12 +8,10 @@ _NO_MEMORY = ("allocate memory", "out of memory", "not enough memory", "ALLOC_FA
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for or supplied.
+    """A mistake in what the user requested, as one line that says what to do.
 
-    Its message is one line that says what to do. Settings and arguments stand in it between
-    backticks by their Python names, alone or with a value: ``"`memory_gb` must be above 0"``,
-    ``"pass `image_size=64`"``. The commands print flags instead (:func:`with_flags`) and end with
-    exit code 2; in a program it can be caught as the :class:`ValueError` that it is.
+    Settings stand between backticks by their Python names: ``"`memory_gb` must be above 0"``,
+    ``"pass `image_size=64`"``. Commands print flags instead and end with exit code 2.
     """
 
 
@@ -37,7 +35,7 @@ def flag_of(name: str) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice, the computer's or a GPU's."""
+    """Whether the computer's or a GPU's memory did not suffice."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError):

@@ -1,15 +1,10 @@
 """Measure a trained model: ``python -m srvae_pyro.evaluate --help``."""
 
-from __future__ import annotations
-
 from srvae_pyro.evaluation.arguments import EvaluateArguments
 from srvae_pyro.system.cli import run_command
 
-__all__ = ["EvaluateArguments", "main"]
-
 
 def main(arguments: EvaluateArguments) -> int:
-    """Evaluate as asked; the exit code."""
     from srvae_pyro.evaluation.command import evaluate
 
     return evaluate(arguments)

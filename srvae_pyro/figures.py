@@ -1,16 +1,11 @@
 """The paper's figures for any run: ``python -m srvae_pyro.figures --help``."""
 
-from __future__ import annotations
-
 from srvae_pyro.drawing.arguments import FiguresArguments
 from srvae_pyro.system.cli import run_command
 
-__all__ = ["FiguresArguments", "main"]
-
 
 def main(arguments: FiguresArguments) -> int:
-    """Draw as asked; the exit code."""
-    from srvae_pyro.drawing.figures import draw_figures  # not before: --help is to be fast
+    from srvae_pyro.drawing.figures import draw_figures
 
     return draw_figures(arguments)
 

@@ -1,7 +1,4 @@
-"""Formats of image files: those that are read, and those that are only known by name.
-
-It imports nothing heavy: every command knows these files by their extensions.
-"""
+"""Formats of image files; it imports nothing heavy, as every command needs the extensions."""
 
 from __future__ import annotations
 
@@ -48,7 +45,6 @@ JXL_MARKS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 
 
 def extra_format(head: bytes) -> str | None:
-    """The format of :data:`EXTRA` that a file has by its first :data:`HEAD` bytes, if any."""
     if head[4:8] == b"ftyp":
         # The first brand may be that of the container; another one names the codec.
         size = int.from_bytes(head[:4], "big")

@@ -1,7 +1,5 @@
 """Train an srVAE or VAE: ``python -m srvae_pyro.train --help``."""
 
-from __future__ import annotations
-
 from srvae_pyro.system.cli import run_command
 from srvae_pyro.training.arguments import TrainArguments
 
@@ -12,7 +10,6 @@ LESS_MEMORY = (
 
 
 def main(arguments: TrainArguments) -> int:
-    """Train as asked; the exit code."""
     from srvae_pyro.training.command import run
 
     return run(arguments)

@@ -1,8 +1,7 @@
-"""Asymmetric numeral systems: the stack of bits, and latents on a grid that are pushed and popped.
+"""Asymmetric numeral systems: a stack of bits, and latents on a grid that are pushed and popped.
 
-A latent is a whole number of steps of 2^-10, in units of its prior. The mass of a density in a cell
-of such a grid is the step times the density, so prior and posterior share the step, and it cancels
-in what a latent costs.
+A latent is a whole number of steps of 2^-10, in units of its prior. Prior and posterior share the
+step, so it cancels in what a latent costs.
 """
 
 from __future__ import annotations
@@ -31,38 +30,23 @@ _UNIFORM = constriction.stream.model.Uniform()
 
 
 class MismatchError(Exception):
-    """What is on the stack is not what the model can have put there."""
+    """The stack holds what the model cannot have pushed."""
 
 
 def uniform(sizes: NDArray[Any]) -> tuple[Any, Symbols]:
-    """The model of symbols that are uniform below ``sizes``, each at least 2, with its argument."""
+    """The model of uniform symbols below ``sizes``, each at least 2, and its argument."""
     return _UNIFORM, np.ascontiguousarray(sizes, dtype=np.int32)
 
 
 class Stack:
     """Symbols pushed and popped, the last first, under models of constriction.
 
-    Popping what was not pushed takes random words from a reserve below, a fixed stream: from an
-    empty coder the symbols would be biased. The words that were touched stay on the stack, and are
-    what bits-back coding costs to start with; one that takes all symbols off again finds them as
-    they were, which is a check. ``words`` are what :meth:`words` returned.
+    Popping what was not pushed takes random words from a reserve, a fixed stream: from an empty
+    coder the symbols would be biased. These words are what bits-back coding costs to start with;
+    whoever takes all symbols off again finds the reserve unchanged, which is a check.
 
     References:
-        Townsend et al., Practical Lossless Compression with Latent Variables using Bits Back
-        Coding, 2019, arXiv:1901.04866; Bamler, Understanding Entropy Coding With Asymmetric Numeral
-        Systems, 2022, arXiv:2201.01741, for the library.
-
-    Example:
-        >>> stack = Stack()
-        >>> sizes = np.array([6, 6, 10])
-        >>> thrown = stack.pop(*uniform(sizes))
-        >>> stack.push(np.array([5, 0, 9]), *uniform(sizes))
-        >>> again = Stack(stack.words())
-        >>> again.pop(*uniform(sizes)).tolist()
-        [5, 0, 9]
-        >>> again.push(thrown, *uniform(sizes))
-        >>> again.is_at_start()
-        True
+        Townsend et al., 2019, arXiv:1901.04866; Bamler, 2022, arXiv:2201.01741, for the library.
     """
 
     def __init__(self, words: NDArray[np.uint32] | None = None) -> None:
@@ -77,7 +61,7 @@ class Stack:
         self.popped = self.pushed = 0.0  # bits so far
 
     def push(self, symbols: NDArray[Any], model: Any, *parameters: NDArray[Any]) -> None:
-        """Put symbols (n) on the stack, so that :meth:`pop` gives them back in their order."""
+        """Push symbols (n); :meth:`pop` returns them in their order."""
         if not len(symbols):
             return
         before = self.coder.num_valid_bits()
@@ -90,7 +74,7 @@ class Stack:
         self.pushed += self.coder.num_valid_bits() - before
 
     def pop(self, model: Any, *parameters: NDArray[Any]) -> Symbols:
-        """Take as many symbols off the stack as there are rows of ``parameters``."""
+        """Pop as many symbols as there are rows of ``parameters``."""
         if not len(parameters[0]):
             return np.empty(0, np.int32)
         if self.deepens:
@@ -109,17 +93,17 @@ class Stack:
         return symbols
 
     def words(self) -> NDArray[np.uint32]:
-        """All that is on the stack, uint32, without those of the reserve that were not touched."""
+        """All words, uint32, without those of the reserve that were not touched."""
         words: NDArray[np.uint32] = self.coder.get_compressed()
         return words[max(self.reserved - self.start_words, 0) :]
 
     def is_at_start(self) -> bool:
-        """Whether nothing is left but a reserve as it was."""
+        """Whether nothing but an unchanged reserve is left."""
         left = self.coder.get_compressed()
         return len(left) >= HEAD and np.array_equal(left, _reserve(len(left)))
 
     def _deepen(self, symbols: int) -> None:
-        """Have enough words for so many symbols; words below the others change nothing else."""
+        """Extend the reserve so that so many symbols can be popped."""
         missing = symbols * SYMBOL_BITS // WORD + HEAD + 1 - self.coder.num_words()
         if missing <= 0:
             return
@@ -130,7 +114,7 @@ class Stack:
 
 
 def _reserve(count: int) -> NDArray[np.uint32]:
-    """The first words of the reserve, the very first at the end, which is the top."""
+    """The first words of the reserve, the very first on top."""
     # Raw output, which NumPy promises never to change.
     words = np.random.PCG64(SEED).random_raw(count).astype(np.uint32)
     words[:1] |= 1  # the coder wants no zero on top
@@ -153,7 +137,7 @@ PART_STD = 0.05  # so that the part 0 has next to all of the mass
 
 
 def _masses() -> NDArray[np.float64]:
-    """Of the buckets, by decimal arithmetic, whose digits are the same everywhere."""
+    """The buckets' masses by decimal arithmetic, whose digits are the same everywhere."""
     precise = Context(prec=50)
     root = precise.sqrt(precise.multiply(2, PI))
 
@@ -174,12 +158,11 @@ def _masses() -> NDArray[np.float64]:
 
 
 class Posterior:
-    r"""A diagonal normal on the grid, as steps of a tenth of its standard deviation.
+    r"""A diagonal normal on the grid, in buckets of a tenth of its standard deviation.
 
-    A bucket is one symbol of a fixed table; the cell within it is uniform. That differs from the
-    normal by a KL of about :math:`h^2/24`, h = 0.1: 0.0006 bits an element. All draws are within
-    6.4 standard deviations: the coder gives each value of a table some mass, and of a table of all
-    cells that would now and then draw one from far away. Means and standard deviations (n) are in
+    A bucket is a symbol of a fixed table; the cell within it is uniform. The KL from the normal is
+    about :math:`h^2/24`, h = 0.1: 0.0006 bits an element. A table of all cells would now and then
+    draw one from far away, as the coder gives each value some mass. Means and deviations (n) are in
     cells.
     """
 
@@ -201,13 +184,13 @@ class Posterior:
         return np.broadcast_to(self.masses, (len(self.middle), BUCKETS)).copy()
 
     def pop(self, stack: Stack) -> NDArray[np.int64]:
-        """Draw the cells, (n), by what is on the stack."""
+        """Draw the cells, (n), from the stack's bits."""
         bucket = stack.pop(CATEGORICAL, self._table()).astype(np.int64)
         first = self._edge(bucket)
         return first + stack.pop(*uniform(self._edge(bucket + 1) - first))
 
     def push(self, stack: Stack, cells: NDArray[np.int64]) -> None:
-        """Give back what drawing these cells took."""
+        """Push back what drawing these cells took."""
         guess = np.floor((cells - self.middle) / self.width).astype(np.int64) + BUCKETS // 2
         bucket = np.clip(guess, 0, BUCKETS - 1)
         for _ in range(2):  # edges are rounded
@@ -221,11 +204,7 @@ class Posterior:
 def push_normal(
     stack: Stack, cells: NDArray[np.int64], mean: NDArray[np.float64], std: NDArray[np.float64]
 ) -> None:
-    """Put cells (n) on the stack under normals; mean and standard deviation are in cells.
-
-    Those farther than 2^15 cells away are coded as well, at a cost that they do not have under the
-    normal but that keeps the code lossless.
-    """
+    """Push cells (n) under normals, in cells; cells beyond 2^15 cost more than under the normal."""
     middle = np.round(mean).astype(np.int64)
     part, within = np.divmod(cells - middle + CELLS, 2 * CELLS)
     stack.push(within - CELLS, NORMAL, mean - middle, std)
@@ -235,18 +214,15 @@ def push_normal(
 def pop_normal(
     stack: Stack, mean: NDArray[np.float64], std: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """The inverse of :func:`push_normal`."""
     middle = np.round(mean).astype(np.int64)
     part = stack.pop(PARTS, np.zeros(len(mean)), np.full(len(mean), PART_STD)).astype(np.int64)
     return middle + 2 * CELLS * part + stack.pop(NORMAL, mean - middle, std)
 
 
 def as_array(values: Tensor) -> NDArray[np.float64]:
-    """Float64 (n), flattened."""
     array: NDArray[np.float64] = values.detach().double().cpu().reshape(-1).numpy()
     return array
 
 
 def as_tensor(cells: NDArray[np.int64], like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Cells as a tensor of whole numbers on the device of another."""
     return torch.from_numpy(np.ascontiguousarray(cells)).to(like.device).reshape(shape)

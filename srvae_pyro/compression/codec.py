@@ -1,7 +1,7 @@
 """A model as a code: images to chains of bits and back.
 
-The srVAE's images are in two chains: in the first u and y of all of them, in the second z and x
-given these. So the first alone gives every y. The VAE has one chain, of z and x.
+The srVAE has two chains: u and y of all images, then z and x given these; so the first alone gives
+every y. The VAE has one, of z and x.
 """
 
 from __future__ import annotations
@@ -54,11 +54,10 @@ class Batch:
 
 
 def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> list[Batch]:
-    """The batches of images of these heights and widths, which follow from nothing else.
+    """The batches of images of these heights and widths, sides padded to ``multiple``.
 
-    The first is one image, and none has more than half the area of those before it: the latents of
-    a batch are drawn by bits that these have left, so that a chain starts with few. Sides are
-    padded to multiples of ``multiple``; a batch has at most ``group`` images.
+    The first is one image, and none has more than half the area of those before it: latents are
+    drawn by bits that these have left, so that a chain starts with few.
     """
     alike: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
@@ -92,7 +91,6 @@ class Coding(NamedTuple):
 
 
 def _normal(distribution: object) -> Normal:
-    """The normal that an encoder gives."""
     normal = getattr(distribution, "base_dist", distribution)
     if not isinstance(normal, torch.distributions.Normal):
         raise UserError(f"compress has no code for a latent's {type(normal).__name__}")
@@ -106,7 +104,6 @@ def conditional(distribution: object) -> NormalCode:
 
 
 def _on_grid(posterior: Independent, prior: PriorCode) -> Posterior:
-    """The posterior in cells of the prior's grid."""
     normal = _normal(posterior)
     mean = (normal.loc.double() - prior.location) / prior.scale / STEP
     std = normal.scale.double() / prior.scale / STEP
@@ -136,30 +133,17 @@ class Chain:
 
 
 def chain_names(model: ImageModel) -> list[str]:
-    """What the chains hold, in their order."""
     return [f"{latent} and {image}" for latent, image in model.levels]
 
 
 class Codec:
-    """A model in the arithmetic that it codes with, which is a copy.
+    """A model in the arithmetic that it codes with, a copy; ``group`` is the images a batch at
+    most.
 
-    What is written depends on ``group``, the images a batch at most. ``arithmetic`` is that of the
-    networks; what follows from their outputs is in float64 always.
-
-    Example:
-        >>> from srvae_pyro.presets import preset
-        >>> model = SRVAE(preset("quickstart")[0])
-        >>> images = list(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
-        >>> codec = Codec(model)
-        >>> chains = codec.encode(images)
-        >>> again = codec.decode([chain.words for chain in chains], [(32, 32)] * 3)
-        >>> all(torch.equal(a, b) for a, b in zip(again, images))
-        True
+    ``arithmetic`` is that of the networks; everything after them is in float64.
     """
 
     def __init__(self, model: ImageModel, group: int = 16, arithmetic: Arithmetic = "fp64") -> None:
-        if not isinstance(model, SRVAE | VAE):
-            raise UserError(f"compress has no code for a {type(model).__name__}")
         if not isinstance(model, SRVAE | VAE):
             raise UserError(
                 f"compress has no code for a {type(model).__name__}, but for a SRVAE and a VAE"
@@ -198,12 +182,7 @@ class Codec:
         sizes: Sequence[tuple[int, int]],
         done: Progress = lambda _: None,
     ) -> list[Tensor]:
-        """The images, uint8 (C, h, w), of these heights and widths.
-
-        Raises:
-            MismatchError: the chains are not what this model and this machine would have made.
-            UserError: they are too short for any such images, or memory does not suffice.
-        """
+        """The images, uint8 (C, h, w); a MismatchError if the chains are not this machine's."""
         self._check_lengths(chains, sizes)
         images = self._decode(chains[0], sizes, self._first, done)
         if isinstance(self.model, SRVAE):
@@ -219,7 +198,7 @@ class Codec:
         sizes: Sequence[tuple[int, int]],
         done: Progress = lambda _: None,
     ) -> list[Tensor]:
-        """Every y, uint8 (c, h, w), from the srVAE's first chain; errors are :meth:`decode`'s."""
+        """Every y, uint8 (c, h, w), from the srVAE's first chain."""
         if not isinstance(self.model, SRVAE):
             raise UserError("a VAE has no y: --preview is the srVAE's")
         self._check_lengths([chain], sizes)
@@ -263,7 +242,7 @@ class Codec:
 
     @contextmanager
     def _coding(self) -> Iterator[None]:
-        """Within it arithmetic repeats itself to the bit, and weights are normalised once."""
+        """Arithmetic that repeats itself to the bit, with weights normalised once."""
         mode = self.mode or nullcontext()
         with torch.no_grad(), cached_weights(), reproducible(self.device), mode:
             yield
@@ -300,7 +279,7 @@ class Codec:
         self._put(stacks[1], self._second(pairs, batch), levels)
 
     def _put(self, stack: Stack, coding: Coding, levels: Tensor) -> Tensor:
-        """Draw a latent by bits of the stack, code an image given it, and it by its prior."""
+        """Draw a latent by bits of the stack, then push the image given it, and it by its prior."""
         q = _on_grid(coding.posterior(to_unit(levels, self.dtype)), coding.prior)
         cells = as_tensor(q.pop(stack), levels, (len(levels), *coding.latent_shape))
         latent = coding.prior.values(cells).to(self.dtype)
@@ -321,7 +300,7 @@ class Codec:
         return levels, latent
 
     def _code(self, code: Code, pixels: TruncatedMixture, levels: Tensor | None) -> Tensor:
-        """A factor. Tables are the same everywhere without the mode, which would take longer."""
+        """A factor. Its tables are the same everywhere without the mode, which is slow."""
         with self.mode.paused() if self.mode else nullcontext():
             return code_levels(code, pixels, levels)
 
@@ -349,7 +328,7 @@ class Codec:
 
 
 def lower_of(model: ImageModel, images: Sequence[Tensor]) -> list[Tensor]:
-    """The y of each image, uint8, as a preview shows it; none of a VAE's."""
+    """The y of each image, uint8, as a preview shows it; none for a VAE."""
     if not isinstance(model, SRVAE):
         return []
     lower = []
@@ -362,6 +341,6 @@ def lower_of(model: ImageModel, images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _of_image(model: SRVAE, y: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of the y of a padded image that is of the image itself, of that height and width."""
+    """The part of a padded image's y that belongs to the image of this size."""
     height, width = (-(-side // model.guide.d.factor) for side in size)
     return y[:, :height, :width].contiguous()

@@ -32,7 +32,14 @@ from srvae_pyro.models.base import weights_digest
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
 from srvae_pyro.system.console import Bar, print_line, shown
 from srvae_pyro.system.device import choose_device, start
-from srvae_pyro.system.files import check_new, check_output, filling, longest_name, replaced
+from srvae_pyro.system.files import (
+    check_new,
+    check_output,
+    filling,
+    longest_name,
+    replaced,
+    unwinding,
+)
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling.photographs import Photograph, read_photograph, save_photograph
 from srvae_pyro.upscaling.tiling import MemoryCanvas
@@ -58,7 +65,6 @@ def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], l
 
 
 def _check(file: Path, photograph: Photograph, channels: int) -> None:
-    """Refuse an image whose pixels are more than the model's 8-bit levels."""
     lost = photograph.lost
     if photograph.alpha is not None and photograph.alpha.getextrema() != (255, 255):
         lost = "its transparency"
@@ -70,8 +76,8 @@ def _check(file: Path, photograph: Photograph, channels: int) -> None:
         raise UserError(f"{shown(file)} would not be kept whole ({lost}): leave it out")
 
 
+@unwinding()
 def compress(arguments: CompressArguments) -> int:
-    """Compress as asked, all images read before any is coded; the exit code."""
     assert arguments.out is not None
     folder = find_run(arguments.run)
     check_output(arguments.out, "--out FILE", is_packed)
@@ -106,8 +112,8 @@ def compress(arguments: CompressArguments) -> int:
     return 0
 
 
+@unwinding()
 def decompress(arguments: DecompressArguments) -> int:
-    """Decompress as asked, all images checked before any is written; the exit code."""
     assert arguments.out is not None
     content = read_parts(arguments.file, arguments.preview)
     header = content.header
@@ -140,7 +146,6 @@ def decompress(arguments: DecompressArguments) -> int:
 
 
 def _files_of(header: Header, out: Path) -> list[str]:
-    """The images' file names, as the folder takes them."""
     names = [image.name for image in header.images]
     files = names_of(names, longest_name(out) - len(".png"))
     changed = [(old, new) for old, new in zip(names, files, strict=True) if old != new]
@@ -162,7 +167,7 @@ def _decoded(codec: Codec, content: Container, preview: bool) -> list[Tensor]:
 def _matching(
     codec: Codec, content: Container, arguments: DecompressArguments, device: torch.device
 ) -> list[Tensor]:
-    """The images, if all have their checksums; else the arithmetic here is not that of the file."""
+    """The images, if all have their checksums; else this machine computes differently."""
     preview = arguments.preview
     try:
         images = _decoded(codec, content, preview)
@@ -180,7 +185,7 @@ def _matching(
 
 
 def _run_of(arguments: DecompressArguments, header: Header) -> Path:
-    """The folder of the model's run. If the file names it, only runs that are here are taken."""
+    """The folder of the model's run; if only the file names it, a run that is here."""
     if arguments.run is not None:
         return find_run(arguments.run)
     name = header.run
@@ -202,7 +207,6 @@ def _report(
     size: int,
     seconds: float,
 ) -> None:
-    """Print how many bytes each part of the file takes."""
     values = sum(image.numel() for image in images)
     print(
         f"{len(images)} images, {values:,} values, in {out}: {size:,} bytes, "

@@ -51,24 +51,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.
+    """A file's header."""
 
-    Attributes:
-        run: name of the model's run.
-        model: checksum of its weights and settings.
-        arithmetic: ``fp64`` or ``fp32``.
-        group: images a batch.
-        start_words: how many 32-bit words each chain starts with.
-        made: what it was made with, by name.
-        images: in order.
-    """
-
-    run: str
-    model: str
-    arithmetic: str
-    group: int
-    start_words: tuple[int, ...]
-    made: dict[str, str]
+    run: str  # name of the model's run
+    model: str  # checksum of its weights and settings
+    arithmetic: str  # fp64 or fp32
+    group: int  # images a batch
+    start_words: tuple[int, ...]  # 32-bit words that each chain starts with
+    made: dict[str, str]  # versions and hardware by name
     images: tuple[Entry, ...]
 
     @property
@@ -88,7 +78,7 @@ class Header:
 
     @classmethod
     def from_bytes(cls, content: bytes, most: int = LARGEST) -> Header:
-        """The header in a file, of at most so many bytes uncompressed; ValueError if it is none."""
+        """The header of at most so many bytes uncompressed, or a ValueError."""
         inflate = zlib.decompressobj()
         try:
             text = inflate.decompress(content, most)
@@ -135,10 +125,7 @@ class Header:
 
 
 def names_of(texts: Sequence[str], most: int = NAME) -> list[str]:
-    """A name for each image that every system takes, no two alike if case does not count.
-
-    A name has at most ``most`` bytes.
-    """
+    """A unique name of at most ``most`` bytes for each image that every system takes."""
     names: list[str] = []
     numbers: dict[str, int] = {}  # by each name that is taken, the last one behind it
     for text in texts:
@@ -159,35 +146,26 @@ def names_of(texts: Sequence[str], most: int = NAME) -> list[str]:
 
 
 def _cut(text: str, most: int) -> str:
-    """The beginning of a text, of at most so many bytes."""
     return text.encode()[:most].decode(errors="ignore")
 
 
 def _alike(name: str) -> str:
-    """The same for names that are one on some systems."""
+    """A key that is the same for names that some systems do not distinguish."""
     return unicodedata.normalize("NFC", name.casefold())
 
 
 @dataclass(frozen=True)
 class Container:
-    """The content of a file, or of its first part.
-
-    Attributes:
-        header: the file's header.
-        fingerprints: checksum of all y's, if the model has them, and of each image, 4 bytes each.
-        chains: uint32, those that were read.
-        bytes_read: of the file.
-        size: of all of it.
-    """
+    """The content of a file, or of its first part."""
 
     header: Header
-    fingerprints: bytes
-    chains: list[NDArray[np.uint32]]
+    fingerprints: bytes  # checksums of all y's together and of each image, 4 bytes each
+    chains: list[NDArray[np.uint32]]  # those that were read
     bytes_read: int = 0
-    size: int = 0
+    size: int = 0  # of the whole file
 
     def mismatches(self, images: Sequence[Tensor], preview: bool = False) -> int:
-        """How many of the images, or with ``preview`` of the y's, have another checksum."""
+        """How many images, or with ``preview`` whether the y's, have other checksums."""
         if preview:
             return int(fingerprint_of_all(images) != self.fingerprints[:FINGERPRINT])
         starts = range(FINGERPRINT, len(self.fingerprints), FINGERPRINT)
@@ -202,18 +180,15 @@ def fingerprint(image: Tensor) -> bytes:
 
 
 def fingerprint_of_all(images: Sequence[Tensor]) -> bytes:
-    """Four bytes of a checksum of all images' levels."""
     together = b"".join(fingerprint(image) for image in images)
     return hashlib.blake2b(together, digest_size=FINGERPRINT).digest()
 
 
 def fingerprints_of(images: Sequence[Tensor], lower: Sequence[Tensor]) -> bytes:
-    """Four bytes of all y's, then four of each image."""
     return fingerprint_of_all(lower) + b"".join(fingerprint(image) for image in images)
 
 
 def packed(content: Container) -> bytes:
-    """The bytes of a file."""
     parts = [content.header.to_bytes(), content.fingerprints]
     parts += [chain.astype(WORD).tobytes() for chain in content.chains]
     return MAGIC + b"".join(
@@ -229,7 +204,7 @@ def write_parts(path: Path, content: Container) -> int:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file begins as one that :func:`write_parts` wrote; False if it cannot be read."""
+    """Whether a file begins as one that :func:`write_parts` wrote."""
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC

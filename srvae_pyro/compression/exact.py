@@ -1,9 +1,8 @@
 """Functions and sums of products that have the same bits on every machine; float64.
 
-Functions are put together of additions, multiplications and divisions, which IEEE 754 rounds alike
-everywhere. Sums of products are of numbers on grids so coarse that every partial sum is exact in
-the 53 bits of float64, whatever the order of the additions. Arguments are those of PyTorch's
-operations.
+Functions are made of additions, multiplications and divisions, which IEEE 754 rounds alike
+everywhere. Products are of numbers on grids so coarse that every partial sum is exact in 53 bits,
+in any order. Arguments are those of PyTorch's operations.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def _table(device: torch.device) -> Tensor:
 
 
 def exp_of_negative(x: Tensor) -> Tensor:
-    """exp(x) of x <= 0, to twelve digits; below -REACH as if at it."""
+    """exp(x) of x <= 0, to twelve digits; constant below -REACH."""
     parts = x.reshape(-1).split(CHUNK)
     return torch.cat([_exp_of_chunk(part) for part in parts]).reshape(x.shape)
 
@@ -66,7 +65,6 @@ def _exp_of_chunk(x: Tensor) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """The same of any x."""
     value = exp_of_negative(-x.abs())
     return torch.where(x > 0, 1 / value, value)
 
@@ -213,7 +211,7 @@ def bilinear(x: Tensor, size: Any, align_corners: bool, *scales: Any) -> Tensor:
 def _exact_product(
     apply: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, output_dim: int | None
 ) -> Tensor:
-    """A bilinear map of both, rounded to grids before so that nothing is rounded within.
+    """A bilinear map of both, rounded to grids so that no sum is rounded.
 
     ``output_dim`` is the dimension of ``weight`` that separates the outputs, if one does.
     """
@@ -237,17 +235,12 @@ def _exponent(value: Tensor) -> int:
 
 
 def _scaled(x: Tensor, exponent: int) -> Tensor:
-    """x times 2^exponent, a new tensor."""
     return x * math.ldexp(1.0, exponent)
 
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Within it the same operations on the same tensors give the same bits.
-
-    One thread, as sums in several are in several orders; on GPUs the deterministic kernels, without
-    a search for the fastest.
-    """
+    """One thread and deterministic kernels: sums in several threads are in several orders."""
     # Not use_deterministic_algorithms, which imports torch._dynamo: that takes a second.
     deterministic = torch.get_deterministic_debug_mode()
     benchmark = torch.backends.cudnn.benchmark
@@ -277,7 +270,7 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def differences(made: dict[str, str], here: dict[str, str]) -> str:
-    """What another machine has otherwise, for a message; empty if nothing."""
+    """What differs between two machines, for a message."""
     parts = [
         f"{name} {made.get(name, 'unknown')} there and {value} here"
         for name, value in here.items()
@@ -323,18 +316,9 @@ INSTEAD: dict[str, Operation] = {
 
 
 class SameEverywhere(TorchDispatchMode):
-    """Within it operations on float64 tensors give the same bits on every machine.
+    """Makes operations on float64 tensors give the same bits on every machine, or refuses them.
 
-    Those that would not are done otherwise, about as exactly, or refused. Whole numbers are exact
-    in any case.
-
-    Example:
-        >>> import torch
-        >>> x = torch.linspace(-3, 3, 7, dtype=torch.float64)
-        >>> with torch.no_grad(), SameEverywhere():
-        ...     y = torch.nn.functional.elu(x)
-        >>> torch.allclose(y, torch.nn.functional.elu(x), rtol=0, atol=1e-12)
-        True
+    Whole numbers are exact in any case.
     """
 
     def __init__(self) -> None:
@@ -357,7 +341,6 @@ class SameEverywhere(TorchDispatchMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within it, within the mode, nothing is done otherwise."""
         self.__exit__(None, None, None)
         try:
             yield
@@ -366,7 +349,7 @@ class SameEverywhere(TorchDispatchMode):
 
 
 def _operation(function: Any) -> Operation | None:
-    """What stands for one of PyTorch's operations on floats; None for itself."""
+    """The replacement of one of PyTorch's operations on floats; None: itself."""
     name = function.overloadpacket.__name__
     plain = name.rstrip("_")
     if plain in ("add", "sub"):
@@ -405,7 +388,6 @@ def _divided(function: Any, first: Any, second: Any) -> Any:
 
 
 def _has_floats(args: Sequence[Any]) -> bool:
-    """Whether a tensor of floating-point numbers is among the arguments, or within a list there."""
     for argument in args:
         if isinstance(argument, Tensor):
             if argument.is_floating_point():

@@ -1,7 +1,4 @@
-"""Pixels as symbols: tables of their levels, factor by factor in the order of a likelihood's draws.
-
-What follows from a network's outputs has the same bits on every machine.
-"""
+"""Pixels as symbols: tables of their levels, factor by factor, with the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -43,16 +40,13 @@ Shares = NDArray[np.float32]
 
 
 class Code(Protocol):
-    """Codes symbols (n) under rows of probabilities (n, values): returns them.
-
-    Symbols are given if they are known, to be put on a stack, and else come from one.
-    """
+    """Codes symbols (n) under rows of probabilities (n, values): known ones, or from a stack."""
 
     def __call__(self, probabilities: Shares, symbols: NDArray[Any] | None) -> Symbols: ...
 
 
 class Put:
-    """Notes symbols in the order in which they are known, and then pushes them in reverse."""
+    """Notes symbols in the order in which they are known, and pushes them in reverse."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[Symbols, Shares]] = []
@@ -64,15 +58,12 @@ class Put:
         return known
 
     def push(self, stack: Stack) -> None:
-        """Put all that was noted on a stack, which gives it back in the order it was noted in."""
         while self.noted:
             symbols, probabilities = self.noted.pop()
             stack.push(symbols, CATEGORICAL, probabilities)
 
 
 class Take:
-    """Pops symbols in the order in which they were noted."""
-
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
 
@@ -87,25 +78,15 @@ def on_grid(values: Tensor, step: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """What a TruncatedMixture says of N pixels; float64, in levels.
+    """The parameters of a TruncatedMixture for N pixels; float64, in levels."""
 
-    Attributes:
-        weights: (N, K), the components' weights, the largest 1.
-        base: (N, K, C), the locations' parts that do not depend on the earlier colours.
-        precision: (N, K, C), one over the scales.
-        coefficients: (N, K, 3), or of no columns for one colour.
-        low: (N, C), the least level.
-        high: (N, C), the largest.
-        left: (N, C), what earlier colours are taken relative to.
-    """
-
-    weights: Tensor
-    base: Tensor
-    precision: Tensor
-    coefficients: Tensor
-    low: Tensor
-    high: Tensor
-    left: Tensor
+    weights: Tensor  # (N, K), the components' weights, the largest 1
+    base: Tensor  # (N, K, C), the locations' parts that do not depend on the earlier colours
+    precision: Tensor  # (N, K, C), one over the scales
+    coefficients: Tensor  # (N, K, 3), or of no columns for one colour
+    low: Tensor  # (N, C), the least level
+    high: Tensor  # (N, C), the largest
+    left: Tensor  # (N, C), what earlier colours are taken relative to
 
     @classmethod
     def of(cls, pixels: TruncatedMixture) -> _Pixels:
@@ -136,16 +117,14 @@ class _Pixels:
         )
 
     def chunks(self) -> list[_Pixels]:
-        """The same in parts of CHUNK pixels."""
         parts = (getattr(self, field.name).split(CHUNK) for field in fields(self))
         return [_Pixels(*part) for part in zip(*parts, strict=True)]
 
 
 def code_levels(code: Code, pixels: TruncatedMixture, levels: Tensor | None = None) -> Tensor:
-    """Code a group of pixels, colour by colour as they are drawn; the levels, int64 (B, C, H, W).
+    """Code a group of pixels, colour by colour: the levels, int64 (B, C, H, W).
 
-    A level is two symbols, its sixteen and its place there, each with the exact share of the
-    mixture's mass within the interval, in float64. If the interval leaves one value it has all.
+    A level is two symbols, its sixteen and its place there, with the mixture's exact masses.
     """
     channels, height, width = pixels.event_shape
     rows = None
@@ -187,7 +166,7 @@ def _code_chunk(code: Code, pixels: _Pixels, levels: Tensor | None) -> Tensor:
 
 
 def _reweighted(weights: Tensor, masses: Tensor) -> Tensor:
-    """The components' weights once a level is known to which they give these masses; (N, K)."""
+    """The components' weights (N, K) given a level to which they give these masses."""
     new = weights * masses
     largest = new.amax(-1, keepdim=True)
     possible = largest > LEAST_MASS
@@ -197,26 +176,15 @@ def _reweighted(weights: Tensor, masses: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Bins:
-    """Components' masses of bins of levels within an interval.
+    """Components' masses of bins of levels within an interval."""
 
-    Attributes:
-        location: (N, K).
-        precision: (N, K).
-        low: (N, 1), the interval's first level.
-        high: (N, 1), its last.
-    """
-
-    location: Tensor
-    precision: Tensor
-    low: Tensor
-    high: Tensor
+    location: Tensor  # (N, K)
+    precision: Tensor  # (N, K)
+    low: Tensor  # (N, 1), the interval's first level
+    high: Tensor  # (N, 1), its last
 
     def shares(self, weights: Tensor, edges: Tensor) -> tuple[Shares, Tensor]:
-        """The mixture's shares of bins, (N, bins), and each component's masses, (N, K, bins).
-
-        ``weights`` are (N, K), ``edges`` (N, bins + 1), rising; what is beyond the interval's ends
-        is cut off.
-        """
+        """The mixture's shares (N, bins) and the components' masses (N, K, bins) by edges."""
         edges = torch.minimum(torch.maximum(edges, self.low - 0.5), self.high + 0.5)
         masses = self._masses(edges)
         widths = edges[:, 1:] - edges[:, :-1]
@@ -227,7 +195,7 @@ class _Bins:
         return made, masses
 
     def _masses(self, edges: Tensor) -> Tensor:
-        """From the tails beyond the edges, the smaller of the two, which keep their digits."""
+        """Differences of the smaller tails beyond the edges, which keep their digits."""
         edges = edges.masked_fill(edges < 0, -UNBOUNDED).masked_fill(edges > LAST_LEVEL, UNBOUNDED)
         ends = (edges.unsqueeze(1) - self.location.unsqueeze(-1)) * self.precision.unsqueeze(-1)
         tails = exp_of_negative(-ends.abs())
@@ -242,7 +210,7 @@ Factor = Callable[[TruncatedMixture, Tensor | None], Tensor]
 
 
 def code_image(likelihood: ImageDistribution, factor: Factor, levels: Tensor | None) -> Tensor:
-    """Hand an image's factors to ``factor``, each given the levels of those before."""
+    """Pass an image's factors to ``factor``, each given the levels of those before."""
     match likelihood:
         case Pyramid():
             return _pyramid(likelihood, factor, levels)
@@ -256,7 +224,6 @@ def code_image(likelihood: ImageDistribution, factor: Factor, levels: Tensor | N
 
 
 def _everything(mixture: DiscretizedLogisticMixture) -> PixelContext:
-    """What is known of a pixel of which nothing is: with that locations are the mixture's own."""
     none = mixture.means.new_zeros(mixture.event_shape)
     return PixelContext(none, torch.full_like(none, LAST_LEVEL), none, none)
 

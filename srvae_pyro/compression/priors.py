@@ -63,7 +63,6 @@ def _carried(
 
 
 def _couple(coupling: AffineCoupling, stack: Stack, cells: Tensor, change: Change) -> Tensor:
-    """The cells with those that the coupling changes changed."""
     changed, kept = _parts(coupling, cells)
     values = STEP * kept.double()
     s, t = coupling.scale_and_shift(values.to(next(coupling.network.parameters()).dtype))
@@ -82,7 +81,7 @@ def _couple(coupling: AffineCoupling, stack: Stack, cells: Tensor, change: Chang
 
 
 def _parts(coupling: AffineCoupling, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """What is changed, channels or where on a checkerboard, and what the network sees."""
+    """The changed channels, or squares of a checkerboard, and what the network sees."""
     if coupling.pattern == "channels":
         first, second = cells.chunk(2, -3)
         return (second, first) if coupling.reverse else (first, second)
@@ -115,10 +114,7 @@ def _unscaled(stack: Stack, y: Cells, factors: Cells, shifts: Cells) -> Cells:
 
 
 class PriorCode:
-    """A prior of a latent, images (n, C, H, W) of cells of STEP units.
-
-    Cell 0 is at ``location``, and ``scale`` is the unit; both broadcast with the latent.
-    """
+    """The code of a prior of latents (n, C, H, W); cell 0 is at ``location``."""
 
     location: Tensor | float = 0.0
     scale: Tensor | float = 1.0
@@ -128,16 +124,15 @@ class PriorCode:
         return self.location + self.scale * (STEP * cells.double())
 
     def push(self, stack: Stack, cells: Tensor) -> None:
-        """Put cells, whole numbers (n, C, H, W), on the stack."""
+        """Push cells, whole numbers (n, C, H, W)."""
         raise NotImplementedError
 
     def pop(self, stack: Stack, shape: tuple[int, int, int, int]) -> Tensor:
-        """The inverse of :meth:`push`, for cells of that shape."""
         raise NotImplementedError
 
 
 class NormalCode(PriorCode):
-    """A normal of a mean and a scale for each element, a standard normal in its own units."""
+    """A normal with a mean and a scale for each element, standard in its own units."""
 
     def __init__(
         self, like: Tensor, location: Tensor | float = 0.0, scale: Tensor | float = 1.0
@@ -199,10 +194,8 @@ class RealNVPCode(PriorCode):
     """A RealNVP on whole cells (n, C, H, W), whose scales pop and push bits.
 
     References:
-        Zhang, Kang, Ryder and Li, iFlow: Numerically Invertible Flows for Efficient Lossless
-        Compression via a Uniform Coder, 2021, arXiv:2111.00965, section 3.1, for the scaling; Ho,
-        Lohn and Abbeel, Compression with Flows via Local Bits-Back Coding, 2019, arXiv:1905.08500,
-        for the same end by normals about each value, which costs more bits to start with.
+        Zhang et al., iFlow, 2021, arXiv:2111.00965, section 3.1; Ho, Lohn and Abbeel, Local Bits-
+        Back Coding, 2019, arXiv:1905.08500, costs more bits to start with.
     """
 
     def __init__(self, prior: RealNVPPrior) -> None:
@@ -210,7 +203,6 @@ class RealNVPCode(PriorCode):
         self.base = NormalCode(prior.anchor)
 
     def to_base(self, stack: Stack, cells: Tensor) -> Tensor:
-        """Carry u's cells to the base's."""
         return _carried(self.transforms, stack, cells, to_base=True)
 
     def push(self, stack: Stack, cells: Tensor) -> None:
@@ -222,7 +214,6 @@ class RealNVPCode(PriorCode):
 
 
 def prior_code(prior: nn.Module) -> PriorCode:
-    """The code of a prior of the package's kinds."""
     match prior:
         case StandardPrior():
             return NormalCode(prior.anchor)
@@ -234,13 +225,11 @@ def prior_code(prior: nn.Module) -> PriorCode:
 
 
 def as_cells(cells: Tensor) -> Cells:
-    """Whole numbers (n), flattened."""
     flat: Cells = cells.long().cpu().reshape(-1).numpy()
     return flat
 
 
 def _standard(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of a standard normal, in cells."""
     return np.zeros(count), np.full(count, 1 / STEP)
 
 

@@ -30,14 +30,7 @@ def crop_files(
     info: dict[str, Any],
     shown: Callable[[Path], str],
 ) -> DataSplits:
-    """Crops of image files of any sizes; ``parts`` are source and indices for each split.
-
-    Files that are smaller than a crop, or that cannot be read, are left out and counted by a
-    warning for each kind. ``shown`` gives the name by which an unreadable file is recorded.
-
-    Raises:
-        UserError: no image of a split is large enough; or with ``options.strict`` one is left out.
-    """
+    """Crops of image files of any sizes: ``parts`` are source and indices by split."""
     side = options.crops or 0
     left_out = _LeftOut(name, side, options.strict)
     chosen = {split: left_out.usable(split, *parts[split], options.channels) for split in parts}
@@ -59,7 +52,6 @@ def crop_files(
 
 
 def crop_images(data: DataSplits, options: ImageOptions) -> DataSplits:
-    """Crops of a data set in memory, whose images have one size."""
     side = options.crops or 0
     channels, height, width = data.shape
     only_size(data.name, options, min(height, width))

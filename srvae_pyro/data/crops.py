@@ -20,17 +20,11 @@ from srvae_pyro.system.device import stream, to_device
 
 
 class Grid(NamedTuple):
-    """Evenly spaced crops of images.
+    """Evenly spaced crops of images."""
 
-    Attributes:
-        crops: uint8 (N, C, side, side).
-        image_of: ascending index of each one's image, (N).
-        errors: why images without crops cannot be read, by their indices.
-    """
-
-    crops: Tensor
-    image_of: Tensor
-    errors: dict[int, str]
+    crops: Tensor  # uint8 (N, C, side, side)
+    image_of: Tensor  # ascending index of each one's image, (N)
+    errors: dict[int, str]  # why images cannot be read, by their indices
 
 
 def crops_an_epoch(sizes: np.ndarray, side: int) -> np.ndarray:
@@ -40,20 +34,13 @@ def crops_an_epoch(sizes: np.ndarray, side: int) -> np.ndarray:
 
 
 def capacities(sizes: np.ndarray, side: int) -> np.ndarray:
-    """How many crops fit side by side into images of ``sizes`` (N, 2), in rows and columns; (N).
-
-    It is the same for an image and the image turned by a quarter.
-    """
+    """How many crops fit side by side into images of ``sizes`` (N, 2), in either order: (N)."""
     fitting: np.ndarray = (sizes // side).prod(axis=1)
     return fitting
 
 
 def shares(capacities: np.ndarray, most: int | None = None) -> np.ndarray:
-    """How many of ``most`` crops each image has, (N): evenly, and no more than fit.
-
-    Of more images than that, some evenly spaced ones have one. What cannot be shared evenly goes to
-    evenly spaced images. None: all that fit.
-    """
+    """How many of ``most`` crops (None: all) each image has, (N): evenly, no more than fit."""
     if most is None or most >= capacities.sum():
         return capacities.copy()
     level, rest = 0, most
@@ -66,11 +53,7 @@ def shares(capacities: np.ndarray, most: int | None = None) -> np.ndarray:
 
 
 def grid_places(width: int, height: int, side: int, count: int) -> np.ndarray:
-    """Top and left of ``count`` of the crops that fit side by side, (count, 2).
-
-    All of them reach from border to border at even spaces; a single row, or column, is in the
-    middle.
-    """
+    """Top and left of ``count`` of the crops that fit side by side, evenly spaced: (count, 2)."""
     rows, columns = height // side, width // side
     cells = (2 * np.arange(count) + 1) * rows * columns // (2 * count)
     tops, lefts = _starts(height, side, rows), _starts(width, side, columns)
@@ -87,7 +70,6 @@ def _starts(length: int, side: int, count: int) -> np.ndarray:
 
 
 def cut(image: Tensor, places: np.ndarray, side: int, out: Tensor) -> None:
-    """Copy the squares of an image (C, H, W) at ``places``, top and left, to ``out``."""
     for crop, (top, left) in zip(out, places.tolist(), strict=True):
         crop.copy_(image[:, top : top + side, left : left + side])
 
@@ -100,11 +82,7 @@ def read_grid(
     most: int | None,
     what: str = "crops",
 ) -> Grid:
-    """At most ``most`` crops that do not overlap, evenly shared among images.
-
-    ``read`` gives the image (C, H, W) of an index, or raises a UserError. ``sizes`` (N, 2) are
-    width and height in either order. ``what`` is for the progress bar.
-    """
+    """At most ``most`` crops side by side, shared evenly among the images that ``read`` returns."""
     counts = shares(capacities(sizes, side), most)
     chosen = np.flatnonzero(counts)
     ends = np.cumsum(counts)
@@ -143,16 +121,14 @@ class SizedImages:
 
     @property
     def nbytes(self) -> np.ndarray:
-        """Bytes that each takes when it is decoded, (N)."""
+        """Bytes of each decoded image, (N)."""
         nbytes: np.ndarray = self.channels * self.sizes.prod(axis=1)
         return nbytes
 
     def of(self, kept: np.ndarray) -> SizedImages:
-        """The images at ``kept``, indices or a mask."""
         return SizedImages(self.source, self.indices[kept], self.sizes[kept], self.channels)
 
     def name(self, index: int) -> Path:
-        """The path of image ``index``, or what to name it by."""
         return self.source.name(int(self.indices[index]))
 
     def read(self, index: int) -> Tensor:
@@ -165,7 +141,7 @@ class SizedImages:
         return torch.from_numpy(levels.transpose(2, 0, 1).copy())
 
     def __getitem__(self, index: int) -> Tensor | str:
-        """Image ``index`` as :meth:`read` gives it, or the reason why it cannot be read."""
+        """Image ``index``, or the reason why it cannot be read."""
         try:
             return self.read(index)
         except (UserError, OSError) as error:
@@ -201,11 +177,7 @@ FRACTION = 31  # bits of a crop's place
 def crop_order(
     seed: int, epoch: int, counts: np.ndarray, nbytes: np.ndarray, starts: np.ndarray
 ) -> Tensor:
-    """The crops of an epoch in order, int32 (M, 3): image, and place down and across.
-
-    A place is a share of all places, in units of 2^-31, so the image's size need not be known.
-    Places and order have streams of their own. See :func:`shuffled_crops`.
-    """
+    """The crops of an epoch in order, int32 (M, 3): image, and place down and across in 2^-31."""
     images = shuffled_crops(counts, nbytes, starts, stream(seed, epoch, *b"order"))
     places = stream(seed, epoch, *b"crops").integers(
         2**FRACTION, size=(len(images), 2), dtype=np.int32
@@ -214,18 +186,13 @@ def crop_order(
 
 
 def places_in(heights: Tensor, widths: Tensor, shares: Tensor, side: int) -> Tensor:
-    """Top and left (B, 2) by shares (B, 2) of what there is: every place is as probable."""
+    """Top and left (B, 2) by shares (B, 2) of all places."""
     room = torch.stack([heights, widths], dim=1) - side + 1
     return (shares.long() * room) >> FRACTION
 
 
 class MemoryCrops:
-    """Random crops of images in memory; a :class:`TrainingImages`.
-
-    An epoch has as many crops of an image as have its area, at places that are drawn anew.
-    ``levels`` are those (C, H, W) of all images one after the other, uint8, flat; ``offsets`` (N)
-    are where each begins, ``sizes`` (N, 2) width and height.
-    """
+    """Random crops of images in memory, as many of an image an epoch as have its area."""
 
     def __init__(
         self, levels: Tensor, offsets: np.ndarray, sizes: np.ndarray, channels: int, side: int
@@ -250,7 +217,6 @@ class MemoryCrops:
         return self.shape[0]
 
     def on(self, device: torch.device) -> MemoryCrops:
-        """The same, on a GPU if the images take less than a quarter of its free memory."""
         if device.type == "cuda" and self.levels.nbytes < torch.cuda.mem_get_info(device)[0] // 4:
             levels = self.levels.to(device)
             return MemoryCrops(levels, self.offsets, self.sizes, self.channels, self.side)
@@ -278,7 +244,6 @@ class MemoryCrops:
             yield to_device(self.read(indices), device)
 
     def image(self, index: int) -> Tensor:
-        """Image ``index``, (C, H, W), on the CPU."""
         width, height = self.sizes[index].tolist()
         start = int(self.offsets[index])
         levels = self.levels[start : start + self.channels * height * width].cpu()

@@ -39,7 +39,7 @@ _FURTHER = r"[-_ ]?(set|data|pictures|imgs|images|\d+|\d+x\d+)?"
 
 
 def split_named(name: str) -> str | None:
-    """The split that a folder called ``name`` holds, in any case; None if it is no split."""
+    """The split that a folder of this name holds, if any."""
     for split, words in SPLITS.items():
         if re.fullmatch(f"({'|'.join(words)}){_FURTHER}", name.casefold()):
             return split
@@ -47,7 +47,7 @@ def split_named(name: str) -> str | None:
 
 
 def find_split_folders(folder: Path) -> dict[str, Path]:
-    """The folders of the splits in ``folder``; a warning names images and folders beside them."""
+    """The folders of the splits in ``folder``; a warning names what else is there."""
     folders: dict[str, Path] = {}
     others = []
     for entry in sorted(folder.iterdir()):
@@ -93,12 +93,8 @@ MOST_HELD_OUT = 10_000
 
 
 def load_folder(folder: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
-    """The images in ``folder``, in class folders or not.
-
-    Its folders ``train``, ``val`` and ``test``, or of like names such as ``Training`` and
-    ``val2017``, are the splits. Without any of them all its images are split. If ``val`` or
-    ``test`` is missing, a tenth of the images to train on, at most 10,000 and drawn at random, is
-    held out for it.
+    """The images in ``folder``, whose folders ``train``, ``val`` and ``test`` (or ``Training``,
+    ``val2017``) are the splits; a missing one is held out at random.
     """
     places, paths = _find(folder)
     _refuse_gaps(folder, places, paths, options.for_training)
@@ -149,7 +145,7 @@ def _fingerprint(folder: Path, paths: dict[str, list[Path]]) -> str:
 
 
 def _find(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """The folder of each split, and its images; without such folders all are to train on."""
+    """The folder of each split and the images of each; without such folders all are to train on."""
     places = find_split_folders(folder)
     if not places:
         return places, {"train": find_images(folder)}
@@ -157,7 +153,6 @@ def _find(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
 
 
 def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
-    """Warn if images are called as masks of others are."""
     start = len(os.fspath(folder))
     of = {path: stem for path in paths if (stem := mask_of(os.fspath(path)[start:])) is not None}
     stems = {path.stem for path in paths if path not in of} if of else set()
@@ -174,7 +169,6 @@ def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
 def _refuse_gaps(
     folder: Path, places: dict[str, Path], paths: dict[str, list[Path]], for_training: bool
 ) -> None:
-    """Refuse a split folder without images, and for training a folder without train/."""
     if for_training and places and "train" not in places:
         name = next(place.name for place in places.values())
         raise UserError(
@@ -229,7 +223,6 @@ def _streamed(folder: Path, files: list[Path], options: ImageOptions) -> Streame
 def _read(
     folder: Path, files: dict[str, list[Path]], options: ImageOptions
 ) -> tuple[dict[str, Tensor], list[Path]]:
-    """The images of each split, and the files that are left out."""
     paths = [path for part in files.values() for path in part]
     # One tensor of all, then views of it: a copy would take as much memory again.
     images, left_out = read_images(
@@ -246,7 +239,6 @@ def _read(
 
 
 def _split_text(places: dict[str, Path], held_out: dict[str, list[int]]) -> str:
-    """Where the images of each split come from, in words."""
     parts = [f"{split} from {place.name}/" for split, place in places.items()]
     if held_out:
         parts.append(f"{' and '.join(held_out)} held out at random")

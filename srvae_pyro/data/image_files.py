@@ -51,41 +51,21 @@ FILLER = b"\x55" * 64  # which decodes to pixels
 
 @dataclass
 class Opened:
-    """An image file's content, upright.
+    """An image file's content, upright."""
 
-    Attributes:
-        image: the decoded pixels, in the file's mode; of 16-bit colours the high bytes.
-        meaning: of its levels.
-        low_bytes: decodes the low bytes of 16-bit colours, or returns None.
-        page: index of the image in the file.
-        notes: what is left out of the file, in words, beside what ``meaning`` has.
-    """
-
-    image: ImageFile.ImageFile
+    image: ImageFile.ImageFile  # decoded, in the file's mode; of 16-bit colours the high bytes
     meaning: Meaning
-    low_bytes: Callable[[], Image.Image | None]
-    page: int = 0
-    notes: list[str] = field(default_factory=list)
+    low_bytes: Callable[[], Image.Image | None]  # decodes the low bytes of 16-bit colours
+    page: int = 0  # index of the image in the file
+    notes: list[str] = field(default_factory=list)  # what else is left out of the file
 
     def eight_bits(self) -> Image.Image:
-        """The image in 8 bits as it is meant, with transparency as a band.
-
-        What is lost of the levels is noted in ``meaning``. To be called while the file is open.
-        """
         return eight_bits(self.image, self.meaning, self.low_bytes)
 
 
 @contextmanager
 def open_image(path: Path, content: bytes | None = None) -> Iterator[Opened]:
-    """Open an image file; its metadata can be read while it is open.
-
-    Of a TIFF with an image in several resolutions the full one is taken. ``content`` is the file's,
-    if it is not a file of its own at that path.
-
-    Raises:
-        UnreadableError: it is no regular file, no image, or of a format that is not read.
-        Exception: whatever Pillow raises on a damaged file.
-    """
+    """Decode an image file, of a TIFF the full resolution, and keep it open for its metadata."""
     with _file(path, content) as file:
         opened, mended = _open_mended(file, path)
         with mended or file:
@@ -93,11 +73,7 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[Opened]:
 
 
 def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
-    """Width and height of an image file, not decoded; EXIF may say that they are to be swapped.
-
-    For most formats the beginning of ``content`` is enough, but with the beginning of a TIFF it
-    could be another page's size. Errors are those of :func:`open_image`.
-    """
+    """Width and height, not decoded, before EXIF's turn; a TIFF's ``content`` must be complete."""
     with _file(path, content) as file:
         image, _ = _identify(file, path)
         _check_memory(image)
@@ -113,10 +89,7 @@ def _file(path: Path, content: bytes | None) -> BinaryIO:
 
 
 def _open_mended(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]:
-    """Decode an image file; if Pillow refuses it, without its metadata or its missing end.
-
-    A file with all its pixels is returned as mended in memory.
-    """
+    """Decode a file; if Pillow refuses it, a copy in memory without metadata or with an end."""
     try:
         return _open(file, path), None
     except (UnreadableError, MemoryError):
@@ -156,7 +129,6 @@ def _open_mended(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]:
 
 
 def _open(file: BinaryIO, path: Path) -> Opened:
-    """Decode the image in an open file, from its beginning."""
     image, page = _identify(file, path)
     _check_memory(image)
     notes = []
@@ -192,10 +164,7 @@ def _decode(image: ImageFile.ImageFile) -> bool:
 
 
 def _low_bytes(file: BinaryIO, path: Path) -> Image.Image | None:
-    """The low bytes of 16-bit colours, whose high bytes Pillow decodes; None if it cannot.
-
-    Told that the file has the other byte order, Pillow decodes the low ones instead.
-    """
+    """The low bytes of 16-bit colours, decoded as if in the other byte order, or None."""
     image, _ = _identify(file, path)
     planes = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PLANES) == 2
     args = image.tile[0].args if image.tile and not planes else None
@@ -219,11 +188,7 @@ def _low_bytes(file: BinaryIO, path: Path) -> Image.Image | None:
 
 
 def _identify(file: BinaryIO, path: Path) -> tuple[ImageFile.ImageFile, int]:
-    """The image that Pillow finds in a file, not yet decoded, and its page.
-
-    Not by ``Image.open``, which refuses images above a number of pixels that is set for the whole
-    process.
-    """
+    """The image in a file, not decoded, and its page; ``Image.open`` would limit the pixels."""
     extension = path.suffix.lower()
     if extension in UNREAD:
         raise UnreadableError(f"Pillow does not read {extension}", "save it as PNG, TIFF or JPEG")
@@ -256,7 +221,6 @@ def _identify(file: BinaryIO, path: Path) -> tuple[ImageFile.ImageFile, int]:
 
 
 def _identify_extra(name: str, file: BinaryIO) -> ImageFile.ImageFile:
-    """A file of a format that a package of the extra [formats] reads."""
     factory: Callable[[BinaryIO, str], ImageFile.ImageFile]
     try:
         if name == "HEIF":
@@ -306,13 +270,10 @@ def find_images(
     other: Callable[[Path], object] | None = None,
     unread: Callable[[OSError], object] = lambda _: None,
 ) -> list[Path]:
-    """Every image file in ``folder`` and below, by extension, in the order of their paths.
+    """Image files in ``folder`` and below, by extension, sorted by path.
 
-    Links to folders are followed, and each folder is visited once. Hidden files and folders are
-    left out, and so are named pipes, devices and sockets. Folders in ``exclude`` are not entered
-    through links. ``other`` is called with each file that is no image; without it a warning names
-    pipes and the like that are called as images are. ``unread`` is called for a folder that cannot
-    be listed.
+    Links to folders are followed, except into ``exclude``; each folder is visited once; hidden ones
+    are skipped. ``other`` is called for other files, ``unread`` for folders that cannot be listed.
     """
     images = []
     seen = {_identity(place) for place in exclude} - {_identity(folder)}
@@ -355,7 +316,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
-    """Device and inode, which identify a folder whatever path leads to it."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
@@ -365,13 +325,7 @@ def read_image(
 ) -> Image.Image:
     """One image file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
 
-    EXIF orientation is applied, transparency composed on white, 16 bits scaled to 8, CMYK and Lab
-    converted to sRGB; of an animation the first frame is read. Faults of a file that do not
-    affect its pixels are ignored. With ``image_size`` the central square is resized (Lanczos) to
-    this side in pixels. ``content`` is the file's, if it is not a file of its own at that path.
-
-    Raises:
-        UserError: the file cannot be read as an image; names it.
+    Transparency is composed on white. With ``image_size`` the central square is resized (Lanczos).
     """
     try:
         with open_image(path, content) as opened:
@@ -395,10 +349,7 @@ def read_image(
 
 
 def image_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
-    """Width and height of an image file; it is decoded only if its header cannot be read.
-
-    EXIF may say that they are to be swapped. Errors are those of :func:`read_image`.
-    """
+    """Width and height of an image file before EXIF's turn; decoded only if its header fails."""
     try:
         with contextlib.suppress(Exception):
             return size_by_header(path, content)
@@ -424,14 +375,7 @@ def read_images(
     what: str = "images",
     strict: bool = False,
 ) -> tuple[Tensor, list[int]]:
-    """Read image files as uint8 levels (N, C, H, W), with one thread a core.
-
-    Files that cannot be read are left out, and a warning names the first; their ascending indices
-    come second. Without ``image_size`` all must have one size. ``what`` is for the progress bar.
-
-    Raises:
-        UserError: no file can be read, or with ``strict`` one cannot, or sizes differ.
-    """
+    """Image files as uint8 levels (N, C, H, W), and the indices of those that cannot be read."""
     for path in paths:  # the first that can be read
         try:
             width, height = read_image(path, channels, image_size).size
@@ -470,10 +414,7 @@ class _SizesDifferError(Exception):
 def for_each(
     work: Callable[[int], object], count: int, what: str, strict: bool = False
 ) -> dict[int, str]:
-    """Call ``work`` for 0..count-1 in threads, with a progress bar; the UserErrors by index.
-
-    With ``strict`` the first of these is raised.
-    """
+    """Call ``work`` for 0..count-1 in threads; the UserErrors by index, or raised if ``strict``."""
     workers = min(32, allowed_cores())
     # Parts of some hundred files: one future a file would cost as much as decoding a small file.
     size = max(1, min(256, count // (4 * workers)))
@@ -498,7 +439,6 @@ def for_each(
 
 
 def _sizes_error(paths: Sequence[Path], channels: int) -> UserError:
-    """The error that says how many sizes the files have; it takes reading all of them."""
     sizes: dict[int, tuple[int, int]] = {}
 
     def measure(index: int) -> None:

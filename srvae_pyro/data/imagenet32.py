@@ -1,7 +1,4 @@
-"""ImageNet32 in its two published forms: PNG folders and pickled batches.
-
-The batches are read without running any code that a pickle may name.
-"""
+"""ImageNet32 as PNG folders, and as pickled batches, which are read without running any code."""
 
 from __future__ import annotations
 
@@ -36,7 +33,6 @@ TEST_BATCH = "val_data"
 
 
 def find_png_folder(root: Path) -> Path | None:
-    """The folder at or below ``root`` that holds ``train_32x32``, if one does."""
     for folder in (root, root / "imagenet32", root / "small"):
         if (folder / "train_32x32").is_dir():
             return folder
@@ -58,11 +54,7 @@ def find_batches(root: Path) -> dict[str, Path]:
 
 
 def read_arrays(path: Path) -> Any:
-    """Read a pickle of plain containers, numbers, strings and NumPy arrays.
-
-    A pickle names functions to import and call. Here a name is looked up in a table of the few that
-    NumPy's arrays need, and any other is refused before anything is imported or called.
-    """
+    """Read a pickle of plain containers and NumPy arrays; any other name in it is refused."""
     try:
         with open(path, "rb") as file:
             # latin1: numpy's rule for pickles that Python 2 wrote.
@@ -111,8 +103,7 @@ def load_imagenet32(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """Downsampled ImageNet, 3x32x32, from ``train_32x32`` and ``valid_32x32`` (PNGs).
 
     References:
-        van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural networks, 2016,
-        arXiv:1601.06759, section 5.
+        van den Oord, Kalchbrenner and Kavukcuoglu, 2016, arXiv:1601.06759, section 5.
     """
     only_size("imagenet32", options, 32)
     folder = find_png_folder(root)
@@ -161,13 +152,10 @@ IMAGE = 3 * 32 * 32  # bytes, red plane first
 
 
 def load_imagenet32_batches(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
-    """Downsampled ImageNet, 3x32x32, from ``train_data_batch_1`` to ``_10`` and ``val_data``.
-
-    Another filter downsampled these, so likelihoods on them and on the PNGs cannot be compared.
+    """Downsampled ImageNet by another filter, so its likelihoods compare with no PNGs'.
 
     References:
-        Chrabaszcz, Loshchilov and Hutter, A downsampled variant of ImageNet as an alternative to
-        the CIFAR datasets, 2017, arXiv:1707.08819.
+        Chrabaszcz, Loshchilov and Hutter, 2017, arXiv:1707.08819.
     """
     only_size("imagenet32-batches", options, 32)
     files = find_batches(root)
@@ -200,7 +188,6 @@ def load_imagenet32_batches(root: Path, options: ImageOptions = DEFAULTS) -> Dat
 
 @contextmanager
 def _broken(path: Path) -> Iterator[None]:
-    """Turn what a damaged .npz file raises into an error that names the file."""
     try:
         yield
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
 
 class UnreadableError(Exception):
-    """An image cannot be read: the reason, and what to do if there is anything in particular."""
+    """An image cannot be read: the reason, and advice if there is any."""
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
@@ -42,43 +42,24 @@ MODES = ("", "L", "LA", "RGB", "RGBA")  # Pillow's, by the number of bands
 
 @dataclass
 class Meaning:
-    """How the levels of a file are meant.
+    """How the levels of a file are meant."""
 
-    Attributes:
-        bits: of a value.
-        white: the level that is white, if Pillow gives more than 8 bits.
-        loose: whether levels may have fewer bits than their fields of 16.
-        significant_bits: how many they have by a tag that does not change what viewers show, or 0.
-        stated: whether something else in the file says that ``white`` is white.
-        inverted: whether 0 is white.
-        overflows: whether Pillow gives 0 for white when it makes 8 bits of more.
-        signed: whether levels are.
-        key: the gray level, or those of red, green and blue, that is transparent.
-        chunks: how colours are meant, as a PNG says it.
-        guess: how levels that do not fill their fields are taken, in words.
-        lost: what is left out of the pixels, in words.
-        unkept: what is left out beside the pixels, in words.
-    """
-
-    bits: int = 8
-    white: int = 65535
-    loose: bool = False
-    significant_bits: int = 0
-    stated: bool = False
-    inverted: bool = False
-    overflows: bool = False
+    bits: int = 8  # of a value
+    white: int = 65535  # the level that is white, if Pillow gives more than 8 bits
+    loose: bool = False  # levels may have fewer bits than their fields of 16
+    significant_bits: int = 0  # by a tag that does not change what viewers show
+    stated: bool = False  # something else in the file confirms ``white``
+    inverted: bool = False  # 0 is white
+    overflows: bool = False  # Pillow gives 0 for white when it makes 8 bits of more
     signed: bool = False
-    key: tuple[int, ...] = ()
-    guess: str = ""
-    chunks: dict[bytes, bytes] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
-    unkept: list[str] = field(default_factory=list)
+    key: tuple[int, ...] = ()  # the gray level, or those of RGB, that is transparent
+    guess: str = ""  # how levels that do not fill their fields are taken, in words
+    chunks: dict[bytes, bytes] = field(default_factory=dict)  # colours, as in a PNG
+    lost: list[str] = field(default_factory=list)  # what is left out of the pixels, in words
+    unkept: list[str] = field(default_factory=list)  # and beside the pixels
 
     def settle(self, most: int, scalable: bool = True) -> int:
-        """The level that is white if none is above ``most``; what is lost is noted.
-
-        With ``scalable`` it may be another than ``white``.
-        """
+        """The level that is white if none is above ``most``; losses are noted."""
         white, bits = self.white, self.bits
         if self.loose and scalable and most:
             for fewer in (self.significant_bits, *(() if self.stated else USUAL_BITS)):
@@ -96,10 +77,7 @@ class Meaning:
 
 
 def meaning_of(image: ImageFile.ImageFile, file: BinaryIO) -> Meaning:
-    """How an image file, opened and not yet decoded, means its levels.
-
-    Raises anything if metadata is damaged.
-    """
+    """How an opened image file means its levels; raises anything if metadata is damaged."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _meaning_of_tiff(image)
     tile = image.tile[0] if image.tile else None
@@ -232,7 +210,6 @@ def _meaning_of_tiff(image: TiffImagePlugin.TiffImageFile) -> Meaning:
 
 
 def _meaning_of_heif(boxes: bytes, info: dict[Any, Any]) -> Meaning:
-    """Of AVIF, and of HEIC by pillow-heif."""
     meaning = Meaning(info.get("bit_depth", 8))
     if (place := boxes.find(b"av1C")) >= 0:
         high, twelve = boxes[place + 6] & 64, boxes[place + 6] & 32
@@ -250,13 +227,7 @@ def _meaning_of_heif(boxes: bytes, info: dict[Any, Any]) -> Meaning:
 def eight_bits(
     image: Image.Image, meaning: Meaning, low_bytes: Callable[[], Image.Image | None]
 ) -> Image.Image:
-    """An image in 8 bits as it is meant; what it takes from the levels is noted in ``meaning``.
-
-    Pillow has decoded the high bytes of 16-bit colours; ``low_bytes`` makes the others, or None.
-
-    Raises:
-        UnreadableError: the levels are floats, negative or beyond 16 bits.
-    """
+    """An image in 8 bits; losses are noted in ``meaning``, ``low_bytes`` decodes the low bytes."""
     if image.mode.startswith(("I", "F")):
         return _gray(np.asarray(image), meaning)
     if image.mode == "L" and meaning.signed and np.asarray(image).max() > 127:
@@ -296,7 +267,6 @@ def eight_bits(
 
 
 def _gray(levels: np.ndarray, meaning: Meaning) -> Image.Image:
-    """Gray levels of up to 16 bits, in whatever type, in 8 bits."""
     if levels.dtype.kind == "f":
         raise _unmeant("floats")
     if levels.min() < 0 or levels.max() > 65535:
@@ -327,11 +297,7 @@ def _unmeant(what: str) -> UnreadableError:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """CMYK or Lab converted to sRGB, by the embedded profile if it is sound; other modes unchanged.
-
-    Raises:
-        OSError, ValueError, ImageCms.PyCMSError: Lab cannot be converted.
-    """
+    """CMYK or Lab converted to sRGB, by an intact embedded profile; other modes unchanged."""
     if image.mode not in ("CMYK", "LAB"):
         return image
     profile = image.info.get("icc_profile") if image.mode == "CMYK" else None
@@ -384,11 +350,7 @@ Directory = TiffImagePlugin.ImageFileDirectory_v2
 
 
 def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> int:
-    """Move an opened TIFF to the page of full resolution; the page's index.
-
-    Pages of a document differ in shape, and then the first one is taken; those of an image in
-    several resolutions all have its shape.
-    """
+    """Move a TIFF to the page of full resolution, or a document's first page; its index."""
     file.seek(8)
     if file.read(2) == b"CR" or any(
         DNG_VERSION in directory or directory.get(PHOTOMETRIC) in SENSOR
@@ -412,10 +374,7 @@ def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> int:
 
 
 def read_planes_whole(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Have a TIFF whose 16-bit colours lie in separate planes decoded by libtiff.
-
-    Pillow's own decoder takes their bytes for levels of 8 bits, without a word.
-    """
+    """Let libtiff decode 16-bit colours in planes, whose bytes Pillow takes for levels."""
     bits = image.tag_v2.get(BITS)
     if image.tag_v2.get(PLANES) != 2 or not isinstance(bits, tuple) or 16 not in bits:
         return

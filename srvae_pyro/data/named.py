@@ -28,9 +28,7 @@ VALIDATION = 10_000  # the last of the 50,000 training images
 
 
 def load_cifar10(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
-    """CIFAR-10: 40,000 images of 3x32x32 to train on, 10,000 to validate, 10,000 to test.
-
-    Validation is the last 10,000 of the published training images.
+    """CIFAR-10: 40,000 images to train on, the last 10,000 of the published ones to validate.
 
     References:
         Krizhevsky, Learning multiple layers of features from tiny images, 2009.
@@ -101,10 +99,10 @@ class Region(NamedTuple):
 
 
 def regions(width: int, height: int, index: int) -> dict[str, Region]:
-    """The region of photograph ``index`` that each split is cut from; no pixel is in two.
+    """The region of a photograph that each split is cut from; none overlap.
 
-    Train has the left three quarters; validation and test have the upper and the lower half of
-    the rest, alternating from one photograph to the next, so that neither has all the skies.
+    Train has the left three quarters; val and test alternate between the halves of the rest, so
+    that neither has all the skies.
     """
     across, down = width - width // 4, height // 2
     upper = Region(across, 0, width, down)
@@ -114,13 +112,7 @@ def regions(width: int, height: int, index: int) -> dict[str, Region]:
 
 
 def load_photos(options: ImageOptions = DEFAULTS) -> DataSplits:
-    """8,000 crops to train on, 1,000 to validate and 1,000 to test, 32x32 unless said otherwise.
-
-    Each of five photographs is cut into three regions first (:func:`regions`). A crop is a random
-    square of a region, whose side is 1 to 4 times ``image_size``, uniform on a log scale, and is
-    downscaled with an antialiasing filter: crops at full resolution would show little but smooth
-    surfaces. Crops of one split overlap. The seed draws the crops' places, not the regions.
-    """
+    """10,000 antialiased square crops of five photographs, 32x32 by default."""
     size = options.image_size or 32
     photographs = [read_image(_path(name), options.channels) for name in PHOTOGRAPHS]
     parts = [regions(*photo.size, i) for i, photo in enumerate(photographs)]
@@ -150,11 +142,8 @@ def load_photos(options: ImageOptions = DEFAULTS) -> DataSplits:
 
 
 def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.ndarray) -> Tensor:
-    """Crops (N, C, size, size), one per row of ``draws``, from one area after another.
-
-    An area is an image by itself, so no filter reaches beyond its border. ``largest`` is the
-    largest side of a square in each. ``draws`` (N, 3) are uniform in [0, 1): scale, place across,
-    place down.
+    """Crops (N, C, size, size) of the areas in turn; ``draws`` (N, 3) in [0, 1) are scale and
+    place.
     """
     channels = len(areas[0].getbands())
     crops = np.empty((len(draws), size, size, channels), np.uint8)
@@ -170,7 +159,7 @@ def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.
 
 
 def _path(name: str) -> Path:
-    """The file of a photograph; skimage.data's functions are avoided, they may use the network."""
+    """The file of a photograph; skimage.data's functions may use the network."""
     import skimage  # not before: most commands need no bundled photographs
 
     path = Path(skimage.__file__).parent / "data" / name

@@ -16,8 +16,7 @@ from srvae_pyro.errors import UserError
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
     """The images that a run was trained on, or others, in the size and channels of its model.
 
-    If ``data`` has the run's images, wherever they are now, they are split as they were for it, and
-    ``info["own"]`` is true. A warning says if they have changed since.
+    The run's own images are split as they were, wherever they are now: ``info["own"]`` is true.
     """
     channels, height, width = config.model.image_shape
     if data is None:
@@ -52,7 +51,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
 
 
 def warn_if_trained_on(run: str | Path, config: RunConfig, shown: DataSplits, split: str) -> None:
-    """A warning if a run has learnt from images of a split: train, val, test, or all."""
+    """Warn if a run has learned from images of a split: train, val, test, or all."""
     if _overlap(config.data, shown, split):
         warnings.warn(
             f"{run} was trained on some of these images, of {config.data.data} split by "
@@ -62,7 +61,6 @@ def warn_if_trained_on(run: str | Path, config: RunConfig, shown: DataSplits, sp
 
 
 def refuse_missing(data: DataConfig) -> None:
-    """Refuse a run's data that is not where it was."""
     name = data.data
     if name in DATA_SETS or _is_there(name):
         return
@@ -89,7 +87,6 @@ def _is_there(name: str) -> bool:
 
 
 def _is_of_run(config: RunConfig, data: str) -> bool:
-    """Whether ``data`` has the images that a run was trained on."""
     if data == config.data.data or _same_place(data, config.data.data):
         return True
     if not can_have_moved(config, data):
@@ -109,7 +106,6 @@ def _has_changed(data: DataConfig, loaded: DataSplits) -> bool:
 
 
 def _overlap(data: DataConfig, shown: DataSplits, split: str) -> bool:
-    """Whether ``split`` of ``shown`` has images that a run with ``data`` was trained on."""
     recorded = data.info.get("fingerprint", "")
     same_files = is_of_files(recorded) and recorded == shown.info.get("fingerprint")
     if shown.name == data.data or same_files or _same_place(shown.name, data.data):
@@ -140,7 +136,6 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _root(folder: Path, split: str) -> Path:
-    """The folder below which all images of a folder's split are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it was told when the images were read
         places = find_split_folders(folder)

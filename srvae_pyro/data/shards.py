@@ -22,11 +22,8 @@ MOST_HELD_OUT = 10_000
 
 
 def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
-    """The images in the tar shards that ``name`` gives, ``wds:shards/train-{0000..0999}.tar``.
-
-    Validation and test images, a tenth each and at most 10,000, are drawn at random and kept in
-    memory; all others are streamed. Of unreadable images, held-out ones are left out and streamed
-    ones replaced, unless ``options.strict``.
+    """The images in tar shards, ``wds:shards/train-{0000..0999}.tar``: a tenth each held out at
+    random and in memory, the others streamed.
     """
     paths = shard_paths(name)
     missing = [path for path in paths if not path.is_file()]
@@ -39,7 +36,6 @@ def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
 
 
 def shard_paths(name: str) -> list[Path]:
-    """The tars that ``name`` gives, whether they exist or not."""
     check_shards(name)
     try:
         return [Path(part).expanduser() for part in braceexpand(name.removeprefix(SHARDS))]
@@ -48,14 +44,13 @@ def shard_paths(name: str) -> list[Path]:
 
 
 def fingerprint_shards(name: str) -> str:
-    """The fingerprint of the images in existing tar shards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are shown when the images are read
         return fingerprint_of(TarShards(shard_paths(name)))
 
 
 def check_shards(name: str) -> None:
-    """Refuse what WebDataset reads but this does not: addresses, commands, stars, several paths."""
+    """Refuse what WebDataset reads and this does not: addresses, commands, stars, several paths."""
     pattern = name.removeprefix(SHARDS)
     kinds = ("://", "pipe:", "::", "*", "?")
     if any(kind in pattern for kind in kinds) and not Path(pattern).is_file():
@@ -106,5 +101,5 @@ def _split(name: str, source: TarShards, options: ImageOptions) -> DataSplits:
 
 
 def _inside(path: Path) -> str:
-    """What to call an image in a tar, wherever the tar is."""
+    """The name of an image in a tar, wherever the tar is."""
     return "/".join(path.parts[-2:])

@@ -31,28 +31,22 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> Path:
-        """The image's path, or for a member of a tar a path to name it by."""
-        ...
+        """The image's path, or what a member of a tar is called in messages."""
 
     def content(self, index: int) -> bytes | None:
         """The content of the image's file; None if it is a file of its own at :meth:`name`."""
-        ...
 
     def names_hash(self) -> bytes:
         """Checksum of the files' names relative to their folder."""
-        ...
 
     def file_sizes(self, indices: np.ndarray) -> np.ndarray:
-        """Sizes of the images' files in bytes; -1 where a size cannot be told."""
-        ...
+        """Bytes of the images' files; -1 if unknown."""
 
     def beginning(self, index: int, most: int) -> bytes:
         """The first bytes of the image's file, at most ``most``; none if it cannot be read."""
-        ...
 
     def runs(self) -> np.ndarray:
-        """The index at which each run of images starts that is best read together."""
-        ...
+        """Where each run of images starts that is best read together."""
 
 
 class ImageFiles:
@@ -90,13 +84,7 @@ class ImageFiles:
 
 
 class TarShards:
-    """Images in uncompressed tars, such as WebDataset's; a :class:`Source`.
-
-    At first only the tars' headers are read, and an image takes 12 bytes. Members with an image's
-    extension count, one of each of WebDataset's samples, which are members in a row whose names are
-    the same up to the first dot: the first that is called ``KEY.png`` or the like, not
-    ``KEY.mask.png``. Warnings name members and tars that are left out.
-    """
+    """Images in uncompressed tars, at most one of each of WebDataset's samples (not its masks)."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths: list[Path] = []
@@ -138,7 +126,6 @@ class TarShards:
         return self.beginning(index, int(self.sizes[index]))
 
     def names_hash(self) -> bytes:
-        """Checksum of the tars' names and of the places of the images in them."""
         digest = hashlib.blake2b(digest_size=16)
         for path in self.paths:
             digest.update(os.fsencode(path.name) + b"\0")
@@ -165,7 +152,7 @@ def _file_size(path: Path) -> int:
 
 
 class _Image(NamedTuple):
-    """An image in a tar: of which sample, what it is called in it, and where it is."""
+    """An image in a tar: its sample, what it is called in it, and where it is."""
 
     key: str
     kind: str
@@ -188,7 +175,7 @@ def _images(tar: tarfile.TarFile) -> Iterator[_Image]:
 
 
 def _chosen(sample: list[_Image]) -> list[_Image]:
-    """Those images of a sample that are no masks or the like of another."""
+    """The images of a sample that are not masks of others."""
     plain = [image for image in sample if "." not in image.kind]
     if plain:
         return plain[:1]
@@ -196,10 +183,7 @@ def _chosen(sample: list[_Image]) -> list[_Image]:
 
 
 def mask_of(path: str) -> str | None:
-    """The image that a path without extension is the mask of, if any.
-
-    ``a`` of ``a_mask.png`` and of ``masks/a.png``; None for other paths.
-    """
+    """The image that a path is the mask of: ``a`` of ``a_mask.png`` and of ``masks/a.png``."""
     if not _MASK.search(path):
         return None
     *folders, name = Path(path).parts
@@ -210,7 +194,7 @@ def mask_of(path: str) -> str | None:
 
 
 def _members(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Offset and size in bytes of each image in a tar, (N, 2); what is left out beside them."""
+    """Offset and size in bytes of each image in a tar, (N, 2), and the names left out."""
     members, left_out = [], []
     try:
         with tarfile.open(path, "r:") as tar:
@@ -239,11 +223,7 @@ BEGINNING = 2**16  # bytes
 
 
 def fingerprint_of(source: Source) -> str:
-    """Checksum of all names, most sizes and some contents of a source's files.
-
-    It does not depend on where the files are, how they are split, or whether they are streamed.
-    Millions of files take seconds; up to 256 small files are hashed in full.
-    """
+    """Checksum of all names, most sizes and some contents of a source's files."""
     digest = hashlib.blake2b(source.names_hash(), digest_size=16)
     digest.update(source.file_sizes(_evenly_spaced(len(source), SIZES)).astype("<i8").tobytes())
     for index in _evenly_spaced(len(source), CONTENTS).tolist():
@@ -257,5 +237,4 @@ def is_of_files(fingerprint: str) -> bool:
 
 
 def _evenly_spaced(count: int, most: int) -> np.ndarray:
-    """At most ``most`` of the indices 0..count-1, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

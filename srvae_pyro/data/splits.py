@@ -18,17 +18,13 @@ from srvae_pyro.system.device import stream, to_device
 
 
 def evenly_spaced_indices(total: int, count: int | None) -> Tensor:
-    """``count`` of the indices below ``total``, evenly spaced, the same ones always; None: all.
-
-    Images are often sorted by class, so the first ones would be of one kind.
-    """
+    """``count`` evenly spaced indices below ``total``, as folders are sorted by class, or all."""
     if count is None or count >= total:
         return torch.arange(total)
     return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()
 
 
 def evenly_spaced(images: Tensor, count: int | None) -> Tensor:
-    """``count`` of the images, see :func:`evenly_spaced_indices`; None: all."""
     return images if count is None else images[evenly_spaced_indices(len(images), count)]
 
 
@@ -38,15 +34,13 @@ MOST_AT_ONCE = 32  # crops for which an image enters a block
 
 
 def shuffled(count: int, random: np.random.Generator) -> Tensor:
-    """Indices 0..count-1 in a random order."""
     return torch.from_numpy(random.permutation(count))
 
 
 def shuffled_in_windows(starts: np.ndarray, count: int, random: np.random.Generator) -> Tensor:
-    """Indices 0..count-1 in a random order that goes through runs of them, :data:`WINDOW` at once.
+    """Indices 0..count-1 in a random order through :data:`WINDOW` runs at a time.
 
-    So each tar is read within a short time, and stays in the system's file cache for it. ``starts``
-    are the indices at which runs start, ascending from 0; a tar's images are a run.
+    So each tar is read within a short time, from the file cache. ``starts`` are where runs begin.
     """
     ends = np.append(starts[1:], count)
     parts = []
@@ -59,15 +53,10 @@ def shuffled_in_windows(starts: np.ndarray, count: int, random: np.random.Genera
 def shuffled_crops(
     counts: np.ndarray, nbytes: np.ndarray, starts: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
-    """The image of each crop in a random order, in which few decoded images are held at a time.
+    """The image of each crop, int32, in a random order that decodes few images at a time.
 
-    ``counts`` (N) are crops of each image, at least one, ``nbytes`` (N) its bytes when it is
-    decoded, ``starts`` those of :func:`shuffled_in_windows`. The indices of images are int32.
-
-    Images of :data:`BLOCK` bytes together are shuffled as a whole. Of more, random images make a
-    block, whose crops are shuffled, and block follows upon block: so whoever reads them decodes a
-    image once for all its crops in the block. That is for :data:`MOST_AT_ONCE` crops: a large image
-    has more and enters several blocks, or a batch would be of few images.
+    Beyond :data:`BLOCK` decoded bytes, random images form a block whose crops are shuffled, then
+    the next block; a large image enters several blocks, or a batch would be of few images.
     """
     images = np.arange(len(counts), dtype=np.int32)
     if nbytes.sum() <= BLOCK:
@@ -95,88 +84,48 @@ CheckShape = Callable[[tuple[int, int, int]], None]
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What is asked of a data set. Each loader heeds the options that apply to its data set.
+    """Which images to read, and as what; a loader ignores the options that do not apply."""
 
-    Attributes:
-        image_size: height and width in pixels; an image of another size is cut to its central
-            square and resized. None: the data set's size; the images of a folder or of tar shards
-            must then all have one size, or ``crops`` is given.
-        crops: height and width in pixels of squares that are cut out of the images at their own
-            resolution: random ones to train on, evenly spaced ones for validation and test.
-        eval_crops: at most so many crops for validation and for test each. None: 2,000, or one of
-            each image if there are more.
-        channels: 3 for RGB, 1 for luma (Pillow's "L").
-        seed: of what is drawn at random: which images are held out, where crops lie.
-        limit: keep only the first images of each split, at most this many.
-        strict: raise an error for a file that cannot be read instead of leaving it out.
-        stream: whether to read a folder's training images only when they are needed. None: if all
-            of them would take more than half of the available memory. Training is the same either
-            way; tar shards are always streamed.
-        download: fetch a data set that is missing, if that is possible.
-        for_training: raise an error for a folder without images to train on.
-        check_shape: called with the shape (C, H, W) of the images before all of them are read;
-            raises a UserError if the shape does not suit.
-    """
-
-    image_size: int | None = None
-    crops: int | None = None
-    eval_crops: int | None = None
-    channels: int = 3
-    seed: int = 0
-    limit: int | None = None
-    strict: bool = False
-    stream: bool | None = None
+    image_size: int | None = None  # side of the central square; None: the data set's own size
+    crops: int | None = None  # side of squares at native resolution, random to train on
+    eval_crops: int | None = None  # at most, for val and test each; None: 2,000, or one an image
+    channels: int = 3  # or 1, luma (Pillow's "L")
+    seed: int = 0  # of the images held out, and of the crops' places
+    limit: int | None = None  # only the first images of each split
+    strict: bool = False  # raise an error for a file that cannot be read, do not leave it out
+    stream: bool | None = None  # read when needed; None: if half of the memory would not suffice
     download: bool = True
-    for_training: bool = True
-    check_shape: CheckShape | None = None
+    for_training: bool = True  # raise an error for a folder without images to train on
+    check_shape: CheckShape | None = None  # refuses a shape (C, H, W) before all images are read
 
 
 DEFAULTS = ImageOptions()
 
 
 class TrainingImages(Protocol):
-    """Images of one shape to train on, uint8 levels, in memory or read when they are needed.
+    """Images of one shape to train on, uint8, in memory or read when they are needed."""
 
-    Attributes:
-        shape: (N, C, H, W) of all that an epoch has.
-        workers: processes that read them ahead; images in memory need none.
-    """
-
-    shape: torch.Size
-    workers: int
+    shape: torch.Size  # (N, C, H, W) of an epoch
+    workers: int  # processes that read ahead; images in memory need none
 
     def __len__(self) -> int: ...
 
     def on(self, device: torch.device) -> TrainingImages:
-        """The same images, kept on ``device`` if they are in memory and it has room for them."""
-        ...
+        """The same, kept on ``device`` if they are in memory and it has room."""
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        """What an epoch has, in a random order that is quick to read in.
-
-        It depends on the seed and the epoch alone. An index for each image, (N), or a row, (N,
-        ...).
-        """
-        ...
+        """What an epoch has in a random order, (N) or (N, ...), by seed and epoch alone."""
 
     def read(self, indices: Tensor) -> Tensor:
-        """The images at ``indices``, part of an order, on the device that they are kept on."""
-        ...
+        """The images at ``indices``, a part of an order, on their device."""
 
-    def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """The images of each of ``batches`` of indices, on ``device``."""
-        ...
+    def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]: ...
 
     def in_memory(self, most: int | None = None) -> Tensor:
-        """The readable images, on the CPU.
-
-        At most ``most``, evenly spaced, of images that are not in memory yet; all of others.
-        """
-        ...
+        """The readable images on the CPU; streamed ones at most ``most``, evenly spaced."""
 
     def chunks(self) -> Iterator[Tensor]:
-        """The readable images one after another, in tensors that fit into memory."""
-        ...
+        """The readable images, in tensors that fit into memory."""
 
 
 class MemoryImages:
@@ -193,7 +142,6 @@ class MemoryImages:
         return len(self.images)
 
     def on(self, device: torch.device) -> MemoryImages:
-        """The same images, on a GPU if they take less than a quarter of its free memory."""
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
             if self.images.nbytes < free // 4:
@@ -221,24 +169,15 @@ class MemoryImages:
 class DataSplits:
     """A data set: images to train on, and validation and test images in memory.
 
-    All images are uint8 levels (N, C, H, W) of one shape (C, H, W), contiguous, on the CPU.
-
-    Attributes:
-        name: that of ``--data``.
-        train: the images to train on, in memory or read when they are needed.
-        val: validation images.
-        test: test images. Any split may be empty, except ``train`` if it is to be trained on.
-        info: what a run records, fit for JSON: source, split, seed, counts; for images held out
-            at random ``held_out_indices``, a list per split into the order of reading.
-        photographs: for a split whose images are cut from a few photographs, the index of each
-            one's photograph, (N); images of one photograph are alike.
+    All are uint8 (N, C, H, W) of one shape, contiguous, on the CPU; a split may be empty.
     """
 
-    name: str
+    name: str  # as in ``--data``
     train: TrainingImages
     val: Tensor
     test: Tensor
-    info: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)  # what a run records, fit for JSON
+    # By split, if its images are cut from a few photographs: the index of each one's, (N).
     photographs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -256,7 +195,6 @@ class DataSplits:
 
     @property
     def unit(self) -> str:
-        """What its images are: images, or crops of images."""
         return "crops" if "crops" in self.info else "images"
 
     def fingerprint(self) -> str:
@@ -276,10 +214,7 @@ class DataSplits:
 
 
 def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Indices 0..count-1 split at random: those kept, and as many held out as each of ``sizes``.
-
-    Each part is in ascending order.
-    """
+    """Indices 0..count-1 split at random: those kept, and parts of ``sizes``, each ascending."""
     order = stream(seed).permutation(count)
     *held, kept = np.split(order, np.cumsum(sizes))
     return np.sort(kept), [np.sort(part) for part in held]
@@ -300,7 +235,7 @@ def only_size(name: str, options: ImageOptions, size: int) -> None:
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:
-    """uint8 RGB images (N, 3, H, W) as they are, or with ``channels`` 1 their luma (N, 1, H, W)."""
+    """uint8 RGB images (N, 3, H, W), or with ``channels`` 1 their luma (N, 1, H, W)."""
     if channels == 3:
         return images.contiguous()
     gray = torch.empty_like(images[:, :1], memory_format=torch.contiguous_format)

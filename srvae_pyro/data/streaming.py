@@ -34,11 +34,9 @@ SILENCE = 600.0  # seconds that the reading processes may take for a batch befor
 
 
 class StreamedImages(Dataset[Tensor | str]):
-    """Images of which only those asked for are in memory; a :class:`TrainingImages`.
+    """Images of one size that are read when they are needed; a :class:`TrainingImages`.
 
-    Without ``options.image_size`` all are expected to be of the first one's size. An image that
-    cannot be read is an error if ``options.strict``; otherwise another of its batch takes its
-    place, with one warning. ``indices`` are ascending.
+    An unreadable one is an error if ``options.strict``, else another of its batch replaces it.
     """
 
     def __init__(self, source: Source, indices: np.ndarray, options: ImageOptions) -> None:
@@ -53,7 +51,6 @@ class StreamedImages(Dataset[Tensor | str]):
         self.runs = np.unique(runs[runs < len(indices)])
 
     def _first_size(self) -> tuple[int, int]:
-        """Width and height of the first image that can be read."""
         for tried, index in enumerate(self.indices, start=1):
             try:
                 return self._read(int(index)).size
@@ -63,7 +60,6 @@ class StreamedImages(Dataset[Tensor | str]):
         raise ValueError("there are no images")
 
     def compare_sizes(self) -> None:
-        """Refuse images of several sizes, by some that are evenly spaced."""
         places = np.linspace(0, len(self) - 1, SIZES_COMPARED).astype(int)
         height, width = self.shape[2:]
         for index in self.indices[np.unique(places)].tolist():
@@ -108,7 +104,6 @@ class StreamedImages(Dataset[Tensor | str]):
         return torch.cat(list(self.batches(indices.split(READ_AT_ONCE), CPU)))
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """The images of each of ``batches`` of indices, read ahead by ``workers`` processes."""
         lists, pinned = (batch.tolist() for batch in batches), device.type == "cuda"
         for images, errors in read_ahead(self, lists, _collate, self.workers, pinned):
             if errors and (self.strict or not len(images)):
@@ -122,7 +117,7 @@ class StreamedImages(Dataset[Tensor | str]):
             yield to_device(images, device)
 
     def read_readable(self, indices: Tensor) -> tuple[Tensor, list[Path]]:
-        """The readable images at ``indices``, and the names of the others; a warning names one."""
+        """The readable images at ``indices``, and the names of the others."""
         images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
         count, names, errors = 0, [], []
         for index in indices.tolist():
@@ -151,7 +146,6 @@ class StreamedImages(Dataset[Tensor | str]):
 
 
 def _other_size(name: Path, size: tuple[int, int], first: tuple[int, int]) -> str:
-    """The message about an image of another size; sizes are (width, height)."""
     return (
         f"{name} has {size[0]}x{size[1]} pixels, the first {first[0]}x{first[1]}: pass "
         "--image-size N to make each a square of N pixels"
@@ -159,7 +153,6 @@ def _other_size(name: Path, size: tuple[int, int], first: tuple[int, int]) -> st
 
 
 def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
-    """The readable images of a batch, and what is wrong with the others."""
     images = [item for item in items if isinstance(item, Tensor)]
     errors = [item for item in items if isinstance(item, str)]
     return torch.stack(images) if images else torch.empty(0), errors
@@ -172,13 +165,7 @@ def read_ahead(
     workers: int,
     pinned: bool = False,
 ) -> Iterator[tuple[Any, ...]]:
-    """Batches that ``collate`` makes, a tensor first, read ahead by processes; with 0 by this one.
-
-    Raises:
-        UserError: the processes cannot be started.
-        RuntimeError: one has ended, or they have been silent for :data:`SILENCE`; the message
-            begins with "DataLoader".
-    """
+    """Batches that ``collate`` makes, a tensor first, read ahead by processes or by this one."""
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -203,7 +190,6 @@ def read_ahead(
 
 @contextlib.contextmanager
 def _unraisable_ignored() -> Iterator[None]:
-    """Within it, nothing is printed of exceptions in finalizers."""
     before, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         yield
@@ -212,10 +198,9 @@ def _unraisable_ignored() -> Iterator[None]:
 
 
 class _OnDevice:
-    """Collates a batch; if that is in another process, its tensor comes by the pipe alone.
+    """Collates a batch; from another process its tensor comes by the pipe alone.
 
-    PyTorch sends tensors by shared memory and a socket, which takes room in /dev/shm and a short
-    TMPDIR. A pipe takes neither, and is as fast for decoded images.
+    PyTorch's own way takes room in /dev/shm and a short TMPDIR; a pipe is as fast for images.
     """
 
     def __init__(self, collate: Callable[[list[Any]], tuple[Any, ...]]) -> None:
@@ -227,7 +212,7 @@ class _OnDevice:
 
 
 class _ByPipe:
-    """A tensor that is pickled whole, and unpickled as a tensor."""
+    """A tensor that is pickled by value."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -237,7 +222,7 @@ class _ByPipe:
 
 
 def _start_worker(_: int) -> None:
-    """Leave the process group, whose signals (Ctrl-C, SIGTERM) the trainer handles."""
+    """Leave the process group, whose signals the trainer handles."""
     os.setpgrp()
 
 
@@ -246,12 +231,10 @@ _NOTHING = torch.empty(0, 0, 0, dtype=torch.uint8)
 
 
 class StreamedCrops:
-    """Random crops of images of which few are in memory; a :class:`TrainingImages`.
+    """The crops of :class:`MemoryCrops` in the same order, with few decoded images in memory.
 
-    They are those of :class:`~srvae_pyro.data.crops.MemoryCrops`, in the same order. An image is
-    decoded when its first crop is needed and kept until its last one of a block of the order. One
-    that cannot be read is an error if ``strict``; otherwise other crops of a batch take the places
-    of its own, with one warning.
+    If one cannot be read, other crops of its batch replace its own, or with ``strict`` it is an
+    error.
     """
 
     def __init__(self, images: SizedImages, side: int, strict: bool) -> None:
@@ -268,7 +251,7 @@ class StreamedCrops:
         return self.shape[0]
 
     def forget(self) -> None:
-        """Free the memory of decoded images; they are read again when they are needed."""
+        """Free the memory of decoded images."""
         self._held.clear()
 
     def on(self, device: torch.device) -> StreamedCrops:
@@ -282,7 +265,6 @@ class StreamedCrops:
         return self._cut(indices, {index: self.images[index] for index in wanted})
 
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """The crops of each of ``batches`` of them, whose images ``workers`` processes decode."""
         plan = _Plan(batches, self._held, self.images.nbytes)
         decoded = read_ahead(self.images, plan, _packed, self.workers)
         for levels, shapes, errors in decoded:
@@ -327,10 +309,8 @@ class StreamedCrops:
 class _Plan:
     """Which images to decode for each batch of crops, and which to forget after it.
 
-    The loader takes the images to decode ahead of the crops that are cut. Those that were used last
-    are kept, :data:`HELD` bytes of them beside those of the batch; ``held`` are there already, the
-    least recent first. ``steps`` has for each batch its crops (B, 3), the images to decode, and
-    those to forget.
+    The loader runs ahead of the cutting, so ``steps`` has for each batch its crops (B, 3), the
+    images to decode, and those to forget: the least recent beyond :data:`HELD` bytes.
     """
 
     def __init__(self, batches: Iterable[Tensor], held: Iterable[int], nbytes: np.ndarray) -> None:

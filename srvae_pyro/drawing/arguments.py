@@ -43,7 +43,6 @@ class GenerateArguments:
     """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
-        """Refuse an ``--out`` that is an image's name, and settings that make no sense."""
         check_folder(self.out)
         check_arguments(self.sampling)
 
@@ -80,6 +79,5 @@ class FiguresArguments:
     """CPU threads; 0: as many as other processes leave cores for, checked each second"""
 
     def check(self) -> None:
-        """Refuse an ``--out`` that is an image's name, and settings that make no sense."""
         check_folder(self.out)
         check_arguments(self.sampling)

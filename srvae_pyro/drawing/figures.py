@@ -32,7 +32,6 @@ Figures = dict[str, list[LabelledRow]]  # by file name
 
 
 def draw_figures(arguments: FiguresArguments) -> int:
-    """Draw as asked; the exit code."""
     folder = find_run(arguments.run)
     config = read_config(folder)
     out = arguments.out
@@ -114,7 +113,7 @@ def sample_rows(model: ImageModel, count: int, sampling: Sampling) -> list[Label
 
 
 def interpolation_rows(model: ImageModel, x: Tensor, sampling: Sampling) -> list[LabelledRow]:
-    """From x[0] to x[1], from x[2] to x[3] and so on: a row, or two with y, for each of four."""
+    """From x[0] to x[1], from x[2] to x[3] and so on, with y if there is one."""
     a, b = x[0 : 2 * INTERPOLATIONS : 2], x[1 : 2 * INTERPOLATIONS : 2]
     sites = model.interpolate(a, b, INTERPOLATION_STEPS, **vars(sampling))
     rows = []
@@ -148,7 +147,6 @@ def super_resolution_rows(
 
 
 def generative_rows(model: SRVAE, x: Tensor, sampling: Sampling) -> list[LabelledRow]:
-    """x by way of u alone, beside its reconstruction from y and z."""
     generated = model.generative_reconstruct(x, **vars(sampling))
     return [
         LabelledRow("image", x),
@@ -160,10 +158,7 @@ def generative_rows(model: SRVAE, x: Tensor, sampling: Sampling) -> list[Labelle
 
 
 def swapped_rows(model: SRVAE, x: Tensor, sampling: Sampling) -> list[LabelledRow]:
-    """u of x[0] with z of x[1], of x[2] with x[3] and so on, beside the same u with its own z.
-
-    Pixels are the likeliest, so that what differs is latent.
-    """
+    """u of x[0] with z of x[1] and so on, beside u with its own z; pixels are the likeliest."""
     a, b = x[::2], x[1::2]
     settings = vars(replace(sampling, decode="mode"))
     unchanged, swapped = model.recombine(a, a, **settings), model.recombine(a, b, **settings)
@@ -178,7 +173,6 @@ def swapped_rows(model: SRVAE, x: Tensor, sampling: Sampling) -> list[LabelledRo
 
 
 def compared(models: dict[str, ImageModel], x: Tensor, sampling: Sampling) -> Figures:
-    """Samples and reconstructions of several models beside each other, by their names."""
     samples: list[LabelledRow] = []
     reconstructions = [LabelledRow("image", x)]
     for name, model in models.items():

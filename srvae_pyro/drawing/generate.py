@@ -30,7 +30,6 @@ from srvae_pyro.system.parallel import ProcessGroup, process_group
 
 
 def check_sampling(sampling: Sampling, *models: ImageModel) -> None:
-    """Refuse settings that are out of bounds, or a temperature of y if no model has a y."""
     check_arguments(sampling)
     if sampling.y_temperature is not None and not any(len(m.levels) > 1 for m in models):
         raise UserError(
@@ -39,7 +38,7 @@ def check_sampling(sampling: Sampling, *models: ImageModel) -> None:
 
 
 def for_model(sampling: Sampling, model: ImageModel) -> Sampling:
-    """The settings for one of several models: a VAE's have no temperature of y."""
+    """The settings without a temperature of y for a VAE."""
     return sampling if len(model.levels) > 1 else replace(sampling, y_temperature=None)
 
 
@@ -48,11 +47,7 @@ GRID = "grid.png"
 
 
 class GeneratedImages:
-    """Images 0, 1 and so on of some settings, in ``FOLDER/images`` with no others.
-
-    ``FOLDER/grid.png`` shows the first of them and ``FOLDER/generate.json`` has the settings:
-    all that decides what the images are, fit for JSON.
-    """
+    """Images 0, 1 and so on in ``FOLDER/images`` with no others, and their settings."""
 
     def __init__(self, folder: Path, run: str, settings: dict[str, Any], count: int) -> None:
         self.folder = folder
@@ -63,22 +58,16 @@ class GeneratedImages:
         self.grid = folder / GRID
 
     def path(self, index: int) -> Path:
-        """Where an image is or will be."""
         return self.images / f"{index:05d}.png"
 
     def missing(self, indices: range) -> list[int]:
-        """Which of these images are still to be drawn."""
         return [index for index in indices if not self.path(index).exists()]
 
     @contextmanager
     def claimed(self, overwrite: bool = False) -> Iterator[int]:
-        """Lock the folder; yield how many images of these settings it has beyond ``count``.
+        """Lock the folder, refuse other images there; yield how many are beyond ``count``.
 
-        With ``overwrite`` the images that are not asked for are removed.
-
-        Raises:
-            UserError: another process draws there, or the folder has images of other settings, or
-                files that this command did not write.
+        ``overwrite`` removes the images that were not requested.
         """
         refusal = "another process draws there; wait for it, or give another `out`"
         with locked(self.folder, refusal):
@@ -110,7 +99,7 @@ class GeneratedImages:
         return len(unasked)
 
     def _record(self) -> dict[str, Any]:
-        """What the images in the folder were drawn with; empty if there are none."""
+        """The settings of the images in the folder; empty if there are none."""
         path = self.folder / RECORD
         try:
             record = read_json(path)
@@ -124,7 +113,7 @@ class GeneratedImages:
             ) from None
 
     def _present(self) -> dict[int, Path]:
-        """The images that are there by their indices; other files are refused."""
+        """The images in the folder by their indices; other files are refused."""
         images = {}
         for path in sorted(self.images.iterdir()) if self.images.is_dir() else ():
             if re.fullmatch(r"\d{5,}\.png", path.name):
@@ -157,13 +146,12 @@ Sites = dict[int, dict[str, Tensor]]  # by the image's index and the site's name
 
 
 def generate(arguments: GenerateArguments) -> int:
-    """Generate as asked; the exit code."""
     with process_group(arguments.device) as group:
         return generate_in(group, arguments)
 
 
 def generate_in(group: ProcessGroup, arguments: GenerateArguments) -> int:
-    """One process of the group's part of the images; the exit code."""
+    """One process's part of the images; the exit code."""
     start(group.device, threads=arguments.threads)
     folder = find_run(arguments.run)
     out = arguments.out
@@ -194,7 +182,7 @@ def generate_in(group: ProcessGroup, arguments: GenerateArguments) -> int:
 
 
 def _settings(model: ImageModel, sampling: Sampling) -> dict[str, Any]:
-    """All that decides what the images are."""
+    """All that the images depend on."""
     settings = {
         "weights": weights_digest(model),
         "seed": sampling.seed,
@@ -209,20 +197,13 @@ def _settings(model: ImageModel, sampling: Sampling) -> dict[str, Any]:
 
 
 class _Drawer:
-    """Draws images of a model, a batch at a time."""
-
     def __init__(self, model: ImageModel, sampling: Sampling, batch_size: int) -> None:
         self.model = model
         self.sampling = vars(sampling)
         self.batch_size = batch_size
 
     def draw_missing(self, images: GeneratedImages, group: ProcessGroup) -> tuple[Sites, int]:
-        """Draw and write what is missing of this process's share.
-
-        Returns:
-            Of all processes: the sites of those of the grid's images that were drawn, and how many
-            images were there already. Other images are not kept in memory.
-        """
+        """Draw and write this process's share; the grid's sites, and how many were there."""
         share = group.share(images.count)
         indices = range(share.start, share.stop)
         missing = images.missing(indices)
@@ -251,13 +232,11 @@ class _Drawer:
         return grid(side_by_side(y, x), 16, scale)
 
     def _draw(self, indices: range) -> dict[str, Tensor]:
-        """The sites of the images of these indices, in one batch."""
         count = len(indices)
         return self.model.generate(count, first=indices.start, batch_size=count, **self.sampling)
 
 
 def _first_images(sites: dict[str, Tensor], indices: range, count: int) -> Sites:
-    """Each image's y, if there is one, and x, of those among the first ``count``."""
     names = [name for name in ("y", "x") if name in sites]
     kept = range(indices.start, min(indices.stop, count))
     # Copies, which do not hold on to the whole batch.

@@ -17,10 +17,7 @@ from srvae_pyro.system.files import write_whole
 
 
 def grid(images: Tensor, columns: int, scale: int = 2, gap: int = 2) -> Tensor:
-    """Images (N, C, H, W) in [0, 1] in rows of ``columns``, as an image (3, height, width).
-
-    Each pixel becomes a square of ``scale`` pixels; ``gap`` white pixels are between images.
-    """
+    """Images (N, C, H, W) in [0, 1] in rows, on white, as an image (3, height, width)."""
     # By hand: torchvision's make_grid does the same, and takes seconds to import.
     images = images.detach().float().cpu().expand(-1, 3, -1, -1)
     images = F.interpolate(images, scale_factor=scale, mode="nearest")
@@ -34,7 +31,7 @@ def grid(images: Tensor, columns: int, scale: int = 2, gap: int = 2) -> Tensor:
 
 
 def side_by_side(y: Tensor, x: Tensor) -> Tensor:
-    """Each y (N, c, h, w), upscaled to x's size, before its x (N, C, H, W): (2N, C, H, W)."""
+    """Each y (N, c, h, w), upscaled, before its x (N, C, H, W): (2N, C, H, W)."""
     y = F.interpolate(y, size=x.shape[-2:], mode="nearest")
     y = y.expand(-1, x.shape[1], -1, -1)
     return torch.stack([y, x], dim=1).flatten(0, 1)
@@ -53,8 +50,6 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """A row of images behind a label, which may have several lines."""
-
     label: str
     images: Tensor  # (N, c, h, w) in [0, 1]
     gap: bool = False  # some space before the row
@@ -104,20 +99,14 @@ Point = tuple[float, float]
 
 
 def central_shares(ranks: Sequence[float]) -> list[Point]:
-    """For each central interval the share of values that it should have, and has.
-
-    ``ranks`` has the share of values of each rank; their number is even.
-    """
+    """For each central interval of ranks the share of values that it should have, and has."""
     count = len(ranks)
     outs = range(count // 2, -1, -1)
     return [(1 - 2 * out / count, float(sum(ranks[out : count - out]))) for out in outs]
 
 
 def calibration_figure(ranks: Sequence[float], title: str) -> Image.Image:
-    """The histogram of ranks, and how many values lie within each central interval.
-
-    What calibrated samples would have is drawn in red. ``ranks`` as for :func:`central_shares`.
-    """
+    """The histogram of ranks, and the coverage of central intervals; the ideal is red."""
     size = (LEFT + SIDE + BETWEEN + SIDE + RIGHT, TOP + SIDE + BOTTOM)
     figure = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(figure)
@@ -155,7 +144,6 @@ class _Panel:
         self.write((0.5, 0), label, (0, 40))
 
     def place(self, point: Point) -> Point:
-        """Where a point is in the figure, in pixels."""
         return self.left + point[0] * SIDE, TOP + (1 - point[1]) * SIDE
 
     def write(self, point: Point, text: str, offset: Point, anchor: str = "mm") -> None:
@@ -176,7 +164,6 @@ class _Panel:
             self.pen.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
 
     def frame(self, across: dict[float, str], up: dict[float, str]) -> None:
-        """The borders, and what stands at places of them."""
         self.pen.rectangle((*self.place((0, 1)), *self.place((1, 0))), outline="black")
         for share, text in across.items():
             self.write((share, 0), text, (0, 16))
@@ -185,12 +172,7 @@ class _Panel:
 
 
 def progress_figures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
-    """What a model does with a few images x (B, C, H, W), as images (3, h, w) by name.
-
-    ``samples``: new images (the srVAE's y beside each x); ``modes``: the same with the likeliest
-    pixels. ``reconstructions``: x above its reconstruction. ``super-resolution`` (srVAE): y,
-    bicubic, two samples, mode, x in rows.
-    """
+    """Samples, modes, reconstructions and super-resolution of a few x (B, C, H, W), by name."""
     count = len(x)
     x = x.to(model.device)
     rebuilt = model.reconstruct(x)["x"]

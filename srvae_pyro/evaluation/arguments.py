@@ -100,11 +100,9 @@ class EvaluateArguments:
 
     @property
     def sampling(self) -> Sampling:
-        """How images are generated."""
         return Sampling(**vars(self.temperatures), decode=self.decode or "sample", seed=self.seed)
 
     def check(self) -> None:
-        """Refuse a ``--json`` that is a folder, and flags of what is not measured."""
         check_arguments(self.temperatures)
         if self.refine and self.elbo_only:
             raise UserError("--refine is of importance sampling: leave out --elbo-only")

@@ -39,8 +39,6 @@ Decode = Callable[[bytes], Levels]
 
 @dataclass(frozen=True)
 class CodeSize:
-    """What a code takes."""
-
     name: str
     bytes: int  # of all images
     write_mb_per_second: float  # millions of values a second
@@ -67,11 +65,9 @@ class CodingResult(Result):
         return sum(self.chain_bytes.values()) - sum(self.start_bytes.values())
 
     def images_per_second(self, mb_per_second: float) -> float:
-        """What a speed of the model's code is in images."""
         return 1e6 * mb_per_second * self.images / self.values
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, what the chains take without the start, and images a second, for files."""
         speeds = {
             "written": self.images_per_second(self.model.write_mb_per_second),
             "read": self.images_per_second(self.model.read_mb_per_second),
@@ -81,7 +77,6 @@ class CodingResult(Result):
         return {**values, "net_bytes": self.net_bytes, "images_per_second": speeds}
 
     def table(self, others: Mapping[str, Any] | None = None) -> str:
-        """The bytes by code, beside those of the nll if it is of the same images."""
         heads = ["bytes", "bits/dim", "MB/s to write", "to read"]
         rows = [[f"{self.images:,} images", *heads]]
 
@@ -179,7 +174,7 @@ def evaluate_coding(
 def _content(
     model: ImageModel, codec: Codec, images: list[Tensor], chains: list[Chain]
 ) -> Container:
-    """What ``compress`` would write of images that are named by their numbers."""
+    """What ``compress`` would write."""
     sizes = ((image.shape[-2], image.shape[-1]) for image in images)
     header = Header(
         run="run",
@@ -195,7 +190,6 @@ def _content(
 
 
 def _others(images: Tensor) -> list[CodeSize]:
-    """What other codecs take, each image a file and all in one image."""
     arrays = [_array(image) for image in images]
     sizes = []
     for name, (encode, decode) in _codecs().items():
@@ -214,12 +208,12 @@ def _others(images: Tensor) -> list[CodeSize]:
 
 
 def _same(again: Levels, image: Levels) -> bool:
-    """Whether they are the same; WebP has no grey, and gives three colours for it."""
+    """Whether they are equal; WebP returns three colours for gray."""
     return np.array_equal(again[..., 0] if again.ndim > image.ndim else again, image)
 
 
 def _codecs() -> dict[str, tuple[Encode, Decode]]:
-    """The installed codecs by name, set to write as few bytes as they can."""
+    """The installed codecs by name, at their smallest settings."""
     codecs = {
         "PNG": _pillow("PNG", optimize=True),
         "WebP": _pillow("WebP", lossless=True, quality=100, method=6),

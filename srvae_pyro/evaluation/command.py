@@ -34,7 +34,6 @@ MEASURES: list[type[Measure]] = [
 
 
 def evaluate(arguments: EvaluateArguments) -> int:
-    """Evaluate as requested; the exit code."""
     with process_group(arguments.device) as group:
         return evaluate_in(group, arguments)
 
@@ -81,11 +80,7 @@ def evaluate_in(group: ProcessGroup, arguments: EvaluateArguments) -> int:
 
 
 def requested_measures(arguments: EvaluateArguments) -> dict[str, Measure]:
-    """The measures that were requested, by name, with their settings.
-
-    Raises:
-        UserError: ``--measure`` names none, or one that has flags.
-    """
+    """The requested measures, by name, with their settings."""
     kinds = [kind for kind in MEASURES if kind.is_requested(arguments)]
     for position, word in enumerate(arguments.measure):
         if "=" in word and not position:

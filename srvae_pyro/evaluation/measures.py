@@ -19,10 +19,7 @@ from srvae_pyro.system.parallel import ProcessGroup
 
 
 class Result:
-    """What a measure found."""
-
     def to_json(self) -> dict[str, Any]:
-        """The numbers, for files."""
         raise NotImplementedError
 
     def table(self, others: Mapping[str, Any] | None = None) -> str:
@@ -30,7 +27,6 @@ class Result:
         return ""
 
     def figures(self, title: str) -> dict[str, Image.Image]:
-        """Figures by name; ``title`` says which images they are of."""
         return {}
 
 
@@ -44,7 +40,7 @@ class Task:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What all functions take that share images among the processes, as keyword arguments."""
+        """Keyword arguments of all functions that share images among the processes."""
         return {
             "indices": self.selection.indices,
             "photographs": self.selection.photographs,
@@ -57,10 +53,9 @@ class Task:
 class Measure:
     """Something to measure of a model: a dataclass whose fields are its settings.
 
-    A field has the value of the command's flag of that name. A measure without a ``flag`` that
-    requests it is requested by ``--measure NAME``; ``--measure NAME FIELD=VALUE`` sets fields that
-    have no flag, the value as in JSON. A new one is a subclass in a file of its own, and an entry
-    in ``MEASURES`` in ``command.py``.
+    A field has the value of the flag of its name. A measure without a ``flag`` is requested by
+    ``--measure NAME FIELD=VALUE``, values as in JSON. Add a subclass in a file of its own to
+    ``MEASURES`` in ``command.py``.
     """
 
     name: ClassVar[str]
@@ -68,18 +63,13 @@ class Measure:
 
     @classmethod
     def is_requested(cls, arguments: EvaluateArguments) -> bool:
-        """Whether to measure it."""
         if cls.flag:
             return bool(getattr(arguments, cls.flag))
         return cls.name in arguments.measure
 
     @classmethod
     def of(cls, arguments: EvaluateArguments) -> Self:
-        """The measure with the settings in the command's arguments.
-
-        Raises:
-            UserError: ``measure`` sets a field to what it cannot be.
-        """
+        """The measure with the settings in the command's arguments."""
         flags = {**vars(arguments), **vars(arguments.temperatures)}
         values = {f.name: flags[f.name] for f in fields(cls) if f.name in flags}
         for field, value in fields_set(arguments.measure, cls.name).items():
@@ -92,7 +82,6 @@ class Measure:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields, for files."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
@@ -103,19 +92,12 @@ class Measure:
         """Refuse images that it cannot be measured on, before anything is measured."""
 
     def run(self, task: Task) -> Iterator[Result]:
-        """Measure, in every process of the group; the first, at least, yields the result.
-
-        A measure of several parts yields all that it has after each of them.
-        """
+        """Measure in every process; yields all results so far, in the main one at least."""
         raise NotImplementedError
 
 
 def fields_set(words: tuple[str, ...], name: str) -> dict[str, Any]:
-    """The fields that ``--measure`` sets behind a measure's name.
-
-    Raises:
-        UserError: a value is not JSON.
-    """
+    """The fields that ``--measure`` sets behind a measure's name."""
     values: dict[str, Any] = {}
     of = ""
     for word in words:
@@ -131,7 +113,7 @@ def fields_set(words: tuple[str, ...], name: str) -> dict[str, Any]:
 
 
 def columns(rows: list[list[str]], left: int) -> str:
-    """Cells in aligned columns: the first ``left`` flush left, the others flush right."""
+    """Cells in columns: the first ``left`` flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

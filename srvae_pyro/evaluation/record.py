@@ -38,11 +38,7 @@ EVALUATION = "evaluation.jsonl"
 def record(
     folder: Path, measure: str, result: dict[str, Any], settings: dict[str, Any] | None = None
 ) -> None:
-    """Append a line to the folder's ``evaluation.jsonl``: the measure, its settings, its result.
-
-    Raises:
-        OSError: it cannot be written; the lines before it stay.
-    """
+    """Append a line to the folder's ``evaluation.jsonl``: the measure, its settings, its result."""
     line = json.dumps({"measure": measure, **(settings or {}), "result": result}) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     # Two evaluations may end at the same time.
@@ -60,10 +56,7 @@ def record(
 
 
 def newest_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The newest line of each measure in the folder's ``evaluation.jsonl``, by its name.
-
-    Lines that are damaged are passed over.
-    """
+    """The newest undamaged line of each measure in ``evaluation.jsonl``, by its name."""
     newest = {}
     path = folder / EVALUATION
     for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
@@ -99,19 +92,13 @@ def settings_of(
 
 @dataclass
 class Outputs:
-    """Where results are written to."""
-
     run: Path | None  # the run's folder; None if nothing can be written there
     json: Path | None  # another file, if requested
     pending: list[tuple[Any, ...]] = field(default_factory=list)  # lines not written yet
 
     @classmethod
     def checked(cls, run: Path, json: Path | None) -> Outputs:
-        """Those that can be written; a warning before the work if the run's cannot.
-
-        Raises:
-            UserError: the file that was requested cannot be written, or holds something else.
-        """
+        """The outputs that can be written; a warning before the work if the run's cannot."""
         if json is not None:
             if json.resolve() == (run / EVALUATION).resolve():
                 raise UserError(f"--json {json} is written anyway, as lines: leave it out")
@@ -132,10 +119,7 @@ class Outputs:
     def write(
         self, measures: dict[str, Measure], results: dict[str, Result], settings: dict[str, Any]
     ) -> bool:
-        """Append the newest of the results, write all of them to ``json``; whether that succeeded.
-
-        Lines that a full disk does not take are written with the next ones.
-        """
+        """Append the newest result and write all to ``json``; whether that succeeded."""
         values = {name: result.to_json() for name, result in results.items()}
         flags = {name: measures[name].settings for name in results}
         name = list(results)[-1]
@@ -151,7 +135,7 @@ class Outputs:
         return written
 
     def draw(self, result: Result, title: str) -> bool:
-        """Write a result's figures as PNG into the run's ``figures/``; whether that succeeded."""
+        """Write a result's figures into the run's ``figures/``; whether that succeeded."""
         if self.run is None:
             return True
         paths = {
@@ -162,7 +146,6 @@ class Outputs:
 
 
 def _written(path: Path | None, write: Callable[..., None], *values: Any) -> bool:
-    """Whether something could be written by ``write(*values)``; a warning if not."""
     try:
         write(*values)
     except OSError as error:
@@ -173,7 +156,6 @@ def _written(path: Path | None, write: Callable[..., None], *values: Any) -> boo
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a file holds results that :meth:`Outputs.write` wrote."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -36,10 +36,7 @@ PUBLISHED = {
 
 
 def print_results(results: Mapping[str, Result], selection: Selection, trained_on: str) -> None:
-    """Print Table 1, if there is an ELBO for its row, and the results' own tables below it.
-
-    ``trained_on`` is the data set that the model was trained on: published rows are of the same.
-    """
+    """Print Table 1, with published rows of the same data, and each result's own table."""
     elbo, likelihood, fid = (results.get(name) for name in ("elbo", "likelihood", "fid"))
     if isinstance(elbo, ElboResult):
         assert likelihood is None or isinstance(likelihood, LikelihoodResult)
@@ -62,7 +59,6 @@ def print_results(results: Mapping[str, Result], selection: Selection, trained_o
 def _row(
     data: str, elbo: ElboResult, likelihood: LikelihoodResult | None, fid: FidResult | None
 ) -> list[str]:
-    """The model's row of Table 1, its nll by importance sampling if that was requested."""
     nll = likelihood or elbo
     error = "" if nll.standard_error is None else f" ± {nll.standard_error:.3f}"
     cells = [data, "srVAE" if "re_y" in elbo.terms else "VAE", f"{nll.bits_per_dim:.3f}{error}"]

@@ -17,8 +17,6 @@ Split = Literal["train", "val", "test", "all"]
 
 @dataclass(frozen=True)
 class Selection:
-    """The images that a model is evaluated on."""
-
     data: DataSplits
     split: Split
     images: Tensor  # uint8 (N, C, H, W)
@@ -28,17 +26,11 @@ class Selection:
 
     @property
     def is_test_split(self) -> bool:
-        """Whether it is all the test images."""
         return self.split == "test" and len(self.images) == len(self.data.test)
 
 
 def select(data: DataSplits, split: Split, limit: int | None) -> Selection:
-    """Images of a split, at most ``limit`` of them, evenly spaced.
-
-    Raises:
-        UserError: there are none; they do not fit into memory; or the split is a tenth of a folder
-            that the model does not know, drawn at random.
-    """
+    """At most ``limit`` images of a split, evenly spaced."""
     images = _images_of(data, split)
     indices = evenly_spaced_indices(len(images), limit)
     photographs = _photographs_of(data, split)
@@ -48,7 +40,6 @@ def select(data: DataSplits, split: Split, limit: int | None) -> Selection:
 
 
 def _images_of(data: DataSplits, split: Split) -> Tensor:
-    """The split's images, or those of all three."""
     if data.info.get("streamed") and split in ("train", "all"):
         raise UserError(f"{data.name} is too large for the split {split}: take val or test")
     if split == "all":
@@ -65,7 +56,6 @@ def _images_of(data: DataSplits, split: Split) -> Tensor:
 
 
 def _photographs_of(data: DataSplits, split: Split) -> Tensor | None:
-    """The photographs that the split's images are cut from, if from a few."""
     splits = ("train", "val", "test") if split == "all" else (split,)
     known = [data.photographs[name] for name in splits if name in data.photographs]
     return torch.cat(known) if len(known) == len(splits) else None

@@ -29,16 +29,13 @@ def feature_distance(device: torch.device | str = "cpu") -> FeatureDistance | No
 
 
 class FeatureDistance:
-    """How far features of images are from those of others.
+    """Squared differences of features normalised at every place, over the resolutions.
 
-    At each resolution, from a half to a thirty-second of the image's as far as that has two
-    pixels, features are scaled to length 1 at every place, and their squared differences summed;
-    this is brought to the image's size, bilinear, and added up. LPIPS does the same with another
-    network, and with weights of channels fitted to what people see: do not compare the two.
+    LPIPS does the same with another network, and weights fitted to what people see: do not compare
+    the two.
 
     References:
-        Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, 2018,
-        arXiv:1801.03924, equation 1 with w = 1; Tan and Le, EfficientNet, 2019, arXiv:1905.11946.
+        Zhang et al., 2018, arXiv:1801.03924, equation 1 with w = 1.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -82,10 +79,7 @@ WEIGHTS = (65.481, 128.553, 24.966)  # of R, G and B in [0, 1], so that Y is fro
 
 @dataclass(frozen=True)
 class Scores:
-    """How near outputs are to the images, on average.
-
-    Each with its standard error, None for a single image or photograph.
-    """
+    """Mean scores of outputs, with standard errors unless there is one image or photograph."""
 
     psnr: float  # dB, of RGB
     ssim: float | None  # of RGB; None for images under 11 pixels a side
@@ -120,10 +114,9 @@ def mean_and_error(
 
 
 def y_channel(levels: Tensor) -> Tensor:
-    """The luma Y of YCbCr, float64 (..., 1, H, W), of uint8 RGB or gray (..., C, H, W).
+    """The luma Y of uint8 RGB or gray (..., C, H, W), float64 (..., 1, H, W).
 
-    ITU-R BT.601 in studio range, 16 to 235, by the weights of MATLAB's ``rgb2ycbcr``. It is not
-    rounded to whole levels, as BasicSR has it; MATLAB rounds.
+    BT.601 in studio range by MATLAB's ``rgb2ycbcr``, not rounded, as in BasicSR.
     """
     rgb = levels.expand(*levels.shape[:-3], 3, -1, -1).double()
     weights = rgb.new_tensor(WEIGHTS)[:, None, None] / 255
@@ -131,10 +124,9 @@ def y_channel(levels: Tensor) -> Tensor:
 
 
 def image_scores(a: Tensor, b: Tensor, border: int) -> dict[str, Tensor]:
-    """Scores of outputs, uint8 (B, C, H, W), against images: (B) each, if these are large enough.
+    """Scores (B) of outputs, uint8 (B, C, H, W), as far as images are large enough.
 
-    Y's scores leave out ``border`` pixels at each side: the factor, as papers do (Timofte et al.,
-    NTIRE 2017 Challenge on Single Image Super-Resolution: Methods and Results, 2017).
+    Y's leave out ``border`` pixels at each side, the factor, as in NTIRE 2017.
     """
     scores = _scores(a, b)
     if min(a.shape[-2:]) > 2 * border:
@@ -152,7 +144,6 @@ def _scores(a: Tensor, b: Tensor) -> dict[str, Tensor]:
 
 
 def stacked_means(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The means over several outputs of the scores of each, (B) by name."""
     return {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
 
 
@@ -164,11 +155,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Diversity:
-    """How samples differ; None for one sample.
-
-    The scores are NTIRE's, in per cent, see :func:`diversity_score`, each the mean over images
-    and with its standard error.
-    """
+    """How samples differ; scores are NTIRE's, in per cent, see :func:`diversity_score`."""
 
     std: float | None = None  # over the samples, averaged over pixels, in levels of 255
     pairwise_rmse: float | None = None  # of two samples, averaged over pairs and images, in levels
@@ -191,17 +178,13 @@ class Diversity:
 
 
 def diversity_score(distances: Tensor) -> Tensor:
-    """NTIRE's score of the diversity of samples, in per cent.
+    """NTIRE's diversity of samples in per cent, of distances to the truth (S, B, h, w): (B).
 
-        (global best - local best) / global best * 100
-
-    of distances to the truth: the global best is that of the nearest sample, the local best that of
-    an image composed of the nearest sample at each place. It is 0 if all samples are the same, or
-    one of them is the truth.
+    (global best - local best) / global best: of the nearest sample, and of an image composed of the
+    nearest sample at each place. 0 if all samples are equal.
 
     References:
-        Lugmayr et al., NTIRE 2021 Learning the Super-Resolution Space Challenge, 2021, CVPR
-        Workshops, and its successor of 2022; the code that scored them.
+        Lugmayr et al., NTIRE 2021 Learning the Super-Resolution Space Challenge, CVPR Workshops.
     """
     # distances (S, B, h, w) to (B)
     best = distances.mean(dim=(-2, -1)).amin(dim=0)
@@ -210,10 +193,9 @@ def diversity_score(distances: Tensor) -> Tensor:
 
 
 def squared_errors(a: Tensor, b: Tensor, window: int = ERROR_WINDOW) -> Tensor:
-    """Squared errors in levels of (B, C, H, W) averaged over colours and windows.
+    """Squared errors of (B, C, H, W), averaged over colours and windows as in NTIRE 2022.
 
-    As in NTIRE 2022 every window counts that has a pixel of the image, and outside there is no
-    error; so each pixel is in as many windows: (B, H + window - 1, W + window - 1).
+    Each pixel is in as many windows: (B, H + window - 1, W + window - 1).
     """
     errors = (a.float() - b.float()).square().mean(dim=1, keepdim=True)
     errors = F.pad(errors, (window - 1,) * 4)
@@ -249,10 +231,9 @@ LEVELS = (50, 80, 95)  # per cent
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often the truth lies within the samples' spread.
+    """How often the truth lies within central intervals of the samples.
 
-    Calibrated samples have a share of 50, 80 and 95 % of the values within their central intervals.
-    Broken ties give the values that all samples agree on, and rightly, every rank alike.
+    Ties are broken at random, so values that all samples predict exactly have any rank.
     """
 
     within: dict[str, float | None]  # share of values by the interval's per cent
@@ -282,11 +263,7 @@ class Calibration:
 
 
 def coverage(ranks: Tensor, level: int) -> Tensor:
-    """The share of values within the central interval, (...), by the shares of ranks (..., K + 1).
-
-    Raises:
-        ValueError: the interval of ``level`` per cent leaves out half a rank at each end.
-    """
+    """The share of values within the central interval, (...), by ranks' shares (..., K + 1)."""
     count = ranks.shape[-1]
     out, rest = divmod(count * (100 - level), 200)
     if rest:
@@ -295,14 +272,10 @@ def coverage(ranks: Tensor, level: int) -> Tensor:
 
 
 class Ranks:
-    """The ranks of images' values, uint8 (B, C, H, W), among samples, which are added in turn.
-
-    Every rank is as probable for a truth that is drawn as the samples are. If some samples equal
-    it, its place among them is drawn too, from a stream of the image's own.
+    """Ranks of images' values, uint8 (B, C, H, W), among samples, ties broken at random.
 
     References:
-        Hamill, Interpretation of rank histograms for verifying ensemble forecasts, 2001, Monthly
-        Weather Review 129(3).
+        Hamill, 2001, Monthly Weather Review 129(3).
     """
 
     def __init__(self, truth: Tensor, indices: Sequence[int], seed: int) -> None:
@@ -312,7 +285,6 @@ class Ranks:
         self.count = 0
 
     def add(self, samples: Tensor) -> None:
-        """A sample of each, uint8 (B, C, H, W)."""
         self.below += samples < self.truth
         self.equal += samples == self.truth
         self.count += 1
@@ -328,7 +300,7 @@ class Ranks:
         return self.below.long() + places.long()
 
     def shares(self) -> dict[str, Tensor]:
-        """What :meth:`Calibration.of` is made from, of these images: float64."""
+        """Shares of the ranks, and of the values that are certain, of each image: float64."""
         ranks = self.ranks().flatten(1)
         shares = torch.zeros(len(ranks), self.count + 1, dtype=torch.float64)
         shares.scatter_add_(1, ranks, torch.ones(ranks.shape, dtype=torch.float64))

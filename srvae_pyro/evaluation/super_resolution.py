@@ -54,11 +54,7 @@ METHODS = (*INTERPOLATIONS, "sample", "mean", "mode", "expectation")  # of all m
 
 
 def factors_for(model: ImageModel, requested: Sequence[int], size: Sequence[int]) -> list[int]:
-    """The factors to measure at: those that were requested, or the model's own.
-
-    Raises:
-        UserError: the model does not upscale, not by such a factor, or not to images x of ``size``.
-    """
+    """The factors to measure at: those that were requested, or the model's own."""
     srvae = upscaling_model(model)
     factors = list(dict.fromkeys(requested)) or [srvae.guide.d.factor]
     for factor in factors:
@@ -73,7 +69,7 @@ def factors_for(model: ImageModel, requested: Sequence[int], size: Sequence[int]
 
 
 class SuperResolver:
-    """Upscales a model's inputs by its own factor or, in several passes, by a power of it."""
+    """Upscales inputs by the model's factor or, in several passes, by a power of it."""
 
     def __init__(self, model: SRVAE, factor: int, seed: int) -> None:
         self.model, self.factor, self.seed = model, factor, seed
@@ -81,7 +77,6 @@ class SuperResolver:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """:data:`METHODS`, and the point estimate of a model that has one."""
         return (*METHODS, "estimate") if self.model.has_point_estimate else METHODS
 
     def small(self, x: Tensor) -> Tensor:
@@ -89,10 +84,7 @@ class SuperResolver:
         return downscaled(self.model, x, self.passes)
 
     def sample(self, y: Tensor, sample: int, indices: list[int]) -> Tensor:
-        """A sampled output for each y, uint8 (B, c, h, w): uint8 (B, C, H, W).
-
-        The noise is tied to the images' ``indices`` and the index of the ``sample``.
-        """
+        """A sampled output for each y, uint8, with noise tied to ``indices`` and the ``sample``."""
         for number in range(self.passes):
             # The first pass has the noise that a single one has.
             later = (*b"pass", number) if number else ()
@@ -101,10 +93,7 @@ class SuperResolver:
         return y
 
     def by_method(self, y: Tensor, samples: Tensor) -> dict[str, Tensor]:
-        """Outputs for y, uint8 (B, c, h, w), by method: uint8 (K, B, C, H, W), K being 1 for most.
-
-        ``samples`` are the model's, uint8 (S, B, C, H, W).
-        """
+        """Outputs for y by method, uint8 (K, B, C, H, W); ``samples`` are the model's."""
         one_each = {
             name: interpolated(y, self.factor, method) for name, method in INTERPOLATIONS.items()
         } | {
@@ -132,7 +121,6 @@ class SuperResolver:
 
 
 def interpolated(y: Tensor, factor: int, method: Image.Resampling) -> Tensor:
-    """uint8 images (B, C, h, w) upscaled by Pillow in 8 bits: uint8 (B, C, H, W)."""
     size = (factor * y.shape[-1], factor * y.shape[-2])
     planes = [
         np.asarray(Image.fromarray(plane).resize(size, method)) for plane in y.flatten(0, 1).numpy()
@@ -149,8 +137,6 @@ SAMPLES = 10  # of which NTIRE's diversity score is
 
 @dataclass(frozen=True)
 class FactorResult:
-    """The quality of super-resolution by one factor on a set of images."""
-
     methods: dict[str, Scores]  # by :data:`METHODS`
     diversity: Diversity
     images: int
@@ -165,7 +151,6 @@ class FactorResult:
     calibration: Calibration | None = None  # of 39 samples
 
     def table(self) -> str:
-        """The scores by method, and below them what does not fit into the table."""
         names = {
             "sample": "srVAE, one sample",
             "mean": f"srVAE, mean of {self.samples} samples",
@@ -194,7 +179,6 @@ class FactorResult:
 
 
 def _cells(scores: Scores) -> list[str]:
-    """A method's scores in the order of the heads."""
     return [
         f"{scores.psnr:.2f}",
         _number(scores.psnr_error, 2),
@@ -207,7 +191,6 @@ def _cells(scores: Scores) -> list[str]:
 
 
 def _differences(diversity: Diversity, samples: int) -> list[str]:
-    """How the samples differ, and what the best of them at each place would give."""
     if diversity.std is None:
         return []
     lines = [
@@ -232,7 +215,6 @@ def _differences(diversity: Diversity, samples: int) -> list[str]:
 
 
 def _calibration_table(calibration: Calibration, factor: int) -> str:
-    """How often the truth lies within intervals of the samples."""
     heads = [f"{level} %" for level in calibration.within]
     shares = [f"{100 * (share or 0):.1f} %" for share in calibration.within.values()]
     errors = [
@@ -265,8 +247,6 @@ def _few(value: float) -> str:
 
 @dataclass(frozen=True)
 class SuperResolutionResult(Result):
-    """The results by factor so far."""
-
     factors: list[FactorResult]
 
     def to_json(self) -> dict[str, Any]:
@@ -276,7 +256,6 @@ class SuperResolutionResult(Result):
         return "\n".join(result.table() for result in self.factors)
 
     def figures(self, title: str) -> dict[str, Image.Image]:
-        """The ranks by each factor, if the truth was ranked."""
         return {
             f"calibration-x{result.factor}": calibration_figure(
                 result.calibration.ranks, f"{title}: super-resolution x{result.factor}"
@@ -288,8 +267,6 @@ class SuperResolutionResult(Result):
 
 @dataclass
 class SuperResolution(Measure):
-    """PSNR, SSIM, diversity, calibration and speed of super-resolution."""
-
     name: ClassVar[str] = "super_resolution"
     flag: ClassVar[str] = "super_resolution"
     factor: tuple[int, ...]
@@ -341,13 +318,9 @@ def evaluate_super_resolution(
 ) -> FactorResult:
     """The quality of super-resolution on uint8 images x (N, C, H, W), from y = d(x).
 
-    All outputs are in 8 bits. Each number is the mean over the images, and over the samples if
-    there are several, of one image's own number; in dB an exact image counts as 100 (interpolation
-    of a plain one is exact), so averages stay finite.
-
-    ``calibrate`` ranks the images among 39 samples, the first of which are the others' samples; a
-    ``distance`` of features is for the diversity score. Each image's noise is tied to its index,
-    whatever the batch. Every process of the group gets the result.
+    Means over the images, and the samples, of one image's own number in 8 bits; an exact one counts
+    as 100 dB. ``calibrate`` ranks the images among 39 samples; ``distance`` is of features, for
+    diversity. Noise is tied to the ``indices``. Every process gets the result.
 
     Raises:
         UserError: the model does not upscale, or not by that factor.
@@ -390,7 +363,7 @@ def evaluate_super_resolution(
 
 
 class _Drawing:
-    """Draws samples, of which it keeps the first, ranks the truth among them, takes the time."""
+    """Draws samples, keeps the first, ranks the truth among them, takes the time."""
 
     def __init__(self, resolver: SuperResolver, kept: int, ranked: int) -> None:
         self.resolver, self.kept, self.ranked = resolver, kept, ranked
@@ -412,7 +385,7 @@ class _Drawing:
         return torch.stack(kept), ranks.shares() if self.ranked else {}
 
     def megapixels_per_second(self, group: ProcessGroup) -> float:
-        """Of one process; the first draw also finds memory and compiles kernels."""
+        """One process's speed; the first draw also finds memory and compiles kernels."""
         first = 1 if len(self.seconds) > 1 else 0
         pixels, seconds = sum(self.pixels[first:]), sum(self.seconds[first:])
         totals = group.sum(torch.tensor([pixels, seconds], dtype=torch.float64))

@@ -79,7 +79,7 @@ KEPT = (60, 1800)  # each minute files that are half an hour old are removed
 
 
 def build(page: Page) -> gr.Blocks:
-    """Make the page; a tab that the model cannot fill is absent, and a line gives the reason."""
+    """Make the page; a line gives the reason for an absent tab."""
     model, name, srvae = page.model, page.run.name, len(page.model.levels) > 1
     missing = ""
     with gr.Blocks(
@@ -114,7 +114,7 @@ def build(page: Page) -> gr.Blocks:
 
 
 def _fetch_nothing(block: Any) -> None:
-    """Refuse addresses in place of files: gradio would fetch, of any size, what they lead to."""
+    """Refuse addresses in place of files, which gradio would fetch whatever their size."""
     move = block.async_move_resource_to_block_cache
 
     async def moved(path: Any) -> Any:
@@ -147,11 +147,10 @@ FORM_BYTES = 2**16  # of a request at most, without the file in it
 
 
 class Guard:
-    """Refuses requests that other sites' pages send, and those whose files there is no room for.
+    """Refuses requests of other sites' pages, and uploads that there is no room for.
 
-    A page of another site cannot choose its ``Host``, ``Origin`` and ``Sec-Fetch-Site``. Its own
-    name may lead to this computer (DNS rebinding), so the host must be one that the page answers
-    to. Every response tells browsers that the page needs nothing from elsewhere.
+    A page of another site cannot choose its ``Host``, ``Origin`` and ``Sec-Fetch-Site``; its name
+    may lead to this computer (DNS rebinding), so only known hosts are answered.
     """
 
     def __init__(self, app: ASGIApp, arguments: DemoArguments, sessions: Sessions) -> None:
@@ -193,7 +192,6 @@ class Guard:
         await self.app(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> str | None:
-        """Why a request is refused; None if it is not."""
         host = headers.get("host", "")
         name = host_name(host)
         if name not in self.hosts and not (self.addresses and _is_address(name)):
@@ -270,7 +268,6 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    """A socket at the address; without a port at the first that is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in PORTS if port is None else (port,):
         try:
@@ -285,7 +282,6 @@ def _listen(host: str, port: int | None) -> socket.socket:
 
 
 def _address(listener: socket.socket) -> str:
-    """Where a browser on this computer finds what is served."""
     host, port = listener.getsockname()[:2]
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}/"

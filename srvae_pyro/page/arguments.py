@@ -14,10 +14,7 @@ from srvae_pyro.system.cli import option
 
 
 def host_name(host: str) -> str | None:
-    """The name or address in a ``Host`` header, in its usual spelling and without the port.
-
-    In lower case, without a trailing dot, an IPv6 address without brackets; None if it is invalid.
-    """
+    """A ``Host`` header's name or address without port, dot or brackets; None if invalid."""
     try:
         parts = urlsplit(f"//{host}")
         name = (parts.hostname or "").removesuffix(".")

@@ -31,7 +31,6 @@ class Work:
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
-        """Let it end at the next :meth:`at`."""
         self._stopped.set()
 
     def at(self, done: float, words: str = "") -> None:
@@ -42,11 +41,10 @@ class Work:
 
 
 class Sessions:
-    """All visitors, by keys that nobody can guess, and their files. Safe in threads.
+    """All visitors, by keys that nobody can guess, and their files; safe in threads.
 
-    A visitor's files are removed when others of the same kind take their place and when the visitor
-    leaves; the oldest of all visitors when there are more than :data:`MOST_KEPT` or their room is
-    needed. All files are in ``folder``, uploads too, which belongs to the page alone.
+    Files are removed when others of the same kind replace them, when the visitor leaves, or, the
+    oldest first, when there are more than :data:`MOST_KEPT` or their room is needed.
     """
 
     def __init__(self, folder: Path, most_bytes: float = inf) -> None:
@@ -62,9 +60,7 @@ class Sessions:
     def work(
         self, visitor: str, kind: str, report: Callable[[float, str], object] = lambda *_: None
     ) -> Iterator[Work]:
-        """Something to compute. Its folder replaces that of the visitor's last work of this kind,
-        or is removed if it fails.
-        """
+        """Something to compute; its folder replaces the last of this kind, or goes if it fails."""
         work = Work(self.folder / secrets.token_hex(16), report, visitor, kind)
         work.folder.mkdir(parents=True)
         with self._lock:
@@ -85,7 +81,7 @@ class Sessions:
 
     @contextmanager
     def room(self, size: float) -> Iterator[None]:
-        """Within it so many bytes are reserved for new files; refused if they cannot be freed."""
+        """Reserve so many bytes for new files, or refuse."""
         with self._lock:
             if not self._make_room(size):
                 raise UserError(
@@ -101,19 +97,19 @@ class Sessions:
                 self._reserved -= size
 
     def uploaded(self, visitor: str, path: Path) -> None:
-        """Note that a visitor has sent a file; another may have sent the same, to the same path."""
+        """Note an upload; another visitor may have sent the same file to the same path."""
         with self._lock:
             self._files.setdefault(visitor, {})[str(path)] = path
 
     def stop(self, visitor: str, kind: str) -> None:
-        """Stop what of a kind is computed for a visitor, at the next tile or image."""
+        """Stop a kind of a visitor's work at the next tile or image."""
         with self._lock:
             for work in self._running:
                 if (work.visitor, work.kind) == (visitor, kind):
                     work.stop()
 
     def leave(self, visitor: str) -> None:
-        """Stop what is computed for a visitor, and remove the files that nobody else sent too."""
+        """Stop a visitor's work, and remove the files that nobody else sent too."""
         with self._lock:
             for work in [work for work in self._running if work.visitor == visitor]:
                 work.stop()
@@ -123,7 +119,7 @@ class Sessions:
                 _remove(path)
 
     def _make_room(self, size: float = 0) -> bool:
-        """Remove the oldest files until so many bytes more would fit; whether they do."""
+        """Remove the oldest files until so many bytes more fit; whether they do."""
         visitors = {work.visitor for work in self._running}
         uploads = (path for visitor in visitors for path in self._files.get(visitor, {}).values())
         busy = {work.folder for work in self._running} | {path.parent for path in uploads}
@@ -151,7 +147,7 @@ class Sessions:
 
 
 def _remove(path: Path | None) -> None:
-    """Remove a folder, or a file with the folder that it was alone in, if it is there."""
+    """Remove a folder, or a file with the folder that it was alone in."""
     if path is None:
         return
     if path.is_dir():

@@ -47,26 +47,22 @@ ESTIMATE = ("the model's estimate", "estimate")
 
 @dataclass(frozen=True)
 class Page:
-    """What all tabs are of: a model, its run's folder, the visitors, the command's arguments."""
-
     model: ImageModel
     run: Path
     sessions: Sessions
     arguments: DemoArguments
 
     def image(self, work: Work, path: str | None) -> Path:
-        """The file of an image that the visitor has sent; refused if it is missing or too large."""
         file = check_upload(path, self.arguments.megapixels)
         self.sessions.uploaded(work.visitor, file)
         return file
 
     def leave(self, request: gr.Request) -> None:
-        """Forget the visitor, who has closed the page."""
         self.sessions.leave(visitor_of(request))
 
 
 def visitor_of(request: gr.Request) -> str:
-    """The key of who asks: a tab of a browser, a program's client; a single call without one."""
+    """The key of a tab of a browser or a program's client; a new one for a call without it."""
     return request.session_hash or secrets.token_hex(16)
 
 
@@ -79,11 +75,7 @@ def connect(
     inputs: Sequence[Any],
     outputs: Sequence[Any],
 ) -> None:
-    """Let triggers start ``do(work, *inputs)``, one visitor's at a time, and a button stop it.
-
-    ``name`` is that of the same in gradio's client for programs. Progress is shown on the first
-    output.
-    """
+    """Let triggers start ``do(work, *inputs)``, one visitor's at a time, and a button stop it."""
 
     # gradio looks for the first two among the named parameters only.
     def called(
@@ -146,7 +138,6 @@ def upload(label: str, elem_id: str) -> gr.Image:
 
 
 def gallery(label: str, elem_id: str, large: bool = False) -> gr.Gallery:
-    """Images side by side: large ones, or small ones with their pixels as squares."""
     return gr.Gallery(
         label=label,
         elem_id=elem_id,
@@ -160,41 +151,33 @@ def gallery(label: str, elem_id: str, large: bool = False) -> gr.Gallery:
 
 
 def files(label: str, elem_id: str) -> gr.File:
-    """Files to download."""
     return gr.File(label=label, elem_id=elem_id, file_count="multiple", interactive=False)
 
 
 def buttons(label: str, elem_id: str, stop_id: str) -> tuple[gr.Button, gr.Button]:
-    """What starts the work of a tab, and what stops it."""
     with gr.Row():
         start = gr.Button(label, variant="primary", min_width=100, elem_id=elem_id)
         return start, gr.Button("Stop", min_width=100, elem_id=stop_id)
 
 
 def whole(name: str, value: float | None) -> int:
-    """A field's whole number; refused if it is empty."""
     if value is None:
         raise UserError(f"{name} is empty: give a whole number")
     return int(value)
 
 
 def seed_field(name: str) -> Any:
-    """A field for the seed."""
     return gr.Number(0, label="Seed", precision=0, minimum=0, elem_id=f"{name}-seed")
 
 
 def temperature_field(of: str, elem_id: str, value: float = 1.0) -> Any:
-    """A field for a temperature."""
     label = f"Temperature of the {of}"
     return gr.Number(value, label=label, minimum=0, step=0.1, elem_id=elem_id)
 
 
 @dataclass(frozen=True)
 class Tab:
-    """A tab of images that the model draws.
-
-    ``do`` is given the work, the model, the images, the slider's number and how to draw.
-    """
+    """A tab of images that ``do(work, model, *images, number, sampling)`` draws."""
 
     name: str
     do: Callable[..., Any]
@@ -241,7 +224,6 @@ TABS = (
 
 
 def add_tab(page: Page, tab: Tab) -> None:
-    """Make a tab; images are the same as the commands draw with the same settings."""
     model, name = page.model, tab.name
     srvae = len(model.levels) > 1
     inputs: list[Any] = []
@@ -279,7 +261,6 @@ def add_tab(page: Page, tab: Tab) -> None:
 
 
 def sampling_from(model: ImageModel, seed: Any, decode: Any, *temperatures: Any) -> Sampling:
-    """How to draw, by the values of a tab's fields; an empty temperature is the default."""
     names = ("temperature", "image_temperature", "y_temperature")
     given = {name: t for name, t in zip(names, temperatures, strict=False) if t is not None}
     sampling = Sampling(decode=decode, seed=whole("the seed", seed), **given)
@@ -288,7 +269,6 @@ def sampling_from(model: ImageModel, seed: Any, decode: Any, *temperatures: Any)
 
 
 def upscale_tab(page: Page, model: SRVAE) -> None:
-    """Make the tab that upscales photographs."""
     own = model.guide.d.factor
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
@@ -385,7 +365,6 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
 
 
 def _how(name: str, decodings: list[tuple[str, str]], decode: str, temperature: float) -> list[Any]:
-    """The fields that say how outputs are drawn, with the defaults of ``upscale``."""
     with gr.Accordion("How it is drawn" if temperature == 0 else "How they are drawn", open=False):
         pixels = gr.Radio(decodings, value=decode, label="Pixels", elem_id=f"{name}-decode")
         with gr.Row():
@@ -412,10 +391,7 @@ SPLITS = {"train": ("training", "blue", "#4c78a8"), "val": ("validation", "orang
 
 
 def read_curves(folder: Path) -> dict[str, pd.DataFrame]:
-    """The metrics of a run by name, the ELBO first: columns step, value and split.
-
-    Damaged lines of ``metrics.jsonl`` are left out, and points of long curves.
-    """
+    """The metrics of a run by name, at most 500 points each; damaged lines are left out."""
     try:
         lines = (folder / "metrics.jsonl").read_text("utf-8-sig", errors="replace").splitlines()
     except OSError:
@@ -441,7 +417,6 @@ def read_curves(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def copy_figures(run: Path, folder: Path) -> list[tuple[str, str]]:
-    """Copies in ``folder`` of the images in a run's ``figures/``, with a caption each."""
     shown = []
     for figure in sorted((run / "figures").glob("*.png")):
         shutil.copyfile(figure, folder / figure.name)
@@ -450,7 +425,6 @@ def copy_figures(run: Path, folder: Path) -> list[tuple[str, str]]:
 
 
 def settings_in_words(run: Path, model: ImageModel) -> list[tuple[str, str]]:
-    """What the run is: names and values."""
     config = model.config
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = [
@@ -474,7 +448,6 @@ def settings_in_words(run: Path, model: ImageModel) -> list[tuple[str, str]]:
 
 
 def run_tab(page: Page, blocks: gr.Blocks) -> None:
-    """Make the tab of the run; files are read at each visit and by its button."""
     rows = settings_in_words(page.run, page.model)
     table = ["| setting | value |", "|---|---|", *(f"| {name} | `{v}` |" for name, v in rows)]
     gr.Markdown("\n".join(table))

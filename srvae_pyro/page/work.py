@@ -33,7 +33,7 @@ BATCH = 4  # images between two moments at which a visitor can stop
 
 
 def generate(work: Work, model: ImageModel, count: int, sampling: Sampling) -> tuple[Shown, Shown]:
-    """New images x, and the y of a srVAE; image i of a seed is the one that ``generate`` writes."""
+    """New images x, and an srVAE's y; image i of a seed is the one that ``generate`` writes."""
     if count < 1:
         raise UserError("how many images must be at least 1")
     xs: Shown = []
@@ -52,7 +52,6 @@ def generate(work: Work, model: ImageModel, count: int, sampling: Sampling) -> t
 
 
 def reconstruct(work: Work, model: ImageModel, x: Tensor, sampling: Sampling) -> Shown:
-    """An image x (1, C, H, W) and what the model makes of its latents."""
     work.at(0, "the reconstruction")
     images = [("image", x)]
     rebuilt = model.reconstruct(x, **vars(sampling))["x"]
@@ -68,7 +67,6 @@ def reconstruct(work: Work, model: ImageModel, x: Tensor, sampling: Sampling) ->
 def interpolate(
     work: Work, model: ImageModel, a: Tensor, b: Tensor, steps: int, sampling: Sampling
 ) -> Shown:
-    """From an image a (1, C, H, W) to b, which stand before and after what lies between."""
     work.at(0, f"{steps} steps")
     x = model.interpolate(a, b, steps, **vars(sampling))["x"]
     way = [(f"step {i + 1} of {steps}", image) for i, image in enumerate(x)]
@@ -76,10 +74,7 @@ def interpolate(
 
 
 def recombine(work: Work, model: SRVAE, a: Tensor, b: Tensor, sampling: Sampling) -> Shown:
-    """u of one image (1, C, H, W) with z of another, beside each with its own z.
-
-    What is drawn for both has the same noise, so that what differs comes of u or z.
-    """
+    """u of one image (1, C, H, W) with z of another, beside each with its own z; equal noise."""
     work.at(0, "four images")
     u, z = torch.cat([a, a, b, b]), torch.cat([a, b, a, b])
     names = [(of_u, of_z) for of_u in ("1st", "2nd") for of_z in ("1st", "2nd")]
@@ -92,7 +87,6 @@ def recombine(work: Work, model: SRVAE, a: Tensor, b: Tensor, sampling: Sampling
 
 
 def _all_saved(work: Work, images: list[tuple[str, Tensor]]) -> Shown:
-    """Images (1, C, H, W) as files, in this order."""
     named = enumerate(images, 1)
     return [
         _saved(work, f"{i:02d}-{caption.replace(' ', '-').replace(',', '')}.png", x[0], caption)
@@ -107,7 +101,7 @@ def _saved(work: Work, name: str, image: Tensor, caption: str) -> tuple[str, str
 
 
 def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path:
-    """The file of an image that was sent; refused by its header if it is too large."""
+    """The file of an uploaded image, unless its header says that it is too large."""
     if path is None:
         raise UserError("drop an image first, or choose a file")
     file = Path(path)
@@ -123,7 +117,7 @@ def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path
 
 @contextmanager
 def without_folder(path: Path) -> Iterator[None]:
-    """Within it errors name the file without its folder, which concerns no visitor."""
+    """Errors within it name the file without its folder, which is no visitor's business."""
     try:
         yield
     except UserError as error:
@@ -132,16 +126,12 @@ def without_folder(path: Path) -> Iterator[None]:
 
 
 def size_in_words(model: ImageModel) -> str:
-    """Width and height of the images that a model has learnt from, such as ``32x32``."""
     _, height, width = model.config.image_shape
     return f"{width}x{height}"
 
 
 def image_for(model: ImageModel, path: Path) -> Tensor:
-    """An image file as an image (1, C, H, W) of the size that a model has learnt from.
-
-    If that is a square, the central square is taken and resized; else the size must be right.
-    """
+    """An image file as (1, C, H, W) of the model's size, its central square if that is one."""
     channels, height, width = model.config.image_shape
     with without_folder(path):
         image = read_image(path, channels, height if height == width else None)
@@ -160,8 +150,6 @@ PIXEL_BYTES = 8
 
 @dataclass(frozen=True)
 class Upscaled:
-    """A photograph's outputs, and its bicubic upscaled image to compare them with."""
-
     bicubic: Path
     outputs: Outputs  # as the command upscale writes them
     words: str  # what they are
@@ -202,7 +190,6 @@ def disk_bytes(model: SRVAE, path: Path, options: UpscaleOptions) -> int:
 
 
 def consistency_in_words(outputs: Outputs) -> str:
-    """How well the outputs are consistent with their input."""
     values = sorted(set(outputs.consistencies.values()))
     each = "the output" if len(outputs.consistencies) == 1 else "each output, and their mean,"
     if values == ["exact"]:
@@ -215,7 +202,6 @@ def consistency_in_words(outputs: Outputs) -> str:
 
 
 def _save_bicubic(photograph: Photograph, factor: int, path: Path) -> None:
-    """Write the bicubic upscaled image, which looks as the outputs do but for its pixels."""
     image = as_image(MemoryCanvas(photograph.levels), gray=photograph.gray)
     size = (factor * image.width, factor * image.height)
     pixels = np.array(image.resize(size, Image.Resampling.BICUBIC)).reshape(*size[::-1], -1)

@@ -70,7 +70,7 @@ def xmp_of(image: Image.Image) -> bytes | None:
 
 
 def dpi_of(image: Image.Image) -> tuple[float, float] | None:
-    """Dots per inch across and down; None if the file does not say, or nothing sensible."""
+    """Dots per inch across and down, if sensible."""
     dpi: Any = image.info.get("dpi")
     try:
         across, down = (float(value) for value in dpi)
@@ -86,8 +86,6 @@ MOST_NAMED = 20  # files in a line
 
 @dataclass(frozen=True)
 class Photograph:
-    """An image file's content."""
-
     levels: Tensor  # uint8 (C, H, W), C as the model takes
     alpha: Image.Image | None = None  # transparency, of mode L
     gray: bool = False  # red, green and blue are equal in every pixel; outputs are gray then
@@ -103,12 +101,11 @@ class Photograph:
 
     @property
     def note(self) -> str:
-        """All that is left out of the file."""
         return "; ".join(filter(None, (self.lost, self.unkept)))
 
 
 def named(paths: Sequence[Path]) -> str:
-    """The names of files, of many the first and how many more there are."""
+    """The names of the first files, and how many more there are."""
     listed = ", ".join(shown(path) for path in paths[:MOST_NAMED])
     more = len(paths) - MOST_NAMED
     return f"{listed} and {more} more" if more > 0 else listed
@@ -117,9 +114,7 @@ def named(paths: Sequence[Path]) -> str:
 def read_photograph(path: Path, channels: int) -> Photograph:
     """An image file, upright, in 8 bits, with 3 or 1 channels.
 
-    EXIF orientation is applied, 16 bits become 8, CMYK becomes sRGB. A model of 3 channels takes
-    gray as RGB, one of 1 channel takes the luma of colours. A wholly transparent pixel takes the
-    colour of the nearest that is not: an upscaled image mixes neighbours.
+    Wholly transparent pixels take the nearest colour, as an upscaled image mixes neighbours.
     """
     if path.is_dir():
         raise UserError(f"{shown(path)} is a folder: name the image files in it")
@@ -141,7 +136,6 @@ def read_photograph(path: Path, channels: int) -> Photograph:
 
 
 def _photograph(opened: Opened, channels: int) -> Photograph:
-    """What is in an image file that is open."""
     file, meaning = opened.image, opened.meaning
     image = opened.eight_bits()
     frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
@@ -194,13 +188,11 @@ def quantisation_of(file: Image.Image) -> tuple[float, bool]:
 
 
 def _is_gray(image: Image.Image) -> bool:
-    """Whether red, green and blue are equal in every pixel."""
     red, *others = image.split()
     return not any(ImageChops.difference(red, other).getbbox() for other in others)
 
 
 def _hidden_filled(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """The image with the nearest visible colour wherever it is wholly transparent."""
     from scipy.ndimage import distance_transform_edt  # slow to import, and seldom needed
 
     hidden = np.asarray(alpha) == 0
@@ -227,10 +219,7 @@ def as_image(levels: Levels, alpha: Image.Image | None = None, gray: bool = Fals
 def save_photograph(
     path: Path, levels: Levels, like: Photograph | None = None, comment: str = ""
 ) -> None:
-    """Write uint8 levels (C, H, W) as PNG.
-
-    With the transparency, grayness, colour profile, gamma, resolution and notes of ``like``.
-    """
+    """Write uint8 levels (C, H, W) as PNG, with the metadata and transparency of ``like``."""
     options: dict[str, Any] = {"pnginfo": PngImagePlugin.PngInfo()}
     image = as_image(levels, like.alpha, like.gray) if like else as_image(levels)
     if like is not None:

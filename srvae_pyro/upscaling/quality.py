@@ -43,12 +43,10 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _decibels(error: Tensor) -> Tensor:
-    """The PSNR in dB of a mean squared error in levels."""
     return (10 * torch.log10(255**2 / error)).clamp_max(CAP)
 
 
 def shown_psnr(decibels: float, digits: int = 1) -> str:
-    """A PSNR as it is printed: ``48.1``, or ``exact`` of equal images."""
     return "exact" if decibels >= CAP else f"{decibels:.{digits}f}"
 
 
@@ -88,7 +86,6 @@ class PixelStatistics:
         self.sum = self.squares = torch.zeros((), dtype=torch.int32)
 
     def add(self, x: Tensor) -> None:
-        """Add an image, uint8 (C, H, W)."""
         levels = x.int()
         self.count += 1
         self.sum = self.sum + levels
@@ -99,9 +96,6 @@ class PixelStatistics:
         return self.sum.double() / self.count
 
     def deviation(self) -> Tensor:
-        """The standard deviation (1, H, W) in levels, in float64.
-
-        The root of the variance (that of a sample, over count - 1) averaged over the colours.
-        """
+        """The standard deviation (1, H, W) in levels: the root of the variance over colours."""
         variance = (self.squares - self.mean() * self.sum) / max(self.count - 1, 1)
         return variance.clamp_min(0).mean(dim=0, keepdim=True).sqrt()

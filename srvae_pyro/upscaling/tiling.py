@@ -1,8 +1,4 @@
-"""Overlapping tiles of an image, and canvases that outputs are written to from the top down.
-
-An output can be larger than memory allows: it waits in a temporary file until it is complete and
-can be written as an image.
-"""
+"""Overlapping tiles, and canvases that outputs larger than memory are written to."""
 
 from __future__ import annotations
 
@@ -25,25 +21,18 @@ class Levels(Protocol):
     """An image's uint8 levels (C, H, W), of which a few rows at a time are read."""
 
     @property
-    def shape(self) -> Sequence[int]:
-        """(C, H, W)."""
-        ...
+    def shape(self) -> Sequence[int]: ...
 
     def rows(self, start: int, stop: int) -> Tensor:
         """The levels (C, stop - start, W) of some rows."""
-        ...
 
 
 class Canvas(Levels, Protocol):
     """An image that is written from the top down."""
 
-    def append(self, rows: Tensor) -> None:
-        """Write the next rows, uint8 (C, n, W)."""
-        ...
+    def append(self, rows: Tensor) -> None: ...
 
-    def like(self, shape: Sequence[int]) -> Canvas:
-        """An empty canvas of another shape in the same place."""
-        ...
+    def like(self, shape: Sequence[int]) -> Canvas: ...
 
 
 class MemoryCanvas:
@@ -55,7 +44,6 @@ class MemoryCanvas:
 
     @classmethod
     def blank(cls, shape: Sequence[int]) -> MemoryCanvas:
-        """A canvas of an image (C, H, W)."""
         return cls(torch.empty(tuple(shape), dtype=torch.uint8))
 
     @property
@@ -75,18 +63,13 @@ class MemoryCanvas:
 
 
 class Scratch:
-    """Canvases in one temporary file in a folder, which is gone when it is closed.
-
-    If the system allows it the file has no name: then nothing is left of it, however the process
-    ends.
-    """
+    """Canvases in one temporary file, nameless if the system allows it, so that none is left."""
 
     def __init__(self, folder: Path) -> None:
         self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
         self._end = 0
 
     def canvas(self, shape: Sequence[int]) -> Canvas:
-        """A canvas of an image (C, H, W)."""
         start = self._end
         self._end += math.prod(shape)
         return _FileCanvas(self, start, tuple(shape))
@@ -127,10 +110,7 @@ class _FileCanvas:
 
 
 def bands(shape: Sequence[int], multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """First row, and first row after it, of parts of an image (C, H, W) of a few million values.
-
-    The first rows are multiples of ``multiple``.
-    """
+    """First row and first row after it of bands of an image (C, H, W), at multiples."""
     channels, height, width = shape
     step = max(BAND // (channels * width) // multiple, 1) * multiple
     for start in range(0, height, step):
@@ -159,10 +139,7 @@ class Span:
         return slice(factor * self.start, factor * self.stop)
 
     def weights(self, factor: int, cut: bool = False) -> Tensor:
-        """A weight for each pixel of the upscaled tile; those of all tiles add up to 1.
-
-        If ``cut``, weights are 0 or 1, and change between two pixels of the image.
-        """
+        """Weights of the upscaled tile's pixels, 1 over all tiles; 0 or 1 each if ``cut``."""
         count = factor * (self.stop - self.start)
         places = self.start + (torch.arange(count, dtype=torch.float64) + 0.5) / factor
 
@@ -179,9 +156,7 @@ class Span:
 def spans(length: int, side: int, multiple: int) -> list[Span]:
     """Tiles of ``side`` pixels that cover ``length`` evenly, from multiples of ``multiple``.
 
-    Neighbours overlap by about a quarter of a side, or 64 pixels if that is less, or more. The
-    weights cross over half of that, in the middle of the overlap: a tile's outermost pixels count
-    nothing.
+    Weights cross in the middle half of an overlap, so a tile's outermost pixels count nothing.
     """
     if length <= side:
         return [Span(0, length, None, None, 1.0)]
@@ -218,6 +193,6 @@ class Grid:
 
 
 def _reflected(length: int, multiple: int) -> Tensor:
-    """The indices of so many pixels, and after them those that pad them to a multiple."""
+    """The indices of so many pixels, and those that pad them to a multiple."""
     # NumPy reflects as often as it takes, also an image of one pixel.
     return torch.from_numpy(np.pad(np.arange(length), (0, -length % multiple), mode="reflect"))
