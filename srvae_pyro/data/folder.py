@@ -1,4 +1,4 @@
-"""Any folder of images as a data set, and which of its folders are its splits."""
+"""Any folder of images, or WebDataset's tar shards, as a data set."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from braceexpand import braceexpand
 from torch import Tensor
 
+from srvae_pyro.config import SHARDS
 from srvae_pyro.data.cropping import crop_files
 from srvae_pyro.data.image_files import find_images, read_images
-from srvae_pyro.data.sources import ImageFiles, fingerprint_of, mask_of
+from srvae_pyro.data.sources import ImageFiles, TarShards, fingerprint_of, mask_of
 from srvae_pyro.data.splits import (
     DEFAULTS,
     DataSplits,
     ImageOptions,
     MemoryImages,
     TrainingImages,
-    hold_out,
+    hold_out_tenths,
 )
 from srvae_pyro.data.streaming import StreamedImages
 from srvae_pyro.errors import UserError
@@ -89,9 +93,6 @@ def warn_of_deeper_splits(folder: Path, paths: Iterable[Path]) -> None:
             return
 
 
-MOST_HELD_OUT = 10_000
-
-
 def load_folder(folder: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     """The images in ``folder``, whose folders ``train``, ``val`` and ``test`` (or ``Training``,
     ``val2017``) are the splits; a missing one is held out at random.
@@ -105,9 +106,11 @@ def load_folder(folder: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     held_out = _hold_out_missing(folder, paths, options.seed) if "train" in paths else {}
 
     files = {split: paths.get(split, [])[: options.limit] for split in SPLITS}
+    origins = [f"{split} from {place.name}/" for split, place in places.items()]
+    origins += [f"{' and '.join(held_out)} held out at random"] if held_out else []
     info: dict[str, Any] = {
         "source": str(folder),
-        "split": _split_text(places, held_out),
+        "split": ", ".join(origins),
         "seed": options.seed,
         "fingerprint": fingerprint,
     }
@@ -186,22 +189,20 @@ def _hold_out_missing(
     folder: Path, paths: dict[str, list[Path]], seed: int
 ) -> dict[str, list[int]]:
     """Move images of ``paths['train']`` to the splits that have none; returns their indices."""
-    missing = [split for split in SPLITS if split not in paths]
+    train, missing = paths["train"], [split for split in SPLITS if split not in paths]
     if not missing:
         return {}
-    train = paths["train"]
     if len(train) <= len(missing):
         raise UserError(
             f"{folder} has {len(train)} images to train on, too few to hold out "
             f"{' and '.join(missing)}: add images"
         )
-    size = min(MOST_HELD_OUT, max(1, len(train) // 10))
-    kept, parts = hold_out(len(train), [size] * len(missing), seed)
-    held_out = {split: part.tolist() for split, part in zip(missing, parts, strict=True)}
-    for split, indices in held_out.items():
-        paths[split] = [train[i] for i in indices]
-    paths["train"] = [train[i] for i in kept]
-    return held_out
+    indices = {
+        split: part.tolist() for split, part in hold_out_tenths(len(train), missing, seed).items()
+    }
+    for split, part in indices.items():
+        paths[split] = [train[i] for i in part]
+    return {split: indices[split] for split in missing}
 
 
 def _streamed(folder: Path, files: list[Path], options: ImageOptions) -> StreamedImages | None:
@@ -238,8 +239,77 @@ def _read(
     return splits, [paths[i] for i in left_out]
 
 
-def _split_text(places: dict[str, Path], held_out: dict[str, list[int]]) -> str:
-    parts = [f"{split} from {place.name}/" for split, place in places.items()]
-    if held_out:
-        parts.append(f"{' and '.join(held_out)} held out at random")
-    return ", ".join(parts)
+def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
+    """The images in tar shards, ``wds:shards/train-{0000..0999}.tar``.
+
+    A tenth each is held out at random and in memory, the others are streamed.
+    """
+    paths = shard_paths(name)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        more = f", and {len(missing) - 1} more are missing" if missing[1:] else ""
+        raise UserError(f"--data {name}: there is no file {missing[0]}{more}")
+    source = TarShards(paths)
+    if len(source) < 3:
+        raise UserError(f"{name} has {len(source)} images: it takes 3 at least")
+    held_out = ["val", "test"]
+    parts = {
+        split: (source, indices[: options.limit])
+        for split, indices in hold_out_tenths(len(source), held_out, options.seed).items()
+    }
+    info: dict[str, Any] = {
+        "source": name,
+        "split": "val and test held out at random",
+        "seed": options.seed,
+        "fingerprint": fingerprint_of(source),
+        "held_out": held_out,
+    }
+    if options.crops is not None:
+        return crop_files(name, parts, replace(options, stream=True), info, _inside)
+    train = StreamedImages(*parts["train"], options)
+    if options.check_shape:
+        options.check_shape((options.channels, *train.shape[2:]))
+    train.compare_sizes()
+    streamed = [StreamedImages(*parts[split], options) for split in held_out]
+    if any(images.shape[1:] != train.shape[1:] for images in streamed):
+        raise UserError(
+            f"the images of {name} differ in size: pass --image-size N to make each a square "
+            "of N pixels"
+        )
+    (val, left_out), (test, further) = (
+        images.read_readable(torch.arange(len(images))) for images in streamed
+    )
+    info["streamed"] = True
+    if left_out or further:
+        info["left_out"] = [_inside(path) for path in (*left_out, *further)]
+    return DataSplits(name, train, val, test, info)
+
+
+def _inside(path: Path) -> str:
+    """The name of an image in a tar, wherever the tar is."""
+    return "/".join(path.parts[-2:])
+
+
+def shard_paths(name: str) -> list[Path]:
+    check_shards(name)
+    try:
+        return [Path(part).expanduser() for part in braceexpand(name.removeprefix(SHARDS))]
+    except ValueError:
+        raise UserError(f"--data {name}: a brace is not closed") from None
+
+
+def fingerprint_shards(name: str) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are shown when the images are read
+        return fingerprint_of(TarShards(shard_paths(name)))
+
+
+def check_shards(name: str) -> None:
+    """Refuse what WebDataset reads and this does not: addresses, commands, stars, several paths."""
+    pattern = name.removeprefix(SHARDS)
+    kinds = ("://", "pipe:", "::", "*", "?")
+    if any(kind in pattern for kind in kinds) and not Path(pattern).is_file():
+        raise UserError(
+            f"--data {name}: shards are tars at local paths, several by braces as in "
+            "wds:DIR/part-{000..099}.tar, no addresses, commands or stars; copy or mount others"
+        )

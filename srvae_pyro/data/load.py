@@ -10,10 +10,9 @@ from pathlib import Path
 
 from srvae_pyro.config import DATA_SETS, SHARDS
 from srvae_pyro.data.cropping import crop_images
-from srvae_pyro.data.folder import load_folder
+from srvae_pyro.data.folder import load_folder, load_shards
 from srvae_pyro.data.imagenet32 import load_imagenet32, load_imagenet32_batches
 from srvae_pyro.data.named import load_cifar10, load_photos
-from srvae_pyro.data.shards import load_shards
 from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions
 from srvae_pyro.errors import UserError
 
@@ -31,7 +30,7 @@ def load_data(name: str, root: Path, options: ImageOptions = DEFAULTS) -> DataSp
 
     Args:
         name: one of :data:`DATA_SETS`, a folder (``./photos`` for a folder of that name), or
-            ``wds:`` and the path of tar shards, see :func:`~srvae_pyro.data.shards.load_shards`.
+            ``wds:`` and the path of tar shards, see :func:`~srvae_pyro.data.folder.load_shards`.
         root: where the named data sets are, or are downloaded to.
         options: which images to read, and as what.
 

@@ -7,8 +7,12 @@ from pathlib import Path
 
 from srvae_pyro.config import SHARDS, DataConfig, RunConfig
 from srvae_pyro.data import DATA_SETS, DataSplits, ImageOptions, load_data
-from srvae_pyro.data.folder import find_split_folders, fingerprint_folder
-from srvae_pyro.data.shards import fingerprint_shards, shard_paths
+from srvae_pyro.data.folder import (
+    find_split_folders,
+    fingerprint_folder,
+    fingerprint_shards,
+    shard_paths,
+)
 from srvae_pyro.data.sources import is_of_files
 from srvae_pyro.errors import UserError
 

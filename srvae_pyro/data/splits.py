@@ -1,4 +1,4 @@
-"""Training, validation and test images: options, held-out images, random orders."""
+"""Training, validation and test images: options, held-out images, random orders, augmentation."""
 
 from __future__ import annotations
 
@@ -220,6 +220,16 @@ def hold_out(count: int, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, l
     return np.sort(kept), [np.sort(part) for part in held]
 
 
+MOST_HELD_OUT = 10_000
+
+
+def hold_out_tenths(count: int, splits: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Indices by split: a tenth for each of ``splits``, at most 10,000, all others for train."""
+    size = min(MOST_HELD_OUT, max(1, count // 10))
+    kept, parts = hold_out(count, [size] * len(splits), seed)
+    return {"train": kept, **dict(zip(splits, parts, strict=True))}
+
+
 def only_size(name: str, options: ImageOptions, size: int) -> None:
     """Refuse an ``--image-size`` or ``--crops`` that a data set of one size does not have."""
     if options.image_size not in (None, size):
@@ -242,3 +252,24 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
     for part, target in zip(images.split(4096), gray.split(4096), strict=True):
         target.copy_(luma(part))  # in parts: int32 takes four times the memory
     return gray
+
+
+def augment(images: Tensor, generator: torch.Generator, shift: bool = True) -> Tensor:
+    """Flip each image with probability 1/2, shift it by up to 5% of its size, repeating edges.
+
+    The generator is on the CPU, so that a resumed run draws the same on any device.
+    """
+    count, channels, height, width = images.shape
+    flip = torch.randint(0, 2, (count,), generator=generator)
+    most_down, most_right = (height // 20, width // 20) if shift else (0, 0)
+    down = torch.randint(-most_down, most_down + 1, (count,), generator=generator)
+    right = torch.randint(-most_right, most_right + 1, (count,), generator=generator)
+    # One copy to the device instead of three.
+    flip, down, right = to_device(torch.stack([flip, down, right])[:, :, None], images.device)
+
+    rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)  # (B, H)
+    columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)  # (B, W)
+    columns = torch.where(flip.bool(), width - 1 - columns, columns)
+    batch = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
+    return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]].contiguous()
