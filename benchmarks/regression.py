@@ -32,8 +32,7 @@ from torch import Tensor, nn
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import DataSplits, ImageOptions, augment, load_data
 from srvae_pyro.distributions.block_averages import PAIRS
-from srvae_pyro.evaluation.measures import columns
-from srvae_pyro.evaluation.selection import select
+from srvae_pyro.evaluation.measures import columns, select
 from srvae_pyro.evaluation.sr_scores import Scores, image_scores
 from srvae_pyro.evaluation.super_resolution import INTERPOLATIONS, interpolated
 from srvae_pyro.models import load

@@ -26,6 +26,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     if data is None:
         refuse_missing(config.data)
     of_run = data is None or _is_of_run(config, data)
+    recorded = config.data.info.get("fingerprint")
     # Folders and photographs can be brought to any square.
     fits = height == width and (data == "photos" or data not in DATA_SETS)
     image_size = config.data.image_size if of_run else (height if fits else None)
@@ -45,7 +46,8 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
             f"{loaded.name} has images of {loaded.shape[1]}x{loaded.shape[2]}, the model is for "
             f"{height}x{width}: give --data of that size"
         )
-    if of_run and _has_changed(config.data, loaded):
+    known = recorded is not None and config.data.data not in DATA_SETS
+    if of_run and known and loaded.fingerprint() != recorded:
         warnings.warn(
             f"the images of {loaded.name} are not those that the run was trained on: it may have "
             "learnt from some that are held out now",
@@ -91,32 +93,24 @@ def _is_there(name: str) -> bool:
 
 
 def _is_of_run(config: RunConfig, data: str) -> bool:
-    if data == config.data.data or _same_place(data, config.data.data):
+    if _same_place(data, config.data.data):
         return True
     if not can_have_moved(config, data):
         return False
-    recorded = config.data.info["fingerprint"]
     if data.startswith(SHARDS):
-        return fingerprint_shards(data) == recorded
-    return fingerprint_folder(Path(data).expanduser()) == recorded
-
-
-def _has_changed(data: DataConfig, loaded: DataSplits) -> bool:
-    """Whether images are not those that are recorded, as far as that can be told."""
-    recorded = data.info.get("fingerprint")
-    if recorded is None or data.data in DATA_SETS:
-        return False
-    return loaded.fingerprint() != recorded
+        fingerprint = fingerprint_shards(data)
+    else:
+        fingerprint = fingerprint_folder(Path(data).expanduser())
+    return bool(fingerprint == config.data.info["fingerprint"])
 
 
 def _overlap(data: DataConfig, shown: DataSplits, split: str) -> bool:
     recorded = data.info.get("fingerprint", "")
     same_files = is_of_files(recorded) and recorded == shown.info.get("fingerprint")
-    if shown.name == data.data or same_files or _same_place(shown.name, data.data):
+    if same_files or _same_place(shown.name, data.data):
         drawn = {*shown.info.get("held_out", ()), *shown.info.get("held_out_indices", ())}
-        if split in ("train", "all"):
-            return True
-        return split in drawn and shown.info.get("seed") != data.seed
+        changed = split in drawn and shown.info.get("seed") != data.seed
+        return changed or split in ("train", "all")
     theirs, ours = _place(shown.name), _place(data.data)
     if not theirs or not ours:
         return False
@@ -133,6 +127,8 @@ def _place(name: str) -> Path | None:
 
 
 def _same_place(one: str, other: str) -> bool:
+    if one == other:
+        return True
     if one.startswith(SHARDS) and other.startswith(SHARDS):
         return [p.resolve() for p in shard_paths(one)] == [p.resolve() for p in shard_paths(other)]
     place = _place(one)

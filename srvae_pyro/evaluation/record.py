@@ -16,8 +16,7 @@ import torch
 
 from srvae_pyro import __version__
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.measures import Measure, Result
-from srvae_pyro.evaluation.selection import Selection
+from srvae_pyro.evaluation.measures import Measure, Result, Selection
 from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.system.console import print_line, shown

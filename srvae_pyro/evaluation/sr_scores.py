@@ -1,14 +1,16 @@
-"""Super-resolution scores: distances to the truth, diversity of samples, calibration."""
+"""Super-resolution scores: distances to the truth, diversity, calibration and its figure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from srvae_pyro.evaluation.fid import as_colours
@@ -73,12 +75,35 @@ class FeatureDistance:
         yield x
 
 
-MEASURES = ("psnr", "ssim", "lr_psnr", "psnr_y", "ssim_y")
 WEIGHTS = (65.481, 128.553, 24.966)  # of R, G and B in [0, 1], so that Y is from 16 to 235
 
 
+def mean_and_error(
+    values: Tensor | None, photographs: Tensor | None = None
+) -> tuple[float | None, float | None]:
+    """The mean of one value an image, (N), and its standard error, clustered by photographs."""
+    if values is None:
+        return None, None
+    return values.double().mean().item(), standard_error(values, photographs)
+
+
+class _Means:
+    """Means of one value an image, (N), by field, with standard errors in fields NAME_error."""
+
+    @classmethod
+    def of(
+        cls, values: Mapping[str, Tensor], prefix: str = "", photographs: Tensor | None = None
+    ) -> Self:
+        found: dict[str, float | None] = {}
+        for field in fields(cls):  # type: ignore[arg-type]  # of a subclass, a dataclass
+            name = field.name.removesuffix("_error")
+            mean, error = mean_and_error(values.get(prefix + name), photographs)
+            found[field.name] = mean if field.name == name else error
+        return cls(**found)
+
+
 @dataclass(frozen=True)
-class Scores:
+class Scores(_Means):
     """Mean scores of outputs, with standard errors unless there is one image or photograph."""
 
     psnr: float  # dB, of RGB
@@ -91,26 +116,6 @@ class Scores:
     lr_psnr_error: float | None = None
     psnr_y_error: float | None = None
     ssim_y_error: float | None = None
-
-    @classmethod
-    def of(
-        cls, values: Mapping[str, Tensor], prefix: str = "", photographs: Tensor | None = None
-    ) -> Scores:
-        """The means of one value an image, (N), by names of :data:`MEASURES` after a prefix."""
-        found: dict[str, float | None] = {}
-        for name in MEASURES:
-            scores = values.get(f"{prefix}{name}")
-            found[name], found[f"{name}_error"] = mean_and_error(scores, photographs)
-        return cls(**found)  # type: ignore[arg-type]
-
-
-def mean_and_error(
-    values: Tensor | None, photographs: Tensor | None = None
-) -> tuple[float | None, float | None]:
-    """The mean of one value an image, (N), and its standard error, clustered by photographs."""
-    if values is None:
-        return None, None
-    return values.double().mean().item(), standard_error(values, photographs)
 
 
 def y_channel(levels: Tensor) -> Tensor:
@@ -154,7 +159,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Diversity:
+class Diversity(_Means):
     """How samples differ; scores are NTIRE's, in per cent, see :func:`diversity_score`."""
 
     std: float | None = None  # over the samples, averaged over pixels, in levels of 255
@@ -165,16 +170,6 @@ class Diversity:
     score_mse_error: float | None = None
     score_mse_pixels_error: float | None = None
     score_features_error: float | None = None
-
-    @classmethod
-    def of(cls, values: Mapping[str, Tensor], photographs: Tensor | None = None) -> Diversity:
-        """From one value an image, (N), by name, as :func:`differences` gives them."""
-        found: dict[str, float | None] = {}
-        for name in ("score_mse", "score_mse_pixels", "score_features"):
-            found[name], found[f"{name}_error"] = mean_and_error(values.get(name), photographs)
-        for name in ("std", "pairwise_rmse"):
-            found[name], _ = mean_and_error(values.get(name))
-        return cls(**found)
 
 
 def diversity_score(distances: Tensor) -> Tensor:
@@ -306,3 +301,85 @@ class Ranks:
         shares.scatter_add_(1, ranks, torch.ones(ranks.shape, dtype=torch.float64))
         certain = (self.equal == self.count).flatten(1).double().mean(dim=1)
         return {"ranks": shares / ranks.shape[1], "certain": certain}
+
+
+SIDE = 320  # pixels of each panel
+LEFT, TOP, BETWEEN, RIGHT, BOTTOM = 64, 64, 96, 24, 64
+AXIS_FONT_SIZE = 14
+BARS, LINE, CALIBRATED = (120, 150, 190), (40, 80, 150), (190, 60, 40)
+MOST = 2.0  # times the calibrated share that the histogram shows at least
+
+Point = tuple[float, float]
+
+
+def central_shares(ranks: Sequence[float]) -> list[Point]:
+    """For each central interval of ranks the share of values that it should have, and has."""
+    count = len(ranks)
+    outs = range(count // 2, -1, -1)
+    return [(1 - 2 * out / count, float(sum(ranks[out : count - out]))) for out in outs]
+
+
+def calibration_figure(ranks: Sequence[float], title: str) -> Image.Image:
+    """The histogram of ranks, and the coverage of central intervals; the ideal is red."""
+    size = (LEFT + SIDE + BETWEEN + SIDE + RIGHT, TOP + SIDE + BOTTOM)
+    figure = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(figure)
+    font = ImageFont.load_default(size=AXIS_FONT_SIZE)
+    pen.text((LEFT, TOP / 2), title, "black", font, anchor="lm")
+
+    count = len(ranks)
+    top = max(MOST, 1.1 * count * max(ranks))  # in units of the calibrated share
+    histogram = _Panel(pen, font, LEFT, f"rank of the truth among {count - 1} samples")
+    for rank, share in enumerate(ranks):
+        histogram.bar(rank / count, (rank + 1) / count, share * count / top)
+    histogram.line([(0, 1 / top), (1, 1 / top)], CALIBRATED)
+    histogram.frame({0: "0", 1: f"{count - 1}"}, {0: "0", 1: f"{100 * top / count:.1f} %"})
+
+    shares = central_shares(ranks)
+    within = _Panel(pen, font, LEFT + SIDE + BETWEEN, "truth within the samples' central interval")
+    within.line([(0, 0), (1, 1)], CALIBRATED)
+    within.line(shares, LINE, dots=True)
+    ends = {0: "0", 0.5: "50 %", 1: "100 %"}
+    within.frame(ends, ends)
+    return figure
+
+
+class _Panel:
+    """A square of a figure, in which points are from (0, 0), below left, to (1, 1)."""
+
+    def __init__(
+        self,
+        pen: ImageDraw.ImageDraw,
+        font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+        left: int,
+        label: str,
+    ) -> None:
+        self.pen, self.font, self.left = pen, font, left
+        self.write((0.5, 0), label, (0, 40))
+
+    def place(self, point: Point) -> Point:
+        return self.left + point[0] * SIDE, TOP + (1 - point[1]) * SIDE
+
+    def write(self, point: Point, text: str, offset: Point, anchor: str = "mm") -> None:
+        x, y = self.place(point)
+        self.pen.text((x + offset[0], y + offset[1]), text, "black", self.font, anchor=anchor)
+
+    def bar(self, start: float, end: float, height: float) -> None:
+        left, top = self.place((start, height))
+        right, bottom = self.place((end, 0))
+        self.pen.rectangle((left, top, max(right - 1, left), bottom), BARS)
+
+    def line(
+        self, points: Sequence[Point], colour: tuple[int, int, int], dots: bool = False
+    ) -> None:
+        places = [self.place(point) for point in points]
+        self.pen.line(places, colour, width=2)
+        for x, y in places if dots else ():
+            self.pen.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
+
+    def frame(self, across: dict[float, str], up: dict[float, str]) -> None:
+        self.pen.rectangle((*self.place((0, 1)), *self.place((1, 0))), outline="black")
+        for share, text in across.items():
+            self.write((share, 0), text, (0, 16))
+        for share, text in up.items():
+            self.write((0, share), text, (-8, 0), anchor="rm")

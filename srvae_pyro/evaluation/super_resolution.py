@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.drawing.grids import calibration_figure
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import gathered, sweep
 from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
@@ -24,6 +23,7 @@ from srvae_pyro.evaluation.sr_scores import (
     Diversity,
     Ranks,
     Scores,
+    calibration_figure,
     differences,
     feature_distance,
     image_scores,
@@ -350,7 +350,7 @@ def evaluate_super_resolution(
     values = gathered(parts, group)
     return FactorResult(
         {name: Scores.of(values, f"{name} ", photographs) for name in resolver.methods},
-        Diversity.of(values, photographs),
+        Diversity.of(values, photographs=photographs),
         len(images),
         samples,
         seed,

@@ -30,8 +30,8 @@ from srvae_pyro.data.streaming import StreamedCrops
 from srvae_pyro.drawing.arguments import FiguresArguments
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments
+from srvae_pyro.evaluation.measures import select
 from srvae_pyro.evaluation.record import newest_results
-from srvae_pyro.evaluation.selection import select
 from srvae_pyro.models.card import model_card, shared_settings
 from srvae_pyro.runs import read_config
 from srvae_pyro.system.device import stream

@@ -24,6 +24,7 @@ from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
 from srvae_pyro.errors import UserError, with_flags
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import command
+from srvae_pyro.evaluation.command import print_results
 from srvae_pyro.evaluation.fid import Distances
 from srvae_pyro.evaluation.likelihood import (
     ActiveUnits,
@@ -32,10 +33,8 @@ from srvae_pyro.evaluation.likelihood import (
     evaluate_elbo,
     evaluate_likelihood,
 )
-from srvae_pyro.evaluation.measures import Measure, Result, Task
+from srvae_pyro.evaluation.measures import Measure, Result, Selection, Split, Task
 from srvae_pyro.evaluation.record import newest_results, record
-from srvae_pyro.evaluation.report import print_results
-from srvae_pyro.evaluation.selection import Selection, Split
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.inference.importance import estimate_log_likelihood

@@ -17,7 +17,6 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro.config import ModelConfig
-from srvae_pyro.drawing.grids import calibration_figure, central_shares
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import sr_scores as features
@@ -30,6 +29,8 @@ from srvae_pyro.evaluation.sr_scores import (
     FeatureDistance,
     Ranks,
     Scores,
+    calibration_figure,
+    central_shares,
     coverage,
     differences,
     diversity_score,
