@@ -76,6 +76,20 @@ def _check(file: Path, photograph: Photograph, channels: int) -> None:
         raise UserError(f"{shown(file)} would not be kept whole ({lost}): leave it out")
 
 
+def header_of(model: ImageModel, codec: Codec, run: str, images: Sequence[Entry]) -> Header:
+    made = machine(codec.device)
+    digest = weights_digest(model)
+    return Header(run, digest, codec.arithmetic, codec.group, (), made, tuple(images))
+
+
+def container_of(
+    header: Header, model: ImageModel, images: Sequence[Tensor], chains: Sequence[Chain]
+) -> Container:
+    header = replace(header, start_words=tuple(chain.start_words for chain in chains))
+    prints = fingerprints_of(images, lower_of(model, images))
+    return Container(header, prints, [chain.words for chain in chains])
+
+
 @unwinding()
 def compress(arguments: CompressArguments) -> int:
     assert arguments.out is not None
@@ -85,25 +99,16 @@ def compress(arguments: CompressArguments) -> int:
     start(device, threads=1)  # as it codes in one
     model = load(folder, device)
     images, about = read_lossless(arguments.images, model.config.image_shape[0])
-    header = Header(
-        run=arguments.run if is_cached_copy(folder) else folder.resolve().name,
-        model=weights_digest(model),
-        arithmetic=arguments.arithmetic,
-        group=arguments.group,
-        start_words=(),
-        made=machine(device),
-        images=tuple(about),
-    )
+    codec = Codec(model, arguments.group, arguments.arithmetic)
+    run = arguments.run if is_cached_copy(folder) else folder.resolve().name
+    header = header_of(model, codec, run, about)
     header.check()
     header.to_bytes()  # refuses what cannot be written
     began = time.monotonic()
-    codec = Codec(model, arguments.group, arguments.arithmetic)
     with Bar(total=len(images), unit="image") as bar:
         chains = codec.encode(images, bar.update)
     seconds = time.monotonic() - began
-    header = replace(header, start_words=tuple(chain.start_words for chain in chains))
-    prints = fingerprints_of(images, lower_of(model, images))
-    content = Container(header, prints, [chain.words for chain in chains])
+    content = container_of(header, model, images, chains)
     if arguments.verify and content.mismatches(_decoded(codec, content, preview=False)):
         raise UserError("what was read back is not what was written: try --device cpu")
     earlier = replaced(arguments.out)

@@ -173,26 +173,28 @@ class Container:
         return sum(fingerprint(x) != check for x, check in zip(images, checksums, strict=True))
 
 
+def _hash(content: bytes, size: int) -> bytes:
+    return hashlib.blake2b(content, digest_size=size).digest()
+
+
 def fingerprint(image: Tensor) -> bytes:
     """Four bytes of a checksum of an image's levels, uint8 (C, H, W)."""
-    levels = image.cpu().contiguous().numpy().tobytes()
-    return hashlib.blake2b(levels, digest_size=FINGERPRINT).digest()
+    return _hash(image.cpu().contiguous().numpy().tobytes(), FINGERPRINT)
 
 
 def fingerprint_of_all(images: Sequence[Tensor]) -> bytes:
-    together = b"".join(fingerprint(image) for image in images)
-    return hashlib.blake2b(together, digest_size=FINGERPRINT).digest()
+    return _hash(b"".join(map(fingerprint, images)), FINGERPRINT)
 
 
 def fingerprints_of(images: Sequence[Tensor], lower: Sequence[Tensor]) -> bytes:
-    return fingerprint_of_all(lower) + b"".join(fingerprint(image) for image in images)
+    return fingerprint_of_all(lower) + b"".join(map(fingerprint, images))
 
 
 def packed(content: Container) -> bytes:
     parts = [content.header.to_bytes(), content.fingerprints]
     parts += [chain.astype(WORD).tobytes() for chain in content.chains]
     return MAGIC + b"".join(
-        len(part).to_bytes(LENGTH, "little") + part + _check(part) for part in parts
+        len(part).to_bytes(LENGTH, "little") + part + _hash(part, CHECK) for part in parts
     )
 
 
@@ -254,10 +256,6 @@ def _part(file: BinaryIO, size: int) -> bytes:
     if len(length) < LENGTH or count + CHECK > size - file.tell():
         raise ValueError("it ends early, or is damaged")
     part = file.read(count)
-    if file.read(CHECK) != _check(part):
+    if file.read(CHECK) != _hash(part, CHECK):
         raise ValueError("it is damaged: its content is not what was written")
     return part
-
-
-def _check(part: bytes) -> bytes:
-    return hashlib.blake2b(part, digest_size=CHECK).digest()

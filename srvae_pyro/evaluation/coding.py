@@ -15,21 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.compression.codec import Chain, Codec, chain_names, lower_of
-from srvae_pyro.compression.container import (
-    Container,
-    Entry,
-    Header,
-    fingerprints_of,
-    packed,
-    read_from,
-)
-from srvae_pyro.compression.exact import machine
+from srvae_pyro.compression.codec import Codec, chain_names
+from srvae_pyro.compression.command import container_of, header_of
+from srvae_pyro.compression.container import Entry, packed, read_from
 from srvae_pyro.data.splits import evenly_spaced_indices
 from srvae_pyro.evaluation.likelihood import Likelihood, evaluate_elbo
 from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
 from srvae_pyro.models import ImageModel
-from srvae_pyro.models.base import weights_digest
 from srvae_pyro.system.console import Bar
 
 Levels = NDArray[np.uint8]
@@ -147,7 +139,9 @@ def evaluate_coding(
     with Bar(total=(1 + len(names)) * len(images), unit="image", disable=not progress) as bar:
         began = time.monotonic()
         chains = codec.encode(each, bar.update)
-        file = packed(_content(model, codec, each, chains))
+        entries = [Entry(f"{i:06d}", *image.shape[-2:]) for i, image in enumerate(each)]
+        header = header_of(model, codec, "run", entries)
+        file = packed(container_of(header, model, each, chains))
         written = time.monotonic()
         content = read_from(io.BytesIO(file))
         again = codec.decode(content.chains, content.header.sizes, bar.update)
@@ -169,24 +163,6 @@ def evaluate_coding(
         int(preview),
         _others(images),
     )
-
-
-def _content(
-    model: ImageModel, codec: Codec, images: list[Tensor], chains: list[Chain]
-) -> Container:
-    """What ``compress`` would write."""
-    sizes = ((image.shape[-2], image.shape[-1]) for image in images)
-    header = Header(
-        run="run",
-        model=weights_digest(model),
-        arithmetic=codec.arithmetic,
-        group=codec.group,
-        start_words=tuple(chain.start_words for chain in chains),
-        made=machine(codec.device),
-        images=tuple(Entry(f"{i:06d}", *size) for i, size in enumerate(sizes)),
-    )
-    prints = fingerprints_of(images, lower_of(model, images))
-    return Container(header, prints, [chain.words for chain in chains])
 
 
 def _others(images: Tensor) -> list[CodeSize]:

@@ -225,21 +225,22 @@ def fid_and_kid(
     real_features = torch.empty(0)
     if group.main:
         real = evenly_spaced(real, samples)
-
-        def real_at(indices: range) -> dict[str, Tensor]:
-            return {"x": real[indices.start : indices.stop]}
-
-        label = "real images"
-        everything = range(len(real))
-        real_features = features_of(real_at, everything, extractor, label=label, **options)["x"]
-
-    def x_at(indices: range) -> dict[str, Tensor]:
-        return {"x": images_at(indices)["x"]}
-
+        real_features = features_of(
+            lambda indices: {"x": real[indices.start : indices.stop]},
+            range(len(real)),
+            extractor,
+            label="real images",
+            **options,
+        )["x"]
     share = group.share(samples)
-    indices, label = range(share.start, share.stop), "generated images"
     with exact_float32():
-        features = features_of(x_at, indices, extractor, label=label, **options)["x"]
+        features = features_of(
+            lambda indices: {"x": images_at(indices)["x"]},
+            range(share.start, share.stop),
+            extractor,
+            label="generated images",
+            **options,
+        )["x"]
     features = group.joined(features)
     return _distances(features, real_features, seed) if group.main else None
 

@@ -241,16 +241,13 @@ class Likelihood(Measure):
         return not arguments.elbo_only
 
     def run(self, task: Task) -> Iterator[LikelihoodResult]:
-        yield self.evaluate(task)
-
-    def evaluate(self, task: Task, refine: int = 0) -> LikelihoodResult:
-        return evaluate_likelihood(
+        yield evaluate_likelihood(
             task.model,
             task.selection.images,
             task.group.device,
             self.importance_samples,
             estimator=self.estimator,
-            refine=refine,
+            refine=getattr(self, "refine", 0),
             seed=self.seed,
             memory_gb=self.memory_gb,
             precision=self.precision,
@@ -268,9 +265,6 @@ class RefinedLikelihood(Likelihood):
     @classmethod
     def is_requested(cls, arguments: EvaluateArguments) -> bool:
         return arguments.refine > 0
-
-    def run(self, task: Task) -> Iterator[LikelihoodResult]:
-        yield self.evaluate(task, self.refine)
 
 
 def _finite(value: float) -> float | None:

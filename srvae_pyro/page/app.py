@@ -67,13 +67,18 @@ CSS = """
 }
 #output-files .empty, #sample-files .empty { min-height: 4rem; }
 """
-# What launch() is given to make the page look as it does.
-LOOK: dict[str, Any] = {
+# Nothing goes out, and nothing but the page is served.
+MOUNT: dict[str, Any] = {
     "css": CSS,
     "theme": gr.themes.Default(font=FONTS, font_mono=MONOSPACE),
     "footer_links": [],
+    "show_error": True,
+    "enable_monitoring": False,
+    "run_history": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
 }
-
 
 KEPT = (60, 1800)  # each minute files that are half an hour old are removed
 
@@ -249,7 +254,7 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
         blocks.queue(max_size=arguments.waiting)
         # Around gradio's app, whose own middleware would not see preflights.
         app: Any = Starlette(middleware=[Middleware(Guard, arguments, sessions)])
-        gr.mount_gradio_app(app, blocks, "/", max_file_size=f"{arguments.upload_mb}mb", **_ALONE)
+        gr.mount_gradio_app(app, blocks, "/", max_file_size=f"{arguments.upload_mb}mb", **MOUNT)
         blocks.app = app.routes[0].app  # which close() ends
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)
@@ -285,15 +290,3 @@ def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}/"
-
-
-# Nothing goes out, and nothing but the page is served.
-_ALONE: dict[str, Any] = {
-    **LOOK,
-    "show_error": True,
-    "enable_monitoring": False,
-    "run_history": False,
-    "ssr_mode": False,
-    "pwa": False,
-    "mcp_server": False,
-}

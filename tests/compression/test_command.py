@@ -127,7 +127,7 @@ def rewritten(packed: Path, change: Callable[[dict], object]) -> None:
     made = change(values)
     part = made if isinstance(made, bytes) else zlib.compress(json.dumps(values).encode())
     rest = content[start + 8 + length + container.CHECK :]
-    head = len(part).to_bytes(8, "little") + part + container._check(part)
+    head = len(part).to_bytes(8, "little") + part + container._hash(part, container.CHECK)
     packed.write_bytes(content[:start] + head + rest)
 
 

@@ -27,7 +27,7 @@ from srvae_pyro.compression.container import (
     Container,
     Entry,
     Header,
-    _check,
+    _hash,
     packed,
     read_from,
 )
@@ -99,7 +99,7 @@ def test_any_header_is_one_that_makes_sense_or_refused(field: str, value: Any) -
     part = zlib.compress(json.dumps({**values, field: value}).encode())
     length = int.from_bytes(CONTENT[len(MAGIC) : len(MAGIC) + 8], "little")
     rest = CONTENT[len(MAGIC) + 8 + length + CHECK :]
-    content = MAGIC + len(part).to_bytes(8, "little") + part + _check(part) + rest
+    content = MAGIC + len(part).to_bytes(8, "little") + part + _hash(part, CHECK) + rest
     try:
         header = read_from(io.BytesIO(content)).header
     except ValueError as error:
