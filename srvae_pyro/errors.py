@@ -3,7 +3,7 @@
 import errno
 import re
 
-# What PyTorch, its libraries and C++ say that have no exception of their own for it.
+# Messages of PyTorch, its libraries and C++, which have no exception for it.
 _NO_MEMORY = ("allocate memory", "out of memory", "not enough memory", "ALLOC_FAILED", "bad_alloc")
 
 
@@ -32,6 +32,11 @@ def _as_flag(quoted: re.Match[str]) -> str:
 def flag_of(name: str) -> str:
     """The flag of an argument, such as ``--kl-start`` of ``kl_start``."""
     return f"--{name.replace('_', '-')}"
+
+
+def and_more(count: int) -> str:
+    """What follows the first of ``count`` things: " and 3 more", or nothing for one."""
+    return f" and {count - 1} more" if count > 1 else ""
 
 
 def out_of_memory(error: BaseException) -> bool:

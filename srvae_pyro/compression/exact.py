@@ -375,7 +375,7 @@ def _refused(function: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _added(function: Any, first: Any, second: Any, alpha: Any = 1) -> Any:
-    """A sum or a difference, in which no product is hidden."""
+    """A sum or a difference without a hidden product."""
     return function(first, second if alpha == 1 else second * alpha)
 
 

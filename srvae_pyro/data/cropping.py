@@ -16,7 +16,7 @@ from srvae_pyro.data.image_files import for_each
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import DataSplits, ImageOptions, only_size
 from srvae_pyro.data.streaming import StreamedCrops
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, and_more
 from srvae_pyro.system.device import process_memory
 
 EVAL_CROPS = 2000  # of validation and of test, unless there are more images
@@ -163,9 +163,9 @@ class _LeftOut:
 
     def warn(self) -> None:
         if count := sum(self.smaller.values()):
-            more = f" and {count - 1} more" if count > 1 else ""
-            what = f"smaller than crops of {self.side}x{self.side}: {self.example}{more}"
+            example = f"{self.example}{and_more(count)}"
+            what = f"smaller than crops of {self.side}x{self.side}: {example}"
             warnings.warn(f"left out, {what}", stacklevel=2)
         if self.errors:
-            more = f" and {len(self.errors) - 1} more" if len(self.errors) > 1 else ""
-            warnings.warn(f"left out{more}: {next(iter(self.errors.values()))}", stacklevel=2)
+            first = next(iter(self.errors.values()))
+            warnings.warn(f"left out{and_more(len(self.errors))}: {first}", stacklevel=2)

@@ -29,7 +29,7 @@ from srvae_pyro.data.splits import (
     hold_out_tenths,
 )
 from srvae_pyro.data.streaming import StreamedImages
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, and_more
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.device import process_memory
 
@@ -69,11 +69,10 @@ def find_split_folders(folder: Path) -> dict[str, Path]:
         else:
             folders[split] = entry
     if folders and others:
-        more = f" and {len(others) - 1} more" if others[1:] else ""
         names = " and ".join(f"{place.name}/" for place in folders.values())
         warnings.warn(
-            f"{folder}: {others[0]}{more} beside {names} left out; if that is no split but a "
-            "kind of images, put all kinds into a folder train/",
+            f"{folder}: {others[0]}{and_more(len(others))} beside {names} left out; if that is no "
+            "split but a kind of images, put all kinds into a folder train/",
             stacklevel=2,
         )
     return {split: folders[split] for split in SPLITS if split in folders}
@@ -161,10 +160,9 @@ def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
     stems = {path.stem for path in paths if path not in of} if of else set()
     masks = [path for path, stem in of.items() if stem in stems]
     if masks:
-        more = f" and {len(masks) - 1} more" if masks[1:] else ""
         warnings.warn(
-            f"{masks[0]}{more} are taken as images, and are called like masks of others: if they "
-            "are, move them elsewhere",
+            f"{masks[0]}{and_more(len(masks))} are taken as images, and are called like masks of "
+            "others: if they are, move them elsewhere",
             stacklevel=2,
         )
 

@@ -33,7 +33,7 @@ from srvae_pyro.data.levels import (
     read_planes_whole,
     seek_full_page,
 )
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, and_more
 from srvae_pyro.formats import EXTENSIONS, FORMATS, HEAD, UNREAD, extra_format
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import process_memory
@@ -67,8 +67,8 @@ class Opened:
 def open_image(path: Path, content: bytes | None = None) -> Iterator[Opened]:
     """Decode an image file, of a TIFF the full resolution, and keep it open for its metadata."""
     with _file(path, content) as file:
-        opened, mended = _open_mended(file, path)
-        with mended or file:
+        opened, repaired = _open_repaired(file, path)
+        with repaired or file:
             yield opened
 
 
@@ -88,7 +88,7 @@ def _file(path: Path, content: bytes | None) -> BinaryIO:
     return path.open("rb")
 
 
-def _open_mended(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]:
+def _open_repaired(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]:
     """Decode a file; if Pillow refuses it, a copy in memory without metadata or with an end."""
     try:
         return _open(file, path), None
@@ -104,9 +104,9 @@ def _open_mended(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]:
     else:
         candidates = png_without_metadata(content)
     for candidate, note in candidates:
-        mended = io.BytesIO(candidate)
+        repaired = io.BytesIO(candidate)
         try:
-            opened = _open(mended, path)
+            opened = _open(repaired, path)
             # If pixels are missing the filler is decoded as pixels, and otherwise skipped. It is
             # skipped between the scans of a progressive JPEG too, where details are missing.
             if content.startswith(JPEG) and (
@@ -120,7 +120,7 @@ def _open_mended(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]:
         except Exception:  # the first error says more
             continue
         opened.notes.append(note)
-        return opened, mended
+        return opened, repaired
     if "truncated" in str(failure).lower():
         raise UnreadableError(
             "pixels are missing, it is cut off or damaged", "copy it again or leave it out"
@@ -400,8 +400,7 @@ def read_images(
     if not errors:
         return images, []
     left_out = sorted(errors)
-    more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-    warnings.warn(f"left out{more}: {errors[left_out[0]]}", stacklevel=2)
+    warnings.warn(f"left out{and_more(len(errors))}: {errors[left_out[0]]}", stacklevel=2)
     keep = torch.ones(len(paths), dtype=torch.bool)
     keep[left_out] = False
     return images[keep], left_out

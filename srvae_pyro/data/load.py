@@ -16,7 +16,7 @@ from srvae_pyro.data.named import load_cifar10, load_photos
 from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions
 from srvae_pyro.errors import UserError
 
-# A loader is given the folder of named data sets and what is asked of the images.
+# By name; each takes the folder of named data sets and the options.
 LOADERS: dict[str, Callable[[Path, ImageOptions], DataSplits]] = {
     "cifar10": load_cifar10,
     "imagenet32": load_imagenet32,

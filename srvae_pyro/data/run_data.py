@@ -137,7 +137,7 @@ def _same_place(one: str, other: str) -> bool:
 
 def _root(folder: Path, split: str) -> Path:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it was told when the images were read
+        warnings.simplefilter("ignore")  # they are shown when the images are read
         places = find_split_folders(folder)
     if split == "all":
         return folder

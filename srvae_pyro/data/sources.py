@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, and_more
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.files import special_kind
@@ -104,11 +104,11 @@ class TarShards:
         if not self.paths:
             raise UserError(f"{paths[0]} has no images in it: name others with --data")
         if empty:
-            more = f" and {len(empty) - 1} more" if empty[1:] else ""
-            warnings.warn(f"left out, without images: {empty[0]}{more}", stacklevel=2)
+            what = f"{empty[0]}{and_more(len(empty))}"
+            warnings.warn(f"left out, without images: {what}", stacklevel=2)
         if left_out:
-            more = f" and {left_out - 1} more" if left_out > 1 else ""
-            warnings.warn(f"left out, one image a sample: {example}{more}", stacklevel=2)
+            what = f"{example}{and_more(left_out)}"
+            warnings.warn(f"left out, one image a sample: {what}", stacklevel=2)
         self.offsets, self.sizes = np.concatenate(offsets), np.concatenate(sizes)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
 
@@ -217,8 +217,8 @@ def _members(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 PREFIX = "files-"
-SIZES = 100_000  # files of which at most the sizes are hashed
-CONTENTS = 256  # files of which at most the beginnings are hashed
+SIZES = 100_000  # files whose sizes are hashed, at most
+CONTENTS = 256  # files whose beginnings are hashed, at most
 BEGINNING = 2**16  # bytes
 
 

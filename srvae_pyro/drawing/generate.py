@@ -146,25 +146,18 @@ Sites = dict[int, dict[str, Tensor]]  # by the image's index and the site's name
 
 
 def generate(arguments: GenerateArguments) -> int:
-    with process_group(arguments.device) as group:
-        return generate_in(group, arguments)
-
-
-def generate_in(group: ProcessGroup, arguments: GenerateArguments) -> int:
-    """One process's part of the images; the exit code."""
-    start(group.device, threads=arguments.threads)
-    folder = find_run(arguments.run)
-    out = arguments.out
-    if out is None:
-        out = results_folder(arguments.run, folder) / "figures" / "generated"
-        out = Path("generated") if is_cached_copy(folder) else out
-    check_output(out, "--out DIR")
-    model = load(folder, group.device)
-    check_sampling(arguments.sampling, model)  # before a folder is touched
-    settings = _settings(model, arguments.sampling)
-    images = GeneratedImages(out, str(folder), settings, arguments.count)
-    further = 0
-    with ExitStack() as stack:
+    with process_group(arguments.device) as group, ExitStack() as stack:
+        start(group.device, threads=arguments.threads)
+        folder, out = find_run(arguments.run), arguments.out
+        if out is None:
+            out = results_folder(arguments.run, folder) / "figures" / "generated"
+            out = Path("generated") if is_cached_copy(folder) else out
+        check_output(out, "--out DIR")
+        model = load(folder, group.device)
+        check_sampling(arguments.sampling, model)  # before a folder is touched
+        settings = _settings(model, arguments.sampling)
+        images = GeneratedImages(out, str(folder), settings, arguments.count)
+        further = 0
         with group.main_first():
             if group.main:
                 further = stack.enter_context(images.claimed(arguments.overwrite))
@@ -172,12 +165,11 @@ def generate_in(group: ProcessGroup, arguments: GenerateArguments) -> int:
         shown, drawn_before = drawer.draw_missing(images, group)
         if group.main:
             save_image(drawer.grid(shown, images.count, arguments.scale), images.grid)
-    if group.main:
-        in_grid = "all of them" if images.count <= IN_GRID else f"the first {IN_GRID}"
-        already = f" ({drawn_before} were there already)" if drawn_before else ""
-        print(f"{images.count} images in {images.images}{already}, {in_grid} in {images.grid}")
-        if further:
-            print(f"{further} further images of an earlier call are there too")
+            in_grid = "all of them" if images.count <= IN_GRID else f"the first {IN_GRID}"
+            already = f" ({drawn_before} were there already)" if drawn_before else ""
+            print(f"{images.count} images in {images.images}{already}, {in_grid} in {images.grid}")
+            if further:
+                print(f"{further} further images of an earlier call are there too")
     return 0
 
 

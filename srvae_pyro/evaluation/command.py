@@ -32,7 +32,7 @@ from srvae_pyro.evaluation.super_resolution import SuperResolution
 from srvae_pyro.models import load
 from srvae_pyro.runs import find_run, read_config, results_folder
 from srvae_pyro.system.device import start
-from srvae_pyro.system.parallel import ProcessGroup, process_group
+from srvae_pyro.system.parallel import process_group
 
 # In the order in which they run and are printed.
 MEASURES: list[type[Measure]] = [
@@ -48,48 +48,43 @@ MEASURES: list[type[Measure]] = [
 
 def evaluate(arguments: EvaluateArguments) -> int:
     with process_group(arguments.device) as group:
-        return evaluate_in(group, arguments)
-
-
-def evaluate_in(group: ProcessGroup, arguments: EvaluateArguments) -> int:
-    """One process's part of an evaluation; the exit code."""
-    folder = find_run(arguments.run)
-    config = read_config(folder)
-    measures = requested_measures(arguments)
-    start(group.device, arguments.precision, threads=arguments.threads)
-    model = load(folder, group.device)
-    outputs = None
-    if group.main:
-        outputs = Outputs.checked(results_folder(arguments.run, folder), arguments.json)
-    for measure in measures.values():
-        measure.prepare(model, group)
-    with group.main_first():
-        data = load_for(config, arguments.data, arguments.data_root)
-    selection = select(data, arguments.split, arguments.limit)
-    task = Task(model, selection, group)
-    for measure in measures.values():
-        measure.check(task)
-    if arguments.split != "train":  # which is requested by its name
-        warn_if_trained_on(folder, config, data, arguments.split)
-    of = f"{len(selection.images):,} of {selection.total:,} {data.unit}"
-    if group.main:
-        print(f"{folder} on {data.name}, {arguments.split}, {of}")
-    title = f"{Path(data.name).name}, {arguments.split}, {len(selection.images):,} {data.unit}"
-    common = {"seed": arguments.seed, "precision": arguments.precision}
-    settings = settings_of(folder, model, selection, **common)
-    results: dict[str, Result] = {}
-    written = True
-    try:
-        for name, measure in measures.items():
-            for result in measure.run(task):
-                if outputs:
-                    results[name] = result
-                    written = outputs.write(measures, results, settings)
-                    written &= outputs.draw(result, title)
-    finally:  # also the results so far when the rest fails or is stopped
+        folder = find_run(arguments.run)
+        config = read_config(folder)
+        measures = requested_measures(arguments)
+        start(group.device, arguments.precision, threads=arguments.threads)
+        model = load(folder, group.device)
+        outputs = None
         if group.main:
-            print_results(results, selection, config.data.data)
-    return 0 if written else 2
+            outputs = Outputs.checked(results_folder(arguments.run, folder), arguments.json)
+        for measure in measures.values():
+            measure.prepare(model, group)
+        with group.main_first():
+            data = load_for(config, arguments.data, arguments.data_root)
+        selection = select(data, arguments.split, arguments.limit)
+        task = Task(model, selection, group)
+        for measure in measures.values():
+            measure.check(task)
+        if arguments.split != "train":  # which is requested by its name
+            warn_if_trained_on(folder, config, data, arguments.split)
+        of = f"{len(selection.images):,} of {selection.total:,} {data.unit}"
+        if group.main:
+            print(f"{folder} on {data.name}, {arguments.split}, {of}")
+        title = f"{Path(data.name).name}, {arguments.split}, {len(selection.images):,} {data.unit}"
+        common = {"seed": arguments.seed, "precision": arguments.precision}
+        settings = settings_of(folder, model, selection, **common)
+        results: dict[str, Result] = {}
+        written = True
+        try:
+            for name, measure in measures.items():
+                for result in measure.run(task):
+                    if outputs:
+                        results[name] = result
+                        written = outputs.write(measures, results, settings)
+                        written &= outputs.draw(result, title)
+        finally:  # also the results so far when the rest fails or is stopped
+            if group.main:
+                print_results(results, selection, config.data.data)
+        return 0 if written else 2
 
 
 def requested_measures(arguments: EvaluateArguments) -> dict[str, Measure]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ MEAN, SCALE = 127.0, 128.0  # of levels, as the network was trained
 AT_ONCE = 25  # images; the activations of 100 leave a CPU's caches and take twice the time
 NEAREST = 5  # k of Naeem et al.
 OVERLAP = ("precision", "recall", "density", "coverage")
-MOST = 5000  # images a set, of which prdc holds all distances: half a gigabyte
+MOST = 5000  # images a set: prdc holds all distances, half a gigabyte
 
 
 class LiteFeatures:
@@ -340,10 +340,10 @@ class Kid(Measure):
             made = self._extract(task, generated(model, sampling), self.samples, label)
             yield f"{{}}, {decode}", made, real, False
             if super_resolves(model):
-                given = _given_real_y(model, *sources, sampling)
+                given = _given_real("y", model, *sources, sampling)
                 made = self._extract(task, given, len(chosen), f"x given a real y, {decode}")
                 yield f"{{}} given a real y, {decode}", made, chosen_real, True
-                given = _given_real_u(model, *sources, sampling)
+                given = _given_real("u", model, *sources, sampling)
                 label = f"x given a reconstructed y, {decode}"
                 made = self._extract(task, given, len(chosen), label)
                 x, y = {"x": made["x"]}, {"y": made["y"]}
@@ -376,28 +376,19 @@ def _real(model: ImageModel, images: Tensor) -> ImageSource:
     return images_at
 
 
-def _given_real_y(
-    model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling
+def _given_real(
+    site: Literal["u", "y"], model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling
 ) -> ImageSource:
-    """x drawn for the y of real images, uint8 (N, C, H, W), with the noise of these indices."""
+    """x drawn for the y, or y and x for the u, of uint8 (N, C, H, W) with these noise indices."""
 
     def images_at(indices: range) -> dict[str, Tensor]:
         part = slice(indices.start, indices.stop)
-        y = model.guide.d(model.prepared(to_unit(images[part])))
-        at_once = {**vars(sampling), "batch_size": len(indices), "indices": noise[part]}
-        return {"x": levels_of(model.draw(model.super_resolution, y, **at_once)["x"])}
-
-    return images_at
-
-
-def _given_real_u(
-    model: SRVAE, images: Tensor, noise: list[int], sampling: Sampling
-) -> ImageSource:
-
-    def images_at(indices: range) -> dict[str, Tensor]:
-        part = slice(indices.start, indices.stop)
-        at_once = {**vars(sampling), "batch_size": len(indices), "indices": noise[part]}
-        sites = model.draw(model.generative_reconstruction, to_unit(images[part]), **at_once)
-        return {site: levels_of(sites[site]) for site in ("x", "y")}
+        x = to_unit(images[part])
+        options = {**vars(sampling), "batch_size": len(indices), "indices": noise[part]}
+        if site == "y":
+            y = model.guide.d(model.prepared(x))
+            return {"x": levels_of(model.draw(model.super_resolution, y, **options)["x"])}
+        sites = model.draw(model.generative_reconstruction, x, **options)
+        return {name: levels_of(sites[name]) for name in ("x", "y")}
 
     return images_at

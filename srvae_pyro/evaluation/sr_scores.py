@@ -220,7 +220,7 @@ def differences(
     }
 
 
-RANKED = 39  # samples: the truth's rank is one of 40, of which 20, 32 and 38 are
+RANKED = 39  # samples: of the truth's 40 ranks 20, 32 and 38 are
 LEVELS = (50, 80, 95)  # per cent
 
 

@@ -132,7 +132,7 @@ def _in_levels(x: Tensor) -> Tensor:
     return to_levels(x).clamp(0, 255).to(torch.uint8).cpu()
 
 
-SAMPLES = 10  # of which NTIRE's diversity score is
+SAMPLES = 10  # as in NTIRE's diversity score
 
 
 @dataclass(frozen=True)

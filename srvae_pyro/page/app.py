@@ -24,8 +24,8 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Before gradio is imported. It counts whom it tells of otherwise, and where another program of it
-# has these variables set, it would serve folders, or let visitors change code.
+# Before gradio is imported: it would report its users, and with these variables set elsewhere
+# serve folders or let visitors change code.
 os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False",
     GRADIO_ALLOWED_PATHS="",
@@ -48,7 +48,7 @@ from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.environment import variable
 from srvae_pyro.upscaling.upscaler import upscaling_model
 
-# Fonts of the visitor's own computer: others would be asked for elsewhere.
+# Fonts of the visitor's computer: others would be fetched from elsewhere.
 FONTS = ("system-ui", "sans-serif")
 MONOSPACE = ("ui-monospace", "monospace")
 # Galleries show all that they have, as many a row as there is room for, captions below.
@@ -130,7 +130,7 @@ def _fetch_nothing(block: Any) -> None:
     block.async_move_resource_to_block_cache = moved
 
 
-# What the page may load, from where: all of it from here. Gradio's own code needs the "unsafe".
+# The page loads everything from here. Gradio's code needs the "unsafe".
 POLICY = "; ".join(
     (
         "default-src 'self'",

@@ -156,7 +156,7 @@ def _photograph(opened: Opened, channels: int) -> Photograph:
         image = image.convert("RGB")
     gray = len(image.getbands()) == 1 or _is_gray(image)
     image = image.convert("RGB" if channels == 3 else "L")
-    # What describes the file's own colours does not those converted from others, or to gray.
+    # A description of the file's colours does not fit converted ones.
     kept = own and (gray or channels == 3)
     profile, unkept = file.info.get("icc_profile"), list(meaning.unkept)
     if not kept and image.mode == "L":

@@ -17,6 +17,7 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
+from srvae_pyro.evaluation import kid
 from srvae_pyro.evaluation.kid import (
     KID_NAME,
     FeatureSet,
@@ -253,10 +254,13 @@ def test_each_row_is_recorded_before_the_next(
 ) -> None:
     run = save()
 
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def stop(site: str, *others: Any) -> Any:
+        if site == "u":
+            raise KeyboardInterrupt
+        return given_real(site, *others)
 
-    monkeypatch.setattr("srvae_pyro.evaluation.kid._given_real_u", stop)
+    given_real: Any = kid._given_real
+    monkeypatch.setattr(kid, "_given_real", stop)
     with pytest.raises(KeyboardInterrupt):
         main(arguments(run, folder))
     found = measured(run)
