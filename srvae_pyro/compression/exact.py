@@ -211,10 +211,7 @@ def bilinear(x: Tensor, size: Any, align_corners: bool, *scales: Any) -> Tensor:
 def _exact_product(
     apply: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, output_dim: int | None
 ) -> Tensor:
-    """A bilinear map of both, rounded to grids so that no sum is rounded.
-
-    ``output_dim`` is the dimension of ``weight`` that separates the outputs, if one does.
-    """
+    """A bilinear map of both, rounded to grids; ``output_dim`` is a dimension of ``weight``."""
     if not (x.numel() and weight.numel()):
         return apply(x, weight)
     weight_digits = min(WEIGHT_DIGITS - _exponent(weight.abs().amax()), MOST_DIGITS)
@@ -316,10 +313,7 @@ INSTEAD: dict[str, Operation] = {
 
 
 class SameEverywhere(TorchDispatchMode):
-    """Makes operations on float64 tensors give the same bits on every machine, or refuses them.
-
-    Whole numbers are exact in any case.
-    """
+    """Makes float64 operations give the same bits on every machine, or refuses them."""
 
     def __init__(self) -> None:
         super().__init__()

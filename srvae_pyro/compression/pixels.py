@@ -122,10 +122,7 @@ class _Pixels:
 
 
 def code_levels(code: Code, pixels: TruncatedMixture, levels: Tensor | None = None) -> Tensor:
-    """Code a group of pixels, colour by colour: the levels, int64 (B, C, H, W).
-
-    A level is two symbols, its sixteen and its place there, with the mixture's exact masses.
-    """
+    """Code a group of pixels, a level as two symbols: the levels, int64 (B, C, H, W)."""
     channels, height, width = pixels.event_shape
     rows = None
     if levels is not None:

@@ -191,12 +191,7 @@ class MixtureCode(PriorCode):
 
 
 class RealNVPCode(PriorCode):
-    """A RealNVP on whole cells (n, C, H, W), whose scales pop and push bits.
-
-    References:
-        Zhang et al., iFlow, 2021, arXiv:2111.00965, section 3.1; Ho, Lohn and Abbeel, Local Bits-
-        Back Coding, 2019, arXiv:1905.08500, costs more bits to start with.
-    """
+    """A RealNVP on cells (n, C, H, W) by iFlow (Zhang et al. 2021, arXiv:2111.00965, 3.1)."""
 
     def __init__(self, prior: RealNVPPrior) -> None:
         self.transforms = prior.flow()  # from the base

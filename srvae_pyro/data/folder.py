@@ -238,10 +238,7 @@ def _read(
 
 
 def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
-    """The images in tar shards, ``wds:shards/train-{0000..0999}.tar``.
-
-    A tenth each is held out at random and in memory, the others are streamed.
-    """
+    """Images in tar shards; a tenth each is held out at random, the others are streamed."""
     paths = shard_paths(name)
     missing = [path for path in paths if not path.is_file()]
     if missing:

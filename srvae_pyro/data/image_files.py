@@ -323,10 +323,7 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 def read_image(
     path: Path, channels: int, image_size: int | None = None, content: bytes | None = None
 ) -> Image.Image:
-    """One image file, upright, in 8 bits, mode RGB (3 channels) or L (1 channel).
-
-    Transparency is composed on white. With ``image_size`` the central square is resized (Lanczos).
-    """
+    """One image file, upright, in 8 bits, mode RGB (3 channels) or L (1), composed on white."""
     try:
         with open_image(path, content) as opened:
             image = as_rgb(opened.eight_bits())

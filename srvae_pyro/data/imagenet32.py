@@ -100,11 +100,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_imagenet32(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
-    """Downsampled ImageNet, 3x32x32, from ``train_32x32`` and ``valid_32x32`` (PNGs).
-
-    References:
-        van den Oord, Kalchbrenner and Kavukcuoglu, 2016, arXiv:1601.06759, section 5.
-    """
+    """ImageNet, 3x32x32, as PNGs (van den Oord et al. 2016, arXiv:1601.06759, section 5)."""
     only_size("imagenet32", options, 32)
     folder = find_png_folder(root)
     if folder is None:
@@ -152,10 +148,9 @@ IMAGE = 3 * 32 * 32  # bytes, red plane first
 
 
 def load_imagenet32_batches(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
-    """Downsampled ImageNet by another filter, so its likelihoods compare with no PNGs'.
+    """ImageNet by another filter (Chrabaszcz et al. 2017, arXiv:1707.08819).
 
-    References:
-        Chrabaszcz, Loshchilov and Hutter, 2017, arXiv:1707.08819.
+    Likelihoods do not compare with those of the PNGs.
     """
     only_size("imagenet32-batches", options, 32)
     files = find_batches(root)

@@ -28,11 +28,7 @@ VALIDATION = 10_000  # the last of the 50,000 training images
 
 
 def load_cifar10(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
-    """CIFAR-10: 40,000 images to train on, the last 10,000 of the published ones to validate.
-
-    References:
-        Krizhevsky, Learning multiple layers of features from tiny images, 2009.
-    """
+    """CIFAR-10 (Krizhevsky 2009); the last 10,000 of the published images to train on validate."""
     # Importing torchvision takes more than a second, which only this data set should cost.
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity

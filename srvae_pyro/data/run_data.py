@@ -18,10 +18,7 @@ from srvae_pyro.errors import UserError
 
 
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
-    """The images that a run was trained on, or others, in the size and channels of its model.
-
-    The run's own images are split as they were, wherever they are now: ``info["own"]`` is true.
-    """
+    """The images of a run, split as they were wherever they are now, or others of its size."""
     channels, height, width = config.model.image_shape
     if data is None:
         refuse_missing(config.data)

@@ -38,10 +38,7 @@ def shuffled(count: int, random: np.random.Generator) -> Tensor:
 
 
 def shuffled_in_windows(starts: np.ndarray, count: int, random: np.random.Generator) -> Tensor:
-    """Indices 0..count-1 in a random order through :data:`WINDOW` runs at a time.
-
-    So each tar is read within a short time, from the file cache. ``starts`` are where runs begin.
-    """
+    """Indices 0..count-1 in a random order by :data:`WINDOW` runs, so each tar is read at once."""
     ends = np.append(starts[1:], count)
     parts = []
     for window in shuffled(len(starts), random).split(WINDOW):

@@ -33,18 +33,28 @@ HASHED_AT_ONCE = 1024  # images in memory while all are hashed
 SILENCE = 600.0  # seconds that the reading processes may take for a batch before they count as hung
 
 
-class StreamedImages(Dataset[Tensor | str]):
-    """Images of one size that are read when they are needed; a :class:`TrainingImages`.
+class _Streamed:
+    """What streamed images and crops share: unreadable images are refused or warned of once."""
 
-    An unreadable one is an error if ``options.strict``, else another of its batch replaces it.
-    """
+    strict: bool
+    workers = 0
+    warned = False
+
+    def note(self, errors: list[str]) -> None:
+        if errors and self.strict:
+            raise UserError(errors[0])
+        if errors and not self.warned:
+            self.warned = True
+            warnings.warn(f"left out, as more may be: {errors[0]}", stacklevel=2)
+
+
+class StreamedImages(_Streamed, Dataset[Tensor | str]):
+    """Images of one size that are read when needed; others replace unreadable ones."""
 
     def __init__(self, source: Source, indices: np.ndarray, options: ImageOptions) -> None:
         self.source, self.indices = source, indices
         self.channels, self.image_size = options.channels, options.image_size
         self.strict = options.strict
-        self.workers = 0
-        self.warned = False
         width, height = self._first_size()
         self.shape = torch.Size([len(indices), self.channels, height, width])
         runs = np.searchsorted(indices, source.runs())
@@ -106,11 +116,9 @@ class StreamedImages(Dataset[Tensor | str]):
     def batches(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
         lists, pinned = (batch.tolist() for batch in batches), device.type == "cuda"
         for images, errors in read_ahead(self, lists, _collate, self.workers, pinned):
-            if errors and (self.strict or not len(images)):
+            if errors and not len(images):
                 raise UserError(errors[0])
-            if errors and not self.warned:
-                self.warned = True
-                warnings.warn(f"left out, as more may be: {errors[0]}", stacklevel=2)
+            self.note(errors)
             if errors:
                 fill = torch.arange(len(errors)) % len(images)
                 images = torch.cat([images, images[fill]])
@@ -197,10 +205,7 @@ def _unraisable_ignored() -> Iterator[None]:
 
 
 class _OnDevice:
-    """Collates a batch; from another process its tensor comes by the pipe alone.
-
-    PyTorch's own way takes room in /dev/shm and a short TMPDIR; a pipe is as fast for images.
-    """
+    """Collates a batch; a tensor comes by the pipe: /dev/shm may lack room."""
 
     def __init__(self, collate: Callable[[list[Any]], tuple[Any, ...]]) -> None:
         self.collate = collate
@@ -229,19 +234,13 @@ HELD = BLOCK * 5 // 4  # bytes of decoded images: a block of an order, which may
 _NOTHING = torch.empty(0, 0, 0, dtype=torch.uint8)
 
 
-class StreamedCrops:
-    """The crops of :class:`MemoryCrops` in the same order, with few decoded images in memory.
-
-    If one cannot be read, other crops of its batch replace its own, or with ``strict`` it is an
-    error.
-    """
+class StreamedCrops(_Streamed):
+    """The crops of :class:`MemoryCrops` in the same order, with few decoded images in memory."""
 
     def __init__(self, images: SizedImages, side: int, strict: bool) -> None:
         self.images, self.side, self.strict = images, side, strict
         self.counts = crops_an_epoch(images.sizes, side)
         self.shape = torch.Size([int(self.counts.sum()), images.channels, side, side])
-        self.workers = 0
-        self.warned = False
         runs = np.searchsorted(images.indices, images.source.runs())
         self.runs = np.unique(runs[runs < len(images)])
         self._held: dict[int, Tensor | str] = {}  # decoded images, or why they cannot be read
@@ -268,11 +267,7 @@ class StreamedCrops:
         decoded = read_ahead(self.images, plan, _packed, self.workers)
         for levels, shapes, errors in decoded:
             rows, needed, dropped = plan.steps.popleft()
-            if errors and self.strict:
-                raise UserError(errors[0])
-            if errors and not self.warned:
-                self.warned = True
-                warnings.warn(f"left out, as more may be: {errors[0]}", stacklevel=2)
+            self.note(errors)
             for index, image in zip(needed, _unpacked(levels, shapes, errors), strict=True):
                 self._held[index] = image
             crops = self._cut(rows, self._held)

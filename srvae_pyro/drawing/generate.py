@@ -65,10 +65,7 @@ class GeneratedImages:
 
     @contextmanager
     def claimed(self, overwrite: bool = False) -> Iterator[int]:
-        """Lock the folder, refuse other images there; yield how many are beyond ``count``.
-
-        ``overwrite`` removes the images that were not requested.
-        """
+        """Lock the folder, refuse other images there; yield how many are beyond ``count``."""
         refusal = "another process draws there; wait for it, or give another `out`"
         with locked(self.folder, refusal):
             yield self._claim(overwrite)

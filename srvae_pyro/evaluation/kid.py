@@ -50,12 +50,7 @@ MOST = 5000  # images a set: prdc holds all distances, half a gigabyte
 
 
 class LiteFeatures:
-    """The 1,280 pooled features of EfficientNet-Lite0, not comparable with Inception's.
-
-    References:
-        Tan and Le, EfficientNet, 2019, arXiv:1905.11946; Lite has no squeeze-and-excitation or
-        swish.
-    """
+    """EfficientNet-Lite0's 1,280 pooled features (Tan and Le 2019, arXiv:1905.11946)."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         for package in (*PACKAGES, "prdc"):  # before anything that takes long

@@ -274,11 +274,7 @@ def _finite(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class LatentUnits:
-    """Active elements of a latent: the posterior mean's variance is above 0.01.
-
-    References:
-        Burda et al., 2016, arXiv:1509.00519, section 5.1.
-    """
+    """Active elements of a latent (Burda et al. 2016, arXiv:1509.00519, section 5.1)."""
 
     units: int
     active: int

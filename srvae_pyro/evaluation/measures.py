@@ -108,9 +108,8 @@ class Task:
 class Measure:
     """Something to measure of a model: a dataclass whose fields are its settings.
 
-    A field has the value of the flag of its name. A measure without a ``flag`` is requested by
-    ``--measure NAME FIELD=VALUE``, values as in JSON. Add a subclass in a file of its own to
-    ``MEASURES`` in ``command.py``.
+    A field has the value of the flag of its name, else of ``--measure NAME FIELD=VALUE``. Add a
+    subclass in a file of its own to ``MEASURES`` in ``command.py``.
     """
 
     name: ClassVar[str]

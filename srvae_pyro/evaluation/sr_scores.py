@@ -188,7 +188,7 @@ def diversity_score(distances: Tensor) -> Tensor:
 
 
 def squared_errors(a: Tensor, b: Tensor, window: int = ERROR_WINDOW) -> Tensor:
-    """Squared errors of (B, C, H, W), averaged over colours and windows as in NTIRE 2022.
+    """Squared errors of (B, C, H, W) averaged over colours and windows as in NTIRE 2022.
 
     Each pixel is in as many windows: (B, H + window - 1, W + window - 1).
     """
@@ -226,10 +226,7 @@ LEVELS = (50, 80, 95)  # per cent
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often the truth lies within central intervals of the samples.
-
-    Ties are broken at random, so values that all samples predict exactly have any rank.
-    """
+    """How often the truth lies within central intervals of the samples."""
 
     within: dict[str, float | None]  # share of values by the interval's per cent
     within_error: dict[str, float | None]
@@ -267,11 +264,7 @@ def coverage(ranks: Tensor, level: int) -> Tensor:
 
 
 class Ranks:
-    """Ranks of images' values, uint8 (B, C, H, W), among samples, ties broken at random.
-
-    References:
-        Hamill, 2001, Monthly Weather Review 129(3).
-    """
+    """Ranks of images' values among samples, ties broken at random (Hamill 2001)."""
 
     def __init__(self, truth: Tensor, indices: Sequence[int], seed: int) -> None:
         self.truth, self.indices, self.seed = truth, indices, seed

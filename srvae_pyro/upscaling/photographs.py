@@ -112,10 +112,7 @@ def named(paths: Sequence[Path]) -> str:
 
 
 def read_photograph(path: Path, channels: int) -> Photograph:
-    """An image file, upright, in 8 bits, with 3 or 1 channels.
-
-    Wholly transparent pixels take the nearest colour, as an upscaled image mixes neighbours.
-    """
+    """An image file, upright, in 8 bits, hidden pixels filled, with 3 or 1 channels."""
     if path.is_dir():
         raise UserError(f"{shown(path)} is a folder: name the image files in it")
     if not path.exists():

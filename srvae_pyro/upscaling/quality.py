@@ -12,8 +12,6 @@ from srvae_pyro.models import SRVAE
 from srvae_pyro.upscaling.tiling import Levels, bands
 from srvae_pyro.upscaling.upscaler import downscaled_rows
 
-__all__ = ["WINDOW", "PixelStatistics", "lr_psnr", "psnr", "shown_psnr", "ssim"]
-
 CAP = 100.0  # dB: what an exact image counts; one level wrong in a 32x32 image is below 90
 WINDOW = 11  # pixels a side of SSIM's Gaussian window
 

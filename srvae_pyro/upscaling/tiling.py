@@ -154,10 +154,7 @@ class Span:
 
 
 def spans(length: int, side: int, multiple: int) -> list[Span]:
-    """Tiles of ``side`` pixels that cover ``length`` evenly, from multiples of ``multiple``.
-
-    Weights cross in the middle half of an overlap, so a tile's outermost pixels count nothing.
-    """
+    """Evenly spaced tiles of ``side`` pixels; weights cross in the middle half of an overlap."""
     if length <= side:
         return [Span(0, length, None, None, 1.0)]
     overlap = max(min(side // OVERLAP, WIDEST) // multiple, 2) * multiple
