@@ -119,4 +119,4 @@ def test_files_are_chapters() -> None:
 
 
 def test_files_are_few() -> None:
-    assert len(MODULES) <= 130
+    assert len(MODULES) <= 128

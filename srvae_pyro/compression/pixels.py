@@ -214,15 +214,13 @@ def code_image(likelihood: ImageDistribution, factor: Factor, levels: Tensor | N
         case ConsistentGroups():
             return _groups(likelihood, factor, levels)
         case DiscretizedLogisticMixture():
-            return factor(TruncatedMixture(likelihood, _everything(likelihood)), levels)
+            # The context of an unconstrained pixel: locations are the mixture's own.
+            none = likelihood.means.new_zeros(likelihood.event_shape)
+            context = PixelContext(none, torch.full_like(none, LAST_LEVEL), none, none)
+            return factor(TruncatedMixture(likelihood, context), levels)
         case TruncatedMixture():
             return factor(likelihood, levels)
     raise UserError(f"compress has no code for the likelihood {type(likelihood).__name__}")
-
-
-def _everything(mixture: DiscretizedLogisticMixture) -> PixelContext:
-    none = mixture.means.new_zeros(mixture.event_shape)
-    return PixelContext(none, torch.full_like(none, LAST_LEVEL), none, none)
 
 
 def _pyramid(pyramid: Pyramid, factor: Factor, levels: Tensor | None) -> Tensor:

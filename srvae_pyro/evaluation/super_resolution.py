@@ -160,8 +160,10 @@ class FactorResult:
         }
         heads = ["PSNR (dB)", "±", "SSIM", "PSNR, Y", "±", "SSIM, Y", "LR-PSNR (dB)"]
         rows = [[f"super-resolution x{self.factor}", *heads]]
+        shown = ("psnr", "psnr_error", "ssim", "psnr_y", "psnr_y_error", "ssim_y")
         for method, scores in self.methods.items():
-            rows.append([names.get(method, method), *_cells(scores)])
+            cells = [_number(getattr(scores, name), 4 if "ssim" in name else 2) for name in shown]
+            rows.append([names.get(method, method), *cells, shown_psnr(scores.lr_psnr, 2)])
         over = ""
         if self.methods["sample"].psnr_error is not None:
             images = f"{self.images:,} images"
@@ -176,18 +178,6 @@ class FactorResult:
         if self.calibration is not None:
             lines.append(_calibration_table(self.calibration, self.factor))
         return "\n".join(lines)
-
-
-def _cells(scores: Scores) -> list[str]:
-    return [
-        f"{scores.psnr:.2f}",
-        _number(scores.psnr_error, 2),
-        _number(scores.ssim, 4),
-        _number(scores.psnr_y, 2),
-        _number(scores.psnr_y_error, 2),
-        _number(scores.ssim_y, 4),
-        shown_psnr(scores.lr_psnr, 2),
-    ]
 
 
 def _differences(diversity: Diversity, samples: int) -> list[str]:
