@@ -37,6 +37,7 @@ from srvae_pyro.models.pixel_groups import X_GIVEN_YZ
 from srvae_pyro.models.transforms import TRANSFORMS, Downscale, Transform, make_transform
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.training import arguments as training_arguments
+from tests.builders import make_images, tiny
 from tests.distributions import test_image_distributions as suite
 from tests.training.test_command import arguments
 from tests.training.test_command import make_images as write_images
@@ -183,9 +184,7 @@ def forget(module: ModuleType) -> None:
 
 
 @pytest.fixture
-def run(
-    request: pytest.FixtureRequest, tiny: Callable[..., ModelConfig], tmp_path: Path
-) -> Iterator[tuple[str, Path]]:
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A run of one of the plug-ins, trained by a preset that is a plug-in itself."""
     plugin = request.param
     with pytest.MonkeyPatch.context() as patch:
@@ -252,9 +251,7 @@ def test_every_command(run: tuple[str, Path], tmp_path: Path) -> None:
     assert not archive.exists() or plugin == "transform"
 
 
-def test_three_levels_are_weighed_as_their_elbo(
-    tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
+def test_three_levels_are_weighed_as_their_elbo() -> None:
     """One sample's weight is the ELBO by the same noise, with the encoder's q and a refined one."""
     net, x = ThreeLevels(tiny(p_u="standard")), make_images(3)
     net.initialize(x)
@@ -282,7 +279,7 @@ def test_a_likelihood_joins_the_common_suite() -> None:
 
 
 def test_a_likelihood_of_ones_own_is_not_taken_for_consistent(
-    tiny: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(X_GIVEN_YZ, "independent", CategoricalGivenYZ)
     assert not base.MODELS["srvae"](tiny()).is_consistent  # type: ignore[attr-defined]

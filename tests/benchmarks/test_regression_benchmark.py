@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import save_image
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import MemoryImages, load_data
 from srvae_pyro.evaluation.sr_scores import image_scores
 from srvae_pyro.models import make_model
@@ -21,6 +19,7 @@ from srvae_pyro.models.transforms import BlockAverage
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.loop import Batches
 from srvae_pyro.upscaling.quality import psnr
+from tests.builders import make_images, tiny
 
 CPU = torch.device("cpu")
 
@@ -69,11 +68,7 @@ def test_it_starts_from_nearest_and_learns(regression: ModuleType) -> None:
 
 
 def test_the_command_measures_the_test_crops(
-    regression: ModuleType,
-    tmp_path: Path,
-    tiny: Callable[..., ModelConfig],
-    make_images: Callable[..., Tensor],
-    capsys: pytest.CaptureFixture[str],
+    regression: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_model(tiny())
     model.initialize(make_images(8))

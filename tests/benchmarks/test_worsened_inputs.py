@@ -1,17 +1,16 @@
 """``benchmarks/robustness.py``: outputs to inputs with noise, or after JPEG."""
 
 import runpy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
+from tests.builders import tiny
 from tests.upscaling.test_command import image_of, smooth
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "robustness.py"
@@ -19,7 +18,6 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "robustness.py"
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_table_and_figure(
-    tiny: Callable[..., ModelConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

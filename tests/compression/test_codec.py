@@ -10,11 +10,11 @@ from torch import Tensor
 
 from srvae_pyro.compression.ans import MismatchError
 from srvae_pyro.compression.codec import Codec, batches_of, padded
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.elbo import TermsELBO
-from srvae_pyro.models import ImageModel, make_model
+from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_unit
+from tests.builders import initialized
 
 KINDS: list[dict[str, Any]] = [
     {"model": "vae", "p_u": "standard", "latent_likelihood": "independent"},
@@ -38,10 +38,8 @@ def smooth() -> Callable[..., Tensor]:
     return make
 
 
-def made(tiny: Callable[..., ModelConfig], x: Tensor, **settings: Any) -> ImageModel:
-    model = make_model(tiny(**settings))
-    model.initialize(to_unit(x))
-    return model
+def made(x: Tensor, **settings: Any) -> ImageModel:
+    return initialized(to_unit(x), **settings)
 
 
 def name_of(kind: dict[str, Any]) -> str:
@@ -50,10 +48,10 @@ def name_of(kind: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
 def test_images_come_back_and_cost_what_the_elbo_says(
-    kind: dict[str, Any], tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
+    kind: dict[str, Any], smooth: Callable[..., Tensor]
 ) -> None:
     x = smooth(7)
-    model = made(tiny, x, **kind)
+    model = made(x, **kind)
     codec = Codec(model, group=3)
     chains = codec.encode(list(x))
     assert len(chains) == (1 if model.config.model == "vae" else 2)
@@ -73,10 +71,8 @@ def test_images_come_back_and_cost_what_the_elbo_says(
     assert net == pytest.approx(torch.stack(draws).mean().item() / math.log(2), rel=0.01)
 
 
-def test_sizes_may_differ_and_need_not_suit_the_networks(
-    tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
-) -> None:
-    model = made(tiny, smooth(4), **KINDS[2])
+def test_sizes_may_differ_and_need_not_suit_the_networks(smooth: Callable[..., Tensor]) -> None:
+    model = made(smooth(4), **KINDS[2])
     sizes = [(16, 16), (9, 21), (16, 16), (1, 3), (16, 13)]
     x = [smooth(1, *size, seed=i)[0] for i, size in enumerate(sizes)]
     codec = Codec(model, group=2)
@@ -89,19 +85,15 @@ def test_sizes_may_differ_and_need_not_suit_the_networks(
     ]  # fmt: skip
 
 
-def test_a_mixture_prior_has_one_size(
-    tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
-) -> None:
-    codec = Codec(made(tiny, smooth(4), **KINDS[1]))
+def test_a_mixture_prior_has_one_size(smooth: Callable[..., Tensor]) -> None:
+    codec = Codec(made(smooth(4), **KINDS[1]))
     with pytest.raises(UserError, match="takes images of 16x16 only, and one is 24x16"):
         codec.encode(list(smooth(1, 24, 16)))
 
 
-def test_other_weights_or_bits_are_noticed(
-    tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
-) -> None:
+def test_other_weights_or_bits_are_noticed(smooth: Callable[..., Tensor]) -> None:
     x = smooth(3)
-    model = made(tiny, x, **KINDS[0])
+    model = made(x, **KINDS[0])
     codec = Codec(model)
     (chain,) = codec.encode(list(x))
     damaged = chain.words.copy()
@@ -114,10 +106,8 @@ def test_other_weights_or_bits_are_noticed(
         Codec(model).decode([chain.words], [(16, 16)] * 3)
 
 
-def test_a_model_of_bad_numbers_codes_nothing(
-    tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
-) -> None:
-    model = made(tiny, smooth(4), **KINDS[0])
+def test_a_model_of_bad_numbers_codes_nothing(smooth: Callable[..., Tensor]) -> None:
+    model = made(smooth(4), **KINDS[0])
     codec = Codec(model)
     next(codec.model.guide.parameters()).data.fill_(math.nan)  # as if they overflowed
     with pytest.raises(UserError, match=r"the model cannot code these images: .* not finite"):
@@ -128,10 +118,8 @@ def test_a_model_of_bad_numbers_codes_nothing(
         Codec(model)
 
 
-def test_a_vae_has_no_preview(
-    tiny: Callable[..., ModelConfig], smooth: Callable[..., Tensor]
-) -> None:
-    codec = Codec(made(tiny, smooth(4), **KINDS[0]))
+def test_a_vae_has_no_preview(smooth: Callable[..., Tensor]) -> None:
+    codec = Codec(made(smooth(4), **KINDS[0]))
     (chain,) = codec.encode(list(smooth(2)))
     with pytest.raises(UserError, match="a VAE has no y"):
         codec.preview(chain.words, [(16, 16)] * 2)

@@ -10,31 +10,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from srvae_pyro import compress, decompress
 from srvae_pyro.compress import CompressArguments
 from srvae_pyro.compression import container
 from srvae_pyro.compression.container import Entry, Header, names_of, read_parts
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.decompress import DecompressArguments
 from srvae_pyro.errors import UserError, with_flags
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.system.cli import check_arguments
+from tests.builders import make_images, save_run, tiny
 
 
 @pytest.fixture
-def place(
-    tmp_path: Path,
-    tiny: Callable[..., ModelConfig],
-    make_images: Callable[..., Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with runs/net, a srVAE with standard prior, and three make_images."""
-    model = make_model(tiny(p_u="standard"))
-    model.initialize(make_images(8))
-    save_pretrained(model, tmp_path / "runs" / "net")
+    save_run(tmp_path / "runs" / "net", p_u="standard")
     generator = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     for name, shape in (("a.png", (16, 16, 3)), ("b.webp", (9, 14, 3)), ("gray.png", (16, 16))):
@@ -135,18 +127,9 @@ HOSTILE: dict[str, Callable[[dict], object]] = {
     "outside": lambda v: v["images"]["name"].__setitem__(0, "../a"),
     "absolute": lambda v: v["images"]["name"].__setitem__(0, "/tmp/a"),
     "same": lambda v: v["images"]["name"].__setitem__(0, "GRAY"),
-    "no name": lambda v: v["images"]["name"].__setitem__(0, ""),
-    "number": lambda v: v["images"]["name"].__setitem__(0, 3),
     "huge": lambda v: v["images"]["height"].__setitem__(0, 1 << 31),
-    "nothing": lambda v: v["images"]["height"].__setitem__(0, 0),
     "fewer": lambda v: [column.pop() for column in v["images"].values()],
     "ragged": lambda v: v["images"]["height"].pop(),
-    "group": lambda v: v.update(group=-1),
-    "bool": lambda v: v.update(group=True),
-    "arithmetic": lambda v: v.update(arithmetic="fp8"),
-    "format": lambda v: v.update(format=1),
-    "missing": lambda v: v.pop("run"),
-    "list": lambda v: b"[]",
     "long": lambda v: v.update(more="x" * 2_000_000),
     "bomb": lambda v: zlib.compress(b"[" * (container.LARGEST + 1), 1),
     "deep": lambda v: zlib.compress(b"[" * 200_000),
@@ -207,9 +190,7 @@ def test_a_file_names_no_run_elsewhere(packed: Path, place: Path) -> None:
     assert decompress.main(DecompressArguments(packed, place / "out", run="runs/net")) == 0
 
 
-def test_other_weights_are_told(
-    packed: Path, place: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
+def test_other_weights_are_told(packed: Path, place: Path) -> None:
     model = make_model(tiny(p_u="standard"))
     model.initialize(make_images(8, seed=9))
     save_pretrained(model, place / "runs" / "other")
@@ -256,11 +237,9 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
     for arguments, told in (
         (CompressArguments("net", (), tmp_path / "out"), "name at least one image"),
         (CompressArguments("net", (Path("a.png"),)), "--out FILE"),
-        (CompressArguments("net", (Path("a.png"),), tmp_path), "is a folder: name a file"),
         (CompressArguments("net", (Path("a.png"),), Path("b.PNG")), "has an image's extension"),
         (DecompressArguments(Path("file")), "--out DIR"),
         (DecompressArguments(Path("file"), Path("a.png")), "--out is a folder"),
-        (CompressArguments("net", (Path("a.png"),), tmp_path / "x", group=0), "--group"),
     ):
         with pytest.raises(UserError) as error:
             check_arguments(arguments)

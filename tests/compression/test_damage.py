@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from torch import Tensor
 
 from srvae_pyro import compress, decompress
 from srvae_pyro.compress import CompressArguments
@@ -31,10 +28,8 @@ from srvae_pyro.compression.container import (
     packed,
     read_from,
 )
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.decompress import DecompressArguments
-from srvae_pyro.models import make_model
-from srvae_pyro.models.base import save_pretrained
+from tests.builders import make_images, save_run, write_images
 
 IMAGES = tuple(Entry(f"{i:03d}", 16, 16 + i) for i in range(4))
 HEADER = Header("net", "digest", "fp64", 2, (3, 3), {"torch": "2"}, IMAGES)
@@ -149,20 +144,10 @@ sys.exit(decompress.main(decompress.DecompressArguments(Path("packed"), Path(out
 
 
 @pytest.fixture
-def place(
-    tmp_path: Path,
-    tiny: Callable[..., ModelConfig],
-    make_images: Callable[..., Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a VAE, two make_images, and the file that they are compressed into."""
-    model = make_model(tiny(model="vae", p_u="standard"))
-    model.initialize(make_images(8))
-    save_pretrained(model, tmp_path / "runs" / "net")
-    (tmp_path / "in").mkdir()
-    for number in range(2):
-        levels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(levels).save(tmp_path / "in" / f"{number}.png")
+    save_run(tmp_path / "runs" / "net", model="vae", p_u="standard")
+    write_images(tmp_path / "in", make_images(2))
     monkeypatch.chdir(tmp_path)
     assert compress.main(CompressArguments("net", (Path("in"),), Path("packed"))) == 0
     return tmp_path
@@ -202,7 +187,7 @@ def test_a_kill_leaves_nothing_half_done(
     assert compress.main(arguments) == 0
     assert (place / "out-compress").read_bytes() == (place / "packed").read_bytes()
     assert decompress.main(DecompressArguments(Path("packed"), place / "out-decompress")) == 0
-    assert {path.name for path in (place / "out-decompress").iterdir()} == {"0.png", "1.png"}
+    assert {path.name for path in (place / "out-decompress").iterdir()} == {"00.png", "01.png"}
     assert not [path for path in place.iterdir() if path.name.startswith(".")]
 
 
@@ -211,4 +196,4 @@ def test_images_come_into_a_folder_that_is_there(place: Path) -> None:
     (place / "there" / "other.txt").write_text("kept")
     assert decompress.main(DecompressArguments(Path("packed"), place / "there")) == 0
     names = sorted(path.name for path in (place / "there").iterdir())
-    assert names == ["0.png", "1.png", "other.txt"]
+    assert names == ["00.png", "01.png", "other.txt"]

@@ -1,37 +1,22 @@
 """``evaluate --compress``: bytes beside the ELBO's and other codecs'."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import coding
 from srvae_pyro.evaluation.coding import CodeSize, CodingResult, evaluate_coding
 from srvae_pyro.evaluation.record import newest_results
-from srvae_pyro.models import make_model
-from srvae_pyro.models.base import save_pretrained
+from tests.builders import initialized, make_images, save_run, write_images
 
 
-def test_bytes_stand_beside_the_elbos(
-    tmp_path: Path,
-    tiny: Callable[..., ModelConfig],
-    make_images: Callable[..., Tensor],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    model = make_model(tiny(model="vae", p_u="standard"))
-    model.initialize(make_images(8))
-    save_pretrained(model, tmp_path / "run")
-    (tmp_path / "data" / "test").mkdir(parents=True)
-    for number in range(6):
-        levels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(levels).save(tmp_path / "data" / "test" / f"{number}.png")
+def test_bytes_stand_beside_the_elbos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_run(tmp_path / "run", model="vae", p_u="standard")
+    write_images(tmp_path / "data" / "test", make_images(6))
     arguments = EvaluateArguments(
         str(tmp_path / "run"), str(tmp_path / "data"), elbo_only=True, compress=4
     )
@@ -56,24 +41,16 @@ def test_bytes_stand_beside_the_elbos(
     ]  # fmt: skip
 
 
-def test_a_code_that_does_not_give_back_is_noticed(
-    tiny: Callable[..., ModelConfig],
-    make_images: Callable[..., Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = make_model(tiny(model="vae", p_u="standard"))
-    model.initialize(make_images(8))
+def test_a_code_that_does_not_give_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = initialized(make_images(8), model="vae", p_u="standard")
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     monkeypatch.setattr(coding.Codec, "decode", lambda *_: list(images + 1))
     with pytest.raises(RuntimeError, match="is not what was written"):
         evaluate_coding(model, images, torch.arange(2))
 
 
-def test_the_first_part_of_the_file_is_told(
-    tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
-    model = make_model(tiny(p_u="standard"))
-    model.initialize(make_images(8))
+def test_the_first_part_of_the_file_is_told() -> None:
+    model = initialized(make_images(8), p_u="standard")
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     result = evaluate_coding(model, images, torch.arange(3))
     chains = result.chain_bytes

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from srvae_pyro.compression.codec import Codec
 from srvae_pyro.compression.exact import SameEverywhere
-from srvae_pyro.config import ModelConfig, Residual
+from srvae_pyro.config import Residual
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
+from tests.builders import make_images, tiny
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
@@ -114,9 +115,7 @@ OLDER = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 OLDER["OMP_NUM_THREADS"] = "2"  # and with more threads, whose sums have other orders
 
 
-def test_older_instructions_write_the_same_bytes(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
+def test_older_instructions_write_the_same_bytes(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"p_u": "realnvp", "d": "average2", "likelihood": "groups"}
     settings |= dict.fromkeys(("groups", "pyramid"), Residual(4, 1, 1, estimate=True))
     model = make_model(tiny(latent_likelihood="pyramid", **settings))

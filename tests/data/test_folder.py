@@ -211,38 +211,6 @@ def test_image_size_takes_the_centre(tmp_path: Path) -> None:
         assert np.array_equal(result, expected)
 
 
-def test_kinds_of_files(tmp_path: Path) -> None:
-    def pixel(image: Image.Image, name: str, channels: int = 3, **options: object) -> list[int]:
-        image.save(tmp_path / name, **options)
-        return np.asarray(read_image(tmp_path / name, channels))[0, 0].tolist()
-
-    # Half transparent red on white; fully transparent is white.
-    assert pixel(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), "alpha.png") == [255, 127, 127]
-    assert pixel(Image.new("LA", (4, 4), (0, 0)), "la.png", channels=1) == 255
-    palette = Image.new("P", (4, 4), 1)
-    palette.putpalette([0, 0, 0, 10, 20, 30])
-    assert pixel(palette, "palette.png") == [10, 20, 30]
-    assert pixel(palette, "clear.png", transparency=1) == [255, 255, 255]
-    assert pixel(Image.new("CMYK", (4, 4), (0, 0, 0, 255)), "cmyk.tif") == [0, 0, 0]
-    assert pixel(Image.new("1", (4, 4), 1), "bits.png") == [255, 255, 255]
-    deep = np.array([[200 * 257, 100 * 257 + 128], [100 * 257 + 129, 65535]], np.uint16)
-    for name in ("deep.png", "deep.tif"):
-        Image.fromarray(deep).save(tmp_path / name)
-        levels = np.asarray(read_image(tmp_path / name, 1))
-        assert levels.tolist() == [[200, 100], [101, 255]]
-
-
-def test_exif_orientation(tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 4), "black")
-    image.putpixel((0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    image.save(tmp_path / "turned.png", exif=exif)
-    upright = read_image(tmp_path / "turned.png", 3)
-    assert upright.size == (4, 8)
-    assert upright.getpixel((3, 0)) == (255, 255, 255)
-
-
 def test_finds_in_order_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "b/10.jpeg", "a.webp", ".hidden.png", ".git/x.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,9 +1,7 @@
 """Image files that others write: damaged beside their pixels, large, of many pages, or none."""
 
 import io
-import struct
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -363,36 +361,6 @@ def test_what_the_photographer_noted_is_kept(tmp_path: Path, name: str) -> None:
 def test_xmp_is_kept(tmp_path: Path) -> None:
     make_image().save(tmp_path / "a.jpg", xmp=b"<x:xmpmeta>a title</x:xmpmeta>")
     assert upscaled(tmp_path / "a.jpg").info["xmp"] == b"<x:xmpmeta>a title</x:xmpmeta>"
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
-def test_a_gray_photograph_stays_gray(tmp_path: Path, mode: str) -> None:
-    gray = make_image().convert("L")
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
-    else:
-        image = gray.convert(mode)
-    image.save(tmp_path / "gray.png")
-    assert upscaled(tmp_path / "gray.png").mode == ("LA" if mode == "LA" else "L")
-    note = read_photograph(tmp_path / "gray.png", 3).note
-    assert note == ("8 of its 16 bits" if mode == "I;16" else "")
-
-
-def read_photograph_of(image: Image.Image, tmp_path: Path) -> Any:
-    image.save(tmp_path / "other.png")
-    return read_photograph(tmp_path / "other.png", 3).levels
-
-
-def test_16_bits_of_colours_are_told(tmp_path: Path) -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    body = chunk(b"IDAT", zlib.compress(bytes(7))) + chunk(b"IEND", b"")
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    (tmp_path / "deep.png").write_bytes(start + body)
-    assert read_photograph(tmp_path / "deep.png", 3).note == "8 of its 16 bits"
 
 
 def test_colours_of_printing_become_those_of_screens(tmp_path: Path) -> None:

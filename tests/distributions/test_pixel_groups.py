@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,12 +25,12 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.learner import Learner, Objective
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, downscaled
+from tests.builders import tiny
 from tests.distributions.test_block_averages import levels_of
 from tests.distributions.test_image_distributions import fits, images_of
 from tests.upscaling.test_command import smooth
 from tests.upscaling.test_consistency import extremes
 
-MakeConfig = Callable[..., ModelConfig]
 pytestmark = pytest.mark.usefixtures("two_strips")
 
 d = make_transform("average2")
@@ -272,7 +271,7 @@ def test_an_estimate_has_y_as_its_average_and_moves_the_locations() -> None:
     assert conditional(shared=2).estimate(y) is None
 
 
-def test_an_estimate_learns_beside_the_elbo(tiny: MakeConfig) -> None:
+def test_an_estimate_learns_beside_the_elbo() -> None:
     x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(4)]))
     size = Residual(4, 1, 1, estimate=True)
     model = make_model(tiny(d="average2", likelihood="groups", groups=size))
@@ -292,7 +291,7 @@ def test_an_estimate_learns_beside_the_elbo(tiny: MakeConfig) -> None:
     assert told["total"].mean().item() == pytest.approx(plain.item())
 
 
-def test_estimates_that_cannot_be_are_refused(tiny: MakeConfig) -> None:
+def test_estimates_that_cannot_be_are_refused() -> None:
     consistent = {"d": "average2", "likelihood": "groups"}
     with pytest.raises(UserError, match=r"set model\.groups\.shared too"):
         make_model(tiny(**consistent, groups=Residual(4, 1, 0, estimate=True)))
@@ -316,7 +315,7 @@ def test_estimates_that_cannot_be_are_refused(tiny: MakeConfig) -> None:
 
 
 @pytest.mark.parametrize("shared", [0, 1])
-def test_autocast_reaches_every_network(shared: int, tiny: MakeConfig) -> None:
+def test_autocast_reaches_every_network(shared: int) -> None:
     """Those too that are asked for while an image is scored; heads alone stay in float32."""
     size = Residual(4, 1, shared, estimate=bool(shared))
     config = tiny(d="average2", likelihood="groups", latent_likelihood="pyramid")
@@ -361,7 +360,7 @@ def test_bfloat16_does_not_reach_probabilities() -> None:
 
 
 @pytest.fixture(params=[Residual(4, 1), Residual(4, 1, 2), Residual(4, 1, 2, estimate=True)])
-def model(tiny: MakeConfig, request: pytest.FixtureRequest) -> SRVAE:
+def model(request: pytest.FixtureRequest) -> SRVAE:
     groups = request.param
     made = make_model(tiny(d="average2", likelihood="groups", likelihood_scale=0.5, groups=groups))
     assert isinstance(made, SRVAE)

@@ -21,9 +21,9 @@ from srvae_pyro.models.pixel_groups import PyramidGivenLatent
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import initializing
 from srvae_pyro.pixels import to_levels, to_unit
+from tests.builders import make_images, tiny
 from tests.upscaling.test_command import smooth
 
-MakeConfig = Callable[..., ModelConfig]
 Images = Callable[..., Tensor]
 
 
@@ -297,7 +297,7 @@ def test_the_mean_is_near_the_mean_of_samples() -> None:
 # In the models
 
 
-def test_u_has_a_size_of_its_own(tiny: MakeConfig, make_images: Images) -> None:
+def test_u_has_a_size_of_its_own() -> None:
     net = SRVAE(tiny(latent_likelihood="pyramid"))
     net.initialize(make_images(4))
     sites = net.generate(3, seed=0)
@@ -321,9 +321,7 @@ def test_u_has_a_size_of_its_own(tiny: MakeConfig, make_images: Images) -> None:
 @pytest.mark.parametrize(
     ("model", "estimator"), [("srvae", "product"), ("srvae", "paired"), ("vae", "paired")]
 )
-def test_importance_sampling(
-    model: Any, estimator: Any, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_importance_sampling(model: Any, estimator: Any) -> None:
     net, x = make_model(tiny(model=model, latent_likelihood="pyramid")), make_images(3)
     net.initialize(make_images(4))
     estimates = [
@@ -355,15 +353,13 @@ def test_a_tile_of_the_noise_makes_that_tile_of_the_image() -> None:
         ({"pyramid_channels": 0}, "`pyramid_channels` must be from 1 to 65536, not 0"),
     ],
 )
-def test_what_does_not_suit_is_told_in_one_line(
-    changes: dict[str, Any], told: str, tiny: MakeConfig
-) -> None:
+def test_what_does_not_suit_is_told_in_one_line(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told) as error:
         make_model(tiny(**({"latent_likelihood": "pyramid"} | changes)))
     assert "\n" not in str(error.value)
 
 
-def test_a_y_that_u_cannot_be_made_of_is_refused(tiny: MakeConfig) -> None:
+def test_a_y_that_u_cannot_be_made_of_is_refused() -> None:
     net = SRVAE(tiny(latent_likelihood="pyramid"))
     with pytest.raises(UserError, match="y of 12x8: its height and width must be multiples of 8"):
         net.super_resolve(torch.zeros(1, 3, 12, 8))

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torchvision.utils import make_grid
 from torchvision.utils import save_image as torchvision_save_image
 
-from srvae_pyro.config import DataConfig, ModelConfig
+from srvae_pyro.config import DataConfig
 from srvae_pyro.data import ImageOptions, load_data
 from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_image
 from srvae_pyro.errors import UserError
@@ -23,13 +22,14 @@ from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import CONFIG, read_config
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.system.files import write_json
+from tests.builders import make_images, tiny
 
 BOTH = {"paper-samples", "paper-reconstructions", "paper-interpolations"}
 SRVAE_ONLY = {"paper-super-resolution", "paper-generative-reconstructions", "swapped-latents"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, make_images: Callable[..., Tensor]) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Images of the tiny models' size, ten to test on."""
     for split in ("train", "test"):
         (tmp_path / "images" / split).mkdir(parents=True)
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, make_images: Callable[..., Tensor]) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]):
+def run(tmp_path: Path):
     def make(name: str, **changes) -> str:
         model = make_model(tiny(**({"p_u": "standard"} | changes)))
         if "image_shape" not in changes:
@@ -128,7 +128,7 @@ def test_bad_requests(folder: Path, run: Callable[..., str], tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("count", "channels"), [(1, 1), (2, 1), (4, 3), (9, 3)])
 def test_images_in_rows_are_as_torchvision_has_them(
-    count: int, channels: int, tmp_path: Path, make_images: Callable[..., Tensor]
+    count: int, channels: int, tmp_path: Path
 ) -> None:
     images = make_images(count, (channels, 5, 7))
     upscale_from = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)

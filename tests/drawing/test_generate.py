@@ -1,7 +1,6 @@
 """``python -m srvae_pyro.generate``: a folder with the images of one call and no others."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,26 +9,21 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from torch import Tensor
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.drawing.generate import chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.generate import GenerateArguments, main
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.models.base import save_pretrained
+from tests.builders import make_images, save_run, tiny
 
 
 @pytest.fixture
-def asked(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> GenerateArguments:
+def asked(tmp_path: Path) -> GenerateArguments:
     """Six make_images of a model that was initialised but not trained."""
-    model = make_model(tiny(p_u="standard"))
-    model.initialize(make_images(8))
-    save_pretrained(model, tmp_path / "run")
-    return GenerateArguments(str(tmp_path / "run"), 6, batch_size=4, out=tmp_path / "out")
+    run = save_run(tmp_path / "run", p_u="standard")
+    return GenerateArguments(str(run), 6, batch_size=4, out=tmp_path / "out")
 
 
 @pytest.fixture
@@ -120,9 +114,7 @@ def test_a_temperature_of_y_that_changes_nothing_is_no_other_setting(
     assert "y_temperature" not in settings
 
 
-def test_a_temperature_of_y_is_the_srvaes(
-    asked: GenerateArguments, tiny: Callable[..., ModelConfig], tmp_path: Path
-) -> None:
+def test_a_temperature_of_y_is_the_srvaes(asked: GenerateArguments, tmp_path: Path) -> None:
     save_pretrained(make_model(tiny(model="vae")), tmp_path / "vae")
     given = with_sampling(asked, y_temperature=0.5)
     with pytest.raises(UserError, match="`y_temperature` is the srVAE's: a VAE has no y"):
@@ -131,9 +123,7 @@ def test_a_temperature_of_y_is_the_srvaes(
     assert not asked.out.exists()
 
 
-def test_other_weights_are_other_settings(
-    asked: GenerateArguments, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
+def test_other_weights_are_other_settings(asked: GenerateArguments) -> None:
     main(asked)
     model = make_model(tiny(p_u="standard"))
     model.initialize(make_images(8, seed=5))

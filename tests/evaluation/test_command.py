@@ -13,11 +13,9 @@ from typing import Annotated, Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
-from torchvision.utils import save_image
 
 from srvae_pyro.checked import AtLeast
-from srvae_pyro.config import DataConfig, ModelConfig
+from srvae_pyro.config import DataConfig
 from srvae_pyro.data import DataSplits, ImageOptions, MemoryImages, load_data
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced, evenly_spaced_indices
@@ -46,6 +44,7 @@ from srvae_pyro.runs import CONFIG, read_config
 from srvae_pyro.system.cli import check_arguments, parse
 from srvae_pyro.system.files import write_json
 from srvae_pyro.system.parallel import ProcessGroup
+from tests.builders import make_images, save_run, tiny, write_images
 
 
 def results(run: Path) -> dict[str, Any]:
@@ -54,21 +53,13 @@ def results(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def originals(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny: Callable[..., ModelConfig],
-    make_images: Callable[..., Tensor],
-) -> Path:
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders that each test has copies of."""
     place = tmp_path_factory.mktemp("originals")
     for split in ("train", "test"):
-        (place / "images" / split).mkdir(parents=True)
-        for number, image in enumerate(make_images(15, seed=len(split))):
-            save_image(image, place / "images" / split / f"{number:02d}.png")
+        write_images(place / "images" / split, make_images(15, seed=len(split)))
     torch.manual_seed(0)
-    model = make_model(tiny(p_u="mixture"))
-    model.initialize(make_images(8))
-    save_pretrained(model, place / "run")
+    save_run(place / "run", p_u="mixture")
     return place
 
 
@@ -167,7 +158,7 @@ def test_the_refined_likelihood_stands_beside_the_other(
     assert table.endswith("for 1,200 of the images it does not, and the encoder's q is kept")
 
 
-def test_units_are_counted(folder: Path, tmp_path: Path, tiny: Callable[..., ModelConfig]) -> None:
+def test_units_are_counted(folder: Path, tmp_path: Path) -> None:
     """By hand, of a model some of whose units are switched off."""
     images = load_data(str(folder), folder).test
     model = make_model(tiny(posterior_scale=1.0, posterior_log_variance=0.0))
@@ -213,16 +204,8 @@ def test_more_elbo_samples_are_averaged(folder: Path, run: Path, tmp_path: Path)
     assert many["y_bits_per_dim"] == pytest.approx(lower)
 
 
-def test_a_vae_is_measured_too(
-    folder: Path,
-    tmp_path: Path,
-    tiny: Callable[..., ModelConfig],
-    make_images: Callable[..., Tensor],
-) -> None:
-    model = make_model(tiny(model="vae"))
-    model.initialize(make_images(8))
-    save_pretrained(model, tmp_path / "vae")
-    run = str(tmp_path / "vae")
+def test_a_vae_is_measured_too(folder: Path, tmp_path: Path) -> None:
+    run = str(save_run(tmp_path / "vae", model="vae"))
     assert main(EvaluateArguments(run, data=str(folder), limit=2, importance_samples=3)) == 0
     values = results(tmp_path / "vae")
     assert values["likelihood"]["estimator"] == "paired"
@@ -368,22 +351,14 @@ def test_fid_is_asked_for_as_in_the_paper(
     [
         ({"importance_samples": 0}, "--importance-samples must be at least 1, not 0"),
         ({"refine": 9, "elbo_only": True}, "--refine is of importance sampling: leave out"),
-        ({"memory_gb": float("nan")}, "--memory-gb must be above 0"),
         ({"memory_gb": 1e-9}, "1e-09 is too little: it needs"),
         ({"fid_images": 9, "kid": True}, "--fid-images is of --fid: give both, or neither"),
-        ({"fid_weights": Path("weights")}, "--fid-weights is of --fid"),
         ({"kid_images": 9, "fid": True}, "--kid-images is of --kid"),
         ({"decode": "mode"}, "--decode is of --fid or --kid"),
-        ({"temperatures": Temperatures(0.9)}, "--temperature is of --fid or --kid"),
-        (
-            {"temperatures": Temperatures(image_temperature=0.9)},
-            "--image-temperature is of --fid",
-        ),
         ({"temperatures": Temperatures(y_temperature=0.9)}, "--y-temperature is of --fid or --kid"),
         ({"run": "nowhere"}, "no run called nowhere"),
         ({"data": "nowhere"}, "no data set and no folder is called 'nowhere'"),
         ({"measure": ("nothing",)}, "--measure nothing: no measure without flags is called so"),
-        ({"measure": ("fid",)}, "--measure fid: no measure without flags"),
     ],
 )
 def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> None:
@@ -398,18 +373,7 @@ def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> N
     assert message in with_flags(str(error.value))
 
 
-def test_the_same_twice_and_for_any_split(folder: Path, run: Path, tmp_path: Path) -> None:
-    found = []
-    for split in ("test", "test", "train"):
-        out = tmp_path / "out.json"
-        main(EvaluateArguments(str(run), data=str(folder), split=split, elbo_only=True, json=out))  # type: ignore[arg-type]
-        found.append(json.loads(out.read_text())["elbo"])
-    assert found[0] == found[1] != found[2]
-
-
-def test_images_of_another_shape_are_refused(
-    folder: Path, tmp_path: Path, tiny: Callable[..., ModelConfig]
-) -> None:
+def test_images_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
     save_pretrained(make_model(tiny(image_shape=(3, 16, 32))), tmp_path / "wide")
     with pytest.raises(UserError, match=r"images of 16x16, the model is for 16x32"):
         main(EvaluateArguments(str(tmp_path / "wide"), data=str(folder)))
@@ -674,9 +638,7 @@ def test_a_measure_is_a_class_and_an_entry_in_the_list(
     for words, message in (
         ("--measure edges --limit 1", "edges takes two images"),
         ("--measure edges count=0", "`count` must be at least 1, not 0"),
-        ("--measure edges count=many", "count=many is not a value as in JSON"),
         ("--measure count=2 edges", "count=2: name the measure first"),
-        ("--measure edges width=2", "edges has no setting width"),
         ("--measure edges seed=2", "edges has no setting seed"),
     ):
         with pytest.raises(UserError, match=message):

@@ -28,6 +28,7 @@ from srvae_pyro.evaluation.fid import (
 from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import make_model
 from srvae_pyro.pixels import to_levels
+from tests.builders import make_images, tiny
 
 NAME = "mean-colours"
 
@@ -217,7 +218,7 @@ def test_only_levels_are_taken(network: Any) -> None:
         measure(torch.zeros(5, 3, 4, 4), levels(5, 0, 256, seed=1))
 
 
-def test_generated_images_are_the_levels_of_the_models(tiny: Any, make_images: Any) -> None:
+def test_generated_images_are_the_levels_of_the_models() -> None:
     model = make_model(tiny()).eval()
     model.initialize(make_images())
     images_at = generated(model, Sampling(decode="mode", temperature=0.7, seed=5))

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from skimage import data as photographs
 from torch import Tensor
-from torchvision.utils import save_image
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
@@ -28,9 +27,9 @@ from srvae_pyro.evaluation.kid import (
 )
 from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.inference.sampling import Temperatures
-from srvae_pyro.models import load, make_model
-from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.models import load
 from srvae_pyro.pixels import to_levels, to_unit
+from tests.builders import make_images, save_run, write_images
 
 ROWS = ["x, %s", "y, %s", "x given a real y, %s", "x given a reconstructed y, %s"]
 ROWS += ["reconstructed y, %s"]
@@ -64,29 +63,18 @@ def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, make_images: Callable[..., Tensor]) -> Path:
+def folder(tmp_path: Path) -> Path:
     """12 make_images to train on, of which one is held out, and 9 to test."""
     for split, count in (("train", 12), ("test", 9)):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for number, image in enumerate(make_images(count, seed=count)):
-            save_image(image, tmp_path / "images" / split / f"{number:02d}.png")
+        write_images(tmp_path / "images" / split, make_images(count, seed=count))
     return tmp_path / "images"
 
 
 @pytest.fixture
-def save(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> Callable[..., Path]:
+def save(tmp_path: Path) -> Callable[..., Path]:
     """Makes a run's folder of a model that was initialised but not trained."""
 
-    def make(**changes: Any) -> Path:
-        model = make_model(tiny(**({"p_u": "standard"} | changes)))
-        channels = model.config.image_shape[0]
-        model.initialize(make_images(8, (channels, 16, 16)))
-        save_pretrained(model, tmp_path / "run")
-        return tmp_path / "run"
-
-    return make
+    return partial(save_run, tmp_path / "run", p_u="standard")
 
 
 def arguments(run: Path, folder: Path, **options: Any) -> EvaluateArguments:
@@ -300,7 +288,7 @@ def network() -> LiteFeatures:
     return LiteFeatures()
 
 
-def test_features_of_the_network(network: LiteFeatures, make_images: Callable[..., Tensor]) -> None:
+def test_features_of_the_network(network: LiteFeatures) -> None:
     images = to_levels(make_images(30)).to(torch.uint8)  # more than go through it at a time
     found = network(images)
     assert found.shape == (30, 1280)

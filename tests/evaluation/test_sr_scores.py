@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.signal import convolve2d
 from skimage.color import rgb2ycbcr
-from torch import Tensor
-from torchvision.utils import save_image
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import sr_scores as features
@@ -28,7 +25,6 @@ from srvae_pyro.evaluation.sr_scores import (
     Calibration,
     FeatureDistance,
     Ranks,
-    Scores,
     calibration_figure,
     central_shares,
     coverage,
@@ -51,17 +47,14 @@ from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscaling.upscaler import downscaled, upscale_batch
+from tests.builders import random_levels as levels
+from tests.builders import tiny, write_images
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 
 
-def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
-
-
 @pytest.fixture
-def make(tiny: Callable[..., ModelConfig]) -> Callable[..., SRVAE]:
+def make() -> Callable[..., SRVAE]:
     """Makes a model that upscales images of 32x32, not trained, with consistent outputs."""
 
     def made(**changes: Any) -> SRVAE:
@@ -317,12 +310,6 @@ def test_errors_are_over_photographs(make: Callable[..., SRVAE]) -> None:
     assert (alone.photographs, clustered.photographs) == (None, 3)
 
 
-def test_scores_have_the_names_of_their_measures() -> None:
-    values = {f"a {name}": torch.tensor([1.0, 3.0]) for name in ("psnr", "ssim", "lr_psnr")}
-    found = Scores.of(values, "a ")
-    assert (found.psnr, found.psnr_error, found.psnr_y, found.psnr_y_error) == (2, 1, None, None)
-
-
 def test_speed_is_of_all_pixels_but_the_first_draw(
     make: Callable[..., SRVAE], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,9 +325,8 @@ def test_the_command_records_all_of_it(
 ) -> None:
     save_pretrained(make(), tmp_path / "run")
     for split in ("train", "test"):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for number, image in enumerate(to_unit(levels(4, (3, 32, 32), seed=len(split)))):
-            save_image(image, tmp_path / "images" / split / f"{number}.png")
+        images = to_unit(levels(4, (3, 32, 32), seed=len(split)))
+        write_images(tmp_path / "images" / split, images)
     run, data = tmp_path / "run", str(tmp_path / "images")
     arguments = EvaluateArguments(
         str(run), data, elbo_only=True, super_resolution=True, factor=(2, 4, 2), calibration=True

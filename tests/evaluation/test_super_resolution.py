@@ -1,31 +1,23 @@
 """The measure of super-resolution, and what it is made of."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from srvae_pyro.config import ModelConfig
-from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution, interpolated
 from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.upscaling.quality import psnr, ssim
 from srvae_pyro.upscaling.upscaler import downscaled, upscale_batch
-
-
-def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
+from tests.builders import random_levels as levels
+from tests.builders import tiny
 
 
 @pytest.fixture
-def model(tiny: Callable[..., ModelConfig]) -> ImageModel:
+def model() -> ImageModel:
     settings = {"head_scale": 0.5, "likelihood_scale": 0.3, "likelihood_start": "images"}
     model = make_model(tiny(p_u="standard", **settings))
     model.initialize(to_unit(levels(8)))
@@ -104,7 +96,7 @@ def test_table_is_aligned(model: SRVAE) -> None:
     assert others[-1].endswith("megapixels of sampled outputs a second, in a process")
 
 
-def test_small_images_have_no_ssim(tiny: Callable[..., ModelConfig]) -> None:
+def test_small_images_have_no_ssim() -> None:
     model = make_model(tiny(image_shape=(1, 8, 8), p_u="standard"))
     model.initialize(to_unit(levels(4, (1, 8, 8))))
     result = evaluate_super_resolution(model, levels(3, (1, 8, 8)), samples=2)
@@ -121,14 +113,3 @@ def test_interpolation_is_pillows_on_colours() -> None:
     image = Image.fromarray(y[1].permute(1, 2, 0).numpy()).resize((14, 10), Image.BICUBIC)
     found = interpolated(y, 2, Image.Resampling.BICUBIC)[1]
     assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(image))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"model": "vae"}, "one-level VAE"), ({"d": "sketch"}, "sketch")],
-)
-def test_models_that_do_not_enlarge_are_refused(
-    tiny: Callable[..., ModelConfig], changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        evaluate_super_resolution(make_model(tiny(**changes)), levels(2))

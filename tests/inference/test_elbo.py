@@ -15,9 +15,7 @@ from torch import Tensor
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import SRVAE, VAE, ImageModel
-
-MakeConfig = Callable[..., ModelConfig]
-Images = Callable[..., Tensor]
+from tests.builders import make_images, tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "srvae": {},
@@ -62,9 +60,7 @@ def by_hand(m: ImageModel, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_terms_are_those_by_hand_and_add_up_to_pyros_loss(
-    option: str, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_terms_are_those_by_hand_and_add_up_to_pyros_loss(option: str) -> None:
     x = make_images(3)
     m = build(tiny(**OPTIONS[option]), x)
     expected = seeded(by_hand, m, x)
@@ -84,9 +80,7 @@ def test_terms_are_those_by_hand_and_add_up_to_pyros_loss(
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("vectorized", [False, True])
 @pytest.mark.parametrize("option", ["srvae", "vae"])
-def test_loss_and_gradients_are_pyros(
-    option: str, vectorized: bool, particles: int, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_loss_and_gradients_are_pyros(option: str, vectorized: bool, particles: int) -> None:
     x = make_images(2)
     m = build(tiny(**OPTIONS[option]), x)
     settings: dict[str, Any] = {
@@ -105,7 +99,7 @@ def test_loss_and_gradients_are_pyros(
 
 
 @torch.no_grad()
-def test_vectorized_particles_are_the_same_estimate(tiny: MakeConfig, make_images: Images) -> None:
+def test_vectorized_particles_are_the_same_estimate() -> None:
     x = make_images(2)
     m = build(tiny(), x)
     four = TermsELBO(
@@ -130,9 +124,7 @@ def test_vectorized_particles_are_the_same_estimate(tiny: MakeConfig, make_image
 
 
 @torch.no_grad()
-def test_closed_form_kl_is_the_sampled_ones_expectation(
-    tiny: MakeConfig, make_images: Images
-) -> None:
+def test_closed_form_kl_is_the_sampled_ones_expectation() -> None:
     x = make_images(2)
     config = tiny(p_u="standard", posterior_scale=0.5, posterior_log_variance=-1.0)
     m = build(config, x)
@@ -158,9 +150,7 @@ def test_closed_form_kl_is_the_sampled_ones_expectation(
         assert torch.equal(sampled.reconstruction[name], exact.reconstruction[name])
 
 
-def test_closed_form_kl_is_left_to_sampling_where_there_is_none(
-    tiny: MakeConfig, make_images: Images
-) -> None:
+def test_closed_form_kl_is_left_to_sampling_where_there_is_none() -> None:
     x = make_images(2)
     m = build(tiny(), x)  # u's prior is a flow, z's a normal
     elbo = TermsELBO(analytic_kl=True, detailed_kl=True)
@@ -172,7 +162,7 @@ def test_closed_form_kl_is_left_to_sampling_where_there_is_none(
 
 
 @pytest.mark.parametrize("analytic_kl", [False, True])
-def test_stock_svi_takes_the_loss(analytic_kl: bool, tiny: MakeConfig, make_images: Images) -> None:
+def test_stock_svi_takes_the_loss(analytic_kl: bool) -> None:
     """... and optimises what the loss says it does."""
     x = make_images(2)
     m = build(tiny(model="vae", p_u="standard"), x)
@@ -184,7 +174,7 @@ def test_stock_svi_takes_the_loss(analytic_kl: bool, tiny: MakeConfig, make_imag
 
 
 @torch.no_grad()
-def test_closed_form_kl_is_scaled_as_the_sampled_one(tiny: MakeConfig, make_images: Images) -> None:
+def test_closed_form_kl_is_scaled_as_the_sampled_one() -> None:
     x = make_images(2)
     m = build(tiny(model="vae", p_u="standard"), x)
     elbo = TermsELBO(analytic_kl=True)

@@ -4,8 +4,6 @@ import copy
 import pickle
 import re
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -23,9 +21,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormalized
-
-MakeConfig = Callable[..., ModelConfig]
-Images = Callable[..., Tensor]
+from tests.builders import make_images, tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -104,7 +100,7 @@ def train_one_step(m: ImageModel, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_pyro_finds_both_programs_valid(option: str, tiny: MakeConfig, make_images: Images) -> None:
+def test_pyro_finds_both_programs_valid(option: str) -> None:
     config = tiny(**OPTIONS[option])
     m = build(config)
     x = make_images(3, config.image_shape)
@@ -120,7 +116,7 @@ def test_pyro_finds_both_programs_valid(option: str, tiny: MakeConfig, make_imag
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_sites_and_their_shapes(option: str, tiny: MakeConfig, make_images: Images) -> None:
+def test_sites_and_their_shapes(option: str) -> None:
     config = tiny(**OPTIONS[option])
     m = build(config)
     x = make_images(3, config.image_shape)
@@ -157,9 +153,7 @@ def test_sites_and_their_shapes(option: str, tiny: MakeConfig, make_images: Imag
 
 
 @pytest.mark.parametrize("transform", ["downscale2", "downscale4", "grayscale", "sketch"])
-def test_guide_holds_y_as_a_delta_at_its_transform(
-    transform: str, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_guide_holds_y_as_a_delta_at_its_transform(transform: str) -> None:
     m, x = SRVAE(tiny(d=transform)), make_images()
     model, guide = traces(m, x)
     y = guide.nodes["y"]
@@ -169,9 +163,7 @@ def test_guide_holds_y_as_a_delta_at_its_transform(
     assert model.nodes["y"]["value"] is y["value"]
 
 
-def test_guide_z_sees_y_only_where_asked(
-    tiny: MakeConfig, make_images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_guide_z_sees_y_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The posterior of z changes with another d, whose y it sees, or it does not."""
     x = make_images(2)
     other_y = make_transform("downscale2")(make_images(2, seed=1))
@@ -182,17 +174,7 @@ def test_guide_z_sees_y_only_where_asked(
         assert torch.equal(m.guide.q_z(x).base_dist.loc, loc) != sees
 
 
-@pytest.mark.parametrize("option", BOTH)
-def test_samples_images_on_the_grid_of_any_size(option: str, tiny: MakeConfig) -> None:
-    m = build(tiny(**OPTIONS[option]))
-    x = m.model(count=3)
-    assert x.shape == (3, 3, 16, 16)
-    torch.testing.assert_close(x * 255, (x * 255).round(), atol=1e-3, rtol=0)
-    assert len(x.unique()) > 10
-    assert m.model(count=2, size=(2, 6)).shape == (2, 3, 8, 24)
-
-
-def test_conditioned_on_y_the_model_super_resolves(tiny: MakeConfig, make_images: Images) -> None:
+def test_conditioned_on_y_the_model_super_resolves() -> None:
     m = SRVAE(tiny())
     m.initialize(make_images(4))
     u = torch.randn(2, 4, 4, 4)
@@ -228,9 +210,7 @@ def test_conditioned_on_y_the_model_super_resolves(tiny: MakeConfig, make_images
         {"image_shape": (1, 7, 7), "model": "vae", "p_u": "mixture"},
     ],
 )
-def test_unsuitable_size_is_refused_with_sizes_that_suit(
-    changes: dict[str, Any], tiny: MakeConfig
-) -> None:
+def test_unsuitable_size_is_refused_with_sizes_that_suit(changes: dict[str, Any]) -> None:
     config = tiny(**changes)
     channels, height, width = config.image_shape
     with pytest.raises(UserError) as caught:
@@ -259,9 +239,7 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(
         ({"likelihood": "groups", "d": "average2", "model": "vae"}, "the VAE has no y"),
     ],
 )
-def test_unsuitable_options_are_refused(
-    changes: dict[str, Any], message: str, tiny: MakeConfig
-) -> None:
+def test_unsuitable_options_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(tiny(**changes))
 
@@ -270,9 +248,7 @@ def test_unsuitable_options_are_refused(
 
 
 @pytest.mark.parametrize("option", ["default", "grayscale, z sees y", "vae", "vae, standard"])
-def test_initialize_reaches_every_layer_once(
-    option: str, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_initialize_reaches_every_layer_once(option: str) -> None:
     config = tiny(**OPTIONS[option])
     m = build(config)
     assert not m.initialized
@@ -291,7 +267,7 @@ def test_initialize_reaches_every_layer_once(
     assert torch.equal(loss_of(loaded, x), loss_of(m, x))
 
 
-def test_initialize_refuses_one_image(tiny: MakeConfig, make_images: Images) -> None:
+def test_initialize_refuses_one_image() -> None:
     m = SRVAE(tiny())
     with pytest.raises(ValueError, match="at least 2 images"):
         m.initialize(make_images(1))
@@ -300,9 +276,7 @@ def test_initialize_refuses_one_image(tiny: MakeConfig, make_images: Images) -> 
     )
 
 
-def test_initialize_completes_a_partly_initialized_model(
-    tiny: MakeConfig, make_images: Images
-) -> None:
+def test_initialize_completes_a_partly_initialized_model() -> None:
     m = SRVAE(tiny())
     m.initialize(make_images(4))
     head = m.guide.q_z.encoder[-1]
@@ -317,9 +291,7 @@ def test_initialize_completes_a_partly_initialized_model(
     assert all(torch.equal(kept[k], v) for k, v in m.model.state_dict().items())
 
 
-def test_posteriors_and_likelihoods_start_where_the_config_says(
-    tiny: MakeConfig, make_images: Images
-) -> None:
+def test_posteriors_and_likelihoods_start_where_the_config_says() -> None:
     m = SRVAE(
         tiny(
             components=5,
@@ -355,9 +327,7 @@ def test_posteriors_and_likelihoods_start_where_the_config_says(
 
 
 @pytest.mark.parametrize("option", BOTH)
-def test_elbo_is_a_module_with_all_parameters(
-    option: str, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_elbo_is_a_module_with_all_parameters(option: str) -> None:
     m = build(tiny(**OPTIONS[option]))
     elbo = Trace_ELBO()(m.model, m.guide)
     assert {id(p) for p in elbo.parameters()} == {id(p) for p in m.parameters()}
@@ -367,7 +337,7 @@ def test_elbo_is_a_module_with_all_parameters(
 
 
 @pytest.mark.parametrize("option", BOTH)
-def test_stock_svi_learns(option: str, tiny: MakeConfig, make_images: Images) -> None:
+def test_stock_svi_learns(option: str) -> None:
     x = (make_images(4) > 0.5) * 128 / 255  # two levels only, so that there is much to learn
     start = {"likelihood_start": "images", "likelihood_scale": 0.02, "head_scale": 0.02}
     m = build(tiny(**start, **OPTIONS[option]))
@@ -385,9 +355,7 @@ def test_stock_svi_learns(option: str, tiny: MakeConfig, make_images: Images) ->
     assert fixed == gains
 
 
-def test_stock_svi_trains_a_second_model_of_the_process(
-    tiny: MakeConfig, make_images: Images
-) -> None:
+def test_stock_svi_trains_a_second_model_of_the_process() -> None:
     x = make_images(4)
     for _ in range(2):
         m = VAE(tiny(model="vae", p_u="standard"))
@@ -398,9 +366,7 @@ def test_stock_svi_trains_a_second_model_of_the_process(
 
 
 @pytest.mark.parametrize("option", BOTH)
-def test_importance_sampling_and_predictive(
-    option: str, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_importance_sampling_and_predictive(option: str) -> None:
     m, x = build(tiny(**OPTIONS[option])), make_images(2)
     with torch.no_grad():
         posterior = Importance(m.model, m.guide, num_samples=3).run(x)
@@ -422,9 +388,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize("option", BOTH)
-def test_render_model_draws_model_and_guide(
-    option: str, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_render_model_draws_model_and_guide(option: str) -> None:
     m, x = build(tiny(**OPTIONS[option])), make_images(2)
     model = pyro.render_model(m.model, model_args=(x,)).source
     names = {name for edge in EDGES[option] for name in edge}
@@ -438,9 +402,7 @@ def test_render_model_draws_model_and_guide(
 
 
 @pytest.mark.parametrize("option", BOTH)
-def test_autocast_keeps_the_loss_in_float32(
-    option: str, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_autocast_keeps_the_loss_in_float32(option: str) -> None:
     m, x = build(tiny(image_shape=(3, 8, 8), **OPTIONS[option])), make_images(2, (3, 8, 8))
     m.initialize(make_images(4, (3, 8, 8)))
     full = loss_of(m, x)
@@ -453,9 +415,7 @@ def test_autocast_keeps_the_loss_in_float32(
 
 @pytest.mark.parametrize("way", ["deepcopy", "average", "pickle"])
 @pytest.mark.parametrize("option", ["z sees y", "mixture", "vae"])
-def test_copies_after_a_training_step(
-    option: str, way: str, tiny: MakeConfig, make_images: Images
-) -> None:
+def test_copies_after_a_training_step(option: str, way: str) -> None:
     m, x = build(tiny(**OPTIONS[option])), make_images()
     m.initialize(x)
     train_one_step(m, x)
@@ -477,22 +437,7 @@ def test_copies_after_a_training_step(
     assert loss_of(m, x) != loss
 
 
-@pytest.mark.parametrize("option", ["z sees y", "vae"])
-def test_hub_files_give_the_model_back(
-    option: str, tiny: MakeConfig, make_images: Images, tmp_path: Path
-) -> None:
-    m, x = build(tiny(**OPTIONS[option])), make_images()
-    m.initialize(x)
-    m.save_pretrained(tmp_path)
-    other = type(m).from_pretrained(tmp_path)
-    assert other.config == m.config
-    assert other.initialized
-    assert torch.equal(loss_of(other, x), loss_of(m, x))
-
-
-def test_bfloat16_does_not_round_y(
-    tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
+def test_bfloat16_does_not_round_y() -> None:
     likelihood = SRVAE(tiny()).model.p_x
     seen: list[Tensor] = []
     likelihood.joint[0].register_forward_hook(lambda _m, inputs, out: seen.extend((*inputs, out)))

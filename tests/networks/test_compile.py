@@ -1,13 +1,13 @@
 """What ``--compile`` makes of the networks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.config import Dense, Residual
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.networks import (
@@ -22,8 +22,8 @@ from srvae_pyro.networks import (
     compile_networks,
     initializing,
 )
+from tests.builders import make_images, tiny
 
-Tiny = Callable[..., ModelConfig]
 # Of what depends on the size alone, which is then computed at each call.
 pytestmark = pytest.mark.filterwarnings("ignore:.*functools.lru_cache:UserWarning")
 
@@ -54,7 +54,7 @@ def inputs_of(model: ImageModel, x: Tensor, *kinds: type) -> dict[nn.Module, tup
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_each_network_is_one_graph(checkpoint: bool, tiny: Tiny, make_images: Callable) -> None:
+def test_each_network_is_one_graph(checkpoint: bool) -> None:
     settings = {"stages": 1, "guide_z_sees_y": True, "p_z_from_u": Dense(2, 1, 1)}
     groups = Residual(4, 1, 1, estimate=True)
     settings |= {"d": "average2", "likelihood": "groups", "groups": groups}

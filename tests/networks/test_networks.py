@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from srvae_pyro.config import Dense, ModelConfig
+from srvae_pyro.config import Dense
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import make_model
 from srvae_pyro.networks import (
@@ -34,6 +34,7 @@ from srvae_pyro.networks import (
     initializing,
 )
 from srvae_pyro.networks.layers import NARROW, merged, pays_to_merge
+from tests.builders import make_images, tiny
 
 LAYERS: dict[str, Callable[[], WeightNormalized]] = {
     "1x1": lambda: WeightNormConv2d(3, 5, 1),
@@ -177,27 +178,6 @@ def test_initializing_ends_with_an_error_inside() -> None:
         raise RuntimeError("inside")
     layer(torch.rand(4, 3, 8, 8))
     assert not layer.initialized
-
-
-def test_loaded_network_is_not_initialized_again() -> None:
-    first, second = NETWORKS["decoder"](), NETWORKS["decoder"]()
-    x = torch.rand(4, 3, 8, 8)
-    with initializing(first):
-        first(x)
-    second.load_state_dict(first.state_dict())
-    assert all(layer.initialized for layer in normalized_layers(second))
-    with initializing(second):
-        second(3 * x - 1)
-    assert all(torch.equal(first.state_dict()[k], v) for k, v in second.state_dict().items())
-    assert torch.equal(first(x), second(x))
-
-
-def test_initialization_refuses_a_single_image() -> None:
-    layer = LAYERS["3x3"]()
-    before = copy.deepcopy(layer.state_dict())
-    with pytest.raises(ValueError, match="at least 2 images"), initializing(layer):
-        layer(torch.rand(1, 3, 8, 8))
-    assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
 
 
 def test_initialization_is_in_full_precision_under_autocast() -> None:
@@ -474,9 +454,7 @@ class Layouts(TorchDispatchMode):
     ],
     ids=lambda settings: "-".join(settings.values()),
 )
-def test_gradients_have_the_layout_of_what_they_are_of(
-    settings: dict[str, str], tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
+def test_gradients_have_the_layout_of_what_they_are_of(settings: dict[str, str]) -> None:
     # Where two layouts meet, operations on a CPU take many times as long.
     model = make_model(tiny(**settings))
     x = make_images(3)
@@ -512,9 +490,7 @@ def test_head_computes_in_float32_under_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["srvae", "vae"])
-def test_autocast_reaches_every_dense_step(
-    kind: str, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> None:
+def test_autocast_reaches_every_dense_step(kind: str) -> None:
     model = make_model(tiny(model=kind, image_shape=(3, 8, 8)))
     seen: dict[str, torch.dtype] = {}
     for name, module in model.named_modules():
@@ -533,7 +509,7 @@ def test_autocast_reaches_every_dense_step(
     assert {term.dtype for term in terms.named().values()} == {torch.float32}
 
 
-def test_checkpointing_changes_no_gradient_and_no_state(tiny: Callable[..., ModelConfig]) -> None:
+def test_checkpointing_changes_no_gradient_and_no_state() -> None:
     config = tiny()
     size = config.image_shape[-1]
     plain = make_model(config)
@@ -560,7 +536,7 @@ def test_checkpointing_changes_no_gradient_and_no_state(tiny: Callable[..., Mode
 
 
 @pytest.mark.slow
-def test_compiled_networks_compute_the_same(tiny: Callable[..., ModelConfig]) -> None:
+def test_compiled_networks_compute_the_same() -> None:
     config = tiny()
     size = config.image_shape[-1]
     plain = make_model(config)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torchvision.utils import save_image
 
 from srvae_pyro import demo
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.drawing.arguments import GenerateArguments
 from srvae_pyro.errors import UserError, with_flags
 from srvae_pyro.generate import main as generate_command
 from srvae_pyro.inference.sampling import Sampling
-from srvae_pyro.models import SRVAE, ImageModel, load, make_model
-from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.models import SRVAE, ImageModel, load
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.page.sessions import Sessions, StoppedError, Work
 from srvae_pyro.page.tabs import MOST_POINTS, copy_figures, read_curves, settings_in_words
@@ -43,24 +41,17 @@ from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.files import Outputs
+from tests.builders import save_run
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 EXACT = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]
-) -> Callable[..., Path]:
+def run(tmp_path: Path) -> Callable[..., Path]:
     """Makes the folder of a model that was initialised but not trained."""
 
-    def make(**changes: Any) -> Path:
-        model = make_model(tiny(**({"p_u": "standard"} | changes)))
-        model.initialize(make_images(8))
-        save_pretrained(model, tmp_path / "run")
-        return tmp_path / "run"
-
-    return make
+    return partial(save_run, tmp_path / "run", p_u="standard")
 
 
 @pytest.fixture

@@ -28,13 +28,11 @@ import pytest
 import torch
 from PIL import Image
 
-from srvae_pyro.config import Dense, ModelConfig, Residual
 from srvae_pyro.errors import UserError
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.generate import main as generate_command
 from srvae_pyro.inference.sampling import Sampling
-from srvae_pyro.models import load, make_model
-from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.models import load
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
@@ -53,6 +51,7 @@ from starlette.types import Receive, Scope, Send
 from srvae_pyro.page.app import UPLOAD, Guard, build, served
 from srvae_pyro.page.sessions import Sessions, Work
 from srvae_pyro.page.tabs import Page
+from tests.builders import save_run
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -66,35 +65,12 @@ VISITORS = 5
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
-def config(**changes: Any) -> ModelConfig:
-    """A tiny model of 3x16x16 images, whose outputs are consistent with their inputs."""
-    dense, plain = Dense(4, 2), Dense(4, 2, 2)
-    names = ("q_u", "p_y", "q_z", "p_z_from_y", "p_x_from_z")
-    settings: dict[str, Any] = {
-        "image_shape": (3, 16, 16),
-        "latent_channels": 4,
-        "components": 2,
-        "p_u": "standard",
-        **dict.fromkeys(names, dense),
-        **dict.fromkeys(("p_z_from_u", "p_z", "p_x"), plain),
-        "groups": Residual(4, 1),
-        "pyramid": Residual(4, 1),
-        "pyramid_channels": 5,
-        "d": "average2",
-        "likelihood": "groups",
-        "latent_likelihood": "pyramid",
-        "init_scale": 0.1,
-        "head_scale": 0.1,
-        "likelihood_scale": 0.1,
-    }
-    return ModelConfig(**(settings | changes))
+EXACT = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
 
 
 def make_run(folder: Path, **changes: Any) -> Path:
     torch.manual_seed(0)
-    model = make_model(config(**changes))
-    model.initialize(torch.randint(0, 256, (8, 3, 16, 16)) / 255)
-    save_pretrained(model, folder)
+    save_run(folder, **({"p_u": "standard"} | EXACT | changes))
     line = '{{"split": "{}", "step": {}, "bits_per_dim": {}, "re_x": 4000}}\n'
     lines = [line.format("train", 50 * step, 5 - step / 10) for step in range(1, 9)]
     (folder / "metrics.jsonl").write_text("".join(lines) + line.format("val", 400, 4.3))

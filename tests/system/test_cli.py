@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from srvae_pyro import compress, decompress, figures, generate, train, upscale
 from srvae_pyro.checked import hints_of, type_of
 from srvae_pyro.compression.arguments import CompressArguments, DecompressArguments
 from srvae_pyro.compression.container import Container, Entry, Header, write_parts
-from srvae_pyro.config import DataConfig, ModelConfig, RunConfig
+from srvae_pyro.config import DataConfig, RunConfig
 from srvae_pyro.drawing.arguments import FiguresArguments, GenerateArguments
 from srvae_pyro.errors import UserError, out_of_memory, with_flags
 from srvae_pyro.evaluate import EvaluateArguments
@@ -30,6 +29,7 @@ from srvae_pyro.system.cli import parse, run_command
 from srvae_pyro.system.files import write_json
 from srvae_pyro.training.arguments import TrainArguments
 from srvae_pyro.upscaling.arguments import UpscaleArguments
+from tests.builders import tiny
 
 SHORT = [
     MemoryError(),
@@ -91,7 +91,7 @@ def test_a_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyP
 
 
 def test_a_read_only_place_is_told_with_the_flag_for_another(
-    tmp_path: Path, tiny: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(dir: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", f"{dir}/probe")

@@ -21,6 +21,7 @@ from srvae_pyro.system.files import (
     locked,
     read_json,
     unwinding,
+    write_json,
     write_text,
     write_whole,
 )
@@ -30,6 +31,28 @@ def test_a_name_as_long_as_can_be_is_written(tmp_path: Path) -> None:
     for name in ("é" * 125 + ".png", "a." + "b" * 250):
         write_whole(tmp_path / name, lambda partial: partial.write_text("whole") and None)
         assert (tmp_path / name).read_text() == "whole"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_file_is_replaced_only_when_all_of_it_is_written(
+    tmp_path: Path, error: BaseException
+) -> None:
+    path = tmp_path / "deep" / "image.png"
+
+    def fail(partial: Path) -> None:
+        assert partial.suffix == ".png"  # image libraries go by it
+        partial.write_text("ne")
+        raise error
+
+    for before in (None, "old"):
+        if before:
+            path.write_text(before)
+        with pytest.raises(type(error)):
+            write_whole(path, fail)
+        assert [p.read_text() for p in path.parent.iterdir()] == [before] * bool(before)
+    with pytest.raises(TypeError):
+        write_json(path, {"a": {1, 2}})
+    assert path.read_text() == "old"
 
 
 def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:

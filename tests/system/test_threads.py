@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.system.device import exact_float32
+from tests.builders import make_images, tiny
 
 Results = dict[str, Tensor]
 
 
 @pytest.fixture
-def model(tiny: Callable[..., ModelConfig], make_images: Callable[..., Tensor]) -> SRVAE:
+def model() -> SRVAE:
     made = make_model(tiny(d="average2", likelihood="groups", latent_likelihood="pyramid"))
     made.initialize(make_images(4))
     return made
@@ -28,7 +28,7 @@ def terms(model: SRVAE, x: Tensor, seed: int) -> Results:
         return TermsELBO().terms(model.model, model.guide, x).named()
 
 
-def test_calls_at_once_do_not_mix(model: SRVAE, make_images: Callable[..., Tensor]) -> None:
+def test_calls_at_once_do_not_mix(model: SRVAE) -> None:
     x = make_images(3)
     y = model.guide.d(x)
     calls: list[Callable[[int], Results]] = [

@@ -22,13 +22,11 @@ from PIL import Image
 import srvae_pyro
 from srvae_pyro import train
 from srvae_pyro.checked import metadata_of
-from srvae_pyro.config import Dense, ModelConfig, Residual, TrainingConfig
+from srvae_pyro.config import ModelConfig, Residual, TrainingConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import newest_results
-from srvae_pyro.models import SRVAE
-from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.runs import read_config
 from srvae_pyro.system.cli import parse, run_command
 from srvae_pyro.system.parallel import ProcessGroup
@@ -45,22 +43,14 @@ from srvae_pyro.training.settings import (
     resumed_config,
     run_name,
 )
+from tests.builders import smallest
 
 BATCH, STEPS = 4, 7  # of 16 training images: one epoch of 4 steps, and 3 more
 
 
 def tiny_preset(name: str, model: Any = "srvae") -> tuple[ModelConfig, TrainingConfig]:
-    networks = [f.name for f in fields(ModelConfig) if isinstance(f.default, Dense)]
-    settings = ModelConfig(
-        model=model,
-        latent_channels=2,
-        components=2,
-        init_scale=0.1,
-        head_scale=0.1,
-        likelihood_scale=0.1,
-        likelihood_start="images",
-        **dict.fromkeys(networks, Dense(2, 1)),
-    )
+    scales = dict.fromkeys(("init_scale", "head_scale", "likelihood_scale"), 0.1)
+    settings = smallest(model=model, p_u="realnvp", **scales)
     training = TrainingConfig(epochs=None, max_minutes=3.0, batch_size=BATCH, warmup_steps=2)
     return settings, training
 
@@ -210,29 +200,6 @@ def test_a_run_reports_its_test_score(done: Done) -> None:
     assert "python -m srvae_pyro.generate" in done.output
 
 
-def test_scores_on_crops_have_their_standard_error_over_photographs(tmp_path: Path) -> None:
-    with plain():
-        train.main(arguments(tmp_path, data="photos", limit=10, steps=1))
-    folder = tmp_path / "runs" / "mine"
-    score = newest_results(folder)["training"]["result"]["elbo"]
-    validated = next(line for line in lines_of(folder) if line["split"] == "val")
-    assert score["photographs"] == validated["photographs"] == 5
-
-
-def test_a_runs_model_does_all_it_should(done: Done) -> None:
-    model = srvae_pyro.load(done.folder)
-    x = model.generate(3)["x"]
-    assert x.shape == (3, 3, 16, 16)
-    assert torch.equal(to_unit(to_levels(x)), x)
-    assert model.reconstruct(x)["x"].shape == x.shape
-    if isinstance(model, SRVAE):
-        assert done.model == "srvae"
-        y = model.guide.d(x)
-        sites = model.super_resolve(y, 2)
-        assert sites["x"].shape == (2, 3, 3, 16, 16)
-        assert torch.equal(sites["y"], y.expand(2, *y.shape))
-
-
 def test_a_finished_run_is_not_started_again(
     done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,23 +286,6 @@ def test_a_folder_of_another_program_is_refused(tmp_path: Path, name: str) -> No
     with pytest.raises(UserError, match=f"{name} is not of a run .*: choose another `run`"):
         train.main(arguments(tmp_path, run=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_resuming_with_other_images_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_images(tmp_path / "images")
-    monkeypatch.chdir(tmp_path)
-    with plain():
-        train.main(arguments(tmp_path, run="mine", steps=1))
-        given = TrainArguments(run="mine", resume=True, steps=2, keep_allocator=True)
-        image = next((tmp_path / "images").rglob("*.png"))
-        before = image.read_bytes()
-        Image.new("RGB", Image.open(image).size, "red").save(image)
-        with pytest.raises(srvae_pyro.UserError, match="are not those that it was trained on"):
-            train.main(given)
-        image.write_bytes(before)
-        assert train.main(given) == 0
 
 
 def test_a_run_finds_its_images_where_they_were_moved(
@@ -460,11 +410,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_was_given(
 # Mistakes
 
 
-def error(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    *flags: str,
-) -> str:
+def error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     """The one line that train says of a mistake in its flags."""
     capsys.readouterr()
     with monkeypatch.context() as patch:
@@ -484,17 +430,11 @@ def error(
     ("flags", "advice"),
     [
         ("--lr -1", "--lr must be above 0"),
-        ("--limit 1", "at least 2"),
         ("--resume", "leave out --resume"),
-        ("--model vae --transform sketch", "--transform"),
         ("--model vae --kl-u-start 0.1", "--kl-u-start is the srVAE's: the VAE has no u"),
-        ("--model vae --set training.y_updates=2", "--y-updates is the srVAE's: the VAE has no y"),
-        ("--data nowhere", "nowhere"),
         ("--data cifar", "did you mean cifar10?"),
         ("--image-size 18", "pass --image-size 24"),
-        ("--channels 1 --transform grayscale", "3 channels"),
         ("--likelihood groups", "--likelihood groups needs --transform average2, not downscale2"),
-        ("--model vae --likelihood groups", "--likelihood"),
     ],
 )
 def test_mistakes_of_train(
@@ -533,9 +473,7 @@ def test_images_that_do_not_suit_name_the_flag_that_helps(
 # The flags
 
 
-def test_every_training_setting_has_a_flag_with_help(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_training_setting_has_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(TrainArguments, "train", ["--help"])
     told = capsys.readouterr().out
@@ -564,23 +502,6 @@ def test_flags_of_all_kinds_reach_the_settings() -> None:
     assert fresh_config(given.settings()).training.analytic_kl
 
 
-def test_a_mistake_is_told_in_the_same_words_wherever_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    wrong = "must be from 0 to 1, not 2\n"
-    told = error(monkeypatch, capsys, "--kl-start", "2")
-    assert told == f"train: --kl-start {wrong}"
-    told = error(monkeypatch, capsys, "--set", "training.kl_start=2")
-    assert told == f"train: --set training.kl_start=2: kl_start {wrong}"
-    run = tmp_path / "runs" / "mine"
-    run.mkdir(parents=True)
-    (run / "config.json").write_text('{"model": {}, "training": {"kl_start": 2}}')
-    (run / "last.ckpt").touch()
-    told = error(monkeypatch, capsys, "--run", "mine", "--resume")
-    assert told == f"train: runs/mine/config.json: kl_start {wrong}"
-
-
 def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
     done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -591,6 +512,8 @@ def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
         assert ": leave it out to resume" in told
     told = error(monkeypatch, capsys, *resume, "--seed", "1")
     assert "--seed (0, not 1)" in told
+    told = error(monkeypatch, capsys, *resume, "--set", "training.ema_half_life=200")
+    assert "ema_half_life" in told
     # Its length may change, by either way, and what is the same may be said.
     given = parse(TrainArguments, words=[*resume, "--seed", "0", "--epochs", "3"])
     config = resumed_config(given.settings(), done.folder).training
@@ -670,28 +593,14 @@ def test_any_setting_can_be_set() -> None:
     ("setting", "message"),
     [
         ("model.p_x.grwth=5", "unknown setting 'grwth'; did you mean growth?"),
-        ("p_x=5", "give a setting as config.json names it"),
-        ("model.nothing.here=5", "give a setting as config.json names it"),
         ("model.p_x.growth", "give a setting as config.json names it"),
         ("model.p_x.growth=many", "growth must be a whole number, not 'many'"),
         ("training.precision=bf16", "`set=training.precision=bf16`: say `precision=bf16`"),
-        ("training.lr=0", "`set=training.lr=0`: lr must be above 0, not 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_a_users_error(setting: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         fresh_config(TrainArguments(preset="small", set=(setting,)).settings())
-
-
-def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
-    make_images(tmp_path / "images")
-    given = ("training.ema_half_life=100",)
-    with plain():
-        assert train.main(arguments(tmp_path, set=given, steps=1)) == 0
-        assert train.main(arguments(tmp_path, set=given, resume=True, steps=2)) == 0
-        other = ("training.ema_half_life=200",)
-        with pytest.raises(UserError, match=r"ema_half_life` \(100, not 200\): leave it"):
-            train.main(arguments(tmp_path, set=other, resume=True, steps=3))
 
 
 def test_a_run_can_start_from_anothers_weights(done: Done, tmp_path: Path) -> None:

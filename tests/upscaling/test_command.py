@@ -1,10 +1,7 @@
 """``python -m srvae_pyro.upscale``: any photograph, whole or in tiles."""
 
 import os
-import runpy
 import struct
-import sys
-import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,11 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError, with_flags
 from srvae_pyro.formats import FORMATS
 from srvae_pyro.inference.decoding import TileNoise
-from srvae_pyro.models import SRVAE, load, make_model
+from srvae_pyro.models import SRVAE, load
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
 from srvae_pyro.pixels import to_unit
@@ -33,6 +29,7 @@ from srvae_pyro.upscaling.photographs import read_photograph
 from srvae_pyro.upscaling.quality import lr_psnr, psnr
 from srvae_pyro.upscaling.tiling import MemoryCanvas, spans
 from srvae_pyro.upscaling.upscaler import Upscaler, downscaled
+from tests.builders import initialized
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 
@@ -50,29 +47,28 @@ def image_of(levels: Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).numpy().squeeze())
 
 
+def make(**changes: Any) -> Any:
+    """A model that was initialised on smooth images but not trained."""
+    settings = {"likelihood_scale": 0.3, "likelihood_start": "images", "head_scale": 0.3}
+    channels, size, _ = changes.get("image_shape", (3, 16, 16))
+    x = torch.stack([smooth(size, size, channels, seed) for seed in range(8)])
+    return initialized(to_unit(x), **(settings | {"p_u": "standard"} | changes)).eval()
+
+
 RUNS: dict[str, Path] = {}  # each is made once
 
 
 @pytest.fixture
-def run(
-    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., ModelConfig]
-) -> Callable[..., Path]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes the folder of a model that was initialised on images but not trained."""
 
-    def make(**changes: Any) -> Path:
-        if str(changes) in RUNS:
-            return RUNS[str(changes)]
-        settings = {"likelihood_scale": 0.3, "likelihood_start": "images", "head_scale": 0.3}
-        model = make_model(tiny(**(settings | {"p_u": "standard"} | changes)))
-        channels, size, _ = model.config.image_shape
-        x = torch.stack([smooth(size, size, channels, seed) for seed in range(8)])
-        model.initialize(to_unit(x))
-        folder = tmp_path_factory.mktemp("run")
-        save_pretrained(model, folder)
-        RUNS[str(changes)] = folder
-        return folder
+    def run(**changes: Any) -> Path:
+        if str(changes) not in RUNS:
+            RUNS[str(changes)] = tmp_path_factory.mktemp("run")
+            save_pretrained(make(**changes), RUNS[str(changes)])
+        return RUNS[str(changes)]
 
-    return make
+    return run
 
 
 @pytest.fixture
@@ -167,34 +163,6 @@ def test_alpha_is_bicubic(run: Callable[..., Path], tmp_path: Path) -> None:
             assert np.array_equal(file.convert("RGB"), opaque)
 
 
-def test_images_are_turned_upright(tmp_path: Path) -> None:
-    image = image_of(smooth(6, 10))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    image.save(tmp_path / "turned.png", exif=exif)
-    levels = read_photograph(tmp_path / "turned.png", 3).levels
-    assert torch.equal(levels, torch.rot90(smooth(6, 10), -1, (1, 2)))
-
-
-def test_16_bits_become_8(tmp_path: Path) -> None:
-    sixteen_bits().save(tmp_path / "deep.png")
-    assert torch.equal(read_photograph(tmp_path / "deep.png", 1).levels, smooth(10, 12, 1))
-
-
-def test_16_bit_colours(tmp_path: Path) -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    pixels = b"\0" + struct.pack(">6H", *(k * 257 for k in (1, 2, 3, 250, 251, 252)))
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
-    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    levels = read_photograph(tmp_path / "deep.png", 3).levels
-    assert levels[:, 0].T.tolist() == [[1, 2, 3], [250, 251, 252]]
-
-
 def test_of_an_animation_the_first_image(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,14 +172,6 @@ def test_of_an_animation_the_first_image(
     assert photograph.levels[:, 4, 4].tolist() == [255, 0, 0]
     upscale(run(), tmp_path / "moving.gif", out=tmp_path / "out")
     assert "the first of its 3 images" in capsys.readouterr().out
-
-
-def test_colour_profile_is_kept_with_its_colours(tmp_path: Path, run: Callable[..., Path]) -> None:
-    image_of(smooth(8, 8)).save(tmp_path / "wide.png", icc_profile=b"a profile")
-    upscale(run(), tmp_path / "wide.png", out=tmp_path / "out")
-    with Image.open(tmp_path / "out" / "wide-x2.png") as file:
-        assert file.info["icc_profile"] == b"a profile"
-    assert read_photograph(tmp_path / "wide.png", 1).profile is None
 
 
 # Files that are none
@@ -280,7 +240,9 @@ def test_bad_files_do_not_stop_the_others(
     assert f"2 of {len(files)} images upscaled" in said.out
 
 
-def test_a_image_name_for_the_folder_is_refused(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_image_name_for_the_output_folder_is_refused(
+    run: Callable[..., Path], tmp_path: Path
+) -> None:
     image_of(smooth(8, 8)).save(tmp_path / "good.png")
     with pytest.raises(UserError, match="--out is a folder for the images"):
         upscale(run(), tmp_path / "good.png", out=tmp_path / "upscale_from.png")
@@ -315,13 +277,10 @@ def test_weights_of_tiles_add_up(length: int, side: int, multiple: int) -> None:
     torch.testing.assert_close(total, torch.ones(2 * length))
 
 
-def test_large_tiles_overlap_by_no_more_than_they_need() -> None:
+def test_large_tiles_overlap_by_no_more_than_they_need_and_one_has_weight_1() -> None:
     parts = spans(8 * 448 + 64, 512, 4)
     assert [part.start for part in parts] == [448 * i for i in range(8)]
     assert {part.ramp for part in parts} == {32}
-
-
-def test_one_tile_where_it_fits() -> None:
     (part,) = spans(16, 16, 4)
     assert part.weights(2).eq(1).all()
 
@@ -392,7 +351,7 @@ def test_tiles_follow_the_memory(model: SRVAE) -> None:
 # Outputs
 
 
-def test_a_seed_has_one_answer(model: SRVAE) -> None:
+def test_a_seed_has_one_output(model: SRVAE) -> None:
     image = smooth(20, 24)
     upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0, seed=1))
     first = upscaler(image, sample=2)
@@ -478,7 +437,7 @@ def test_a_factor_of_four_in_one(run: Callable[..., Path], tmp_path: Path) -> No
         ({"d": "sketch"}, "sketch"),
     ],
 )
-def test_models_that_do_not_enlarge(
+def test_models_that_do_not_upscale(
     run: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -489,16 +448,10 @@ def test_models_that_do_not_enlarge(
     ("options", "message"),
     [
         ({"factor": 3}, "one of 2, 4, 8"),
-        ({"factor": 1}, "one of 2, 4, 8"),
         ({"samples": 0}, "--samples"),
         ({"gif": True}, "--samples 2"),
-        ({"tile": -1}, "--tile"),
         ({"tile": 30}, "such as 32"),
-        ({"tile": 4}, "such as 32"),
-        ({"temperature": -1.0}, "temperature"),
         ({"image_temperature": 0.0}, "temperature"),
-        ({"seed": -1}, "--seed"),
-        ({"memory_gb": 0.0}, "--memory-gb"),
         ({"samples": 2, "decode": "mode", "temperature": 0.0}, "one output"),
     ],
 )
@@ -540,7 +493,7 @@ def test_names_that_the_file_system_only_just_takes(
     assert (tmp_path / "out" / f"{name}-x2-mean.png").is_file()
 
 
-def test_names_too_long_for_an_answer_are_refused_before_any_work(
+def test_names_too_long_for_an_output_are_refused_before_any_work(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = tmp_path / ("é" * 125 + ".png")
@@ -550,7 +503,7 @@ def test_names_too_long_for_an_answer_are_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_answer_too_large_for_memory_is_refused_before_any_work(
+def test_an_output_too_large_for_memory_is_refused_before_any_work(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_of(smooth(80, 100)).save(tmp_path / "a.png")
@@ -562,28 +515,14 @@ def test_an_answer_too_large_for_memory_is_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gray_photographs_answers_are_gray(run: Callable[..., Path], tmp_path: Path) -> None:
-    image_of(smooth(8, 8, 1)).save(tmp_path / "a.png")
-    assert upscale(run(), tmp_path / "a.png", out=tmp_path / "out", samples=2) == 0
-    for path in (tmp_path / "out").iterdir():
-        with Image.open(path) as file:
-            assert file.mode == "L", path.name
-
-
-def test_a_folder_that_cannot_be_made(run: Callable[..., Path], tmp_path: Path) -> None:
-    image_of(smooth(8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"cannot write .*out .Not a directory.: give --out DIR"):
-        upscale(run(), tmp_path / "a.png", out=tmp_path / "a.png" / "out")
-
-
-def test_a_image_where_a_run_is_expected(tmp_path: Path) -> None:
+def test_an_image_in_place_of_a_run_is_refused(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         image_of(smooth(8, 8)).save(tmp_path / name)
     with pytest.raises(UserError, match="is a file, where a run is expected"):
         upscale(tmp_path / "a.png", tmp_path / "b.png")
 
 
-def test_replacing_an_earlier_answer_is_told(
+def test_replacing_an_earlier_output_is_printed(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image_of(smooth(8, 8)).save(tmp_path / "a.png")
@@ -592,7 +531,7 @@ def test_replacing_an_earlier_answer_is_told(
         assert capsys.readouterr().out.count("in place of an earlier one") == earlier
 
 
-def test_answers_that_are_left_of_an_earlier_call_are_told(
+def test_outputs_that_are_left_of_an_earlier_call_are_listed(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a.png", "a-x2-01.png"):  # the second is no output to the first
@@ -620,21 +559,3 @@ def test_others_go_on_after_one_fails(
     assert "a-x2" in printed.err
     assert len(printed.err.splitlines()) == 1
     assert "1 of 2 images" in printed.out
-
-
-def test_as_a_command(
-    run: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "empty.png").touch()
-    monkeypatch.setattr(sys, "argv", ["upscale", str(run()), str(tmp_path / "empty.png")])
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.delitem(sys.modules, "srvae_pyro.upscale")
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_module("srvae_pyro.upscale", run_name="__main__")
-    assert stop.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("upscale: cannot read the image")
-    assert len(told.splitlines()) == 1

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.networks.dense import ChannelAttention
@@ -18,6 +17,7 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.tiling import spans
 from srvae_pyro.upscaling.upscaler import Upscaler, consistent_output, downscaled
+from tests.builders import tiny
 from tests.upscaling.test_command import image_of, smooth, upscale, with_options
 
 MakeModel = Callable[..., SRVAE]
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("two_strips")
 
 
 @pytest.fixture
-def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
+def make() -> MakeModel:
     """Makes a model of groups that was initialised on images but not trained."""
 
     def model(**changes: Any) -> SRVAE:

@@ -1,32 +1,23 @@
 """``python -m srvae_pyro.upscale`` of many files: folders, their structure, what is left out."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import make_model
-from srvae_pyro.models.base import save_pretrained
-from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscaling import command as session
 from srvae_pyro.upscaling.files import find_inputs, names_for
+from tests.builders import save_run
 from tests.upscaling.test_command import image_of, smooth, upscale
 
 
 @pytest.fixture
-def run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., ModelConfig]) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model that was initialised but not trained."""
-    model = make_model(tiny(p_u="standard"))
-    model.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(4)])))
-    folder = tmp_path_factory.mktemp("run")
-    save_pretrained(model, folder)
-    return folder
+    return save_run(tmp_path_factory.mktemp("run"), p_u="standard")
 
 
 def filled(folder: Path) -> Path:

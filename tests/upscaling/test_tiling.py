@@ -10,9 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.inference.decoding import TileNoise
-from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import peak_bytes
@@ -27,26 +25,11 @@ from srvae_pyro.upscaling.upscaler import (
     rounded,
     upscale_batch,
 )
-from tests.upscaling.test_command import image_of, smooth, upscale, with_options
+from tests.upscaling.test_command import image_of, make, smooth, upscale, with_options
 from tests.upscaling.test_consistency import extremes
 
-MakeModel = Callable[..., SRVAE]
 pytestmark = pytest.mark.usefixtures("two_strips")
 EXACT = {"d": "average2", "likelihood": "groups"}
-
-
-@pytest.fixture
-def make(tiny: Callable[..., ModelConfig]) -> MakeModel:
-    """Makes a model that was initialised on images but not trained."""
-
-    def made(**changes: Any) -> SRVAE:
-        settings = {"likelihood_scale": 0.3, "likelihood_start": "images", "head_scale": 0.3}
-        made = make_model(tiny(**(settings | {"p_u": "standard"} | changes)))
-        assert isinstance(made, SRVAE)
-        made.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(8)])))
-        return made.eval()
-
-    return made
 
 
 def whole_in_floats(upscaler: Upscaler, image: Tensor, sample: int) -> Tensor:
@@ -73,7 +56,7 @@ def whole_in_floats(upscaler: Upscaler, image: Tensor, sample: int) -> Tensor:
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("decode", ["sample", "mean"])
-def test_strips_are_the_whole_to_the_bit(make: MakeModel, decode: Any, exact: bool) -> None:
+def test_strips_are_the_whole_to_the_bit(decode: Any, exact: bool) -> None:
     image = smooth(60, 38)  # rows of tiles of which three overlap
     upscaler = Upscaler(
         make(**EXACT) if exact else make(),
@@ -86,7 +69,7 @@ def test_strips_are_the_whole_to_the_bit(make: MakeModel, decode: Any, exact: bo
     assert torch.equal(upscaler(image, sample=5), together[1].levels)  # by itself
 
 
-def test_what_sees_y_alone_is_computed_once_a_tile(make: MakeModel) -> None:
+def test_what_sees_y_alone_is_computed_once_a_tile() -> None:
     model = make()
     calls = dict.fromkeys(("q_u", "from_y", "from_u", "joint"), 0)
 
@@ -108,7 +91,7 @@ def test_what_sees_y_alone_is_computed_once_a_tile(make: MakeModel) -> None:
     assert calls == {"q_u": tiles, "from_y": tiles, "from_u": 3 * tiles, "joint": 3 * tiles}
 
 
-def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
+def test_as_many_at_once_as_memory_allows() -> None:
     image = smooth(50, 30)
     upscaler = Upscaler(make(), UpscaleOptions(decode="sample", temperature=1.0))
     upscaler.__dict__["network_bytes"] = 500.0  # of such networks the strips take the most
@@ -131,7 +114,7 @@ def test_as_many_at_once_as_memory_allows(make: MakeModel) -> None:
         assert torch.equal(output.levels, less(image, sample=sample))
 
 
-def test_samples_four_times_as_large_are_each_its_own(make: MakeModel) -> None:
+def test_samples_four_times_as_large_are_each_its_own() -> None:
     model, image = make(**EXACT), extremes(9, 10)
     upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0))
     with Scratch(Path()) as scratch:
@@ -144,7 +127,7 @@ def test_samples_four_times_as_large_are_each_its_own(make: MakeModel) -> None:
             assert lr_psnr(model, output, MemoryCanvas(image), 2) == 100
 
 
-def test_no_answer_is_ever_whole_in_floats(make: MakeModel, tmp_path: Path) -> None:
+def test_no_answer_is_ever_whole_in_floats(tmp_path: Path) -> None:
     upscaler = Upscaler(make(), UpscaleOptions(decode="sample", temperature=1.0, tile=32))
 
     def peak(height: int) -> int:
@@ -177,7 +160,7 @@ def test_canvases_share_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("d", "passes"), [("downscale2", 2), ("downscale4", 1), ("average2", 2)])
 def test_agreement_by_rows_is_that_of_the_whole(
-    make: MakeModel, monkeypatch: pytest.MonkeyPatch, d: str, passes: int
+    monkeypatch: pytest.MonkeyPatch, d: str, passes: int
 ) -> None:
     model = make(d=d)
     factor = model.guide.d.factor**passes
@@ -192,9 +175,7 @@ def test_agreement_by_rows_is_that_of_the_whole(
     assert found == psnr(expected, y).item()
 
 
-def test_bands_do_not_show_in_files(
-    make: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bands_do_not_show_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_pretrained(make(), tmp_path / "run")
     image = image_of(smooth(21, 16))
     image.putalpha(image_of(smooth(21, 16, 1)))
