@@ -1,5 +1,7 @@
 """What the tests share: tiny models and random images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.errors import UserError
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels
@@ -84,6 +87,14 @@ def write_images(folder: Path, images: Tensor) -> Path:
         image = levels.permute(1, 2, 0).squeeze(-1).numpy()
         Image.fromarray(image).save(folder / f"{number:02d}.png")
     return folder
+
+
+@contextmanager
+def refused(match: str) -> Iterator[None]:
+    """What a user may not do: an error of one line, in which this is said."""
+    with pytest.raises(UserError, match=match) as error:
+        yield
+    one_line(error)
 
 
 def one_line(error: pytest.ExceptionInfo[Any]) -> str:

@@ -68,8 +68,8 @@ def quiet(trainer: Trainer) -> Trainer:
             torch.save(gradient, trainer.folder / "gradient.pt")
         return agree(*values)
 
-    learner.reduce = agree_and_write  # type: ignore[method-assign]
-    trainer.validation.draw = lambda *args, **options: None  # type: ignore[method-assign]
+    learner.reduce = agree_and_write
+    trainer.validation.draw = lambda *args, **options: None
     return trainer
 
 
@@ -148,7 +148,7 @@ def elastic(folder: Path) -> int:
         print(f"life {self.group.restarts}, rank {self.group.rank}, step {self.progress.step}")
         step(self, images)
 
-    Trainer.step = dying  # type: ignore[method-assign]
+    Trainer.step = dying
     with plain():
         return train.main(arguments(folder, steps=9, save_minutes=1e-9))
 
@@ -163,7 +163,7 @@ def terminated(folder: Path) -> int:
             os.killpg(0, signal.SIGTERM)
             time.sleep(1)  # for what becomes of the processes that read
 
-    Trainer.step = told  # type: ignore[method-assign]
+    Trainer.step = told
     with plain():
         return train.main(arguments(folder, steps=40, stream=True, workers=2))
 

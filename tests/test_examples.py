@@ -28,18 +28,3 @@ def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0
     assert result.failed == 0
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "distributions.block_averages",
-        "distributions.logistic_mixture",
-        "distributions.priors",
-        "distributions.realnvp",
-        "models.conditionals",
-        "models.pixel_groups",
-    ],
-)
-def test_modules_that_have_examples(name: str) -> None:
-    assert f"srvae_pyro.{name}" in MODULES

@@ -9,17 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.utils import save_image
 
 from srvae_pyro.data import MemoryImages, load_data
 from srvae_pyro.evaluation.sr_scores import image_scores
-from srvae_pyro.models import make_model
-from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.models.transforms import BlockAverage
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.loop import Batches
 from srvae_pyro.upscaling.quality import psnr
-from tests.builders import make_images, tiny
+from tests.builders import save_run, write_images
 
 CPU = torch.device("cpu")
 
@@ -28,8 +25,6 @@ CPU = torch.device("cpu")
 def regression() -> ModuleType:
     path = Path(__file__).parents[2] / "benchmarks" / "regression.py"
     spec = importlib.util.spec_from_file_location("regression", path)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -70,13 +65,9 @@ def test_it_starts_from_nearest_and_learns(regression: ModuleType) -> None:
 def test_the_command_measures_the_test_crops(
     regression: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = make_model(tiny())
-    model.initialize(make_images(8))
-    save_pretrained(model, tmp_path / "run")
+    save_run(tmp_path / "run")
     for split in ("train", "test"):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for number, image in enumerate(to_unit(slopes(3, 40))):
-            save_image(image, tmp_path / "images" / split / f"{number}.png")
+        write_images(tmp_path / "images" / split, to_unit(slopes(3, 40)))
     data, out = str(tmp_path / "images"), tmp_path / "out"
     words = ["--data", data, "--crops", "32", "--minutes", "0.01", "--out", str(out)]
     regression.main([*words, "--parameters-of", str(tmp_path / "run"), "--threads", "1"])

@@ -20,7 +20,7 @@ from srvae_pyro.errors import UserError, with_flags
 from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.system.cli import check_arguments
-from tests.builders import make_images, save_run, tiny
+from tests.builders import make_images, refused, save_run, tiny
 
 
 @pytest.fixture
@@ -102,9 +102,8 @@ def test_damage_is_told_in_one_line_and_nothing_written(place: Path, packed: Pat
     damages = [bytes(changed), content[:-9], content + b"more", b"", b"\x89PNG\r\n", content[::-1]]
     for damage in damages:
         other.write_bytes(damage)
-        with pytest.raises(UserError, match="other cannot be decompressed: it") as told:
+        with refused("other cannot be decompressed: it"):
             decompress.main(DecompressArguments(other, place / "out"))
-        assert "\n" not in str(told.value)
     assert not (place / "out").exists()
     with pytest.raises(UserError, match="cannot read missing: No such file"):
         decompress.main(DecompressArguments(Path("missing"), place / "out"))

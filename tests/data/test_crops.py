@@ -37,6 +37,7 @@ from srvae_pyro.runs import read_config
 from srvae_pyro.system.device import stream
 from srvae_pyro.training.loop import Batches
 from srvae_pyro.training.recovery import load_checkpoint
+from tests.builders import refused
 from tests.training.test_command import arguments, lines_of, plain
 from tests.training.test_training import assert_same
 
@@ -210,7 +211,7 @@ def test_a_streamed_image_is_decoded_once_for_a_block(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = load(folder)
-    nbytes = 3 * memory.train.sizes.prod(axis=1)  # type: ignore[attr-defined]
+    nbytes = 3 * memory.train.sizes.prod(axis=1)
     reads: list[int] = []
     read = SizedImages.read
 
@@ -308,7 +309,6 @@ def test_validation_is_the_same_from_memory_streamed_and_from_shards(
 def test_images_of_different_splits_are_not_alike(folder: str) -> None:
     data = load(folder).described(own=True)
     selection = select(data, "all", None)
-    assert selection.photographs is not None
     numbers = torch.tensor([number for number, _, _ in places(selection.images)])
     alike = selection.photographs[:, None] == selection.photographs
     assert torch.equal(alike, numbers[:, None] == numbers)
@@ -492,7 +492,6 @@ def test_a_run_on_crops_says_and_records_so(
     ("options", "message"),
     [
         ({"crops": 0}, "--crops is at least 1, not 0"),
-        ({"eval_crops": 0}, "--eval-crops is at least 1, not 0"),
         ({"crops": None, "eval_crops": 9}, "--eval-crops is of --crops"),
         ({"image_size": 16}, "leave out --image-size, or --crops"),
         ({"crops": 100}, "has no image for train that crops of 100x100 fit into: .* 48x48"),
@@ -501,9 +500,8 @@ def test_a_run_on_crops_says_and_records_so(
 def test_what_cannot_be_is_told_in_a_line(
     options: dict[str, Any], message: str, folder: str
 ) -> None:
-    with pytest.raises(UserError, match=message) as error:
+    with refused(message):
         load(folder, **options)
-    assert "\n" not in str(error.value)
 
 
 def test_data_sets_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
 from srvae_pyro.upscaling.tiling import MemoryCanvas
+from tests.builders import refused
 
 
 def make_image(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:
@@ -206,9 +207,8 @@ def test_a_format_that_is_not_read_is_named(tmp_path: Path, name: str) -> None:
     tiff(tmp_path / name, page(16))  # as if it were a raw file's thumbnail
     message = rf"{name} \(Pillow does not read \{Path(name).suffix.lower()}\): save it as PNG"
     for read in (read_image, read_photograph):
-        with pytest.raises(UserError, match=message) as error:
+        with refused(message):
             read(tmp_path / name, 3)
-        assert len(str(error.value).splitlines()) == 1
 
 
 HEIC = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(200)
@@ -377,6 +377,5 @@ def test_colours_of_printing_become_those_of_screens(tmp_path: Path) -> None:
 def test_lab_is_read(tmp_path: Path) -> None:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     image = ImageCms.profileToProfile(make_image(), srgb, lab, outputMode="LAB")
-    assert image is not None
     levels = opened(file_of(image, "TIFF"), tmp_path)
     assert np.abs(levels.astype(int) - np.asarray(make_image())).mean() < 5

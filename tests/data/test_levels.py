@@ -26,6 +26,7 @@ from srvae_pyro.data.levels import png_chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
 from srvae_pyro.upscaling.tiling import MemoryCanvas
+from tests.builders import refused
 
 SIDE = 8
 RAMP = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) / (SIDE * SIDE - 1)  # 0 to 1
@@ -242,9 +243,6 @@ PARTLY: dict[str, Callable[[], Row]] = {
     "TIFF gray 16": lambda: of(tiff, 16, FULL),
     "TIFF RGB 16": lambda: of(tiff, 16, FULL, gray=False),
     "TIFF gray 12 of 16, big-endian": lambda: of(lambda x: tiff(x, ">u2"), 12, scaled(12)),
-    "TIFF RGB 12 of 16, big-endian": lambda: of(
-        lambda x: tiff(x, ">u2"), 12, scaled(12), gray=False
-    ),
     "TIFF RGB 12 of 16, deflated": lambda: of(
         lambda x: tiff(x, compression="zlib"), 12, scaled(12), gray=False
     ),
@@ -373,9 +371,8 @@ def netpbm_floats(levels: np.ndarray) -> bytes:
 def test_levels_without_a_white_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(REFUSED[name]())
     for read in (read_image, read_photograph):
-        with pytest.raises(UserError, match=r"(levels|white).*: save it in 8") as error:
+        with refused(r"(levels|white).*: save it in 8"):
             read(tmp_path / "a", 3)
-        assert len(str(error.value).splitlines()) == 1
 
 
 # Gray by the pixels

@@ -92,25 +92,6 @@ def test_log_prob_is_the_definition(channels, dtype, tolerance):
     np.testing.assert_allclose(log_prob.numpy(), expected, rtol=tolerance)
 
 
-@pytest.mark.parametrize(
-    ("seed", "spread", "published"),
-    [
-        (5, 1.5, [-1492.9230847704955, -1470.1274535884256]),
-        (7, 6.0, [-2808.116555644153, -2838.118555133439]),
-    ],
-)
-def test_log_prob_is_the_published_one(seed, spread, published):
-    def generator(seed):
-        return torch.Generator().manual_seed(seed)
-
-    parameters = torch.randn(2, 100, 8, 8, generator=generator(seed), dtype=torch.float64)
-    levels = torch.randint(0, 256, (2, 3, 8, 8), generator=generator(6))
-    mixture = DiscretizedLogisticMixture.from_channels(spread * parameters)
-    # The published formula approximates the mass of improbable bins: not equal, but close.
-    log_prob = mixture.log_prob(levels.double() / 255)
-    np.testing.assert_allclose(log_prob.numpy(), published, rtol=1e-5)
-
-
 @pytest.mark.parametrize("log_scale", [-5.0, -2.5, 0.0])
 def test_colours_sum_to_one_given_those_before(log_scale):
     mixture = random_mixture(3, log_scale=log_scale)
@@ -190,26 +171,18 @@ def test_wrong_shapes_are_explained():
     build = DiscretizedLogisticMixture
     with pytest.raises(ValueError, match="99 parameter channels are not a multiple of 10"):
         build.from_channels(torch.zeros(1, 99, 4, 4))
-    with pytest.raises(ValueError, match="100 parameter channels are not a multiple of 3"):
-        build.from_channels(torch.zeros(1, 100, 4, 4), channels=1)
     with pytest.raises(ValueError, match="1 or 3 colour channels, not 2"):
         build.from_channels(torch.zeros(1, 100, 4, 4), channels=2)
     with pytest.raises(ValueError, match=r"expected parameters \(\.\.\., channels, H, W\)"):
         build.from_channels(torch.zeros(4, 4))
-    two, three = torch.zeros(5, 2, 4, 4), torch.zeros(5, 3, 4, 4)
+    three = torch.zeros(5, 3, 4, 4)
     logits, grey = torch.zeros(5, 4, 4), torch.zeros(5, 1, 4, 4)
-    with pytest.raises(ValueError, match="2 colour channels"):
-        build(logits, two, two)
     with pytest.raises(ValueError, match="needs coefficients, but none were given"):
         build(logits, three, three)
     with pytest.raises(ValueError, match="needs no coefficients, but they were given"):
         build(logits, grey, grey, grey)
     with pytest.raises(ValueError, match="log_scales have shape"):
         build(logits, three, grey, three)
-    with pytest.raises(ValueError, match="logits have shape"):
-        build(logits[:4], three, three, three)
-    with pytest.raises(ValueError, match="expected logits"):
-        build(logits, logits, logits)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.1, 0.9), (-0.3, 1.3)], ids=["inside", "edges"])
@@ -368,19 +341,9 @@ def test_support():
 
 def test_validation():
     parameters = torch.randn(2, 100, 4, 4)
-    x = random_images(2, 3, 4, 4, dtype=torch.float32)
-    off_grid = (x + 0.3 / 255).clamp(max=0.999)
-    checked = DiscretizedLogisticMixture.from_channels(parameters)
-    checked.log_prob(x)
-    for distribution in (checked, checked.expand((3, 2)), checked.with_temperature(2.0)):
-        with pytest.raises(ValueError, match="within the support"):
-            distribution.log_prob(off_grid)
-    with pytest.raises(ValueError, match="event_shape"):
-        checked.log_prob(x[..., :2])
+    off_grid = random_images(2, 3, 4, 4, dtype=torch.float32).clamp(max=0.9) + 0.3 / 255
     unchecked = DiscretizedLogisticMixture.from_channels(parameters, validate_args=False)
-    unchecked.log_prob(off_grid)
     unchecked.expand((3, 2)).log_prob(off_grid)
-
     three = torch.zeros(2, 3, 1, 1)
     with pytest.raises(ValueError, match="coefficients"):
         DiscretizedLogisticMixture(torch.zeros(2, 1, 1), three, three, three + 2)

@@ -1,17 +1,15 @@
 """The pyramid: probabilities, samples, order, noise; and as p(y|u) in the models."""
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 
 from srvae_pyro.config import Dense, ModelConfig, Residual
-from srvae_pyro.distributions import ImageDistribution, Pyramid
+from srvae_pyro.distributions import ConsistentGroups, Pyramid
 from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import TileNoise
@@ -19,116 +17,38 @@ from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.pixel_groups import PyramidGivenLatent
 from srvae_pyro.models.transforms import make_transform
-from srvae_pyro.networks import initializing
 from srvae_pyro.pixels import to_levels, to_unit
-from tests.builders import make_images, tiny
-from tests.upscaling.test_command import smooth
+from tests.builders import make_images, refused, tiny
+from tests.distributions.test_image_distributions import (
+    blocks,
+    finer,
+    fits,
+    images_of,
+    truncated,
+)
 
 Images = Callable[..., Tensor]
 
 
-class Halves(ImageDistribution):
-    """Images (1, 2h, 2w) of levels near those of a coarser one y, which they average to.
+def of_size(height: int, width: int, most: int = 255) -> Pyramid:
+    """A pyramid of two levels above a coarsest image of levels up to ``most``, without networks."""
+    torch.manual_seed(0)
+    parameters = torch.randn(9, 1, 1).double()
+    parameters[2:4] = 0.1  # means
+    coarsest = truncated(0, most, 1, parameters[:6].expand(-1, height, width))
 
-    Each block adds one of the three ``moves`` to y's level, by chances that depend on all of y.
-    """
+    def level(y: Tensor) -> ConsistentGroups:
+        return finer(parameters.expand(-1, *y.shape[-2:]), PAIRS, y, validate_args=False)
 
-    arg_constraints = {}  # noqa: RUF012
-    moves = torch.tensor([[0, 0, 0, 0], [9, -9, 5, -5], [-7, 7, 7, -7]])
-
-    def __init__(self, y: Tensor, temperature: float = 1.0) -> None:
-        self.y, self.temperature = y, temperature
-        logits = torch.stack([0 * y, 3 * y - 1, y.roll(1, -1) - 0.5], -1)
-        self.logits = logits / temperature  # (..., 1, h, w, 3)
-        _, height, width = y.shape[-3:]
-        event = torch.Size((1, 2 * height, 2 * width))
-        super().__init__(y.shape[:-3], event, validate_args=False)
-
-    def made(self, move: Tensor) -> Tensor:
-        levels = (255 * self.y).round().unsqueeze(-1) + self.moves[move]  # (..., 1, h, w, 4)
-        return PAIRS.join(levels.movedim(-1, -4)) / 255
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        blocks = PAIRS.split(255 * value).movedim(-4, -1) - (255 * self.y).round().unsqueeze(-1)
-        which = (blocks.round().unsqueeze(-2) == self.moves).all(-1)  # (..., 1, h, w, 3)
-        chosen = self.logits.log_softmax(-1).masked_fill(~which, -torch.inf).logsumexp(-1)
-        return chosen.sum((-3, -2, -1))
-
-    @property
-    def uniform_noise(self) -> Tensor:
-        return self.y.new_empty(()).expand(*self.batch_shape, *self.event_shape)
-
-    def icdf_sample(self, uniform: Tensor) -> Tensor:
-        choice = uniform[..., ::2, ::2].unsqueeze(-1)
-        return self.made((choice > self.logits.softmax(-1).cumsum(-1)[..., :2]).sum(-1))
-
-    @property
-    def mode(self) -> Tensor:
-        return self.made(self.logits.argmax(-1))
-
-    @property
-    def mean(self) -> Tensor:
-        return sum(
-            self.logits.softmax(-1)[..., i].repeat_interleave(2, -1).repeat_interleave(2, -2)
-            * self.made(torch.full(self.y.shape, i))
-            for i in range(3)
-        )
-
-    def with_temperature(self, temperature: float) -> "Halves":
-        return Halves(self.y, self.temperature * temperature)
+    return Pyramid(coarsest, [level, level])
 
 
-class OneOf(ImageDistribution):
-    """Images (1, h, w) of the levels 100 and 150, the second by a chance of 0.3 each."""
-
-    arg_constraints = {}  # noqa: RUF012
-
-    def __init__(self, height: int, width: int, logit: float = math.log(3 / 7)) -> None:
-        self.logit = logit
-        super().__init__(torch.Size(), torch.Size((1, height, width)), validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        second = (255 * value).round() == 150
-        known = second | ((255 * value).round() == 100)
-        chance = torch.where(second, self.logit, -self.logit) * torch.ones(())
-        return chance.sigmoid().log().masked_fill(~known, -torch.inf).sum((-3, -2, -1))
-
-    @property
-    def uniform_noise(self) -> Tensor:
-        return torch.empty(()).expand(self.event_shape)
-
-    def icdf_sample(self, uniform: Tensor) -> Tensor:
-        return to_unit(100 + 50 * (uniform < torch.tensor(self.logit).sigmoid()))
-
-    @property
-    def mode(self) -> Tensor:
-        return to_unit(torch.full(self.event_shape, 150 if self.logit > 0 else 100))
-
-    @property
-    def mean(self) -> Tensor:
-        chance = torch.tensor(self.logit).sigmoid()
-        return ((100 + 50 * chance) / 255).expand(self.event_shape)
-
-    def with_temperature(self, temperature: float) -> "OneOf":
-        return OneOf(*self.event_shape[1:], self.logit / temperature)
-
-
-def toy(levels: int, height: int = 1, width: int = 1) -> Pyramid:
-    """A pyramid of 2 images at the coarsest pixel, times 3 to the blocks of each level."""
-    return Pyramid(OneOf(height, width), [Halves] * levels, validate_args=False)
-
-
-def all_images(levels: int) -> Tensor:
-    """What a :func:`toy` of 1x1 at the coarsest can draw."""
-    images = to_unit(torch.tensor([100, 150])).reshape(2, 1, 1, 1)
-    for _ in range(levels):
-        made = []
-        for image in images:
-            places = image.numel()
-            choices = itertools.product(range(3), repeat=places)
-            made += [Halves(image).made(torch.tensor(c).view(image.shape)) for c in choices]
-        images = torch.stack(made)
-    return images
+def finer_than(image: Tensor) -> Tensor:
+    """All images (N, 1, 4, 4) whose rounded averages are an image (1, 2, 2)."""
+    each = [to_unit(blocks(PAIRS, level)) for level in to_levels(image).flatten().tolist()]
+    index = torch.cartesian_prod(*(torch.arange(len(block)) for block in each))
+    four = torch.stack([block[index[:, place]] for place, block in enumerate(each)], 1)
+    return four.view(-1, 1, 2, 2, 2, 2).transpose(3, 4).reshape(-1, 1, 4, 4)
 
 
 def conditional(levels: int = 2, channels: int = 3, **changes: Any) -> PyramidGivenLatent:
@@ -148,67 +68,42 @@ def conditional(levels: int = 2, channels: int = 3, **changes: Any) -> PyramidGi
 # The distribution
 
 
-@pytest.mark.parametrize("levels", [0, 1, 2])
-def test_probabilities_of_all_images_sum_to_one(levels: int) -> None:
-    pyramid, images = toy(levels), all_images(levels)
-    assert pyramid.event_shape == (1, 2**levels, 2**levels)
-    assert len(images) == (2, 6, 6 * 81)[levels]
-    total = pyramid.log_prob(images).double().exp().sum()
-    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
-    if levels:
-        other = images[:1].clone()
-        other[..., 0, 0] += 20 / 255
-        assert pyramid.log_prob(other) == -torch.inf
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_samples_fit_log_prob(temperature: float) -> None:
-    pyramid, images = toy(2).with_temperature(temperature), all_images(2)
-    chances = pyramid.log_prob(images).double().exp()
-    drawn = pyramid.sample((20_000,))
-    same = (255 * drawn).round().flatten(1).unsqueeze(1) == (255 * images).round().flatten(1)
-    counts = same.all(-1).double().sum(0)
-    assert counts.sum() == 20_000
-    often = chances * 20_000 > 5
-    grouped = [torch.cat([c[often], c[~often].sum(0, True)]) for c in (counts, chances * 20_000)]
-    expected = grouped[1] * 20_000 / grouped[1].sum()
-    assert stats.chisquare(grouped[0], expected).pvalue > 1e-3
-    scores = pyramid.log_prob(drawn).double()
-    entropy = -(chances * chances.log()).sum()
-    assert abs(scores.mean() + entropy) < 4 * scores.std() / 20_000**0.5
+def test_two_levels_sum_to_one_and_samples_fit() -> None:
+    pyramid = of_size(1, 1, most=0)
+    images = torch.cat([finer_than(image) for image in images_of([0], PAIRS)]).double()
+    assert pyramid.log_prob(images).exp().sum().item() == pytest.approx(1, abs=1e-8)
+    fits(pyramid, images, 20_000)
 
 
 def test_each_level_follows_noise_of_its_own() -> None:
-    """A number of the noise changes one level's image, and those finer, within its own block."""
-    pyramid, p_y = toy(2, 2, 2), conditional()
-    assert pyramid.uniform_noise.shape == (4, 8, 8)
-    assert p_y(torch.randn(4, 2, 2)).uniform_noise.shape == (12, 8, 8)
-    noise = torch.rand(200, 4, 8, 8)
-    y = pyramid.icdf_sample(noise)
-    seen = set()
-    for channel, row, column in itertools.product((0, 2), range(8), range(8)):
+    """A number of the noise changes one block: of 2x2 pixels, or 4x4 by coarser levels' noise."""
+    pyramid = of_size(2, 2)
+    noise = torch.rand(20, *pyramid.uniform_noise.shape)
+    x, changed = pyramid.icdf_sample(noise), {2: set(), 4: set()}
+    for place in itertools.product(range(4), range(0, 8, 2), range(0, 8, 2)):
         other = noise.clone()
-        other[:, channel, row, column] = torch.rand(200)
-        changed = (pyramid.icdf_sample(other) != y).any(0)[0]
-        if not changed.any():
-            continue
-        rows, columns = (changed.any(dim).nonzero().flatten() for dim in (1, 0))
-        # The finest level's is of one block of 2x2, the next one's of 4x4 at least.
-        size = max(rows.max() - rows.min(), columns.max() - columns.min()).item() + 1
-        assert size == 2 if channel == 0 else size >= 4
-        seen.add((channel, row, column))
-    assert len(seen) == 16 + 4 + 4
+        other[:, *place] = torch.rand(20)
+        rows, columns = (pyramid.icdf_sample(other) != x).any(0)[0].nonzero(as_tuple=True)
+        side = 2 if place[0] < 2 else 4
+        found = set(zip((rows // side).tolist(), (columns // side).tolist(), strict=True))
+        assert len(found) <= 1
+        changed[side] |= found
+    assert [len(found) for found in changed.values()] == [16, 4]
 
 
 def test_mode_and_mean_go_from_coarse_to_fine() -> None:
-    pyramid = toy(1)
-    # By hand: y^0 = 100, with logits 0, 3 * 100 / 255 - 1, 100 / 255 - 0.5 of the moves.
-    expected = torch.tensor([[109, 91], [105, 95]]) / 255
-    torch.testing.assert_close(pyramid.mode, expected.unsqueeze(0))
-    y = 115 / 255
-    chances = torch.tensor([0, 3 * y - 1, y - 0.5]).softmax(0)
-    moved = (115 + chances @ Halves.moves.float()) / 255
-    torch.testing.assert_close(pyramid.mean, moved.reshape(1, 2, 2))
+    pyramid = of_size(2, 2)
+    below = Pyramid(pyramid.coarsest, pyramid.finer[:1])
+    assert torch.equal(pyramid.mode, pyramid.finer[1](below.mode).mode)
+    torch.testing.assert_close(pyramid.mean, pyramid.finer[1](below.mean).mean)
+
+
+def test_a_tile_of_the_noise_makes_that_tile_of_the_image() -> None:
+    def drawn(top: int, height: int) -> Tensor:
+        pyramid, tile = of_size(height // 4, 16), TileNoise((0,), top, 0, height)
+        return pyramid.icdf_sample(tile.uniform("y", pyramid.uniform_noise))
+
+    assert torch.equal(drawn(0, 128)[:, 36:100], drawn(36, 64))
 
 
 # Its networks
@@ -269,31 +164,6 @@ def test_what_is_repeated_is_computed_once() -> None:
     assert sizes == {10}
 
 
-def test_bfloat16_does_not_reach_probabilities() -> None:
-    p_y = conditional()
-    first: list[Tensor] = []
-    p_y.levels[1].networks[3][0].register_forward_hook(lambda _m, inputs, _o: first.extend(inputs))
-    y = to_unit(torch.randint(0, 256, (2, 3, 8, 8)))
-    with torch.autocast("cpu", torch.bfloat16):
-        scores = p_y(torch.randn(2, 4, 2, 2)).log_prob(y)
-    assert scores.dtype == torch.float32
-    assert torch.equal(first[0][:, -12:-9], make_transform("average2")(y) - 0.5)
-    scores.sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in p_y.parameters())
-
-
-def test_the_mean_is_near_the_mean_of_samples() -> None:
-    with torch.no_grad():
-        p_y = conditional(1)
-        x = to_unit(torch.stack([smooth(4, 4, 3, seed) for seed in range(8)]))
-        with initializing(p_y, 0.1):
-            p_y(torch.randn(8, 4, 2, 2)).log_prob(x)
-        likelihood = p_y(torch.randn(4, 2, 2))
-        drawn = likelihood.sample((4000,))
-        spread = drawn.std(0)
-        assert ((likelihood.mean - drawn.mean(0)).abs() < 0.15 * spread).all()
-
-
 # In the models
 
 
@@ -332,16 +202,6 @@ def test_importance_sampling(model: Any, estimator: Any) -> None:
     torch.testing.assert_close(*estimates, atol=1e-2, rtol=1e-5)
 
 
-def test_a_tile_of_the_noise_makes_that_tile_of_the_image() -> None:
-    def drawn(top: int, height: int) -> Tensor:
-        pyramid = toy(2, height // 4, 16)
-        return pyramid.icdf_sample(
-            TileNoise((0,), top, 0, height).uniform("y", pyramid.uniform_noise)
-        )
-
-    assert torch.equal(drawn(0, 128)[:, 36:100], drawn(36, 64))
-
-
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -354,9 +214,8 @@ def test_a_tile_of_the_noise_makes_that_tile_of_the_image() -> None:
     ],
 )
 def test_what_does_not_suit_is_told_in_one_line(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told) as error:
+    with refused(told):
         make_model(tiny(**({"latent_likelihood": "pyramid"} | changes)))
-    assert "\n" not in str(error.value)
 
 
 def test_a_y_that_u_cannot_be_made_of_is_refused() -> None:

@@ -17,12 +17,10 @@ from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_imag
 from srvae_pyro.errors import UserError
 from srvae_pyro.figures import FiguresArguments, main
 from srvae_pyro.inference.sampling import Sampling
-from srvae_pyro.models import make_model
-from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.runs import CONFIG, read_config
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.system.files import write_json
-from tests.builders import make_images, tiny
+from tests.builders import make_images, save_run, write_images
 
 BOTH = {"paper-samples", "paper-reconstructions", "paper-interpolations"}
 SRVAE_ONLY = {"paper-super-resolution", "paper-generative-reconstructions", "swapped-latents"}
@@ -32,20 +30,14 @@ SRVAE_ONLY = {"paper-super-resolution", "paper-generative-reconstructions", "swa
 def folder(tmp_path: Path) -> Path:
     """Images of the tiny models' size, ten to test on."""
     for split in ("train", "test"):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for number, image in enumerate(make_images(10, seed=len(split))):
-            save_image(image, tmp_path / "images" / split / f"{number:02d}.png")
+        write_images(tmp_path / "images" / split, make_images(10, seed=len(split)))
     return tmp_path / "images"
 
 
 @pytest.fixture
 def run(tmp_path: Path):
     def make(name: str, **changes) -> str:
-        model = make_model(tiny(**({"p_u": "standard"} | changes)))
-        if "image_shape" not in changes:
-            model.initialize(make_images(8))
-        save_pretrained(model, tmp_path / name)
-        return str(tmp_path / name)
+        return str(save_run(tmp_path / name, **({"p_u": "standard"} | changes)))
 
     return make
 

@@ -236,8 +236,8 @@ def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFi
 
 def of_data(run: Path, data: Path, **settings: object) -> None:
     """Let a run have been trained on ``data``."""
-    images = load_data(str(data), data, ImageOptions(seed=settings.get("seed", 0)))  # type: ignore[arg-type]
-    config = replace(read_config(run), data=DataConfig(str(data), info=images.info, **settings))  # type: ignore[arg-type]
+    images = load_data(str(data), data, ImageOptions(seed=settings.get("seed", 0)))
+    config = replace(read_config(run), data=DataConfig(str(data), info=images.info, **settings))
     write_json(run / CONFIG, config.to_dict())
 
 
@@ -282,7 +282,7 @@ def test_images_that_a_run_learnt_from_are_told(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     of_data(run, folder)
-    arguments = EvaluateArguments(str(run), str(tmp_path / data), split=split, limit=2)  # type: ignore[arg-type]
+    arguments = EvaluateArguments(str(run), str(tmp_path / data), split=split, limit=2)
     assert main(replace(arguments, elbo_only=True)) == 0
     told = [str(w.message) for w in recwarn.list if "was trained on some of" in str(w.message)]
     assert len(told) == warned
@@ -548,25 +548,6 @@ def test_what_a_full_disk_does_not_take_is_written_with_the_next(
         assert main(arguments) == (0 if times == 1 else 2)
     assert list(results(run)) == (["elbo", "likelihood"] if times == 1 else [])
     assert "importance sampling, 2 samples" in capsys.readouterr().out
-
-
-def test_crops_of_photographs_are_clustered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"data": "photos", "limit": 12, "importance_samples": 2}
-    assert main(EvaluateArguments(str(run), **options)) == 0
-    entry = results(run)
-    data = load_data("photos", run, ImageOptions(image_size=16))
-    indices = evenly_spaced_indices(1000, 12)
-    found = evaluate_elbo(
-        load(run),
-        data.test[indices],
-        torch.device("cpu"),
-        indices=indices,
-        photographs=data.photographs["test"][indices],
-    )
-    assert entry["elbo"]["standard_error"] == pytest.approx(found.standard_error)
-    assert entry["elbo"]["photographs"] == entry["likelihood"]["photographs"] == 5
-    text = capsys.readouterr().out
-    assert f"± {found.standard_error:.4f} bits/dim over 5 photographs" in text
 
 
 def test_one_image_has_no_standard_error(

@@ -28,7 +28,7 @@ from srvae_pyro.evaluation.fid import (
 from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import make_model
 from srvae_pyro.pixels import to_levels
-from tests.builders import make_images, tiny
+from tests.builders import make_images, refused, tiny
 
 NAME = "mean-colours"
 
@@ -87,7 +87,6 @@ def measure(fake: Tensor, real: Tensor, **options: Any) -> Distances:
         return {"x": fake[indices.start : indices.stop], "y": fake[:0]}
 
     found = fid_and_kid(images_at, real, FeatureExtractor(NAME), **(settings | options))
-    assert found is not None
     return found
 
 
@@ -188,7 +187,6 @@ def test_images_are_drawn_in_order_each_once(network: Any) -> None:
 
     extractor = FeatureExtractor(NAME)
     found = fid_and_kid(images_at, real, extractor, samples=20, batch_size=8, progress=False)
-    assert found is not None
     assert asked == [range(8), range(8, 16), range(16, 20)]
     assert (found.generated, found.real, found.kid_subset_size) == (20, 9, 4)
     assert found.fid == pytest.approx(frechet(colours(fake), colours(real)), rel=1e-4)
@@ -312,14 +310,6 @@ def test_without_network_the_message_names_file_and_place(
     assert "\n" not in message
 
 
-def test_a_given_file_that_is_missing_is_named(network: Any, url: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no file .*absent\.pth") as caught:
-        find_weights(tmp_path / "absent.pth")
-    assert url in str(caught.value)
-    with pytest.raises(UserError, match="there is no file"):
-        find_weights(tmp_path)
-
-
 class _Harmful:
     """Unpickled, it writes a file."""
 
@@ -341,6 +331,8 @@ def test_weights_cannot_run_code(network: Any, tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(network: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no file .*absent\.pth"):
+        find_weights(tmp_path / "absent.pth")
     damaged, torchvisions = tmp_path / "damaged.pth", tmp_path / "inception_v3_google.pth"
     damaged.write_bytes(b"<html>not found</html>")
     with pytest.raises(UserError, match=r"damaged\.pth cannot be read"):
@@ -353,14 +345,13 @@ def test_other_files_are_refused(network: Any, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*cannot be compared")
 def test_weights_that_do_not_fit_are_told_in_one_line(network: Any, tmp_path: Path) -> None:
     write_weights(tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"weights\.pth does not hold the weights of") as caught:
+    with refused(r"weights\.pth does not hold the weights of"):
         fid_and_kid(
             lambda indices: {"x": torch.empty(0)},
             levels(4, 0, 9, seed=1),
             FeatureExtractor(INCEPTION, tmp_path / "weights.pth"),
             samples=4,
         )
-    assert "\n" not in str(caught.value)
 
 
 def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

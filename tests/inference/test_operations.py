@@ -20,7 +20,7 @@ from srvae_pyro.models import SRVAE, ImageModel, make_model
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler
-from tests.builders import make_images, smallest
+from tests.builders import make_images, refused, smallest
 
 LATENT = (2, 4, 4)
 
@@ -44,7 +44,6 @@ def is_on_grid(images: Tensor) -> bool:
 @pytest.fixture
 def srvae() -> SRVAE:
     model = make()
-    assert isinstance(model, SRVAE)
     return model
 
 
@@ -177,9 +176,8 @@ def test_y_has_a_temperature_of_its_own(srvae: SRVAE) -> None:
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_decoding_that_makes_no_sense_is_refused(srvae: SRVAE, wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=next(iter(wrong)).replace("count", "at least 1")) as error:
+    with refused(next(iter(wrong)).replace("count", "at least 1")):
         srvae.generate(**({"count": 1} | wrong))
-    assert "\n" not in str(error.value)
 
 
 def test_decoding_leaves_given_sites_alone(srvae: SRVAE) -> None:
@@ -235,7 +233,6 @@ def test_reconstructions_of_other_sizes(srvae: SRVAE) -> None:
 @pytest.mark.parametrize("size", [4, 8, 12, 16])
 def test_super_resolution_of_any_size(prior: str, size: int) -> None:
     made = make(p_u=prior)
-    assert isinstance(made, SRVAE)
     y = images(3, size)
     sites = made.super_resolve(y, 2)
     assert sites["x"].shape == (2, 3, 3, 2 * size, 2 * size)
@@ -260,7 +257,6 @@ def test_super_resolution_does_not_mix_images_up(srvae: SRVAE, batch_size: int) 
 @pytest.mark.parametrize("transform", ["downscale4", "grayscale", "sketch"])
 def test_super_resolution_by_every_transform(transform: str) -> None:
     made = make(d=transform)
-    assert isinstance(made, SRVAE)
     y = make_y(made, images(2))
     sites = made.super_resolve(y, 3, decode="mode")
     assert sites["x"].shape == (3, 2, 3, 16, 16)
@@ -279,10 +275,8 @@ def test_super_resolution_by_every_transform(transform: str) -> None:
 )
 def test_a_y_that_does_not_suit_is_refused(y: Tensor, advice: str) -> None:
     made = make(p_u="realnvp")
-    assert isinstance(made, SRVAE)
-    with pytest.raises(UserError, match=advice) as error:
+    with refused(advice):
         made.super_resolve(y)
-    assert "\n" not in str(error.value)
 
 
 BAD_IMAGES = {
@@ -315,18 +309,15 @@ def test_every_operation_refuses_what_are_no_images_for_it(what: str, kind: Any)
             lambda: made.recombine(good, x),
         ]
     for operation in operations:
-        with pytest.raises(UserError, match=advice) as error:
+        with refused(advice):
             operation()
-        assert "\n" not in str(error.value)
 
 
 def test_the_mixture_prior_says_which_size_it_takes() -> None:
     made = make(p_u="mixture")
-    assert isinstance(made, SRVAE)
     assert made.super_resolve(images(2, 8), 2)["x"].shape == (2, 2, 3, 16, 16)
-    with pytest.raises(UserError, match="8x8") as error:
+    with refused("8x8"):
         made.super_resolve(images(2, 16))
-    assert "\n" not in str(error.value)
 
 
 def test_the_vae_says_what_it_cannot_do() -> None:
@@ -359,7 +350,6 @@ def test_generative_reconstruction_goes_by_u_alone(srvae: SRVAE) -> None:
 @pytest.mark.parametrize("sees_y", [False, True])
 def test_u_of_one_image_goes_with_z_of_another(sees_y: bool) -> None:
     model = make(guide_z_sees_y=sees_y, posterior_scale=1.0)
-    assert isinstance(model, SRVAE)
     a, b = images(3), images(3, seed=1)
     sites = model.recombine(a, b, decode="mode", temperature=0.0, batch_size=2)
     d = model.guide.d

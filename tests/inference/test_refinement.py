@@ -191,16 +191,6 @@ def test_without_gradients_around_it() -> None:
     assert not found.requires_grad
 
 
-def test_of_an_image_that_is_repeated() -> None:
-    net, one = make(SRVAE, p_u="standard"), make_images(1)
-    found = [
-        net.log_likelihood(x, 3, refine=3)
-        for x in (one.expand(3, -1, -1, -1), one.repeat(3, 1, 1, 1))
-    ]
-    torch.testing.assert_close(*found, atol=2e-2, rtol=1e-4)
-    assert len(found[0].unique()) == 3  # noise of its own for each
-
-
 def test_memory_bounds_how_many_are_refined_at_once() -> None:
     net, memory_gb = make(SRVAE, p_u="standard"), 0.003
     few = refined_at_once(net, make_images(1), memory_gb)

@@ -24,7 +24,6 @@ PHOTO = RUNS / "pretrained-photo"
 
 def loaded(folder: Path) -> SRVAE:
     model = load(folder)
-    assert isinstance(model, SRVAE)
     return model
 
 

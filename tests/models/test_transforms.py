@@ -43,11 +43,6 @@ def test_downscale_is_pillows(factor: int, size: tuple[int, int]) -> None:
     assert torch.equal(Downscale(factor)(to_unit(levels)), to_unit(pillow(levels, factor)))
 
 
-@pytest.mark.parametrize("factor", [2, 4])
-def test_downscale_of_photographs_is_pillows(factor: int, photos: Tensor) -> None:
-    assert torch.equal(Downscale(factor)(to_unit(photos)), to_unit(pillow(photos, factor)))
-
-
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_downscale_is_pillows_up_to_twice_as_high_as_wide(factor: int) -> None:
     def differences(height: int, width: int) -> Tensor:

@@ -34,7 +34,7 @@ from srvae_pyro.networks import (
     initializing,
 )
 from srvae_pyro.networks.layers import NARROW, merged, pays_to_merge
-from tests.builders import make_images, tiny
+from tests.builders import initialized, make_images, tiny
 
 LAYERS: dict[str, Callable[[], WeightNormalized]] = {
     "1x1": lambda: WeightNormConv2d(3, 5, 1),
@@ -510,11 +510,8 @@ def test_autocast_reaches_every_dense_step(kind: str) -> None:
 
 
 def test_checkpointing_changes_no_gradient_and_no_state() -> None:
-    config = tiny()
-    size = config.image_shape[-1]
-    plain = make_model(config)
-    x = torch.randint(0, 256, (4, 3, size, size)) / 255
-    plain.initialize(x)
+    x = make_images(4)
+    plain = initialized(x)
     lean = copy.deepcopy(plain)
     checkpoint_blocks(lean)
     assert lean.state_dict().keys() == plain.state_dict().keys()
@@ -537,11 +534,8 @@ def test_checkpointing_changes_no_gradient_and_no_state() -> None:
 
 @pytest.mark.slow
 def test_compiled_networks_compute_the_same() -> None:
-    config = tiny()
-    size = config.image_shape[-1]
-    plain = make_model(config)
-    x = torch.randint(0, 256, (4, 3, size, size)) / 255
-    plain.initialize(x)
+    x = make_images(4)
+    plain = initialized(x)
     fast = copy.deepcopy(plain)
     compile_networks(fast)
     assert fast.state_dict().keys() == plain.state_dict().keys()

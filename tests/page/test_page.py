@@ -69,7 +69,6 @@ def fresh(folder: Path) -> Work:
 
 def srvae(folder: Path) -> SRVAE:
     model = load(folder)
-    assert isinstance(model, SRVAE)
     return model
 
 

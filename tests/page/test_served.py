@@ -345,7 +345,6 @@ def test_as_a_command(run: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path), **others}  # set for another program
     command = [sys.executable, "-m", "srvae_pyro.demo", str(run), "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
         line = process.stdout.readline()
         assert re.fullmatch(r"mine is shown at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", line)
         assert list(tmp_path.glob("srvae-page-*"))
@@ -510,17 +509,6 @@ def _settled(page: Any) -> None:
     page.wait_for_function("!document.querySelector('.progress-text, .eta-bar, .generating')")
 
 
-def test_two_visitors_get_their_own(
-    run: Path, visitor: Callable[..., Any], photographs: list[Path], tmp_path: Path
-) -> None:
-    pages = [visitor(), visitor(PHONE)]
-    for page, path in zip(pages, photographs, strict=False):
-        drop(page, "photograph", path)
-    for number, page in enumerate(pages):
-        (expected,) = upscaled(run, photographs[number], tmp_path / f"out-{number}")
-        assert download(page, "output-files") == expected
-
-
 def test_who_leaves_leaves_no_files(
     visitor: Callable[..., Any], photographs: list[Path], kept: Path
 ) -> None:
@@ -534,15 +522,6 @@ def test_who_leaves_leaves_no_files(
     while list(kept.rglob("leaver*")) and time.monotonic() < until:
         time.sleep(0.1)
     assert not list(kept.rglob("leaver*"))
-
-
-def test_a_text_file_as_a_image_gives_the_message(
-    visitor: Callable[..., Any], tmp_path: Path
-) -> None:
-    (tmp_path / "text.png").write_text("no image at all")
-    page = visitor()
-    drop(page, "photograph", tmp_path / "text.png")
-    page.get_by_text("cannot read the image text.png (its format is not known)").first.wait_for()
 
 
 def test_long_work_is_stopped(

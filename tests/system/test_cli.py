@@ -176,7 +176,7 @@ def test_a_character_that_the_terminal_lacks_becomes_a_question_mark(
     monkeypatch.setattr(sys, "stdout", terminal)
     assert run(monkeypatch, print_line) == 0
     terminal.flush()
-    assert terminal.buffer.getvalue() == b"3.7 ? 0.1\n"  # type: ignore[attr-defined]
+    assert terminal.buffer.getvalue() == b"3.7 ? 0.1\n"
 
 
 COMMANDS = """
@@ -237,12 +237,9 @@ def test_every_path_has_its_home_folder(monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("RUN --importance-samples many", ("--importance-samples", "many")),
         ("RUN --batch-size 2.5", ("--batch-size", "2.5")),
-        ("RUN --temperature 0,9", ("--temperature", "0,9")),
         ("RUN --temperature -1", ("--temperature must be at least 0, not -1",)),
         ("RUN --decode best", ("--decode", "best", "sample", "mode")),
-        ("RUN --importance-samples", ("--importance-samples", "requires an argument")),
         ("RUN --importance 5", ("--importance", "Did you mean --importance-samples?")),
-        ("RUN other", ("other",)),
         ("--elbo-only", ("--run", "requires an argument")),
     ],
 )

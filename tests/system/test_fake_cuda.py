@@ -74,7 +74,7 @@ def on_gpu(request: pytest.FixtureRequest) -> OnGpu:
     """A learner of each kind, initialised with data."""
     levels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     with FakeCuda() as cuda:
-        here = OnGpu(request.param, cuda, None, levels)  # type: ignore[arg-type]
+        here = OnGpu(request.param, cuda, None, levels)
         here.learner = here.fresh()
         cuda.waits.taken()  # of all parameters
         cuda.waits.output = 0  # no layer is initialised yet

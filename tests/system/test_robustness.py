@@ -31,6 +31,7 @@ from srvae_pyro.training.loop import Trainer
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.recovery import LAST, load_checkpoint, save_checkpoint
 from srvae_pyro.training.validation import Validation
+from tests.builders import refused
 from tests.training.test_training import make_trainer, some_images, tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -226,8 +227,6 @@ def test_a_closed_pipe_leaves_the_exit_code_as_it_is() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    assert process.stdout is not None
-    assert process.stderr is not None
     process.stdout.close()
     process.stderr.close()
     assert process.wait() == 3
@@ -378,9 +377,8 @@ def test_weights_that_do_not_fit_are_a_users_error(run: Path, change: str) -> No
     match = {"missing": name, "extra": "more", "kind": flag, "shape": name}.get(
         change, "not finite"
     )
-    with pytest.raises(UserError, match=match) as error:
+    with refused(match):
         load(run)
-    assert "\n" not in str(error.value)
 
 
 def test_a_config_too_large_for_its_weights_takes_no_memory(run: Path) -> None:

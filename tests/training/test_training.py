@@ -35,7 +35,7 @@ from srvae_pyro.training.loop import Batches, Trainer
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Clock, Interrupt, Progress
 from srvae_pyro.training.recovery import load_checkpoint
-from tests.builders import smallest
+from tests.builders import refused, smallest
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -188,18 +188,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert_same(best_of(folder), best_of(tmp_path / "whole"))
 
 
-def test_every_step_draws_augmentation_and_noise(tmp_path: Path) -> None:
-    """What resuming restores is there to be restored."""
-    trainer = make_trainer(tmp_path)
-    begin(trainer)
-    before = trainer.recovery.state()
-    trainer.step(trainer.data.train.images[:BATCH])
-    after = trainer.recovery.state()
-    before, after = before["ranks"][0], after["ranks"][0]
-    assert not torch.equal(before["augmentation"], after["augmentation"])
-    assert not torch.equal(before["random"]["cpu"], after["random"]["cpu"])
-
-
 def test_a_signal_in_the_last_step_leaves_a_finished_run(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tiny_config(steps=3), interrupted_at(3))
     trainer.run()
@@ -306,9 +294,8 @@ def test_a_truncated_checkpoint_is_a_users_error(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in (0, 1, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(UserError, match=r"last\.ckpt") as error:
+        with refused(r"last\.ckpt"):
             trainer.recovery.resume()
-        assert "\n" not in str(error.value)
     path.write_bytes(content)
     trainer.recovery.resume()
 
@@ -319,9 +306,8 @@ def test_a_checkpoint_of_something_else_is_a_users_error(content: str, tmp_path:
         make_trainer(tmp_path, tiny_config("vae")).recovery.save()
     elif content != "missing":
         torch.save(["a"] if content == "list" else {"model": {}}, tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match=r"last\.ckpt") as error:
+    with refused(r"last\.ckpt"):
         make_trainer(tmp_path, tiny_config("srvae")).recovery.resume()
-    assert "\n" not in str(error.value)
 
 
 class Malicious:
@@ -342,9 +328,8 @@ def test_code_in_a_checkpoint_is_not_run(by: str, tmp_path: Path) -> None:
         torch.save(state, path)
     else:
         path.write_bytes(pickle.dumps(state, protocol=2))
-    with pytest.raises(UserError, match=r"last\.ckpt") as error:
+    with refused(r"last\.ckpt"):
         load_checkpoint(path)
-    assert "\n" not in str(error.value)
     assert not trace.exists()
 
 
@@ -560,27 +545,12 @@ def test_a_poisoned_parameter_spreads_no_further(
     assert_same(after["average"], before["average"])
     assert all(value.isfinite().all() for value in after["average"].values())
     assert_same(after["optimizer"], before["optimizer"])
-    assert "step 1: not finite at site x" in said(capsys)
+    assert "step 1: not finite at site x; update skipped (1 so far)" in said(capsys)
     with torch.no_grad():
         head.copy_(good)
     started.step(started.data.train.images[:BATCH])
     assert started.progress.skipped == 1
     assert not torch.equal(head, good)
-
-
-def test_an_update_that_is_not_finite_is_left_out(
-    started: Trainer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = learnt(started)
-    spoil_x(started, [True, False], monkeypatch)
-    started.step(started.data.train.images[:BATCH])
-    assert_same(learnt(started), before)
-    assert "not finite at site x; update skipped (1 so far)" in said(capsys)
-    started.step(started.data.train.images[:BATCH])
-    assert started.progress.skipped == 1
-    means = started.means.read()
-    assert all(torch.tensor(value).isfinite() for value in means.values())
-    assert means["loss"] > 0
 
 
 def test_an_infinite_gradient_is_named(
@@ -617,8 +587,11 @@ def test_skipped_updates_in_a_row_lead_back_to_the_checkpoint_with_a_smaller_ste
     assert f"back to step {EPOCH} with 0.5 of the learning rate" in said(capsys)
     assert EPOCH + 1 in saved[saved.index(EPOCH) + 1 :]
     assert saved.count(EPOCH + 1) == saved.count(EPOCH + 2) == 1
-    train = [line["step"] for line in lines_of(tmp_path) if line["split"] == "train"]
-    assert train == sorted(set(train))
+    lines = [line for line in lines_of(tmp_path) if line["split"] == "train"]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    assert lines[-1]["skipped"] == 3
+    assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
 
 
 def test_the_second_way_back_takes_the_averaged_weights(
@@ -651,17 +624,6 @@ def test_a_run_that_goes_bad_leaves_a_good_checkpoint(
     assert all(value.isfinite().all() for value in healed.learner.model.state_dict().values())
     assert healed.run().step == 8
     assert lines_of(tmp_path)[-1]["step"] == 8
-
-
-def test_skipped_updates_are_in_the_metrics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer(tmp_path, tiny_config("vae", steps=4))
-    spoil_x(trainer, [False, True, False, False], monkeypatch)
-    trainer.run()
-    train = [line for line in lines_of(tmp_path) if line["split"] == "train"]
-    assert [line["skipped"] for line in train] == [0, 1, 1]
-    assert all(torch.tensor(line["loss"]).isfinite() for line in train if "loss" in line)
 
 
 # Each level by itself

@@ -102,21 +102,3 @@ def test_a_score_on_more_images_takes_the_place_of_one_on_fewer(
         kept.append((validation_nats(path), validation_images(path)))
         assert trainer.progress.best == kept[-1][0]
     assert kept == [(5.0, 16), (5.0, 16), (9.0, 40), (9.0, 40), (9.0, 40), (8.0, 40)]
-
-
-def test_a_longer_run_validates_on_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "LEARNT_FOR_ONE", 2)
-    scored = score(monkeypatch, *[9.0] * 50)
-    trainer = trainer_of(tmp_path, val=70, steps=30)
-    counts: list[int] = []
-    count = trainer.validation.count
-
-    def noted(split: str, learnt: int) -> int:
-        counts.append(count(split, learnt))
-        return counts[-1]
-
-    monkeypatch.setattr(trainer.validation, "count", noted)
-    trainer.run()
-    assert len(scored) == 1 + 6  # of the start, and of 6 epochs of 5 batches of 4
-    assert counts[-1] == 30 * 4 // 2
-    assert validation_images(tmp_path / "model.safetensors") == counts[-1]

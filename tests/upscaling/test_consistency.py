@@ -1,6 +1,6 @@
 """Outputs of exact models: made small again each is the photograph, in the file, in every pixel."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.base import save_pretrained
-from srvae_pyro.networks.dense import ChannelAttention
-from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscaling.arguments import UpscaleOptions
-from srvae_pyro.upscaling.tiling import spans
 from srvae_pyro.upscaling.upscaler import Upscaler, consistent_output, downscaled
-from tests.builders import tiny
 from tests.upscaling.test_command import image_of, smooth, upscale, with_options
+from tests.upscaling.test_command import make as make_model_of
 
-MakeModel = Callable[..., SRVAE]
 pytestmark = pytest.mark.usefixtures("two_strips")
-
-
-@pytest.fixture
-def make() -> MakeModel:
-    """Makes a model of groups that was initialised on images but not trained."""
-
-    def model(**changes: Any) -> SRVAE:
-        project_to_consistent = {"d": "average2", "likelihood": "groups"}
-        scales = {"likelihood_scale": 0.5, "head_scale": 0.3}
-        made = make_model(tiny(**(project_to_consistent | scales | {"p_u": "standard"} | changes)))
-        assert isinstance(made, SRVAE)
-        channels, size, _ = made.config.image_shape
-        made.initialize(to_unit(torch.stack([smooth(size, size, channels, i) for i in range(8)])))
-        return made.eval()
-
-    return model
+make = partial(make_model_of, d="average2", likelihood="groups", likelihood_scale=0.5)
 
 
 def small_again(path: Path, times: int = 1) -> np.ndarray:
@@ -57,7 +37,7 @@ def extremes(height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
-def test_four_times_is_exact_twice(make: MakeModel, decode: Any) -> None:
+def test_four_times_is_exact_twice(decode: Any) -> None:
     model, image = make(), extremes(9, 10)
     upscaler = Upscaler(model, UpscaleOptions(decode=decode, temperature=1.0))
     x, once = with_options(upscaler, factor=4)(image), upscaler(image)
@@ -69,7 +49,6 @@ def test_four_times_is_exact_twice(make: MakeModel, decode: Any) -> None:
     ("kind", "factor", "channels"), [("RGBA", 2, 3), ("L", 4, 3), ("RGB", 2, 1)]
 )
 def test_every_file_agrees(
-    make: MakeModel,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     kind: str,
@@ -107,7 +86,7 @@ def test_every_file_agrees(
             assert np.array_equal(found, expected), ending
 
 
-def test_means_of_samples_are_only_rounded(make: MakeModel) -> None:
+def test_means_of_samples_are_only_rounded() -> None:
     model, image = make(), extremes(12, 12)
     upscaler = Upscaler(model, UpscaleOptions(decode="sample"))
     samples = [upscaler(image, i) for i in range(5)]
@@ -121,7 +100,7 @@ def test_means_of_samples_are_only_rounded(make: MakeModel) -> None:
     )
 
 
-def test_a_gray_answer_is_near_the_luma_of_the_colours(make: MakeModel) -> None:
+def test_a_gray_answer_is_near_the_luma_of_the_colours() -> None:
     model, gray = make(), smooth(12, 14, 1).expand(3, -1, -1).contiguous()
     upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0))
     x = upscaler(gray, gray=True)
@@ -129,26 +108,3 @@ def test_a_gray_answer_is_near_the_luma_of_the_colours(make: MakeModel) -> None:
     assert torch.equal(x[0], x[2])
     luma = torch.from_numpy(np.array(image_of(upscaler(gray)).convert("L")))
     assert (x[0].int() - luma.int()).abs().max() <= 2
-
-
-def test_tiles_are_cut_between_pixels_of_the_question() -> None:
-    for length, side, multiple in ((64, 32, 4), (100, 32, 4), (33, 16, 1)):
-        total = torch.zeros(2 * length)
-        for part in spans(length, side, multiple):
-            weights = part.weights(2, cut=True)
-            assert weights.unique().tolist() in ([0, 1], [1])
-            assert torch.equal(weights[::2], weights[1::2])
-            total[part.upscaled(2)] += weights
-        assert total.eq(1).all()
-
-
-def test_cut_tiles_are_the_whole_where_attention_is_constant(
-    make: MakeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ChannelAttention, "forward", lambda self, x: 0.7 * x)
-    image, model = smooth(100, 72), make()
-    for decode in ("sample", "mode"):
-        upscaler = Upscaler(model, UpscaleOptions(decode=decode, temperature=1.0, tile=64, seed=3))
-        difference = (upscaler(image).int() - with_options(upscaler, tile=0)(image).int()).abs()
-        assert difference.float().mean() < 0.05
-        assert (difference > 1).float().mean() < 0.01

@@ -3,14 +3,9 @@
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torch import Tensor
 
 from srvae_pyro.upscaling.quality import PixelStatistics, psnr, ssim
-
-
-def levels(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
+from tests.builders import random_levels as levels
 
 
 @pytest.mark.parametrize("channels", [1, 3])

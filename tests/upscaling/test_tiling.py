@@ -106,7 +106,7 @@ def test_as_many_at_once_as_memory_allows() -> None:
         groups.append(once(*given))
         return groups[-1]
 
-    less._at_once = told  # type: ignore[method-assign]
+    less._at_once = told
     few = [MemoryCanvas.blank((3, 100, 60)) for _ in range(3)]
     less.upscale(MemoryCanvas(image), few)
     assert groups == [2]
