@@ -7,10 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_unit
-from tests.builders import tiny
+from tests.builders import initialized
 from tests.upscaling.test_command import image_of, smooth
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "robustness.py"
@@ -24,9 +23,8 @@ def test_table_and_figure(
     channels: int,
 ) -> None:
     exact = {"d": "average2", "likelihood": "groups", "image_shape": (channels, 16, 16)}
-    model = make_model(tiny(**exact))
     x = torch.stack([smooth(16, 16, channels, seed) for seed in range(4)])
-    model.initialize(to_unit(x))
+    model = initialized(to_unit(x), **exact)
     save_pretrained(model, tmp_path / "run")
     (tmp_path / "photographs").mkdir()
     for seed in range(3):

@@ -17,10 +17,9 @@ from srvae_pyro.compression import container
 from srvae_pyro.compression.container import Entry, Header, names_of, read_parts
 from srvae_pyro.decompress import DecompressArguments
 from srvae_pyro.errors import UserError, with_flags
-from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.system.cli import check_arguments
-from tests.builders import make_images, refused, save_run, tiny
+from tests.builders import initialized, make_images, refused, save_run
 
 
 @pytest.fixture
@@ -190,8 +189,7 @@ def test_a_file_names_no_run_elsewhere(packed: Path, place: Path) -> None:
 
 
 def test_other_weights_are_told(packed: Path, place: Path) -> None:
-    model = make_model(tiny(p_u="standard"))
-    model.initialize(make_images(8, seed=9))
+    model = initialized(make_images(8, seed=9), p_u="standard")
     save_pretrained(model, place / "runs" / "other")
     with pytest.raises(UserError, match="made with other weights than those of other"):
         decompress.main(DecompressArguments(packed, place / "out", run="other"))

@@ -16,9 +16,8 @@ from srvae_pyro.compression.codec import Codec
 from srvae_pyro.compression.exact import SameEverywhere
 from srvae_pyro.config import Residual
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import make_model
 from srvae_pyro.models.base import save_pretrained
-from tests.builders import make_images, tiny
+from tests.builders import initialized, make_images
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
@@ -118,8 +117,7 @@ OLDER["OMP_NUM_THREADS"] = "2"  # and with more threads, whose sums have other o
 def test_older_instructions_write_the_same_bytes(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"p_u": "realnvp", "d": "average2", "likelihood": "groups"}
     settings |= dict.fromkeys(("groups", "pyramid"), Residual(4, 1, 1, estimate=True))
-    model = make_model(tiny(latent_likelihood="pyramid", **settings))
-    model.initialize(make_images(8))
+    model = initialized(make_images(8), latent_likelihood="pyramid", **settings)
     save_pretrained(model, tmp_path / "run")
     command = [sys.executable, "-c", WRITE, str(tmp_path / "run"), str(tmp_path / "written")]
     subprocess.run(command, env={**os.environ, **OLDER}, check=True, timeout=600)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from srvae_pyro.data import DataSplits, ImageOptions, load_data
+from srvae_pyro.data import DataSplits, ImageOptions, load_data, named
 from srvae_pyro.data.named import COUNTS, PHOTOGRAPHS, regions
 from srvae_pyro.errors import UserError
 
@@ -26,25 +27,25 @@ def test_regions_share_no_pixel(size: tuple[int, int], number: int) -> None:
     assert (claims == 1).all()
 
 
-def test_crops_stay_in_their_regions(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Photographs that are painted in one level per split: whatever reached over would show.
-    from PIL import Image
-
-    from srvae_pyro.data import named as photos
-
-    levels = {"train": 10, "val": 100, "test": 200}
+def test_crops_stay_in_their_regions_and_have_the_number_of_their_photograph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Of one colour per split and photograph: whatever reached over would show.
     numbers = iter(range(len(PHOTOGRAPHS)))
 
     def painted(path: Path, channels: int) -> Image.Image:
-        image = Image.new("RGB", (451, 300))
-        for split, region in regions(451, 300, next(numbers)).items():
-            image.paste((levels[split],) * 3, region)
+        image, number = Image.new("RGB", (451, 300)), next(numbers)
+        for level, region in enumerate(regions(451, 300, number).values()):
+            image.paste((level, number, 0), region)
         return image
 
-    monkeypatch.setattr(photos, "read_image", painted)
-    data = photos.load_photos(ImageOptions(limit=300))
-    for split, level in levels.items():
-        assert (images_of(data, split) == level).all()
+    monkeypatch.setattr(named, "read_image", painted)
+    data = named.load_photos(ImageOptions(limit=300)).described()
+    for level, split in enumerate(("train", "val", "test")):
+        found, photographs = images_of(data, split), data.photographs[split]
+        assert (found[:, 0] == level).all()
+        assert (found[:, 1] == photographs[:, None, None]).all()
+        assert photographs.unique().tolist() == list(range(len(PHOTOGRAPHS)))
 
 
 def test_whole_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -75,23 +76,6 @@ def test_seeded(tmp_path: Path) -> None:
     assert torch.equal(first.test, again.test)
     assert not torch.equal(images_of(first, "train"), images_of(other, "train"))
     assert torch.equal(load_data("photos", tmp_path, ImageOptions(limit=7)).val, first.val[:7])
-
-
-def test_each_crop_has_the_number_of_its_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-
-    from srvae_pyro.data import named as photos
-
-    numbers = iter(range(len(PHOTOGRAPHS)))
-    monkeypatch.setattr(
-        photos,
-        "read_image",
-        lambda path, channels: Image.new("RGB", (451, 300), (40 * next(numbers),) * 3),
-    )
-    data = photos.load_photos(ImageOptions(limit=23)).described()
-    for split in ("train", "val", "test"):
-        assert (images_of(data, split)[:, 0, 0, 0] == 40 * data.photographs[split]).all()
-        assert data.photographs[split].unique().tolist() == list(range(len(PHOTOGRAPHS)))
 
 
 def test_sizes_and_gray(tmp_path: Path) -> None:

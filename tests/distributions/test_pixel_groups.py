@@ -25,7 +25,7 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.training.learner import Learner, Objective
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, downscaled
-from tests.builders import tiny
+from tests.builders import initialized, tiny
 from tests.distributions.test_block_averages import levels_of
 from tests.distributions.test_image_distributions import fits, images_of
 from tests.upscaling.test_command import smooth
@@ -57,6 +57,10 @@ def conditional(
         for network in p_x.groups.networks:
             network[-1].gain.mul_(scale)
     return p_x
+
+
+def smooth_images(count: int) -> Tensor:
+    return to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(count)]))
 
 
 def every_y(channels: int) -> Tensor:
@@ -251,10 +255,9 @@ def test_an_estimate_has_y_as_its_average_and_moves_the_locations() -> None:
 
 
 def test_an_estimate_learns_beside_the_elbo() -> None:
-    x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(4)]))
+    x = smooth_images(4)
     size = Residual(4, 1, 1, estimate=True)
-    model = make_model(tiny(d="average2", likelihood="groups", groups=size))
-    model.initialize(x)
+    model = initialized(x, d="average2", likelihood="groups", groups=size)
     terms = TermsELBO().terms(model.model, model.guide, x)
     p_x: Any = model.model.p_x
     by_hand = (255 * (x - p_x.estimate(d(x)))).abs().sum((1, 2, 3))
@@ -296,7 +299,7 @@ def test_autocast_reaches_every_network(shared: int) -> None:
     size = Residual(4, 1, shared, estimate=bool(shared))
     config = tiny(d="average2", likelihood="groups", latent_likelihood="pyramid")
     model = make_model(replace(config, groups=size, pyramid=size))
-    x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(4)]))
+    x = smooth_images(4)
     model.initialize(x)
     found: dict[str, tuple[bool, torch.dtype]] = {}
     for name, module in model.model.named_modules():
@@ -338,13 +341,12 @@ def test_bfloat16_does_not_reach_probabilities() -> None:
 @pytest.fixture(params=[Residual(4, 1), Residual(4, 1, 2), Residual(4, 1, 2, estimate=True)])
 def model(request: pytest.FixtureRequest) -> SRVAE:
     groups = request.param
-    made = make_model(tiny(d="average2", likelihood="groups", likelihood_scale=0.5, groups=groups))
-    made.initialize(to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(8)])))
-    return made.eval()
+    settings = {"d": "average2", "likelihood": "groups", "likelihood_scale": 0.5}
+    return initialized(smooth_images(8), **settings, groups=groups).eval()
 
 
 def test_operations_agree(model: SRVAE) -> None:
-    x = to_unit(torch.stack([smooth(16, 16, 3, seed) for seed in range(3)]))
+    x = smooth_images(3)
     assert model.is_consistent
     for decode in ("sample", "mode"):
         settings: Any = {"decode": decode, "seed": 1}

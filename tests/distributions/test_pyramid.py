@@ -1,7 +1,6 @@
 """The pyramid: probabilities, samples, order, noise; and as p(y|u) in the models."""
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from srvae_pyro.models import SRVAE, make_model
 from srvae_pyro.models.pixel_groups import PyramidGivenLatent
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.pixels import to_levels, to_unit
-from tests.builders import make_images, refused, tiny
+from tests.builders import initialized, make_images, refused, tiny
 from tests.distributions.test_image_distributions import (
     blocks,
     finer,
@@ -26,8 +25,6 @@ from tests.distributions.test_image_distributions import (
     images_of,
     truncated,
 )
-
-Images = Callable[..., Tensor]
 
 
 def of_size(height: int, width: int, most: int = 255) -> Pyramid:
@@ -192,8 +189,7 @@ def test_u_has_a_size_of_its_own() -> None:
     ("model", "estimator"), [("srvae", "product"), ("srvae", "paired"), ("vae", "paired")]
 )
 def test_importance_sampling(model: Any, estimator: Any) -> None:
-    net, x = make_model(tiny(model=model, latent_likelihood="pyramid")), make_images(3)
-    net.initialize(make_images(4))
+    net, x = initialized(make_images(4), model=model, latent_likelihood="pyramid"), make_images(3)
     estimates = [
         estimate_log_likelihood(net, x, 3, estimator=estimator, at_once=at_once).log_likelihood
         for at_once in (1, 64)

@@ -243,13 +243,6 @@ def test_answer_is_for_one_question_about_its_own_pair(name: str) -> None:
     assert not torch.equal(transform.log_abs_det_jacobian(x, y), before)
 
 
-def test_scores_twice_with_a_graph_of_its_own_each_time(prior: RealNVPPrior) -> None:
-    """A kept output would bring a graph that backward has freed."""
-    held, u = prior(), some_u(3)
-    for _ in range(2):
-        held.log_prob(u).sum().backward()
-
-
 def test_distribution_can_be_copied_after_scoring(prior: RealNVPPrior) -> None:
     density, u = prior(), some_u(2)
     score = density.log_prob(u)

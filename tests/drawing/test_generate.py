@@ -14,9 +14,9 @@ from srvae_pyro.data import load_data
 from srvae_pyro.drawing.generate import chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.generate import GenerateArguments, main
-from srvae_pyro.models import ImageModel, make_model
+from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import save_pretrained
-from tests.builders import make_images, save_run, tiny
+from tests.builders import initialized, make_images, save_run
 
 
 @pytest.fixture
@@ -112,8 +112,7 @@ def test_a_temperature_of_y_that_changes_nothing_is_no_other_setting(
 
 def test_other_weights_are_other_settings(asked: GenerateArguments) -> None:
     main(asked)
-    model = make_model(tiny(p_u="standard"))
-    model.initialize(make_images(8, seed=5))
+    model = initialized(make_images(8, seed=5), p_u="standard")
     save_pretrained(model, Path(asked.run))
     with pytest.raises(UserError, match="images of other settings"):
         main(asked)

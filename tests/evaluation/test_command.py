@@ -44,7 +44,7 @@ from srvae_pyro.runs import CONFIG, read_config
 from srvae_pyro.system.cli import check_arguments, parse
 from srvae_pyro.system.files import write_json
 from srvae_pyro.system.parallel import ProcessGroup
-from tests.builders import make_images, save_run, tiny, write_images
+from tests.builders import initialized, make_images, save_run, tiny, write_images
 
 
 def results(run: Path) -> dict[str, Any]:
@@ -161,9 +161,8 @@ def test_the_refined_likelihood_stands_beside_the_other(
 def test_units_are_counted(folder: Path, tmp_path: Path) -> None:
     """By hand, of a model some of whose units are switched off."""
     images = load_data(str(folder), folder).test
-    model = make_model(tiny(posterior_scale=1.0, posterior_log_variance=0.0))
-    model.initialize(to_unit(images))
     x = to_unit(images)
+    model = initialized(x, posterior_scale=1.0, posterior_log_variance=0.0)
     expected = {}
     for name, q in {
         "z": model.guide.q_z,

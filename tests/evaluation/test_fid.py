@@ -26,9 +26,8 @@ from srvae_pyro.evaluation.fid import (
     generated,
 )
 from srvae_pyro.inference.sampling import Sampling
-from srvae_pyro.models import make_model
 from srvae_pyro.pixels import to_levels
-from tests.builders import make_images, refused, tiny
+from tests.builders import initialized, make_images, refused
 
 NAME = "mean-colours"
 
@@ -177,21 +176,6 @@ def test_numbers_are_those_of_torch_fidelity_on_png_files(network: Any, tmp_path
     assert ours.kid_std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
 
 
-def test_images_are_drawn_in_order_each_once(network: Any) -> None:
-    fake, real = levels(20, 0, 200, seed=1), levels(9, 40, 256, seed=2)
-    asked = []
-
-    def images_at(indices: range) -> dict[str, Tensor]:
-        asked.append(indices)
-        return {"x": fake[indices.start : indices.stop]}
-
-    extractor = FeatureExtractor(NAME)
-    found = fid_and_kid(images_at, real, extractor, samples=20, batch_size=8, progress=False)
-    assert asked == [range(8), range(8, 16), range(16, 20)]
-    assert (found.generated, found.real, found.kid_subset_size) == (20, 9, 4)
-    assert found.fid == pytest.approx(frechet(colours(fake), colours(real)), rel=1e-4)
-
-
 def test_grey_images_are_repeated_to_colour(seen: list[Tensor]) -> None:
     fake, real = levels(20, 0, 200, seed=1, channels=1), levels(20, 40, 256, seed=2, channels=1)
     found = measure(fake, real)
@@ -217,8 +201,7 @@ def test_only_levels_are_taken(network: Any) -> None:
 
 
 def test_generated_images_are_the_levels_of_the_models() -> None:
-    model = make_model(tiny()).eval()
-    model.initialize(make_images())
+    model = initialized(make_images()).eval()
     images_at = generated(model, Sampling(decode="mode", temperature=0.7, seed=5))
     expected = model.generate(5, decode="mode", temperature=0.7, seed=5)
     whole, first, last = (images_at(part) for part in (range(5), range(3), range(3, 5)))

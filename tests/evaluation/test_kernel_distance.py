@@ -106,12 +106,6 @@ def test_the_estimate_of_pairs_is_unbiased() -> None:
     assert sum(low) / len(low) < expected - 0.1
 
 
-def test_copies_are_at_distance_0() -> None:
-    a = torch.randn(50, 8)
-    assert distance(a, a.clone(), paired=True) == pytest.approx(0, abs=1e-12)
-    assert distance(a, a.clone()) < -0.01  # each image beside its copy
-
-
 def test_halves_of_one_set_are_at_distance_0_and_shifted_ones_at_that_of_the_normals() -> None:
     whole = FeatureSet(torch.randn(3000, 16))
     one, other = whole.every_other(0), whole.every_other(1)

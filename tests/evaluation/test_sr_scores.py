@@ -42,13 +42,13 @@ from srvae_pyro.evaluation.super_resolution import (
 )
 from srvae_pyro.inference.decoding import ImageNoise
 from srvae_pyro.inference.statistics import standard_error
-from srvae_pyro.models import SRVAE, make_model
+from srvae_pyro.models import SRVAE
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.upscaling.upscaler import downscaled, upscale_batch
+from tests.builders import initialized, write_images
 from tests.builders import random_levels as levels
-from tests.builders import tiny, write_images
 
 pytestmark = pytest.mark.usefixtures("two_strips")
 
@@ -59,8 +59,8 @@ def make() -> Callable[..., SRVAE]:
 
     def made(**changes: Any) -> SRVAE:
         settings = {"d": "average2", "likelihood": "groups", "likelihood_scale": 0.3, **changes}
-        model = make_model(tiny(image_shape=(3, 32, 32), p_u="standard", **settings))
-        model.initialize(to_unit(levels(8, (3, 32, 32))))
+        x, shape = to_unit(levels(8, (3, 32, 32))), (3, 32, 32)
+        model = initialized(x, image_shape=shape, p_u="standard", **settings)
         return model.eval().requires_grad_(False)
 
     return made
@@ -359,9 +359,3 @@ def test_factors_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         factors_for(make(), asked, size)
-
-
-@pytest.mark.parametrize("flags", [{"factor": (2,)}, {"calibration": True}])
-def test_flags_of_what_is_not_measured_are_refused(flags: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="is of --super-resolution: give both, or neither"):
-        check_arguments(EvaluateArguments("run", **flags))

@@ -169,15 +169,6 @@ def test_a_run_without_weights_says_when_they_come(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("length", [0, 7, 1000, -1])
-def test_damaged_weights_are_a_users_error(length: int, tmp_path: Path) -> None:
-    make_run(tmp_path)
-    content = (tmp_path / WEIGHTS).read_bytes()
-    (tmp_path / WEIGHTS).write_bytes(content[:length])
-    with refused(WEIGHTS):
-        load(tmp_path)
-
-
 # The Hub's format
 
 

@@ -57,14 +57,6 @@ def test_downscale_is_pillows_up_to_twice_as_high_as_wide(factor: int) -> None:
         assert differences(height, width).max() <= 1
 
 
-@pytest.mark.parametrize("level", [0, 1, 127, 254, 255])
-@pytest.mark.parametrize("factor", [2, 3, 4])
-def test_downscale_keeps_a_constant(factor: int, level: int) -> None:
-    levels = torch.full((3, 24, 24), level, dtype=torch.uint8)
-    expected = to_unit(levels)[:, : 24 // factor, : 24 // factor]
-    assert torch.equal(Downscale(factor)(to_unit(levels)), expected)
-
-
 def test_downscale_of_one_channel() -> None:
     levels = noise(2, 3, 32, 32)
     whole = Downscale(2)(to_unit(levels))

@@ -19,7 +19,6 @@ from srvae_pyro.models import make_model
 from srvae_pyro.networks import (
     ChannelAttention,
     Decoder,
-    DenseBlock,
     DenseStep,
     Encoder,
     PlainNetwork,
@@ -365,12 +364,6 @@ def test_channel_attention_weights_each_channel_by_all_channels_averages(channel
 # Networks
 
 
-def test_dense_block_says_its_channels() -> None:
-    block = DenseBlock(3, 4, 5)
-    assert block.out_channels == 23
-    assert block(torch.rand(2, 3, 4, 6)).shape == (2, 23, 4, 6)
-
-
 @pytest.mark.parametrize("attention", [True, False])
 def test_without_attention_what_is_far_does_not_matter(attention: bool) -> None:
     network, x = PlainNetwork(2, 3, Dense(2, 1, 1, attention)), torch.randn(2, 2, 4, 16)
@@ -387,11 +380,6 @@ def test_encoder_halves_and_decoder_doubles(stages: int, size: tuple[int, int]) 
     small = (height // 2**stages, width // 2**stages)
     assert Encoder(3, 7, Dense(2, 1), stages)(torch.rand(2, 3, *size)).shape == (2, 7, *small)
     assert Decoder(3, 7, Dense(8, 1), stages)(torch.rand(2, 3, *small)).shape == (2, 7, *size)
-
-
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_plain_network_keeps_the_size(blocks: int) -> None:
-    assert PlainNetwork(3, 7, Dense(2, 2, blocks))(torch.rand(2, 3, 5, 3)).shape == (2, 7, 5, 3)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

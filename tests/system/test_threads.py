@@ -9,18 +9,17 @@ from torch import Tensor
 
 from srvae_pyro.inference.decoding import Decode, ImageNoise
 from srvae_pyro.inference.elbo import TermsELBO
-from srvae_pyro.models import SRVAE, make_model
+from srvae_pyro.models import SRVAE
 from srvae_pyro.system.device import exact_float32
-from tests.builders import make_images, tiny
+from tests.builders import initialized, make_images
 
 Results = dict[str, Tensor]
 
 
 @pytest.fixture
 def model() -> SRVAE:
-    made = make_model(tiny(d="average2", likelihood="groups", latent_likelihood="pyramid"))
-    made.initialize(make_images(4))
-    return made
+    exact = {"d": "average2", "likelihood": "groups", "latent_likelihood": "pyramid"}
+    return initialized(make_images(4), **exact)
 
 
 def terms(model: SRVAE, x: Tensor, seed: int) -> Results:

@@ -485,6 +485,9 @@ def test_every_training_setting_has_a_flag_with_help(capsys: pytest.CaptureFixtu
 
 
 def test_flags_of_all_kinds_reach_the_settings() -> None:
+    config = fresh_config(TrainArguments().settings())  # the published run
+    assert (config.model, config.training) == (ModelConfig(), TrainingConfig())
+    assert config.data.data == "cifar10"
     line = (
         "--preset small --betas 0.5 0.75 --analytic-kl False --epochs 2 --no-augment --seed 3 "
         "--transform sketch --likelihood independent --prior mixture --guide-z-sees-y --limit 9 "
@@ -500,6 +503,10 @@ def test_flags_of_all_kinds_reach_the_settings() -> None:
     given = TrainArguments(preset="small", data_seed=4)
     assert fresh_config(given.settings()).data.seed == 4
     assert fresh_config(given.settings()).training.analytic_kl
+    several = ("model.p_x.growth=5", "training.anneal=0.25", "model.likelihood_start=published")
+    config = fresh_config(replace(given, set=several).settings())
+    assert (config.model.p_x.growth, config.training.anneal) == (5, 0.25)
+    assert config.model.likelihood_start == "published"
 
 
 def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
@@ -520,12 +527,6 @@ def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
     assert (config.epochs, config.steps, config.max_minutes) == (3, None, None)
     given = parse(TrainArguments, words=[*resume, "--set", "training.steps=9"])
     assert resumed_config(given.settings(), done.folder).training.steps == 9
-
-
-def test_no_flags_are_the_published_run() -> None:
-    config = fresh_config(TrainArguments().settings())
-    assert config.model == ModelConfig()
-    assert (config.training, config.data.data) == (TrainingConfig(), "cifar10")
 
 
 def test_photographs_come_as_crops_unless_a_size_is_given() -> None:
@@ -561,15 +562,6 @@ def test_histogram_is_of_each_dimension() -> None:
     assert histogram_nats(noise, noise[:50]) == pytest.approx(uniform, rel=0.1)
     smooth = (noise.float() * 0.25 + 100).to(torch.uint8)
     assert histogram_nats(smooth[:1000], smooth[1000:]) < 0.85 * uniform
-
-
-def test_any_setting_can_be_set() -> None:
-    given = ("model.p_x.growth=5", "training.anneal=0.25", "model.likelihood_start=published")
-    config = fresh_config(TrainArguments(preset="small", set=given).settings())
-    plain = fresh_config(TrainArguments(preset="small").settings())
-    assert (config.model.p_x.growth, config.training.anneal) == (5, 0.25)
-    assert config.model.likelihood_start == "published"
-    assert config.model.p_x.steps == plain.model.p_x.steps
 
 
 @pytest.mark.parametrize(

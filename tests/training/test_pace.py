@@ -7,7 +7,6 @@ import pytest
 
 from srvae_pyro import train
 from srvae_pyro.config import TrainingConfig
-from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.presets import preset
 from srvae_pyro.training import loop
 from srvae_pyro.training.loop import about, run_length, time_limit
@@ -100,11 +99,3 @@ def test_a_limit_that_is_given_replaces_the_presets(tmp_path: Path) -> None:
         training = fresh_config(given.settings()).training
         limits = {name: getattr(training, name) for name in ("steps", "epochs", "max_minutes")}
         assert {name: value for name, value in limits.items() if value is not None} == limit
-
-
-def test_the_report_says_of_how_many_images_its_start_is(tmp_path: Path) -> None:
-    make_images(tmp_path / "images")
-    with tiny():
-        train.main(arguments(tmp_path, steps=1))
-    result = newest_results(tmp_path / "runs" / "mine")["training"]["result"]
-    assert result["untrained_images"] == 2

@@ -28,11 +28,8 @@ def test_learning_rate_decays_as_published() -> None:
     assert learning_rate(config, 10_000_000, 0.0) == 1e-4
 
 
-def test_warm_up_of_no_steps_starts_at_the_full_rate() -> None:
+def test_without_warm_up_the_rate_starts_in_full_even_below_the_floor() -> None:
     assert learning_rate(TrainingConfig(warmup_steps=0), 0, 0.0) == 2e-3
-
-
-def test_a_rate_asked_for_below_the_floor_is_kept() -> None:
     config = TrainingConfig(lr=1e-5, lr_min=1e-4, warmup_steps=0)
     assert learning_rate(config, 0, 0.0) == pytest.approx(1e-5)
 

@@ -527,15 +527,3 @@ def test_outputs_that_are_left_of_an_earlier_call_are_listed(
         f"{name}-03.png, {name}.gif" for name in ("a-x2", "a-x2-01-x2")
     ]
     assert (out / "a-x2-03.png").exists()
-
-
-def test_others_go_on_after_one_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a.png", "b.png"):
-        image_of(smooth(8, 8)).save(tmp_path / name)
-    (tmp_path / "out" / "a-x2.png").mkdir(parents=True)  # in the way
-    assert upscale(run(), tmp_path / "a.png", tmp_path / "b.png", out=tmp_path / "out") == 2
-    assert (tmp_path / "out" / "b-x2.png").is_file()
-    printed = capsys.readouterr()
-    assert "a-x2" in printed.err
-    assert len(printed.err.splitlines()) == 1
-    assert "1 of 2 images" in printed.out

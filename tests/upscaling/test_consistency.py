@@ -13,7 +13,7 @@ from torch import Tensor
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, consistent_output, downscaled
-from tests.upscaling.test_command import image_of, smooth, upscale, with_options
+from tests.upscaling.test_command import image_of, smooth, upscale
 from tests.upscaling.test_command import make as make_model_of
 
 pytestmark = pytest.mark.usefixtures("two_strips")
@@ -34,15 +34,6 @@ def extremes(height: int, width: int) -> Tensor:
     levels = torch.randint(-100, 356, (3, height, width)).clamp(0, 255)
     levels[:, : height // 2, : width // 2] = smooth(height // 2, width // 2)
     return levels.byte()
-
-
-@pytest.mark.parametrize("decode", ["sample", "mode", "mean"])
-def test_four_times_is_exact_twice(decode: Any) -> None:
-    model, image = make(), extremes(9, 10)
-    upscaler = Upscaler(model, UpscaleOptions(decode=decode, temperature=1.0))
-    x, once = with_options(upscaler, factor=4)(image), upscaler(image)
-    assert torch.equal(downscaled(model, x), once)
-    assert torch.equal(downscaled(model, once), image)
 
 
 @pytest.mark.parametrize(
