@@ -29,8 +29,6 @@ from srvae_pyro.networks import layers as merging
 from srvae_pyro.training import learner
 from tests.node_by_node import backward, grad
 
-__all__ = ["CUDA", "KINDS", "MIXED", "FakeCuda", "Waits", "config_of"]
-
 CUDA = torch.device("cuda")
 CHANNELS_LAST = torch.channels_last
 aten = torch.ops.aten

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-__all__ = ["backward", "grad", "suited"]
-
 
 def backward(loss: Tensor) -> None:
     """``loss.backward()`` of a scalar without PyTorch's engine, see :func:`leaf_gradients`."""

@@ -56,7 +56,7 @@ def test_an_empty_stack_lends_bits_and_gets_them_back() -> None:
     assert len(stack.words()) == stack.start_words
 
 
-def test_a_stack_that_is_too_short_says_so_at_once() -> None:
+def test_a_stack_that_is_too_short_fails_at_once() -> None:
     stack = Stack(np.arange(1, 9, dtype=np.uint32))
     with pytest.raises(MismatchError, match="fewer words"):
         stack.pop(*uniform(np.full(8 * 7, 16)))  # 7 of its 8 words
@@ -202,7 +202,7 @@ def pyramid() -> Pyramid:
 
 @pytest.mark.parametrize("make", [plain, partial(plain, channels=1), groups, pyramid])
 @torch.no_grad()
-def test_a_likelihood_costs_what_it_says(make: Callable[[], ImageDistribution]) -> None:
+def test_a_likelihood_costs_its_log_probability(make: Callable[[], ImageDistribution]) -> None:
     torch.manual_seed(5)
     likelihood = make()
     levels = to_levels(likelihood.sample()).long()

@@ -47,7 +47,7 @@ def name_of(kind: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
-def test_images_come_back_and_cost_what_the_elbo_says(
+def test_images_are_decoded_exactly_at_the_elbos_rate(
     kind: dict[str, Any], smooth: Callable[..., Tensor]
 ) -> None:
     x = smooth(7)

@@ -94,7 +94,7 @@ def test_the_first_part_alone_shows_every_y(
     assert not (place / "x").exists()
 
 
-def test_damage_is_told_in_one_line_and_nothing_written(place: Path, packed: Path) -> None:
+def test_damaged_files_are_refused_and_nothing_is_written(place: Path, packed: Path) -> None:
     content, other = packed.read_bytes(), place / "other"
     changed = bytearray(content)
     changed[len(content) // 2] ^= 1
@@ -188,7 +188,7 @@ def test_a_file_names_no_run_elsewhere(packed: Path, place: Path) -> None:
     assert decompress.main(DecompressArguments(packed, place / "out", run="runs/net")) == 0
 
 
-def test_other_weights_are_told(packed: Path, place: Path) -> None:
+def test_other_weights_are_refused(packed: Path, place: Path) -> None:
     model = initialized(make_images(8, seed=9), p_u="standard")
     save_pretrained(model, place / "runs" / "other")
     with pytest.raises(UserError, match="made with other weights than those of other"):
@@ -196,7 +196,7 @@ def test_other_weights_are_told(packed: Path, place: Path) -> None:
     assert not (place / "out").exists()
 
 
-def test_a_machine_that_computes_otherwise_says_so(
+def test_a_machine_with_other_arithmetic_is_named(
     packed: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A last bit here and there, as another processor or PyTorch has it, but too many to miss."""
@@ -243,7 +243,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
         assert told in with_flags(str(error.value))
 
 
-def test_names_are_told_apart_and_can_be_written() -> None:
+def test_names_are_distinct_and_can_be_written() -> None:
     long, accents = "n" * 251, "\u00e9" * 200
     texts = ["A", "a", "a-2", 'b:"?', "c\n", "Aux.tar", "auxiliary", "\u00e9", "e\u0301"]
     names = names_of([*texts, long, long, accents])

@@ -187,11 +187,3 @@ def test_a_kill_leaves_nothing_half_done(
     assert decompress.main(DecompressArguments(Path("packed"), place / "out-decompress")) == 0
     assert {path.name for path in (place / "out-decompress").iterdir()} == {"00.png", "01.png"}
     assert not [path for path in place.iterdir() if path.name.startswith(".")]
-
-
-def test_images_come_into_a_folder_that_is_there(place: Path) -> None:
-    (place / "there").mkdir()
-    (place / "there" / "other.txt").write_text("kept")
-    assert decompress.main(DecompressArguments(Path("packed"), place / "there")) == 0
-    names = sorted(path.name for path in (place / "there").iterdir())
-    assert names == ["00.png", "01.png", "other.txt"]

@@ -49,7 +49,7 @@ def test_a_code_that_does_not_give_back_is_noticed(monkeypatch: pytest.MonkeyPat
         evaluate_coding(model, images, torch.arange(2))
 
 
-def test_the_first_part_of_the_file_is_told() -> None:
+def test_the_size_of_the_files_first_part() -> None:
     model = initialized(make_images(8), p_u="standard")
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     result = evaluate_coding(model, images, torch.arange(3))
@@ -71,7 +71,7 @@ def test_other_codecs_keep_images_of_one_and_three_colours(channels: int) -> Non
     assert not mosaic[8:, 24:].any()
 
 
-def test_the_table_says_how_far_the_code_is_from_the_elbo() -> None:
+def test_the_table_compares_the_code_with_the_elbo() -> None:
     sizes = [CodeSize("PNG, a file each", 900, 1.0, 2.0)]
     model = CodeSize("bits back, one file", 700, 0.01, 0.02)
     starts, chains = {"u and y": 20, "z and x": 40}, {"u and y": 160, "z and x": 500}

@@ -441,7 +441,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path) -> None:
             assert_same(states[0][key], state[key])
 
 
-def test_a_run_on_crops_says_and_records_so(
+def test_a_run_on_crops_prints_and_records_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path / "images")
@@ -497,9 +497,7 @@ def test_a_run_on_crops_says_and_records_so(
         ({"crops": 100}, "has no image for train that crops of 100x100 fit into: .* 48x48"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(
-    options: dict[str, Any], message: str, folder: str
-) -> None:
+def test_impossible_crops_are_refused(options: dict[str, Any], message: str, folder: str) -> None:
     with refused(message):
         load(folder, **options)
 

@@ -490,7 +490,7 @@ def tiff_of_colours(transfer: bool = False, profile: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_what_says_how_colours_are_meant_is_kept(name: str, tmp_path: Path) -> None:
+def test_colour_metadata_is_kept(name: str, tmp_path: Path) -> None:
     make, kept = SAID[name]
     found = chunks_of_answer(make(), tmp_path)
     assert {k: found[k] for k in (b"gAMA", b"cHRM", b"cICP", b"sRGB") if k in found} == kept
@@ -501,7 +501,7 @@ def test_what_says_how_colours_are_meant_is_kept(name: str, tmp_path: Path) -> N
     assert sorted(read_photograph(tmp_path / "a", 1).note.split("; ")) == sorted(note.split("; "))
 
 
-def test_a_profile_comes_before_what_else_is_said(tmp_path: Path) -> None:
+def test_a_profile_takes_precedence_over_other_colour_metadata(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     packed = chunk(b"iCCP", b"p\0\0" + zlib.compress(profile))
     content = png(of_bits(COLOURS, 8), 8, 2, packed, chunk(b"gAMA", LINEAR))
@@ -545,7 +545,7 @@ UNKEPT: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", UNKEPT)
-def test_what_is_not_kept_beside_the_pixels_is_said(
+def test_lost_metadata_is_reported(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make, note = UNKEPT[name]

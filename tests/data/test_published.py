@@ -197,16 +197,10 @@ def test_imagenet32_not_whole(tmp_path: Path) -> None:
     write_batches(tmp_path)
     with pytest.raises(UserError, match="too few"):
         load_data("imagenet32-batches", tmp_path)
-    write_pngs(tmp_path)
-    with pytest.raises(UserError, match="too few"):
-        load_data("imagenet32", tmp_path)
     (tmp_path / "train_data_batch_4").unlink()
     with pytest.raises(UserError, match="no train_data_batch_4 of"):
         load_data("imagenet32-batches", tmp_path)
     zipped(tmp_path / "train_data_batch_4", images(3)[:, :100])
-    with pytest.raises(UserError, match=r"train_data_batch_4\.npz is no batch"):
-        load_data("imagenet32-batches", tmp_path)
-    (tmp_path / "train_data_batch_4.npz").write_bytes(b"junk")
     with pytest.raises(UserError, match=r"train_data_batch_4\.npz is no batch"):
         load_data("imagenet32-batches", tmp_path)
 

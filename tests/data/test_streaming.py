@@ -145,7 +145,7 @@ def killed(_: int) -> Tensor:
 
 
 @pytest.mark.parametrize("make", [silent, killed])
-def test_processes_that_hang_or_die_are_told_in_a_line(
+def test_workers_that_hang_or_die_are_one_line(
     make: Callable[[int], Tensor],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -162,7 +162,7 @@ def test_processes_that_hang_or_die_are_told_in_a_line(
     assert "give fewer --workers" in line
 
 
-def test_processes_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_cannot_be_started_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -339,7 +339,7 @@ def test_bad_names_of_shards_are_users_errors(shards: str) -> None:
                 data_name(name)
 
 
-def test_sizes_that_differ_are_told(tmp_path: Path) -> None:
+def test_sizes_that_differ_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number in range(30):
             add(tar, f"{number}.png", png(number, 8 if number < 15 else 9))

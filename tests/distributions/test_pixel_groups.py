@@ -86,7 +86,9 @@ def test_blocks_sum_to_one_and_samples_fit(ys: tuple[int, ...], estimate: bool) 
 
 
 @pytest.mark.parametrize(("channels", "estimate"), [(1, False), (3, False), (3, True)])
-def test_every_y_agrees_at_every_temperature(channels: int, estimate: bool) -> None:
+def test_samples_are_consistent_with_every_y_at_every_temperature(
+    channels: int, estimate: bool
+) -> None:
     y, z = every_y(channels), torch.randn(4, 16, 16)
     for scale in (1.0, 300.0):
         p_x = conditional(channels, scale, int(estimate), estimate)
@@ -202,7 +204,7 @@ def test_second_derivatives_by_z_are_those_of_finite_differences() -> None:
     torch.testing.assert_close(hessian, difference / 2e-6, rtol=1e-6, atol=1e-5)
 
 
-def test_a_forward_of_ones_own_is_asked_for_several_answers_too() -> None:
+def test_an_overridden_forward_is_used_for_several_outputs_too() -> None:
     class Mine(GroupsGivenYZ):
         def forward(self, y: Tensor, z: Tensor) -> ConsistentGroups:
             return super().forward(y, 0 * z)
@@ -215,7 +217,7 @@ def test_a_forward_of_ones_own_is_asked_for_several_answers_too() -> None:
     assert not torch.equal(mode, p_x.bind(y)(z).mode)
 
 
-def test_several_answers_to_a_image_see_it_once() -> None:
+def test_several_outputs_for_an_image_see_it_once() -> None:
     p_x = conditional(shared=2)
     sizes: list[int] = []
     p_x.groups.shared.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
@@ -345,7 +347,7 @@ def model(request: pytest.FixtureRequest) -> SRVAE:
     return initialized(smooth_images(8), **settings, groups=groups).eval()
 
 
-def test_operations_agree(model: SRVAE) -> None:
+def test_operations_are_consistent(model: SRVAE) -> None:
     x = smooth_images(3)
     assert model.is_consistent
     for decode in ("sample", "mode"):
@@ -365,7 +367,7 @@ def test_operations_agree(model: SRVAE) -> None:
 
 
 @pytest.mark.parametrize("decode", ["sample", "mode", "mean", "estimate"])
-def test_enlarged_images_agree_whole_and_in_tiles(model: SRVAE, decode: Any) -> None:
+def test_upscaled_images_are_consistent_whole_and_in_tiles(model: SRVAE, decode: Any) -> None:
     if decode == "estimate" and not model.has_point_estimate:
         pytest.skip("the model makes none")
     image = extremes(45, 51)

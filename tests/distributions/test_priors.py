@@ -130,7 +130,7 @@ def test_own_size_and_another(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRIORS)
-def test_precision_follows_the_module_and_a_loaded_one_agrees(name: str) -> None:
+def test_precision_follows_the_module_also_when_loaded(name: str) -> None:
     prior = PRIORS[name](SHAPE)
     assert prior().sample().dtype == torch.float32
     other = PRIORS[name](SHAPE)

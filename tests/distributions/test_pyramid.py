@@ -209,7 +209,7 @@ def test_importance_sampling(model: Any, estimator: Any) -> None:
         ({"pyramid_channels": 0}, "`pyramid_channels` must be from 1 to 65536, not 0"),
     ],
 )
-def test_what_does_not_suit_is_told_in_one_line(changes: dict[str, Any], told: str) -> None:
+def test_settings_that_do_not_suit_are_refused(changes: dict[str, Any], told: str) -> None:
     with refused(told):
         make_model(tiny(**({"latent_likelihood": "pyramid"} | changes)))
 

@@ -215,7 +215,7 @@ def test_gradient_reaches_the_latent(prior: RealNVPPrior) -> None:
     torch.testing.assert_close(change.sum(), 2 * (gradient * step).sum(), rtol=1e-5, atol=0)
 
 
-def test_held_distribution_does_not_answer_from_before_a_change(prior: RealNVPPrior) -> None:
+def test_a_distribution_follows_changed_parameters(prior: RealNVPPrior) -> None:
     held, u = prior(), some_u(3)
     sampled = held.sample((3,))
     before = held.log_prob(u).detach(), held.log_prob(sampled).detach()
@@ -229,7 +229,7 @@ def test_held_distribution_does_not_answer_from_before_a_change(prior: RealNVPPr
 
 
 @pytest.mark.parametrize("name", COUPLINGS)
-def test_answer_is_for_one_question_about_its_own_pair(name: str) -> None:
+def test_a_cached_log_determinant_is_of_its_own_pair(name: str) -> None:
     transform = TRANSFORMS[name]()
     y, other = some_u(2), some_u(2)
     expected = transform.log_abs_det_jacobian(transform.inv(other), other)

@@ -86,7 +86,7 @@ def test_two_runs_beside_each_other(folder: Path, run: Callable[..., str], tmp_p
 
 
 @pytest.mark.parametrize(("seeds", "warned"), [((1, 1), False), ((1, 2), True)])
-def test_a_run_compared_on_images_that_it_learnt_from_is_told(
+def test_a_warning_when_runs_are_compared_on_training_images(
     folder: Path,
     run: Callable[..., str],
     tmp_path: Path,

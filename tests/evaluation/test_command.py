@@ -271,7 +271,7 @@ def test_a_runs_own_images_are_split_as_they_were(run: Path, folder: Path, tmp_p
         (".", "all", True),
     ],
 )
-def test_images_that_a_run_learnt_from_are_told(
+def test_a_warning_when_images_are_those_of_training(
     data: str,
     split: str,
     warned: bool,

@@ -186,7 +186,7 @@ def test_grey_images_are_repeated_to_colour(seen: list[Tensor]) -> None:
     assert found.fid == pytest.approx(3 * on_line, rel=1e-4)
 
 
-def test_too_few_images_are_said_to_be(network: Any) -> None:
+def test_too_few_images_are_refused(network: Any) -> None:
     real = levels(3, 0, 256, seed=1)
     with pytest.warns(UserWarning, match="FID of 3 images .* more than 3"):
         measure(real, real)
@@ -326,7 +326,7 @@ def test_other_files_are_refused(network: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be compared")
-def test_weights_that_do_not_fit_are_told_in_one_line(network: Any, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(network: Any, tmp_path: Path) -> None:
     write_weights(tmp_path / "weights.pth")
     with refused(r"weights\.pth does not hold the weights of"):
         fid_and_kid(
@@ -337,7 +337,7 @@ def test_weights_that_do_not_fit_are_told_in_one_line(network: Any, tmp_path: Pa
         )
 
 
-def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*sys.modules, "torch_fidelity"]:
         if name.partition(".")[0] == "torch_fidelity":
             monkeypatch.setitem(sys.modules, name, None)

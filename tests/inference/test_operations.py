@@ -294,14 +294,14 @@ def test_every_operation_refuses_what_are_no_images_for_it(what: str, kind: Any)
             operation()
 
 
-def test_the_mixture_prior_says_which_size_it_takes() -> None:
+def test_the_mixture_prior_takes_one_size() -> None:
     made = make(p_u="mixture")
     assert made.super_resolve(images(2, 8), 2)["x"].shape == (2, 2, 3, 16, 16)
     with refused("8x8"):
         made.super_resolve(images(2, 16))
 
 
-def test_the_vae_says_what_it_cannot_do() -> None:
+def test_operations_without_y_are_refused() -> None:
     vae = make("vae")
     with pytest.raises(UserError, match="a VAE has no y to start from"):
         vae.super_resolve(images(1, 8))
@@ -420,7 +420,7 @@ def test_image_i_of_a_seed_is_the_same_in_any_batch(model: str, prior: str) -> N
     assert len(whole["x"].unique(dim=0)) == 64
 
 
-def test_answers_and_reconstructions_keep_their_noise_too(srvae: SRVAE) -> None:
+def test_outputs_and_reconstructions_keep_their_noise_too(srvae: SRVAE) -> None:
     x = images(5)
     y = srvae.guide.d(x)
     for operation in (

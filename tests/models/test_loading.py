@@ -162,7 +162,7 @@ def test_a_folder_without_a_config_is_no_run(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_run_without_weights_says_when_they_come(tmp_path: Path) -> None:
+def test_a_run_without_weights_is_refused(tmp_path: Path) -> None:
     make_run(tmp_path)
     (tmp_path / WEIGHTS).unlink()
     with refused("end of an epoch"):
@@ -354,7 +354,7 @@ def test_a_model_that_the_hub_refuses_is_a_users_error(hub: None, name: str, rea
         (RuntimeError("what nobody\nexpects"), "what nobody expects"),
     ],
 )
-def test_whatever_keeps_a_model_away_is_told_in_a_line(
+def test_every_failure_of_a_download_is_one_line(
     raised: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> str:
@@ -366,7 +366,7 @@ def test_whatever_keeps_a_model_away_is_told_in_a_line(
     assert "ann:pw" not in one_line(error)
 
 
-def test_a_copy_of_the_hub_that_is_not_whole_is_told(
+def test_an_incomplete_copy_of_the_hub_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(tmp_path)

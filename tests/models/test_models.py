@@ -291,7 +291,7 @@ def test_initialize_completes_a_partly_initialized_model() -> None:
     assert all(torch.equal(kept[k], v) for k, v in m.model.state_dict().items())
 
 
-def test_posteriors_and_likelihoods_start_where_the_config_says() -> None:
+def test_initial_posteriors_and_likelihoods_follow_the_config() -> None:
     m = SRVAE(
         tiny(
             components=5,

@@ -54,7 +54,7 @@ def test_samples_differ_and_follow_their_seeds(model: SRVAE) -> None:
 
 
 @pytest.mark.parametrize("folder", [FOLDER, PHOTO], ids=lambda folder: folder.name)
-def test_it_enlarges_a_photograph_better_than_bicubic(folder: Path, tmp_path: Path) -> None:
+def test_it_upscales_a_photograph_better_than_bicubic(folder: Path, tmp_path: Path) -> None:
     photograph = Image.fromarray(data.astronaut()).crop((192, 32, 288, 128))
     small = photograph.reduce(2)
     small.save(tmp_path / "y.png")

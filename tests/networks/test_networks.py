@@ -537,7 +537,7 @@ def test_compiled_networks_compute_the_same() -> None:
 
 
 @pytest.mark.parametrize("blocks", [0, 2])
-def test_residual_network_sees_as_far_as_it_says(blocks: int) -> None:
+def test_receptive_field_of_a_residual_network(blocks: int) -> None:
     network = ResidualNetwork(2, 3, 4, blocks)
     x = torch.randn(1, 2, 1, 31, requires_grad=True)
     (slope,) = torch.autograd.grad(network(x)[..., 15].square().sum(), x)

@@ -81,7 +81,7 @@ def srvae(folder: Path) -> SRVAE:
         {"factor": 4, "decode": "sample", "temperature": 0.5, "image_temperature": 0.7},
     ],
 )
-def test_answers_are_the_files_that_upscale_writes(
+def test_outputs_are_the_files_that_upscale_writes(
     run: Callable[..., Path], photograph: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     folder = run(**EXACT)
@@ -108,7 +108,7 @@ def test_answers_are_the_files_that_upscale_writes(
     assert shares[-1] == 1
 
 
-def test_bicubic_looks_as_the_answer_but_for_its_pixels(
+def test_bicubic_has_the_outputs_mode_size_and_alpha(
     run: Callable[..., Path], photograph: Path, tmp_path: Path
 ) -> None:
     done = upscale(fresh(tmp_path / "work"), srvae(run()), photograph, UpscaleOptions())
@@ -120,7 +120,7 @@ def test_bicubic_looks_as_the_answer_but_for_its_pixels(
         assert not np.array_equal(bicubic.convert("RGB"), file.convert("RGB"))
 
 
-def test_agreement_that_is_not_exact_is_told_in_decibels() -> None:
+def test_consistency_that_is_not_exact_is_given_in_decibels() -> None:
     some = {Path("a"): "48.1 dB", Path("b"): "50.2 dB"}
     assert "48.1 dB to 50.2 dB" in consistency_in_words(Outputs(some))
     one = Outputs({Path("a"): "exact"})
@@ -326,7 +326,7 @@ def test_figures_and_settings_of_a_run(run: Callable[..., Path], tmp_path: Path)
 # The command
 
 
-def test_without_gradio_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gradio_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'srvae-pyro\[demo\]'"):
         demo.main(DemoArguments("pretrained"))

@@ -176,7 +176,7 @@ def test_every_tab_has_what_programs_can_ask_for(
     assert len(client.predict(a, b, seed, *SAMPLING, api_name="/recombine")) == 6
 
 
-def test_mistakes_are_told_in_the_commands_line(
+def test_errors_have_the_commands_message(
     address: str, photographs: list[Path], tmp_path: Path
 ) -> None:
     client = program(address)
@@ -222,7 +222,7 @@ def test_tabs_that_a_model_cannot_fill_are_absent(
     ("host", "reason"),
     [("127.0.0.1", "Address already in use"), ("192.0.2.1", "Cannot assign requested address")],
 )
-def test_an_address_that_cannot_be_had_is_told(run: Path, host: str, reason: str) -> None:
+def test_an_address_that_is_not_available_is_refused(run: Path, host: str, reason: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         arguments = DemoArguments("", host=host, port=taken.getsockname()[1])
         with (
@@ -467,7 +467,7 @@ def images(page: Any, elem_id: str) -> list[str]:
     return [hashlib.sha256(page.request.get(src).body()).hexdigest() for src in sources]
 
 
-def test_a_photograph_is_answered_at_once(
+def test_a_photograph_is_upscaled_at_once(
     run: Path, visitor: Callable[..., Any], photographs: list[Path], tmp_path: Path
 ) -> None:
     page = visitor()

@@ -90,7 +90,7 @@ def test_a_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyP
         run_command(EvaluateArguments, fail, "evaluate")
 
 
-def test_a_read_only_place_is_told_with_the_flag_for_another(
+def test_a_read_only_place_is_refused_with_the_flag_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(dir: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_read_only_place_is_told_with_the_flag_for_another(
             call()
 
 
-def test_a_python_without_docstrings_is_told_what_to_do() -> None:
+def test_a_python_without_docstrings_is_refused() -> None:
     line = [sys.executable, "-OO", "-m", "srvae_pyro.generate", "RUN"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     told = "generate: Pyro needs the docstrings that python -OO leaves out: use -O\n"

@@ -71,7 +71,7 @@ def test_cores_that_are_forbidden_do_not_count(monkeypatch: pytest.MonkeyPatch) 
         ("MASTER_PORT", ""),
     ],
 )
-def test_what_is_left_of_a_group_is_told_and_means_nothing(
+def test_an_incomplete_process_group_is_ignored_with_a_warning(
     name: str,
     value: str | None,
     monkeypatch: pytest.MonkeyPatch,
@@ -92,7 +92,7 @@ def test_what_is_left_of_a_group_is_told_and_means_nothing(
     assert capsys.readouterr().err == "a mistake\n"
 
 
-def test_a_group_that_does_not_meet_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_group_that_does_not_meet_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def alone(*_: object, **__: object) -> Iterator[None]:
         raise torch.distributed.DistNetworkError("timed out")
         yield

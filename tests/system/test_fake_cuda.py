@@ -241,7 +241,7 @@ def test_other_operations(here: OnGpu) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-def test_enlarging(here: OnGpu) -> None:
+def test_upscaling(here: OnGpu) -> None:
     """A tile is waited for once, when it is brought to the CPU; an expectation more often."""
     if not isinstance(here.model, SRVAE):
         pytest.skip("a VAE does not upscale")

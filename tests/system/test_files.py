@@ -119,7 +119,7 @@ def test_a_name_that_is_too_long_is_found_out_before_the_work(tmp_path: Path) ->
         check_place(tmp_path / "pipe.json")
 
 
-def test_an_output_that_cannot_be_written_is_told_with_its_flag(
+def test_an_output_that_cannot_be_written_names_its_flag(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(dir: Path) -> None:
@@ -246,7 +246,7 @@ def test_file_systems_need_only_hold_bytes(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "a.txt", "b", "out", "run"]
 
 
-def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -165,7 +165,7 @@ def test_training_goes_on_and_saves_when_there_is_room_again(
     assert became == ["step 0", "failed", "failed", "step 7", "step 9"]
 
 
-def test_a_run_whose_end_cannot_be_saved_says_so(
+def test_a_run_whose_end_cannot_be_saved_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(99, monkeypatch)

@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from srvae_pyro import train
 from srvae_pyro.config import TrainingConfig
 from srvae_pyro.presets import preset
 from srvae_pyro.training import loop
 from srvae_pyro.training.loop import about, run_length, time_limit
 from srvae_pyro.training.settings import fresh_config
-from tests.training.test_command import arguments, make_images, tiny
+from tests.training.test_command import arguments
 from tests.training.test_training import make_trainer, tiny_config
 
 
@@ -31,7 +30,7 @@ def settings(**limits: Any) -> TrainingConfig:
         (3e8, "about 3,472 days"),
     ],
 )
-def test_times_are_told_in_words(seconds: float, words: str) -> None:
+def test_times_in_words(seconds: float, words: str) -> None:
     assert about(seconds) == words
 
 
@@ -41,7 +40,7 @@ def test_a_run_is_as_long_as_its_first_limit_in_updates() -> None:
     assert run_length(settings(max_minutes=4.0), 250) is None
 
 
-def test_minutes_are_told_as_they_are() -> None:
+def test_minutes_in_words() -> None:
     assert time_limit(settings(steps=5), 0) == ""
     limit = settings(max_minutes=4.0)
     assert time_limit(limit, 0) == "4 minutes of training; validation comes on top"
@@ -75,16 +74,6 @@ def test_the_length_is_shown_once_and_the_first_steps_do_not_count(
         trainer.progress.seconds += seconds
         trainer.show_length()
     assert lines == ([] if shown is None else [shown])
-
-
-def test_a_run_shows_its_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_images(tmp_path / "images")
-    monkeypatch.setattr(loop, "MEASURED", 0.0)
-    with tiny():
-        assert train.main(arguments(tmp_path, steps=6)) == 0
-    assert capsys.readouterr().out.count("6 steps, about ") == 1
 
 
 def test_quickstart_is_the_same_run_on_every_machine() -> None:

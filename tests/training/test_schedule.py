@@ -87,7 +87,7 @@ def test_clipping_cannot_lock(growth: float) -> None:
     assert scales[-1] == 1.0
 
 
-def test_clipping_never_enlarges_or_divides_by_zero() -> None:
+def test_clipping_never_scales_up_or_divides_by_zero() -> None:
     clip = GradientClip(10.0)
     scales = [clip.scale(norm) for norm in (0.0, 0.0, 1e-12, 5.0, 1e30, 0.0)]
     assert all(0 <= scale <= 1 for scale in scales)

@@ -653,7 +653,7 @@ def test_a_further_update_of_y_leaves_x_as_it_is(tmp_path: Path) -> None:
     assert changed == {"p_y", "q_u"}  # p(u) has no parameters here
 
 
-def test_a_further_update_that_is_not_finite_is_left_out_and_told(
+def test_a_further_update_that_is_not_finite_is_skipped_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = make_trainer(tmp_path, tiny_config(y_updates=3))

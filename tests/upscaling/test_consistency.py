@@ -39,7 +39,7 @@ def extremes(height: int, width: int) -> Tensor:
 @pytest.mark.parametrize(
     ("kind", "factor", "channels"), [("RGBA", 2, 3), ("L", 4, 3), ("RGB", 2, 1)]
 )
-def test_every_file_agrees(
+def test_every_file_is_consistent(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     kind: str,
@@ -91,7 +91,7 @@ def test_means_of_samples_are_only_rounded() -> None:
     )
 
 
-def test_a_gray_answer_is_near_the_luma_of_the_colours() -> None:
+def test_a_gray_output_is_near_the_luma_of_the_colours() -> None:
     model, gray = make(), smooth(12, 14, 1).expand(3, -1, -1).contiguous()
     upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0))
     x = upscaler(gray, gray=True)

@@ -47,7 +47,7 @@ ANSWERS = [
 ]
 
 
-def test_a_folder_is_enlarged_with_its_folders(
+def test_a_folder_is_upscaled_with_its_subfolders(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = filled(tmp_path / "photographs"), tmp_path / "out"
@@ -70,7 +70,7 @@ def test_a_folder_is_enlarged_with_its_folders(
     assert one == (out / "holiday" / "a-x2.png").read_bytes()
 
 
-def test_answers_are_no_questions_the_next_time(
+def test_outputs_are_not_inputs_the_next_time(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = filled(tmp_path / "photographs")
@@ -87,7 +87,7 @@ def test_answers_are_no_questions_the_next_time(
     assert (folder / "holiday" / "c d-x2.png").is_file()
 
 
-def test_files_that_are_named_twice_are_enlarged_once(tmp_path: Path) -> None:
+def test_files_that_are_named_twice_are_upscaled_once(tmp_path: Path) -> None:
     folder = filled(tmp_path / "photographs")
     again = folder / "holiday" / ".." / "a.png"
     inputs = find_inputs([folder / "a.png", folder, again], tmp_path / "out")
@@ -101,7 +101,7 @@ def test_files_that_are_named_twice_are_enlarged_once(tmp_path: Path) -> None:
     assert set(map(str, names)) >= {"b-png", "b-png-2", "b-webp"}
 
 
-def test_what_has_no_images_is_told(
+def test_folders_without_images_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -114,7 +114,7 @@ def test_what_has_no_images_is_told(
     assert "no images in the folder" in capsys.readouterr().err
 
 
-def test_nothing_is_left_behind_by_answers_that_fail(
+def test_outputs_that_fail_leave_no_files(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: Any, **__: Any) -> None:

@@ -127,7 +127,7 @@ def test_samples_four_times_as_large_are_each_its_own() -> None:
             assert lr_psnr(model, output, MemoryCanvas(image), 2) == 100
 
 
-def test_no_answer_is_ever_whole_in_floats(tmp_path: Path) -> None:
+def test_no_output_is_ever_whole_in_floats(tmp_path: Path) -> None:
     upscaler = Upscaler(make(), UpscaleOptions(decode="sample", temperature=1.0, tile=32))
 
     def peak(height: int) -> int:
@@ -159,7 +159,7 @@ def test_canvases_share_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("d", "passes"), [("downscale2", 2), ("downscale4", 1), ("average2", 2)])
-def test_agreement_by_rows_is_that_of_the_whole(
+def test_consistency_by_rows_is_that_of_the_whole(
     monkeypatch: pytest.MonkeyPatch, d: str, passes: int
 ) -> None:
     model = make(d=d)
