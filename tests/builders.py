@@ -1,4 +1,4 @@
-"""What the tests share: tiny models and random images."""
+"""What the tests share: tiny models, their runs, random images, and errors of users."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +91,7 @@ def write_images(folder: Path, images: Tensor) -> Path:
 
 @contextmanager
 def refused(match: str) -> Iterator[None]:
-    """What a user may not do: an error of one line, in which this is said."""
+    """Expect a UserError of one line that matches."""
     with pytest.raises(UserError, match=match) as error:
         yield
     one_line(error)
