@@ -253,11 +253,11 @@ def test_upscaling(here: OnGpu) -> None:
         out = Upscaler(here.model, UpscaleOptions(decode=decode, tile=tile, temperature=1.0))(image)
         assert out.device.type == "cpu"
         assert out.shape == (3, 2 * side, 2 * (side + multiple))
-        assert here.cuda.waits.taken() == {("to host", "upscaler.py:upscaled"): 2 if tile else 1}
+        assert here.cuda.waits.taken() == {("to host", "upscaler.py:_tile"): 2 if tile else 1}
     Upscaler(here.model, UpscaleOptions(decode="mean", tile=0))(image)
     places = {place for _, place in here.cuda.waits.taken()}
     quadrature = {"truncated.py:expectation", "truncated.py:<listcomp>"}
-    assert places == {"upscaler.py:upscaled"} | (quadrature if here.name == "groups" else set())
+    assert places == {"upscaler.py:_tile"} | (quadrature if here.name == "groups" else set())
 
 
 def test_super_resolution(here: OnGpu) -> None:

@@ -1,6 +1,5 @@
 """Point estimates of a restorer: through the command, in tiles, and as ONNX files."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 
 from srvae_pyro import export, upscale
-from srvae_pyro.config import ModelConfig, Residual
+from srvae_pyro.config import Residual
 from srvae_pyro.errors import UserError
 from srvae_pyro.export import ExportArguments
 from srvae_pyro.models import SRVAE, InputKind, make_model
@@ -18,12 +17,13 @@ from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, downscaled
+from tests.builders import tiny
 
 RESTORING = {"d": "average2", "likelihood": "groups", "restorer": Residual(6, 1)}
 
 
 @pytest.fixture(scope="module")
-def model(tiny: Callable[..., ModelConfig]) -> SRVAE:
+def model() -> SRVAE:
     torch.manual_seed(0)
     made = make_model(tiny(**RESTORING))
     assert isinstance(made, SRVAE)
