@@ -48,6 +48,7 @@ setup(
     packages=find_packages(include=["srvae_pyro", "srvae_pyro.*"]),
     package_data={"srvae_pyro": ["py.typed"]},
     cmdclass={"build_py": BuildWithModels},
+    entry_points={"console_scripts": ["srvae-pyro = srvae_pyro.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6,<2.15",  # the newest tested

@@ -1,20 +1,43 @@
-"""``python -m srvae_pyro``: which commands there are."""
+"""``srvae-pyro COMMAND`` or ``python -m srvae_pyro COMMAND``; alone it lists the commands."""
 
-print(
-    """The super-resolution VAE in Pyro. Commands, each with --help:
+import contextlib
+import runpy
+import sys
+from difflib import get_close_matches
 
-  python -m srvae_pyro.train       train an srVAE or VAE, and go on with a run
-  python -m srvae_pyro.generate    draw new images from a trained model
-  python -m srvae_pyro.upscale     upscale photographs with a trained srVAE
-  python -m srvae_pyro.export      write a network that upscales as an ONNX file
-  python -m srvae_pyro.figures     draw the paper's figures for a trained model
-  python -m srvae_pyro.evaluate    measure a trained model
-  python -m srvae_pyro.compress    write images into one file, losslessly
-  python -m srvae_pyro.decompress  read them back
-  python -m srvae_pyro.demo        look at a trained model in the browser
+COMMANDS = {
+    "train": "train an srVAE or VAE, and go on with a run",
+    "generate": "draw new images from a trained model",
+    "upscale": "upscale photographs with a trained srVAE",
+    "export": "write a network that upscales as an ONNX file",
+    "figures": "draw the paper's figures for a trained model",
+    "evaluate": "measure a trained model",
+    "compress": "write images into one file, losslessly",
+    "decompress": "read them back",
+    "demo": "look at a trained model in the browser",
+}
 
-Trained models to try them with, of small images and of photographs:
 
-  python -m srvae_pyro.generate pretrained
-  python -m srvae_pyro.upscale pretrained-photo PHOTO.jpg"""
-)
+def main() -> None:
+    """Run the command that is named first, with the words after it."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        sys.argv = [f"srvae-pyro {name}", *words]
+        runpy.run_module(f"srvae_pyro.{name}", run_name="__main__")
+    elif name not in ("-h", "--help"):
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        print(f"srvae-pyro: no command is called {name}; {hint}", file=sys.stderr)
+        sys.exit(2)
+    else:
+        lines = [f"  srvae-pyro {name:10}  {text}" for name, text in COMMANDS.items()]
+        with contextlib.suppress(BrokenPipeError):
+            print("The super-resolution VAE in Pyro. Commands, each with --help:\n")
+            print("\n".join(lines))
+            print("\nTrained models to try them with, of small images and of photographs:\n")
+            print("  srvae-pyro generate pretrained")
+            print("  srvae-pyro upscale pretrained-photo PHOTO.jpg", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -288,3 +288,24 @@ def test_a_flag_of_several_values_can_be_given_in_several_places() -> None:
     for words in ("R --factor 2 --factor 4 --seed 3", "--factor 2 4 --seed 3 R"):
         evaluate = parse(EvaluateArguments, "evaluate", words.split())
         assert (evaluate.run, evaluate.factor, evaluate.seed) == ("R", (2, 4), 3)
+
+
+def test_one_program_has_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    from srvae_pyro.__main__ import COMMANDS, main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["srvae-pyro"])
+        main()
+        listed = capsys.readouterr().out
+        assert all(f"srvae-pyro {name}" in listed for name in COMMANDS)
+        patch.setattr(sys, "argv", ["srvae-pyro", "upscal"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        assert "did you mean upscale?" in capsys.readouterr().err
+        for name in ("export", "decompress"):
+            patch.setattr(sys, "argv", ["srvae-pyro", name, "--help"])
+            with pytest.raises(SystemExit) as end:
+                main()
+            assert end.value.code in (0, None)
+            assert "Usage" in capsys.readouterr().out
