@@ -10,8 +10,8 @@ import torch
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.models.base import MODELS, ImageModel
 from srvae_pyro.models.restorer import InputKind
-from srvae_pyro.models.srvae import SRVAE, SRVAEGuide, SRVAEModel, YLevelVAE
-from srvae_pyro.models.vae import VAE, VAEGuide, VAEModel
+from srvae_pyro.models.srvae import SRVAE, SRVAEGuide, SRVAEModel
+from srvae_pyro.models.vae import VAE, VAEGuide, VAEModel, YLevelVAE
 from srvae_pyro.runs import find_run
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixtur
 from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.models.conditionals import over_images
 from srvae_pyro.models.pixel_groups import PixelGroups
-from srvae_pyro.networks import ResidualFeatures, ResidualNetwork, init_heads
+from srvae_pyro.networks import ResidualFeatures, ResidualNetwork, init_heads, initializing
 from srvae_pyro.pixels import to_levels, to_unit
 
 __all__ = [
@@ -271,6 +271,12 @@ class Restorer(nn.Module):
         offset[..., means, :, :] = average.repeat(*[1] * (average.dim() - 3), COMPONENTS, 1, 1)
         coarse = DiscretizedLogisticMixture.from_channels(parameters + offset, self.channels)
         return Pyramid(coarse, [partial(self.finer, seen, o, average)])
+
+    @torch.no_grad()
+    def initialize(self, y: Tensor, scale: float) -> None:
+        """Data-dependent initialisation of p(y|o) on images y, as inputs that nothing is known of."""
+        with initializing(self, scale):
+            self(y, InputKind().numbers(2).to(y.device).expand(len(y), -1)).log_prob(y)
 
     def finer(self, seen: Tensor, o: Tensor, average: Tensor, coarse: Tensor) -> ConsistentGroups:
         """p(y|y's average, o): locations start from o, moved as far as its average is off."""

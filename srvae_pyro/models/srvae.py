@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
@@ -29,9 +28,6 @@ from srvae_pyro.models.pixel_groups import X_GIVEN_YZ, image_given_latent
 from srvae_pyro.models.restorer import InputKind, Restorer
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
-from srvae_pyro.networks import initializing
-
-UNKNOWN = InputKind()
 
 
 class SRVAEModel(nn.Module):
@@ -184,7 +180,7 @@ class SRVAE(ImageModel):
             return pyro.sample("x", self.model.p_x(y, z))
 
     def restore(
-        self, o: Tensor, kind: InputKind = UNKNOWN, samples: int = 1, **sampling: Any
+        self, o: Tensor, kind: InputKind = InputKind(), samples: int = 1, **sampling: Any
     ) -> dict[str, Tensor]:
         """As :meth:`super_resolve`, from damaged inputs o (B, c, h, w) of a known kind."""
         if self.restorer is None:
@@ -195,51 +191,9 @@ class SRVAE(ImageModel):
     def initialize(self, x: Tensor) -> None:
         super().initialize(x)
         if self.restorer is not None:
-            with torch.no_grad(), initializing(self.restorer, self.config.init_scale):
-                y = self.guide.d(x)
-                kinds = UNKNOWN.numbers(self.guide.d.factor).to(x.device).expand(len(x), -1)
-                self.restorer(y, kinds).log_prob(y)
+            self.restorer.initialize(self.guide.d(x), self.config.init_scale)
 
     def check_lower(self, y: Tensor) -> None:
         """Refuse a y that does not fit the networks."""
         size = None if self.config.any_size else sizes_of(self.config).lower[1:]
         check_images(y, "y", self.lower_channels, self.lower_multiple, size)
-
-
-class YLevelModel(nn.Module):
-    """p(y, u) = p(y|u) p(u), a Pyro program."""
-
-    levels: ClassVar[Levels] = (("u", "y"),)
-
-    def __init__(self, p_u: nn.Module, p_y: nn.Module) -> None:
-        super().__init__()
-        self.p_u, self.p_y = p_u, p_y
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As many images y as there are images x (B, C, H, W)."""
-        with images_plate(x):
-            u = pyro.sample("u", self.p_u(None))
-            return pyro.sample("y", self.p_y(u))
-
-
-class YLevelGuide(nn.Module):
-    """q(y, u|x) = q(u|y) delta(y = d(x)), a Pyro program."""
-
-    def __init__(self, d: Transform, q_u: nn.Module) -> None:
-        super().__init__()
-        self.d, self.q_u = d, q_u
-
-    def forward(self, x: Tensor) -> None:
-        """Sample y and u of the images x (B, C, H, W)."""
-        with images_plate(x):
-            y = pyro.sample("y", dist.Delta(self.d(x), event_dim=3))
-            pyro.sample("u", self.q_u(y))
-
-
-class YLevelVAE(nn.Module):
-    """A model and guide pair of y = d(x) alone, which shares a srVAE's networks."""
-
-    def __init__(self, srvae: SRVAE) -> None:
-        super().__init__()
-        self.model = YLevelModel(srvae.model.p_u, srvae.model.p_y)
-        self.guide = YLevelGuide(srvae.guide.d, srvae.guide.q_u)
