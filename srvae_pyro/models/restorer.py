@@ -274,7 +274,7 @@ class Restorer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, y: Tensor, scale: float) -> None:
-        """Data-dependent initialisation of p(y|o) on images y, as inputs that nothing is known of."""
+        """Data-dependent initialisation of p(y|o) on images y, as inputs of an unknown kind."""
         with initializing(self, scale):
             self(y, InputKind().numbers(2).to(y.device).expand(len(y), -1)).log_prob(y)
 
