@@ -168,9 +168,9 @@ def terminated(folder: Path) -> int:
         return train.main(arguments(folder, steps=40, stream=True, workers=2))
 
 
-def commands(folder: Path) -> None:
-    """The commands that measure and draw, as each process runs them."""
-    out = EvaluateArguments(
+def all_measures(folder: Path, name: str) -> EvaluateArguments:
+    """What one process measures, and two together."""
+    return EvaluateArguments(
         str(folder / "run"),
         data=str(folder / "images"),
         split="all",
@@ -179,8 +179,13 @@ def commands(folder: Path) -> None:
         kid_images=9,
         refine=2,
         super_resolution=True,
-        json=folder / "two.json",
+        json=folder / name,
     )
+
+
+def commands(folder: Path) -> None:
+    """The commands that measure and draw, as each process runs them."""
+    out = all_measures(folder, "two.json")
     few = GenerateArguments(out.run, 5, out=folder / "two")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kid, "LiteFeatures", Stub)

@@ -176,9 +176,9 @@ def as_jpeg(image: Image.Image, quality: int, subsampling: str) -> tuple[Image.I
 
 
 def luma_table(image: Image.Image) -> float:
-    """The mean of an opened JPEG's luma quantisation table."""
-    tables: Sequence[int] = image.quantization[0]  # type: ignore[attr-defined]
-    return float(np.mean(tables))
+    """The mean of an opened JPEG's luma quantisation table; 0 of other images."""
+    tables: Mapping[int, Sequence[int]] = getattr(image, "quantization", None) or {}
+    return float(np.mean(tables[min(tables)])) if tables else 0.0
 
 
 def as_webp(image: Image.Image, quality: int) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError, flag_of
-from srvae_pyro.inference.sampling import Sampling, Temperatures
+from srvae_pyro.inference.sampling import Temperatures
 from srvae_pyro.system.cli import NESTED, check_arguments, option
 
 Pixels = Literal["sample", "mode"]
@@ -97,10 +97,6 @@ class EvaluateArguments:
     """CPU threads; 0: as many as other processes leave cores for, checked each second"""
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.jsonl")] = None
     """also write the numbers to this file"""
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(**vars(self.temperatures), decode=self.decode or "sample", seed=self.seed)
 
     def check(self) -> None:
         check_arguments(self.temperatures)

@@ -289,10 +289,22 @@ class FidResult(Result):
         return "\n".join([*lines, how_generated(self.sampling)])
 
 
-def sampling_of(measure: Any) -> Sampling:
-    names = (field.name for field in fields(Sampling))
-    values = {name: getattr(measure, name) for name in names}
-    return Sampling(**{**values, "decode": values["decode"] or "sample"})
+@dataclass
+class OfGenerated(Measure):
+    """A measure of generated images, with how they are drawn among its settings."""
+
+    decode: Pixels | None
+    temperature: float
+    image_temperature: float
+    y_temperature: float | None
+    seed: int
+    batch_size: int
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the images are drawn."""
+        values = {field.name: getattr(self, field.name) for field in fields(Sampling)}
+        return Sampling(**{**values, "decode": self.decode or "sample"})
 
 
 def how_generated(sampling: Sampling, *without: str) -> str:
@@ -305,22 +317,15 @@ def how_generated(sampling: Sampling, *without: str) -> str:
 
 
 @dataclass
-class Fid(Measure):
+class Fid(OfGenerated):
     """FID and KID in Inception's features, against the test images, then against all others."""
 
     name: ClassVar[str] = "fid"
     flag: ClassVar[str] = "fid"
     fid_images: int | None
     fid_weights: Path | None
-    decode: Pixels | None
-    temperature: float
-    image_temperature: float
-    y_temperature: float | None
-    seed: int
-    batch_size: int
 
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
-        self.sampling = sampling_of(self)
         check_sampling(self.sampling, model)
         with group.main_first():
             self.extractor = FeatureExtractor(INCEPTION, self.fid_weights, group.device)

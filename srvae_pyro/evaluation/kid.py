@@ -23,15 +23,15 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.arguments import Pixels
 from srvae_pyro.evaluation.fid import (
     ImageSource,
+    OfGenerated,
     as_colours,
     features_of,
     generated,
     how_generated,
     levels_of,
-    sampling_of,
     sha256_of,
 )
-from srvae_pyro.evaluation.measures import Measure, Result, Task, columns
+from srvae_pyro.evaluation.measures import Result, Task, columns
 from srvae_pyro.inference.operations import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.pixels import to_unit
@@ -259,7 +259,7 @@ class KidResult(Result):
 
 
 @dataclass
-class Kid(Measure):
+class Kid(OfGenerated):
     """KID in EfficientNet-Lite0's features, of x, or of y against d of the real images.
 
     ``real x``: training images, or one half of the images against the other, as a perfect model
@@ -272,16 +272,10 @@ class Kid(Measure):
     flag: ClassVar[str] = "kid"
     kid_images: int | None
     limit: int | None
-    decode: Pixels | None
-    temperature: float
-    image_temperature: float
-    y_temperature: float | None
-    seed: int
-    batch_size: int
 
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
         decodings = (self.decode,) if self.decode else get_args(Pixels)
-        self.samplings = {d: replace(sampling_of(self), decode=d) for d in decodings}
+        self.samplings = {d: replace(self.sampling, decode=d) for d in decodings}
         check_sampling(self.samplings[decodings[0]], model)
         self.samples = self.kid_images or min(KID_IMAGES, self.limit or KID_IMAGES)
         self.features: Features = LiteFeatures(group.device)

@@ -69,6 +69,14 @@ class InputKind:
         """Of an input that is d(x) by the rounded average."""
         return cls("average", noise=0.0, table=0.0, trusted=True)
 
+    @classmethod
+    def named(cls, name: str, table: float | None = None, subsampled: bool = False) -> InputKind:
+        """By the name of a reduction; ``average`` is exact, other names have none."""
+        if name == "average":
+            return cls.exact()
+        reduction = next((known for known in REDUCTIONS if known == name), None)
+        return cls(reduction, table=table, subsampled=subsampled)
+
     def numbers(self, factor: int) -> Tensor:
         """What the networks see of it, (KIND_NUMBERS), with the factor of the output."""
         reductions = [float(self.reduction == name) for name in (*REDUCTIONS, None)]

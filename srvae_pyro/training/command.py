@@ -15,7 +15,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.inference.statistics import bits_per_dim
-from srvae_pyro.models import SRVAE, load
+from srvae_pyro.models import load
 from srvae_pyro.models.base import load_weights
 from srvae_pyro.models.pixel_groups import is_consistent
 from srvae_pyro.models.shapes import sizes_of
@@ -28,7 +28,7 @@ from srvae_pyro.system.parallel import ProcessGroup, process_group
 from srvae_pyro.training.arguments import SettingsGiven, TrainArguments, TrainOptions
 from srvae_pyro.training.loop import Trainer, time_limit
 from srvae_pyro.training.recovery import can_resume
-from srvae_pyro.training.restoration import restoration_scores
+from srvae_pyro.training.restoration import restoration_scores, restorer_of
 from srvae_pyro.training.settings import (
     another_likelihood,
     check_folder,
@@ -220,12 +220,10 @@ def introduce(trainer: Trainer) -> None:
 
 def report_restoration(trainer: Trainer, count: int) -> None:
     """:func:`report` of a run that learnt from damaged inputs."""
-    model = load(trainer.folder, trainer.group.device)
-    assert isinstance(model, SRVAE)
-    assert model.restorer is not None
+    restorer = restorer_of(load(trainer.folder, trainer.group.device))
     print_line(f"scoring the best weights on {count:,} test {trainer.data.unit}")
     images = evenly_spaced(trainer.data.test, count)
-    scores = restoration_scores(model.restorer, images, precision=trainer.settings.precision)
+    scores = restoration_scores(restorer, images, precision=trainer.settings.precision)
     results = {"split": "test", "images": len(images), "restoration": scores}
     record(trainer.folder, "training", {**results, "seconds": trainer.progress.seconds})
     psnrs = (

@@ -19,7 +19,7 @@ from srvae_pyro.models import SRVAE, ImageModel, YLevelVAE, make_model
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import autocast, torch_seed
 from srvae_pyro.system.parallel import ProcessGroup
-from srvae_pyro.training.restoration import RestorationObjective
+from srvae_pyro.training.restoration import RestorationObjective, restorer_of
 from srvae_pyro.training.schedule import ExponentialAverage, GradientClip
 
 
@@ -156,11 +156,9 @@ class Learner:
         objective: nn.Module
         kind: type[torch.optim.Optimizer] = torch.optim.Adamax
         if settings.inputs == "damaged":
-            assert srvae is not None
-            assert srvae.restorer is not None
             self.model.requires_grad_(False)  # it stays as it is
-            srvae.restorer.requires_grad_(True)
-            objective = RestorationObjective(srvae.restorer, self.randomness.augmentation)
+            restorer = restorer_of(self.model).requires_grad_(True)
+            objective = RestorationObjective(restorer, self.randomness.augmentation)
             kind = torch.optim.Adam
         else:
             objective = Objective(self.model, elbo, settings.estimate_weight)

@@ -58,6 +58,13 @@ class RestorationObjective(nn.Module):
         return loss, {"re_y": nats, "error_x": errors.detach(), "total": total}
 
 
+def restorer_of(model: nn.Module) -> Restorer:
+    """The networks for damaged inputs of a model that has them."""
+    restorer = getattr(model, "restorer", None)
+    assert isinstance(restorer, Restorer)
+    return restorer
+
+
 def outputs(restorer: Restorer, pairs: Pairs, device: torch.device) -> tuple[Tensor, Tensor]:
     """The point estimates of x in [0, 1], and -log p(y|o), nats, (B)."""
     y, o = (to_unit(to_device(levels, device)) for levels in (pairs.y, pairs.o))
@@ -78,9 +85,11 @@ def restoration_figure(restorer: Restorer, x: Tensor) -> Tensor:
     device = next(restorer.parameters()).device
     for name in FIGURE:
         pairs = example(name, levels, [stream(i, *name.encode()) for i in range(len(x))])
-        estimate, _ = outputs(restorer, pairs, device)
+        o = to_unit(to_device(pairs.o, device))
+        kinds = to_device(numbers_of(pairs.kinds, pairs.factor), device)
+        estimate = restorer.estimate(o, kinds, pairs.factor)
         size = pairs.x.shape[-2:]
-        rows += [F.interpolate(to_unit(pairs.o), size).cpu(), estimate.float().clamp(0, 1).cpu()]
+        rows += [F.interpolate(o, size).cpu(), estimate.float().clamp(0, 1).cpu()]
     side = min(min(row.shape[-2:]) for row in rows)
     rows = [row[..., :side, :side] for row in (*rows, x.cpu())]
     return grid(torch.cat(rows), columns=len(x))

@@ -14,14 +14,14 @@ from srvae_pyro.data import DataSplits
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.grids import progress_figures, save_image
 from srvae_pyro.evaluation.likelihood import evaluate_elbo
-from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import seeded
 from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
-from srvae_pyro.training.restoration import restoration_figure, restoration_scores
+from srvae_pyro.training.restoration import restoration_figure, restoration_scores, restorer_of
 
 DRAW_EVERY = 60.0  # seconds, at least, but for the end of the run
 DRAWN, LEAST_DRAWN = 16, 4  # validation images that figures are drawn of
@@ -97,17 +97,13 @@ class Validation:
         return score(self.learner.averaged, self.data, "val", count, group, precision)
 
     def _restoration(self, images: Tensor, group: ProcessGroup = ProcessGroup()) -> dict[str, Any]:
-        model = self.learner.averaged
-        assert isinstance(model, SRVAE)
-        assert model.restorer is not None
-        precision = self.settings.precision
-        return restoration_scores(model.restorer, images, precision=precision, group=group)
+        restorer, precision = restorer_of(self.learner.averaged), self.settings.precision
+        return restoration_scores(restorer, images, precision=precision, group=group)
 
     def _figures(self, x: Tensor) -> dict[str, Tensor]:
-        model = self.learner.averaged
-        if self.settings.inputs == "damaged" and isinstance(model, SRVAE) and model.restorer:
-            return {"restored": restoration_figure(model.restorer, x)}
-        return progress_figures(model, x)
+        if self.settings.inputs == "damaged":
+            return {"restored": restoration_figure(restorer_of(self.learner.averaged), x)}
+        return progress_figures(self.learner.averaged, x)
 
     def draw(self, log: MetricsLog, step: int, learnt: int, finished: bool) -> None:
         """Write images, at most once a minute but for the end of the run; rank 0."""

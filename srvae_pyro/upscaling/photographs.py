@@ -13,6 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageChops, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
+from srvae_pyro.data.degradations import luma_table
 from srvae_pyro.data.image_files import Opened, open_image
 from srvae_pyro.data.levels import UnreadableError, as_rgb
 from srvae_pyro.errors import UserError
@@ -171,17 +172,15 @@ def _photograph(opened: Opened, channels: int) -> Photograph:
         dpi_of(file),
         "; ".join(lost),
         "; ".join(unkept),
-        *quantisation_of(file),
+        luma_table(file),
+        _is_subsampled(file),
     )
 
 
-def quantisation_of(file: Image.Image) -> tuple[float, bool]:
-    """The mean of a JPEG's luma quantisation table, else 0, and whether chroma is subsampled."""
-    tables = getattr(file, "quantization", None)
-    if not tables:
-        return 0.0, False
-    sampling = JpegImagePlugin.get_sampling(file) if len(file.getbands()) == 3 else 0
-    return float(np.mean(tables[min(tables)])), sampling > 0
+def _is_subsampled(file: Image.Image) -> bool:
+    """Whether it is a JPEG whose chroma has fewer pixels."""
+    colours = isinstance(file, JpegImagePlugin.JpegImageFile) and len(file.getbands()) == 3
+    return colours and JpegImagePlugin.get_sampling(file) > 0
 
 
 def _is_gray(image: Image.Image) -> bool:

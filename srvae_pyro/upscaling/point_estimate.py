@@ -96,13 +96,7 @@ def export(arguments: ExportArguments) -> int:
     name = f"{folder.name}-x{arguments.factor}"
     out = arguments.out or Path(f"{name}{'-fp16' if arguments.half else ''}.onnx")
     check_output(out.parent, "--out FILE")
-    match arguments.input:
-        case "average":
-            kind = InputKind.exact()
-        case "auto" | "unknown":
-            kind = InputKind()
-        case reduction:
-            kind = InputKind(reduction)
+    kind = InputKind.named(arguments.input)
     earlier = replaced(out)
     worst = export_onnx(restorer.estimate.folded(kind, arguments.factor), out, arguments.half)
     size = out.stat().st_size / 1e6
@@ -157,11 +151,7 @@ def export_onnx(estimate: FoldedEstimate, path: Path, half: bool = False) -> flo
         raise UserError(
             f"the exported file differs from PyTorch by {worst:.2g}: {path} is not written"
         )
-
-    def write(partial: Path) -> None:
-        partial.write_bytes(content)
-
-    write_whole(path, write)
+    write_whole(path, lambda partial: partial.write_bytes(content))
     return worst
 
 

@@ -55,7 +55,7 @@ def consistent_output(x: Tensor, y: Tensor, passes: int = 1, block: Block = PAIR
     (..., C, h, w).
     """
     if passes > 1:
-        halved = F.avg_pool2d(x.flatten(0, -3), block.factor).unflatten(0, x.shape[:-2])
+        halved = F.avg_pool2d(x.float().flatten(0, -3), block.factor).unflatten(0, x.shape[:-2])
         y = consistent_output(halved, y, passes - 1, block)
     out = torch.empty(x.shape, dtype=torch.uint8)
     # A few rows of a colour at a time: it takes many times the image's memory.
@@ -73,9 +73,7 @@ def gray_output(x: Tensor, y: Tensor, block: Block = PAIRS, passes: int = 1) -> 
 
     The luma of blocks that are consistent in every colour is at most two levels a pixel from it.
     """
-    return consistent_output(
-        luma(x).float() if passes > 1 else luma(x), y[:1], passes, block
-    ).expand_as(x)
+    return consistent_output(luma(x), y[:1], passes, block).expand_as(x)
 
 
 def rounded(x: Tensor, model: SRVAE, y: Tensor, passes: int = 1) -> Tensor:
@@ -303,15 +301,9 @@ class Upscaler:
 
     def kind_of(self, table: float = 0.0, subsampled: bool = False) -> InputKind:
         """What is known of an input, a JPEG if it has a quantisation ``table`` (its mean)."""
-        match self.options.input:
-            case "auto" if self.restorer is None:
-                return InputKind.exact()
-            case "average":
-                return InputKind.exact()
-            case "auto" | "unknown":
-                return InputKind(table=table, subsampled=subsampled)
-            case reduction:
-                return InputKind(reduction, table=table, subsampled=subsampled)
+        if self.restorer is None:
+            return EXACT
+        return InputKind.named(self.options.input, table, subsampled)
 
     def __call__(
         self, image: Tensor, sample: int = 0, gray: bool = False, kind: InputKind = EXACT
@@ -363,7 +355,11 @@ class Upscaler:
             UserError: not even a small tile fits into the memory allowed.
         """
         factor = self.model.guide.d.factor
-        if self.restorer is not None and self.decode == "estimate" and not self._cascades(kind):
+        if (
+            self.restorer is not None
+            and self.decode == "estimate"
+            and not self._by_likelihood(kind)
+        ):
             self._estimate(self.restorer.estimate, image, outputs, gray, kind)
             return
 
@@ -391,7 +387,7 @@ class Upscaler:
         square = self.model.guide.d.factor**2
         return sum(pixels * square ** (n + 1) for n in range(self.passes))
 
-    def _cascades(self, kind: InputKind) -> bool:
+    def _by_likelihood(self, kind: InputKind) -> bool:
         """Whether the estimate is that of p(x|y,z), which has learnt from averages alone."""
         return (
             kind.trusted

@@ -17,7 +17,6 @@ from torch import Tensor
 from srvae_pyro import evaluate, generate
 from srvae_pyro.data import MemoryImages
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.evaluation import kid
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.models import make_model
@@ -26,7 +25,7 @@ from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.loop import Batches, Trainer
 from srvae_pyro.training.recovery import load_checkpoint
 from tests.evaluation.test_kid import Stub, rows_of
-from tests.parallel_worker import make, update
+from tests.parallel_worker import all_measures, make, update
 from tests.training.test_command import make_images
 from tests.training.test_training import assert_same, some_images, tiny_config
 
@@ -116,21 +115,9 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
     monkeypatch.setattr(kid, "neighbours", lambda *_: {})
     tmp_path, said = done
     assert said.count("super-resolution x2") == said.count("9 images in") == 1
-    run, data = str(tmp_path / "run"), str(tmp_path / "images")
+    run = str(tmp_path / "run")
     shared = json.loads((tmp_path / "two.json").read_text())
-    evaluate.main(
-        EvaluateArguments(
-            run,
-            data=data,
-            split="all",
-            importance_samples=3,
-            kid=True,
-            kid_images=9,
-            refine=2,
-            super_resolution=True,
-            json=tmp_path / "one.json",
-        )
-    )
+    evaluate.main(all_measures(tmp_path, "one.json"))
     alone = json.loads((tmp_path / "one.json").read_text())
     assert shared["images"] == alone["images"] == 21
     for key in ("elbo", "likelihood", "refined_likelihood"):
