@@ -1,6 +1,6 @@
 """What mkdocs adds to the pages: files from outside docs/, commands, settings, formulas.
 
-Nothing is declared twice: flags come from each command's ``--help``, settings from dataclasses.
+Nothing is declared twice: flags come from each command's ``--help-all``, settings from dataclasses.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ def cell(text: str) -> str:
 
 def command(name: str) -> str:
     """A command's help: its first lines, and a table for each box of flags."""
-    call = [sys.executable, "-m", f"srvae_pyro.{name}", "--help"]
+    call = [sys.executable, "-m", f"srvae_pyro.{name}", "--help-all"]
     wide = os.environ | {"COLUMNS": "10000", "PYTHONPATH": str(ROOT)}  # no flag takes two lines
     run = subprocess.run(call, capture_output=True, text=True, check=True, env=wide)
     about, boxes = re.split(r"^(?=╭)", run.stdout, maxsplit=1, flags=re.M)

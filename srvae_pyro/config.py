@@ -141,8 +141,8 @@ class DataConfig(Settings):
     data: Annotated[
         str,
         Flag("NAME|DIR|wds:TARS"),
-        "cifar10, imagenet32 (PNGs), imagenet32-batches, photos (no network needed), a folder, or "
-        "tar shards such as wds:images-{000..099}.tar, which are streamed",
+        "cifar10, imagenet32, imagenet32-batches, photos (no network needed), a folder, or tar "
+        "shards: wds:images-{000..099}.tar",
     ] = "cifar10"
     image_size: Annotated[
         int | None,
@@ -166,8 +166,7 @@ class DataConfig(Settings):
         int | None,
         AtLeast(1, 65536),
         Flag("PIXELS", default="the images as a whole"),
-        "train on random square crops of so many pixels a side; an epoch has as many as cover "
-        "the images' area; validation and test have crops side by side",
+        "train on random square crops of this side; an epoch covers the images' area",
     ] = None
     eval_crops: Annotated[
         int | None,
@@ -260,8 +259,8 @@ class TrainingConfig(Settings):
     init: Annotated[
         str,
         Flag("RUN", default="fresh weights"),
-        "another run, a folder or a Hub id, whose weights and networks to start from; a preset "
-        "then sets only how to train",
+        "another run or a Hub id, to start from its weights and networks; a preset then sets only "
+        "how to train",
     ] = ""
 
 

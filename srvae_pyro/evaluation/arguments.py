@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from srvae_pyro.checked import Above, AtLeast
 from srvae_pyro.config import Device, Precision
@@ -31,6 +31,11 @@ class EvaluateArguments:
     quality of super-resolution, and the bytes of a lossless code. Prints a table and appends each
     result, with what is needed to repeat it, to the run's evaluation.jsonl as soon as it is there.
     """
+
+    COMMON_FLAGS: ClassVar = (
+        *("data", "split", "limit", "seed", "importance_samples", "elbo_only"),
+        *("kid", "super_resolution", "compress", "device"),
+    )
 
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""

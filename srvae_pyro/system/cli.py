@@ -4,12 +4,16 @@ A command's arguments are a dataclass for cyclopts: the text below a field is it
 annotation has bounds, which are checked after parsing::
 
     threads: Annotated[int | None, AtLeast(1), option("N", "one a core")] = None
+
+A class with many flags names those that most people need in ``COMMON_FLAGS``: ``--help`` shows
+these, ``--help-all`` all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import io
 import os
 import sys
@@ -20,20 +24,22 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, convert
+from cyclopts.help import DefaultFormatter, HelpPanel
 
 from srvae_pyro.checked import check
-from srvae_pyro.errors import UserError, out_of_memory, with_flags
+from srvae_pyro.errors import UserError, flag_of, out_of_memory, with_flags
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import ignore_write_errors_of_streams, is_main, print_error
 from srvae_pyro.system.environment import OTHERS
 
 T = TypeVar("T")
+HELP_ALL = "--help-all"
 NESTED = Parameter(name="*")  # for Annotated: settings whose fields are flags of their own
 
 
 def option(metavar: str = "", default: str | None = None, **more: Any) -> Parameter:
     """For ``Annotated``: a value's placeholder and default in the help."""
-    return Parameter(metavar=metavar or None, show_default=default, **more)
+    return Parameter(metavar=metavar or None, show_default=default or _shown_default, **more)
 
 
 def check_arguments(arguments: Any) -> None:
@@ -83,12 +89,32 @@ def run_command(
 def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> T:
     """The arguments of a command line, by default the process's; exits after printing help."""
     name = f"python -m srvae_pyro.{prog}"
+    words = sys.argv[1:] if words is None else words
+    app = make_app(kind, name)
+    if (common := getattr(kind, "COMMON_FLAGS", ())) and HELP_ALL not in words:
+        app.help = inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0]
+        app.help_formatter = _CommonFlags(common)
+        app.help_epilogue = f"{HELP_ALL} shows the rest."
+    try:
+        arguments: T | None = app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UserError(f"{str(error).rstrip('.')} (see {name} --help)") from None
+    if arguments is None:
+        sys.exit(0)
+    return arguments
+
+
+def make_app(kind: type[T], name: str) -> App:
+    """The parser of a command's arguments, which returns them."""
     app = App(
         name=name,
         help=kind.__doc__,
+        help_flags=("--help", "-h", HELP_ALL),
         version_flags=(),
         group_parameters=Group("options", sort_key=0),
-        default_parameter=Parameter(negative=(), consume_multiple=True, converter=_convert),
+        default_parameter=Parameter(
+            negative=(), consume_multiple=True, converter=_convert, show_default=_shown_default
+        ),
         result_action="return_value",
     )
     app["--help"].show = False
@@ -103,14 +129,25 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
     with suppress(TypeError):  # an argument without a default
         command.__defaults__ = (kind(),)
     app.default(command)
-    try:
-        words = sys.argv[1:] if words is None else words
-        arguments: T | None = app(words, exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        raise UserError(f"{str(error).rstrip('.')} (see {name} --help)") from None
-    if arguments is None:
-        sys.exit(0)
-    return arguments
+    return app
+
+
+def _shown_default(value: Any) -> str | None:
+    """A flag's default in the help; none of a switch."""
+    return None if value is False else str(value)
+
+
+class _CommonFlags(DefaultFormatter):
+    """Shows positional arguments and a few flags, by their fields' names."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.flags = set(map(flag_of, names))
+
+    def __call__(self, console: Any, options: Any, panel: HelpPanel) -> None:
+        entries = [e for e in panel.entries if e.positional_label or self.flags & set(e.names)]
+        if entries:
+            super().__call__(console, options, panel.copy(entries=entries))
 
 
 def _convert(kind: Any, tokens: Sequence[Token]) -> Any:

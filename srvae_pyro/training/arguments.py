@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from srvae_pyro.checked import Above, AtLeast, Between, Flag, hints_of, metadata_of, type_of
 from srvae_pyro.config import (
@@ -104,9 +104,7 @@ class TrainOptions:
     """How to train, beside the settings that ``config.json`` holds."""
 
     resume: bool = False
-    """go on from the run's last checkpoint, with its settings; the length may change, and
-    schedules that are shares of it rescale with it; --data says where the images are now, if they
-    were moved"""
+    """go on from the run's last checkpoint; a new length rescales the schedules"""
     save_minutes: Annotated[float, Above(0, math.inf)] = 10.0
     """minutes between checkpoints within an epoch; each epoch's end has one too"""
 
@@ -151,12 +149,15 @@ class TrainArguments(TrainOptions):
     --resume goes on from there.
     """
 
+    COMMON_FLAGS: ClassVar = (
+        *("preset", "run", "resume", "data", "crops", "device", "model"),
+        *("steps", "max_minutes", "batch_size", "init"),
+    )
+
     preset: Annotated[Preset | None, option("NAME", "paper; with --init its run's")] = None
-    """networks and training: days on a GPU, hours on a CPU, or minutes on a CPU; photo is small for
-    photographs, learnt from crops of 64x64"""
+    """networks and training; paper takes days on a GPU, the others hours or minutes on a CPU"""
     run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA", alias="--run-name")] = None
-    """name of the run under runs/, or with a slash the path of its folder; --run-name under
-    torchrun, which takes --run for its own"""
+    """name of the run under runs/, or with a slash its folder; --run-name under torchrun"""
     set: Annotated[tuple[str, ...], option("PART.NAME=VALUE", "none")] = ()
     """any settings, named as in config.json: model.p_x.growth=24 training.anneal=0.5"""
 

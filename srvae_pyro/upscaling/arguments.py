@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from srvae_pyro.checked import Above, AtLeast, Between
 from srvae_pyro.config import Device, Precision
@@ -81,6 +81,10 @@ class UpscaleArguments:
     Transparency is upscaled by bicubic interpolation. A gray photograph's outputs are gray; EXIF,
     XMP, resolution, colour profile and gamma are kept, and a line names what is not.
     """
+
+    COMMON_FLAGS: ClassVar = (
+        *("out", "factor", "samples", "seed", "input", "memory_gb", "gif", "device", "threads"),
+    )
 
     run: str
     """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,22 @@ def test_help_needs_no_library_and_names_every_option() -> None:
         assert option in done.stdout
 
 
+@pytest.mark.parametrize("kind", [TrainArguments, EvaluateArguments, UpscaleArguments])
+def test_help_has_the_common_flags_and_help_all_the_others(
+    kind: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            parse(kind, words=[flag])
+        shown[flag] = capsys.readouterr().out
+    common, everything = (set(re.findall(r"--[a-z-]+", text)) for text in shown.values())
+    assert {f"--{name.replace('_', '-')}" for name in kind.COMMON_FLAGS} <= common
+    assert common - everything == {"--help-all"}
+    assert "--precision" in everything - common
+    assert shown["--help"].count("\n") < 45
+
+
 def test_a_flag_of_several_values_can_be_given_in_several_places() -> None:
     words = "--set model.stages=3 --preset small --set training.lr=1 training.eps=2 --set=a.b=c"
     arguments = parse(TrainArguments, "train", words.split())
@@ -294,6 +311,14 @@ def test_one_program_has_all_commands(capsys: pytest.CaptureFixture[str]) -> Non
     from srvae_pyro.__main__ import COMMANDS, main
 
     with pytest.MonkeyPatch.context() as patch:
+        for shell, code in (("bash", None), ("tcsh", 2)):
+            patch.setattr(sys, "argv", ["srvae-pyro", "completion", shell])
+            with nullcontext() if code is None else pytest.raises(SystemExit):
+                main()
+        script = capsys.readouterr().out
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+        assert "--estimate-weight" in script
+        assert "decompress" in script
         patch.setattr(sys, "argv", ["srvae-pyro"])
         main()
         listed = capsys.readouterr().out

@@ -475,7 +475,7 @@ def test_images_that_do_not_suit_name_the_flag_that_helps(
 
 def test_every_training_setting_has_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(TrainArguments, "train", ["--help"])
+        parse(TrainArguments, "train", ["--help-all"])
     told = capsys.readouterr().out
     names = {f.name for f in fields(TrainArguments)}
     assert {f.name for f in fields(TrainingConfig)} <= names
