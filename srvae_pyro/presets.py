@@ -73,7 +73,7 @@ _MODELS: dict[tuple[Preset, ModelName], ModelConfig] = {
         p_x_from_z=Dense(16, 2),
         p_x_z_channels=8,
         p_x=Dense(12, 2, 1),
-        groups=Residual(24, 1),
+        groups=Residual(24, 1, shared=1, estimate=True),
         p_u_network=Dense(8, 2),
         components=5,
         likelihood="groups",
@@ -143,7 +143,7 @@ _SMALL = TrainingConfig(
 )
 _MINUTES = TrainingConfig(
     epochs=None,
-    steps=1500,  # not minutes: the result does not depend on the machine's speed
+    steps=600,  # not minutes: the result does not depend on the machine's speed
     lr=4e-3,
     warmup_steps=50,
     anneal=0.4,
@@ -161,7 +161,9 @@ _TRAINING: dict[tuple[Preset, ModelName], TrainingConfig] = {
         _SMALL, kl_warmup=0.4, kl_u_start=0.02, kl_u_warmup=0.5, y_updates=2
     ),
     ("small", "vae"): _SMALL,
-    ("quickstart", "srvae"): replace(_MINUTES, kl_warmup=0.4, kl_u_start=0.02, kl_u_warmup=0.4),
+    ("quickstart", "srvae"): replace(
+        _MINUTES, kl_warmup=0.8, kl_u_start=0.02, kl_u_warmup=0.6, estimate_weight=0.25
+    ),
     ("quickstart", "vae"): _MINUTES,
     ("photo", "srvae"): replace(
         _SMALL,

@@ -134,7 +134,10 @@ def load_photos(options: ImageOptions = DEFAULTS) -> DataSplits:
         "seed": options.seed,
     }
     train = MemoryImages(splits["train"])
-    return DataSplits("photos", train, splits["val"], splits["test"], info, photograph_of)
+    side = min(shortest[i] for i in usable)
+    areas = [photographs[i].crop(parts[i]["test"]) for i in usable]
+    larger = _crops(areas, [side] * len(areas), side, np.full((len(areas), 3), 0.5))
+    return DataSplits("photos", train, splits["val"], splits["test"], info, photograph_of, larger)
 
 
 def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.ndarray) -> Tensor:

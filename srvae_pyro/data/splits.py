@@ -176,6 +176,7 @@ class DataSplits:
     info: dict[str, Any] = field(default_factory=dict)  # what a run records, fit for JSON
     # By split, if its images are cut from a few photographs: the index of each one's, (N).
     photographs: dict[str, Tensor] = field(default_factory=dict)
+    larger: Tensor | None = None  # (N, C, H, W): of the test photographs, larger than the images
 
     def __post_init__(self) -> None:
         for images in (self.val, self.test):

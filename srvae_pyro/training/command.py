@@ -7,23 +7,28 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
+
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data import DataSplits, ImageOptions, load_data
 from srvae_pyro.data.run_data import refuse_missing
 from srvae_pyro.data.splits import evenly_spaced
+from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.inference.statistics import bits_per_dim
-from srvae_pyro.models import load
+from srvae_pyro.models import ImageModel, load, super_resolves
 from srvae_pyro.models.base import load_weights
 from srvae_pyro.models.pixel_groups import is_consistent
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
+from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import CONFIG, name_for
 from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import THREADS, process_cores, start
-from srvae_pyro.system.files import locked, write_json
+from srvae_pyro.system.files import locked, write_json, write_whole
 from srvae_pyro.system.parallel import ProcessGroup, process_group
 from srvae_pyro.training.arguments import SettingsGiven, TrainArguments, TrainOptions
 from srvae_pyro.training.loop import Trainer, time_limit
@@ -39,7 +44,10 @@ from srvae_pyro.training.settings import (
     run_name,
 )
 from srvae_pyro.training.validation import score
+from srvae_pyro.upscaling.quality import psnr
+from srvae_pyro.upscaling.upscaler import Upscaler, downscaled
 
+DRAWN, UPSCALED = 64, 8  # images of the figures at a run's end
 IN_USE = "another process trains there; wait for it, stop it, or choose another name with --run"
 
 
@@ -243,7 +251,8 @@ def report(trainer: Trainer) -> None:
         report_restoration(trainer, count)
         return
     print_line(f"scoring the best weights on {count:,} test {data.unit}")
-    elbo = score(load(folder, trainer.group.device), data, "test", count)
+    model = load(folder, trainer.group.device)
+    elbo = score(model, data, "test", count)
     images = evenly_spaced(data.test, count)
     histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
     results = {
@@ -270,7 +279,36 @@ def report(trainer: Trainer) -> None:
         f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
         "each dimension"
     )
+    for line in final_figures(model, data, folder / "figures"):
+        print_line(line)
     crops = trainer.config.data.crops is not None and is_consistent(trainer.config.model)
     name = name_for(folder)
     next_one = f"upscale {name} PHOTO.jpg" if crops else f"generate {name}"
-    print_line(f"see {folder / 'figures'}, or: python -m srvae_pyro.{next_one}")
+    print_line(f"next: python -m srvae_pyro.{next_one}")
+
+
+def final_figures(model: ImageModel, data: DataSplits, folder: Path) -> list[str]:
+    """Draw samples and upscaled test images, beside bicubic; lines that name the files."""
+    samples = model.generate(DRAWN, seed=0)["x"]
+    save_image(grid(samples, columns=16), folder / "samples.png")
+    lines = [f"{folder / 'samples.png'}: {DRAWN} generated images"]
+    x = evenly_spaced(data.test, UPSCALED) if data.larger is None else data.larger
+    if super_resolves(model) and model.guide.d.factor > 1 and len(x):
+        y = downscaled(model, x)
+        upscaler = Upscaler(model)
+        outputs = torch.stack([upscaler(image) for image in y])
+        bicubic = F.interpolate(y.float(), size=x.shape[-2:], mode="bicubic")
+        bicubic = bicubic.round().clamp(0, 255).to(torch.uint8)
+        ours, theirs = (psnr(levels, x).mean().item() for levels in (outputs, bicubic))
+        rows = [
+            LabelledRow("input", to_unit(y)),
+            LabelledRow(f"bicubic\n{theirs:.2f} dB", to_unit(bicubic)),
+            LabelledRow(f"this model\n{ours:.2f} dB", to_unit(outputs)),
+            LabelledRow("original", to_unit(x)),
+        ]
+        write_whole(folder / "upscaled.png", labelled_rows(rows, side=112).save)
+        lines.append(
+            f"{folder / 'upscaled.png'}: {len(x)} test images, upscaled {model.guide.d.factor} "
+            f"times: {ours:.2f} dB, bicubic {theirs:.2f} dB"
+        )
+    return lines

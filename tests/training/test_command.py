@@ -148,6 +148,8 @@ def test_a_run_leaves_a_complete_folder(done: Done) -> None:
         kinds.add("super-resolution")
     figures = {path.name for path in (done.folder / "figures").iterdir()}
     assert figures >= {f"{kind}-{step:07d}.png" for kind in kinds for step in (4, STEPS)}
+    last = {"samples.png", *(("upscaled.png",) if done.model == "srvae" else ())}
+    assert {name for name in figures if "-0" not in name} == last
     for name in figures:
         with Image.open(done.folder / "figures" / name) as image:
             assert image.mode == "RGB"
