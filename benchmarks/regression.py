@@ -250,7 +250,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     batches = Batches(data.train, config.training.batch_size, device, options.seed)
     began = clock(device)
-    bf16, flip = precision == "bf16", config.data.augment
+    bf16, flip = precision == "bf16", config.data.augment != "none"
     steps = train(network, batches, options.minutes, options.lr, bf16, flip)
     minutes = (clock(device) - began) / 60
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}

@@ -69,7 +69,7 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "q(z|x,y)": ("--guide-z-sees-y",),
         "y = Downscale 4": ("--transform", "downscale4"),
         "y = Grayscale": ("--transform", "grayscale"),
-        "no augmentation": ("--no-augment",),
+        "no augmentation": ("--augment", "none"),
     },
 }
 INDEPENDENT = (

@@ -45,6 +45,7 @@ class Residual(Settings):
 DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")
 SHARDS = "wds:"  # how the name of images in tar shards begins
 
+Augmentation = Literal["none", "flips", "shifts"]
 Device = Literal["auto", "cpu", "cuda"]
 LatentLikelihoodName = Literal["independent", "pyramid"]
 LikelihoodName = Literal["independent", "groups"]
@@ -160,7 +161,12 @@ class DataConfig(Settings):
     limit: Annotated[
         int | None, AtLeast(1), Flag(default="all"), "use only the first images of each split"
     ] = None
-    augment: Annotated[bool, Flag(name="no_augment"), "neither flip nor shift to train"] = True
+    augment: Annotated[
+        Augmentation,
+        Flag(default="the preset's"),
+        "of training images: horizontal flips; or flips, and shifts by up to 5%, which crops have "
+        "already",
+    ] = "shifts"
     info: dict[str, Any] = field(default_factory=dict)
     crops: Annotated[
         int | None,

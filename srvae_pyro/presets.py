@@ -210,5 +210,10 @@ def damaged_inputs(training: TrainingConfig, data: DataConfig) -> tuple[Training
 
 
 def preset_data(name: Preset) -> DataConfig:
-    """How a preset takes its images: ``photo`` crops of its size."""
-    return DataConfig(crops=64) if name == "photo" else DataConfig()
+    """How a preset takes its images: ``photo`` crops of its size, ``paper`` as published.
+
+    Shifts move the grid of images that have been JPEGs.
+    """
+    if name == "paper":
+        return DataConfig()
+    return DataConfig(augment="flips", crops=64 if name == "photo" else None)

@@ -52,7 +52,7 @@ def without_noise() -> Iterator[None]:
 def config(steps: int, groups: bool = False, prior: str = "", **training: Any) -> RunConfig:
     prior = prior or ("standard" if groups else "realnvp")
     made = tiny_config(prior=prior, steps=steps, **training)
-    made.data.__dict__["augment"] = False  # frozen, but not for a test
+    made.data.__dict__["augment"] = "none"  # frozen, but not for a test
     return replace(made, model=replace(made.model, **GROUPS)) if groups else made
 
 

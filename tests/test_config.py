@@ -61,7 +61,7 @@ def test_every_setting_survives_json() -> None:
     config = RunConfig(
         "small",
         ModelConfig(image_shape=(1, 8, 24), p_u="mixture", p_z=Dense(3, 4, 5), init_scale=0.5),
-        DataConfig("here", 16, 1, 3, 99, False, {"counts": {"train": 5}, "indices": [1, 2]}),
+        DataConfig("here", 16, 1, 3, 99, "none", {"counts": {"train": 5}, "indices": [1, 2]}),
         TrainingConfig(epochs=None, steps=7, betas=(0.5, 0.6), precision="bf16"),
         "0.0",
     )
@@ -144,7 +144,7 @@ def test_photographs_are_learnt_from_crops_and_without_regard_to_their_size() ->
         assert config.image_shape[1:] == (preset_data("photo").crops,) * 2
         blocks = [m for m in make_model(config).modules() if isinstance(m, ChannelAttention)]
         assert not blocks
-    assert preset_data("small") == DataConfig()
+    assert preset_data("small") == DataConfig(augment="flips")
 
 
 def test_the_weight_of_an_estimate_goes_with_models_that_make_one(

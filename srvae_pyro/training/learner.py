@@ -223,8 +223,8 @@ class Learner:
         kl_weights: Mapping[str, float],
         votes: Callable[[], list[float]],
     ) -> Outcome:
-        if self.config.data.augment:
-            shift = self.config.data.crops is None
+        if self.config.data.augment != "none":
+            shift = self.config.data.augment == "shifts" and self.config.data.crops is None
             images = augment(images, self.randomness.augmentation, shift)
         self.optimizer.zero_grad(set_to_none=True)
         loss, terms = self.backward(target.parallel, to_unit(images), kl_weights)

@@ -14,7 +14,6 @@ from srvae_pyro import __version__
 from srvae_pyro.config import (
     DATA_SETS,
     SHARDS,
-    DataConfig,
     ModelConfig,
     ModelName,
     RunConfig,
@@ -58,7 +57,9 @@ def fresh_config(given: SettingsGiven) -> RunConfig:
     name = given.preset or usual
     kind: ModelName = given.model.get("model") or (init.model.model if init else "srvae")
     model, training = preset(name, kind)
-    data = DataConfig() if "image_size" in given.data else preset_data(name)  # whole images
+    data = preset_data(name)
+    if "image_size" in given.data:
+        data = replace(data, crops=None)  # whole images
     if given.training.get("inputs") == "damaged":
         training, data = damaged_inputs(training, data)
     start = RunConfig(name, init.model if init else model, data, training, __version__)

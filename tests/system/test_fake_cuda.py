@@ -51,7 +51,7 @@ class OnGpu:
         config = RunConfig(
             preset="",
             model=config_of(self.name),
-            data=DataConfig(data="", augment=True),
+            data=DataConfig(data="", augment="shifts"),
             training=TrainingConfig(**kind.training),
         )
         learner = Learner(config, len(self.levels), GPU, kind.accumulate)

@@ -491,7 +491,7 @@ def test_flags_of_all_kinds_reach_the_settings() -> None:
     assert (config.model, config.training) == (ModelConfig(), TrainingConfig())
     assert config.data.data == "cifar10"
     line = (
-        "--preset small --betas 0.5 0.75 --analytic-kl False --epochs 2 --no-augment --seed 3 "
+        "--preset small --betas 0.5 0.75 --analytic-kl False --epochs 2 --augment none --seed 3 "
         "--transform sketch --likelihood independent --prior mixture --guide-z-sees-y --limit 9 "
         "--channels 1 --image-size 64"
     )
@@ -500,7 +500,7 @@ def test_flags_of_all_kinds_reach_the_settings() -> None:
     assert (training.betas, training.analytic_kl, training.seed) == ((0.5, 0.75), False, 3)
     assert (training.epochs, training.steps, training.max_minutes) == (2, None, None)
     assert (model.d, model.p_u, model.guide_z_sees_y) == ("sketch", "mixture", True)
-    assert (data.augment, data.limit, data.channels, data.image_size) == (False, 9, 1, 64)
+    assert (data.augment, data.limit, data.channels, data.image_size) == ("none", 9, 1, 64)
     assert data.seed == 0
     given = TrainArguments(preset="small", data_seed=4)
     assert fresh_config(given.settings()).data.seed == 4
@@ -515,7 +515,13 @@ def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
     done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resume = ("--run", str(done.folder), "--resume", "--keep-allocator", "--device", "cpu")
-    for flags in ("--seed 1", "--lr-decay 0.5", "--data-seed 1", "--no-augment", "--prior mixture"):
+    for flags in (
+        "--seed 1",
+        "--lr-decay 0.5",
+        "--data-seed 1",
+        "--augment none",
+        "--prior mixture",
+    ):
         told = error(monkeypatch, capsys, *resume, *flags.split())
         assert f"was trained with another {flags.split()[0]}" in told
         assert ": leave it out to resume" in told
