@@ -12,7 +12,7 @@ import pyro
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, float64
 
 from srvae_pyro.distributions import (
     ConsistentGroups,
@@ -42,6 +42,14 @@ class Case(NamedTuple):
 
 CHANNELS = DiscretizedLogisticMixture.parameter_channels
 LEVELS = to_unit(torch.arange(256)).view(256, 1, 1, 1)
+
+
+def dark(parameters: Tensor) -> DiscretizedLogisticMixture:
+    """Of three colours near black, with less than 1e-9 above the levels of ``DARK``."""
+    parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+    logits, means, log_scales, coefficients = parameters.split([2, 6, 6, 6], -3)
+    parts = logits, means.tanh() / 255, 0.1 * log_scales.tanh() - 6.8, coefficients
+    return DiscretizedLogisticMixture.from_channels(torch.cat(parts, -3))
 
 
 def truncated(low: int, high: int, colours: int, parameters: Tensor) -> TruncatedMixture:
@@ -107,9 +115,11 @@ def case_of_groups(levels: Sequence[int], block: Block = PAIRS) -> Case:
     return Case(partial(groups, levels, block), channels, images_of(levels, block))
 
 
+DARK = to_unit(torch.cartesian_prod(*map(torch.arange, (9, 17, 33))), float64).view(-1, 3, 1, 1)
 COLOURS = to_unit(torch.cartesian_prod(*[torch.arange(100, 106)] * 3)).view(-1, 3, 1, 1)
 CASES = {
     "mixture": Case(partial(DiscretizedLogisticMixture.from_channels, channels=1), 6, LEVELS),
+    "mixture in colour": Case(dark, 20, DARK),
     "truncated": Case(partial(truncated, 3, 250, 1), CHANNELS(2, 1), LEVELS[3:251]),
     "truncated in colour": Case(partial(truncated, 100, 105, 3), CHANNELS(2, 3), COLOURS),
     "groups": case_of_groups([1]),

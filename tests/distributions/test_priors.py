@@ -42,28 +42,17 @@ SHAPE = (4, 4, 6)
 
 @pytest.mark.parametrize("name", PRIORS)
 @torch.no_grad()
-def test_density_integrates_to_one(name: str) -> None:
-    density = PRIORS[name]((1, 2, 2)).double()()
-    proposal = dist.StudentT(5.0, torch.zeros(1, 2, 2).double(), 2.0).to_event(3)
-    u = proposal.sample((40_000,))
-    weights = (density.log_prob(u) - proposal.log_prob(u)).exp()
-    error = weights.std().item() / math.sqrt(len(weights))
-    assert error < 0.03
-    assert abs(weights.mean().item() - 1) < 5 * error
-
-
-@pytest.mark.parametrize("name", PRIORS)
-@torch.no_grad()
-def test_samples_have_the_densitys_moments(name: str) -> None:
+def test_samples_have_the_moments_of_a_density_that_integrates_to_one(name: str) -> None:
     """E_p[f] of samples against the same by importance weights from a wider distribution."""
     density = PRIORS[name]((1, 2, 2)).double()()
     proposal = dist.StudentT(5.0, torch.zeros(1, 2, 2).double(), 2.0).to_event(3)
     u = proposal.sample((40_000,))
     weights = (density.log_prob(u) - proposal.log_prob(u)).exp().unsqueeze(-1)
     samples = density.sample((40_000,)).flatten(1)
-    for power in (1, 2):
+    for power in (0, 1, 2):
         weighted, direct = weights * u.flatten(1) ** power, samples**power
         error = ((weighted.var(0) + direct.var(0)) / 40_000).sqrt()
+        assert (error < 0.03).all() or power > 0
         assert ((weighted.mean(0) - direct.mean(0)).abs() < 5 * error).all()
 
 

@@ -10,19 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.transforms import ComposeTransform, Transform
 
-from srvae_pyro.distributions import (
-    AffineCoupling,
-    OnFirstHalf,
-    RealNVP,
-    RealNVPPrior,
-    Squeeze,
-)
+from srvae_pyro.distributions import AffineCoupling, OnFirstHalf, RealNVP, RealNVPPrior, Squeeze
 from srvae_pyro.distributions.realnvp import checkerboard_mask
-from srvae_pyro.networks import (
-    ChannelGain,
-    CouplingNetwork,
-    WeightNormalized,
-)
+from srvae_pyro.networks import ChannelGain, CouplingNetwork, WeightNormalized
 
 SHAPE = (4, 4, 4)
 
@@ -99,12 +89,12 @@ def test_log_determinant_is_that_of_autograds_jacobian(name: str) -> None:
     y = transform(x)
     expected = log_determinant(transform, x).detach()
     assert (expected.abs() > 1e-3) == ("squeeze" not in name)
-    outputs = {
-        "of a pair": transform.log_abs_det_jacobian(x, y),
-        "after the inverse": transform.log_abs_det_jacobian(transform.inv(y), y),
-        "of the inverse": -transform.inv.log_abs_det_jacobian(y, x),
-    }
-    for output in outputs.values():
+    outputs = (
+        transform.log_abs_det_jacobian(x, y),
+        transform.log_abs_det_jacobian(transform.inv(y), y),
+        -transform.inv.log_abs_det_jacobian(y, x),
+    )
+    for output in outputs:
         assert output.shape == ()
         torch.testing.assert_close(output.detach(), expected, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(log_determinant(transform.inv, y), -expected, atol=1e-9, rtol=1e-9)
@@ -171,9 +161,7 @@ def test_prior_changes_both_halves_of_each_scale() -> None:
 
 @pytest.fixture
 def prior() -> RealNVPPrior:
-    prior = RealNVPPrior(SHAPE, 4, 2)
-    shaken(prior)
-    return prior.double()
+    return shaken(RealNVPPrior(SHAPE, 4, 2)).double()
 
 
 def some_u(*batch: int) -> Tensor:
@@ -188,15 +176,6 @@ def test_density_is_the_bases_times_the_determinant(prior: RealNVPPrior) -> None
     v = whole.inv(u)
     expected = dist.Normal(0.0, 1.0).log_prob(v).sum() + log_determinant(whole.inv, u)
     torch.testing.assert_close(density.log_prob(u), expected, atol=1e-9, rtol=1e-9)
-
-
-def test_every_parameter_of_the_flow_gets_a_gradient(prior: RealNVPPrior) -> None:
-    prior().log_prob(some_u(5)).sum().backward()
-    for name, parameter in prior.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        # The direction of a channel's gain is one number, whose length does not matter.
-        assert parameter.grad.any() != name.endswith("scale.direction"), name
 
 
 def test_sample_is_differentiable_in_the_parameters(prior: RealNVPPrior) -> None:
