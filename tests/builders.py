@@ -1,6 +1,6 @@
 """What the tests share: tiny models, their runs, random images, and errors of users."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -102,3 +102,13 @@ def one_line(error: pytest.ExceptionInfo[Any]) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+class Malicious:
+    """What calls a function when it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call

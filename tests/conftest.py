@@ -1,6 +1,8 @@
 """The order of the tests, and the state in which each starts."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pyro
 import pytest
@@ -31,6 +33,21 @@ def _clean_start() -> None:
     """No parameters of earlier tests in Pyro's store, a fixed seed, Pyro's validation on."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+    pyro.enable_validation(True)
+
+
+@pytest.fixture
+def as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pyro's checks off, as the command has them; metrics every second step; little drawing."""
+
+    def draw(model: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        torch.rand(7)  # as drawing would use random numbers
+        return {"nothing": torch.zeros(3, 8, 8)}
+
+    monkeypatch.setattr("srvae_pyro.training.loop.LOG_EVERY", 2)
+    monkeypatch.setattr("srvae_pyro.training.validation.progress_figures", draw)
+    pyro.enable_validation(False)
+    yield
     pyro.enable_validation(True)
 
 

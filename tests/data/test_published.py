@@ -21,6 +21,7 @@ from srvae_pyro.data import imagenet32 as imagenet32_batches
 from srvae_pyro.data import named as cifar10
 from srvae_pyro.data.imagenet32 import read_arrays
 from srvae_pyro.errors import UserError
+from tests.builders import Malicious
 
 
 def images(count: int, first: int = 0) -> np.ndarray:
@@ -206,14 +207,6 @@ def test_imagenet32_not_whole(tmp_path: Path) -> None:
 
 
 # Pickles
-
-
-class Malicious:
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.call
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

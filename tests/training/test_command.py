@@ -25,7 +25,6 @@ from srvae_pyro.checked import metadata_of
 from srvae_pyro.config import ModelConfig, Residual, TrainingConfig
 from srvae_pyro.data import load_data
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.runs import read_config
 from srvae_pyro.system.cli import parse, run_command
@@ -542,34 +541,6 @@ def test_photographs_come_as_crops_unless_a_size_is_given() -> None:
     assert fresh_config(TrainArguments(preset="photo", crops=32).settings()).data.crops == 32
     whole = fresh_config(TrainArguments(preset="photo", image_size=64).settings()).data
     assert (whole.crops, whole.image_size) == (None, 64)
-
-
-# What the report compares with
-
-
-def test_histogram_by_hand() -> None:
-    train_images = torch.tensor([0, 0, 0, 255], dtype=torch.uint8).reshape(4, 1, 1, 1)
-    test_images = torch.tensor([0, 255, 7], dtype=torch.uint8).reshape(3, 1, 1, 1)
-    total = 4 + 256
-    pooled = {0: 4 / total, 255: 2 / total, 7: 1 / total}
-    expected = 0.0
-    for level, count in ((0, 3), (255, 1), (7, 0)):
-        expected -= math.log((count + 2.0 * pooled[level]) / (4 + 2.0))
-    found = histogram_nats(train_images, test_images, prior_weight=2.0)
-    assert found == pytest.approx(expected / 3, rel=1e-5)
-
-
-def test_histogram_is_of_each_dimension() -> None:
-    """Dimensions that never change cost little, each with its own level; others 8 bits."""
-    generator = torch.Generator().manual_seed(0)
-    fixed = torch.randint(0, 256, (1, 3, 4, 4), generator=generator, dtype=torch.uint8)
-    constant = fixed.expand(2000, 3, 4, 4)
-    uniform = 48 * math.log(256)
-    assert histogram_nats(constant, constant[:5]) < 0.05 * uniform
-    noise = torch.randint(0, 256, (2000, 3, 4, 4), generator=generator, dtype=torch.uint8)
-    assert histogram_nats(noise, noise[:50]) == pytest.approx(uniform, rel=0.1)
-    smooth = (noise.float() * 0.25 + 100).to(torch.uint8)
-    assert histogram_nats(smooth[:1000], smooth[1000:]) < 0.85 * uniform
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """How long a run takes, by its limits and by the clock."""
 
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,10 @@ import pytest
 
 from srvae_pyro.config import TrainingConfig
 from srvae_pyro.presets import preset
+from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training import loop
 from srvae_pyro.training.loop import about, run_length, time_limit
+from srvae_pyro.training.progress import Clock, Interrupt, Progress
 from srvae_pyro.training.settings import fresh_config
 from tests.training.test_command import arguments
 from tests.training.test_training import make_trainer, tiny_config
@@ -88,3 +92,35 @@ def test_a_limit_that_is_given_replaces_the_presets(tmp_path: Path) -> None:
         training = fresh_config(given.settings()).training
         limits = {name: getattr(training, name) for name in ("steps", "epochs", "max_minutes")}
         assert {name: value for name, value in limits.items() if value is not None} == limit
+
+
+def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, tiny_config(epochs=4, steps=100, max_minutes=10.0))
+    assert trainer.fraction_done() == 0
+    trainer.progress.step = 10
+    assert trainer.fraction_done() == 0.5  # of 4 epochs of 5 steps
+    trainer.progress.seconds = 9 * 60
+    assert trainer.fraction_done() == pytest.approx(0.9)
+    trainer.progress.seconds = 1e9
+    assert trainer.fraction_done() == 1
+
+
+def test_processes_decide_alike_by_the_first_ones_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    interrupts = Interrupt(), Interrupt()
+    clocks = [
+        Clock(Progress(), interrupt, ProcessGroup(rank, 2))
+        for rank, interrupt in enumerate(interrupts)
+    ]
+    clocks[0].save_in(2.5)
+    decisions = []
+    for moment in (102.0, 103.0, 104.0):
+        now = moment
+        interrupts[1].signal = signal.SIGTERM if moment == 104 else None
+        sums = [sum(votes) for votes in zip(*(clock.votes() for clock in clocks), strict=True)]
+        for clock in clocks:
+            clock.count(sums)
+        decisions.append([(c.save_due, c.stop, c.progress.seconds) for c in clocks])
+    expected = (False, False, 2.0), (True, False, 3.0), (True, True, 4.0)
+    assert decisions == [[decision] * 2 for decision in expected]

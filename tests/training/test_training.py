@@ -1,4 +1,4 @@
-"""The training loop: resuming, checkpoints, validation, and updates that are not finite."""
+"""The training loop: resuming, checkpoints, and updates that are not finite."""
 
 import copy
 import itertools
@@ -7,14 +7,10 @@ import math
 import os
 import pickle
 import signal
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyro
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,20 +18,18 @@ from torch import Tensor
 
 from srvae_pyro.config import DataConfig, RunConfig, TrainingConfig
 from srvae_pyro.data import DataSplits, MemoryImages
-from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.drawing.grids import progress_figures
 from srvae_pyro.errors import UserError
-from srvae_pyro.evaluation.likelihood import ElboResult
-from srvae_pyro.inference.statistics import RunningMean, bits_per_dim
-from srvae_pyro.models import ImageModel
-from srvae_pyro.runs import validation_nats
+from srvae_pyro.inference.statistics import RunningMean
 from srvae_pyro.system.parallel import ProcessGroup
-from srvae_pyro.training import loop, recovery, validation
+from srvae_pyro.training import recovery
 from srvae_pyro.training.loop import Batches, Trainer
 from srvae_pyro.training.metrics import MetricsLog
-from srvae_pyro.training.progress import Clock, Interrupt, Progress
+from srvae_pyro.training.progress import Interrupt
 from srvae_pyro.training.recovery import load_checkpoint
-from tests.builders import refused, smallest
+from tests.builders import Malicious, refused, smallest
+from tests.training.test_command import lines_of
+
+pytestmark = pytest.mark.usefixtures("as_in_a_run")
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -74,23 +68,12 @@ def begin(trainer: Trainer) -> None:
     trainer.learner.initialize(trainer.batches.first(BATCH))
 
 
-def end_epoch(trainer: Trainer) -> None:
-    """Validates and saves as at the end of an epoch."""
-    with closing(MetricsLog(trainer.folder, 0)) as trainer.log, trainer.make_bar() as trainer.bar:
-        trainer.validate()
-        trainer.recovery.save()
-
-
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
     return copy.deepcopy(dict(sorted(model.state_dict().items())))
 
 
 def best_of(folder: Path) -> dict[str, Tensor]:
     return dict(sorted(load_file(folder / "model.safetensors").items()))
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -112,63 +95,35 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert a == b or (a != a and b != b), where
 
 
-def draw_nothing(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
-    torch.rand(7)  # as drawing would use random numbers
-    return {"nothing": torch.zeros(3, 8, 8)}
+def interrupted_at(at: int, number: int = signal.SIGINT) -> type[Trainer]:
+    """A trainer that gets a signal in the middle of an update."""
 
+    class Interrupted(Trainer):
+        def step(self, images: Tensor) -> None:
+            super().step(images)
+            if self.progress.step == at:
+                signal.raise_signal(number)
 
-@pytest.fixture(autouse=True)
-def _as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Pyro's checks off, as the command has them; metrics every second step; little drawing."""
-    monkeypatch.setattr(loop, "LOG_EVERY", 2)
-    monkeypatch.setattr(validation, "progress_figures", draw_nothing)
-    pyro.enable_validation(False)
-    yield
-    pyro.enable_validation(True)
-
-
-class Interrupted(Trainer):
-    """Gets a signal in the middle of an update."""
-
-    at = 0
-    number = signal.SIGINT
-
-    def step(self, images: Tensor) -> None:
-        super().step(images)
-        if self.progress.step == self.at:
-            signal.raise_signal(self.number)
-
-
-def interrupted_at(step: int, number: int = signal.SIGINT) -> type[Trainer]:
-    return type("Interrupted", (Interrupted,), {"at": step, "number": number})
+    return Interrupted
 
 
 # Resuming
 
 
 @pytest.mark.parametrize(
-    ("model", "prior", "precision", "at", "steps", "switches"),
+    ("at", "steps", "changes"),
     [
-        # In the first epoch, metrics half averaged.
-        ("srvae", "realnvp", "fp32", 3, EPOCH + 1, {}),
-        ("srvae", "standard", "bf16", 2, 3, SWITCHES),
-        ("srvae", "standard", "fp32", EPOCH, EPOCH + 1, SWITCHES),  # an epoch's end
-        ("vae", "standard", "fp32", 2 * EPOCH + 1, 2 * EPOCH + 2, {}),
-        ("vae", "mixture", "bf16", 1, 4, {}),
+        (3, EPOCH + 1, {"prior": "realnvp"}),  # in the first epoch, metrics half averaged
+        (2, 3, {"precision": "bf16", **SWITCHES}),
+        (EPOCH, EPOCH + 1, SWITCHES),  # an epoch's end
+        (2 * EPOCH + 1, 2 * EPOCH + 2, {"model": "vae"}),
+        (1, 4, {"model": "vae", "prior": "mixture", "precision": "bf16"}),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    model: str,
-    prior: str,
-    precision: Any,
-    at: int,
-    steps: int,
-    switches: dict[str, Any],
-    tmp_path: Path,
+    at: int, steps: int, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = tiny_config(
-        model, prior, steps=steps, precision=precision, anneal=0.5, kl_warmup=0.5, **switches
-    )
+    config = tiny_config(steps=steps, anneal=0.5, kl_warmup=0.5, **changes)
     whole = make_trainer(tmp_path / "whole", config)
     whole.run()
 
@@ -209,13 +164,6 @@ def test_a_second_signal_stops_at_once_and_handlers_come_back() -> None:
     signal.signal(signal.SIGINT, inherited)
 
 
-class Killed(Trainer):
-    """Dies in its first update."""
-
-    def step(self, images: Tensor) -> None:
-        raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_save_as_ctrl_c_does(number: int, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tiny_config("vae"), interrupted_at(2, number))
@@ -245,8 +193,14 @@ def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
 
 def test_a_run_killed_in_its_first_epoch_can_be_resumed(tmp_path: Path) -> None:
     config = tiny_config("vae")
+
+    def die(_: Tensor) -> None:
+        raise KeyboardInterrupt
+
+    killed = make_trainer(tmp_path / "killed", config)
+    killed.step = die
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(tmp_path / "killed", config, Killed).run()
+        killed.run()
     resumed = make_trainer(tmp_path / "killed", config)
     resumed.recovery.resume()
     resumed.run()
@@ -306,20 +260,10 @@ def test_a_checkpoint_of_something_else_is_a_users_error(content: str, tmp_path:
         make_trainer(tmp_path, tiny_config("srvae")).recovery.resume()
 
 
-class Malicious:
-    """Makes a folder when unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("by", ["torch", "pickle"])
 def test_code_in_a_checkpoint_is_not_run(by: str, tmp_path: Path) -> None:
     path, trace = tmp_path / "last.ckpt", tmp_path / "trace"
-    state = {"model": Malicious(trace)}
+    state = {"model": Malicious(os.mkdir, str(trace))}
     if by == "torch":
         torch.save(state, path)
     else:
@@ -349,141 +293,6 @@ def test_means_weigh_every_image_alike() -> None:
     means.add({"nats": torch.tensor([10.0]), "norm": torch.tensor(3.0)})
     assert means.read() == {"nats": 4.0, "norm": 2.0}
     assert means.read() == {}
-
-
-def test_bits_per_dim_of_a_uniform_image_are_8() -> None:
-    nats = 3 * 16 * 16 * torch.tensor(256.0).log().item()
-    assert bits_per_dim(nats, (3, 16, 16)) == pytest.approx(8.0, rel=1e-6)
-
-
-def test_images_to_validate_on_are_spread_evenly() -> None:
-    images = torch.arange(10)
-    assert evenly_spaced(images, 4).tolist() == [0, 3, 6, 9]
-    assert (
-        evenly_spaced(images, 10).tolist() == evenly_spaced(images, 99).tolist() == list(range(10))
-    )
-    assert evenly_spaced(images, None) is images
-
-
-# Learning and validation
-
-
-def test_training_learns(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, tiny_config(steps=15, lr=2e-2))
-    progress = trainer.run()
-    assert progress.skipped == 0
-    assert progress.val["bits_per_dim"] < progress.untrained - 0.2
-
-
-def test_validation_disturbs_nothing_and_repeats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(validation, "progress_figures", progress_figures)
-    trainer = make_trainer(tmp_path)
-    begin(trainer)
-    before = copy.deepcopy(trainer.recovery.state())
-    end_epoch(trainer)
-    first, after = dict(trainer.progress.val), copy.deepcopy(trainer.recovery.state())
-    torch.rand(5)
-    end_epoch(trainer)
-    assert trainer.progress.val == first
-    for name in set(before) - {"progress"}:
-        assert_same(after[name], before[name], name)
-
-
-def test_validation_is_of_the_averaged_weights(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    begin(trainer)
-    with torch.no_grad():
-        for parameter in trainer.learner.model.parameters():
-            parameter.fill_(float("nan"))
-    end_epoch(trainer)
-    assert torch.tensor(trainer.progress.val["nats"]).isfinite()
-    assert_same(best_of(tmp_path), weights_of(trainer.learner.averaged))
-
-
-def score(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, Tensor]]:
-    """Lets the models that are scored next have the scores; their weights, as they are scored."""
-    scored: list[dict[str, Tensor]] = []
-
-    def next_score(model: ImageModel, *args: Any, **kwargs: Any) -> ElboResult:
-        scored.append(weights_of(model))
-        nats = scores[len(scored) - 1]
-        return ElboResult({}, nats, nats, standard_error=None)
-
-    monkeypatch.setattr(validation, "evaluate_elbo", next_score)
-    return scored
-
-
-def test_the_best_weights_are_kept_when_validation_gets_worse(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    untrained = 99.0
-    scored = score(monkeypatch, untrained, 10.0, 5.0, 7.0, float("nan"))
-    trainer = make_trainer(tmp_path, tiny_config("vae", steps=4 * EPOCH))
-    trainer.run()
-    assert len(scored) == 5
-    assert trainer.progress.best == 5.0
-    assert_same(best_of(tmp_path), scored[2])
-    # A run resumed from there remembers.
-    score(monkeypatch, 6.0)
-    again = make_trainer(tmp_path, tiny_config("vae", steps=5 * EPOCH))
-    again.recovery.resume()
-    again.run()
-    assert_same(best_of(tmp_path), scored[2])
-
-
-def test_better_weights_are_kept_by_a_run_that_went_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_trainer(tmp_path, tiny_config("vae")).run()
-    path = tmp_path / "model.safetensors"
-    before, nats = path.read_bytes(), validation_nats(path)
-    assert nats == min(line["nats"] for line in lines_of(tmp_path) if line["split"] == "val")
-    back = make_trainer(tmp_path, tiny_config("vae", steps=12))
-    back.recovery.resume()
-    back.progress.best = math.inf  # as in a checkpoint from before the best weights
-    evaluate = validation.evaluate_elbo
-
-    def worse(*args: Any, **kwargs: Any) -> ElboResult:
-        return replace(evaluate(*args, **kwargs), nats=nats + 1)
-
-    monkeypatch.setattr(validation, "evaluate_elbo", worse)
-    back.run()
-    assert path.read_bytes() == before
-    assert back.progress.best == nats
-
-
-def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, tiny_config(epochs=4, steps=100, max_minutes=10.0))
-    assert trainer.fraction_done() == 0
-    trainer.progress.step = 10
-    assert trainer.fraction_done() == 0.5  # of 4 epochs of 5 steps
-    trainer.progress.seconds = 9 * 60
-    assert trainer.fraction_done() == pytest.approx(0.9)
-    trainer.progress.seconds = 1e9
-    assert trainer.fraction_done() == 1
-
-
-def test_processes_decide_alike_by_the_first_ones_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    interrupts = Interrupt(), Interrupt()
-    clocks = [
-        Clock(Progress(), interrupt, ProcessGroup(rank, 2))
-        for rank, interrupt in enumerate(interrupts)
-    ]
-    clocks[0].save_in(2.5)
-    decisions = []
-    for moment in (102.0, 103.0, 104.0):
-        now = moment
-        interrupts[1].signal = signal.SIGTERM if moment == 104 else None
-        sums = [sum(votes) for votes in zip(*(clock.votes() for clock in clocks), strict=True)]
-        for clock in clocks:
-            clock.count(sums)
-        decisions.append([(c.save_due, c.stop, c.progress.seconds) for c in clocks])
-    expected = (False, False, 2.0), (True, False, 3.0), (True, True, 4.0)
-    assert decisions == [[decision] * 2 for decision in expected]
 
 
 # Updates that are not finite
@@ -569,13 +378,13 @@ def test_skipped_updates_in_a_row_lead_back_to_the_checkpoint_with_a_smaller_ste
     # The checkpoint at the epoch's end is good, one that falls among bad updates is not written.
     trainer.recovery.save_every = 0.0
     spoil_x(trainer, [*[False] * EPOCH, *[True] * 3, *[False] * 99], monkeypatch)
-    saved = []
-    save = recovery.save_checkpoint
-    monkeypatch.setattr(
-        recovery,
-        "save_checkpoint",
-        lambda path, state: (saved.append(state["progress"]["step"]), save(path, state)),
-    )
+    saved, save = [], recovery.save_checkpoint
+
+    def noted(path: Path, state: dict[str, Any]) -> None:
+        saved.append(state["progress"]["step"])
+        save(path, state)
+
+    monkeypatch.setattr(recovery, "save_checkpoint", noted)
     progress = trainer.run()
     assert progress.step == EPOCH + 4
     assert (progress.skipped, progress.skipped_in_a_row, progress.rollbacks) == (3, 0, 1)
