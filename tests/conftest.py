@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -55,3 +56,10 @@ def as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def two_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Expectations in two strips of an image: small ones take as long as each strip does."""
     monkeypatch.setattr("srvae_pyro.distributions.truncated_mixture.STRIPS", 2)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder, as the one in which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

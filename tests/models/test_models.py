@@ -21,7 +21,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.models import SRVAE, VAE, ImageModel
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormalized
-from tests.builders import make_images, tiny
+from tests.builders import make_images, one_line, tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -35,12 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "groups": {"d": "average2", "likelihood": "groups"},
     "groups, z sees y": {"d": "average2", "likelihood": "groups", "guide_z_sees_y": True},
     "groups, one channel": {"d": "average2", "likelihood": "groups", "image_shape": (1, 16, 16)},
-    "groups, one stage": {
-        "d": "average2",
-        "likelihood": "groups",
-        "stages": 1,
-        "image_shape": (3, 8, 8),
-    },
+    "groups, one stage": {"d": "average2", "likelihood": "groups", "stages": 1},
     "mixture": {"p_u": "mixture"},
     "standard": {"p_u": "standard"},
     "one channel": {"image_shape": (1, 16, 16)},
@@ -126,12 +121,8 @@ def test_sites_and_their_shapes(option: str) -> None:
     latent = (config.latent_channels, height // small, width // small)
     events: dict[str, tuple[int, ...]] = {"x": config.image_shape, "z": latent}
     if config.model == "srvae":
-        y = {
-            "downscale2": (channels, height // 2, width // 2),
-            "average2": (channels, height // 2, width // 2),
-            "downscale4": (channels, height // 4, width // 4),
-        }
-        lower = y.get(config.d, (1, height, width))
+        factor = {"downscale2": 2, "average2": 2, "downscale4": 4}.get(config.d)
+        lower = (channels, height // factor, width // factor) if factor else (1, height, width)
         events |= {"y": lower, "u": latent}
         if config.u_stages is not None:
             small = 2**config.u_stages
@@ -213,11 +204,9 @@ def test_conditioned_on_y_the_model_super_resolves() -> None:
 def test_unsuitable_size_is_refused_with_sizes_that_suit(changes: dict[str, Any]) -> None:
     config = tiny(**changes)
     channels, height, width = config.image_shape
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=f"{height}x{width}") as caught:
         build(config)
-    message = str(caught.value)
-    assert f"{height}x{width}" in message
-    assert "\n" not in message
+    message = one_line(caught)
     suggested = [int(number) for number in re.findall(r"\d+", message.split("such as")[1])]
     assert suggested
     for size in suggested:
@@ -232,10 +221,7 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(changes: dict[str, Any]
         ({"image_shape": (1, 16, 16), "d": "grayscale"}, "3 channels"),
         ({"d": "downscale4", "stages": 1}, "at least 2 stages"),
         ({"d": "downscale3"}, "downscale2"),
-        (
-            {"likelihood": "groups"},
-            "`likelihood=groups` needs `transform=average2`, not downscale2",
-        ),
+        ({"likelihood": "groups"}, "`likelihood=groups` needs `transform=average2`, not downscal"),
         ({"likelihood": "groups", "d": "average2", "model": "vae"}, "the VAE has no y"),
     ],
 )
@@ -292,17 +278,9 @@ def test_initialize_completes_a_partly_initialized_model() -> None:
 
 
 def test_initial_posteriors_and_likelihoods_follow_the_config() -> None:
-    m = SRVAE(
-        tiny(
-            components=5,
-            likelihood_start="images",
-            likelihood_scale=0.05,
-            posterior_scale=0.5,
-            posterior_log_variance=-3.0,
-            head_scale=0.02,
-        )
-    )
-    x = make_images(8)
+    scales = {"likelihood_scale": 0.05, "posterior_scale": 0.5, "head_scale": 0.02}
+    starts = {"likelihood_start": "images", "posterior_log_variance": -3.0}
+    m, x = SRVAE(tiny(components=5, **scales, **starts)), make_images(8)
     with torch.no_grad():
         m.initialize(x)
         mean, log_variance = m.guide.q_z.parameters_of(x).chunk(2, dim=1)
@@ -314,13 +292,12 @@ def test_initial_posteriors_and_likelihoods_follow_the_config() -> None:
     with torch.no_grad():
         likelihood = traces(m, x)[0].nodes["x"]["fn"]
     spread = torch.linspace(0.1, 0.9, 5)[:, None].expand(5, 3)
-    torch.testing.assert_close(likelihood.means.mean(dim=(0, 3, 4)), spread, rtol=0, atol=0.03)
-    torch.testing.assert_close(
-        likelihood.log_scales.mean(dim=(0, 3, 4)), torch.full((5, 3), -2.0), rtol=0, atol=0.03
-    )
-    torch.testing.assert_close(
-        likelihood.logits.mean(dim=(0, 2, 3)), torch.zeros(5), rtol=0, atol=0.03
-    )
+    for values, expected in (
+        (likelihood.means.mean(dim=(0, 3, 4)), spread),
+        (likelihood.log_scales.mean(dim=(0, 3, 4)), torch.full((5, 3), -2.0)),
+        (likelihood.logits.mean(dim=(0, 2, 3)), torch.zeros(5)),
+    ):
+        torch.testing.assert_close(values, expected, rtol=0, atol=0.03)
 
 
 # Pyro's and PyTorch's own tools
@@ -399,18 +376,6 @@ def test_render_model_draws_model_and_guide(option: str) -> None:
     guide = pyro.render_model(m.guide, model_args=(x,), render_deterministic=True).source
     assert set(re.findall(r"(\w+) -> (\w+)", guide)) == ({("y", "u")} if option != "vae" else set())
     assert re.search(r"^\s*z \[", guide, re.M)
-
-
-@pytest.mark.parametrize("option", BOTH)
-def test_autocast_keeps_the_loss_in_float32(option: str) -> None:
-    m, x = build(tiny(image_shape=(3, 8, 8), **OPTIONS[option])), make_images(2, (3, 8, 8))
-    m.initialize(make_images(4, (3, 8, 8)))
-    full = loss_of(m, x)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = loss_of(m, x)
-    assert half.dtype == torch.float32
-    assert half.item() != full.item()
-    assert half.item() == pytest.approx(full.item(), rel=0.01)
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "average", "pickle"])

@@ -71,7 +71,7 @@ def never_merge(network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_weight_has_the_gains_norm_and_the_directions_direction(kind: str) -> None:
+def test_weight_has_the_gains_norm_and_the_directions_direction_alone(kind: str) -> None:
     layer = LAYERS[kind]().double()
     randomize(layer)
     dim = 1 if kind == "transposed" else 0
@@ -79,11 +79,6 @@ def test_weight_has_the_gains_norm_and_the_directions_direction(kind: str) -> No
     gain = layer.gain.flatten()
     torch.testing.assert_close(rows.norm(dim=1), gain.abs())
     torch.testing.assert_close(F.cosine_similarity(rows, directions), gain.sign())
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_output_does_not_depend_on_the_directions_length(kind: str) -> None:
-    layer = LAYERS[kind]().double()
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
     before = layer(x)
     with torch.no_grad():
@@ -156,27 +151,12 @@ def test_initialization_of_a_constant_channel_is_finite_and_centred() -> None:
     assert all(p.isfinite().all() for p in layer.parameters())
 
 
-def test_only_a_pass_within_initializing_initializes_and_only_once() -> None:
-    network = NETWORKS["encoder"]()
-    x = torch.rand(4, 3, 8, 8)
-    network(x)
-    assert not any(layer.initialized for layer in normalized_layers(network))
-    with initializing(network):
-        network(x)
-    assert all(layer.initialized for layer in normalized_layers(network))
-    before = copy.deepcopy(network.state_dict())
-    with initializing(network):
-        network(5 * x + 1)
-    network(5 * x + 1)
-    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
-
-
 def test_initializing_ends_with_an_error_inside() -> None:
     layer = LAYERS["3x3"]()
     with pytest.raises(RuntimeError, match="inside"), initializing(layer):
         raise RuntimeError("inside")
     layer(torch.rand(4, 3, 8, 8))
-    assert not layer.initialized
+    assert not layer.initialized  # nor by a pass outside
 
 
 def test_initialization_is_in_full_precision_under_autocast() -> None:
@@ -254,12 +234,8 @@ def changes_in_place(step: DenseStep) -> Iterator[None]:
         yield
         torch._foreach_lerp_([step.reduce.gain], [torch.zeros_like(step.reduce.gain)], 0.5)
     yield
-    step.load_state_dict(
-        {
-            k: v.clone() + (v.dtype.is_floating_point)
-            for k, v in DenseStep(3, 4).state_dict().items()
-        }
-    )
+    others = DenseStep(3, 4).state_dict()
+    step.load_state_dict({k: v + v.dtype.is_floating_point for k, v in others.items()})
     yield
     step.double()
     yield
@@ -487,8 +463,12 @@ def test_autocast_reaches_every_dense_step(kind: str) -> None:
                 lambda _m, _i, out, name=name: seen.__setitem__(name, out.dtype)
             )
     x = make_images(1, (3, 8, 8))
+    torch.manual_seed(0)
+    full = TermsELBO().terms(model.model, model.guide, x).total
+    torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
         terms = TermsELBO().terms(model.model, model.guide, x)
+    torch.testing.assert_close(terms.total, full, rtol=0.01, atol=0)
     assert len(seen) == sum(isinstance(m, DenseStep) for m in model.modules())
     exact = [name for name, dtype in seen.items() if dtype == torch.float32]
     # But where x is told from y, whose last bits count.
