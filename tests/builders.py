@@ -1,5 +1,6 @@
 """What the tests share: tiny models, their runs, random images, and errors of users."""
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -112,3 +113,10 @@ class Malicious:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.call
+
+
+def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """An image as a file of a kind that Pillow names."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -14,6 +14,7 @@ from PIL import Image
 from srvae_pyro import compress, decompress
 from srvae_pyro.compress import CompressArguments
 from srvae_pyro.compression import container
+from srvae_pyro.compression import pixels as tables
 from srvae_pyro.compression.container import Entry, Header, names_of, read_parts
 from srvae_pyro.decompress import DecompressArguments
 from srvae_pyro.errors import UserError, with_flags
@@ -23,16 +24,15 @@ from tests.builders import initialized, make_images, refused, save_run
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with runs/net, a srVAE with standard prior, and three make_images."""
-    save_run(tmp_path / "runs" / "net", p_u="standard")
+def place(here: Path) -> Path:
+    """A folder with runs/net, a srVAE with standard prior, and three images."""
+    save_run(here / "runs" / "net", p_u="standard")
     generator = np.random.default_rng(0)
-    (tmp_path / "in").mkdir()
+    (here / "in").mkdir()
     for name, shape in (("a.png", (16, 16, 3)), ("b.webp", (9, 14, 3)), ("gray.png", (16, 16))):
         levels = generator.integers(0, 256, shape, dtype=np.uint8)
-        Image.fromarray(levels).save(tmp_path / "in" / name, lossless=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        Image.fromarray(levels).save(here / "in" / name, lossless=True)
+    return here
 
 
 MADE: list[bytes] = []
@@ -62,13 +62,10 @@ def test_images_go_through_a_file(
     assert "to start with" in told
     assert decompress.main(DecompressArguments(packed, place / "out")) == 0
     assert "3 images in" in capsys.readouterr().out
-    for source in sorted((place / "in").iterdir()):
-        with (
-            Image.open(source) as before,
-            Image.open(place / "out" / f"{source.stem}.png") as after,
-        ):
-            assert before.mode == after.mode
-            assert np.array_equal(np.asarray(before), np.asarray(after))
+    for source in (place / "in").iterdir():
+        before, after = Image.open(source), Image.open(place / "out" / f"{source.stem}.png")
+        assert before.mode == after.mode
+        assert np.array_equal(np.asarray(before), np.asarray(after))
     assert len(list((place / "out").iterdir())) == 3
     header = read_parts(packed).header
     assert header.made["torch"] == torch.__version__
@@ -200,8 +197,6 @@ def test_a_machine_with_other_arithmetic_is_named(
     packed: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A last bit here and there, as another processor or PyTorch has it, but too many to miss."""
-    from srvae_pyro.compression import pixels as tables
-
     exp = tables.exp_of_negative
     monkeypatch.setattr(tables, "exp_of_negative", lambda x: exp(x * (1 + 1e-6)))
     rewritten(packed, lambda values: values["made"].update(torch="2.0.0"))

@@ -18,16 +18,8 @@ from hypothesis import strategies as st
 
 from srvae_pyro import compress, decompress
 from srvae_pyro.compress import CompressArguments
-from srvae_pyro.compression.container import (
-    CHECK,
-    MAGIC,
-    Container,
-    Entry,
-    Header,
-    _hash,
-    packed,
-    read_from,
-)
+from srvae_pyro.compression import container
+from srvae_pyro.compression.container import CHECK, MAGIC, Container, Entry, Header, packed
 from srvae_pyro.decompress import DecompressArguments
 from tests.builders import make_images, save_run, write_images
 
@@ -39,18 +31,18 @@ CONTENT = packed(Container(HEADER, bytes(range(20)), CHAINS))
 
 def refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"^it(s)? ") as told:
-        read_from(io.BytesIO(content))
+        container.read_from(io.BytesIO(content))
     assert "\n" not in str(told.value)
 
 
 def test_what_is_whole_is_read() -> None:
-    content = read_from(io.BytesIO(CONTENT))
+    content = container.read_from(io.BytesIO(CONTENT))
     assert content.header == HEADER
     assert all(map(np.array_equal, content.chains, CHAINS))
     assert content.bytes_read == content.size == len(CONTENT)
-    first = read_from(io.BytesIO(CONTENT), preview=True)
+    first = container.read_from(io.BytesIO(CONTENT), preview=True)
     assert len(first.chains) == 1
-    again = read_from(io.BytesIO(CONTENT[: first.bytes_read]), preview=True)
+    again = container.read_from(io.BytesIO(CONTENT[: first.bytes_read]), preview=True)
     assert np.array_equal(again.chains[0], CHAINS[0])
 
 
@@ -94,9 +86,9 @@ def test_any_header_is_one_that_makes_sense_or_refused(field: str, value: Any) -
     part = zlib.compress(json.dumps({**values, field: value}).encode())
     length = int.from_bytes(CONTENT[len(MAGIC) : len(MAGIC) + 8], "little")
     rest = CONTENT[len(MAGIC) + 8 + length + CHECK :]
-    content = MAGIC + len(part).to_bytes(8, "little") + part + _hash(part, CHECK) + rest
+    content = MAGIC + len(part).to_bytes(8, "little") + part + container._hash(part, CHECK) + rest
     try:
-        header = read_from(io.BytesIO(content)).header
+        header = container.read_from(io.BytesIO(content)).header
     except ValueError as error:
         told = str(error)
     else:
@@ -144,13 +136,12 @@ sys.exit(decompress.main(decompress.DecompressArguments(Path("packed"), Path(out
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a VAE, two make_images, and the file that they are compressed into."""
-    save_run(tmp_path / "runs" / "net", model="vae", p_u="standard")
-    write_images(tmp_path / "in", make_images(2))
-    monkeypatch.chdir(tmp_path)
+def place(here: Path) -> Path:
+    """A folder with a VAE, two images, and the file that they are compressed into."""
+    save_run(here / "runs" / "net", model="vae", p_u="standard")
+    write_images(here / "in", make_images(2))
     assert compress.main(CompressArguments("net", (Path("in"),), Path("packed"))) == 0
-    return tmp_path
+    return here
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")

@@ -36,9 +36,7 @@ def test_bytes_stand_beside_the_elbos(tmp_path: Path, capsys: pytest.CaptureFixt
     assert kept["images_per_second"]["written"] > 0
     assert "every image came back to the bit" in told
     names = [size["name"] for size in kept["others"]]
-    assert names[:4] == [
-        "PNG, a file each", "PNG, one image", "WebP, a file each", "WebP, one image",
-    ]  # fmt: skip
+    assert names[:4] == [f"{k}, {w}" for k in ("PNG", "WebP") for w in ("a file each", "one image")]
 
 
 def test_a_code_that_does_not_give_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.data import augment
-from srvae_pyro.pixels import to_levels, to_unit
 
 
 def candidates(image: Tensor) -> list[np.ndarray]:
@@ -37,28 +36,6 @@ def test_every_result_is_a_flip_and_shift(shape: tuple[int, int, int]) -> None:
     assert len(seen) == kinds
     expected = 1000 / kinds
     assert all(abs(n - expected) < 5 * expected**0.5 + 1 for n in seen.values())
-
-
-def test_resumes_from_the_generators_state() -> None:
-    generator = torch.Generator().manual_seed(2)
-    images = torch.randint(0, 256, (64, 3, 32, 32), generator=generator).byte()
-    before = images.clone()
-    augment(images, generator)
-    state = generator.get_state()
-    first, second = augment(images, generator), augment(images, generator)
-    generator.set_state(state)
-    assert torch.equal(augment(images, generator), first)
-    assert torch.equal(augment(images, generator), second)
-    assert not torch.equal(first, second)
-    assert torch.equal(images, before)
-
-
-def test_levels_and_floats() -> None:
-    levels = torch.arange(256).byte()
-    unit = to_unit(levels)
-    assert torch.equal(unit, levels.float() / 255)
-    assert torch.equal(to_levels(unit), levels.int())
-    assert torch.equal(to_levels(to_unit(levels, torch.float64)), levels.int())
 
 
 def test_crops_are_flipped_but_not_shifted() -> None:

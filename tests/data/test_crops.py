@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from srvae_pyro import evaluate, figures, train
-from srvae_pyro.data import DataSplits, ImageOptions, load_data
+from srvae_pyro.data import DataSplits, ImageOptions, MemoryImages, load_data
 from srvae_pyro.data import splits as orders
 from srvae_pyro.data import streaming as streamed_crops
 from srvae_pyro.data.crops import (
@@ -24,6 +24,7 @@ from srvae_pyro.data.crops import (
     grid_places,
     shares,
 )
+from srvae_pyro.data.load import LOADERS
 from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import shuffled_crops
 from srvae_pyro.data.streaming import StreamedCrops
@@ -384,22 +385,20 @@ def test_images_that_cannot_be_read_are_left_out(
 def test_turned_gray_and_transparent_images(tmp_path: Path, stream: bool) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
-    (tmp_path / "p").mkdir()
     for number in range(12):
-        image(number, (60, 20)).save(tmp_path / "p" / f"{number:02}.png", exif=exif)
-    data = load(str(tmp_path / "p"), stream=stream)
+        image(number, (60, 20)).save(tmp_path / f"{number:02}.png", exif=exif)
+    data = load(str(tmp_path), stream=stream)
     for crops in (epoch(data, 0), data.val, data.test, data.train.in_memory()):
         rows, columns = crops[:, 1].int(), crops[:, 2].int()  # of the file
         assert (rows.diff(dim=2) == -1).all()
         assert (columns.diff(dim=1) == 1).all()
         assert (rows.diff(dim=1) == 0).all()
     assert epoch(data, 0)[:, 2].max() > 50
-    gray = load(str(tmp_path / "p"), stream=stream, channels=1)
-    assert gray.shape == (1, SIDE, SIDE)
-    assert epoch(gray, 0).shape[1:] == gray.shape
-    for path in (tmp_path / "p").iterdir():
+    gray = load(str(tmp_path), stream=stream, channels=1)
+    assert epoch(gray, 0).shape[1:] == gray.shape == (1, SIDE, SIDE)
+    for path in tmp_path.iterdir():
         Image.new("RGBA", (40, 40), (9, 8, 7, 0)).save(path)
-    assert epoch(load(str(tmp_path / "p"), stream=stream), 0).eq(255).all()
+    assert epoch(load(str(tmp_path), stream=stream), 0).eq(255).all()
 
 
 def test_images_that_do_not_fit_into_memory_are_streamed(
@@ -425,12 +424,8 @@ def of_crops(place: Path, **changes: Any) -> Any:
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path) -> None:
     fill(tmp_path / "images")
     states = []
-    for name, parts, streamed in (
-        ("whole", [9], False),
-        ("parts", [4, 9], False),
-        ("streamed parts", [6, 9], True),
-    ):
-        run = str(tmp_path / "runs" / name)
+    for parts, streamed in (([9], False), ([4, 9], False), ([6, 9], True)):
+        run = str(tmp_path / "runs" / f"until {parts}")
         for steps in parts:
             options = of_crops(tmp_path, steps=steps, run=run, stream=streamed, workers=0)
             with plain():
@@ -442,14 +437,13 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path) -> None:
 
 
 def test_a_run_on_crops_prints_and_records_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fill(tmp_path / "images")
-    monkeypatch.chdir(tmp_path)
+    fill(here / "images")
     with plain():
-        assert train.main(of_crops(tmp_path, steps=2)) == 0
+        assert train.main(of_crops(here, steps=2)) == 0
     told = capsys.readouterr().out
-    run = tmp_path / "runs" / "mine"
+    run = here / "runs" / "mine"
     config = read_config(run)
     assert (config.data.crops, config.data.eval_crops) == (SIDE, 6)
     train_crops = config.data.info["counts"]["train"]
@@ -467,19 +461,19 @@ def test_a_run_on_crops_prints_and_records_them(
 
     # Measured on its own crops, also where they were moved to, and on those of other images.
     own = load_for(config, None, Path())
-    (tmp_path / "images").rename(tmp_path / "moved")
-    moved = load_for(config, str(tmp_path / "moved"), Path())
+    (here / "images").rename(here / "moved")
+    moved = load_for(config, str(here / "moved"), Path())
     assert moved.info["own"]
     assert torch.equal(moved.test, own.test)
-    fill(tmp_path / "others" / "test", 4)
-    options = EvaluateArguments(str(run), data=str(tmp_path / "others"), elbo_only=True)
+    fill(here / "others" / "test", 4)
+    options = EvaluateArguments(str(run), data=str(here / "others"), elbo_only=True)
     assert evaluate.main(options) == 0
     assert "6 of 6 crops" in (told := capsys.readouterr().out)
     assert "over 4 photographs" in told
     assert load_for(config, "photos", Path()).shape == (3, SIDE, SIDE)
-    drawn = FiguresArguments(str(run), data=str(tmp_path / "moved"), count=2, samples=1)
+    drawn = FiguresArguments(str(run), data=str(here / "moved"), count=2, samples=1)
     assert figures.main(drawn) == 0
-    resumed = of_crops(tmp_path, data=str(tmp_path / "moved"), steps=3, resume=True)
+    resumed = of_crops(here, data=str(here / "moved"), steps=3, resume=True)
     with plain():
         for wrong in ({"crops": 32}, {"eval_crops": 7}):
             with pytest.raises(UserError, match=r"trained with another `(eval_)?crops` \(\d"):
@@ -503,12 +497,8 @@ def test_impossible_crops_are_refused(options: dict[str, Any], message: str, fol
 
 
 def test_data_sets_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from srvae_pyro.data.load import LOADERS
-    from srvae_pyro.data.splits import DataSplits, MemoryImages
-
-    images = torch.stack(
-        [torch.tensor(np.asarray(image(n, (32, 32)))).permute(2, 0, 1) for n in range(20)]
-    ).contiguous()
+    levels = np.stack([np.asarray(image(number, (32, 32))) for number in range(20)])
+    images = torch.tensor(levels).permute(0, 3, 1, 2).contiguous()
 
     def fixed(root: Path, options: ImageOptions) -> DataSplits:
         return DataSplits("cifar10", MemoryImages(images[:14]), images[14:17], images[17:])

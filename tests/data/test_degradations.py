@@ -77,8 +77,5 @@ def test_examples_depend_on_their_own_generator_alone(name: str) -> None:
     alone = example(name, x[1:2], [np.random.default_rng(1)])
     assert torch.equal(alone.o, pairs.o[1:2])
     assert pairs.o.shape[-1] % 2 == 0
-    assert (
-        pairs.kinds[0].trusted
-        == torch.equal(pairs.o, pairs.y)
-        == (pairs.kinds[0] == InputKind.exact())
-    )
+    kind = pairs.kinds[0]
+    assert kind.trusted == torch.equal(pairs.o, pairs.y) == (kind == InputKind.exact())

@@ -37,14 +37,11 @@ def test_splits_of_its_own(tmp_path: Path) -> None:
     fill(tmp_path / "valid", 2, first=20)
     fill(tmp_path / "test", 1, first=30)
     data = load(tmp_path)
-    assert (reds(data.train.in_memory()), reds(data.val), reds(data.test)) == (
-        [0, 1, 10, 11, 12],
-        [20, 21],
-        [30],
-    )
+    parts = data.train.in_memory(), data.val, data.test
+    assert [reds(part) for part in parts] == [[0, 1, 10, 11, 12], [20, 21], [30]]
     assert data.shape == (3, 8, 8)
-    assert all(part.is_contiguous() for part in (data.train.in_memory(), data.val, data.test))
-    assert data.train.in_memory()[3, :, 4, 4].tolist() == [11, 22, 33]
+    assert all(part.is_contiguous() for part in parts)
+    assert parts[0][3, :, 4, 4].tolist() == [11, 22, 33]
     assert data.info["counts"] == {"train": 5, "val": 2, "test": 1}
     assert "held_out_indices" not in data.info
 
@@ -86,11 +83,8 @@ def test_splits_by_their_usual_names(tmp_path: Path, names: tuple[str, str, str]
     for first, name in zip((0, 10, 20), names, strict=True):
         fill(tmp_path / name, 2, first=first)
     data = load(tmp_path)
-    assert [reds(images) for images in (data.train.in_memory(), data.val, data.test)] == [
-        [0, 1],
-        [10, 11],
-        [20, 21],
-    ]
+    parts = data.train.in_memory(), data.val, data.test
+    assert [reds(part) for part in parts] == [[0, 1], [10, 11], [20, 21]]
     pairs = zip(("train", "val", "test"), names, strict=True)
     assert data.info["split"] == ", ".join(f"{split} from {name}/" for split, name in pairs)
 
@@ -119,14 +113,11 @@ def test_ambiguous_folders_are_reported(tmp_path: Path) -> None:
         load(tmp_path / "deep")
 
 
-def test_a_folder_with_a_data_sets_name_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_folder_with_a_data_sets_name_is_reported(here: Path) -> None:
     fill(Path("photos"), 10)
     with pytest.warns(match=r"photos is the data set of that name; the folder is --data \./photos"):
-        assert load_data("photos", tmp_path, ImageOptions(limit=1)).shape == (3, 32, 32)
-    assert load_data("./photos", tmp_path).shape == (3, 8, 8)
+        assert load_data("photos", here, ImageOptions(limit=1)).shape == (3, 32, 32)
+    assert load_data("./photos", here).shape == (3, 8, 8)
 
 
 def test_the_shape_is_checked_before_all_is_read(

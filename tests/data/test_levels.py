@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from srvae_pyro.data.levels import png_chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
 from srvae_pyro.upscaling.tiling import MemoryCanvas
-from tests.builders import refused
+from tests.builders import file_of, refused
 
 SIDE = 8
 RAMP = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) / (SIDE * SIDE - 1)  # 0 to 1
@@ -46,19 +47,12 @@ def shown_as(levels: np.ndarray, bits: int) -> np.ndarray:
 
 @dataclass
 class Row:
-    """A file and what is to become of it.
-
-    Attributes:
-        content: the file.
-        shown: its levels in 8 bits, uint8 (H, W, 3).
-        opacity: 0 to 255 (H, W), if not all is opaque.
-        note: what of the pixels is said to be lost.
-    """
+    """A file and what is to become of it."""
 
     content: bytes
-    shown: np.ndarray
-    opacity: np.ndarray | None = None
-    note: str = ""
+    shown: np.ndarray  # its levels in 8 bits, uint8 (H, W, 3)
+    opacity: np.ndarray | None = None  # 0 to 255 (H, W), if not all is opaque
+    note: str = ""  # what of the pixels is said to be lost
 
 
 # The files
@@ -90,12 +84,6 @@ def tiff(levels: np.ndarray, kind: str = "u2", **options: Any) -> bytes:
     tifffile.imwrite(
         file, levels.astype(kind), byteorder=kind[0] if kind[0] in "<>" else "<", **options
     )
-    return file.getvalue()
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -153,17 +141,16 @@ def palette(depth: int) -> Row:
     return Row(png(indices, depth, 3, *chunks), colours[indices], alphas[indices])
 
 
-def with_alpha(content: Callable[[np.ndarray], bytes], bits: int, note: str = "") -> Row:
+def with_alpha(
+    content: Callable[[np.ndarray], bytes], bits: int, note: str = "", gray: bool = False
+) -> Row:
     alpha = np.where(RAMP > 0.5, (1 << bits) - 1, 0)
-    levels = np.concatenate([of_bits(COLOURS, bits), alpha[..., None]], -1)
-    return Row(content(levels), shown_as(levels, bits), alpha >> (bits - 8), note)
+    levels = of_bits(RAMP if gray else COLOURS, bits)
+    return Row(content(np.dstack([levels, alpha])), shown_as(levels, bits), alpha >> bits - 8, note)
 
 
 def gray_with_alpha(bits: int, note: str) -> Row:
-    alpha = np.where(RAMP > 0.5, (1 << bits) - 1, 0)
-    levels = of_bits(RAMP, bits)
-    content = png(np.stack([levels, alpha], -1), 16, 4)
-    return Row(content, shown_as(levels, bits), alpha >> (bits - 8), note)
+    return with_alpha(lambda x: png(x, 16, 4), bits, note, gray=True)
 
 
 def gif() -> Row:
@@ -171,12 +158,12 @@ def gif() -> Row:
     image = Image.fromarray(indices).convert("P")
     colours = np.random.default_rng(1).integers(0, 256, (16, 3), dtype=np.uint8)
     image.putpalette(colours.tobytes())
-    content = saved(image, "GIF", transparency=5)
+    content = file_of(image, "GIF", transparency=5)
     return Row(content, colours[indices], np.where(indices == 5, 0, 255))
 
 
 def webp(levels: np.ndarray) -> bytes:
-    return saved(Image.fromarray(levels.astype(np.uint8)), "WEBP", lossless=True)
+    return file_of(Image.fromarray(levels.astype(np.uint8)), "WEBP", lossless=True)
 
 
 TRANSPARENT: dict[str, Callable[[], Row]] = {
@@ -233,12 +220,10 @@ DARK = f"{FULL}; dark, as no level is above 16,383 of 65,535"
 GAMMA = chunk(b"gAMA", struct.pack(">I", 45_455))
 PARTLY: dict[str, Callable[[], Row]] = {
     **{
-        f"TIFF gray {bits} of 16": lambda bits=bits: of(tiff, bits, scaled(bits))
-        for bits in (8, 10, 12, 14)
-    },
-    **{
-        f"TIFF RGB {bits} of 16": lambda bits=bits: of(tiff, bits, scaled(bits), gray=False)
-        for bits in (8, 10, 12, 14)
+        f"TIFF {kind} {bits} of 16": lambda bits=bits, gray=kind == "gray": of(
+            tiff, bits, scaled(bits), gray
+        )
+        for kind, bits in product(("gray", "RGB"), (8, 10, 12, 14))
     },
     "TIFF gray 16": lambda: of(tiff, 16, FULL),
     "TIFF RGB 16": lambda: of(tiff, 16, FULL, gray=False),
@@ -353,7 +338,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "floats": lambda: tiff(RAMP, "f4"),
     "floats of colours": lambda: tiff(COLOURS, "f4"),
     "floats of 64 bits": lambda: tiff(RAMP, "f8"),
-    "floats as PFM": lambda: netpbm_floats(RAMP),
+    "floats as PFM": lambda: b"Pf\n8 8\n-1.0\n" + RAMP.astype("<f4").tobytes(),
     "negative": lambda: tiff(of_bits(RAMP, 12) - 9, "i2"),
     "negative in 8 bits": lambda: tiff(of_bits(RAMP, 7) - 9, "i1"),
     "JPEG 2000 whose white is read as black": lambda: jpeg2000(
@@ -361,10 +346,6 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     ),
     "beyond 16 bits": lambda: tiff(of_bits(RAMP, 20), "u4"),
 }
-
-
-def netpbm_floats(levels: np.ndarray) -> bytes:
-    return b"Pf\n%d %d\n-1.0\n" % (SIDE, SIDE) + levels.astype("<f4").tobytes()
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -389,15 +370,15 @@ def hidden() -> Image.Image:
 
 
 GRAYS: dict[str, Callable[[], bytes]] = {
-    "PNG": lambda: saved(GRAY, "PNG"),
-    "PNG RGB": lambda: saved(GRAY.convert("RGB"), "PNG"),
-    "PNG palette": lambda: saved(GRAY.convert("RGB").quantize(256), "PNG"),
-    "PNG RGBA": lambda: saved(hidden(), "PNG"),
+    "PNG": lambda: file_of(GRAY, "PNG"),
+    "PNG RGB": lambda: file_of(GRAY.convert("RGB"), "PNG"),
+    "PNG palette": lambda: file_of(GRAY.convert("RGB").quantize(256), "PNG"),
+    "PNG RGBA": lambda: file_of(hidden(), "PNG"),
     "PNG gray and alpha 16": lambda: gray_with_alpha(16, "").content,
-    "WebP": lambda: saved(GRAY, "WEBP", lossless=True),
-    "BMP": lambda: saved(GRAY.convert("RGB"), "BMP"),
-    "GIF": lambda: saved(GRAY, "GIF"),
-    "JPEG of colours": lambda: saved(GRAY.convert("RGB"), "JPEG", quality=100),
+    "WebP": lambda: file_of(GRAY, "WEBP", lossless=True),
+    "BMP": lambda: file_of(GRAY.convert("RGB"), "BMP"),
+    "GIF": lambda: file_of(GRAY, "GIF"),
+    "JPEG of colours": lambda: file_of(GRAY.convert("RGB"), "JPEG", quality=100),
     "TIFF RGB 16": lambda: tiff(np.stack([of_bits(RAMP, 16)] * 3, -1)),
 }
 
@@ -418,11 +399,9 @@ def test_gray_is_what_has_equal_colours(name: str, channels: int, tmp_path: Path
 
 
 def test_one_level_of_colour_is_no_gray(tmp_path: Path) -> None:
-    image = GRAY.convert("RGB")
-    red, green, blue = image.split()
-    blue.putpixel((3, 3), blue.getpixel((3, 3)) + 1)
-    image = Image.merge("RGB", (red, green, blue))
-    image.save(tmp_path / "a.png")
+    levels = np.array(GRAY.convert("RGB"))
+    levels[3, 3, 2] += 1
+    Image.fromarray(levels).save(tmp_path / "a.png")
     assert not read_photograph(tmp_path / "a.png", 3).gray
 
 
@@ -508,7 +487,7 @@ def test_a_profile_takes_precedence_over_other_colour_metadata(tmp_path: Path) -
     assert {b"iCCP", b"gAMA"} <= set(chunks_of_answer(content, tmp_path))
     for content in (
         tiff_of_colours(transfer=True, profile=profile),
-        saved(Image.fromarray(of_bits(COLOURS, 8).astype(np.uint8)), "AVIF", icc_profile=profile),
+        file_of(Image.fromarray(of_bits(COLOURS, 8).astype(np.uint8)), "AVIF", icc_profile=profile),
     ):
         found = chunks_of_answer(content, tmp_path)
         assert b"iCCP" in found
@@ -517,11 +496,11 @@ def test_a_profile_takes_precedence_over_other_colour_metadata(tmp_path: Path) -
 
 
 def gain_map() -> bytes:
-    return saved(GRAY.convert("RGB"), "JPEG", xmp=b'<x hdrgm:Version="1.0"/>')
+    return file_of(GRAY.convert("RGB"), "JPEG", xmp=b'<x hdrgm:Version="1.0"/>')
 
 
 def bitmap_with_profile() -> bytes:
-    content = saved(GRAY.convert("RGB"), "BMP")
+    content = file_of(GRAY.convert("RGB"), "BMP")
     header = bytearray(content[14:54] + bytes(84))
     header[0], header[56:60] = 124, b"DEBM"
     return content[:10] + struct.pack("<I", 14 + 124) + bytes(header) + content[54:]

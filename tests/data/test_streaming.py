@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from srvae_pyro import train
 from srvae_pyro.data import ImageOptions, MemoryImages, load_data
 from srvae_pyro.data.sources import TarShards
 from srvae_pyro.data.splits import WINDOW, shuffled_in_windows
@@ -32,16 +31,15 @@ from srvae_pyro.system.device import process_memory, stream
 from srvae_pyro.training.loop import Batches
 from srvae_pyro.training.recovery import load_checkpoint
 from srvae_pyro.training.settings import data_name
-from tests.training.test_command import arguments, make_images, plain
-from tests.training.test_training import assert_same
+from tests.builders import file_of
+from tests.data.test_folder import reds
+from tests.training.test_command import make_images
 
 CPU = torch.device("cpu")
 
 
 def png(red: int, size: int = 8) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (size, size), (red, 5, 9)).save(content, "PNG")
-    return content.getvalue()
+    return file_of(Image.new("RGB", (size, size), (red, 5, 9)), "PNG")
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -61,8 +59,12 @@ def shards(tmp_path: Path) -> str:
     return f"wds:{tmp_path}/part-{{000..003}}.tar"
 
 
-def reds(images: Tensor) -> list[int]:
-    return images[:, 0, 0, 0].tolist()
+def one_shard(folder: Path, count: int, bad: Iterable[int] = ()) -> str:
+    """A tar of images, whose red is their number; those in ``bad`` are no pictures."""
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for number in range(count):
+            add(tar, f"{number}.png", b"no picture" if number in bad else png(number))
+    return f"wds:{folder}/a.tar"
 
 
 def streamed(data_name: str, **options: object) -> StreamedImages:
@@ -116,11 +118,11 @@ def stacked(items: list[Tensor]) -> tuple[Tensor]:
     return (torch.stack(items),)
 
 
+@dataclass
 class Items(Dataset[Tensor]):
     """What ``make`` makes of each index."""
 
-    def __init__(self, make: Callable[[int], Tensor]) -> None:
-        self.make = make
+    make: Callable[[int], Tensor]
 
     def __getitem__(self, index: int) -> Tensor:
         return self.make(index)
@@ -186,19 +188,6 @@ def test_images_of_few_shards_are_mixed_at_a_time() -> None:
     assert not torch.equal(order, shuffled_in_windows(starts, 4000, stream(2)))
 
 
-def test_training_on_a_streamed_folder_is_training_on_it_in_memory(tmp_path: Path) -> None:
-    make_images(tmp_path / "images")
-    states = []
-    for name, streaming in (("memory", False), ("streamed", True)):
-        run = str(tmp_path / "runs" / name)
-        with plain():
-            options = arguments(tmp_path, steps=6, stream=streaming, run=run, workers=2)
-            assert train.main(options) == 0
-        states.append(load_checkpoint(Path(run) / "last.ckpt"))
-    for key in ("model", "average", "optimizer", "ranks"):
-        assert_same(states[0][key], states[1][key])
-
-
 def test_a_signal_to_all_processes_of_a_streamed_run_saves_it(tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     command = [sys.executable, "-m", "tests.parallel_worker", str(tmp_path), "terminated"]
@@ -210,25 +199,25 @@ def test_a_signal_to_all_processes_of_a_streamed_run_saves_it(tmp_path: Path) ->
     assert load_checkpoint(tmp_path / "runs" / "mine" / "last.ckpt")["progress"]["step"] == 3
 
 
-def test_a_folder_too_large_for_memory_is_streamed(
+def test_a_folder_too_large_for_memory_is_streamed_in_the_same_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_images(tmp_path / "images")
     folder = str(tmp_path / "images")
-    assert isinstance(load_data(folder, Path()).train, MemoryImages)
+    memory = load_data(folder, Path()).train
+    assert isinstance(memory, MemoryImages)
     monkeypatch.setattr("srvae_pyro.data.folder.process_memory", lambda: 100.0)
     data = load_data(folder, Path())
     assert isinstance(data.train, StreamedImages)
     assert data.info["streamed"]
     assert data.info["counts"]["train"] == len(data.train)
     assert len(data.train.in_memory(5)) == 5
+    epochs = [torch.cat([*Batches(images, 4, CPU, 0).epoch(1)]) for images in (memory, data.train)]
+    assert torch.equal(*epochs)
 
 
 def test_unreadable_images_held_out_are_left_out_and_counted(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number in range(200):
-            add(tar, f"{number}.png", b"no picture" if number % 3 == 0 else png(number))
-    name = f"wds:{tmp_path}/a.tar"
+    name = one_shard(tmp_path, 200, bad=range(0, 200, 3))
     with pytest.warns(match=r"^left out and \d+ more: cannot read the image .*a\.tar/image"):
         data = load_data(name, Path())
     for images in (data.val, data.test, data.train.in_memory(200)):
@@ -242,24 +231,15 @@ def test_unreadable_images_held_out_are_left_out_and_counted(tmp_path: Path) -> 
 
 
 def test_held_out_images_of_which_none_can_be_read_are_a_users_error(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number in range(10):
-            add(tar, f"{number}.png", png(number))
-    test = load_data(name := f"wds:{tmp_path}/a.tar", Path()).test
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number in range(10):
-            add(tar, f"{number}.png", b"no picture" if number in reds(test) else png(number))
+    test = load_data(one_shard(tmp_path, 10), Path()).test
     with pytest.raises(UserError, match=r"cannot read the image .*a\.tar"):
-        load_data(name, Path())
+        load_data(one_shard(tmp_path, 10, bad=reds(test)), Path())
 
 
 def test_unreadable_images_are_replaced_or_refused(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number in range(30):
-            add(tar, f"{number}.png", b"no picture" if number % 7 == 0 else png(number))
-    name = f"wds:{tmp_path}/a.tar"
+    name = one_shard(tmp_path, 30, bad=range(0, 30, 7))
     images = streamed(name)
     whole = torch.cat(list(Batches(images, 8, CPU, 0).epoch(0)))
     assert whole.shape == (24, 3, 8, 8)
@@ -365,10 +345,8 @@ def test_memory_is_what_each_process_may_have(
 
 @pytest.mark.parametrize(("kind", "size"), [("0", 1 << 60), ("x", 1 << 39), ("L", 1 << 39)])
 def test_sizes_that_a_tar_claims_are_held_against_it(tmp_path: Path, kind: str, size: int) -> None:
-    path = tmp_path / "a.tar"
-    with tarfile.open(path, "w") as tar:
-        for number in range(4):
-            add(tar, f"{number}.png", png(number))
+    path = Path(one_shard(tmp_path, 4).removeprefix("wds:"))
+    with tarfile.open(path, "a") as tar:
         end = tar.offset
     claim = tarfile.TarInfo("4.png")
     claim.size, claim.type = size, kind.encode()

@@ -88,26 +88,16 @@ def test_log_prob_is_the_definition(channels, dtype, tolerance, log_scale):
         np.testing.assert_allclose(log_prob.numpy(), expected, rtol=tolerance)
 
 
-def extreme_cases(channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Means and log-scales (N, 2, C, 1, 1) and images (N, C, 1, 1), in all combinations."""
-    cases = torch.tensor(
-        list(
-            itertools.product(
-                (-100.0, 0.0, 0.5 / 255, 0.5, 1.0, 100.0),
-                (-30.0, -7.0, 0.0, 10.0),
-                (0.0, LEVELS[1].item(), LEVELS[128].item(), LEVELS[254].item(), 1.0),
-            )
-        )
-    )
-    mean, log_scale, x = (case.view(-1, 1, 1, 1) for case in cases.unbind(-1))
-    ones = torch.ones(2, channels, 1, 1)
-    return mean[..., None] * ones, log_scale[..., None] * ones, x.expand(-1, channels, 1, 1)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("spread", [0.0, 200.0])
 def test_extremes_are_finite_with_finite_gradients(channels, spread):
-    means, log_scales, x = (case.clone() for case in extreme_cases(channels))
+    """Means, log-scales and levels in all combinations."""
+    edges = (-100.0, 0.0, 0.5 / 255, 0.5, 1.0, 100.0)
+    levels = LEVELS[[0, 1, 128, 254, 255]].tolist()
+    cases = torch.tensor([*itertools.product(edges, (-30.0, -7.0, 0.0, 10.0), levels)])
+    each = [case.view(-1, 1, 1, 1, 1) for case in cases.unbind(-1)]
+    means, log_scales = (case.repeat(1, 2, channels, 1, 1) for case in each[:2])
+    x = each[2][:, 0].expand(-1, channels, 1, 1)
     coefficients = torch.ones_like(means) if channels == 3 else None
     logits = torch.tensor([spread, -spread]).view(2, 1, 1).repeat(len(means), 1, 1, 1)
     parameters = [p for p in (logits, means, log_scales, coefficients) if p is not None]
@@ -246,10 +236,7 @@ def test_support():
     assert DiscretizedLogisticMixture.support.is_discrete
     assert DiscretizedLogisticMixture.support.event_dim == 3
     assert image_grid.check(x).tolist() == [True] * 5
-    x[1, 0, 0, 0] = 0.5
-    x[2, 0, 0, 0] = -1 / 255
-    x[3, 0, 0, 0] = 256 / 255
-    x[4, 0, 0, 0] = math.nan
+    x[1:, 0, 0, 0] = torch.tensor([0.5, -1 / 255, 256 / 255, math.nan])
     assert image_grid.check(x).tolist() == [True, False, False, False, False]
 
 

@@ -26,8 +26,6 @@ from srvae_pyro.training.learner import Learner, Objective
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.upscaler import Upscaler, default_decoding, downscaled
 from tests.builders import initialized, tiny
-from tests.distributions.test_block_averages import levels_of
-from tests.distributions.test_image_distributions import fits, images_of
 from tests.upscaling.test_command import smooth
 from tests.upscaling.test_consistency import extremes
 
@@ -71,18 +69,6 @@ def every_y(channels: int) -> Tensor:
 
 
 # The distribution
-
-
-@pytest.mark.parametrize(
-    ("ys", "estimate"), [((1,), False), ((1,), True), ((254,), False), ((0, 255, 0), False)]
-)
-def test_blocks_sum_to_one_and_samples_fit(ys: tuple[int, ...], estimate: bool) -> None:
-    p_x = conditional(len(ys), 2.0, shared=int(estimate), estimate=estimate)
-    images = images_of(ys, PAIRS)
-    with torch.no_grad():
-        likelihood = p_x(to_unit(levels_of(*ys)), torch.randn(4, 1, 1))
-        assert abs(likelihood.log_prob(images).double().exp().sum().item() - 1) < 1e-5
-        fits(likelihood, images, 20_000)
 
 
 @pytest.mark.parametrize(("channels", "estimate"), [(1, False), (3, False), (3, True)])
@@ -185,22 +171,6 @@ def test_no_group_sees_its_own_pixels_or_later_ones(
     # Other blocks too: the last group's parameters at one corner follow a pixel of the next block.
     (slope,) = torch.autograd.grad(seen[3][..., 0, 0].square().sum(), x)
     assert slope[..., 2:4, 2:4].abs().max() > 0
-
-
-def test_second_derivatives_by_z_are_those_of_finite_differences() -> None:
-    p_x = conditional(scale=3).double()
-    y, z = torch.rand(1, 3, 4, 4).mul(255).round().double() / 255, torch.randn(1, 4, 4, 4).double()
-    x, ways = p_x(y, z).sample(), torch.randn(3, *z.shape).double()
-
-    def log_prob(along: Tensor) -> Tensor:
-        return p_x(y, z + torch.tensordot(along, ways, 1)).log_prob(x).sum()
-
-    start, step = torch.zeros(3).double(), 1e-6 * torch.eye(3).double()
-    hessian = torch.autograd.functional.hessian(log_prob, start)
-    slopes = [torch.func.grad(log_prob)(sign * way) for way in step for sign in (1, -1)]
-    torch.testing.assert_close(slopes[0], torch.autograd.functional.jacobian(log_prob, step[0]))
-    difference = torch.stack(slopes[::2]) - torch.stack(slopes[1::2])
-    torch.testing.assert_close(hessian, difference / 2e-6, rtol=1e-6, atol=1e-5)
 
 
 def test_an_overridden_forward_is_used_for_several_outputs_too() -> None:
@@ -317,23 +287,6 @@ def test_autocast_reaches_every_network(shared: int) -> None:
     assert loss.dtype == torch.float32
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.model.parameters())
-
-
-def test_bfloat16_does_not_reach_probabilities() -> None:
-    p_x = conditional()
-    first: list[Tensor] = []
-    p_x.groups.networks[2][0].register_forward_hook(lambda _m, inputs, _o: first.extend(inputs))
-    y, z = to_unit(torch.randint(0, 256, (2, 3, 4, 4))), torch.randn(2, 4, 4, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        x = p_x(y, z).sample()
-        assert torch.equal(d(x), y)
-        first.clear()
-        scores = p_x(y, z).log_prob(x)
-    assert scores.dtype == torch.float32
-    assert torch.equal(first[0][:, -9:-6], y - 0.5)
-    assert torch.equal(first[0][:, -3:], x[..., 1::2, 1::2] - y)
-    scores.sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in p_x.parameters())
 
 
 # In the models

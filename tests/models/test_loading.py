@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from pyro import poutine
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from srvae_pyro.models import SRVAE, VAE, ImageModel, load, make_model
 from srvae_pyro.runs import CONFIG, WEIGHTS, find_run, name_for, read_config, save_weights
 from srvae_pyro.system.files import write_json
 from tests.builders import make_images, one_line, refused, smallest
+from tests.models.test_models import sites, traces
 
 MODELS: dict[str, dict[str, Any]] = {
     "srvae": {},
@@ -43,17 +43,8 @@ def make_run(folder: Path, **changes: Any) -> ImageModel:
 @torch.no_grad()
 def log_probs(model: ImageModel) -> dict[str, Tensor]:
     torch.manual_seed(5)
-    x = make_images(3)
-    guide = poutine.trace(model.guide).get_trace(x)
-    trace = poutine.trace(poutine.replay(model.model, trace=guide)).get_trace(x)
-    for each in (guide, trace):
-        each.compute_log_prob()
-    return {
-        f"{name} {site}": each.nodes[site]["log_prob"]
-        for name, each in (("guide", guide), ("model", trace))
-        for site in each.stochastic_nodes + each.observation_nodes
-        if site != "images"
-    }
+    both = zip(("model", "guide"), traces(model, make_images(3)), strict=True)
+    return {f"{name} {s}": t.nodes[s]["log_prob"] for name, t in both for s in sites(t)}
 
 
 def assert_alike(a: ImageModel, b: ImageModel) -> None:

@@ -16,9 +16,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import SRVAE, VAE, ImageModel
+from srvae_pyro.models import SRVAE, VAE, ImageModel, make_model
 from srvae_pyro.models.transforms import make_transform
 from srvae_pyro.networks import WeightNormalized
 from tests.builders import make_images, one_line, tiny
@@ -63,10 +62,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 BOTH = ["default", "vae"]
 
 
-def build(config: ModelConfig) -> ImageModel:
-    return VAE(config) if config.model == "vae" else SRVAE(config)
-
-
 def traces(m: ImageModel, x: Tensor) -> tuple[Trace, Trace]:
     guide = poutine.trace(m.guide).get_trace(x)
     model = poutine.trace(poutine.replay(m.model, trace=guide)).get_trace(x)
@@ -97,7 +92,7 @@ def train_one_step(m: ImageModel, x: Tensor) -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_pyro_finds_both_programs_valid(option: str) -> None:
     config = tiny(**OPTIONS[option])
-    m = build(config)
+    m = make_model(config)
     x = make_images(3, config.image_shape)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -113,7 +108,7 @@ def test_pyro_finds_both_programs_valid(option: str) -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_sites_and_their_shapes(option: str) -> None:
     config = tiny(**OPTIONS[option])
-    m = build(config)
+    m = make_model(config)
     x = make_images(3, config.image_shape)
     model, guide = traces(m, x)
     channels, height, width = config.image_shape
@@ -205,12 +200,12 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(changes: dict[str, Any]
     config = tiny(**changes)
     channels, height, width = config.image_shape
     with pytest.raises(UserError, match=f"{height}x{width}") as caught:
-        build(config)
+        make_model(config)
     message = one_line(caught)
     suggested = [int(number) for number in re.findall(r"\d+", message.split("such as")[1])]
     assert suggested
     for size in suggested:
-        m = build(tiny(**(changes | {"image_shape": (channels, size, size)})))
+        m = make_model(tiny(**(changes | {"image_shape": (channels, size, size)})))
         assert m.model(count=2).shape == (2, channels, size, size)
 
 
@@ -227,7 +222,7 @@ def test_unsuitable_size_is_refused_with_sizes_that_suit(changes: dict[str, Any]
 )
 def test_unsuitable_options_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build(tiny(**changes))
+        make_model(tiny(**changes))
 
 
 # Initialisation
@@ -236,7 +231,7 @@ def test_unsuitable_options_are_refused(changes: dict[str, Any], message: str) -
 @pytest.mark.parametrize("option", ["default", "grayscale, z sees y", "vae", "vae, standard"])
 def test_initialize_reaches_every_layer_once(option: str) -> None:
     config = tiny(**OPTIONS[option])
-    m = build(config)
+    m = make_model(config)
     assert not m.initialized
     with poutine.trace() as outside:
         m.initialize(make_images(4))
@@ -245,7 +240,7 @@ def test_initialize_reaches_every_layer_once(option: str) -> None:
     before = copy.deepcopy(m.state_dict())
     m.initialize(make_images(4, seed=1))
     assert all(torch.equal(before[k], v) for k, v in m.state_dict().items())
-    loaded = build(config)
+    loaded = make_model(config)
     loaded.load_state_dict(before)
     assert loaded.initialized
     loaded.initialize(make_images(4, seed=1))
@@ -305,7 +300,7 @@ def test_initial_posteriors_and_likelihoods_follow_the_config() -> None:
 
 @pytest.mark.parametrize("option", BOTH)
 def test_elbo_is_a_module_with_all_parameters(option: str) -> None:
-    m = build(tiny(**OPTIONS[option]))
+    m = make_model(tiny(**OPTIONS[option]))
     elbo = Trace_ELBO()(m.model, m.guide)
     assert {id(p) for p in elbo.parameters()} == {id(p) for p in m.parameters()}
     assert not pyro.get_param_store()
@@ -317,7 +312,7 @@ def test_elbo_is_a_module_with_all_parameters(option: str) -> None:
 def test_stock_svi_learns(option: str) -> None:
     x = (make_images(4) > 0.5) * 128 / 255  # two levels only, so that there is much to learn
     start = {"likelihood_start": "images", "likelihood_scale": 0.02, "head_scale": 0.02}
-    m = build(tiny(**start, **OPTIONS[option]))
+    m = make_model(tiny(**start, **OPTIONS[option]))
     m.initialize(x)
     before = [p.detach().clone() for p in m.parameters()]
     svi = SVI(*m.programs(), pyro.optim.Adam({"lr": 3e-3}), Trace_ELBO())
@@ -344,7 +339,7 @@ def test_stock_svi_trains_a_second_model_of_the_process() -> None:
 
 @pytest.mark.parametrize("option", BOTH)
 def test_importance_sampling_and_predictive(option: str) -> None:
-    m, x = build(tiny(**OPTIONS[option])), make_images(2)
+    m, x = make_model(tiny(**OPTIONS[option])), make_images(2)
     with torch.no_grad():
         posterior = Importance(m.model, m.guide, num_samples=3).run(x)
         assert len(posterior.log_weights) == 3
@@ -366,7 +361,7 @@ EDGES = {
 
 @pytest.mark.parametrize("option", BOTH)
 def test_render_model_draws_model_and_guide(option: str) -> None:
-    m, x = build(tiny(**OPTIONS[option])), make_images(2)
+    m, x = make_model(tiny(**OPTIONS[option])), make_images(2)
     model = pyro.render_model(m.model, model_args=(x,)).source
     names = {name for edge in EDGES[option] for name in edge}
     assert set(re.findall(r"^\s*(\w+) \[.*shape=", model, re.M)) - {"x"} == names - {"x"}
@@ -381,7 +376,7 @@ def test_render_model_draws_model_and_guide(option: str) -> None:
 @pytest.mark.parametrize("way", ["deepcopy", "average", "pickle"])
 @pytest.mark.parametrize("option", ["z sees y", "mixture", "vae"])
 def test_copies_after_a_training_step(option: str, way: str) -> None:
-    m, x = build(tiny(**OPTIONS[option])), make_images()
+    m, x = make_model(tiny(**OPTIONS[option])), make_images()
     m.initialize(x)
     train_one_step(m, x)
     other: ImageModel

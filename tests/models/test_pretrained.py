@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
-from srvae_pyro import SRVAE, load, upscale
+from srvae_pyro import load, upscale
 from srvae_pyro.data import ImageOptions
 from srvae_pyro.data.named import load_photos
 from srvae_pyro.evaluation.likelihood import evaluate_elbo
@@ -22,35 +22,18 @@ FOLDER = RUNS / "pretrained"
 PHOTO = RUNS / "pretrained-photo"
 
 
-def loaded(folder: Path) -> SRVAE:
-    model = load(folder)
-    return model
-
-
-@pytest.fixture(scope="module")
-def model() -> SRVAE:
-    return loaded(FOLDER)
-
-
 @pytest.mark.parametrize("folder", [FOLDER, PHOTO], ids=lambda folder: folder.name)
 def test_it_is_small_and_not_tied_to_a_machine(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
     assert "/" not in (folder / "config.json").read_text()
 
 
-def test_both_latents_say_something_of_photographs(model: SRVAE) -> None:
+def test_both_latents_say_something_of_photographs() -> None:
     images = load_photos(ImageOptions(image_size=32)).test[::8]
-    result = evaluate_elbo(model, images, torch.device("cpu"))
+    result = evaluate_elbo(load(FOLDER), images, torch.device("cpu"))
     assert result.terms["kl_z"] > 100
     assert result.terms["kl_u"] > 20
     assert result.bits_per_dim < 4.5  # a histogram of each dimension needs 7.7
-
-
-def test_samples_differ_and_follow_their_seeds(model: SRVAE) -> None:
-    one, same, other = (model.generate(2, seed=seed)["x"] for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert (one[0] - one[1]).std() > 0.05
-    assert (one - other).std() > 0.05
 
 
 @pytest.mark.parametrize("folder", [FOLDER, PHOTO], ids=lambda folder: folder.name)
@@ -68,7 +51,7 @@ def test_it_upscales_a_photograph_better_than_bicubic(folder: Path, tmp_path: Pa
 
 def test_photographs_are_the_same_in_tiles_and_whole() -> None:
     lr = torch.from_numpy(data.astronaut()[:160, 100:300].copy()).permute(2, 0, 1)
-    whole = Upscaler(loaded(PHOTO), UpscaleOptions(decode="mean", tile=0))
+    whole = Upscaler(load(PHOTO), UpscaleOptions(decode="mean", tile=0))
     tiled = Upscaler(whole.model, UpscaleOptions(decode="mean", tile=128))
     apart = (whole(lr).int() - tiled(lr).int()).abs()
     assert (apart > 1).float().mean() < 1e-5

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ import srvae_pyro
 from srvae_pyro import train
 from srvae_pyro.checked import metadata_of
 from srvae_pyro.config import ModelConfig, Residual, TrainingConfig
-from srvae_pyro.data import load_data
+from srvae_pyro.data import DataSplits, MemoryImages, load_data
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.record import newest_results
 from srvae_pyro.runs import read_config
@@ -201,18 +201,12 @@ def test_a_run_reports_its_test_score(done: Done) -> None:
     assert "python -m srvae_pyro.generate" in done.output
 
 
-def test_a_finished_run_is_not_started_again(
-    done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_is_not_started_again(done: Done, error: Callable[..., str]) -> None:
     data, run = str(done.arguments.data), str(done.folder)
     before = {path: path.stat().st_mtime_ns for path in done.folder.iterdir()}
-    assert "--resume" in error(monkeypatch, capsys, "--data", data, "--run", run)
+    assert "--resume" in error("--data", data, "--run", run)
     resume = ("--run", run, "--resume", "--keep-allocator", "--device", "cpu")
-    assert "reached its end" in error(monkeypatch, capsys, *resume)
-    other = {"srvae": "vae", "vae": "srvae"}[done.model]
-    for flags in (("--preset", "small"), ("--batch-size", "5"), ("--channels", "1")):
-        assert flags[0] in error(monkeypatch, capsys, *resume, *flags)
-    assert "--model" in error(monkeypatch, capsys, *resume, "--model", other)
+    assert "reached its end" in error(*resume)
     assert {path: path.stat().st_mtime_ns for path in done.folder.iterdir()} == before
 
 
@@ -232,10 +226,9 @@ def test_a_group_that_lost_a_process_at_its_end_reports(
 
 
 def test_a_signal_and_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_images(tmp_path / "images")
-    monkeypatch.chdir(tmp_path)
+    make_images(here / "images")
     step = Trainer.step
     signals = {2: signal.SIGINT, 4: signal.SIGTERM}
 
@@ -247,10 +240,10 @@ def test_a_signal_and_resume(
     monkeypatch.setattr(Trainer, "step", interrupted)
     command = "python -m srvae_pyro.train --run mine --resume"
     with plain():
-        code = train.main(arguments(tmp_path, run="mine", steps=3))
+        code = train.main(arguments(here, run="mine", steps=3))
         assert code == 128 + signal.SIGINT
         assert command in capsys.readouterr().out
-        folder = tmp_path / "runs" / "mine"
+        folder = here / "runs" / "mine"
         config = read_config(folder)
         # Its length is the run's, or a new one.
         given = TrainArguments(run="mine", resume=True, device="cpu", keep_allocator=True)
@@ -289,16 +282,13 @@ def test_a_folder_of_another_program_is_refused(tmp_path: Path, name: str) -> No
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_run_finds_its_images_where_they_were_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_images(tmp_path / "images")
-    monkeypatch.chdir(tmp_path)
+def test_a_run_finds_its_images_where_they_were_moved(here: Path) -> None:
+    make_images(here / "images")
     with plain():
-        train.main(arguments(tmp_path, run="mine", steps=1, data_seed=3))
+        train.main(arguments(here, run="mine", steps=1, data_seed=3))
         before = read_config(Path("runs/mine")).data
-        (tmp_path / "images").rename("elsewhere")
-        make_images(tmp_path / "others", 21)
+        (here / "images").rename("elsewhere")
+        make_images(here / "others", 21)
         given = TrainArguments(run="mine", resume=True, steps=2, device="cpu", keep_allocator=True)
         with pytest.raises(UserError, match=r"which is not there: say with --data where"):
             train.main(given)
@@ -306,7 +296,7 @@ def test_a_run_finds_its_images_where_they_were_moved(
             train.main(replace(given, data="others"))
         assert train.main(replace(given, data="elsewhere")) == 0
         after = read_config(Path("runs/mine")).data
-        assert after.data == str(tmp_path / "elsewhere")
+        assert after.data == str(here / "elsewhere")
         assert after.seed == before.seed == 3
         for fact in ("fingerprint", "held_out_indices", "counts"):
             assert after.info[fact] == before.info[fact]
@@ -329,28 +319,15 @@ def test_a_streamed_run_is_resumed_without_its_flags(
 
 
 def test_the_command_to_resume_has_what_settings_have_not() -> None:
-    given = TrainArguments(
-        data="my images",
-        data_root=Path("big disk/data"),
-        run="my run",
-        stream=True,
-        workers=3,
-        device="cpu",
-        threads=2,
-        strict=True,
-        keep_allocator=True,
-        steps=9,
-        seed=4,
-        data_seed=5,
-        limit=7,
-        precision="bf16",
-        set=("training.anneal=0.5",),
-    )
+    kept: dict[str, Any] = {"data_root": Path("big disk/data"), "run": "my run", "workers": 3}
+    kept |= {"device": "cpu", "strict": True, "keep_allocator": True}
+    settings: dict[str, Any] = {"data": "my images", "seed": 4, "data_seed": 5, "limit": 7}
+    settings |= {"stream": True, "threads": 2, "steps": 9, "precision": "bf16"}
+    given = TrainArguments(**kept, **settings, set=("training.anneal=0.5",))
     words = shlex.split(resume_command(str(given.run), given.options()))
     assert words[:3] == ["python", "-m", "srvae_pyro.train"]
     again = parse(TrainArguments, words=words[3:])
-    kept = ("data_root", "run", "workers", "device", "strict", "keep_allocator")
-    assert again == TrainArguments(resume=True, **{name: getattr(given, name) for name in kept})
+    assert again == TrainArguments(resume=True, **kept)
     assert run_name(fresh_config(TrainArguments(data="photos").settings())) == "srvae-paper-photos"
 
 
@@ -379,8 +356,6 @@ def test_a_runs_seed_leaves_its_images_as_they_are(tmp_path: Path) -> None:
 def test_resuming_with_images_of_another_size_is_refused(
     done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from srvae_pyro.data import DataSplits, MemoryImages
-
     black = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     images = DataSplits("", MemoryImages(black), black, black)
     monkeypatch.setattr(session, "load_images", lambda *_: images)
@@ -411,20 +386,26 @@ def test_a_run_keeps_the_number_of_threads_that_it_was_given(
 # Mistakes
 
 
-def error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
-    """The one line that train says of a mistake in its flags."""
-    capsys.readouterr()
-    with monkeypatch.context() as patch:
-        patch.setattr(warnings, "showwarning", warnings.showwarning)
-        patch.setattr(sys, "argv", ["train", *flags])
+@pytest.fixture
+def error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Gives the one line that train says of a mistake in its flags."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def told(*flags: str) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["train", *flags])
         with pytest.raises(SystemExit) as stop:
             run_command(TrainArguments, train.main, "train")
-    assert stop.value.code == 2
-    output = capsys.readouterr()
-    assert output.err.startswith("train: ")
-    assert output.err.count("\n") == 1
-    assert "Traceback" not in output.out + output.err
-    return output.err
+        assert stop.value.code == 2
+        output = capsys.readouterr()
+        assert output.err.startswith("train: ")
+        assert output.err.count("\n") == 1
+        assert "Traceback" not in output.out + output.err
+        return output.err
+
+    return told
 
 
 @pytest.mark.parametrize(
@@ -438,19 +419,13 @@ def error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
         ("--likelihood groups", "--likelihood groups needs --transform average2, not downscale2"),
     ],
 )
-def test_mistakes_of_train(
-    flags: str,
-    advice: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("here")
+def test_mistakes_of_train(flags: str, advice: str, error: Callable[..., str]) -> None:
     make_images(Path("images"), 6)
     fixed = ["--keep-allocator", "--device", "cpu", "--run", "mine"]
     data = [] if "--data" in flags else ["--data", "images"]
     with tiny():
-        assert advice in error(monkeypatch, capsys, *fixed, *data, *flags.split())
+        assert advice in error(*fixed, *data, *flags.split())
     assert not Path("runs").exists()  # nothing is left that would be in the way
 
 
@@ -511,23 +486,19 @@ def test_flags_of_all_kinds_reach_the_settings() -> None:
 
 
 def test_a_resumed_run_refuses_each_other_setting_by_its_flag(
-    done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    done: Done, error: Callable[..., str]
 ) -> None:
     resume = ("--run", str(done.folder), "--resume", "--keep-allocator", "--device", "cpu")
+    other = {"srvae": "vae", "vae": "srvae"}[done.model]
     for flags in (
-        "--seed 1",
-        "--lr-decay 0.5",
-        "--data-seed 1",
-        "--augment none",
-        "--prior mixture",
+        *("--seed 1", "--lr-decay 0.5", "--data-seed 1", "--augment none", "--prior mixture"),
+        *("--preset small", "--batch-size 5", "--channels 1", f"--model {other}"),
     ):
-        told = error(monkeypatch, capsys, *resume, *flags.split())
+        told = error(*resume, *flags.split())
         assert f"was trained with another {flags.split()[0]}" in told
         assert ": leave it out to resume" in told
-    told = error(monkeypatch, capsys, *resume, "--seed", "1")
-    assert "--seed (0, not 1)" in told
-    told = error(monkeypatch, capsys, *resume, "--set", "training.ema_half_life=200")
-    assert "ema_half_life" in told
+    assert "--seed (0, not 1)" in error(*resume, "--seed", "1")
+    assert "ema_half_life" in error(*resume, "--set", "training.ema_half_life=200")
     # Its length may change, by either way, and what is the same may be said.
     given = parse(TrainArguments, words=[*resume, "--seed", "0", "--epochs", "3"])
     config = resumed_config(given.settings(), done.folder).training

@@ -13,8 +13,6 @@ from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training import loop
 from srvae_pyro.training.loop import about, run_length, time_limit
 from srvae_pyro.training.progress import Clock, Interrupt, Progress
-from srvae_pyro.training.settings import fresh_config
-from tests.training.test_command import arguments
 from tests.training.test_training import make_trainer, tiny_config
 
 
@@ -84,14 +82,6 @@ def test_quickstart_is_the_same_run_on_every_machine() -> None:
     for model in ("srvae", "vae"):
         training = preset("quickstart", model)[1]
         assert (training.epochs, training.max_minutes) == (None, None)
-
-
-def test_a_limit_that_is_given_replaces_the_presets(tmp_path: Path) -> None:
-    for limit in ({"steps": 7}, {"epochs": 3}, {"max_minutes": 2.0}):
-        given = arguments(tmp_path, preset="quickstart", **{"steps": None, **limit})
-        training = fresh_config(given.settings()).training
-        limits = {name: getattr(training, name) for name in ("steps", "epochs", "max_minutes")}
-        assert {name: value for name, value in limits.items() if value is not None} == limit
 
 
 def test_fraction_done_is_that_of_the_first_limit_reached(tmp_path: Path) -> None:

@@ -35,14 +35,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def damaged(place: Path, run: str, **changes: Any) -> Path:
     folder = place / "runs" / run
-    settings = {"init": str(place / "runs" / "base"), "inputs": "damaged", "crops": 32}
-    small = ('model.restorer={"width": 4, "blocks": 1}',)
-    if changes.get("resume"):
-        given = arguments(place, run=str(folder), data=None, **changes)
-    else:
-        given = arguments(place, run=str(folder), batch_size=4, set=small, **(settings | changes))
+    settings: dict[str, Any] = {"data": None}
+    if not changes.get("resume"):
+        settings = {"init": str(place / "runs" / "base"), "inputs": "damaged", "crops": 32}
+        settings |= {"batch_size": 4, "set": ('model.restorer={"width": 4, "blocks": 1}',)}
     with plain(exact_preset):
-        assert train.main(given) == 0
+        assert train.main(arguments(place, run=str(folder), **(settings | changes))) == 0
     return folder
 
 

@@ -164,14 +164,6 @@ def test_a_second_signal_stops_at_once_and_handlers_come_back() -> None:
     signal.signal(signal.SIGINT, inherited)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_other_signals_save_as_ctrl_c_does(number: int, tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, tiny_config("vae"), interrupted_at(2, number))
-    assert trainer.run().step == 2
-    assert trainer.interrupt.signal == number
-    assert load_checkpoint(tmp_path / "last.ckpt")["progress"]["step"] == 2
-
-
 def test_gentle_signals_may_be_repeated_and_followed_by_sigterm() -> None:
     with Interrupt() as interrupt:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGXCPU, signal.SIGTERM, signal.SIGHUP):
@@ -399,9 +391,7 @@ def test_skipped_updates_in_a_row_lead_back_to_the_checkpoint_with_a_smaller_ste
     assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
 
 
-def test_the_second_way_back_takes_the_averaged_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_way_back_takes_the_averaged_weights(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tiny_config("vae", steps=4))
     trainer.run()
     trainer.progress.rollbacks = 1
@@ -420,9 +410,8 @@ def test_a_run_that_goes_bad_leaves_a_good_checkpoint(
     bad.recovery.resume()
     with monkeypatch.context() as patch:
         spoil_x(bad, itertools.repeat(True), patch)
-        with pytest.raises(UserError, match=r"3 returns .* did not help.*untouched") as error:
+        with refused(r"3 returns .* did not help.*untouched"):
             bad.run()
-    assert "\n" not in str(error.value)
     assert bad.progress.rollbacks == recovery.MAX_ROLLBACKS
     healed = make_trainer(tmp_path, tiny_config("vae", steps=8))
     healed.recovery.resume()
@@ -467,9 +456,13 @@ def test_a_further_update_that_is_not_finite_is_skipped_and_reported(
 ) -> None:
     trainer = make_trainer(tmp_path, tiny_config(y_updates=3))
     begin(trainer)
-    monkeypatch.setattr(
-        trainer.learner.lower[0].objective, "forward", lambda x, weights: infinite(trainer)
-    )
+    objective = trainer.learner.lower[0].objective
+
+    def infinite(x: Tensor, weights: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = sum(p.sum() for p in objective.parameters()) * float("inf")
+        return loss, {"re_y": loss.expand(BATCH), "kl_u": torch.zeros(BATCH)}
+
+    monkeypatch.setattr(objective, "forward", infinite)
     before = learnt(trainer)
     trainer.step(trainer.data.train.images[:BATCH])
     told = "not finite at site y in a further update of y's level; update skipped (1 so far)"
@@ -479,12 +472,6 @@ def test_a_further_update_that_is_not_finite_is_skipped_and_reported(
     assert not torch.equal(torch.tensor(after["norms"]), torch.tensor(before["norms"]))
     assert all(value.isfinite().all() for value in after["model"].values())
     assert any(not torch.equal(v, before["average"][n]) for n, v in after["average"].items())
-
-
-def infinite(trainer: Trainer) -> tuple[Tensor, dict[str, Tensor]]:
-    """A loss that is not, and its terms."""
-    loss = sum(p.sum() for p in trainer.learner.lower[0].objective.parameters()) * float("inf")
-    return loss, {"re_y": loss.expand(BATCH), "kl_u": torch.zeros(BATCH)}
 
 
 def test_a_vae_has_one_update_whatever_the_settings_of_its_preset(tmp_path: Path) -> None:

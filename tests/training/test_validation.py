@@ -157,17 +157,6 @@ def test_validation_disturbs_nothing_and_repeats(
         assert_same(after[name], before[name], name)
 
 
-def test_validation_is_of_the_averaged_weights(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    begin(trainer)
-    with torch.no_grad():
-        for parameter in trainer.learner.model.parameters():
-            parameter.fill_(float("nan"))
-    end_epoch(trainer)
-    assert torch.tensor(trainer.progress.val["nats"]).isfinite()
-    assert_same(best_of(tmp_path), weights_of(trainer.learner.averaged))
-
-
 def test_the_best_weights_are_kept_when_validation_gets_worse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
