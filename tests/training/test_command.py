@@ -569,12 +569,11 @@ def test_init_refuses_other_networks(
 
 
 def test_another_transform_than_an_exact_presets_has_independent_pixels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_images(tmp_path / "images")
     told = "p(x|y,z) of independent pixels: likelihood groups needs --transform average2\n"
     with plain(exact_preset):
-        monkeypatch.setattr("srvae_pyro.training.settings.preset", exact_preset)
         assert train.main(arguments(tmp_path, transform="grayscale", steps=1)) == 0
         assert capsys.readouterr().out.count(told) == 1
         assert read_config(tmp_path / "runs" / "mine").model.likelihood == "independent"
