@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -24,13 +25,7 @@ from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import command
 from srvae_pyro.evaluation.command import print_results
 from srvae_pyro.evaluation.fid import Distances
-from srvae_pyro.evaluation.likelihood import (
-    ActiveUnits,
-    Elbo,
-    ElboResult,
-    evaluate_elbo,
-    evaluate_likelihood,
-)
+from srvae_pyro.evaluation.likelihood import Elbo, ElboResult, evaluate_elbo, evaluate_likelihood
 from srvae_pyro.evaluation.measures import Measure, Result, Selection, Split, Task
 from srvae_pyro.evaluation.record import newest_results, record
 from srvae_pyro.inference.decoding import Decode, ImageNoise
@@ -43,13 +38,21 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import CONFIG, read_config
 from srvae_pyro.system.cli import check_arguments, parse
 from srvae_pyro.system.files import write_json
-from srvae_pyro.system.parallel import ProcessGroup
 from tests.builders import initialized, make_images, save_run, tiny, write_images
+
+CPU = torch.device("cpu")
 
 
 def results(run: Path) -> dict[str, Any]:
     """The newest result of each measure in a run's file."""
     return {name: line["result"] for name, line in newest_results(run).items()}
+
+
+def evaluate(run: Path, folder: Path | str, **options: Any) -> int:
+    """The command, with the check of its arguments."""
+    arguments = EvaluateArguments(str(run), data=str(folder), **options)
+    check_arguments(arguments)
+    return main(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +78,12 @@ def run(tmp_path: Path, originals: Path) -> Path:
     return shutil.copytree(originals / "run", tmp_path / "run")
 
 
-@pytest.mark.parametrize("limit", [None, 4])
+@pytest.mark.parametrize("limit", [None, 4, 1])
 def test_terms_are_those_of_the_elbo(
     folder: Path, run: Path, limit: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    arguments = EvaluateArguments(
-        str(run), data=str(folder), limit=limit, batch_size=4, elbo_only=True, json=out
-    )
-    assert main(arguments) == 0
+    assert evaluate(run, folder, limit=limit, batch_size=4, elbo_only=True, json=out) == 0
     values = json.loads(out.read_text())
     test = load_data(str(folder), folder).test
     images = evenly_spaced(test, limit)
@@ -96,16 +96,17 @@ def test_terms_are_those_of_the_elbo(
     total = sum(values["elbo"][name] for name in terms.named())
     assert values["elbo"]["nats"] == pytest.approx(total, rel=1e-6)
     assert values["images"] == len(images)
-    assert f"ELBO {values['elbo']['bits_per_dim']:.4f}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"ELBO {values['elbo']['bits_per_dim']:.4f}" in text
+    assert (values["elbo"]["standard_error"] is None) == ("±" not in text) == (limit == 1)
 
 
 def test_likelihood_and_what_is_recorded(
     folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "deep" / "out.json"
-    options = {"limit": 3, "importance_samples": 30, "seed": 4}
-    assert main(EvaluateArguments(str(run), data=str(folder), json=out, **options)) == 0
-    main(EvaluateArguments(str(run), data=str(folder), split="train", elbo_only=True))
+    assert evaluate(run, folder, json=out, limit=3, importance_samples=30, seed=4) == 0
+    evaluate(run, folder, split="train", elbo_only=True)
     values = json.loads(out.read_text())
     line = newest_results(run)["likelihood"]
     expected = {**line["result"], "flags": line["flags"]}
@@ -132,11 +133,10 @@ def test_likelihood_and_what_is_recorded(
 def test_the_refined_likelihood_stands_beside_the_other(
     folder: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = EvaluateArguments(str(run), data=str(folder), limit=2, importance_samples=3)
-    assert main(arguments) == 0
+    assert evaluate(run, folder, limit=2, importance_samples=3) == 0
     before = results(run)
     assert "refined by" not in capsys.readouterr().out
-    assert main(replace(arguments, refine=2)) == 0
+    assert evaluate(run, folder, limit=2, importance_samples=3, refine=2) == 0
     text = capsys.readouterr().out
     two = results(run)["refined_likelihood"]
     assert newest_results(run)["refined_likelihood"]["flags"]["refine"] == 2
@@ -144,8 +144,8 @@ def test_the_refined_likelihood_stands_beside_the_other(
         del found["seconds"]
     assert plain == before["likelihood"]
     images = load_data(str(folder), folder).test[[0, 14]]
-    cpu, indices = torch.device("cpu"), torch.tensor([0, 14])
-    expected = evaluate_likelihood(load(run), images, cpu, 3, refine=2, indices=indices)
+    indices = torch.tensor([0, 14])
+    expected = evaluate_likelihood(load(run), images, CPU, 3, refine=2, indices=indices)
     assert two["bits_per_dim"] == pytest.approx(expected.bits_per_dim, rel=1e-6)
     assert two["kept"] == expected.kept
     lines = [line.split() for line in text.splitlines()]
@@ -158,43 +158,34 @@ def test_the_refined_likelihood_stands_beside_the_other(
     assert table.endswith("for 1,200 of the images it does not, and the encoder's q is kept")
 
 
-def test_units_are_counted(folder: Path, tmp_path: Path) -> None:
-    """By hand, of a model some of whose units are switched off."""
+@pytest.mark.parametrize("alike", [False, True])
+def test_units_are_counted(folder: Path, alike: bool) -> None:
+    """By hand, of images that differ and of one image again and again."""
     images = load_data(str(folder), folder).test
+    model = initialized(to_unit(images), posterior_scale=1.0, posterior_log_variance=0.0)
+    images = images[:1].expand_as(images) if alike else images
     x = to_unit(images)
-    model = initialized(x, posterior_scale=1.0, posterior_log_variance=0.0)
     expected = {}
-    for name, q in {
-        "z": model.guide.q_z,
-        "u": lambda x: model.guide.q_u(model.guide.d(x)),
+    for name, mean in {
+        "z": model.guide.q_z(x).mean,
+        "u": model.guide.q_u(model.guide.d(x)).mean,
     }.items():
-        mean = q(x).mean
         expected[f"units_{name}"] = mean[0].numel()
         expected[f"active_units_{name}"] = (mean.var(0, correction=0) > 0.01).sum().item()
-    result = evaluate_elbo(model, images, torch.device("cpu"), units=True, batch_size=4)
-    counted = result.to_json()
+    with Decode(noise=ImageNoise(0, range(len(x)))):
+        terms = TermsELBO(detailed_kl=True).terms(model.model, model.guide, x)
+    expected["kl_units_z"] = (terms.detailed_kl["z"].mean(0) > 0.01).sum().item()
+    counted = evaluate_elbo(model, images, CPU, units=True, batch_size=4).to_json()
     assert {name: counted[name] for name in expected} == expected
-    assert 0 < counted["kl_units_z"] <= counted["units_z"]
+    assert (expected["active_units_z"] == 0) == alike
     assert "kl_units_u" not in counted  # a flow's KL has no closed form
-    two = [
-        TermsELBO(detailed_kl=True).terms(model.model, model.guide, part)
-        for part in (x, x[:1].expand_as(x))
-    ]
-    for terms, all_alike in zip(two, (False, True), strict=True):
-        units = ActiveUnits()
-        units.add(terms)
-        found = units.read(len(x), ProcessGroup())["z"]
-        assert (found.active == 0) == all_alike
-        kl = terms.detailed_kl["z"].mean(0)
-        assert found.kl == (kl > 0.01).sum()
 
 
-def test_more_elbo_samples_are_averaged(folder: Path, run: Path, tmp_path: Path) -> None:
+def test_more_elbo_samples_are_averaged(folder: Path, run: Path) -> None:
     model, images = load(run), load_data(str(folder), folder).test
-    cpu = torch.device("cpu")
-    single = evaluate_elbo(model, images, cpu).to_json()
-    many = evaluate_elbo(model, images, cpu, samples=3, batch_size=7).to_json()
-    again = evaluate_elbo(model, images, cpu, samples=3, batch_size=100).to_json()
+    single = evaluate_elbo(model, images, CPU).to_json()
+    many = evaluate_elbo(model, images, CPU, samples=3, batch_size=7).to_json()
+    again = evaluate_elbo(model, images, CPU, samples=3, batch_size=100).to_json()
     assert many["re_x"] != single["re_x"]
     for name, value in many.items():
         assert again[name] == pytest.approx(value, rel=1e-5, abs=1e-6)  # a KL may be near 0
@@ -204,13 +195,13 @@ def test_more_elbo_samples_are_averaged(folder: Path, run: Path, tmp_path: Path)
 
 
 def test_a_vae_is_measured_too(folder: Path, tmp_path: Path) -> None:
-    run = str(save_run(tmp_path / "vae", model="vae"))
-    assert main(EvaluateArguments(run, data=str(folder), limit=2, importance_samples=3)) == 0
-    values = results(tmp_path / "vae")
+    run = save_run(tmp_path / "vae", model="vae")
+    assert evaluate(run, folder, limit=2, importance_samples=3) == 0
+    values = results(run)
     assert values["likelihood"]["estimator"] == "paired"
     assert "re_y" not in values["elbo"]
     with pytest.raises(UserError, match="a VAE has no y"):
-        main(EvaluateArguments(run, data=str(folder), super_resolution=True))
+        evaluate(run, folder, super_resolution=True)
 
 
 def test_published_rows_stand_beside_the_same_data_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +244,7 @@ def test_a_runs_own_images_are_split_as_they_were(run: Path, folder: Path, tmp_p
     folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"which is not there: say with --data where"):
         main(EvaluateArguments(str(run), elbo_only=True))
-    assert main(EvaluateArguments(str(run), data=str(copy), elbo_only=True)) == 0
+    assert evaluate(run, copy, elbo_only=True) == 0
     next((copy / "train").rglob("*.png")).unlink()
     assert not load_for(config, str(copy), Path()).info["own"]
     shutil.copytree(copy, folder)
@@ -281,32 +272,27 @@ def test_a_warning_when_images_are_those_of_training(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     of_data(run, folder)
-    arguments = EvaluateArguments(str(run), str(tmp_path / data), split=split, limit=2)
-    assert main(replace(arguments, elbo_only=True)) == 0
+    assert evaluate(run, tmp_path / data, split=split, limit=2, elbo_only=True) == 0
     told = [str(w.message) for w in recwarn.list if "was trained on some of" in str(w.message)]
     assert len(told) == warned
 
 
-def test_a_folder_of_test_images_alone_can_be_measured_on(
+def test_a_folder_without_a_split_can_be_measured_on(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("srvae_pyro.evaluation.fid.FeatureExtractor", lambda *_: None)
     shutil.rmtree(folder / "train")
-    given = EvaluateArguments(str(run), data=str(folder), elbo_only=True)
-    assert main(given) == 0
+    assert evaluate(run, folder, elbo_only=True) == 0
     assert newest_results(run)["elbo"]["images"] == 15
     with pytest.raises(UserError, match="has no folder val/: take another split"):
-        main(replace(given, split="val"))
+        evaluate(run, folder, split="val")
     with pytest.raises(UserError, match="lacks train/ or test/, which fid compares with"):
-        main(replace(given, fid=True))
-
-
-def test_a_folder_without_the_split(folder: Path, run: Path, tmp_path: Path) -> None:
-    (folder / "test").rename(folder / "train" / "more")
+        evaluate(run, folder, fid=True)
+    (folder / "test").rename(folder / "more")
     with pytest.raises(UserError, match=r"has no folder test/: take the split all"):
-        main(EvaluateArguments(str(run), data=str(folder)))
-    assert main(EvaluateArguments(str(run), data=str(folder), split="all", elbo_only=True)) == 0
-    assert newest_results(run)["elbo"]["images"] == 30
+        evaluate(run, folder)
+    assert evaluate(run, folder, split="all", elbo_only=True) == 0
+    assert newest_results(run)["elbo"]["images"] == 15
 
 
 def test_fid_is_asked_for_as_in_the_paper(
@@ -321,18 +307,11 @@ def test_fid_is_asked_for_as_in_the_paper(
         return Distances(12.345, 0.01, 0.001, 1000, options["samples"], len(real))
 
     monkeypatch.setattr("srvae_pyro.evaluation.fid.fid_and_kid", stand_in)
-    searched = []
-
-    def find_weights(path: Path) -> Path:
-        searched.append(path)
-        return path
-
+    find_weights = Mock(side_effect=lambda path: path)
     monkeypatch.setattr("srvae_pyro.evaluation.fid.find_weights", find_weights)
-    arguments = EvaluateArguments(
-        str(run), data=str(folder), elbo_only=True, fid=True, fid_weights=Path("weights.pth")
-    )
-    assert main(arguments) == 0
-    assert len(searched) == 1  # the file is hashed
+    options = {"elbo_only": True, "fid": True, "fid_weights": Path("weights.pth")}
+    assert evaluate(run, folder, **options) == 0
+    assert find_weights.call_count == 1  # the file is hashed
     # Test images, and all others: 13 or 14 to train on and the one that is held out.
     byte = torch.uint8
     assert asked == [(15, 10_000, byte, "weights.pth"), (15, 50_000, byte, "weights.pth")]
@@ -340,7 +319,7 @@ def test_fid_is_asked_for_as_in_the_paper(
     assert line["result"]["train"]["fid"] == 12.345
     assert (line["flags"]["fid_weights"], line["flags"]["temperature"]) == ("weights.pth", 1.0)
     assert "12.35 (12.35)" in capsys.readouterr().out.replace("12.34", "12.35")
-    assert main(replace(arguments, temperatures=Temperatures(1.0, 0.5, 0.25))) == 0
+    assert evaluate(run, folder, **options, temperatures=Temperatures(1.0, 0.5, 0.25)) == 0
     assert newest_results(run)["fid"]["flags"]["y_temperature"] == 0.25
     assert not torch.equal(images[0], images[-1])
 
@@ -356,26 +335,20 @@ def test_fid_is_asked_for_as_in_the_paper(
         ({"decode": "mode"}, "--decode is of --fid or --kid"),
         ({"temperatures": Temperatures(y_temperature=0.9)}, "--y-temperature is of --fid or --kid"),
         ({"run": "nowhere"}, "no run called nowhere"),
-        ({"data": "nowhere"}, "no data set and no folder is called 'nowhere'"),
+        ({"folder": "nowhere"}, "no data set and no folder is called 'nowhere'"),
         ({"measure": ("nothing",)}, "--measure nothing: no measure without flags is called so"),
     ],
 )
 def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> None:
-    arguments = EvaluateArguments(**{"run": str(run), "data": str(folder), "limit": 1, **options})
-
-    def evaluate() -> None:  # as run_command does it
-        check_arguments(arguments)
-        main(arguments)
-
     with pytest.raises(UserError) as error:
-        evaluate()
+        evaluate(**{"run": run, "folder": folder, "limit": 1, **options})
     assert message in with_flags(str(error.value))
 
 
 def test_images_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
     save_pretrained(make_model(tiny(image_shape=(3, 16, 32))), tmp_path / "wide")
     with pytest.raises(UserError, match=r"images of 16x16, the model is for 16x32"):
-        main(EvaluateArguments(str(tmp_path / "wide"), data=str(folder)))
+        evaluate(tmp_path / "wide", folder)
 
 
 # What is recorded
@@ -383,11 +356,10 @@ def test_images_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> No
 
 def test_no_result_is_lost(folder: Path, run: Path) -> None:
     """Each is a line of its own, whatever its flags, images and weights."""
-    arguments = EvaluateArguments(str(run), data=str(folder), elbo_only=True)
     lines: list[str] = []
     weights = (run / "model.safetensors").stat().st_size
     for changes in ({}, {"limit": 2}, {"seed": 5}, {"split": "train"}, {}):
-        assert main(replace(arguments, **changes)) == 0
+        assert evaluate(run, folder, elbo_only=True, **changes) == 0
         *before, _ = (run / "evaluation.jsonl").read_text().splitlines()
         assert before == lines
         lines = (run / "evaluation.jsonl").read_text().splitlines()
@@ -441,7 +413,7 @@ def test_nothing_is_written_to_a_copy_from_the_hub(folder: Path, run: Path) -> N
     for name in ("config.json", "model.safetensors"):
         (copy.parent / name).rename(copy / name)
     with pytest.warns(UserWarning, match=r"a copy from the Hub: the results are printed only"):
-        main(EvaluateArguments(str(copy), str(folder), limit=2, elbo_only=True))
+        evaluate(copy, folder, limit=2, elbo_only=True)
     assert not (copy / "evaluation.jsonl").exists()
 
 
@@ -469,11 +441,8 @@ def test_each_result_is_recorded_before_the_next_is_measured(
     ):
         monkeypatch.setattr(f"{place}.{name}", look(name.partition(".")[0], function))
     monkeypatch.setattr(f"{place}.fid.FeatureExtractor", lambda *_: True)
-    arguments = EvaluateArguments(
-        str(run), str(folder), fid=True, super_resolution=True, importance_samples=2
-    )
     with pytest.raises(KeyboardInterrupt):
-        main(arguments)
+        evaluate(run, folder, fid=True, super_resolution=True, importance_samples=2)
     three = ["elbo", "likelihood", "fid"]
     assert seen == [
         ("likelihood", ["elbo"], []),
@@ -496,7 +465,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
         ("evaluation.jsonl", r"evaluation\.jsonl is written anyway"),
     ):
         with pytest.raises(UserError, match=told):
-            main(EvaluateArguments(str(run), str(folder), json=run / name))
+            evaluate(run, folder, json=run / name)
     assert "somebody" in (run / "other.json").read_text()
 
 
@@ -512,18 +481,15 @@ def test_results_of_a_run_that_cannot_be_written_to_are_printed(
             raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr("srvae_pyro.evaluation.record.check_place", refuse)
-    arguments = EvaluateArguments(str(run), str(folder), elbo_only=True)
     with pytest.warns(UserWarning, match=r"Read-only.*: the results are printed only; --json FILE"):
-        assert main(arguments) == 0
+        assert evaluate(run, folder, elbo_only=True) == 0
     assert "bits/dim" in capsys.readouterr().out
     assert not (run / "evaluation.jsonl").exists()
-    with pytest.warns(UserWarning, match="the results are not recorded there"):
-        assert main(replace(arguments, json=tmp_path / "out.json")) == 0
-    assert "elbo" in json.loads((tmp_path / "out.json").read_text())
-    capsys.readouterr()
-    with pytest.warns(UserWarning, match="the results are not recorded there"):
-        assert main(replace(arguments, json=tmp_path / "out.json")) == 0
-    assert "out.json, in place of an earlier one" in capsys.readouterr().out
+    for again in (False, True):
+        with pytest.warns(UserWarning, match="the results are not recorded there"):
+            assert evaluate(run, folder, elbo_only=True, json=tmp_path / "out.json") == 0
+        assert "elbo" in json.loads((tmp_path / "out.json").read_text())
+        assert ("out.json, in place of an earlier one" in capsys.readouterr().out) == again
 
 
 @pytest.mark.parametrize("times", [1, 9])
@@ -542,19 +508,11 @@ def test_what_a_full_disk_does_not_take_is_written_with_the_next(
         record(*args)
 
     monkeypatch.setattr("srvae_pyro.evaluation.record.record", full)
-    arguments = EvaluateArguments(str(run), str(folder), importance_samples=2)
+    code = 0 if times == 1 else 2
     with pytest.warns(UserWarning, match="run cannot be written: No space left on device"):
-        assert main(arguments) == (0 if times == 1 else 2)
+        assert evaluate(run, folder, importance_samples=2) == code
     assert list(results(run)) == (["elbo", "likelihood"] if times == 1 else [])
     assert "importance sampling, 2 samples" in capsys.readouterr().out
-
-
-def test_one_image_has_no_standard_error(
-    folder: Path, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(EvaluateArguments(str(run), str(folder), limit=1, elbo_only=True))
-    assert results(run)["elbo"]["standard_error"] is None
-    assert "±" not in capsys.readouterr().out
 
 
 # A measure of one's own
@@ -600,12 +558,12 @@ def test_a_measure_is_a_class_and_an_entry_in_the_list(
     monkeypatch.setattr(command, "MEASURES", [*command.MEASURES, EdgesMeasure])
     line = f"{run} --data {folder} --elbo-only --seed 3 --json {tmp_path / 'out.json'}"
 
-    def evaluate(words: str) -> int:
+    def command_line(words: str) -> int:
         return main(parse(EvaluateArguments, words=f"{line} {words}".split()))
 
-    assert evaluate("") == 0
+    assert command_line("") == 0
     assert list(results(run)) == ["elbo"]
-    assert evaluate("--measure edges count=5") == 0
+    assert command_line("--measure edges count=5") == 0
     x = load(run).generate(5, seed=3)["x"]
     expected = 255 * (x[..., 1:] - x[..., :-1]).abs().mean().item()
     found = newest_results(run)["edges"]
@@ -622,4 +580,4 @@ def test_a_measure_is_a_class_and_an_entry_in_the_list(
         ("--measure edges seed=2", "edges has no setting seed"),
     ):
         with pytest.raises(UserError, match=message):
-            evaluate(words)
+            command_line(words)

@@ -63,13 +63,7 @@ def test_cores_that_are_forbidden_do_not_count(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("RANK", None),
-        ("RANK", "2"),
-        ("MASTER_ADDR", None),
-        ("MASTER_PORT", ""),
-    ],
+    ("name", "value"), [("RANK", None), ("RANK", "2"), ("MASTER_ADDR", None), ("MASTER_PORT", "")]
 )
 def test_an_incomplete_process_group_is_ignored_with_a_warning(
     name: str,

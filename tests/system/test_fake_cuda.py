@@ -231,10 +231,7 @@ def test_other_operations(here: OnGpu) -> None:
             lambda: model.recombine(x, x, decode="mean"),
         ]
     if here.name != "groups":  # takes the longest, and its networks are done
-        calls += [
-            lambda: model.reconstruct(x, seed=1),
-            lambda: model.interpolate(x, x, 2, seed=1),
-        ]
+        calls += [lambda: model.reconstruct(x, seed=1), lambda: model.interpolate(x, x, 2, seed=1)]
     for call in calls:
         assert devices(call()) == {"cuda"}
     assert {place for _, place in here.cuda.waits.taken()} == {"operations.py:check_images"}

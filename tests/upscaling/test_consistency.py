@@ -40,11 +40,7 @@ def extremes(height: int, width: int) -> Tensor:
     ("kind", "factor", "channels"), [("RGBA", 2, 3), ("L", 4, 3), ("RGB", 2, 1)]
 )
 def test_every_file_is_consistent(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    kind: str,
-    factor: int,
-    channels: int,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, factor: int, channels: int
 ) -> None:
     save_pretrained(make(image_shape=(channels, 16, 16)), tmp_path / "run")
     image = image_of(extremes(9, 13)).convert(kind)
