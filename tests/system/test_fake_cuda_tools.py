@@ -161,25 +161,3 @@ def test_batches_go_to_a_gpu_without_waiting(
         assert augment(next(batches.epoch(1)), torch.Generator()).device.type == "cuda"
         assert cuda.waits.to_device == len(batches) + 2
         assert cuda.waits.taken() == {}
-
-
-@pytest.mark.parametrize("kept", ["in memory", "in files"])
-def test_on_a_cpu_nothing_is_pinned(
-    kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    to = Tensor.to
-
-    def spy(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        asked.append(kwargs.get("non_blocking", False))
-        return to(tensor, *args, **kwargs)
-
-    monkeypatch.setattr(Tensor, "to", spy)
-    monkeypatch.setattr(Tensor, "pin_memory", lambda _: pytest.fail("pinned"))
-    images: Any = MemoryImages(torch.zeros(6, 3, 8, 8, dtype=torch.uint8))
-    if kept == "in files":
-        images = streamed(tmp_path)
-    batch = next(Batches(images, 2, CPU, seed=0).epoch(0))
-    augment(batch, torch.Generator())
-    assert asked
-    assert not any(asked)

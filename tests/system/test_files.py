@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,17 +116,6 @@ def test_a_name_that_is_too_long_is_found_out_before_the_work(tmp_path: Path) ->
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(OSError, match="it is a named pipe"):
         check_place(tmp_path / "pipe.json")
-
-
-def test_an_output_that_cannot_be_written_names_its_flag(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(dir: Path) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", f"{dir}/probe")
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    with pytest.raises(UserError, match=r"^cannot write .*/o/x .Read-only.*: give --out FILE$"):
-        check_output(tmp_path / "o" / "x", "--out FILE")
 
 
 def test_an_output_replaces_earlier_ones_alone(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from PIL import Image
 from srvae_pyro.config import RunConfig
 from srvae_pyro.data import ImageOptions, load_data
 from srvae_pyro.errors import UserError
-from srvae_pyro.models import make_model
-from srvae_pyro.runs import read_config
+from srvae_pyro.models import load, make_model
+from srvae_pyro.runs import WEIGHTS, read_config
 from srvae_pyro.system.cli import run_command
+from srvae_pyro.system.files import digest
 from srvae_pyro.train import TrainArguments
 from srvae_pyro.training.loop import Trainer
-from srvae_pyro.training.recovery import load_checkpoint
+from srvae_pyro.training.recovery import LAST, load_checkpoint
 from srvae_pyro.training.settings import fresh_config
+from tests.builders import save_run
 from tests.training.test_training import make_trainer, tiny_config
 
 often = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -38,8 +40,14 @@ anything = st.recursive(
 )
 
 
-def one_line(error: UserError) -> None:
-    assert "\n" not in str(error)
+@contextlib.contextmanager
+def perhaps_refused() -> Iterator[None]:
+    """Let a UserError of one line pass."""
+    try:
+        yield
+    except UserError as error:
+        if "\n" in str(error):
+            raise
 
 
 VALUES: dict[str, Any] = json.loads(json.dumps(tiny_config().to_dict()))
@@ -59,12 +67,8 @@ def test_config_fields(where: tuple[str, str | None], value: Any) -> None:
         values[part] = value
     else:
         values[part][name] = value
-    try:
-        config = RunConfig.from_dict(values)
-        with torch.device("meta"):
-            make_model(config.model)
-    except UserError as error:
-        one_line(error)
+    with perhaps_refused(), torch.device("meta"):
+        make_model(RunConfig.from_dict(values).model)
 
 
 @often
@@ -74,10 +78,8 @@ def test_config_files(content: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-        try:
+        with perhaps_refused():
             read_config(Path(folder))
-        except UserError as error:
-            one_line(error)
 
 
 flags = st.sampled_from(
@@ -146,13 +148,9 @@ def test_image_bytes(content: bytes) -> None:
         for number in range(8):
             (Path(folder) / f"{number}.png").write_bytes(png())
         (Path(folder) / "4.png").write_bytes(content)
-        with warnings.catch_warnings(action="ignore"):
-            try:
-                data = load_data(folder, Path("data"), ImageOptions(image_size=16))
-            except UserError as error:
-                one_line(error)
-                return
-        assert len(data.train) + len(data.val) + len(data.test) in (7, 8)
+        with warnings.catch_warnings(action="ignore"), perhaps_refused():
+            data = load_data(folder, Path("data"), ImageOptions(image_size=16))
+            assert len(data.train) + len(data.val) + len(data.test) in (7, 8)
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +161,36 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 @often
 @given(content=damaged(checkpoint) | st.binary(max_size=300))
 def test_checkpoint_bytes(trainer: Trainer, content: bytes) -> None:
-    """A checkpoint is as it was written, or refused."""
-    path = trainer.folder / "last.ckpt"
-    path.write_bytes(content)
-    try:
+    """A checkpoint can be resumed from, or is refused."""
+    (trainer.folder / LAST).write_bytes(content)
+    with perhaps_refused():
         trainer.recovery.resume()
-    except UserError as error:
-        one_line(error)
-        with pytest.raises(UserError):
-            load_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_run(tmp_path_factory.mktemp("run"))
+    make_trainer(folder).recovery.save()
+    return folder
+
+
+def contents(path: Path) -> str:
+    """A digest of what a checkpoint holds, or a model with such weights."""
+    return digest(load_checkpoint(path) if path.name == LAST else load(path.parent).state_dict())
+
+
+@pytest.mark.parametrize("name", [LAST, WEIGHTS])
+@settings(often, max_examples=60)
+@given(place=st.integers(0, 2**40), bit=st.integers(0, 7))
+def test_a_changed_bit_is_noticed(run: Path, name: str, place: int, bit: int) -> None:
+    """But for those that do not count, such as padding."""
+    path = run / name
+    content, whole = path.read_bytes(), contents(path)
+    changed = bytearray(content)
+    changed[place % len(content)] ^= 1 << bit
+    path.write_bytes(changed)
+    try:
+        with perhaps_refused():
+            assert contents(path) == whole
+    finally:
+        path.write_bytes(content)
