@@ -21,11 +21,11 @@ def test_seeds_numbers_and_sites_have_streams_of_their_own() -> None:
     like = torch.zeros(1, 2, 4, 4)
     draws = [
         ImageNoise(seed, [number]).normal(site, like)
-        for seed in (0, 1)
+        for seed in (0, 1, (1, 0), (1, 1), (0, 1))
         for number in (0, 1, 2**33)
         for site in ("u", "z")
     ]
-    assert len(torch.cat(draws).unique(dim=0)) == 12
+    assert len(torch.cat(draws).unique(dim=0)) == 30
     correlations = torch.corrcoef(torch.cat(draws).flatten(1)).fill_diagonal_(0)
     assert correlations.abs().max() < 0.8  # of 32 numbers: 0.18 is one standard deviation
 
@@ -39,12 +39,6 @@ def test_streams_count_all_bits_of_what_they_are_for() -> None:
     keys = [(0, *b"weights"), (0, *b"noise"), (0, 1, *b"noise"), (2**32, *b"noise"), (2**33,), (2,)]
     assert len({torch_seed(*key) for key in keys}) == len(keys)
     assert torch_seed(3, *b"noise") == torch_seed(3, *b"noise") >= 0
-
-
-def test_several_numbers_make_a_seed() -> None:
-    like = torch.zeros(1, 1, 4, 4)
-    draws = [ImageNoise(seed, [5]).normal("z", like) for seed in (7, (7, 0), (7, 1), (0, 7))]
-    assert len(torch.cat(draws).unique(dim=0)) == 4
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 1, 2, 2), (5, 1, 1, 2, 2), (1, 2, 2), (2,)])
@@ -68,12 +62,8 @@ def test_the_images_dimension() -> None:
 )
 def test_distributions(kind: str, mean: float, std: float) -> None:
     noise = ImageNoise(3, range(100))
-    draw = getattr(noise, kind)("x", torch.zeros(100, 3, 20, 20))
+    draw = getattr(noise, kind)("x", torch.zeros(100, 3, 20, 20, dtype=torch.float64))
+    assert draw.dtype == torch.float64
     assert draw.mean().item() == pytest.approx(mean, abs=0.01)
     assert draw.std().item() == pytest.approx(std, abs=0.01)
     assert draw.mean(dim=(1, 2, 3)).std().item() == pytest.approx(std / 1200**0.5, rel=0.3)
-
-
-def test_types_are_kept() -> None:
-    draw = ImageNoise(0, [0]).normal("x", torch.zeros(1, 1, 2, 2, dtype=torch.float64))
-    assert draw.dtype == torch.float64

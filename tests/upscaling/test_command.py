@@ -191,18 +191,10 @@ BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_by_itself_is_refused(tmp_path: Path, name: str) -> None:
-    content, message = BAD[name]
-    if content is not None:
-        (tmp_path / name).write_bytes(content())
-    with pytest.raises(UserError, match=message) as error:
-        upscale(run(), tmp_path / name, out=tmp_path / "out")
-    text = str(error.value)
-    assert len(text.splitlines()) == 1
-    text.encode()  # can be printed
-    if name.isascii() and name.isprintable():
-        assert name in text
+def test_a_bad_file_by_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(truncated())
+    with pytest.raises(UserError, match=r"cut\.jpg"):
+        upscale(run(), tmp_path / "cut.jpg", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -220,8 +212,9 @@ def test_bad_files_do_not_stop_the_others(
     said = capsys.readouterr()
     lines = said.err.splitlines()
     assert len(lines) == len(BAD)
-    for _, message in BAD.values():
-        assert any(message in line for line in lines), message
+    for name, (_, message) in BAD.items():
+        shown = name if name.isascii() and name.isprintable() else ""
+        assert any(message in line and shown in line for line in lines), message
     assert f"2 of {len(files)} images upscaled" in said.out
 
 
@@ -339,15 +332,6 @@ def test_tiles_follow_the_memory(model: SRVAE) -> None:
 
 
 # Outputs
-
-
-def test_a_seed_has_one_output(model: SRVAE) -> None:
-    image = smooth(20, 24)
-    upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0, seed=1))
-    first = upscaler(image, sample=2)
-    assert torch.equal(upscaler(image, sample=2), first)
-    assert not torch.equal(upscaler(image, sample=1), first)
-    assert not torch.equal(with_options(upscaler, seed=2)(image, sample=2), first)
 
 
 def test_the_default_is_super_resolves_mean(model: SRVAE) -> None:
@@ -470,19 +454,15 @@ def test_names_that_would_clash(tmp_path: Path) -> None:
     assert (tmp_path / "a-x2.png").read_bytes() == before
 
 
-def test_names_that_the_file_system_only_just_takes(tmp_path: Path) -> None:
-    name = "é" * 120  # 240 bytes; with -x2-mean.png 252, a file system takes 255
-    image_of(smooth(8, 8)).save(tmp_path / f"{name}.png")
-    assert upscale(run(), tmp_path / f"{name}.png", out=tmp_path / "out", samples=2) == 0
-    assert (tmp_path / "out" / f"{name}-x2-mean.png").is_file()
-
-
-def test_names_too_long_for_an_output_are_refused_before_any_work(tmp_path: Path) -> None:
-    path = tmp_path / ("é" * 125 + ".png")
-    image_of(smooth(8, 8)).save(path)
+def test_a_name_is_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    longest, longer = "é" * 120, "é" * 125  # with -x2-mean.png 252 and 262 bytes; 255 can be
+    for name in (longest, longer):
+        image_of(smooth(8, 8)).save(tmp_path / f"{name}.png")
     with pytest.raises(UserError, match="rename it to at most 248 without its extension"):
-        upscale(run(), path, out=tmp_path / "out")
+        upscale(run(), tmp_path / f"{longer}.png", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    assert upscale(run(), tmp_path / f"{longest}.png", out=tmp_path / "out", samples=2) == 0
+    assert (tmp_path / "out" / f"{longest}-x2-mean.png").is_file()
 
 
 def test_an_output_too_large_for_memory_is_refused_before_any_work(
@@ -498,10 +478,9 @@ def test_an_output_too_large_for_memory_is_refused_before_any_work(
 
 
 def test_an_image_in_place_of_a_run_is_refused(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        image_of(smooth(8, 8)).save(tmp_path / name)
+    image_of(smooth(8, 8)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="is a file, where a run is expected"):
-        upscale(tmp_path / "a.png", tmp_path / "b.png")
+        upscale(tmp_path / "a.png", tmp_path / "a.png")
 
 
 def test_replacing_an_earlier_output_is_printed(
