@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from srvae_pyro.config import Dense, ModelConfig, Residual
+from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.distributions import truncated, truncated_mixture
 from srvae_pyro.models import ImageModel, make_model, transforms
 from srvae_pyro.networks import layers as merging
 from srvae_pyro.training import learner
+from tests.builders import smallest
 from tests.node_by_node import backward, grad
 
 CUDA = torch.device("cuda")
@@ -243,9 +244,6 @@ class FakeCuda:
 
 # The models that are run on it.
 
-SMALL = Dense(2, 1, 1)
-NETWORKS = ("q_u", "p_y", "q_z", "p_z_from_y", "p_z_from_u", "p_z", "p_x_from_z", "p_x")
-
 
 @dataclass
 class Kind:
@@ -275,14 +273,5 @@ KINDS = {
 
 
 def config_of(name: str) -> ModelConfig:
-    settings: dict[str, Any] = {
-        "image_shape": (3, 16, 16),
-        "latent_channels": 2,
-        "components": 2,
-        "p_u_network": Dense(2, 1),
-        "p_u_components": 2,
-        "pyramid_channels": 3,
-        **dict.fromkeys(NETWORKS, SMALL),
-        **dict.fromkeys(("pyramid", "groups"), Residual(2, 1)),
-    }
-    return ModelConfig(**(settings | KINDS[name].model))
+    residual = dict.fromkeys(("pyramid", "groups"), Residual(2, 1))
+    return smallest(pyramid_channels=3, **residual, **KINDS[name].model)

@@ -1,6 +1,6 @@
 """The learnt baseline of super-resolution: its size, that it learns, and what it measures."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -21,13 +21,10 @@ from tests.builders import save_run, write_images
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def regression() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "regression.py"
-    spec = importlib.util.spec_from_file_location("regression", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def regression(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    return importlib.import_module("regression")
 
 
 def slopes(count: int, side: int = 32) -> Tensor:

@@ -346,10 +346,6 @@ def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> N
     assert message in with_flags(str(error.value))
 
 
-def test_listens_on_this_computer_alone_unless_asked() -> None:
-    assert DemoArguments("pretrained").host == "127.0.0.1"
-
-
 def test_help_needs_no_gradio() -> None:
     code = "import sys; sys.modules['gradio'] = sys.modules['torch'] = None; "
     code += "import srvae_pyro.demo"

@@ -1,5 +1,6 @@
 """The tools by which a GPU is tested without one, and what goes to it by them."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,9 @@ def test_batches_go_to_a_gpu_without_waiting(
         assert augment(next(batches.epoch(1)), torch.Generator()).device.type == "cuda"
         assert cuda.waits.to_device == len(batches) + 2
         assert cuda.waits.taken() == {}
+
+
+def test_on_a_cpu_nothing_is_pinned(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="error"):  # PyTorch warns where it cannot
+        batch = next(Batches(streamed(tmp_path), 2, CPU, seed=0).epoch(0))
+    assert not batch.is_pinned()

@@ -37,40 +37,41 @@ def extremes(height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "factor", "channels"), [("RGBA", 2, 3), ("L", 4, 3), ("RGB", 2, 1)]
+    ("kind", "factor", "channels", "mode"),
+    [("RGBA", 2, 3, "RGBA"), ("L", 4, 3, "L"), ("RGB", 2, 1, "L")],
 )
 def test_every_file_is_consistent(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, factor: int, channels: int
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    factor: int,
+    channels: int,
+    mode: str,
 ) -> None:
     save_pretrained(make(image_shape=(channels, 16, 16)), tmp_path / "run")
     image = image_of(extremes(9, 13)).convert(kind)
     if kind == "RGBA":
         image.putalpha(image_of(smooth(9, 13, 1).clamp_min(1)))
     image.save(tmp_path / "a.png")
-    out = tmp_path / "out"
-    given: dict[str, Any] = {"out": out, "factor": factor}
-    for decode in ("mode", "mean"):
-        assert upscale(tmp_path / "run", tmp_path / "a.png", **given, decode=decode) == 0
-        assert "LR-PSNR exact, " in capsys.readouterr().out
-        gray = channels == 1 or kind == "L"
-        expected = np.asarray(image.convert("RGB").convert("L" if channels == 1 else "RGB"))
-        if kind == "L":
-            expected = np.asarray(image)
-        with Image.open(out / f"a-x{factor}.png") as file:
-            assert file.mode == {"RGB": "L" if gray else "RGB", "L": "L"}.get(
-                kind, "LA" if gray else "RGBA"
-            )
-        if kind != "RGBA" or channels == 3:
-            found = small_again(out / f"a-x{factor}.png", factor // 2)
-            assert np.array_equal(found, expected), decode
-    assert upscale(tmp_path / "run", tmp_path / "a.png", **given, samples=3) == 0
-    said = capsys.readouterr().out
-    assert said.count("LR-PSNR exact") == 4  # of the mean too
-    assert "JPEG" in said
-    if kind != "RGBA" or channels == 3:
-        for ending in ("01", "02", "03", "mean"):
-            found = small_again(out / f"a-x{factor}-{ending}.png", factor // 2)
-            assert np.array_equal(found, expected), ending
+    expected = np.asarray(image.convert("L" if mode == "L" else "RGB"))
+    several = [f"-{ending}" for ending in ("01", "02", "03", "mean")]
+    calls: list[tuple[dict[str, Any], list[str]]] = [
+        ({"decode": "mode"}, [""]),
+        ({"decode": "mean"}, [""]),
+        ({"samples": 3}, several),
+    ]
+    for options, endings in calls:
+        out = tmp_path / "out"
+        options |= {"out": out, "factor": factor}
+        assert upscale(tmp_path / "run", tmp_path / "a.png", **options) == 0
+        said = capsys.readouterr().out
+        assert said.count("LR-PSNR exact") == len(endings)  # of the mean too
+        assert "JPEG" in said
+        for ending in endings:
+            path = out / f"a-x{factor}{ending}.png"
+            with Image.open(path) as file:
+                assert file.mode == mode
+            assert np.array_equal(small_again(path, factor // 2), expected), path
 
 
 def test_means_of_samples_are_only_rounded() -> None:

@@ -1,9 +1,9 @@
 """Outputs strip by strip: as they were whole, several at once, and never whole in floats."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -71,23 +71,18 @@ def test_strips_are_the_whole_to_the_bit(decode: Any, exact: bool) -> None:
 
 def test_what_sees_y_alone_is_computed_once_a_tile() -> None:
     model = make()
-    calls = dict.fromkeys(("q_u", "from_y", "from_u", "joint"), 0)
-
-    def counting(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            calls[name] += 1
-
-        return hook
-
     networks = {"q_u": model.guide.q_u.encoder, "from_y": model.model.p_z.from_y}
     networks |= {"from_u": model.model.p_z.from_u, "joint": model.model.p_x.joint}
+    hooks = {name: Mock(return_value=None) for name in networks}
     for name, network in networks.items():
-        network.register_forward_hook(counting(name))
+        network.register_forward_hook(hooks[name])
     upscaler = Upscaler(model, UpscaleOptions(decode="sample", temperature=1.0, tile=32))
     image, tiles = MemoryCanvas(smooth(50, 30)), 2
     upscaler.network_bytes  # noqa: B018 (measured by calls of its own)
-    calls.update(dict.fromkeys(calls, 0))
+    for hook in hooks.values():
+        hook.reset_mock()
     upscaler.upscale(image, [MemoryCanvas.blank((3, 100, 60)) for _ in range(3)])
+    calls = {name: hook.call_count for name, hook in hooks.items()}
     assert calls == {"q_u": tiles, "from_y": tiles, "from_u": 3 * tiles, "joint": 3 * tiles}
 
 
