@@ -67,20 +67,18 @@ def opened(address: str, chromium: str) -> Iterator[Any]:
 
 
 def drop(page: Any, path: Path) -> None:
-    """Drop a photograph and wait until its output is seen."""
+    """Drop a photograph and wait until its output is seen, in the place of the example's."""
     page.locator("#photograph input[type=file]").set_input_files(str(path))
     page.wait_for_function(
-        "() => [...document.querySelectorAll('#beside img')]"
-        ".filter(i => i.complete && i.naturalWidth).length == 2"
+        "name => [...document.querySelectorAll('#beside img')]"
+        ".filter(i => i.complete && i.naturalWidth && i.src.includes(name)).length == 2",
+        arg=f"/{path.stem}-x",
     )
 
 
 def screenshot(address: str, folder: Path, chromium: str, out: Path) -> None:
-    """An image of the first tab with its outputs."""
-    face = Image.fromarray(data.astronaut()).crop((128, 16, 320, 208))
-    face.resize((96, 96), Image.Resampling.BOX).save(folder / "face.png")
+    """An image of the first tab with its example, and samples for it."""
     with opened(address, chromium) as page:
-        drop(page, folder / "face.png")
         page.locator("#draw-samples").click()
         page.locator("#sample-gallery img").nth(5).scroll_into_view_if_needed()
         page.wait_for_function(
@@ -92,7 +90,9 @@ def screenshot(address: str, folder: Path, chromium: str, out: Path) -> None:
         bottom = page.locator("#sample-gallery").bounding_box()
         height = bottom["y"] + bottom["height"] + 16
         size = {"x": 0, "y": 0, "width": 1100, "height": height}
-        page.screenshot(path=out, full_page=True, clip=size)
+        page.screenshot(path=folder / "page.png", full_page=True, clip=size)
+    with Image.open(folder / "page.png") as image:
+        image.convert("RGB").quantize().save(out, optimize=True)
     print(out)
 
 

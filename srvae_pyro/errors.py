@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Mapping
 
 # Messages of PyTorch, its libraries and C++, which have no exception for it.
 _NO_MEMORY = ("allocate memory", "out of memory", "not enough memory", "ALLOC_FAILED", "bad_alloc")
@@ -15,18 +16,21 @@ class UserError(ValueError):
     """
 
 
-def with_flags(message: str) -> str:
-    """An error's or warning's first line for a command line: ``--memory-gb must be above 0``."""
+def with_flags(message: str, labels: Mapping[str, str] | None = None) -> str:
+    """An error's or warning's first line for a command line: ``--memory-gb must be above 0``.
+
+    Settings that have a label, as on a page, are named by it.
+    """
+
+    def named(quoted: re.Match[str]) -> str:
+        name, value = quoted.groups()
+        if "." in name:  # a setting as config.json names it, for --set
+            return quoted[0].strip("`")
+        shown = f'"{labels[name]}"' if labels and name in labels else flag_of(name)
+        return shown if value in (None, "True") else f"{shown} {value}"
+
     # A UserError raised within a Pyro program has the shapes of the trace on further lines.
-    return re.sub(r"`([a-z][\w.]*)(?:=([^`]*))?`", _as_flag, message.splitlines()[0])
-
-
-def _as_flag(quoted: re.Match[str]) -> str:
-    name, value = quoted.groups()
-    if "." in name:  # a setting as config.json names it, for --set
-        return quoted[0].strip("`")
-    flag = flag_of(name)
-    return flag if value in (None, "True") else f"{flag} {value}"
+    return re.sub(r"`([a-z][\w.]*)(?:=([^`]*))?`", named, message.splitlines()[0])
 
 
 def flag_of(name: str) -> str:

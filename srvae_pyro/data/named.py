@@ -110,7 +110,7 @@ def regions(width: int, height: int, index: int) -> dict[str, Region]:
 def load_photos(options: ImageOptions = DEFAULTS) -> DataSplits:
     """10,000 antialiased square crops of five photographs, 32x32 by default."""
     size = options.image_size or 32
-    photographs = [read_image(_path(name), options.channels) for name in PHOTOGRAPHS]
+    photographs = [read_image(photograph_path(name), options.channels) for name in PHOTOGRAPHS]
     parts = [regions(*photo.size, i) for i, photo in enumerate(photographs)]
     # One bound for all regions of a photograph, so that the splits show the same scales.
     shortest = [min(min(r.right - r.left, r.bottom - r.top) for r in p.values()) for p in parts]
@@ -157,7 +157,7 @@ def _crops(areas: list[Image.Image], largest: list[float], size: int, draws: np.
     return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
 
 
-def _path(name: str) -> Path:
+def photograph_path(name: str) -> Path:
     """The file of a photograph; skimage.data's functions may use the network."""
     import skimage  # not before: most commands need no bundled photographs
 

@@ -37,11 +37,12 @@ os.environ.update(
 import gradio as gr
 
 from srvae_pyro.errors import UserError
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import load
 from srvae_pyro.page.arguments import DemoArguments, host_name
-from srvae_pyro.page.sessions import Sessions
+from srvae_pyro.page.sessions import Sessions, Work
 from srvae_pyro.page.tabs import TABS, Page, add_tab, run_tab, upscale_tab
-from srvae_pyro.page.work import size_in_words
+from srvae_pyro.page.work import Shown, generate, size_in_words, write_examples
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import choose_device, start
@@ -65,12 +66,34 @@ CSS = """
 .whole .caption-label {
   position: static; max-width: none; white-space: normal; border: 0; text-align: center;
 }
-#output-files .empty, #sample-files .empty { min-height: 4rem; }
+.whole .empty, #output-files .empty, #sample-files .empty { min-height: 4rem; }
+:focus-visible, label:has(:focus-visible) {
+  outline: 3px solid #1d4ed8 !important; outline-offset: 2px;
+}
 """
+# Names for those who do not see the page, where gradio takes none.
+NAMES = """() => new MutationObserver(() => {
+  const each = (selector, name) => document.querySelectorAll(selector).forEach(name);
+  const text = (within, selector) => within.querySelector(selector)?.textContent.trim();
+  each('#beside img', (image, i) => { image.alt = i ? 'The output' : 'Upscaled by bicubic'; });
+  each('a[download]', link => { link.ariaLabel = `Download ${link.download}`; });
+  each('fieldset', group => { group.ariaLabel = text(group, '[data-testid=block-info]'); });
+  each('[aria-dropeffect]', button => {
+    button.ariaLabel = `${text(button.closest('.block'), 'label')}: drop a file, or choose one`;
+  });
+}).observe(document.body, {childList: true, subtree: true})"""
+# The default colours are too faint for many to read.
+THEME = gr.themes.Default(font=FONTS, font_mono=MONOSPACE).set(
+    block_info_text_color="*neutral_600",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    color_accent="*primary_700",
+)
 # Nothing goes out, and nothing but the page is served.
 MOUNT: dict[str, Any] = {
     "css": CSS,
-    "theme": gr.themes.Default(font=FONTS, font_mono=MONOSPACE),
+    "theme": THEME,
+    "js": NAMES,
     "footer_links": [],
     "show_error": True,
     "enable_monitoring": False,
@@ -87,6 +110,8 @@ def build(page: Page) -> gr.Blocks:
     """Make the page; a line gives the reason for an absent tab."""
     model, name, srvae = page.model, page.run.name, len(page.model.levels) > 1
     missing = ""
+    generated: tuple[Shown, ...] = ()
+    write_examples(page.sessions.examples)
     with gr.Blocks(
         title=f"{name}: srvae_pyro", analytics_enabled=False, delete_cache=KEPT
     ) as blocks:
@@ -101,17 +126,22 @@ def build(page: Page) -> gr.Blocks:
                         " It has no y, so no tab upscales or recombines: that takes the run of a "
                         "srVAE."
                     )
+                made = generate(Work(page.sessions.examples), model, 8, Sampling())
+                generated = made if srvae else made[:1]
             else:
                 with gr.Tab("Upscale", id="upscale"):
                     upscale_tab(page, upscaling)
             for tab in TABS:
                 if srvae or not tab.srvae:
                     with gr.Tab(tab.name.capitalize(), id=tab.name):
-                        add_tab(page, tab)
+                        add_tab(page, tab, *(generated if tab.name == "generate" else ()))
             with gr.Tab("Run", id="run"):
                 run_tab(page, blocks)
-        kind = "srVAE" if srvae else "one-level VAE"
-        title.value = f"# {name}\n\nA {kind} of {size_in_words(model)} images.{missing}"
+        kind = "super-resolution VAE (srVAE)" if srvae else "one-level VAE"
+        title.value = (
+            f"# {name}\n\nA {kind} that has learnt from images of {size_in_words(model)} pixels."
+            f"{missing}"
+        )
         blocks.unload(page.leave)
     for block in blocks.blocks.values():
         _fetch_nothing(block)

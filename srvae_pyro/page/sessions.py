@@ -44,11 +44,13 @@ class Sessions:
     """All visitors, by keys that nobody can guess, and their files; safe in threads.
 
     Files are removed when others of the same kind replace them, when the visitor leaves, or, the
-    oldest first, when there are more than :data:`MOST_KEPT` or their room is needed.
+    oldest first, when there are more than :data:`MOST_KEPT` or their room is needed. Those in the
+    folder ``examples`` stay, for all.
     """
 
     def __init__(self, folder: Path, most_bytes: float = inf) -> None:
         self.folder = folder
+        self.examples = folder / "examples"
         self.most_bytes = most_bytes
         self._reserved = 0.0
         self._lock = threading.Lock()
@@ -122,7 +124,8 @@ class Sessions:
         """Remove the oldest files until so many bytes more fit; whether they do."""
         visitors = {work.visitor for work in self._running}
         uploads = (path for visitor in visitors for path in self._files.get(visitor, {}).values())
-        busy = {work.folder for work in self._running} | {path.parent for path in uploads}
+        busy = {self.examples, *(work.folder for work in self._running)}
+        busy |= {path.parent for path in uploads}
         idle: list[tuple[float, int, Path]] = []
         excess = self._reserved + size - self.most_bytes
         for path in self.folder.iterdir() if self.folder.is_dir() else ():

@@ -9,8 +9,9 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 import pandas as pd
@@ -22,6 +23,8 @@ from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.page.sessions import Sessions, StoppedError, Work
 from srvae_pyro.page.work import (
+    EXAMPLES,
+    Shown,
     Upscaled,
     check_upload,
     disk_bytes,
@@ -34,15 +37,28 @@ from srvae_pyro.page.work import (
     upscale,
 )
 from srvae_pyro.runs import WEIGHTS, validation_images, validation_nats
-from srvae_pyro.upscaling.arguments import UpscaleOptions
-from srvae_pyro.upscaling.upscaler import MOST_PASSES, default_decoding
+from srvae_pyro.upscaling.arguments import InputName, UpscaleOptions
+from srvae_pyro.upscaling.upscaler import default_decoding, factors_of
 
 DECODINGS = [
-    ("draw each pixel", "sample"),
-    ("likeliest component's mean", "mode"),
+    ("sampled", "sample"),
+    ("mean of the likeliest component", "mode"),
     ("expectation", "mean"),
 ]
-ESTIMATE = ("the model's estimate", "estimate")
+ESTIMATE = ("point estimate", "estimate")
+# Settings as the page calls them, in errors too.
+LABELS = {
+    "factor": "How many times larger",
+    "input": "What the photograph is",
+    "samples": "How many outputs",
+    "decode": "Pixels",
+    "temperature": "Temperature of the latents",
+    "image_temperature": "Temperature of the pixels",
+    "y_temperature": "Temperature of the pixels of y",
+    "seed": "Seed",
+}
+SMALL, *IMAGES = EXAMPLES
+UNTIL = "Until you do, an example is used."
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,14 @@ class Page:
     sessions: Sessions
     arguments: DemoArguments
 
-    def image(self, work: Work, path: str | None) -> Path:
+    @property
+    def largest(self) -> str:
+        return f"at most {self.arguments.megapixels:g} megapixels, {self.arguments.upload_mb} MB"
+
+    def image(self, work: Work, path: str | None, example: str) -> Path:
+        """The file that the visitor has dropped, or the example."""
+        if path is None:
+            return self.sessions.examples / example
         file = check_upload(path, self.arguments.megapixels)
         self.sessions.uploaded(work.visitor, file)
         return file
@@ -93,14 +116,15 @@ def connect(
             gr.Info("Stopped.", duration=3)
             return gr.skip()
         except UserError as error:
-            raise _error(with_flags(str(error))) from None
+            raise _error(with_flags(str(error), LABELS)) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if out_of_memory(error):
                 raise _error("memory does not suffice: take a smaller image") from None
             raise
 
+    entered = [field.submit for field in inputs if isinstance(field, gr.Number)]
     event = gr.on(
-        triggers,
+        [*triggers, *entered],
         called,
         list(inputs),
         list(outputs),
@@ -127,18 +151,23 @@ def upload(label: str, elem_id: str) -> gr.Image:
         label=label,
         type="filepath",
         sources=["upload"],
-        height=260,
+        height=180,
         elem_id=elem_id,
         buttons=[],
         interactive=True,
+        placeholder="Drop a file here, or choose one",
+        alt_text=label,
     )
     # gradio's own would open the file with Pillow, fail in its words and make another of it.
     image.preprocess = lambda payload: None if payload is None else payload.path
     return image
 
 
-def gallery(label: str, elem_id: str, large: bool = False) -> gr.Gallery:
+def gallery(
+    label: str, elem_id: str, large: bool = False, value: Shown | None = None
+) -> gr.Gallery:
     return gr.Gallery(
+        value,
         label=label,
         elem_id=elem_id,
         elem_classes=["whole", "large" if large else "pixels"],
@@ -150,8 +179,8 @@ def gallery(label: str, elem_id: str, large: bool = False) -> gr.Gallery:
     )
 
 
-def files(label: str, elem_id: str) -> gr.File:
-    return gr.File(label=label, elem_id=elem_id, file_count="multiple", interactive=False)
+def files(label: str, elem_id: str, value: list[str] | None = None) -> gr.File:
+    return gr.File(value, label=label, elem_id=elem_id, file_count="multiple", interactive=False)
 
 
 def buttons(label: str, elem_id: str, stop_id: str) -> tuple[gr.Button, gr.Button]:
@@ -162,17 +191,26 @@ def buttons(label: str, elem_id: str, stop_id: str) -> tuple[gr.Button, gr.Butto
 
 def whole(name: str, value: float | None) -> int:
     if value is None:
-        raise UserError(f"{name} is empty: give a whole number")
+        raise UserError(f'"{name}" is empty: give a whole number')
     return int(value)
 
 
+def decode_field(name: str, decodings: list[tuple[str, str]], value: str) -> Any:
+    return gr.Radio(decodings, value=value, label=LABELS["decode"], elem_id=f"{name}-decode")
+
+
 def seed_field(name: str) -> Any:
-    return gr.Number(0, label="Seed", precision=0, minimum=0, elem_id=f"{name}-seed")
+    return gr.Number(0, label=LABELS["seed"], precision=0, minimum=0, elem_id=f"{name}-seed")
 
 
-def temperature_field(of: str, elem_id: str, value: float = 1.0) -> Any:
-    label = f"Temperature of the {of}"
-    return gr.Number(value, label=label, minimum=0, step=0.1, elem_id=elem_id)
+def temperature_field(setting: str, name: str, value: float = 1.0) -> Any:
+    return gr.Number(
+        value,
+        label=LABELS[setting],
+        minimum=0,
+        step=0.1,
+        elem_id=f"{name}-{setting.replace('_', '-')}",
+    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +220,7 @@ class Tab:
     name: str
     do: Callable[..., Any]
     galleries: tuple[tuple[str, str], ...]  # label and element; the second is the srVAE's alone
-    about: str = ""
+    about: str
     images: tuple[str, ...] = ()  # their labels
     slider: tuple[str, str, int, int, int] | None = None  # label, element, least, most, value
     decode: str = "sample"
@@ -194,20 +232,23 @@ TABS = (
         "generate",
         generate,
         (("Images x", "generated"), ("Their y, drawn first", "generated-y")),
+        "Draw new images of {size} pixels; the same seed gives the same images.",
         slider=("How many images", "count", 1, 64, 8),
     ),
     Tab(
         "reconstruct",
         reconstruct,
         (("The image and its reconstructions", "reconstructed"),),
-        "An image by way of its own latents.",
+        "Drop an image ({largest}): its central square, brought to {size} pixels, is encoded, "
+        "and decoded again. {until}",
         ("Image",),
     ),
     Tab(
         "interpolate",
         interpolate,
         (("From the first to the second", "interpolated"),),
-        "From one image to another by way of their latents, y too.",
+        "Drop two images ({largest}): their central squares, brought to {size} pixels, are "
+        "encoded, and steps between their latents are decoded. {until}",
         ("First image", "Second image"),
         ("Steps", "steps", 2, 16, 6),
     ),
@@ -215,7 +256,8 @@ TABS = (
         "recombine",
         recombine,
         (("u of one with z of the other", "recombined"),),
-        "u of one image, which y is drawn from, with z of another, which has detail.",
+        "Drop two images ({largest}): of their central squares, brought to {size} pixels, u "
+        "of one, from which y is drawn, is combined with z of the other, the detail. {until}",
         ("First image", "Second image"),
         decode="mode",
         srvae=True,
@@ -223,13 +265,13 @@ TABS = (
 )
 
 
-def add_tab(page: Page, tab: Tab) -> None:
+def add_tab(page: Page, tab: Tab, *shown: Shown) -> None:
+    """A tab, and what its galleries show at first."""
     model, name = page.model, tab.name
     srvae = len(model.levels) > 1
     inputs: list[Any] = []
-    if tab.about:
-        size = size_in_words(model)
-        gr.Markdown(f"{tab.about} Of an image the central square is taken and brought to {size}.")
+    size = size_in_words(model)
+    gr.Markdown(tab.about.format(size=size, largest=page.largest, until=UNTIL))
     if tab.images:
         with gr.Row():
             inputs += [upload(label, f"{name}-{label.split()[0].lower()}") for label in tab.images]
@@ -239,23 +281,27 @@ def add_tab(page: Page, tab: Tab) -> None:
     with gr.Row():
         seed = seed_field(name)
         temperatures = [
-            temperature_field("latents", f"{name}-temperature"),
-            temperature_field("pixels of x" if srvae else "pixels", f"{name}-image-temperature"),
+            temperature_field("temperature", name),
+            temperature_field("image_temperature", name),
         ]
         if srvae:
-            temperatures.append(temperature_field("pixels of y", f"{name}-y-temperature"))
-    decode = gr.Radio(DECODINGS, value=tab.decode, label="Pixels", elem_id=f"{name}-decode")
+            temperatures.append(temperature_field("y_temperature", name))
+    decode = decode_field(name, DECODINGS, tab.decode)
     button, stop = buttons(name.capitalize(), name, f"{name}-stop")
-    galleries = [gallery(*labels) for labels in tab.galleries[: 2 if srvae else 1]]
+    galleries = [
+        gallery(*labels, value=value)
+        for labels, value in zip_longest(tab.galleries[: 2 if srvae else 1], shown)
+    ]
     inputs += [seed, decode, *temperatures]
 
     def do(work: Work, *values: Any) -> Any:
         paths, given = values[: len(tab.images)], list(values[len(tab.images) :])
         numbers = [whole(tab.slider[0], given.pop(0))] if tab.slider else []
         sampling = sampling_from(model, *given)
-        images = [image_for(model, page.image(work, path)) for path in paths]
-        shown = tab.do(work, model, *images, *numbers, sampling)
-        return shown if len(galleries) > 1 or not isinstance(shown, tuple) else shown[0]
+        pairs = zip(paths, IMAGES, strict=False)
+        images = [image_for(model, page.image(work, *pair)) for pair in pairs]
+        made = tab.do(work, model, *images, *numbers, sampling)
+        return made if len(galleries) > 1 or not isinstance(made, tuple) else made[0]
 
     connect(page, name, do, [button.click], stop, inputs, galleries)
 
@@ -263,27 +309,45 @@ def add_tab(page: Page, tab: Tab) -> None:
 def sampling_from(model: ImageModel, seed: Any, decode: Any, *temperatures: Any) -> Sampling:
     names = ("temperature", "image_temperature", "y_temperature")
     given = {name: t for name, t in zip(names, temperatures, strict=False) if t is not None}
-    sampling = Sampling(decode=decode, seed=whole("the seed", seed), **given)
+    sampling = Sampling(decode=decode, seed=whole(LABELS["seed"], seed), **given)
     check_sampling(sampling, model)
     return sampling
 
 
 def upscale_tab(page: Page, model: SRVAE) -> None:
-    own = model.guide.d.factor
+    gr.Markdown(
+        f"Drop a photograph (JPEG, PNG, WebP, TIFF and others; {page.largest}): it is upscaled at "
+        f"once, and the output is a PNG to download. {UNTIL}"
+    )
+    shown, words, example = _upscaled_example(page, model)
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             photograph = upload("Photograph", "photograph")
+            factors = factors_of(model)
             factor = gr.Radio(
-                [own**passes for passes in range(1, MOST_PASSES + 1)],
-                value=own,
-                label="How many times larger",
+                factors,
+                value=model.guide.d.factor,
+                label=LABELS["factor"],
+                info="1 restores it at its own size." if 1 in factors else None,
                 elem_id="factor",
             )
-            estimates = [ESTIMATE] if model.has_point_estimate else []
-            how = _how("upscale", [*estimates, *DECODINGS], default_decoding(model), 0.0)
             button, stop = buttons("Upscale", "upscale", "upscale-stop")
+            estimates = [ESTIMATE] if model.has_point_estimate or model.restorer else []
+            with _more_settings():
+                kind = gr.Radio(
+                    list(get_args(InputName)),
+                    value=UpscaleOptions.input,
+                    label=LABELS["input"],
+                    info="auto: a JPEG by its own quantisation table, another file as unknown. "
+                    "average: averages of 2x2 pixels, with which outputs are exactly consistent. "
+                    "The next three: downscaled by this filter.",
+                    visible=model.restorer is not None,
+                    elem_id="input",
+                )
+                how = _how("upscale", [*estimates, *DECODINGS], default_decoding(model), 0.0)
         with gr.Column(scale=2, min_width=300):
             beside = gr.ImageSlider(
+                shown,
                 label="Left bicubic, right the output",
                 type="filepath",
                 interactive=False,
@@ -299,14 +363,16 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
                 elem_id="where",
                 buttons=[],
             )
-            words = gr.Markdown(
-                "*Drop a photograph: it is upscaled at once.*", elem_id="consistency"
-            )
-            output = files("The output, to download", "output-files")
-    gr.Markdown("### Plausible outputs")
-    samples = gr.Slider(2, 16, value=4, step=1, label="How many outputs", elem_id="samples")
-    how_several = _how("samples", DECODINGS, "sample", 1.0)
+            summary = gr.Markdown(words, elem_id="consistency")
+            output = files("The output, to download", "output-files", example)
+    gr.Markdown(
+        "### Several outputs\n\nA photograph has many plausible outputs: draw some and see where "
+        "they differ."
+    )
+    samples = gr.Slider(2, 16, value=4, step=1, label=LABELS["samples"], elem_id="samples")
     draw, stop_samples = buttons("Draw", "draw-samples", "samples-stop")
+    with _more_settings():
+        how_several = _how("samples", DECODINGS, "sample", 1.0)
     several = gallery("Outputs, their mean, and where they differ", "sample-gallery", large=True)
     sample_words = gr.Markdown(elem_id="sample-consistency")
     sample_files = files("All outputs, to download", "sample-files")
@@ -320,6 +386,7 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
         temperature: float | None,
         image_temperature: float | None,
         seed: Any,
+        kind: Any,
     ) -> Upscaled:
         options = UpscaleOptions(
             factor,
@@ -327,10 +394,11 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
             decode,
             temperature,
             1.0 if image_temperature is None else image_temperature,
-            whole("the seed", seed),
+            whole(LABELS["seed"], seed),
             memory_gb=page.arguments.memory_gb,
+            input=kind,
         )
-        file = page.image(work, path)
+        file = page.image(work, path, SMALL)
         with page.sessions.room(disk_bytes(model, file, options)):
             return upscale(work, model, file, options)
 
@@ -340,16 +408,16 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
         return (str(done.bicubic), file), done.words, [file]
 
     def many(work: Work, path: str | None, count: float | None, *how: Any) -> Any:
-        done = upscaled(work, path, whole("how many outputs", count), *how)
+        done = upscaled(work, path, whole(LABELS["samples"], count), *how)
         *outputs, mean = done.outputs.consistencies.items()
         shown = [(str(file), f"output {i}: {c}") for i, (file, c) in enumerate(outputs, 1)]
         white = f"where they differ: white is {done.outputs.white:.1f} levels of 255"
         shown += [(str(mean[0]), f"their mean: {mean[1]}"), (str(done.outputs.deviation), white)]
         return shown, done.words, [file for file, _ in shown]
 
-    triggers, inputs = [photograph.upload, button.click], [photograph, factor, *how]
-    connect(page, "upscale", one, triggers, stop, inputs, [beside, words, output])
-    inputs = [photograph, samples, factor, *how_several]
+    triggers, inputs = [photograph.upload, button.click], [photograph, factor, *how, kind]
+    connect(page, "upscale", one, triggers, stop, inputs, [beside, summary, output])
+    inputs = [photograph, samples, factor, *how_several, kind]
     outputs = [several, sample_words, sample_files]
     connect(page, "samples", many, [draw.click], stop_samples, inputs, outputs)
     # What the pointer does by the line between the two images, the keyboard does by this.
@@ -364,13 +432,28 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
     )
 
 
+def _upscaled_example(page: Page, model: SRVAE) -> tuple[Any, str, Any]:
+    """The two images, words and files, as after a drop."""
+    folder = page.sessions.examples
+    options = UpscaleOptions(memory_gb=page.arguments.memory_gb)
+    try:
+        done = upscale(Work(folder), model, folder / SMALL, options)
+    except UserError as error:  # too little memory is allowed
+        return None, html.escape(with_flags(str(error), LABELS)), None
+    (file,) = map(str, done.outputs.consistencies)
+    return (str(done.bicubic), file), f"Example: {done.words}", [file]
+
+
+def _more_settings() -> gr.Accordion:
+    return gr.Accordion("More settings", open=False)
+
+
 def _how(name: str, decodings: list[tuple[str, str]], decode: str, temperature: float) -> list[Any]:
-    with gr.Accordion("How it is drawn" if temperature == 0 else "How they are drawn", open=False):
-        pixels = gr.Radio(decodings, value=decode, label="Pixels", elem_id=f"{name}-decode")
-        with gr.Row():
-            latents = temperature_field("latents", f"{name}-temperature", temperature)
-            of_pixels = temperature_field("pixels", f"{name}-image-temperature")
-            return [pixels, latents, of_pixels, seed_field(name)]
+    pixels = decode_field(name, decodings, decode)
+    with gr.Row():
+        latents = temperature_field("temperature", name, temperature)
+        of_pixels = temperature_field("image_temperature", name)
+        return [pixels, latents, of_pixels, seed_field(name)]
 
 
 MOST_POINTS = 500  # of a curve
@@ -448,6 +531,7 @@ def settings_in_words(run: Path, model: ImageModel) -> list[tuple[str, str]]:
 
 
 def run_tab(page: Page, blocks: gr.Blocks) -> None:
+    gr.Markdown("The model's settings, its training curves, and the figures in its folder.")
     rows = settings_in_words(page.run, page.model)
     table = ["| setting | value |", "|---|---|", *(f"| {name} | `{v}` |" for name, v in rows)]
     gr.Markdown("\n".join(table))

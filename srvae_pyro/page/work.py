@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from srvae_pyro.data.image_files import read_image
+from srvae_pyro.data.named import photograph_path
 from srvae_pyro.drawing.grids import save_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.sampling import Sampling
@@ -21,13 +22,30 @@ from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.page.sessions import Work
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.upscaling.arguments import UpscaleOptions
-from srvae_pyro.upscaling.command import upscale_file
+from srvae_pyro.upscaling.command import in_words, upscale_file
 from srvae_pyro.upscaling.files import Outputs, Writer, names_for, pixels_of
 from srvae_pyro.upscaling.photographs import Photograph, as_image, save_photograph, shown
 from srvae_pyro.upscaling.tiling import MemoryCanvas
-from srvae_pyro.upscaling.upscaler import Upscaler, passes_for, upscaling_model
+from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
 Shown = list[tuple[str, str]]  # each image's file, and its caption
+
+# What stands in for images that a visitor has not dropped: a photograph of scikit-image, a square
+# of it (left, top, right, bottom) and the side that it is brought to. The first is to be upscaled.
+EXAMPLES = {
+    "astronaut.png": ("astronaut.png", (128, 16, 320, 208), 96),
+    "first.png": ("astronaut.png", (128, 16, 320, 208), 192),
+    "second.png": ("chelsea.png", (72, 0, 372, 300), 192),
+}
+
+
+def write_examples(folder: Path) -> list[Path]:
+    folder.mkdir(parents=True)
+    for name, (photograph, box, side) in EXAMPLES.items():
+        image = read_image(photograph_path(photograph), 3)
+        image.resize((side, side), Image.Resampling.BOX, box).save(folder / name)
+    return [folder / name for name in EXAMPLES]
+
 
 BATCH = 4  # images between two moments at which a visitor can stop
 
@@ -176,29 +194,33 @@ def upscale(work: Work, model: SRVAE, path: Path, options: UpscaleOptions) -> Up
     bicubic = work.folder / f"{name}-x{factor}-bicubic.png"
     _save_bicubic(photograph, factor, bicubic)
     _, height, width = photograph.levels.shape
+    summary = f"{width}x{height}"
+    if factor > 1:
+        summary += f" upscaled {factor} times to {factor * width}x{factor * height}"
+    summary += in_words(upscaler.kind_of(photograph.table, photograph.subsampled), upscaler)
     note = f" Left out: {photograph.note}." if photograph.note else ""
-    size = f"{width}x{height} upscaled {factor} times to {factor * width}x{factor * height}."
-    return Upscaled(bicubic, outputs, f"{size}{note} {consistency_in_words(outputs)}")
+    return Upscaled(bicubic, outputs, f"{summary}.{note} {consistency_in_words(outputs)}")
 
 
 def disk_bytes(model: SRVAE, path: Path, options: UpscaleOptions) -> int:
     """The most that :func:`upscale` takes of the disk, its passes and its map too."""
-    each = model.guide.d.factor**2
-    passes = passes_for(model, options.factor or model.guide.d.factor)
-    made = sum(each**n for n in range(1, passes + 1)) * options.samples + 3 * each**passes
-    return PIXEL_BYTES * made * pixels_of(path)
+    upscaler, pixels = Upscaler(model, options), pixels_of(path)
+    made = options.samples * upscaler.pixels(pixels) + 3 * upscaler.factor**2 * pixels
+    return PIXEL_BYTES * made
 
 
 def consistency_in_words(outputs: Outputs) -> str:
     values = sorted(set(outputs.consistencies.values()))
-    each = "the output" if len(outputs.consistencies) == 1 else "each output, and their mean,"
+    several = len(outputs.consistencies) > 1
     if values == ["exact"]:
+        each = "each output and their mean" if several else "the output"
         return (
-            f"Agreement: exact. Made small again, {each} is your photograph, pixel by pixel. Keep "
-            "it as PNG: JPEG would lose that."
+            f"Exactly consistent: downscaled, {each} is the input, pixel by pixel. Keep it as PNG: "
+            "JPEG would lose that."
         )
     to = f" to {values[-1]}" if len(values) > 1 else ""
-    return f"Agreement: {values[0]}{to}, the PSNR of {each} made small again (LR-PSNR)."
+    each = "outputs and their mean" if several else "output"
+    return f"LR-PSNR (PSNR of the downscaled {each} against the input): {values[0]}{to}."
 
 
 def _save_bicubic(photograph: Photograph, factor: int, path: Path) -> None:

@@ -204,9 +204,16 @@ def passes_for(model: SRVAE, factor: int) -> int:
     if factor not in factors:
         raise UserError(
             f"`factor={factor}`: this model upscales {model_factor} times, so the factor is one of "
-            f"{', '.join(map(str, factors))}"
+            f"{', '.join(map(str, factors_of(model)))}"
         )
     return factors.index(factor) + 1
+
+
+def factors_of(model: SRVAE) -> list[int]:
+    """How many times larger outputs can be."""
+    own = model.guide.d.factor
+    powers = {own**passes for passes in range(1, MOST_PASSES + 1)}
+    return sorted(powers.union(FACTORS if model.restorer else ()))
 
 
 def downscaled(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:
@@ -273,7 +280,10 @@ class Upscaler:
         # A given temperature is for a decoding that has one.
         one = "mean" if temperature else default_decoding(model)
         if restorer and factor in (1, 3) and (several or options.decode not in (None, "estimate")):
-            raise UserError(f"`factor={factor}` is of the point estimate: leave out the others")
+            raise UserError(
+                f"`factor={factor}` is of the point estimate, which is one output: leave out "
+                "`samples` and `decode`"
+            )
         self.decode: UpscaleDecoding = options.decode or ("sample" if several else one)
         if temperature is None:
             temperature = 1.0 if several or self.decode == "sample" else 0.0

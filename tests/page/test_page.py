@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision.utils import save_image
 
 from srvae_pyro import demo
+from srvae_pyro.config import Residual
 from srvae_pyro.errors import UserError, with_flags
 from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, load
@@ -101,7 +102,7 @@ def test_outputs_are_the_files_that_upscale_writes(
     most = disk_bytes(srvae(folder), photograph, options)
     assert sum(path.stat().st_size for path in work.folder.iterdir()) <= most
     assert set(done.outputs.consistencies.values()) == {"exact"}
-    assert "Agreement: exact" in done.words
+    assert "Exactly consistent" in done.words
     assert "28x20 upscaled" in done.words
     assert shares == sorted(shares)
     assert shares[0] == 0
@@ -124,7 +125,32 @@ def test_consistency_that_is_not_exact_is_given_in_decibels() -> None:
     some = {Path("a"): "48.1 dB", Path("b"): "50.2 dB"}
     assert "48.1 dB to 50.2 dB" in consistency_in_words(Outputs(some))
     one = Outputs({Path("a"): "exact"})
-    assert "exact. Made small again, the output is your photograph" in consistency_in_words(one)
+    assert "downscaled, the output is the input" in consistency_in_words(one)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "28x20 upscaled 2 times to 56x40: restored, as an image. "),
+        ({"factor": 1}, "28x20: restored, as an image. "),
+        ({"factor": 3}, "to 84x60: restored, as an image. "),
+        ({"factor": 8, "input": "bicubic"}, "as an image reduced by bicubic. "),
+        ({"input": "average"}, ": taken as exact averages. Exactly consistent"),
+        ({"samples": 2}, "LR-PSNR (PSNR of the downscaled outputs and their mean against the in"),
+    ],
+)
+def test_a_restoring_model_says_how_it_takes_the_input(
+    run: Callable[..., Path],
+    photograph: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    words: str,
+) -> None:
+    model = srvae(run(**{**EXACT, "restorer": Residual(6, 1)}))
+    options, work = UpscaleOptions(**settings), fresh(tmp_path / "work")
+    assert words in upscale(work, model, photograph, options).words
+    most = disk_bytes(model, photograph, options)
+    assert sum(path.stat().st_size for path in work.folder.iterdir()) <= most
 
 
 @pytest.mark.parametrize("kind", ["srvae", "vae"])
@@ -250,6 +276,7 @@ def write(path: Path, size: int, age: float) -> Path:
 
 def test_files_of_all_visitors_have_a_bound(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path / "page", most_bytes=1_000_000)
+    sessions.examples.mkdir(parents=True)
     uploads = [write(tmp_path / "page" / str(i) / "a.png", 300_000, 60 - i) for i in range(3)]
     for visitor, path in zip("abc", uploads, strict=True):
         sessions.uploaded(visitor, path)
@@ -264,7 +291,7 @@ def test_files_of_all_visitors_have_a_bound(tmp_path: Path) -> None:
     assert not uploads[1].exists()
     assert (work.folder / "a.png").exists()
     with sessions.room(500_000):
-        assert not list((tmp_path / "page").iterdir())
+        assert list((tmp_path / "page").iterdir()) == [sessions.examples]
     assert not sessions._files
 
 

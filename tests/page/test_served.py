@@ -21,13 +21,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from srvae_pyro.config import Residual
 from srvae_pyro.errors import UserError
 from srvae_pyro.generate import GenerateArguments
 from srvae_pyro.generate import main as generate_command
@@ -36,7 +37,8 @@ from srvae_pyro.models import load
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscale import main as upscale_command
-from srvae_pyro.upscaling.arguments import UpscaleOptions
+from srvae_pyro.upscaling.arguments import InputName, UpscaleOptions
+from srvae_pyro.upscaling.upscaler import Upscaler
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'srvae-pyro[demo]'")
 
@@ -140,7 +142,7 @@ def test_several_visitors_at_once(
         drawing = client.submit(2, number, *SAMPLING, api_name="/generate")
         asked = [client.submit(path, 2, *MANY, number, api_name="/samples")] * (number < 2)
         (_, output), words, files = upscaling_model.result()
-        assert "Agreement: exact" in words
+        assert "Exactly consistent" in words
         assert Path(output).read_bytes() == Path(files[0]).read_bytes()
         x, _ = drawing.result()
         several = [file for job in asked for file in job.result()[2]]
@@ -194,9 +196,7 @@ def test_errors_have_the_commands_message(
     address = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(AppError, match="give a file, not an address"):
         client.predict(address, *ONE, 0, api_name="/upscale")
-    with pytest.raises(AppError, match="drop an image first"):
-        client.predict(None, *ONE, 0, api_name="/upscale")
-    with pytest.raises(AppError, match="--image-temperature"):
+    with pytest.raises(AppError, match="&quot;Temperature of the pixels&quot; must be"):
         client.predict(2, 0, "sample", 1.0, 0.0, 1.0, api_name="/generate")
 
 
@@ -216,6 +216,38 @@ def test_tabs_that_a_model_cannot_fill_are_absent(
     names: Any = blocks.get_api_info()["named_endpoints"]
     assert set(names) == {f"/{name}" for name in every} - absent
     assert words in str(blocks.get_config_file()["components"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "factors"),
+    [({}, [2, 4, 8]), ({"restorer": Residual(6, 1)}, [1, 2, 3, 4, 8])],
+)
+def test_choices_are_those_of_the_command(
+    tmp_path: Path, changes: dict[str, Any], factors: list[int]
+) -> None:
+    run = make_run(tmp_path / "run", **changes)
+    blocks = build(Page(load(run), run, Sessions(tmp_path), DemoArguments("")))
+    fields = {part["props"].get("elem_id"): part["props"] for part in blocks.config["components"]}
+    assert [value for _, value in fields["factor"]["choices"]] == factors
+    for factor in factors:
+        Upscaler(load(run), UpscaleOptions(factor))
+    assert fields["input"]["visible"] == bool(changes)
+    assert [value for _, value in fields["input"]["choices"]] == list(get_args(InputName))
+    how = Upscaler(load(run), UpscaleOptions())
+    shown = [fields[name]["value"] for name in ("input", "upscale-decode", "upscale-temperature")]
+    assert shown == [how.options.input, how.decode, how.temperature]
+    assert fields["consistency"]["value"].startswith("Example: 96x96 upscaled 2 times")
+
+
+def test_a_model_that_does_not_upscale_shows_what_it_generates(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", model="vae", likelihood="independent")
+    blocks = build(Page(load(run), run, Sessions(tmp_path), DemoArguments("")))
+    (shown,) = [
+        part["props"]["value"]
+        for part in blocks.config["components"]
+        if part["props"].get("elem_id") == "generated"
+    ]
+    assert len(shown) == 8
 
 
 @pytest.mark.parametrize(
@@ -391,9 +423,10 @@ def test_old_files_are_removed(
         client = program(address)
         client.predict(handle_file(photographs[0]), *ONE, 0, api_name="/upscale")
         until = time.monotonic() + PATIENCE / 1000
-        while list(folder.rglob("*.png")) and time.monotonic() < until:
+        while list(folder.rglob("photo*.png")) and time.monotonic() < until:
             time.sleep(0.1)
-        assert not list(folder.rglob("*.png"))
+        assert not list(folder.rglob("photo*.png"))
+        assert list((folder / "examples").glob("astronaut-x2.png"))
 
 
 # A browser
@@ -445,9 +478,11 @@ def tab(page: Any, name: str) -> None:
         page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
 
 
-def drop(page: Any, elem_id: str, path: Path) -> None:
-    """Choose a file, as one is dropped."""
-    page.locator(f"#{elem_id} input[type=file]").set_input_files(str(path))
+def drop(page: Any, path: Path) -> None:
+    """Choose a photograph, as one is dropped, and wait for its output."""
+    page.locator("#photograph input[type=file]").set_input_files(str(path))
+    page.locator(f'#output-files a[download^="{path.stem}"]').wait_for()
+    page.get_by_text("32x24 upscaled 2 times to 64x48. Exactly consistent").wait_for()
 
 
 def download(page: Any, elem_id: str, number: int = 0) -> bytes:
@@ -471,8 +506,7 @@ def test_a_photograph_is_upscaled_at_once(
     run: Path, visitor: Callable[..., Any], photographs: list[Path], tmp_path: Path
 ) -> None:
     page = visitor()
-    drop(page, "photograph", photographs[0])
-    page.get_by_text("Agreement: exact").first.wait_for()
+    drop(page, photographs[0])
     assert download(page, "output-files") == upscaled(run, photographs[0], tmp_path / "one")[0]
     assert page.locator("#beside img").count() == 2
     page.locator("#draw-samples").click()
@@ -484,6 +518,19 @@ def test_a_photograph_is_upscaled_at_once(
     page.get_by_text("output 1: exact").first.wait_for()
 
 
+def test_an_example_is_there_until_a_photograph_is(visitor: Callable[..., Any]) -> None:
+    page = visitor()
+    page.get_by_text("Example: 96x96 upscaled 2 times to 192x192.").wait_for()
+    alts = [image.get_attribute("alt") for image in page.locator("#beside img").all()]
+    assert alts == ["Upscaled by bicubic", "The output"]
+    page.locator("#factor").get_by_label("4").check()
+    page.get_by_role("button", name="Upscale", exact=True).press("Enter")
+    page.get_by_text("96x96 upscaled 4 times to 384x384.").wait_for()
+    tab(page, "Recombine")
+    page.locator("#recombine").press("Enter")
+    page.locator("#recombined img").nth(5).wait_for()
+
+
 def test_a_seed_has_the_same_images_twice_by_the_keyboard_alone(
     visitor: Callable[..., Any],
 ) -> None:
@@ -493,9 +540,10 @@ def test_a_seed_has_the_same_images_twice_by_the_keyboard_alone(
     page.get_by_role("tab", name="Generate", exact=True).focus()
     page.keyboard.press("Enter")
     found = []
-    for seed in (7, 8, 7):
+    for number, seed in enumerate((7, 8, 7)):
         page.get_by_label("Seed").locator("visible=true").fill(str(seed))
-        page.locator("#generate").focus()
+        if number:  # Enter in a field starts too
+            page.locator("#generate").focus()
         with page.expect_response(re.compile("queue/data")):
             page.keyboard.press("Enter")
         page.locator("#generated img").nth(7).wait_for()
@@ -514,8 +562,7 @@ def test_who_leaves_leaves_no_files(
 ) -> None:
     page = visitor()
     path = photographs[0].rename(photographs[0].with_name("leaver.png"))
-    drop(page, "photograph", path)
-    page.get_by_text("Agreement: exact").first.wait_for()
+    drop(page, path)
     assert len(list(kept.rglob("leaver*.png"))) == 3  # the upload, bicubic, the output
     page.close()
     until = time.monotonic() + PATIENCE / 1000
@@ -543,8 +590,7 @@ def test_long_work_is_stopped(
 
     (folder,) = kept.glob("srvae-page-*")
     page = visitor()
-    drop(page, "photograph", photographs[0])
-    page.get_by_text("Agreement: exact").first.wait_for()
+    drop(page, photographs[0])
     monkeypatch.setattr(Work, "at", long)
     before = set(folder.iterdir())
     page.locator("#draw-samples").click()
@@ -565,11 +611,12 @@ def test_long_work_is_stopped(
 
 
 NAMELESS = """() => [...document.querySelectorAll(
-    'button, input, select, textarea, a[href], [role=button], [role=slider], [role=tab]')]
+    'img, button, input, select, textarea, a[href], [role=button], [role=slider], [role=tab]')]
   .filter(e => e.checkVisibility() && e.type !== 'hidden')
   .filter(e => !(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.title
-    || e.innerText?.trim() || e.labels?.length || e.placeholder || e.querySelector('img[alt]')))
+    || e.innerText?.trim() || e.labels?.length || e.placeholder || e.alt))
   .map(e => e.outerHTML.slice(0, 200))"""
+UNSEEN = "getComputedStyle(document.activeElement).outlineStyle == 'none'"
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
@@ -577,8 +624,12 @@ def test_controls_have_names_and_fit_and_the_run_is_shown(
     visitor: Callable[..., Any], photographs: list[Path], size: dict[str, int]
 ) -> None:
     page = visitor(size)
-    drop(page, "photograph", photographs[0])
-    page.get_by_text("Agreement: exact").first.wait_for()
+    drop(page, photographs[0])
+    page.get_by_text("More settings").first.click()
+    page.get_by_role("tab", name="Upscale", exact=True).focus()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        assert not page.evaluate(UNSEEN), page.evaluate("document.activeElement.outerHTML")
     for name in ("Upscale", "Generate", "Reconstruct", "Interpolate", "Recombine", "Run"):
         tab(page, name)
         page.get_by_role("tab", name=name, exact=True, selected=True).wait_for()
