@@ -92,7 +92,7 @@ def screenshot(address: str, folder: Path, chromium: str, out: Path) -> None:
         size = {"x": 0, "y": 0, "width": 1100, "height": height}
         page.screenshot(path=folder / "page.png", full_page=True, clip=size)
     with Image.open(folder / "page.png") as image:
-        image.convert("RGB").quantize().save(out, optimize=True)
+        image.convert("RGB").quantize(192).save(out, optimize=True)
     print(out)
 
 

@@ -9,7 +9,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args
 
@@ -289,8 +288,10 @@ def add_tab(page: Page, tab: Tab, *shown: Shown) -> None:
     decode = decode_field(name, DECODINGS, tab.decode)
     button, stop = buttons(name.capitalize(), name, f"{name}-stop")
     galleries = [
-        gallery(*labels, value=value)
-        for labels, value in zip_longest(tab.galleries[: 2 if srvae else 1], shown)
+        gallery(label, elem_id, value=value)
+        for (label, elem_id), value in zip(
+            tab.galleries[: 2 if srvae else 1], [*shown, None, None], strict=False
+        )
     ]
     inputs += [seed, decode, *temperatures]
 
@@ -317,7 +318,7 @@ def sampling_from(model: ImageModel, seed: Any, decode: Any, *temperatures: Any)
 def upscale_tab(page: Page, model: SRVAE) -> None:
     gr.Markdown(
         f"Drop a photograph (JPEG, PNG, WebP, TIFF and others; {page.largest}): it is upscaled at "
-        f"once, and the output is a PNG to download. {UNTIL}"
+        f"once. {UNTIL}"
     )
     shown, words, example = _upscaled_example(page, model)
     with gr.Row():
@@ -410,9 +411,12 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
     def many(work: Work, path: str | None, count: float | None, *how: Any) -> Any:
         done = upscaled(work, path, whole(LABELS["samples"], count), *how)
         *outputs, mean = done.outputs.consistencies.items()
-        shown = [(str(file), f"output {i}: {c}") for i, (file, c) in enumerate(outputs, 1)]
+        shown = [(str(file), f"output {i}: LR-PSNR {c}") for i, (file, c) in enumerate(outputs, 1)]
         white = f"where they differ: white is {done.outputs.white:.1f} levels of 255"
-        shown += [(str(mean[0]), f"their mean: {mean[1]}"), (str(done.outputs.deviation), white)]
+        shown += [
+            (str(mean[0]), f"their mean: LR-PSNR {mean[1]}"),
+            (str(done.outputs.deviation), white),
+        ]
         return shown, done.words, [file for file, _ in shown]
 
     triggers, inputs = [photograph.upload, button.click], [photograph, factor, *how, kind]

@@ -281,8 +281,8 @@ class Upscaler:
         one = "mean" if temperature else default_decoding(model)
         if restorer and factor in (1, 3) and (several or options.decode not in (None, "estimate")):
             raise UserError(
-                f"`factor={factor}` is of the point estimate, which is one output: leave out "
-                "`samples` and `decode`"
+                f"`factor={factor}` is of the point estimate, which is one output: for several, or "
+                "another `decode`, choose 2, 4 or 8"
             )
         self.decode: UpscaleDecoding = options.decode or ("sample" if several else one)
         if temperature is None:

@@ -515,7 +515,7 @@ def test_a_photograph_is_upscaled_at_once(
     digests = {hashlib.sha256(content).hexdigest() for content in expected}
     assert set(images(page, "sample-gallery")) == digests
     page.locator("#sample-gallery button:has(img)").first.click()
-    page.get_by_text("output 1: exact").first.wait_for()
+    page.get_by_text("output 1: LR-PSNR exact").first.wait_for()
 
 
 def test_an_example_is_there_until_a_photograph_is(visitor: Callable[..., Any]) -> None:
