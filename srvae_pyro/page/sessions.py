@@ -100,8 +100,9 @@ class Sessions:
 
     def uploaded(self, visitor: str, path: Path) -> None:
         """Note an upload; another visitor may have sent the same file to the same path."""
-        with self._lock:
-            self._files.setdefault(visitor, {})[str(path)] = path
+        if self.examples not in path.parents:  # which a program may name
+            with self._lock:
+                self._files.setdefault(visitor, {})[str(path)] = path
 
     def stop(self, visitor: str, kind: str) -> None:
         """Stop a kind of a visitor's work at the next tile or image."""

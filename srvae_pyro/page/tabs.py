@@ -56,6 +56,7 @@ LABELS = {
     "y_temperature": "Temperature of the pixels of y",
     "seed": "Seed",
 }
+TEMPERATURES = ("temperature", "image_temperature", "y_temperature")
 SMALL, *IMAGES = EXAMPLES
 UNTIL = "Until you do, an example is used."
 
@@ -162,9 +163,7 @@ def upload(label: str, elem_id: str) -> gr.Image:
     return image
 
 
-def gallery(
-    label: str, elem_id: str, large: bool = False, value: Shown | None = None
-) -> gr.Gallery:
+def gallery(label: str, elem_id: str, large: bool = False, value: Any = None) -> gr.Gallery:
     return gr.Gallery(
         value,
         label=label,
@@ -279,20 +278,11 @@ def add_tab(page: Page, tab: Tab, *shown: Shown) -> None:
         inputs.append(gr.Slider(least, most, value=value, step=1, label=label, elem_id=elem_id))
     with gr.Row():
         seed = seed_field(name)
-        temperatures = [
-            temperature_field("temperature", name),
-            temperature_field("image_temperature", name),
-        ]
-        if srvae:
-            temperatures.append(temperature_field("y_temperature", name))
+        temperatures = [temperature_field(t, name) for t in TEMPERATURES[: 3 if srvae else 2]]
     decode = decode_field(name, DECODINGS, tab.decode)
     button, stop = buttons(name.capitalize(), name, f"{name}-stop")
-    galleries = [
-        gallery(label, elem_id, value=value)
-        for (label, elem_id), value in zip(
-            tab.galleries[: 2 if srvae else 1], [*shown, None, None], strict=False
-        )
-    ]
+    named = zip(tab.galleries[: 2 if srvae else 1], [*shown, None, None], strict=False)
+    galleries = [gallery(*labels, value=value) for labels, value in named]
     inputs += [seed, decode, *temperatures]
 
     def do(work: Work, *values: Any) -> Any:
@@ -308,8 +298,8 @@ def add_tab(page: Page, tab: Tab, *shown: Shown) -> None:
 
 
 def sampling_from(model: ImageModel, seed: Any, decode: Any, *temperatures: Any) -> Sampling:
-    names = ("temperature", "image_temperature", "y_temperature")
-    given = {name: t for name, t in zip(names, temperatures, strict=False) if t is not None}
+    pairs = zip(TEMPERATURES, temperatures, strict=False)
+    given = {name: t for name, t in pairs if t is not None}
     sampling = Sampling(decode=decode, seed=whole(LABELS["seed"], seed), **given)
     check_sampling(sampling, model)
     return sampling
@@ -334,7 +324,7 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
             )
             button, stop = buttons("Upscale", "upscale", "upscale-stop")
             estimates = [ESTIMATE] if model.has_point_estimate or model.restorer else []
-            with _more_settings():
+            with gr.Accordion("More settings", open=False):
                 kind = gr.Radio(
                     list(get_args(InputName)),
                     value=UpscaleOptions.input,
@@ -372,7 +362,7 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
     )
     samples = gr.Slider(2, 16, value=4, step=1, label=LABELS["samples"], elem_id="samples")
     draw, stop_samples = buttons("Draw", "draw-samples", "samples-stop")
-    with _more_settings():
+    with gr.Accordion("More settings", open=False):
         how_several = _how("samples", DECODINGS, "sample", 1.0)
     several = gallery("Outputs, their mean, and where they differ", "sample-gallery", large=True)
     sample_words = gr.Markdown(elem_id="sample-consistency")
@@ -446,10 +436,6 @@ def _upscaled_example(page: Page, model: SRVAE) -> tuple[Any, str, Any]:
         return None, html.escape(with_flags(str(error), LABELS)), None
     (file,) = map(str, done.outputs.consistencies)
     return (str(done.bicubic), file), f"Example: {done.words}", [file]
-
-
-def _more_settings() -> gr.Accordion:
-    return gr.Accordion("More settings", open=False)
 
 
 def _how(name: str, decodings: list[tuple[str, str]], decode: str, temperature: float) -> list[Any]:

@@ -211,15 +211,13 @@ def disk_bytes(model: SRVAE, path: Path, options: UpscaleOptions) -> int:
 
 def consistency_in_words(outputs: Outputs) -> str:
     values = sorted(set(outputs.consistencies.values()))
-    several = len(outputs.consistencies) > 1
+    each = "output" if len(outputs.consistencies) == 1 else "outputs and their mean"
     if values == ["exact"]:
-        each = "each output and their mean" if several else "the output"
         return (
-            f"Exactly consistent: downscaled, {each} is the input, pixel by pixel. Keep it as PNG: "
-            "JPEG would lose that."
+            f"Exactly consistent: downscaling the {each} gives the input, pixel by pixel. Keep it "
+            "as PNG: JPEG would lose that."
         )
     to = f" to {values[-1]}" if len(values) > 1 else ""
-    each = "outputs and their mean" if several else "output"
     return f"LR-PSNR (PSNR of the downscaled {each} against the input): {values[0]}{to}."
 
 

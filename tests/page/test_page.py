@@ -125,7 +125,7 @@ def test_consistency_that_is_not_exact_is_given_in_decibels() -> None:
     some = {Path("a"): "48.1 dB", Path("b"): "50.2 dB"}
     assert "48.1 dB to 50.2 dB" in consistency_in_words(Outputs(some))
     one = Outputs({Path("a"): "exact"})
-    assert "downscaled, the output is the input" in consistency_in_words(one)
+    assert "downscaling the output gives the input" in consistency_in_words(one)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,10 @@ def test_an_upload_goes_with_the_last_who_sent_it(tmp_path: Path) -> None:
     assert (tmp_path / "hash" / "same.png").exists()
     sessions.leave("b")
     assert not list(tmp_path.iterdir())
+    example = write(sessions.examples / "a.png", 1, 0)
+    sessions.uploaded("a", example)
+    sessions.leave("a")
+    assert example.exists()
 
 
 def write(path: Path, size: int, age: float) -> Path:
