@@ -86,7 +86,17 @@ setup(
         # Starlette, which it needs too, limits requests from 1.6 on.
         "demo": ["gradio>=6.31,<7", "starlette>=1.6"],
         # The documentation's site: pages, the classes' reference, and formulas without JavaScript.
-        "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1", "latex2mathml>=3.77"],
+        "docs": [
+            "mkdocs-material>=9.6,<10",
+            "mkdocstrings[python]>=1",
+            "latex2mathml>=3.77",
+            # Notebooks kept as Python files, run by a kernel and turned into pages like the others
+            "jupytext>=1.16",
+            "nbclient>=0.10",
+            "nbconvert>=7.16",
+            "ipykernel>=6.29",
+            "matplotlib>=3.8",  # their figures
+        ],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.8",  # test files side by side: half the time on two cores
@@ -103,6 +113,7 @@ setup(
             "gradio>=6.31,<7",
             "starlette>=1.6",
             "playwright>=1.49",  # drives Debian's chromium (apt-get install chromium), see .ci/run
+            "matplotlib>=3.8",  # the notebooks in docs/, which tests run, draw with it
             "graphviz>=0.20",  # pyro.render_model, which a test calls, builds its drawing with it
             "hypothesis>=6.100",  # files and flags that nobody would write by hand
             "scipy>=1.13",  # distribution functions to test against

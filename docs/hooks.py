@@ -1,4 +1,4 @@
-"""What mkdocs adds to the pages: files from outside docs/, commands, settings, formulas.
+"""What mkdocs adds to the pages: files from outside docs/, notebooks, commands, settings, formulas.
 
 Nothing is declared twice: flags come from each command's ``--help-all``, settings from dataclasses.
 """
@@ -10,11 +10,16 @@ import posixpath
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jupytext
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -31,7 +36,11 @@ PAGES = {  # of the site, by the file that they are made from
 }
 for card in sorted(ROOT.glob("runs/*/README.md")):
     PAGES[f"runs/{card.parent.name}/README.md"] = f"models/{card.parent.name}.md"
-SOURCES = {page: source for source, page in PAGES.items()}
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.py"))  # Python with cells, as jupytext reads it
+PAGES_OF_NOTEBOOKS = {
+    f"docs/notebooks/{path.name}": f"notebooks/{path.stem}.md" for path in NOTEBOOKS
+}
+SOURCES = {page: source for source, page in (PAGES | PAGES_OF_NOTEBOOKS).items()}
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)#\s]+")  # what a relative link is to
 MATH = re.compile(r"^```math\n(.*?)^```", re.M | re.S)  # as GitHub has it
 
@@ -39,7 +48,34 @@ MATH = re.compile(r"^```math\n(.*?)^```", re.M | re.S)  # as GitHub has it
 def on_files(files: Any, config: Any) -> Any:
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text("utf-8")))
+    for path in NOTEBOOKS:
+        made = notebook(path.stem, path.read_text("utf-8"), config.extra["run_notebooks"])
+        for name, content in made.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     return files
+
+
+@cache  # while mkdocs serves, a notebook is run again when it has changed
+def notebook(name: str, text: str, run: bool) -> dict[str, str | bytes]:
+    """The files of a notebook's page: itself, with its outputs if it is to be run, and figures."""
+    cells = jupytext.reads(text, "py:percent")
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    cells.metadata["kernelspec"] = kernel
+    if run:
+        no_widgets = "ignore:IProgress not found"  # progress bars, which no notebook here has
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": no_widgets}
+        no_network = Config({"KernelManager": {"transport": "ipc"}})
+        NotebookClient(cells, timeout=1800, config=no_network).execute(env=environment)
+    download = (
+        f"*This page is `docs/notebooks/{name}.py`, run when the site was built. It needs the "
+        f"package matplotlib beside this one. [Download it as a Jupyter notebook]({name}.ipynb).*"
+    )
+    names = {"unique_key": name, "output_files_dir": f"{name}_files"}
+    page, resources = MarkdownExporter().from_notebook_node(cells, names)
+    title, rest = page.lstrip().split("\n", 1)
+    ipynb = jupytext.writes(cells, "ipynb")
+    text_files = {f"{name}.md": f"{title}\n\n{download}\n{rest}", f"{name}.ipynb": ipynb}
+    return text_files | resources["outputs"]
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -49,7 +85,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     def on_site(link: re.Match[str]) -> str:
         """A link between files of the repository as one between pages."""
         target = posixpath.normpath(posixpath.join(folder, link[0]))
-        target = PAGES.get(target, target.removeprefix("docs/"))
+        target = (PAGES | PAGES_OF_NOTEBOOKS).get(target, target.removeprefix("docs/"))
         return posixpath.relpath(target, posixpath.dirname(here) or ".")
 
     markdown = LINK.sub(on_site, markdown)

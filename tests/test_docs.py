@@ -1,5 +1,7 @@
 """README and the documentation: links lead somewhere, nothing is said twice, the site builds."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -15,12 +17,17 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("runs/**/README.md")),
+    *sorted(ROOT.glob("docs/notebooks/*.py")),
 ]
+TEXT_CELL = re.compile(r"^# %% \[markdown\]\n((?:#.*\n)*)", re.M)
 FENCED = re.compile(r"^ *```.*?^ *```", re.M | re.S)
 
 
 def text_of(page: Path) -> str:
-    """A page without its blocks of code."""
+    """A page without its blocks of code, or a notebook without its cells of code."""
+    if page.suffix == ".py":
+        cells = TEXT_CELL.findall(page.read_text("utf-8"))
+        return "\n".join(re.sub(r"^# ?", "", cell, flags=re.M) for cell in cells)
     return FENCED.sub("", page.read_text("utf-8"))
 
 
@@ -45,10 +52,11 @@ def test_every_page_and_figure_is_reached() -> None:
         for page in PAGES
         for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text_of(page))
     }
-    pages = set(ROOT.glob("docs/**/*.md"))
+    pages = {*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/notebooks/*.py")}
     assert pages | set(ROOT.glob("docs/figures/*")) <= linked
     names = (ROOT / "mkdocs.yml").read_text("utf-8")
-    assert [page for page in pages if page.relative_to(ROOT / "docs").as_posix() not in names] == []
+    on_site = (page.relative_to(ROOT / "docs").with_suffix(".md").as_posix() for page in pages)
+    assert [page for page in on_site if page not in names] == []
 
 
 def test_no_sentence_is_there_twice() -> None:
@@ -80,11 +88,21 @@ def test_citation_has_the_version() -> None:
     assert f"\nversion: {srvae_pyro.__version__}\n" in citation
 
 
-@pytest.mark.skipif(find_spec("mkdocs") is None, reason="needs pip install -e '.[docs]'")
-def test_site_builds_without_warnings(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+needs_mkdocs = pytest.mark.skipif(
+    find_spec("mkdocs") is None, reason="needs pip install -e '.[docs]'"
+)
+
+
+def build_site(place: Path, notebooks: str) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(place)]
+    environment = os.environ | {"RUN_NOTEBOOKS": notebooks}
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert built.returncode == 0, built.stderr
+
+
+@needs_mkdocs
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
+    build_site(tmp_path, notebooks="false")
     commands = (tmp_path / "reference" / "commands.html").read_text("utf-8")
     settings = (tmp_path / "reference" / "configuration.html").read_text("utf-8")
     classes = (tmp_path / "reference" / "python" / "models.html").read_text("utf-8")
@@ -92,3 +110,16 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     assert "--memory-gb" in commands
     assert "warmup_steps" in settings
     assert 'id="srvae_pyro.models.SRVAE"' in classes
+
+
+@needs_mkdocs
+@pytest.mark.slow
+def test_site_has_the_notebooks_with_their_figures(tmp_path: Path) -> None:
+    build_site(tmp_path, notebooks="true")
+    for notebook in ROOT.glob("docs/notebooks/*.py"):
+        name = notebook.stem
+        page = (tmp_path / "notebooks" / f"{name}.html").read_text("utf-8")
+        figures = list((tmp_path / "notebooks" / f"{name}_files").glob("*.png"))
+        assert len(figures) >= 2
+        assert all(f'src="{name}_files/{figure.name}"' in page for figure in figures)
+        assert json.loads((tmp_path / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"]
