@@ -67,8 +67,8 @@ def notebook(name: str, text: str, run: bool) -> dict[str, str | bytes]:
         no_network = Config({"KernelManager": {"transport": "ipc"}})
         NotebookClient(cells, timeout=1800, config=no_network).execute(env=environment)
     download = (
-        f"*This page is `docs/notebooks/{name}.py`, run when the site was built. It needs the "
-        f"package matplotlib beside this one. [Download it as a Jupyter notebook]({name}.ipynb).*"
+        f"*This page is `docs/notebooks/{name}.py`{', run when the site was built' * run}. It "
+        f"needs the package matplotlib beside this one. [Download it as a notebook]({name}.ipynb).*"
     )
     names = {"unique_key": name, "output_files_dir": f"{name}_files"}
     page, resources = MarkdownExporter().from_notebook_node(cells, names)

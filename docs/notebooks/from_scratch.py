@@ -36,7 +36,7 @@ def show(title, *rows):
     """Rows of images (N, C, H, W) of one size."""
     grid = make_grid(torch.cat(rows), nrow=len(rows[0]), padding=1, pad_value=1)
     plt.figure(figsize=(9, 9 * grid.shape[1] / grid.shape[2] + 0.4), layout="tight")
-    plt.imshow(grid.permute(1, 2, 0))
+    plt.imshow(grid.permute(1, 2, 0).numpy())
     plt.title(title, fontsize=10)
     plt.axis("off")
     plt.show()
@@ -236,8 +236,8 @@ print(f"d(x) of a sample is {255 * (d(samples[0]) - y).abs().mean():.1f} levels 
 #
 # ## The likelihood by importance sampling
 #
-# The mean of S weights p(x,y,z,u) / q(y,z,u|x) is an unbiased estimate of p(x). Its logarithm is at
-# least the mean of their logarithms, which is the ELBO, and approaches log p(x) as S grows.
+# The mean of S weights p(x,y,z,u) / q(y,z,u|x) is an unbiased estimate of p(x, y = d(x)), which is
+# at most p(x). Its logarithm is at least the mean of their logarithms, the ELBO, and S tightens it.
 
 # %%
 log_weights = []

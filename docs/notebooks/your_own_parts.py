@@ -241,13 +241,13 @@ assert psnr["expectation"] > psnr["bilinear"] > psnr["a sample"]
 
 rows = torch.cat([images[:12] for images in columns.values()])
 plt.figure(figsize=(9, 5), layout="tight")
-plt.imshow(make_grid(rows, nrow=12, padding=1, pad_value=1).permute(1, 2, 0))
+plt.imshow(make_grid(rows, nrow=12, padding=1, pad_value=1).permute(1, 2, 0).numpy())
 plt.title("rows: " + ", ".join(columns), fontsize=10)
 plt.axis("off")
 plt.show()
 
 # %% [markdown]
-# So does the likelihood of an image:
+# Importance sampling works with them too:
 
 # %%
 log_p = net.log_likelihood(test[:8], samples=10)
