@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from studies import EARLIER_SMALL, INDEPENDENT, finished, folder_of, train
 
 STUDY = "learning"
-AS_PUBLISHED = ("--preset", "small", *INDEPENDENT, "--u-stages", "1", "--y-updates", "1")
+AS_PUBLISHED = ("--preset", "small", *INDEPENDENT, "--u-stages", "1")
 PLAIN = ("--precision", "fp32", "--keep-allocator", "--lr", "2e-3", "--lr-min", "1e-4")
 PLAIN += ("--anneal", "0", "--kl-start", "1", "--kl-warmup", "0", "--warmup-steps", "0")
 START = (

@@ -38,8 +38,6 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "VAE, KL_z over 0.4 of the run": ("--model", "vae", "--kl-warmup", "0.4"),
         "KL_z over 0.8 of the run": ("--kl-warmup", "0.8"),
         "KL_u weighted 1 throughout": ("--kl-u-start", "1", "--kl-u-warmup", "0"),
-        "two further updates of y": ("--y-updates", "3"),
-        "further update of y": ("--y-updates", "2"),
         "q(z|x,y)": ("--guide-z-sees-y",),
         "u at 4x4": ("--u-stages", "2"),
         "p(y|u) of independent pixels": ("--latent-likelihood", "independent", "--u-stages", "1"),
@@ -85,9 +83,9 @@ EARLIER_SMALL = (
 AS_MANY = "training.validation_images=2000"  # validation images for all
 # What a study's runs share where they name nothing else.
 SHARED: dict[str, tuple[str, ...]] = {
-    "small": ("--preset", "small", "--y-updates", "1"),
+    "small": ("--preset", "small"),
     "recipes": (
-        *("--preset", "small", *INDEPENDENT, "--u-stages", "1", "--y-updates", "1"),
+        *("--preset", "small", *INDEPENDENT, "--u-stages", "1"),
         *("--set", *EARLIER_SMALL),
     ),
     "ablations": ("--preset", "quickstart", *INDEPENDENT, "--kl-warmup", "0.5", "--set", AS_MANY),

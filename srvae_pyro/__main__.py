@@ -4,8 +4,8 @@ import contextlib
 import runpy
 import sys
 from difflib import get_close_matches
-from importlib import import_module
-from typing import Literal, cast, get_args, get_type_hints
+
+from srvae_pyro.system.cli import SHELLS, completion_script
 
 COMMANDS = {
     "train": "train an srVAE or VAE, and go on with a run",
@@ -20,34 +20,17 @@ COMMANDS = {
 }
 
 
-Shell = Literal["bash", "zsh", "fish", "powershell"]
-
-
-def completion(words: list[str]) -> str:
-    """The script that completes commands and flags in a shell: ``completion SHELL``."""
-    from cyclopts import App
-
-    from srvae_pyro.system.cli import make_app
-
-    shells = get_args(Shell)
-    if len(words) != 1 or words[0] not in shells:
-        print(f"srvae-pyro: completion needs a shell: {', '.join(shells)}", file=sys.stderr)
-        sys.exit(2)
-    app = App(name="srvae-pyro", version_flags=())
-    for name in COMMANDS:
-        arguments = get_type_hints(import_module(f"srvae_pyro.{name}").main)["arguments"]
-        app.command(make_app(arguments, name))
-    return app.generate_completion(shell=cast(Shell, words[0]))
-
-
 def main() -> None:
     """Run the command that is named first, with the words after it."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.argv = [f"srvae-pyro {name}", *words]
         runpy.run_module(f"srvae_pyro.{name}", run_name="__main__")
+    elif name == "completion" and words and words[0] in SHELLS:
+        print(completion_script(words[0], COMMANDS), end="")
     elif name == "completion":
-        print(completion(words), end="")
+        print(f"srvae-pyro: completion needs a shell: {', '.join(SHELLS)}", file=sys.stderr)
+        sys.exit(2)
     elif name not in ("-h", "--help"):
         close = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"

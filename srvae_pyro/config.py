@@ -230,13 +230,6 @@ class TrainingConfig(Settings):
     kl_u_warmup: Annotated[
         float, Between(0, 1), Flag("SHARE"), "share of the run over which that weight rises to 1"
     ] = 0.0
-    y_updates: Annotated[
-        int,
-        Between(1, 1000),
-        "updates a step of the srVAE's p(u), p(y|u) and q(u|y): the first with all networks, "
-        "further ones from RE_y and KL_u of the same images, augmented and drawn from q(u|y) "
-        "anew; a step counts once, in --steps as in --epochs",
-    ] = 1
     estimate_weight: Annotated[
         float,
         AtLeast(0),

@@ -157,9 +157,7 @@ _MINUTES = TrainingConfig(
 _TRAINING: dict[tuple[Preset, ModelName], TrainingConfig] = {
     ("paper", "srvae"): TrainingConfig(),
     ("paper", "vae"): TrainingConfig(),
-    ("small", "srvae"): replace(
-        _SMALL, kl_warmup=0.4, kl_u_start=0.02, kl_u_warmup=0.5, y_updates=2
-    ),
+    ("small", "srvae"): replace(_SMALL, kl_warmup=0.4, kl_u_start=0.02, kl_u_warmup=0.5),
     ("small", "vae"): _SMALL,
     ("quickstart", "srvae"): replace(
         _MINUTES, kl_warmup=0.8, kl_u_start=0.02, kl_u_warmup=0.6, estimate_weight=0.25
@@ -202,7 +200,6 @@ def damaged_inputs(training: TrainingConfig, data: DataConfig) -> tuple[Training
         eps=1e-8,
         clip_factor=10.0,
         ema_half_life=10_000.0,
-        y_updates=1,
         estimate_weight=0.0,
         validation_images=64,
     )

@@ -255,7 +255,7 @@ class Kind:
 
 
 KINDS = {
-    "srvae": Kind({"stages": 1, "guide_z_sees_y": True, "p_u": "mixture"}, {"y_updates": 2}),
+    "srvae": Kind({"stages": 1, "guide_z_sees_y": True, "p_u": "mixture"}, {}),
     "groups": Kind(
         {
             "d": "average2",

@@ -11,7 +11,7 @@ from srvae_pyro.config import ModelConfig
 from srvae_pyro.models.base import MODELS, ImageModel
 from srvae_pyro.models.restorer import InputKind
 from srvae_pyro.models.srvae import SRVAE, SRVAEGuide, SRVAEModel
-from srvae_pyro.models.vae import VAE, VAEGuide, VAEModel, YLevelVAE
+from srvae_pyro.models.vae import VAE, VAEGuide, VAEModel
 from srvae_pyro.runs import find_run
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ __all__ = [
     "SRVAEModel",
     "VAEGuide",
     "VAEModel",
-    "YLevelVAE",
     "load",
     "make_model",
     "super_resolves",

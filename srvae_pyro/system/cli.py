@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import importlib
 import inspect
 import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, convert
 from cyclopts.help import DefaultFormatter, HelpPanel
@@ -33,6 +34,8 @@ from srvae_pyro.system.console import ignore_write_errors_of_streams, is_main, p
 from srvae_pyro.system.environment import OTHERS
 
 T = TypeVar("T")
+Shell = Literal["bash", "zsh", "fish", "powershell"]
+SHELLS: tuple[str, ...] = get_args(Shell)
 HELP_ALL = "--help-all"
 NESTED = Parameter(name="*")  # for Annotated: settings whose fields are flags of their own
 
@@ -135,6 +138,15 @@ def make_app(kind: type[T], name: str) -> App:
 def _shown_default(value: Any) -> str | None:
     """A flag's default in the help; none of a switch."""
     return None if value is False else str(value)
+
+
+def completion_script(shell: str, commands: Iterable[str]) -> str:
+    """The script that completes ``srvae-pyro``, its commands and their flags in a shell."""
+    app = App(name="srvae-pyro", version_flags=())
+    for name in commands:
+        main = importlib.import_module(f"srvae_pyro.{name}").main
+        app.command(make_app(get_type_hints(main)["arguments"], name))
+    return app.generate_completion(shell=cast(Shell, shell))
 
 
 class _CommonFlags(DefaultFormatter):

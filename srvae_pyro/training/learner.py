@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from srvae_pyro.config import RunConfig
 from srvae_pyro.data import augment
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
-from srvae_pyro.models import SRVAE, ImageModel, YLevelVAE, make_model
+from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import autocast, torch_seed
 from srvae_pyro.system.parallel import ProcessGroup
@@ -64,9 +64,7 @@ class Objective(nn.Module):
     Each level of absolute error of a point estimate of x costs ``estimate_weight`` nats.
     """
 
-    def __init__(
-        self, model: ImageModel | YLevelVAE, elbo: TermsELBO, estimate_weight: float = 0.0
-    ) -> None:
+    def __init__(self, model: ImageModel, elbo: TermsELBO, estimate_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.elbo = elbo
@@ -102,22 +100,13 @@ def weighted_loss(terms: ElboTerms, kl_weights: Mapping[str, float] | None = Non
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a step, or of one of its updates."""
+    """The result of a step."""
 
     loss: Tensor  # mean over this process's images, nats an image, a scalar on the device
     terms: dict[str, Tensor]  # the ELBO's terms and their total, nats, (B) each
     norm: Tensor  # of the gradient before clipping, a scalar on the device
     votes: list[float]  # summed over the processes
     fault: str = ""  # what was not finite, so that an update was skipped
-
-
-class Target:
-    """A loss that updates descend, with the bound on its gradient's norm."""
-
-    def __init__(self, objective: nn.Module, clip_factor: float) -> None:
-        self.objective = objective
-        self.parallel: nn.Module = objective  # as all processes share it
-        self.clip = GradientClip(clip_factor)
 
 
 class Learner:
@@ -151,8 +140,6 @@ class Learner:
         torch.manual_seed(torch_seed(settings.seed, *b"weights"))
         self.model: ImageModel = make_model(config.model).to(group.device)
         self.randomness = Randomness(settings.seed, group)
-        elbo = TermsELBO(analytic_kl=settings.analytic_kl)
-        srvae = self.model if isinstance(self.model, SRVAE) else None
         objective: nn.Module
         kind: type[torch.optim.Optimizer] = torch.optim.Adamax
         if settings.inputs == "damaged":
@@ -161,14 +148,13 @@ class Learner:
             objective = RestorationObjective(restorer, self.randomness.augmentation)
             kind = torch.optim.Adam
         else:
+            elbo = TermsELBO(analytic_kl=settings.analytic_kl)
             objective = Objective(self.model, elbo, settings.estimate_weight)
         learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = kind(learnt, lr=settings.lr, betas=settings.betas, eps=settings.eps)  # type: ignore[call-arg]
-        self.whole = Target(objective, settings.clip_factor)
-        # Further updates of a step, of y's level alone.
-        self.lower: list[Target] = []
-        if srvae is not None and settings.y_updates > 1:
-            self.lower = [Target(Objective(YLevelVAE(srvae), elbo), settings.clip_factor)]
+        self.objective = objective
+        self.parallel: nn.Module = objective  # as all processes share it
+        self.clip = GradientClip(settings.clip_factor)
         self.average = ExponentialAverage(self.model, settings.ema_half_life)
 
     @property
@@ -183,8 +169,7 @@ class Learner:
 
     def distribute(self) -> None:
         """Learn together with the other processes, from rank 0's weights."""
-        for target in (self.whole, *self.lower):
-            target.parallel = self.group.data_parallel(target.objective)
+        self.parallel = self.group.data_parallel(self.objective)
 
     def step(
         self,
@@ -197,50 +182,31 @@ class Learner:
     ) -> Outcome:
         """Learn from this process's part of a batch, uint8 (B, C, H, W) on the device.
 
-        An update of all networks, then ``y_updates`` - 1 of y's level alone by the same optimiser.
-        Loss, terms and norm are those of the first. Updates that are not finite are skipped.
-        ``images_seen`` is before this batch; ``votes`` are numbers to sum over the processes.
+        An update that is not finite is skipped. ``images_seen`` is before this batch; ``votes``
+        are numbers to sum over the processes.
         """
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        outcome = self._update(self.whole, images, kl_weights, votes)
-        if outcome.fault:
-            return outcome
-        for target in self.lower * (self.settings.y_updates - 1):
-            further = self._update(target, images, kl_weights, list)
-            if further.fault:
-                fault = f"{further.fault} in a further update of y's level"
-                outcome = replace(outcome, fault=fault)
-                break
-        if self.group.main:
-            self.average.update(images_seen + self.batch_size, self.batch_size)
-        return outcome
-
-    def _update(
-        self,
-        target: Target,
-        images: Tensor,
-        kl_weights: Mapping[str, float],
-        votes: Callable[[], list[float]],
-    ) -> Outcome:
         if self.config.data.augment != "none":
             shift = self.config.data.augment == "shifts" and self.config.data.crops is None
             images = augment(images, self.randomness.augmentation, shift)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, terms = self.backward(target.parallel, to_unit(images), kl_weights)
+        loss, terms = self.backward(to_unit(images), kl_weights)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         total_norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         norm, batch_loss, counted = self.reduce(total_norm, loss, votes)
         if not (math.isfinite(norm) and math.isfinite(batch_loss)):
             return Outcome(loss, terms, total_norm, counted, self.fault(terms))
-        scale = target.clip.scale(norm)
+        scale = self.clip.scale(norm)
         if scale < 1:
             torch._foreach_mul_(gradients, scale)
         self.optimizer.step()
+        if self.group.main:
+            self.average.update(images_seen + self.batch_size, self.batch_size)
         return Outcome(loss, terms, total_norm, counted)
 
     def backward(
-        self, objective: nn.Module, x: Tensor, kl_weights: Mapping[str, float]
+        self, x: Tensor, kl_weights: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of x (B, C, H, W), part by part; the loss, and the terms, (B) each."""
         losses, parts_terms = [], []
@@ -248,9 +214,9 @@ class Learner:
         for part in parts:
             # Processes exchange gradients in the last part.
             hold = self.group.size > 1 and part is not parts[-1]
-            with objective.no_sync() if hold else nullcontext():  # type: ignore[operator]
+            with self.parallel.no_sync() if hold else nullcontext():  # type: ignore[operator]
                 with self.autocast():
-                    loss, terms = objective(part, kl_weights)
+                    loss, terms = self.parallel(part, kl_weights)
                 share = len(part) / len(x)
                 (loss * share).backward()
             losses.append(loss.detach() * share)
@@ -293,8 +259,7 @@ class Learner:
             "model": self.model.state_dict(),
             "average": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "norms": self.whole.clip.norms,
-            "lower_norms": [target.clip.norms for target in self.lower],
+            "norms": self.clip.norms,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -302,9 +267,7 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.whole.clip.norms = [float(norm) for norm in state["norms"]]
-        for target, norms in zip(self.lower, state["lower_norms"], strict=True):
-            target.clip.norms = [float(norm) for norm in norms]
+        self.clip.norms = [float(norm) for norm in state["norms"]]
 
     def restart_from_average(self) -> None:
         """Take the EMA weights, and forget the optimiser's moments."""

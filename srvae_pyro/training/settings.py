@@ -41,7 +41,6 @@ from srvae_pyro.training.recovery import LAST, can_resume
 SRVAES = {
     "kl_u_start": "the VAE has no u; its KL_z has `kl_start`",
     "kl_u_warmup": "the VAE has no u; its KL_z has `kl_warmup`",
-    "y_updates": "the VAE has no y",
     "estimate_weight": "the VAE has no y",
 }
 # A run's length: giving one lifts the others; all may change when it is resumed.

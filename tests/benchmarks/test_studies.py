@@ -24,6 +24,6 @@ def test_a_part_is_two_numbers(studies: ModuleType, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_runs_own_flags_go_before_the_shared_ones(studies: ModuleType) -> None:
-    shared = ("--preset", "small", "--y-updates", "1", "--set", "a=1")
-    joined = studies.joined(("--y-updates", "3", "--set", "b=2"), shared)
-    assert joined == ["--y-updates", "3", "--set", "b=2", "a=1", "--preset", "small"]
+    shared = ("--preset", "small", "--kl-warmup", "1", "--set", "a=1")
+    joined = studies.joined(("--kl-warmup", "3", "--set", "b=2"), shared)
+    assert joined == ["--kl-warmup", "3", "--set", "b=2", "a=1", "--preset", "small"]

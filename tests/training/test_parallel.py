@@ -76,7 +76,7 @@ def test_processes_and_parts_of_batches_learn_as_one_process_does(done: Done) ->
     one = gradient(tmp_path / "1x1")
     for name in ("1x2", "2x1", "2x2"):
         assert (gradient(tmp_path / name) - one).norm() < 1e-5 * one.norm(), name
-    for name, other in (("1x2", "1x1"), ("2x1", "1x1"), ("2x2", "1x1"), ("2xlower", "1xlower")):
+    for name, other in (("1x2", "1x1"), ("2x1", "1x1"), ("2x2", "1x1")):
         # Adamax divides gradients by their size, so that rounding shows where they are nearly 0.
         for ours, theirs in zip(metrics(tmp_path / name), metrics(tmp_path / other), strict=True):
             for key in ("loss", "re_x", "kl_z", "bits_per_dim", "gradient_norm"):

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("as_in_a_run")
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BATCH, EPOCH = 4, 5  # images a batch, batches an epoch of the 22 training images
-SWITCHES = {"kl_u_start": 0.1, "kl_u_warmup": 0.7, "y_updates": 3}
+SWITCHES = {"kl_u_start": 0.1, "kl_u_warmup": 0.7}
 
 
 def tiny_config(model: Any = "srvae", prior: Any = "standard", **training: Any) -> RunConfig:
@@ -307,7 +307,7 @@ def learnt(trainer: Trainer) -> dict[str, Any]:
 
 def spoil_x(trainer: Trainer, spoilt: Iterable[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """x's log-probability is NaN where ``spoilt`` is true, call by call of the ELBO."""
-    elbo = trainer.learner.whole.objective.elbo
+    elbo = trainer.learner.objective.elbo
     terms = elbo.terms
     calls = iter(spoilt)
 
@@ -418,60 +418,6 @@ def test_a_run_that_goes_bad_leaves_a_good_checkpoint(
     assert all(value.isfinite().all() for value in healed.learner.model.state_dict().values())
     assert healed.run().step == 8
     assert lines_of(tmp_path)[-1]["step"] == 8
-
-
-# Each level by itself
-
-
-def test_y_can_have_more_updates_than_x(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, tiny_config(prior="realnvp", steps=4, y_updates=3))
-    progress = trainer.run()
-    assert (progress.step, progress.images, progress.skipped) == (4, 4 * BATCH, 0)
-    counts: dict[str, set[int]] = {}
-    for name, parameter in trainer.learner.model.named_parameters():
-        network = ".".join(name.split(".")[:2])
-        steps = trainer.learner.optimizer.state[parameter]["step"]
-        counts.setdefault(network, set()).add(int(steps))
-    once = {name: {4} for name in ("model.p_z", "model.p_x", "guide.q_z")}
-    assert counts == once | {name: {12} for name in ("model.p_u", "model.p_y", "guide.q_u")}
-    assert len(trainer.learner.lower[0].clip.norms) == 8
-
-
-def test_a_further_update_of_y_leaves_x_as_it_is(tmp_path: Path) -> None:
-    """Also the moments of its networks: the first update is that of a run without further ones."""
-    states = []
-    for updates in (1, 2):
-        trainer = make_trainer(tmp_path, tiny_config(y_updates=updates))
-        begin(trainer)
-        torch.manual_seed(5)
-        trainer.step(trainer.data.train.images[:BATCH])
-        states.append(weights_of(trainer.learner.model))
-    one, two = states
-    changed = {name.split(".")[1] for name in one if not torch.equal(one[name], two[name])}
-    assert changed == {"p_y", "q_u"}  # p(u) has no parameters here
-
-
-def test_a_further_update_that_is_not_finite_is_skipped_and_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer = make_trainer(tmp_path, tiny_config(y_updates=3))
-    begin(trainer)
-    objective = trainer.learner.lower[0].objective
-
-    def infinite(x: Tensor, weights: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = sum(p.sum() for p in objective.parameters()) * float("inf")
-        return loss, {"re_y": loss.expand(BATCH), "kl_u": torch.zeros(BATCH)}
-
-    monkeypatch.setattr(objective, "forward", infinite)
-    before = learnt(trainer)
-    trainer.step(trainer.data.train.images[:BATCH])
-    told = "not finite at site y in a further update of y's level; update skipped (1 so far)"
-    assert told in said(capsys)
-    assert trainer.progress.skipped_in_a_row == 1
-    after = learnt(trainer)  # the first update was made, and is in the average
-    assert not torch.equal(torch.tensor(after["norms"]), torch.tensor(before["norms"]))
-    assert all(value.isfinite().all() for value in after["model"].values())
-    assert any(not torch.equal(v, before["average"][n]) for n, v in after["average"].items())
 
 
 def test_a_vae_has_one_update_whatever_the_settings_of_its_preset(tmp_path: Path) -> None:
