@@ -107,7 +107,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tune_allocator()
     model = srvae_pyro.load(options.run)
-    assert isinstance(model, SRVAE), "of a srVAE"
+    assert isinstance(model, SRVAE), "of an srVAE"
     print("| | of | seconds | slope | MB | slope |")
     print("|---|---|---|---|---|---|")
     with torch.no_grad(), cached_weights():

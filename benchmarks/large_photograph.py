@@ -28,7 +28,7 @@ from srvae_pyro.presets import PRESETS, preset
 
 
 def untrained(name: str, folder: Path) -> None:
-    """The folder of a srVAE of a preset, initialised on crops of the photograph."""
+    """The folder of an srVAE of a preset, initialised on crops of the photograph."""
     model = make_model(preset(name)[0])  # type: ignore[arg-type]
     side = model.config.image_shape[-1]
     image = torch.from_numpy(data.astronaut()).permute(2, 0, 1)

@@ -1,9 +1,11 @@
-"""A photograph made small and upscaled again: ``python benchmarks/photograph.py RUN``.
+"""Photographs made small and upscaled again: ``python benchmarks/photograph.py RUN``.
 
-The command ``upscale``, run on scikit-image's image of the astronaut Eileen Collins (NASA, in the
-public domain), 256x256 made 128x128 as the model makes y. To ``docs/figures/photograph.png``, from
-left to right and top to bottom: the input, its pixels doubled; bicubic upscaled image; the
-one output that is given by default; a sampled one; where eight samples differ; the photograph.
+The command ``upscale``, run on scikit-image's photographs. To ``docs/figures/photograph.png``, from
+left to right and top to bottom: the astronaut Eileen Collins (NASA, in the public domain), 256x256
+made 128x128 as the model makes y, its pixels doubled; the bicubic image; the output for ``--input
+average``; a sample; where eight samples differ; the photograph. To ``docs/figures/restored.png``,
+for a model that has learnt from damaged inputs: a row each for a JPEG of quality 40 and for noise
+of 15 levels, with the input, the bicubic image, the default output and the photograph.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +23,41 @@ from PIL import Image
 from skimage import data
 
 import srvae_pyro
+from srvae_pyro.data.degradations import as_jpeg, noisy
 from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.system.files import write_whole
 
 SIZE = 256
 GAP = 4
+QUALITY = 40  # of the JPEG
+
+
+def upscale(
+    run: str, lr: Image.Image, *flags: str, quality: int | None = None
+) -> dict[str, Image.Image]:
+    """What the command writes for a PNG, or a JPEG of a quality, by the ends of the names."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / ("y.jpg" if quality else "y.png")
+        lr.save(path, **({"quality": quality} if quality else {}))
+        command = [sys.executable, "-m", "srvae_pyro.upscale", run, str(path), *flags]
+        subprocess.run([*command, "--out", str(folder / "out")], check=True)
+        files = (folder / "out").glob("*.png")
+        return {path.stem.removeprefix("y-x2"): Image.open(path).convert("RGB") for path in files}
+
+
+def sheet(panels: Sequence[Image.Image], columns: int) -> Image.Image:
+    rows = -(-len(panels) // columns)
+    size = (columns * (SIZE + GAP) - GAP, rows * (SIZE + GAP) - GAP)
+    drawn = Image.new("RGB", size, "white")
+    for number, panel in enumerate(panels):
+        place = (number % columns * (SIZE + GAP), number // columns * (SIZE + GAP))
+        drawn.paste(panel.resize((SIZE, SIZE), Image.Resampling.NEAREST), place)
+    return drawn
+
+
+def bicubic(lr: Image.Image) -> Image.Image:
+    return lr.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
 def main() -> None:
@@ -31,31 +65,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("run", nargs="?", default="pretrained-photo")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures/photograph.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
     options = parser.parse_args()
-    photograph = Image.fromarray(data.astronaut()).crop((128, 0, 128 + SIZE, SIZE))
-    levels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None]
-    y = to_levels(srvae_pyro.load(options.run).guide.d(to_unit(levels)))
-    lr = Image.fromarray(y[0].permute(1, 2, 0).to(torch.uint8).numpy())
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        lr.save(folder / "y.png")
-        command = [sys.executable, "-m", "srvae_pyro.upscale", options.run, str(folder / "y.png")]
-        subprocess.run([*command, "--out", str(folder / "one")], check=True)
-        subprocess.run([*command, "--out", str(folder / "many"), "--samples", "8"], check=True)
-        panels = [
-            lr.resize((SIZE, SIZE), Image.Resampling.NEAREST),
-            lr.resize((SIZE, SIZE), Image.Resampling.BICUBIC),
-            Image.open(folder / "one" / "y-x2.png"),
-            Image.open(folder / "many" / "y-x2-01.png"),
-            Image.open(folder / "many" / "y-x2-std.png").convert("RGB"),
-            photograph,
-        ]
-        sheet = Image.new("RGB", (3 * SIZE + 2 * GAP, 2 * SIZE + GAP), "white")
-        for number, panel in enumerate(panels):
-            sheet.paste(panel, (number % 3 * (SIZE + GAP), number // 3 * (SIZE + GAP)))
-    sheet.save(options.out)
-    print(options.out)
+    model = srvae_pyro.load(options.run)
+
+    def made_small(photograph: Image.Image) -> Image.Image:
+        levels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None]
+        y = to_levels(model.guide.d(to_unit(levels)))
+        return Image.fromarray(y[0].permute(1, 2, 0).to(torch.uint8).numpy())
+
+    astronaut = Image.fromarray(data.astronaut()).crop((128, 0, 128 + SIZE, SIZE))
+    lr = made_small(astronaut)
+    one = upscale(options.run, lr, "--input", "average")
+    many = upscale(options.run, lr, "--input", "average", "--samples", "8")
+    panels = [lr, bicubic(lr), one[""], many["-01"], many["-std"], astronaut]
+    figures = {"photograph.png": sheet(panels, 3)}
+    if model.restorer is not None:
+        cat = Image.fromarray(data.chelsea()).crop((80, 20, 80 + SIZE, 20 + SIZE))
+        panels = []
+        small, noise = made_small(cat), noisy(made_small(astronaut), 15, np.random.default_rng(0))
+        lr = as_jpeg(small, QUALITY, "4:2:0")[0]
+        panels += [lr, bicubic(lr), upscale(options.run, small, quality=QUALITY)[""], cat]
+        panels += [noise, bicubic(noise), upscale(options.run, noise)[""], astronaut]
+        figures["restored.png"] = sheet(panels, 4)
+    for name, figure in figures.items():
+        write_whole(options.out / name, figure.save)
+        print(options.out / name)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--run", default="runs/pretrained", help="a run of a srVAE that upscales")
+    parser.add_argument("--run", default="runs/pretrained", help="a run of an srVAE that upscales")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
     parser.add_argument("--turns", type=int, default=3, help="of each number of threads")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="processes beside")

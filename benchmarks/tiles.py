@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("run", help="a run of a srVAE that upscales")
+    parser.add_argument("run", help="a run of an srVAE that upscales")
     parser.add_argument("--data", type=Path, help="folder of photographs")
     parser.add_argument("--limit", type=int, default=20, help="photographs, evenly from the folder")
     parser.add_argument("--tile", type=int, nargs="+", default=[128], help="pixels a side")

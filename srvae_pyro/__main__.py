@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from srvae_pyro.system.cli import SHELLS, completion_script
 
 COMMANDS = {
-    "train": "train an srVAE or VAE, and go on with a run",
+    "train": "train an srVAE or VAE, or resume a run",
     "generate": "draw new images from a trained model",
     "upscale": "upscale photographs with a trained srVAE",
     "export": "write a network that upscales as an ONNX file",

@@ -2,9 +2,9 @@
 # # An srVAE in Pyro from scratch
 #
 # A super-resolution VAE (srVAE) models an image x together with a smaller copy y = d(x): first y,
-# from a latent u, then x given y, with a second latent z for the detail. Here one is written from
-# scratch: toy networks, a model and a guide. Training, sampling, super-resolution and likelihoods
-# are then Pyro's own tools on these two programs.
+# from a latent u, then x given y, with a second latent z for the detail. This notebook writes one
+# from scratch: toy networks, a model and a guide. Pyro's own tools then train these two programs,
+# sample from them, upscale with them and estimate likelihoods.
 #
 # If Pyro is new to you: `pyro.sample("u", p)` draws from the distribution p and names the draw u.
 # Pyro can run a function with such lines and record all draws with their log-probabilities
@@ -67,8 +67,9 @@ show("x, and y = d(x)", test[:12], enlarged(d(test[:12])))
 # ## Networks that return distributions
 #
 # Each conditional is a module that returns a distribution, so `p_y(u)` reads as p(y|u). The latents
-# are normal. Pixels are integers of 8 bits: a mixture of logistics, integrated over the width of a
-# level, gives them probabilities. For x its locations start from y, which x is close to.
+# are normal, except that p(u) is a flow (RealNVP). Pixels are 8-bit integers: a mixture of
+# logistics, integrated over the width of each level, gives them probabilities. In p(x|y,z) the
+# logistics' locations are relative to y, since x is close to it.
 
 
 # %%
@@ -124,7 +125,7 @@ networks = nn.ModuleDict(
 # ## Two programs
 #
 # The model is p(u) p(y|u) p(z|y,u) p(x|y,z). The guide is q(y,z,u|x): y is known once x is, so its
-# distribution is a `Delta` at d(x), and only u and z are inferred. Images in a `plate` are
+# distribution is a `Delta` at d(x), and only u and z are inferred. The `plate` declares the images
 # independent.
 
 
@@ -149,8 +150,8 @@ def guide(x):
 # %% [markdown]
 # ## Training
 #
-# `SVI` takes gradient steps on the negative ELBO, an upper bound of -log p(x), here in bits for
-# each value of an image (bits/dim). Without a model a value takes 8 (dashed).
+# `SVI` takes gradient steps on the negative ELBO, an upper bound on -log p(x), plotted here in bits
+# for each value of an image (bits/dim). Uncompressed, a value takes 8 bits (dashed).
 
 # %%
 BITS = test[0].numel() * math.log(2)  # from nats an image to bits/dim
@@ -171,9 +172,9 @@ assert sum(losses[-10:]) / 10 < min(8, losses[0]) - 1
 # %% [markdown]
 # ## The ELBO's four terms
 #
-# A run of the guide, and one of the model with the guide's draws, give every log-probability. The
-# negative ELBO is the sum of two reconstruction errors and two KL divergences, estimated from one
-# draw. The Delta site adds log 1 = 0.
+# Running the guide, and then the model with the guide's draws, gives every log-probability. The
+# negative ELBO is the sum of two reconstruction errors and two KL divergences, each estimated from
+# one draw. The Delta site adds log 1 = 0.
 #
 # - RE_y = -log p(y|u) and RE_x = -log p(x|y,z)
 # - KL_u = log q(u|y) - log p(u) and KL_z = log q(z|x) - log p(z|y,u)
@@ -218,9 +219,9 @@ show("generated y, and x given it", enlarged(draws["y"][0]), draws["x"][0])
 # %% [markdown]
 # ## Super-resolution
 #
-# `condition` fixes y, and the model draws the rest. With y alone u would come from its prior, as if
-# y said nothing about it; q(u|y) has learnt what it says. Then z is from p(z|y,u), which has not
-# seen x, and x from p(x|y,z).
+# `condition` fixes y, and the model draws the rest. If only y were fixed, u would come from its
+# prior, as if y said nothing about it. So u is fixed too, to a draw from q(u|y), which approximates
+# its posterior. The model then draws z from p(z|y,u) and x from p(x|y,z).
 
 # %%
 with torch.no_grad():
@@ -231,13 +232,15 @@ show("y, two samples of x given y, the true x", enlarged(y), *samples, test[:12]
 print(f"d(x) of a sample is {255 * (d(samples[0]) - y).abs().mean():.1f} levels from y on average")
 
 # %% [markdown]
-# d(x) of a sample is not y: this likelihood allows other x. The library has likelihoods that do
-# not, and [Your own d(x) and likelihood](your_own_parts.py) writes one.
+# d(x) of a sample is not exactly y, since this likelihood gives every x some probability. The
+# library has likelihoods that only allow d(x) = y, and [Your own d(x) and
+# likelihood](your_own_parts.py) writes one.
 #
 # ## The likelihood by importance sampling
 #
-# The mean of S weights p(x,y,z,u) / q(y,z,u|x) is an unbiased estimate of p(x, y = d(x)), which is
-# at most p(x). Its logarithm is at least the mean of their logarithms, the ELBO, and S tightens it.
+# The mean of S weights p(x,y,z,u) / q(y,z,u|x) is an unbiased estimate of p(x, y = d(x)), and this
+# is at most p(x). The mean's logarithm is at least the mean of the weights' logarithms, the ELBO. A
+# larger S makes the bound tighter.
 
 # %%
 log_weights = []
@@ -254,7 +257,7 @@ assert (log_likelihood >= elbo).all()
 # ## The same in the library
 #
 # `srvae_pyro.load` returns such a pair of programs, over better networks, and the functions above
-# work on it. `TermsELBO` has the four terms, `super_resolve` and `log_likelihood` do the rest.
+# work on it. `TermsELBO` computes the four terms; `super_resolve` and `log_likelihood` do the rest.
 
 # %%
 net = srvae_pyro.load("pretrained")

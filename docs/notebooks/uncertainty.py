@@ -2,10 +2,10 @@
 # # What does it not know?
 #
 # Many images x downsample to the same y. The srVAE has a distribution p(x|y) over them. This
-# notebook draws samples and checks what they say: where the output is uncertain, whether they
-# spread as they should, and what a single best guess gains. The model is the bundled
-# `pretrained-photo`. The images are three photographs that ship with scikit-image, which it was not
-# trained on.
+# notebook draws samples and checks three things: whether they show where the output is uncertain,
+# whether they spread as they should, and what a single best guess gains. The model is the bundled
+# `pretrained-photo`. The images are three photographs that ship with scikit-image; the model was
+# not trained on them.
 
 # %%
 import matplotlib.pyplot as plt
@@ -33,8 +33,8 @@ y = net.guide.d(x)  # the input, (3, 3, 48, 48)
 # %% [markdown]
 # ## Samples
 #
-# Nineteen for each input. All downsample exactly to the input, since the model's likelihood has
-# only such images. So the input cannot tell which of them is right.
+# There are nineteen for each input. All downsample exactly to the input, since the model's
+# likelihood is zero for all other images. So the input cannot tell which of them is right.
 
 # %%
 S = 19
@@ -65,8 +65,9 @@ show({"input": y, "a sample": samples[0], "another": samples[1], "mean": mean, "
 # %% [markdown]
 # ## Where it is uncertain
 #
-# The samples' standard deviation at each pixel, beside the actual error of their mean, both from 0
-# (black) to 30 levels. Edges and texture are uncertain, smooth areas are not.
+# The figure shows the samples' standard deviation at each pixel beside the actual error of their
+# mean, both from 0 (black) to 30 of 255 levels. Edges and texture are uncertain, smooth areas are
+# not.
 
 # %%
 error = (mean - x).square().mean(1).sqrt()
@@ -90,9 +91,10 @@ assert actual[-1] > 3 * actual[0]
 # %% [markdown]
 # ## Calibration
 #
-# If the truth is like one more sample, its rank among 19 samples is uniform over 20 places, with
-# ties broken at random, as levels are integers. Then the interval from the second smallest to the
-# second largest sample has the truth within it 80 % of the time, and the range of all samples 90 %.
+# If the truth is like one more sample, its rank among 19 samples is uniform over 20 places. Levels
+# are integers, so ties occur and are broken at random. Then the interval from the second smallest
+# to the second largest sample has the truth within it 80 % of the time, and the range of all
+# samples 90 %.
 
 # %%
 levels, truth = to_levels(samples), to_levels(x)
@@ -131,9 +133,9 @@ assert abs(coverage(shares.mean(0), 2) - 0.8) < 0.1
 
 # %% [markdown]
 # Single values are close to calibrated. Do they also fit together? Edges are longer than a block of
-# 2x2 pixels, so how much its left and right differ, less what was expected, should go together with
-# the same of the block below. Values that are drawn each on their own would have a correlation of
-# 0.
+# 2x2 pixels. So the contrast between the left and right of a block, minus its expectation, should
+# correlate with that of the block below. If values were drawn independently, the correlation would
+# be 0.
 
 # %%
 expectation = net.super_resolve(y, decode="mean", seed=0)["x"][0]
@@ -151,13 +153,14 @@ print(f"truth {correlation_of_blocks(x):.2f}, samples {correlation_of_blocks(sam
 assert 0.5 < correlation_of_blocks(samples) / correlation_of_blocks(x) < 1.5
 
 # %% [markdown]
-# In samples they go together nearly as much as in the truth, by this one measure.
+# By this one measure, blocks of samples are nearly as correlated as those of the truth.
 #
 # ## What a single guess gains
 #
-# PSNR rewards the expectation of x. A sample adds its own noise to the error, a mean of many
-# samples little. The point estimate is a network's prediction from y alone, which `upscale` writes
-# by default. In dB for each photograph, with bicubic interpolation as baseline:
+# PSNR rewards the expectation of x. A sample adds its own noise to the error; a mean of many
+# samples adds little. The point estimate is a network's prediction from y alone; `upscale` with
+# `--input average` writes it. The table is in dB, with a column for each photograph, and has
+# bicubic interpolation as baseline.
 
 # %%
 with torch.no_grad():
@@ -187,6 +190,6 @@ assert steps["a sample"] > steps["bicubic"]  # from pixel to pixel
 
 # %% [markdown]
 # On average a sample has a lower PSNR than bicubic interpolation, although it is sharper. For one
-# output take the estimate; for what could be there take samples, and their standard deviation for
-# where not to trust either. [Results](../results.md#calibration) has the calibration on crops of
-# other test photographs.
+# output take the estimate. To see what could be there take samples, and take their standard
+# deviation to see where to trust neither. [Results](../results.md#calibration) has the calibration
+# on crops of other test photographs.

@@ -2,9 +2,9 @@
 # # Your own d(x) and likelihood
 #
 # The y of an srVAE need not be a small image: any deterministic d(x) will do. Here y is what a
-# camera's sensor sees: one colour at each pixel, in Bayer's pattern. x given y is then demosaicing.
-# Two classes are new: a `Transform`, which is d(x), and an `ImageDistribution` of the two colours
-# that each pixel lacks. The rest is the library's.
+# camera's sensor sees: one colour at each pixel, in Bayer's pattern. Sampling x given y is then
+# demosaicing. Two classes are new: a `Transform`, which is d(x), and an `ImageDistribution` over
+# the two colours that each pixel lacks. The rest is the library's.
 
 # %%
 import math
@@ -33,7 +33,8 @@ train, test = data.train.in_memory() / 255, data.test[:64] / 255
 # %% [markdown]
 # ## d(x)
 #
-# It computes on integer levels 0 to 255. y has one channel, and the height and width of x.
+# A `Transform` computes on integer levels 0 to 255. Here y has one channel, and the height and
+# width of x.
 
 
 # %%
@@ -61,7 +62,7 @@ assert d(test).shape == (64, 1, 16, 16)
 
 # %% [markdown]
 # The classical demosaicing is bilinear: a missing colour is the average of the nearest pixels that
-# have it. It is the baseline here, and where the likelihood's locations start.
+# have it. It is the baseline here, and the likelihood's locations are relative to it.
 
 # %%
 KERNEL = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(3, 1, 3, 3)
@@ -77,8 +78,8 @@ def bilinear(y):
 # %% [markdown]
 # ## A likelihood
 #
-# A missing colour has a logistic distribution, integrated over the width of each level, with the
-# tails at levels 0 and 255. A colour that was seen has its level with probability one. So every x
+# A missing colour has a logistic distribution, integrated over the width of each level; levels 0
+# and 255 include the tails. A colour that was seen keeps its level with probability one. So every x
 # that is drawn has d(x) = y: the likelihood is consistent.
 
 
@@ -134,8 +135,8 @@ class BayerGiven(ImageDistribution):
 
 
 # %% [markdown]
-# Does it sum to one? A pixel whose red was seen has 256 x 256 images, and those of another red are
-# impossible. Samples should have its mean.
+# Does it sum to one? For a pixel whose red was seen there are 256 x 256 possible images, and images
+# with another red have probability zero. The samples' mean should be the distribution's `mean`.
 
 # %%
 red = torch.full((1, 1, 1), 77 / 255)
@@ -153,8 +154,8 @@ assert torch.allclose(pixel.sample((20_000,)).mean(0), pixel.mean, atol=0.002)
 # ## In the library's srVAE
 #
 # p(x|y,z) is a module that returns the distribution. `over_images` runs a network on images with
-# any leading dimensions, such as several samples. The library's own `grayscale` has a y of one
-# channel too, so it sizes the networks; then d and p_x are replaced.
+# any leading dimensions, such as several samples. The model is first made with the library's own
+# `grayscale`, whose y has one channel too, so that the networks fit; then d and p_x are replaced.
 
 
 # %%
@@ -191,7 +192,8 @@ net.initialize(train[:64])
 assert net.is_consistent
 
 # %% [markdown]
-# `Trace_ELBO()(model, guide)` is a module with the parameters of both, for an ordinary loop:
+# `Trace_ELBO()(model, guide)` is a module with the parameters of both, for an ordinary training
+# loop:
 
 # %%
 BITS = test[0].numel() * math.log(2)  # from nats an image to bits/dim

@@ -7,7 +7,7 @@ r"""The super-resolution VAE: a VAE of y = d(x) with latent u, and x given y on 
             z ~ p(z|y,u)                    z ~ q(z|x)  or  q(z|x,y)
             x ~ p(x|y,z), observed
 
-A network here is a module that returns a distribution; a model is a program over seven of them.
+A model is a program over d(x) and six networks, modules that return distributions.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class SRVAE(ImageModel):
         """Whether the network of p(x|y,z) also predicts x from y alone."""
         return self.config.has_point_estimate and hasattr(self.model.p_x, "estimate")
 
-    # Operations (section 3.3 of the paper): each is a program over the same seven networks.
+    # Operations (section 3.3 of the paper): each is a program over the same networks.
 
     def reconstruct(self, x: Tensor, **sampling: Any) -> dict[str, Tensor]:
         """x decoded from its own latents, y = d(x) unchanged."""

@@ -1,4 +1,4 @@
-r"""The one-level VAE: the baseline, and the level of y of a srVAE as one.
+r"""The one-level VAE: the baseline, and the level of y of an srVAE as one.
 
 ::
 

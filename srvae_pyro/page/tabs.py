@@ -222,7 +222,7 @@ class Tab:
     images: tuple[str, ...] = ()  # their labels
     slider: tuple[str, str, int, int, int] | None = None  # label, element, least, most, value
     decode: str = "sample"
-    srvae: bool = False  # takes a srVAE
+    srvae: bool = False  # takes an srVAE
 
 
 TABS = (

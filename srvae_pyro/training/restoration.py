@@ -1,4 +1,4 @@
-"""How the networks for damaged inputs learn, beside a srVAE that stays as it is."""
+"""How the networks for damaged inputs learn, beside an srVAE that stays as it is."""
 
 from __future__ import annotations
 

@@ -112,11 +112,11 @@ def _with_restorer(config: RunConfig) -> RunConfig:
         return config
     if not config.training.init:
         raise UserError(
-            "`inputs=damaged` trains further networks of a srVAE: give its run with `init`, such "
+            "`inputs=damaged` trains further networks of an srVAE: give its run with `init`, such "
             "as `init=pretrained-photo`"
         )
     if config.model.model != "srvae" or not of_averages(config.model):
-        raise UserError("`inputs=damaged` needs a srVAE with `transform=average2`")
+        raise UserError("`inputs=damaged` needs an srVAE with `transform=average2`")
     return replace(config, model=replace(config.model, restorer=config.model.restorer or RESTORER))
 
 

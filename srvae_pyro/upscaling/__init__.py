@@ -1,1 +1,1 @@
-"""Upscale photographs of any size by a srVAE, and how good the outputs are."""
+"""Upscale photographs of any size by an srVAE, and how good the outputs are."""

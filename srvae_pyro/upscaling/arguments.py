@@ -61,22 +61,23 @@ class UpscaleOptions:
 
 @dataclass
 class UpscaleArguments:
-    """Upscale photographs of any size by a srVAE whose y is a downscaled x.
+    """Upscale photographs: NAME-x2.png for each; with --samples also NAME-x2-mean.png and -std.png.
 
-    Writes NAME-x2.png for each, the number being the factor; with --samples K the plausible outputs
-    NAME-x2-01.png to K, their mean, and NAME-x2-std.png, a map of where they differ (the standard
-    deviation; white is the largest, which is printed). Of a folder all images in it and below are
-    upscaled, into folders of the same names under --out; other files are named and left out. An
-    image that fails does not stop the others: it is reported at the end, with exit code 2.
+    The number in a name is the factor. With --samples K the plausible outputs are NAME-x2-01.png to
+    K, and NAME-x2-std.png is a map of where they differ (the standard deviation; white is the
+    largest, which is printed). The run is an srVAE whose y is a downscaled x. Of a folder all
+    images in it and below are upscaled, into folders of the same names under --out; other files are
+    named and left out. An image that fails does not stop the others: it is reported at the end,
+    with exit code 2.
 
     LR-PSNR, printed for each output, measures consistency: the PSNR of the downscaled output
-    against the photograph, or "exact" if every pixel is the same. All outputs of a run with
-    --likelihood groups are exact, their mean too; a copy as JPEG would not be. A larger --factor
-    upscales each output again and is as exact.
+    against the photograph, or "exact" if every pixel is the same. It does not measure quality: a
+    restored output departs from a damaged input.
 
-    Use it on photographs that are clean but small, such as those that were once made smaller. Do
-    not use it on noisy, blurred or strongly compressed ones: an output that is consistent with its
-    input repeats its noise and JPEG's blocks.
+    A run that has learnt from damaged inputs, such as pretrained-photo, restores by default. With
+    --input average, and by other runs, an input is taken as exact: every output of a run with
+    --likelihood groups downsamples exactly to it, their mean too, and repeats its noise and JPEG
+    blocks.
 
     Transparency is upscaled by bicubic interpolation. A gray photograph's outputs are gray; EXIF,
     XMP, resolution, colour profile and gamma are kept, and a line names what is not.

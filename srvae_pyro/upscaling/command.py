@@ -68,9 +68,9 @@ def in_words(kind: InputKind, upscaler: Upscaler) -> str:
     if upscaler.restorer is None:
         return ""
     if kind.trusted:
-        return ": taken as exact averages"
-    reduced = f" reduced by {kind.reduction}" if kind.reduction else ""
-    return f": restored, as {'a JPEG' if kind.table else 'an image'}{reduced}"
+        return ": taken as an exact average of pixels"
+    known = ["a JPEG"] * bool(kind.table) + [f"reduced by {kind.reduction}"] * bool(kind.reduction)
+    return f": restored as {', '.join(known) or 'an image of unknown origin'}"
 
 
 def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> list[str]:

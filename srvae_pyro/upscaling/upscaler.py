@@ -1,4 +1,4 @@
-"""Upscale an image of any size by a srVAE, whole or in overlapping tiles.
+"""Upscale an image of any size by an srVAE, whole or in overlapping tiles.
 
 The image is y itself: y -> u ~ q(u|y) -> z ~ p(z|y,u) -> x ~ p(x|y,z). The networks are
 convolutions, but their channel attention averages over all that they see and their borders are
@@ -181,10 +181,10 @@ MOST_PASSES = 3
 
 
 def upscaling_model(model: ImageModel) -> SRVAE:
-    """The model, if it is a srVAE whose y is a downscaled x; others are refused."""
+    """The model, if it is an srVAE whose y is a downscaled x; others are refused."""
     if len(model.levels) == 1:
         raise UserError(
-            "this run is a one-level VAE, which has no y to upscale: give the run of a srVAE"
+            "this run is a one-level VAE, which has no y to upscale: give the run of an srVAE"
         )
     if not super_resolves(model):
         raise UserError(f"a {type(model).__name__} has no super_resolution, so it does not upscale")

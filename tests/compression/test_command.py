@@ -25,7 +25,7 @@ from tests.builders import initialized, make_images, refused, save_run
 
 @pytest.fixture
 def place(here: Path) -> Path:
-    """A folder with runs/net, a srVAE with standard prior, and three images."""
+    """A folder with runs/net, an srVAE with standard prior, and three images."""
     save_run(here / "runs" / "net", p_u="standard")
     generator = np.random.default_rng(0)
     (here / "in").mkdir()

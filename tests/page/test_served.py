@@ -199,7 +199,7 @@ def test_errors_have_the_commands_message(
 @pytest.mark.parametrize(
     ("changes", "absent", "words"),
     [
-        ({"model": "vae"}, {"/upscale", "/samples", "/recombine"}, "takes the run of a srVAE"),
+        ({"model": "vae"}, {"/upscale", "/samples", "/recombine"}, "takes the run of an srVAE"),
         ({"d": "grayscale"}, {"/upscale", "/samples"}, "this srVAE's y is a grayscale image"),
     ],
 )

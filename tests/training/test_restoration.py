@@ -19,7 +19,7 @@ from tests.training.test_training import assert_same
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images, and the run of a srVAE under runs/base."""
+    """Images, and the run of an srVAE under runs/base."""
     place = tmp_path_factory.mktemp("restoration")
     (place / "images").mkdir()
     generator = torch.Generator().manual_seed(0)

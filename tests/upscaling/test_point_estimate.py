@@ -97,14 +97,14 @@ def test_the_command_takes_a_jpeg_by_its_own_tables(
     files = (tmp_path / "a.jpg", tmp_path / "b.png")
     assert upscale.main(UpscaleArguments(str(run), files, tmp_path / "out")) == 0
     said = capsys.readouterr().out
-    assert "a.jpg, 32x32: restored, as a JPEG" in said
-    assert "b.png, 32x32: restored, as an image" in said
+    assert "a.jpg, 32x32: restored as a JPEG" in said
+    assert "b.png, 32x32: restored as an image of unknown origin" in said
     assert "Keep them as PNG" not in said
     options = UpscaleOptions(input="average")
     exact = UpscaleArguments(str(run), files[1:], tmp_path / "exact", options)
     assert upscale.main(exact) == 0
     said = capsys.readouterr().out
-    assert "taken as exact averages" in said
+    assert "taken as an exact average of pixels" in said
     assert "LR-PSNR exact" in said
     several = UpscaleArguments(str(run), files, tmp_path, UpscaleOptions(3, samples=2))
     with pytest.raises(UserError, match="`factor=3` is of the point estimate"):
