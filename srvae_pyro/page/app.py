@@ -123,8 +123,8 @@ def build(page: Page) -> gr.Blocks:
                 missing = f" No tab upscales: {error}."
                 if not srvae:
                     missing = (
-                        " It has no y, so no tab upscales or recombines: that takes the run of a "
-                        "srVAE."
+                        " It has no y, so no tab upscales or recombines: that takes the run of "
+                        "an srVAE."
                     )
                 made = generate(Work(page.sessions.examples), model, 8, Sampling())
                 generated = made if srvae else made[:1]
