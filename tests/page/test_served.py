@@ -427,6 +427,7 @@ def test_a_photograph_is_upscaled_at_once(
 def test_an_example_is_there_until_a_photograph_is(visitor: Callable[..., Any]) -> None:
     page = visitor()
     page.get_by_text("Example: 96x96 upscaled 2 times to 192x192.").wait_for()
+    page.get_by_alt_text("The output").wait_for()  # images come after the text
     alts = [image.get_attribute("alt") for image in page.locator("#beside img").all()]
     assert alts == ["Upscaled by bicubic", "The output"]
     page.locator("#factor").get_by_label("4").check()
