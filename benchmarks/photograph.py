@@ -18,14 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
+from reading import levels_of
 from skimage import data
 
 import srvae_pyro
 from srvae_pyro.data.degradations import as_jpeg, noisy
-from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.files import write_whole
+from srvae_pyro.upscaling.photographs import as_image
+from srvae_pyro.upscaling.tiling import MemoryCanvas
+from srvae_pyro.upscaling.upscaler import downscaled
 
 SIZE = 256
 GAP = 4
@@ -70,9 +72,7 @@ def main() -> None:
     model = srvae_pyro.load(options.run)
 
     def made_small(photograph: Image.Image) -> Image.Image:
-        levels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None]
-        y = to_levels(model.guide.d(to_unit(levels)))
-        return Image.fromarray(y[0].permute(1, 2, 0).to(torch.uint8).numpy())
+        return as_image(MemoryCanvas(downscaled(model, levels_of(photograph))))
 
     astronaut = Image.fromarray(data.astronaut()).crop((128, 0, 128 + SIZE, SIZE))
     lr = made_small(astronaut)

@@ -21,11 +21,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, convert
-from cyclopts.help import DefaultFormatter, HelpPanel
 
 from srvae_pyro.checked import check
 from srvae_pyro.errors import UserError, flag_of, out_of_memory, with_flags
@@ -149,17 +149,26 @@ def completion_script(shell: str, commands: Iterable[str]) -> str:
     return app.generate_completion(shell=cast(Shell, shell))
 
 
-class _CommonFlags(DefaultFormatter):
-    """Shows positional arguments and a few flags, by their fields' names."""
+class _CommonFlags:
+    """A help formatter of positional arguments and a few flags, by their fields' names.
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__()
+    The rest is cyclopts' own formatter's, named as a string so that it is imported only for help.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
         self.flags = set(map(flag_of, names))
 
-    def __call__(self, console: Any, options: Any, panel: HelpPanel) -> None:
+    @cached_property
+    def default(self) -> Any:
+        return App(help_formatter="default").help_formatter
+
+    def render_usage(self, *usage: Any) -> None:
+        self.default.render_usage(*usage)
+
+    def __call__(self, console: Any, options: Any, panel: Any) -> None:
         entries = [e for e in panel.entries if e.positional_label or self.flags & set(e.names)]
         if entries:
-            super().__call__(console, options, panel.copy(entries=entries))
+            self.default(console, options, panel.copy(entries=entries))
 
 
 def _convert(kind: Any, tokens: Sequence[Token]) -> Any:

@@ -199,11 +199,10 @@ def upscaling_model(model: ImageModel) -> SRVAE:
 
 def passes_for(model: SRVAE, factor: int) -> int:
     """How often the model upscales for ``factor``, which must be a power of its own."""
-    model_factor = model.guide.d.factor
-    factors = [model_factor**passes for passes in range(1, MOST_PASSES + 1)]
+    factors = _powers(model)
     if factor not in factors:
         raise UserError(
-            f"`factor={factor}`: this model upscales {model_factor} times, so the factor is one of "
+            f"`factor={factor}`: this model upscales {factors[0]} times, so the factor is one of "
             f"{', '.join(map(str, factors_of(model)))}"
         )
     return factors.index(factor) + 1
@@ -211,9 +210,12 @@ def passes_for(model: SRVAE, factor: int) -> int:
 
 def factors_of(model: SRVAE) -> list[int]:
     """How many times larger outputs can be."""
-    own = model.guide.d.factor
-    powers = {own**passes for passes in range(1, MOST_PASSES + 1)}
-    return sorted(powers.union(FACTORS if model.restorer else ()))
+    return sorted({*_powers(model), *(FACTORS if model.restorer else ())})
+
+
+def _powers(model: SRVAE) -> list[int]:
+    """The factors of one pass, of two and so on."""
+    return [model.guide.d.factor**passes for passes in range(1, MOST_PASSES + 1)]
 
 
 def downscaled(model: SRVAE, x: Tensor, passes: int = 1) -> Tensor:

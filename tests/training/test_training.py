@@ -420,7 +420,7 @@ def test_a_run_that_goes_bad_leaves_a_good_checkpoint(
     assert lines_of(tmp_path)[-1]["step"] == 8
 
 
-def test_a_vae_has_one_update_whatever_the_settings_of_its_preset(tmp_path: Path) -> None:
+def test_a_vae_learns_the_same_whatever_is_set_for_u(tmp_path: Path) -> None:
     """Presets have their training for both models."""
     weights = []
     for name, switches in (("plain", {}), ("switched", SWITCHES)):
