@@ -49,6 +49,7 @@ from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import start
 from srvae_pyro.system.files import read_json, write_json, write_whole
 from srvae_pyro.upscaling.arguments import InputName, UpscaleOptions
+from srvae_pyro.upscaling.photographs import Photograph
 from srvae_pyro.upscaling.quality import psnr, ssim
 from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
@@ -151,7 +152,7 @@ def ours(run: str, told: bool = False) -> Peer:
         table = as_jpeg(Image.new("RGB", (8, 8)), int(level), "4:2:0")[1] if name == "JPEG" else 0
         used = upscaler(factor, cast("InputName", kind) if told else "auto")
         levels = torch.from_numpy(image.copy()).permute(2, 0, 1)
-        output = used(levels, kind=used.kind_of(table, subsampled=table > 0))
+        output = used(levels, kind=used.kind_of(Photograph(levels, table=table, subsampled=True)))
         return output.permute(1, 2, 0).numpy()
 
     return Peer(

@@ -70,12 +70,12 @@ class InputKind:
         return cls("average", noise=0.0, table=0.0, trusted=True)
 
     @classmethod
-    def named(cls, name: str, table: float | None = None, subsampled: bool = False) -> InputKind:
+    def named(cls, name: str) -> InputKind:
         """By the name of a reduction; ``average`` is exact, other names have none."""
         if name == "average":
             return cls.exact()
         reduction = next((known for known in REDUCTIONS if known == name), None)
-        return cls(reduction, table=table, subsampled=subsampled)
+        return cls(reduction)
 
     def numbers(self, factor: int) -> Tensor:
         """What the networks see of it, (KIND_NUMBERS), with the factor of the output."""

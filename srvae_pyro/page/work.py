@@ -197,7 +197,7 @@ def upscale(work: Work, model: SRVAE, path: Path, options: UpscaleOptions) -> Up
     summary = f"{width}x{height}"
     if factor > 1:
         summary += f" upscaled {factor} times to {factor * width}x{factor * height}"
-    summary += in_words(upscaler.kind_of(photograph.table, photograph.subsampled), upscaler)
+    summary += in_words(upscaler.kind_of(photograph), upscaler)
     note = f" Left out: {photograph.note}." if photograph.note else ""
     return Upscaled(bicubic, outputs, f"{summary}.{note} {consistency_in_words(outputs)}")
 

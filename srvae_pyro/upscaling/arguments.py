@@ -50,8 +50,8 @@ class UpscaleOptions:
     """of the networks; auto: bf16 for the point estimate of inputs if the processor has it"""
     input: InputName = "auto"
     """what the files are: average, rounded averages of 2x2 pixels, with which outputs are exactly
-    consistent; or reduced by bicubic, lanczos or bilinear; unknown. auto: JPEGs by their own
-    quantisation tables, others unknown; average for a run that has learnt from averages alone"""
+    consistent; or reduced by bicubic, lanczos or bilinear; auto: noise and JPEG compression as file
+    and pixels show them; unknown: nothing is assumed"""
 
     def check(self) -> None:
         """Refuse several outputs that would all be the same."""
@@ -127,7 +127,7 @@ class ExportArguments:
     factor: Annotated[int, Between(1, 4)] = 2
     """how many times larger outputs are; 1 restores"""
     input: InputName = "auto"
-    """what the inputs are, as for upscale; auto: unknown, JPEG or not"""
+    """what the inputs are, as for upscale; auto: unknown"""
     half: bool = False
     """compute in float16: half the file; input and output stay float32"""
 

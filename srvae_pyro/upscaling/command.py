@@ -58,7 +58,7 @@ def upscale(arguments: UpscaleArguments) -> int:
         print_error(f"upscale: {with_flags(error)}")
     done = count - len(errors)
     report(f"{done} of {count} images upscaled {factor} times in {shown(out)}")
-    if done and model.is_consistent and upscaler.kind_of().trusted:
+    if done and model.is_consistent and upscaler.trusts_inputs:
         report("Keep them as PNG: JPEG would lose their exact consistency with the photographs")
     return 2 if errors else 0
 
@@ -69,8 +69,14 @@ def in_words(kind: InputKind, upscaler: Upscaler) -> str:
         return ""
     if kind.trusted:
         return ": taken as an exact average of pixels"
-    known = ["a JPEG"] * bool(kind.table) + [f"reduced by {kind.reduction}"] * bool(kind.reduction)
-    return f": restored as {', '.join(known) or 'an image of unknown origin'}"
+    if kind == InputKind():
+        return ": restored as an image of unknown origin"
+    what = "a JPEG" if kind.table else "an uncompressed image"
+    if kind.noise:
+        what = f"{what if kind.table else 'an image'} with noise of {kind.noise:.0f} levels"
+    elif kind.table == kind.noise == 0:
+        what = "a clean image"
+    return f": restored as {what}" + (f", reduced by {kind.reduction}" if kind.reduction else "")
 
 
 def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> list[str]:
@@ -98,7 +104,7 @@ def upscale_file(writer: Writer, path: Path, stem: Path) -> tuple[Photograph, Ou
     height, width = photograph.levels.shape[-2:]
     writer.check(path, photograph.levels.shape, stem)
     note = f" ({photograph.note})" if photograph.note else ""
-    kind = writer.upscaler.kind_of(photograph.table, photograph.subsampled)
+    kind = writer.upscaler.kind_of(photograph)
     writer.report(f"{shown(path)}, {width}x{height}{note}{in_words(kind, writer.upscaler)}")
     try:
         return photograph, writer.write(photograph, stem)

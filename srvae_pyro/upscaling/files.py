@@ -106,7 +106,7 @@ class Writer:
         written = Outputs()
         with Scratch(stem.parent) as scratch:
             outputs = [scratch.canvas(shape) for _ in range(self.samples)]
-            kind = self.upscaler.kind_of(photograph.table, photograph.subsampled)
+            kind = self.upscaler.kind_of(photograph)
             self.upscaler.upscale(lr, outputs, gray=photograph.gray, kind=kind)
             seconds = (time.monotonic() - began) / self.samples
             for number, output in enumerate(outputs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from srvae_pyro.data.levels import UnreadableError, as_rgb
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.console import shown
 from srvae_pyro.system.files import write_whole
+from srvae_pyro.upscaling.inspection import Findings, inspected
 from srvae_pyro.upscaling.tiling import Levels, bands
 
 # All tags of a TIFF count as EXIF, also those that say where its pixels are. A PNG has a field of
@@ -103,6 +105,11 @@ class Photograph:
     @property
     def note(self) -> str:
         return "; ".join(filter(None, (self.lost, self.unkept)))
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What the file and its pixels tell of noise and JPEG compression."""
+        return inspected(self.levels, self.table, self.subsampled)
 
 
 def named(paths: Sequence[Path]) -> str:

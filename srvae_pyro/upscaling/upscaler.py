@@ -41,6 +41,7 @@ from srvae_pyro.pixels import luma, to_unit
 from srvae_pyro.system.cli import check_arguments
 from srvae_pyro.system.device import autocast, choose_precision, peak_bytes, to_device
 from srvae_pyro.upscaling.arguments import UpscaleDecoding, UpscaleOptions
+from srvae_pyro.upscaling.photographs import Photograph
 from srvae_pyro.upscaling.point_estimate import estimated_rows
 from srvae_pyro.upscaling.tiling import Canvas, Grid, Levels, MemoryCanvas, Span
 
@@ -311,11 +312,19 @@ class Upscaler:
                 f"{smallest}, such as {near}; 0 is the whole image"
             )
 
-    def kind_of(self, table: float = 0.0, subsampled: bool = False) -> InputKind:
-        """What is known of an input, a JPEG if it has a quantisation ``table`` (its mean)."""
-        if self.restorer is None:
+    @property
+    def trusts_inputs(self) -> bool:
+        """Whether inputs are exact averages, with which outputs are consistent."""
+        return self.restorer is None or self.options.input == "average"
+
+    def kind_of(self, photograph: Photograph) -> InputKind:
+        """What is known of an input, by ``input``, its file and its pixels."""
+        if self.trusts_inputs:
             return EXACT
-        return InputKind.named(self.options.input, table, subsampled)
+        kind = InputKind.named(self.options.input)
+        if self.options.input == "unknown":
+            return kind
+        return replace(kind, **vars(photograph.findings))
 
     def __call__(
         self, image: Tensor, sample: int = 0, gray: bool = False, kind: InputKind = EXACT

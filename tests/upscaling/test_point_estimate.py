@@ -16,6 +16,7 @@ from srvae_pyro.models import SRVAE, InputKind, make_model
 from srvae_pyro.models.base import save_pretrained
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscaling.arguments import UpscaleOptions
+from srvae_pyro.upscaling.photographs import Photograph
 from srvae_pyro.upscaling.upscaler import Upscaler, downscaled
 from tests.builders import tiny
 
@@ -60,7 +61,7 @@ def test_every_factor_in_one_go(model: SRVAE, factor: int) -> None:
 @pytest.mark.parametrize("factor", [2, 4])
 def test_exact_averages_stay_exact(model: SRVAE, factor: int) -> None:
     upscaler = Upscaler(model, UpscaleOptions(factor, input="average"))
-    kind = upscaler.kind_of(table=20.0)  # what the file says of itself does not count
+    kind = upscaler.kind_of(Photograph(image(), table=20.0))  # what the file says does not count
     assert kind.trusted
     gray = image()[:1].expand(3, -1, -1)
     for lr, is_gray in ((image(), False), (gray, True)):
@@ -100,6 +101,9 @@ def test_the_command_takes_a_jpeg_by_its_own_tables(
     assert "a.jpg, 32x32: restored as a JPEG" in said
     assert "b.png, 32x32: restored as an image of unknown origin" in said
     assert "Keep them as PNG" not in said
+    blind = UpscaleArguments(str(run), files, tmp_path / "blind", UpscaleOptions(input="unknown"))
+    assert upscale.main(blind) == 0
+    assert "restored as a JPEG" not in capsys.readouterr().out
     options = UpscaleOptions(input="average")
     exact = UpscaleArguments(str(run), files[1:], tmp_path / "exact", options)
     assert upscale.main(exact) == 0
@@ -114,7 +118,7 @@ def test_the_command_takes_a_jpeg_by_its_own_tables(
 def test_a_run_of_averages_alone_takes_nothing_else(model: SRVAE) -> None:
     alone = make_model(replace(model.config, restorer=None))
     assert isinstance(alone, SRVAE)
-    assert Upscaler(alone).kind_of(table=30.0).trusted
+    assert Upscaler(alone).kind_of(Photograph(image(), table=30.0)).trusted
     with pytest.raises(UserError, match="`input=bicubic`: this run has learnt from averages alone"):
         Upscaler(alone, UpscaleOptions(input="bicubic"))
 
