@@ -34,9 +34,9 @@ from srvae_pyro.data import DataSplits, ImageOptions, augment, load_data
 from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.evaluation.measures import columns, select
 from srvae_pyro.evaluation.sr_scores import Scores, image_scores
-from srvae_pyro.evaluation.super_resolution import INTERPOLATIONS, interpolated
+from srvae_pyro.evaluation.super_resolution import INTERPOLATIONS
 from srvae_pyro.models import load
-from srvae_pyro.pixels import to_unit
+from srvae_pyro.pixels import interpolated, to_unit
 from srvae_pyro.runs import find_run
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import choose_device, exact_float32, start

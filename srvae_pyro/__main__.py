@@ -11,12 +11,12 @@ COMMANDS = {
     "train": "train an srVAE or VAE, or resume a run",
     "generate": "draw new images from a trained model",
     "upscale": "upscale photographs with a trained srVAE",
-    "export": "write a network that upscales as an ONNX file",
+    "export": "export a restoring network to ONNX",
     "figures": "draw the paper's figures for a trained model",
     "evaluate": "measure a trained model",
     "compress": "write images into one file, losslessly",
-    "decompress": "read them back",
-    "demo": "look at a trained model in the browser",
+    "decompress": "read the images back",
+    "demo": "open a page that shows a trained model",
 }
 
 
@@ -33,8 +33,8 @@ def main() -> None:
         sys.exit(2)
     elif name not in ("-h", "--help"):
         close = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
-        print(f"srvae-pyro: no command is called {name}; {hint}", file=sys.stderr)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        print(f"srvae-pyro: there is no command {name}; {hint}", file=sys.stderr)
         sys.exit(2)
     else:
         lines = [f"  srvae-pyro {name:10}  {text}" for name, text in COMMANDS.items()]
@@ -43,7 +43,7 @@ def main() -> None:
             print("\n".join(lines))
             print("\nCompletion in bash (also zsh, fish, powershell):\n")
             print('  eval "$(srvae-pyro completion bash)"')
-            print("\nTrained models to try them with, of small images and of photographs:\n")
+            print("\nTry them with the pretrained models, of small images and of photographs:\n")
             print("  srvae-pyro generate pretrained")
             print("  srvae-pyro upscale pretrained-photo PHOTO.jpg", flush=True)
 

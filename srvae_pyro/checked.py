@@ -109,7 +109,7 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     hints = hints_of(kind)  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(hints)):
         close = get_close_matches(unknown[0], hints, n=1)
-        hint = f"did you mean {close[0]}?" if close else "this version has none like it"
+        hint = f"did you mean {close[0]}?" if close else "this version has no such setting"
         raise UserError(f"unknown setting {unknown[0]!r}; {hint}")
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         required = field.default is field.default_factory is dataclasses.MISSING

@@ -11,4 +11,4 @@ def main(arguments: CompressArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(CompressArguments, main, "compress", "give a smaller --group, or fewer images")
+    run_command(CompressArguments, main, "compress", "use a smaller --group, or fewer images")

@@ -18,11 +18,13 @@ from srvae_pyro.errors import UserError
 class Dense(Settings):
     """Growth, steps and blocks of a network of dense blocks."""
 
-    growth: Annotated[int, Between(1, 4096), "channels each dense step adds, in the first block"]
-    steps: Annotated[int, Between(1, 256), "dense steps a block"]
+    growth: Annotated[
+        int, Between(1, 4096), "channels that each dense step of the first block adds"
+    ]
+    steps: Annotated[int, Between(1, 256), "dense steps per block"]
     blocks: Annotated[int, Between(1, 64), "blocks at constant resolution (plain networks)"] = 1
     attention: Annotated[
-        bool, "channel attention after each block, which averages over the whole image"
+        bool, "channel attention after each block, from averages over the whole image"
     ] = True
 
 
@@ -35,10 +37,11 @@ class Residual(Settings):
     shared: Annotated[
         int,
         Between(0, 256),
-        "residual blocks before the four networks, which see the coarser image, computed once",
+        "residual blocks before the four networks, on the coarser image, computed once",
     ] = 0
     estimate: Annotated[
-        bool, "these blocks also predict the finer image, where the four networks' locations start"
+        bool,
+        "these blocks also predict the finer image, from which the four networks' locations start",
     ] = False
 
 
@@ -63,42 +66,45 @@ class ModelConfig(Settings):
     model: Annotated[
         ModelName,
         Flag(default="srvae; with --init its run's"),
-        "two levels, or the one-level baseline",
+        "srVAE with two levels, or the one-level VAE as baseline",
     ] = "srvae"
     image_shape: Annotated[tuple[int, int, int], Between(1, 65536), "C, H, W"] = (3, 32, 32)
-    latent_channels: Annotated[int, Between(1, 4096), "of u and of z"] = 16
-    stages: Annotated[int, Between(0, 16), "how often a side of an image is halved towards z"] = 2
+    latent_channels: Annotated[int, Between(1, 4096), "channels of u and of z"] = 16
+    stages: Annotated[int, Between(0, 16), "halvings of the image's sides on the way to z"] = 2
     components: Annotated[int, Between(1, 1000), "logistics in each likelihood"] = 10
-    d: Annotated[TransformName, Flag(name="transform"), "y = d(x) of the srVAE"] = "downscale2"
+    d: Annotated[TransformName, Flag(name="transform"), "the srVAE's d, with y = d(x)"] = (
+        "downscale2"
+    )
     likelihood: Annotated[
         LikelihoodName,
         Flag(),
-        "of x given y and z: pixels independent; or only images with d(x) = y, each pixel of a "
-        "block given those before of all (groups), which needs --transform average2",
+        "p(x|y,z): independent pixels; or groups: only images with d(x) = y, each pixel of a block "
+        "given the earlier ones of all blocks, which needs --transform average2",
     ] = "independent"
-    guide_z_sees_y: Annotated[bool, Flag(), "q(z|x,y) instead of q(z|x)"] = False  # property B
+    guide_z_sees_y: Annotated[bool, Flag(), "use q(z|x,y) instead of q(z|x)"] = False  # property B
 
     latent_likelihood: Annotated[
         LatentLikelihoodName,
         Flag(),
-        "of what a latent alone is decoded to, p(y|u) or the VAE's p(x|z): pixels independent of "
-        "each other, or from coarse to fine",
+        "p(y|u), or the VAE's p(x|z): independent pixels, or a pyramid from coarse to fine",
     ] = "independent"
     u_stages: Annotated[
         int | None,
         Between(0, 16),
-        Flag(default="to z's size; with pyramid once more"),
-        "how often a side of y is halved towards u",
+        Flag(default="to the size of z; once more with pyramid"),
+        "halvings of the sides of y on the way to u",
     ] = None
 
     p_u: Annotated[PriorName, Flag(name="prior"), "prior of the lowest latent"] = "realnvp"
     p_u_network: Dense = Dense(64, 5)  # of each coupling
-    p_u_components: Annotated[int, Between(1, 100_000), "of the mixture"] = 100
+    p_u_components: Annotated[int, Between(1, 100_000), "components of the mixture prior"] = 100
 
     q_u: Dense = Dense(64, 3)  # q(u|y)
     p_y: Dense = Dense(128, 4)  # p(y|u); of the pyramid what all its networks see of u
     pyramid: Residual = Residual(96, 3)  # each of the pyramid's networks of a group of pixels
-    pyramid_channels: Annotated[int, Between(1, 65536), "of u that each of these sees"] = 128
+    pyramid_channels: Annotated[int, Between(1, 65536), "channels of u that each of these sees"] = (
+        128
+    )
     q_z: Dense = Dense(16, 4)  # q(z|x)
     p_z_from_y: Dense = Dense(32, 5)  # p(z|y,u), its branch of y
     p_z_from_u: Dense = Dense(64, 3, 3)  # p(z|y,u), its branch of u
@@ -113,12 +119,14 @@ class ModelConfig(Settings):
     restorer: Residual | None = None
 
     # What data-dependent initialisation aims at: standard deviations and means of outputs.
-    init_scale: Annotated[float, AtLeast(0), "of hidden layers"] = 0.01
-    head_scale: Annotated[float, AtLeast(0), "of the heads of latents and of the flow"] = 0.01
-    likelihood_scale: Annotated[float, AtLeast(0), "of the likelihoods' parameters"] = 0.01
+    init_scale: Annotated[float, AtLeast(0), "standard deviation of hidden layers"] = 0.01
+    head_scale: Annotated[float, AtLeast(0), "that of the heads of latents and of the flow"] = 0.01
+    likelihood_scale: Annotated[float, AtLeast(0), "that of the likelihoods' parameters"] = 0.01
     likelihood_start: Literal["published", "images"] = "published"  # their means
-    posterior_scale: Annotated[float, AtLeast(0), "of posteriors' means; 0: head_scale"] = 0.0
-    posterior_log_variance: Annotated[float, Between(-100, 100), "posteriors' mean"] = 0.0
+    posterior_scale: Annotated[float, AtLeast(0), "that of posteriors' means; 0: head_scale"] = 0.0
+    posterior_log_variance: Annotated[
+        float, Between(-100, 100), "mean log-variance of posteriors"
+    ] = 0.0
 
     def multiple(self, stages: int) -> int:
         """Of which the sides of an image must be multiples, with so many halvings towards u."""
@@ -142,21 +150,21 @@ class DataConfig(Settings):
     data: Annotated[
         str,
         Flag("NAME|DIR|wds:TARS"),
-        "cifar10, imagenet32, imagenet32-batches, photos (no network needed), a folder, or tar "
-        "shards: wds:images-{000..099}.tar",
+        "training data: cifar10, imagenet32, imagenet32-batches, photos (needs no network), a "
+        "folder, or tar shards: wds:images-{000..099}.tar",
     ] = "cifar10"
     image_size: Annotated[
         int | None,
         AtLeast(1, 65536),
-        Flag("PIXELS", default="32; for a folder its images'"),
-        "height and width, for photos and folders",
+        Flag("PIXELS", default="32; for a folder that of its images"),
+        "height and width of the images, for photos and folders",
     ] = None
-    channels: Annotated[Literal[1, 3], Flag(), "3: RGB, 1: gray"] = 3
+    channels: Annotated[Literal[1, 3], Flag(), "channels of the images: 3: RGB, 1: gray"] = 3
     seed: Annotated[
         int,
         AtLeast(0),
         Flag(name="data_seed"),
-        "of what is held out, and of photos' crops; the same for runs that are to be compared",
+        "random seed of the held-out images and of photos' crops; use the same for runs to compare",
     ] = 0
     limit: Annotated[
         int | None, AtLeast(1), Flag(default="all"), "use only the first images of each split"
@@ -164,21 +172,21 @@ class DataConfig(Settings):
     augment: Annotated[
         Augmentation,
         Flag(default="the preset's"),
-        "of training images: horizontal flips; or flips, and shifts by up to 5%, which crops have "
-        "already",
+        "augmentation of training images: horizontal flips, or flips and shifts by up to 5% (crops "
+        "are only flipped)",
     ] = "shifts"
     info: dict[str, Any] = field(default_factory=dict)
     crops: Annotated[
         int | None,
         AtLeast(1, 65536),
-        Flag("PIXELS", default="the images as a whole"),
+        Flag("PIXELS", default="whole images"),
         "train on random square crops of this side; an epoch covers the images' area",
     ] = None
     eval_crops: Annotated[
         int | None,
         AtLeast(1),
-        Flag(default="2000, or one an image"),
-        "most crops for validation and for test each, shared evenly by the images",
+        Flag(default="2000, or one per image"),
+        "maximum number of crops for validation, and for testing, spread evenly over the images",
     ] = None
 
 
@@ -189,16 +197,18 @@ class TrainingConfig(Settings):
     epochs: Annotated[int | None, Above(0), Flag(limit=True), "passes over the training images"] = (
         2000
     )
-    steps: Annotated[int | None, Above(0), Flag(limit=True), "updates"] = None
+    steps: Annotated[int | None, Above(0), Flag(limit=True), "number of updates"] = None
     max_minutes: Annotated[
         float | None,
         Above(0),
         Flag("MINUTES", limit=True),
         "minutes of training; the first limit reached ends the run",
     ] = None
-    batch_size: Annotated[int, Above(0, 2**31), "images an update"] = 32
+    batch_size: Annotated[int, Above(0, 2**31), "images per update"] = 32
     lr: Annotated[float, Above(0, 10**9), Flag("RATE"), "highest learning rate of Adamax"] = 2e-3
-    lr_decay: Annotated[float, Above(0, 1), "factor on the learning rate, a step"] = 0.999999
+    lr_decay: Annotated[float, Above(0, 1), "factor on the learning rate after each step"] = (
+        0.999999
+    )
     lr_min: Annotated[float, AtLeast(0), Flag("RATE"), "lowest learning rate"] = 1e-4
     warmup_steps: Annotated[
         int, AtLeast(0), "updates over which the learning rate rises linearly"
@@ -207,19 +217,19 @@ class TrainingConfig(Settings):
         float,
         Between(0, 1),
         Flag("SHARE"),
-        "last share of the run, over which the learning rate falls to --lr-min, a half cosine",
+        "last share of the run, over which the learning rate falls to --lr-min along a half cosine",
     ] = 0.0
-    betas: Annotated[tuple[float, float], AtLeast(0, 1 - 1e-12), "of Adamax"] = (0.9, 0.999)
-    eps: Annotated[float, AtLeast(1e-30, 1), "of Adamax"] = 1e-7
+    betas: Annotated[tuple[float, float], AtLeast(0, 1 - 1e-12), "betas of Adamax"] = (0.9, 0.999)
+    eps: Annotated[float, AtLeast(1e-30, 1), "epsilon of Adamax"] = 1e-7
     clip_factor: Annotated[
         float,
         Above(0, 10**30),
-        "gradients above this times the running median of their norm are scaled down",
+        "gradients are clipped to this multiple of the running median of their norm",
     ] = 10.0
-    ema_half_life: Annotated[float, AtLeast(0), Flag("IMAGES"), "of the EMA weights, in images"] = (
-        50_000.0
-    )
-    analytic_kl: Annotated[bool, "KL of two normals in closed form"] = False
+    ema_half_life: Annotated[
+        float, AtLeast(0), Flag("IMAGES"), "half-life of the EMA weights, in images"
+    ] = 50_000.0
+    analytic_kl: Annotated[bool, "compute the KL of two normals in closed form"] = False
     kl_start: Annotated[float, Between(0, 1), Flag("WEIGHT"), "weight of KL_z at the start"] = 1.0
     kl_warmup: Annotated[
         float, Between(0, 1), Flag("SHARE"), "share of the run over which that weight rises to 1"
@@ -234,32 +244,33 @@ class TrainingConfig(Settings):
         float,
         AtLeast(0),
         Flag("NATS"),
-        "nats for each level of absolute error of the srVAE's estimate of x given y, beside the "
-        "ELBO, of models that make one",
+        "weight of the point estimate in the loss, in nats per level of absolute error; for models "
+        "with a point estimate of x given y",
     ] = 0.0
     inputs: Annotated[
         Literal["average", "damaged"],
-        "what super-resolution starts from: x's rounded averages; or also other reductions, noise "
-        "and compression, for which networks of their own learn beside the srVAE of --init",
+        "inputs of super-resolution: rounded averages of x; damaged: also other reductions, noise "
+        "and compression, for which separate networks are trained beside the srVAE of --init",
     ] = "average"
     validation_images: Annotated[
         int | None,
         AtLeast(1),
-        "how many images validate an epoch, though at most one for every eight learnt from; "
-        "all if not given",
+        "number of validation images per epoch, at most one for every eight trained on; all if not "
+        "given",
     ] = None
     seed: Annotated[
         int,
         AtLeast(0),
-        "of the weights, the order of the images and all noise, but not of what is held out",
+        "random seed of the weights, the order of the images and all noise (held-out images: "
+        "--data-seed)",
     ] = 0
     precision: Precision = "fp32"  # of the networks; the flag has auto too
     threads: Annotated[int, AtLeast(0)] = 0  # of a CPU; 0: chosen as the run goes
     init: Annotated[
         str,
         Flag("RUN", default="fresh weights"),
-        "another run or a Hub id, to start from its weights and networks; a preset then sets only "
-        "how to train",
+        "run or Hub id whose weights and networks to start from; a preset then sets only the "
+        "training",
     ] = ""
 
 

@@ -11,4 +11,4 @@ def main(arguments: DecompressArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(DecompressArguments, main, "decompress", "try a --device with more of it")
+    run_command(DecompressArguments, main, "decompress", "try a --device with more memory")

@@ -16,4 +16,4 @@ def main(arguments: DemoArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(DemoArguments, main, "demo", "give a smaller --memory-gb or --megapixels")
+    run_command(DemoArguments, main, "demo", "use a smaller --memory-gb or --megapixels")

@@ -43,8 +43,13 @@ def and_more(count: int) -> str:
     return f" and {count - 1} more" if count > 1 else ""
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 image", "1,000 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the computer's or a GPU's memory did not suffice."""
+    """Whether the computer's or a GPU's memory was exhausted."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError):

@@ -11,4 +11,4 @@ def main(arguments: EvaluateArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(EvaluateArguments, main, "evaluate", "give a smaller --memory-gb or --batch-size")
+    run_command(EvaluateArguments, main, "evaluate", "use a smaller --memory-gb or --batch-size")

@@ -16,4 +16,4 @@ def main(arguments: ExportArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(ExportArguments, main, "export", "give a smaller --factor")
+    run_command(ExportArguments, main, "export", "use a smaller --factor")

@@ -11,4 +11,4 @@ def main(arguments: FiguresArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(FiguresArguments, main, "figures", "give a smaller --count or --samples")
+    run_command(FiguresArguments, main, "figures", "use a smaller --count or --samples")

@@ -11,4 +11,4 @@ def main(arguments: GenerateArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(GenerateArguments, main, "generate", "give a smaller --batch-size")
+    run_command(GenerateArguments, main, "generate", "use a smaller --batch-size")

@@ -1,8 +1,10 @@
-"""8-bit pixel values: levels 0..255, the same as floats k/255 in [0, 1], and their luma."""
+"""8-bit pixel values: levels 0..255, the same as floats k/255 in [0, 1], luma, interpolation."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 LAST_LEVEL = 255
@@ -34,3 +36,15 @@ def luma(levels: Tensor) -> Tensor:
     red, green, blue = levels.to(torch.int32).split(1, dim=-3)
     # 0.299, 0.587 and 0.114 in 16 bits, rounded half up.
     return (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
+
+
+def interpolated(
+    levels: Tensor, factor: int, method: Image.Resampling = Image.Resampling.BICUBIC
+) -> Tensor:
+    """Uint8 levels (B, C, h, w) enlarged by Pillow: (B, C, factor h, factor w), on the CPU."""
+    size = (factor * levels.shape[-1], factor * levels.shape[-2])
+    planes = [
+        np.asarray(Image.fromarray(plane).resize(size, method))
+        for plane in levels.cpu().flatten(0, 1).numpy()
+    ]
+    return torch.from_numpy(np.stack(planes)).unflatten(0, levels.shape[:2])

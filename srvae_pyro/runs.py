@@ -47,11 +47,10 @@ def find_run(run: str | Path) -> Path:
         return along[name]
     for folder in places:
         if folder.is_dir():
-            raise UserError(f"{folder} holds no {CONFIG}: it is not the folder of a run")
+            raise UserError(f"{folder} has no {CONFIG}: it is not the folder of a run")
     if Path(run).is_file():
         raise UserError(
-            f"{run} is a file, where a run is expected: name the run first"
-            + (f", such as {[*along][-1]}" if along else "")
+            f"{run} is a file: name a model first" + (f", such as {[*along][-1]}" if along else "")
         )
     if (RUNS / run / CONFIG).is_file():
         raise UserError(f"there is no run in {run}: did you mean {RUNS / run}?")
@@ -65,8 +64,9 @@ def find_run(run: str | Path) -> Path:
     else:
         hint = "train one first: python -m srvae_pyro.train --preset quickstart --data photos"
         if names:
-            hint = f"under {RUNS}/ there are {', '.join(names[:8])}"
-        hint += f"; or take {' or '.join(along)}, which comes along" if along else ""
+            hint = f"{RUNS}/ has {', '.join(names[:8])}"
+        ships = "ships" if len(along) == 1 else "ship"
+        hint += f"; or use {' or '.join(along)}, which {ships} with the package" if along else ""
     raise UserError(f"no run called {name}: {hint}")
 
 
@@ -92,7 +92,7 @@ def results_folder(run: str | Path, folder: Path) -> Path:
     if packaged().get(str(run)) != folder:
         return folder
     results = RUNS / folder.name
-    print_line(f"{folder.name} comes with the package: its outputs go to {results}")
+    print_line(f"{folder.name} ships with the package: its outputs go to {results}")
     return results
 
 
@@ -162,7 +162,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     if metadata.get("digest", wanted := _digest(state)) != wanted:
-        raise ValueError("it is damaged, its content is not what was written")
+        raise ValueError("it is damaged: its checksum does not match")
     return state
 
 

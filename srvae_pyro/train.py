@@ -4,7 +4,7 @@ from srvae_pyro.system.cli import run_command
 from srvae_pyro.training.arguments import TrainArguments
 
 LESS_MEMORY = (
-    "give --accumulate 2 or more, --checkpoint-activations, a smaller --batch-size, or --stream "
+    "use --accumulate 2 or more, --checkpoint-activations, a smaller --batch-size, or --stream "
     "for images that do not fit"
 )
 

@@ -11,4 +11,4 @@ def main(arguments: UpscaleArguments) -> int:
 
 
 if __name__ == "__main__":
-    run_command(UpscaleArguments, main, "upscale", "give a smaller --memory-gb or --tile")
+    run_command(UpscaleArguments, main, "upscale", "use a smaller --memory-gb or --tile")

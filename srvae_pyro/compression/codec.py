@@ -93,7 +93,7 @@ class Coding(NamedTuple):
 def _normal(distribution: object) -> Normal:
     normal = getattr(distribution, "base_dist", distribution)
     if not isinstance(normal, torch.distributions.Normal):
-        raise UserError(f"compress has no code for a latent's {type(normal).__name__}")
+        raise UserError(f"compress cannot code a latent's {type(normal).__name__}")
     return normal
 
 
@@ -146,7 +146,7 @@ class Codec:
     def __init__(self, model: ImageModel, group: int = 16, arithmetic: Arithmetic = "fp64") -> None:
         if not isinstance(model, SRVAE | VAE):
             raise UserError(
-                f"compress has no code for a {type(model).__name__}, but for a SRVAE and a VAE"
+                f"compress cannot code a {type(model).__name__}, only an SRVAE or a VAE"
             )
         self.group, self.arithmetic = group, arithmetic
         dtype = torch.float64 if arithmetic == "fp64" else torch.float32
@@ -200,7 +200,7 @@ class Codec:
     ) -> list[Tensor]:
         """Every y, uint8 (c, h, w), from the srVAE's first chain."""
         if not isinstance(self.model, SRVAE):
-            raise UserError("a VAE has no y: --preview is the srVAE's")
+            raise UserError("--preview needs an srVAE: a VAE has no y")
         self._check_lengths([chain], sizes)
         lower = self._decode(chain, sizes, self._first, done)
         return [_of_image(self.model, y, s) for (y, _), s in zip(lower, sizes, strict=True)]
@@ -219,8 +219,8 @@ class Codec:
             need = PIXEL_BYTES * len(batch.indices) * batch.height * batch.width
             if need > memory:
                 raise UserError(
-                    f"{batch.width}x{batch.height} pixels take {need / 1e9:,.0f} GB of memory at "
-                    f"least, and there are {memory / 1e9:.1f}"
+                    f"{batch.width}x{batch.height} pixels need at least {need / 1e9:,.0f} GB of "
+                    f"memory, and {memory / 1e9:.1f} GB are available"
                 )
         return batches
 

@@ -26,7 +26,7 @@ from srvae_pyro.compression.container import (
 )
 from srvae_pyro.compression.exact import differences, machine
 from srvae_pyro.data.image_files import find_images
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, counted
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.runs import CONFIG, RUNS, find_run, packaged
@@ -60,7 +60,8 @@ def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], l
         height, width = photograph.levels.shape[-2:]
         about.append(Entry(name, height, width, photograph.gray and channels == 3))
     if with_metadata:
-        print_line(f"EXIF, XMP, colour profiles and gamma of {with_metadata} images are not kept")
+        of = counted(with_metadata, "image")
+        print_line(f"EXIF, XMP, colour profiles and gamma of {of} are not kept")
     return levels, about
 
 
@@ -69,11 +70,11 @@ def _check(file: Path, photograph: Photograph, channels: int) -> None:
     if photograph.alpha is not None and photograph.alpha.getextrema() != (255, 255):
         lost = "its transparency"
     elif channels == 1 and not photograph.gray:
-        lost = "its colours, of which the model knows none"
+        lost = "its colours: the model is for gray images"
     elif max(photograph.levels.shape) > SIDE:
-        lost = f"what is beyond {SIDE} pixels a side"
+        lost = f"its size: a side may have {SIDE} pixels"
     if lost:
-        raise UserError(f"{shown(file)} would not be kept whole ({lost}): leave it out")
+        raise UserError(f"{shown(file)} cannot be stored losslessly ({lost}): leave it out")
 
 
 def header_of(model: ImageModel, codec: Codec, run: str, images: Sequence[Entry]) -> Header:
@@ -110,7 +111,7 @@ def compress(arguments: CompressArguments) -> int:
     seconds = time.monotonic() - began
     content = container_of(header, model, images, chains)
     if arguments.verify and content.mismatches(_decoded(codec, content, preview=False)):
-        raise UserError("what was read back is not what was written: try --device cpu")
+        raise UserError("the file does not decode to the same images: try --device cpu")
     earlier = replaced(arguments.out)
     size = write_parts(arguments.out, content)
     _report(f"{shown(arguments.out)}{earlier}", model, images, chains, size, seconds)
@@ -130,19 +131,19 @@ def decompress(arguments: DecompressArguments) -> int:
     model = load(_run_of(arguments, header), device)
     if weights_digest(model) != header.model:
         raise UserError(
-            f"{shown(arguments.file)} was made with other weights than those of "
-            f"{arguments.run or header.run}: name the run that has them with --run"
+            f"{shown(arguments.file)} was made with weights other than those of "
+            f"{arguments.run or header.run}: name the right run with --run"
         )
     began = time.monotonic()
     codec = Codec(model, header.group, "fp64" if header.arithmetic == "fp64" else "fp32")
     if len(chain_names(model)) != len(header.start_words):
-        raise UserError(f"{shown(arguments.file)} has other chains than its model makes")
+        raise UserError(f"{shown(arguments.file)} does not have the chains that its model makes")
     images = _matching(codec, content, arguments, device)
     seconds = time.monotonic() - began
     with filling(arguments.out, files) as folder:
         for file, image, levels in zip(files, header.images, images, strict=True):
             save_photograph(folder / file, MemoryCanvas(levels[:1] if image.gray else levels))
-    report = f"{len(files)} {'previews' if arguments.preview else 'images'} in "
+    report = f"{counted(len(files), 'preview' if arguments.preview else 'image')} in "
     report += shown(arguments.out)
     if arguments.preview:
         report += f" from {content.bytes_read:,} of {content.size:,} bytes"
@@ -157,7 +158,7 @@ def _files_of(header: Header, out: Path) -> list[str]:
     if changed:
         old, new = changed[0]
         more = f", and {len(changed) - 1} more" if changed[1:] else ""
-        print_line(f"names that cannot be written here are changed: {old} to {new}{more}")
+        print_line(f"renamed, as such names cannot be written here: {old} to {new}{more}")
     return [f"{name}.png" for name in files]
 
 
@@ -184,8 +185,8 @@ def _matching(
         return images
     others = differences(content.header.made, machine(device))
     raise UserError(
-        f"{shown(arguments.file)} cannot be read here, as this machine computes otherwise than "
-        f"that which it was made on ({others or 'though of the same versions'}); nothing is written"
+        f"{shown(arguments.file)} cannot be decompressed on this machine, whose arithmetic differs "
+        f"from where it was made ({others or 'with the same versions'}); nothing was written"
     )
 
 
@@ -214,16 +215,16 @@ def _report(
 ) -> None:
     values = sum(image.numel() for image in images)
     print(
-        f"{len(images)} images, {values:,} values, in {out}: {size:,} bytes, "
+        f"{counted(len(images), 'image')}, {values:,} values, in {out}: {size:,} bytes, "
         f"{8 * size / values:.3f} bits/dim"
     )
     rest = size
     for name, chain in zip(chain_names(model), chains, strict=True):
         rest -= chain.bytes
-        print(f"  {name}: {chain.bytes:,} bytes, of which {chain.start_bytes:,} to start with")
+        print(f"  {name}: {chain.bytes:,} bytes, of which {chain.start_bytes:,} are initial")
     print(f"  header and checksums: {rest:,} bytes; {_speed(images, seconds)}")
 
 
 def _speed(images: Sequence[Tensor], seconds: float) -> str:
     values = sum(image.numel() for image in images)
-    return f"{values / seconds / 1e6:.3f} MB/s, {len(images) / seconds:.3g} images a second"
+    return f"{values / seconds / 1e6:.3f} MB/s, {len(images) / seconds:.3g} images/s"

@@ -73,7 +73,7 @@ class Header:
         columns = {f.name: [image[f.name] for image in images] for f in fields(Entry)}
         text = json.dumps({"format": FORMAT, **values, "images": columns}, separators=(",", ":"))
         if len(text) > LARGEST:
-            raise UserError("the names of so many images do not fit into a file: take fewer")
+            raise UserError("the names of so many images do not fit into one file: use fewer")
         return zlib.compress(text.encode(), 9)
 
     @classmethod
@@ -88,7 +88,9 @@ class Header:
         if not inflate.eof or not isinstance(values, dict):
             raise ValueError("its header cannot be read")
         if values.get("format") != FORMAT:
-            raise ValueError(f"its format is {values.get('format')!r}, and this version's {FORMAT}")
+            raise ValueError(
+                f"its format is {values.get('format')!r}, and this version reads {FORMAT}"
+            )
         try:
             del values["format"]
             columns = values.pop("images")
@@ -96,7 +98,7 @@ class Header:
             values["start_words"] = tuple(values["start_words"])
             header = cls(**values, images=tuple(Entry(*row) for row in rows))
         except (KeyError, TypeError, ValueError):
-            raise ValueError("its header lacks something") from None
+            raise ValueError("its header is incomplete") from None
         header.check()
         return header
 
@@ -115,13 +117,13 @@ class Header:
             or not self.images
             or any(max(size) > SIDE for size in self.sizes)
         ):
-            raise ValueError("its header says what cannot be")
+            raise ValueError("its header is inconsistent")
         names = [image.name for image in self.images]
         for name in names:
             if name in ("", ".", "..") or not name.isprintable() or set(name) & set('/\\:\0"<>|?*'):
-                raise ValueError(f"it names an image {name!r}, which is no name of a file")
+                raise ValueError(f"it names an image {name!r}, which is not a valid file name")
         if len({name.casefold() for name in names}) < len(names):
-            raise ValueError("it names two images the same")
+            raise ValueError("it gives two images the same name")
 
 
 def names_of(texts: Sequence[str], most: int = NAME) -> list[str]:
@@ -237,12 +239,12 @@ def read_from(file: BinaryIO, preview: bool = False) -> Container:
     header = Header.from_bytes(_part(file, size), most)
     fingerprints = _part(file, size)
     if len(fingerprints) != FINGERPRINT * (1 + len(header.images)):
-        raise ValueError("its header and its checksums are of different images")
+        raise ValueError("its header and its checksums do not match")
     chains = []
     for _ in header.start_words[:1] if preview else header.start_words:
         part = _part(file, size)
         if len(part) % WORD.itemsize or not len(part):
-            raise ValueError("a chain of it is no row of 32-bit words")
+            raise ValueError("one of its chains is not a sequence of 32-bit words")
         chains.append(np.frombuffer(part, WORD).astype(np.uint32))
     bytes_read = file.tell()
     if not preview and bytes_read != size:
@@ -254,8 +256,8 @@ def _part(file: BinaryIO, size: int) -> bytes:
     length = file.read(LENGTH)
     count = int.from_bytes(length, "little")
     if len(length) < LENGTH or count + CHECK > size - file.tell():
-        raise ValueError("it ends early, or is damaged")
+        raise ValueError("it is truncated or damaged")
     part = file.read(count)
     if file.read(CHECK) != _hash(part, CHECK):
-        raise ValueError("it is damaged: its content is not what was written")
+        raise ValueError("it is damaged: a checksum does not match")
     return part

@@ -71,7 +71,7 @@ def exp(x: Tensor) -> Tensor:
 
 def elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Tensor:
     if (alpha, scale, input_scale) != (1, 1, 1):
-        raise UserError("compress knows ELU with alpha 1 only")
+        raise UserError("compress supports ELU with alpha 1 only")
     return x.clamp_min(0) + (exp_of_negative(x.clamp_max(0)) - 1)
 
 
@@ -101,7 +101,7 @@ def log(x: Tensor) -> Tensor:
 
 def power(x: Tensor, exponent: float) -> Tensor:
     if exponent != 2:
-        raise UserError(f"compress has no arithmetic that is the same everywhere for x^{exponent}")
+        raise UserError(f"compress cannot compute x^{exponent} identically on every machine")
     return x * x
 
 
@@ -146,7 +146,7 @@ def log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
 
 def norm(x: Tensor, p: float | None, dims: Sequence[int], keepdim: bool = False) -> Tensor:
     if p not in (2, None):
-        raise UserError(f"compress has no norm of order {p} that is the same everywhere")
+        raise UserError(f"compress cannot compute a norm of order {p} identically on every machine")
     return total(x * x, dims, keepdim).sqrt()
 
 
@@ -186,9 +186,7 @@ def matrix_product(a: Tensor, b: Tensor) -> Tensor:
 
 def added_product(added: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
     if (beta, alpha) != (1, 1):
-        raise UserError(
-            "compress has no arithmetic that is the same everywhere for a product's factors"
-        )
+        raise UserError("compress cannot compute this product identically on every machine")
     return matrix_product(a, b) + added
 
 
@@ -203,7 +201,7 @@ def bilinear(x: Tensor, size: Any, align_corners: bool, *scales: Any) -> Tensor:
     """For upscaling by powers of two, whose weights have few digits."""
     ratios = [wide / narrow for wide, narrow in zip(size, x.shape[-2:], strict=True)]
     if align_corners or any(math.frexp(ratio)[0] != 0.5 for ratio in ratios):
-        raise UserError("compress has no bilinear filter but for powers of two")
+        raise UserError("compress supports bilinear filters only for powers of two")
     rounded = _scaled(x, BILINEAR_DIGITS).round_()
     return _scaled(torch.ops.aten.upsample_bilinear2d(rounded, size, False), -BILINEAR_DIGITS)
 
@@ -363,8 +361,7 @@ def _in_place(operation: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Ten
 
 def _refused(function: Any, *args: Any, **kwargs: Any) -> Tensor:
     raise UserError(
-        f"compress has no arithmetic that is the same everywhere for {function}: "
-        "take --arithmetic fp32"
+        f"compress cannot compute {function} identically on every machine: use --arithmetic fp32"
     )
 
 

@@ -220,7 +220,7 @@ def code_image(likelihood: ImageDistribution, factor: Factor, levels: Tensor | N
             return factor(TruncatedMixture(likelihood, context), levels)
         case TruncatedMixture():
             return factor(likelihood, levels)
-    raise UserError(f"compress has no code for the likelihood {type(likelihood).__name__}")
+    raise UserError(f"compress cannot code the likelihood {type(likelihood).__name__}")
 
 
 def _pyramid(pyramid: Pyramid, factor: Factor, levels: Tensor | None) -> Tensor:

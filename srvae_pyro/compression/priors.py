@@ -56,9 +56,7 @@ def _carried(
                 half = _carried(transform.part.parts, stack, half, to_base=to_base)
                 cells = torch.cat([half, rest], -3)
             case _:
-                raise UserError(
-                    f"compress has no code for the transform {type(transform).__name__}"
-                )
+                raise UserError(f"compress cannot code the transform {type(transform).__name__}")
     return cells
 
 
@@ -99,7 +97,7 @@ def _elements(
 def _scaled(stack: Stack, x: Cells, factors: Cells, shifts: Cells) -> Cells:
     """R (x + t) / S, towards the base."""
     if (np.abs(x) > BOUND).any():
-        raise MismatchError("the flow p(u) takes values too far away")
+        raise MismatchError("the flow p(u) has values too large to code")
     total = (x + shifts) * factors + stack.pop(*uniform(factors))
     stack.push(total & (UNIT - 1), *uniform(np.full(len(x), UNIT)))
     return total >> SHIFT
@@ -216,7 +214,7 @@ def prior_code(prior: nn.Module) -> PriorCode:
             return MixtureCode(prior)
         case RealNVPPrior():
             return RealNVPCode(prior)
-    raise UserError(f"compress has no code for the prior {type(prior).__name__}")
+    raise UserError(f"compress cannot code the prior {type(prior).__name__}")
 
 
 def as_cells(cells: Tensor) -> Cells:

@@ -147,8 +147,8 @@ class _LeftOut:
             )
         if len(readable) and not len(kept):
             raise UserError(
-                f"{self.where} has no image for {split} that {crops} fit into: the largest that "
-                f"do are of {sides.max()}x{sides.max()}"
+                f"{self.where} has no {split} image that is large enough for {crops}: the "
+                f"largest possible are {sides.max()}x{sides.max()}"
             )
         return images.of(kept)
 
@@ -159,13 +159,15 @@ class _LeftOut:
                 raise UserError(errors[index])
             self.errors[images.name(index)] = errors[index]
         if errors and len(errors) == len(images):
-            raise UserError(f"no image of {self.where} for {split} can be read: repair or add some")
+            raise UserError(
+                f"none of the {split} images of {self.where} can be read: repair or add some"
+            )
 
     def warn(self) -> None:
         if count := sum(self.smaller.values()):
             example = f"{self.example}{and_more(count)}"
             what = f"smaller than crops of {self.side}x{self.side}: {example}"
-            warnings.warn(f"left out, {what}", stacklevel=2)
+            warnings.warn(f"left out: {what}", stacklevel=2)
         if self.errors:
             first = next(iter(self.errors.values()))
             warnings.warn(f"left out{and_more(len(self.errors))}: {first}", stacklevel=2)

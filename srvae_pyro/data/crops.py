@@ -136,7 +136,7 @@ class SizedImages:
         name, source_index = self.name(index), int(self.indices[index])
         image = read_image(name, self.channels, content=self.source.content(source_index))
         if sorted(image.size) != sorted(self.sizes[index].tolist()):
-            raise UserError(f"cannot read the image {name} (its size is not what it was)")
+            raise UserError(f"cannot read the image {name} (its size has changed)")
         levels = np.asarray(image).reshape(image.height, image.width, self.channels)
         return torch.from_numpy(levels.transpose(2, 0, 1).copy())
 

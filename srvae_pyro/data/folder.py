@@ -71,8 +71,8 @@ def find_split_folders(folder: Path) -> dict[str, Path]:
     if folders and others:
         names = " and ".join(f"{place.name}/" for place in folders.values())
         warnings.warn(
-            f"{folder}: {others[0]}{and_more(len(others))} beside {names} left out; if that is no "
-            "split but a kind of images, put all kinds into a folder train/",
+            f"{folder}: left out {others[0]}{and_more(len(others))} beside {names}; if the "
+            "folders are classes, not splits, put all of them into a folder train/",
             stacklevel=2,
         )
     return {split: folders[split] for split in SPLITS if split in folders}
@@ -85,7 +85,7 @@ def warn_of_deeper_splits(folder: Path, paths: Iterable[Path]) -> None:
         inside = place.relative_to(folder).parts
         if any(map(split_named, inside)):
             warnings.warn(
-                f"{folder}: images of {Path(*inside)} are split with all others; name the folder "
+                f"{folder}: images of {Path(*inside)} are split like all others; name the folder "
                 "that holds train/ and test/ to keep them apart",
                 stacklevel=2,
             )
@@ -161,8 +161,8 @@ def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
     masks = [path for path, stem in of.items() if stem in stems]
     if masks:
         warnings.warn(
-            f"{masks[0]}{and_more(len(masks))} are taken as images, and are called like masks of "
-            "others: if they are, move them elsewhere",
+            f"{masks[0]}{and_more(len(masks))} are used as images, but named like masks of "
+            "other images: if they are masks, move them elsewhere",
             stacklevel=2,
         )
 
@@ -232,7 +232,9 @@ def _read(
     sizes = [len(part) - int(n) for part, n in zip(files.values(), lost, strict=True)]
     for (split, part), size in zip(files.items(), sizes, strict=True):
         if part and not size:
-            raise UserError(f"no image of {folder} for {split} can be read: repair or add some")
+            raise UserError(
+                f"none of the {split} images of {folder} can be read: repair or add some"
+            )
     splits = dict(zip(files, images.split(sizes), strict=True))
     return splits, [paths[i] for i in left_out]
 
@@ -246,7 +248,7 @@ def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
         raise UserError(f"--data {name}: there is no file {missing[0]}{more}")
     source = TarShards(paths)
     if len(source) < 3:
-        raise UserError(f"{name} has {len(source)} images: it takes 3 at least")
+        raise UserError(f"{name} has {len(source)} images: at least 3 are needed")
     held_out = ["val", "test"]
     parts = {
         split: (source, indices[: options.limit])
@@ -305,6 +307,6 @@ def check_shards(name: str) -> None:
     kinds = ("://", "pipe:", "::", "*", "?")
     if any(kind in pattern for kind in kinds) and not Path(pattern).is_file():
         raise UserError(
-            f"--data {name}: shards are tars at local paths, several by braces as in "
-            "wds:DIR/part-{000..099}.tar, no addresses, commands or stars; copy or mount others"
+            f"--data {name}: shards must be tar files at local paths, such as "
+            "wds:DIR/part-{000..099}.tar, not URLs, commands or wildcards"
         )

@@ -84,7 +84,7 @@ def _file(path: Path, content: bytes | None) -> BinaryIO:
     if content is not None:
         return io.BytesIO(content)
     if kind := special_kind(path):
-        raise UnreadableError(f"it is {kind}", "save what it gives as a file, and name that")
+        raise UnreadableError(f"it is {kind}", "save its content as a file and name that")
     return path.open("rb")
 
 
@@ -100,7 +100,7 @@ def _open_repaired(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]
     content = file.read()
     if content.startswith(JPEG):
         start = content.rstrip(END[:1])  # half of the end marker
-        candidates = iter([(start + END, "its end is missing, no pixel is")])
+        candidates = iter([(start + END, "its end is missing, but no pixels")])
     else:
         candidates = png_without_metadata(content)
     for candidate, note in candidates:
@@ -123,7 +123,7 @@ def _open_repaired(file: BinaryIO, path: Path) -> tuple[Opened, BinaryIO | None]
         return opened, repaired
     if "truncated" in str(failure).lower():
         raise UnreadableError(
-            "pixels are missing, it is cut off or damaged", "copy it again or leave it out"
+            "pixels are missing: it is truncated or damaged", "copy it again or leave it out"
         ) from failure
     raise failure
 
@@ -138,7 +138,7 @@ def _open(file: BinaryIO, path: Path) -> Opened:
         raise
     except Exception:  # metadata is as easily damaged as pixels
         meaning = Meaning(16 if image.mode.startswith("I") else 8)
-        notes.append("what it says of its levels cannot be read")
+        notes.append("its metadata about levels cannot be read")
     if not _decode(image):
         notes.append("its EXIF cannot be read")
     return Opened(image, meaning, lambda: _low_bytes(file, path), page, notes)
@@ -216,8 +216,8 @@ def _identify(file: BinaryIO, path: Path) -> tuple[ImageFile.ImageFile, int]:
         read_planes_whole(image)
         return image, page
     if "unknown pixel mode" in str(failure):  # of a TIFF
-        raise UnreadableError("its kind of levels is not known", "save it in 8 bits") from failure
-    raise failure or UnreadableError("its format is not known")
+        raise UnreadableError("its pixel format is unknown", "save it in 8 bits") from failure
+    raise failure or UnreadableError("its format is unknown")
 
 
 def _identify_extra(name: str, file: BinaryIO) -> ImageFile.ImageFile:
@@ -243,7 +243,7 @@ def _identify_extra(name: str, file: BinaryIO) -> ImageFile.ImageFile:
     try:
         return factory(file, "")
     except (SyntaxError, RuntimeError) as error:
-        raise UnreadableError("it is cut off or damaged", "copy it again") from error
+        raise UnreadableError("it is truncated or damaged", "copy it again") from error
 
 
 def _check_memory(image: Image.Image, low_bytes: bool = False) -> None:
@@ -258,9 +258,9 @@ def _check_size(width: int, height: int, pixel: int = max(BYTES_PER_PIXEL)) -> N
     memory = process_memory()
     if need > memory:
         raise UnreadableError(
-            f"its {width}x{height} pixels take {need / 1e9:.1f} GB of memory, and there are "
-            f"{memory / 1e9:.1f}",
-            "make it smaller or cut out a part",
+            f"its {width}x{height} pixels need {need / 1e9:.1f} GB of memory, and "
+            f"{memory / 1e9:.1f} GB are available",
+            "make it smaller or crop it",
         )
 
 
@@ -302,7 +302,7 @@ def find_images(
             elif other is not None:
                 other(Path(entry.path))
             elif named:
-                warnings.warn(f"left out, as it is no regular file: {entry.path}", stacklevel=2)
+                warnings.warn(f"left out, not a regular file: {entry.path}", stacklevel=2)
         folders.sort(key=lambda entry: entry.name)
         links += [entry.path for entry in folders if entry.is_symlink()]
         waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
@@ -328,7 +328,7 @@ def read_image(
         with open_image(path, content) as opened:
             image = as_rgb(opened.eight_bits())
         if opened.meaning.guess:  # without the name, so that it is shown once
-            warnings.warn(f"images of 16 bits are {opened.meaning.guess}", stacklevel=1)
+            warnings.warn(f"16-bit images are {opened.meaning.guess}", stacklevel=1)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -107,7 +107,7 @@ def load_imagenet32(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
         if find_batches(root):
             raise UserError(
                 f"{root} has ImageNet32 as pickled batches, not as PNGs: "
-                "take --data imagenet32-batches"
+                "use --data imagenet32-batches"
             )
         raise UserError(
             f"no ImageNet32 in {root}: unpack train_32x32.tar and valid_32x32.tar there, or name "
@@ -127,7 +127,7 @@ def load_imagenet32(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     paths = [*train_paths, *val_paths, *test_paths]
     images, _ = read_images(paths, options.channels, what="ImageNet32", strict=True)
     if images.shape[2:] != (32, 32):
-        raise UserError(f"the images in {folder} are not of 32x32: take --data {folder}")
+        raise UserError(f"the images in {folder} are not 32x32: use --data {folder}")
     parts = images.split([len(train_paths), len(val_paths), len(test_paths)])
     return _splits("imagenet32", folder, parts, "valid_32x32", held, options.seed)
 
@@ -156,7 +156,7 @@ def load_imagenet32_batches(root: Path, options: ImageOptions = DEFAULTS) -> Dat
     files = find_batches(root)
     if not files and find_png_folder(root):
         raise UserError(
-            f"{root} has ImageNet32 as PNGs, not as pickled batches: take --data imagenet32"
+            f"{root} has ImageNet32 as PNGs, not as pickled batches: use --data imagenet32"
         )
     missing = [name for name in (*TRAIN_BATCHES, TEST_BATCH) if name not in files]
     if missing:
@@ -186,7 +186,7 @@ def _broken(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is no batch of ImageNet32: download it again") from error
+        raise UserError(f"{path} is not a batch of ImageNet32: download it again") from error
 
 
 def _read(path: Path, channels: int) -> Tensor:
@@ -205,7 +205,7 @@ def _read(path: Path, channels: int) -> Tensor:
         or not len(levels)
     ):
         raise UserError(
-            f"{path} is no batch of ImageNet32 ('data', uint8 of N x 3072): download it again"
+            f"{path} is not a batch of ImageNet32 ('data', uint8 of N x 3072): download it again"
         )
     return to_channels(torch.from_numpy(levels.reshape(-1, 3, 32, 32)), channels)
 

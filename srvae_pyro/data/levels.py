@@ -196,14 +196,14 @@ def _meaning_of_tiff(image: TiffImagePlugin.TiffImageFile) -> Meaning:
     # Pillow inverts only 8 bits and less.
     meaning.inverted = bits > 8 and values(PHOTOMETRIC) == (0,)
     if 0 in values(EXTRA):
-        meaning.lost.append("without its channels beside the colours")
+        meaning.lost.append("without its extra channels")
     if not profile:  # which comes before these
         colours = (*values(WHITE_POINT), *values(PRIMARIES))
         if len(colours) == 8:
             numbers = (round(float(value) * 100_000) for value in colours)
             meaning.chunks[b"cHRM"] = struct.pack(">8I", *numbers)
         elif values(PRIMARIES):
-            meaning.unkept.append("without its primary colours")
+            meaning.unkept.append("without its primaries")
         if values(TRANSFER):
             meaning.unkept.append("without its transfer function")
     return meaning
@@ -362,7 +362,7 @@ def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> int:
     if not full:
         if pages and _integer(pages[0], REDUCED) & SMALL_COPY:
             raise UnreadableError(
-                "it has a small copy of the image alone, as cameras' raw files have", DEVELOP
+                "it holds only a small copy of the image, as raw files of cameras do", DEVELOP
             )
         return 0
     sizes = [(_integer(page, WIDTH), _integer(page, HEIGHT)) for page in pages]

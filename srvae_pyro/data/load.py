@@ -46,17 +46,17 @@ def load_data(name: str, root: Path, options: ImageOptions = DEFAULTS) -> DataSp
         ("--eval-crops", options.eval_crops),
     ):
         if value is not None and value < 1:
-            raise UserError(f"{flag} is at least 1, not {value}")
+            raise UserError(f"{flag} must be at least 1, not {value}")
     if options.crops is not None and options.image_size is not None:
         raise UserError(
             "--crops are cut from images at their own size: leave out --image-size, or --crops"
         )
     if options.eval_crops is not None and options.crops is None:
-        raise UserError("--eval-crops is of --crops: give both, or neither")
+        raise UserError("--eval-crops needs --crops: give both, or neither")
     root = Path(root).expanduser()
     if name in DATA_SETS and Path(name).is_dir():
         warnings.warn(
-            f"--data {name} is the data set of that name; the folder is --data ./{name}",
+            f"--data {name} is the data set of that name; for the folder use --data ./{name}",
             stacklevel=2,
         )
     side = options.crops or options.image_size
@@ -64,8 +64,8 @@ def load_data(name: str, root: Path, options: ImageOptions = DEFAULTS) -> DataSp
         options.check_shape((options.channels, side, side))
     if name == "photos" and options.crops is not None:
         raise UserError(
-            f"photos is cut into crops of its own: give --image-size {options.crops} in place of "
-            "--crops, or take --data DIR"
+            f"photos has crops of its own: use --image-size {options.crops} instead of --crops, or "
+            "--data DIR"
         )
     if name in LOADERS and options.crops is not None:
         data = crop_images(LOADERS[name](root, replace(options, check_shape=None)), options)
@@ -87,8 +87,8 @@ def _folder(name: str) -> Path:
         tar = " (tar shards: wds:PATH)" if folder.suffix == ".tar" else ""
         raise UserError(f"{name} is a file: --data takes a folder of images{tar}")
     close = get_close_matches(name.lower(), DATA_SETS, n=1)
-    hint = f"did you mean {close[0]}? Else take " if close else "take "
+    hint = f"did you mean {close[0]}? Otherwise use " if close else "use "
     raise UserError(
-        f"no data set and no folder is called {name!r}: {hint}{', '.join(DATA_SETS)}, or the "
+        f"there is no data set or folder called {name!r}: {hint}{', '.join(DATA_SETS)}, or the "
         "path of a folder of images"
     )

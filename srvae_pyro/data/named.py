@@ -43,7 +43,7 @@ def load_cifar10(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
     except RuntimeError:
         archive = str(root / CIFAR10.filename)
         if not options.download and not check_integrity(archive, CIFAR10.tgz_md5):
-            raise _unavailable(root, "download is off") from None
+            raise _unavailable(root, "downloading is off") from None
         try:
             root.mkdir(parents=True, exist_ok=True)
             with holding(root, wait=True):  # a second process finds what the first has downloaded
@@ -73,9 +73,9 @@ def load_cifar10(root: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
 def _unavailable(root: Path, reason: str) -> UserError:
     reason = " ".join(reason.split()) or "no network"
     return UserError(
-        f"no intact CIFAR-10 in {root} and no download ({reason}): put cifar-10-python.tar.gz "
-        "there, name its folder with --data-root, or take --data photos (needs no network) or "
-        "--data DIR (your images)"
+        f"no intact CIFAR-10 in {root}, and the download failed ({reason}): put "
+        "cifar-10-python.tar.gz there, name its folder with --data-root, or use --data photos "
+        "(needs no network) or --data DIR (your images)"
     )
 
 
@@ -117,8 +117,8 @@ def load_photos(options: ImageOptions = DEFAULTS) -> DataSplits:
     usable = [i for i, side in enumerate(shortest) if side >= size]
     if not usable:
         raise UserError(
-            f"photos has no crops of {size}x{size}: --image-size is at most {max(shortest)}, or "
-            "take --data DIR"
+            f"photos has no crops of {size}x{size}: use --image-size {max(shortest)} or less, or "
+            "--data DIR"
         )
     splits: dict[str, Tensor] = {}
     photograph_of: dict[str, Tensor] = {}

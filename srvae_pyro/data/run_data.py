@@ -41,7 +41,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     if loaded.shape != (channels, height, width):
         raise UserError(
             f"{loaded.name} has images of {loaded.shape[1]}x{loaded.shape[2]}, the model is for "
-            f"{height}x{width}: give --data of that size"
+            f"{height}x{width}: use --data with images of that size"
         )
     known = recorded is not None and config.data.data not in DATA_SETS
     if of_run and known and loaded.fingerprint() != recorded:
@@ -58,7 +58,7 @@ def warn_if_trained_on(run: str | Path, config: RunConfig, shown: DataSplits, sp
     if _overlap(config.data, shown, split):
         warnings.warn(
             f"{run} was trained on some of these images, of {config.data.data} split by "
-            f"--data-seed {config.data.seed}: it looks better on them than on new ones",
+            f"--data-seed {config.data.seed}: its scores on them are better than on new ones",
             stacklevel=2,
         )
 
@@ -70,8 +70,8 @@ def refuse_missing(data: DataConfig) -> None:
     if not name:
         raise UserError("what the model was trained on is not recorded: name images with --data")
     raise UserError(
-        f"the run was trained on {name}, which is not there: say with --data where its "
-        "images are now, or name others"
+        f"the run was trained on {name}, which is not there: use --data to say where its "
+        "images are now, or to name others"
     )
 
 

@@ -108,7 +108,7 @@ class TarShards:
             warnings.warn(f"left out, without images: {what}", stacklevel=2)
         if left_out:
             what = f"{example}{and_more(left_out)}"
-            warnings.warn(f"left out, one image a sample: {what}", stacklevel=2)
+            warnings.warn(f"left out, as a sample has one image: {what}", stacklevel=2)
         self.offsets, self.sizes = np.concatenate(offsets), np.concatenate(sizes)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
 
@@ -208,10 +208,10 @@ def _members(path: Path) -> tuple[np.ndarray, list[str]]:
                     if image not in chosen
                 ]
     except (tarfile.TarError, EOFError, OSError, OverflowError, MemoryError) as error:
-        reason = str(error) or "it claims more than it has"
+        reason = str(error) or "its headers claim more than it holds"
         raise UserError(
-            f"{path} is not a tar that can be read in place ({reason}): unpack it if it "
-            "is compressed, or make it anew"
+            f"{path} is not a tar that can be read in place ({reason}): decompress it if "
+            "it is compressed, or create it again"
         ) from None
     return np.array(members, dtype=np.int64).reshape(-1, 2), left_out
 

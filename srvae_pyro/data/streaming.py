@@ -45,7 +45,7 @@ class _Streamed:
             raise UserError(errors[0])
         if errors and not self.warned:
             self.warned = True
-            warnings.warn(f"left out, as more may be: {errors[0]}", stacklevel=2)
+            warnings.warn(f"left out, perhaps among others: {errors[0]}", stacklevel=2)
 
 
 class StreamedImages(_Streamed, Dataset[Tensor | str]):
@@ -189,8 +189,8 @@ def read_ahead(
         with _unraisable_ignored():
             error.__traceback__ = None  # a loader half made fails once more as it goes
         raise UserError(
-            "no processes can be started here to read images ahead "
-            f"({error.strerror or error}): give --workers 0"
+            "cannot start processes to read images ahead "
+            f"({error.strerror or error}): use --workers 0"
         ) from None
     yield from arriving
 

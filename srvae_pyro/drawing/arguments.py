@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from srvae_pyro.checked import AtLeast
 from srvae_pyro.config import Device
@@ -16,31 +16,33 @@ from srvae_pyro.system.cli import NESTED, check_arguments, check_folder, option
 class GenerateArguments:
     """Draw new images from a trained model: single PNGs, and a grid of the first 64.
 
-    The PNGs are in images/ of the folder --out, which holds nothing else; grid.png has each y
-    beside its x, and generate.json has the settings. Images that are there already by the same
-    settings are not drawn again, so a call that was stopped goes on, and a larger --count adds to a
-    smaller one. A folder of other settings is refused unless --overwrite is given.
+    The PNGs are in the folder images/ of --out, which holds nothing else; grid.png shows each y
+    beside its x, and generate.json has the settings. Images that were drawn with the same settings
+    are kept, so an interrupted call can be continued, and a larger --count adds to a smaller one. A
+    folder with images of other settings is refused unless --overwrite is given.
     """
+
+    EXAMPLE: ClassVar = "pretrained"
 
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     count: Annotated[int, AtLeast(1)] = 64
-    """how many images"""
+    """number of images"""
     sampling: Annotated[Sampling, NESTED] = field(default_factory=Sampling)
     out: Annotated[
         Path | None, option("DIR", "the run's figures/generated; ./generated for a Hub id")
     ] = None
     """folder for the images"""
     overwrite: bool = False
-    """remove the images in that folder that are not asked for"""
+    """remove images in that folder that are not part of this call"""
     batch_size: Annotated[int, AtLeast(1)] = 64
     """images at a time"""
     scale: Annotated[int, AtLeast(1)] = 2
-    """how many times larger images are in the grid; the single ones keep their size"""
+    """factor by which the grid enlarges images; the single ones keep their size"""
     device: Device = "auto"
-    """auto takes a GPU if there is one"""
+    """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
+    """CPU threads; 0: the cores that other processes leave free, checked every second"""
 
     def check(self) -> None:
         check_folder(self.out)
@@ -51,32 +53,34 @@ class GenerateArguments:
 class FiguresArguments:
     """Draw the paper's Figures 3 and 5 to 11 for a run, as labelled PNGs.
 
-    Samples, reconstructions and interpolations; for the srVAE also super-resolution, generative
-    reconstructions, and images made from u of one and z of another; with --compare two runs side
-    by side.
+    They show samples, reconstructions and interpolations; for an srVAE also super-resolution,
+    generative reconstructions, and images made from the u of one image and the z of another. With
+    --compare they show two runs side by side.
     """
+
+    EXAMPLE: ClassVar = "pretrained --data DIR"
 
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     compare: Annotated[str | None, option("RUN", "no other")] = None
-    """another run, to be drawn beside the first"""
+    """another run to draw beside the first"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
-    """a data set's name or a folder of images, whose test images are drawn"""
+    """data set or folder of images whose test images are drawn"""
     data_root: Path = Path("data")
-    """where the named data sets are, or are downloaded to"""
+    """folder of the named data sets, to which they are downloaded"""
     count: Annotated[int, AtLeast(1)] = 10
-    """images a row"""
+    """images per row"""
     samples: Annotated[int, AtLeast(1)] = 3
-    """outputs of super-resolution for each image"""
+    """super-resolution outputs per image"""
     sampling: Annotated[Sampling, NESTED] = field(default_factory=Sampling)
     side: Annotated[int, AtLeast(1), option("PIXELS")] = 80
-    """height of an image in a figure, about"""
+    """approximate height of an image in a figure"""
     out: Annotated[Path | None, option("DIR", "the run's figures/")] = None
     """folder for the figures"""
     device: Device = "auto"
-    """auto takes a GPU if there is one"""
+    """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
+    """CPU threads; 0: the cores that other processes leave free, checked every second"""
 
     def check(self) -> None:
         check_folder(self.out)

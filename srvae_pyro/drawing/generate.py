@@ -16,7 +16,7 @@ from torch import Tensor
 from srvae_pyro import __version__
 from srvae_pyro.drawing.arguments import GenerateArguments
 from srvae_pyro.drawing.grids import grid, save_image, side_by_side
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, counted
 from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import ImageModel, load
 from srvae_pyro.models.base import weights_digest
@@ -33,7 +33,7 @@ def check_sampling(sampling: Sampling, *models: ImageModel) -> None:
     check_arguments(sampling)
     if sampling.y_temperature is not None and not any(len(m.levels) > 1 for m in models):
         raise UserError(
-            "`y_temperature` is the srVAE's: a VAE has no y; give `image_temperature` instead"
+            "`y_temperature` needs an srVAE: a VAE has no y; use `image_temperature` instead"
         )
 
 
@@ -66,7 +66,7 @@ class GeneratedImages:
     @contextmanager
     def claimed(self, overwrite: bool = False) -> Iterator[int]:
         """Lock the folder, refuse other images there; yield how many are beyond ``count``."""
-        refusal = "another process draws there; wait for it, or give another `out`"
+        refusal = "another process is drawing there; wait for it, or choose another `out`"
         with locked(self.folder, refusal):
             yield self._claim(overwrite)
 
@@ -80,7 +80,8 @@ class GeneratedImages:
         unasked = [path for index, path in present.items() if not same or index >= self.count]
         if unasked and not same and not overwrite:
             raise UserError(
-                f"{self.folder} has images of other settings: give another `out`, or `overwrite`"
+                f"{self.folder} has images of other settings: choose another `out`, or add "
+                "`overwrite`"
             )
         if overwrite:
             for path in unasked:
@@ -105,8 +106,8 @@ class GeneratedImages:
             return {}
         except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(
-                f"{path} is damaged, so it is unknown what {self.images} holds: move both "
-                "elsewhere, or give another `out`"
+                f"{path} is damaged, so the settings of {self.images} are unknown: move both "
+                "elsewhere, or choose another `out`"
             ) from None
 
     def _present(self) -> dict[int, Path]:
@@ -122,8 +123,8 @@ class GeneratedImages:
 
 def _not_ours(path: Path) -> UserError:
     return UserError(
-        f"{path} is not an image that this command drew, and such a folder has no others: move "
-        "it elsewhere, or give another `out`"
+        f"{path} was not drawn by this command, and its images folder holds no others: move "
+        "it elsewhere, or choose another `out`"
     )
 
 
@@ -163,10 +164,11 @@ def generate(arguments: GenerateArguments) -> int:
         if group.main:
             save_image(drawer.grid(shown, images.count, arguments.scale), images.grid)
             in_grid = "all of them" if images.count <= IN_GRID else f"the first {IN_GRID}"
-            already = f" ({drawn_before} were there already)" if drawn_before else ""
-            print(f"{images.count} images in {images.images}{already}, {in_grid} in {images.grid}")
+            already = f" ({drawn_before} drawn earlier)" if drawn_before else ""
+            drawn = f"{counted(images.count, 'image')} in {images.images}{already}"
+            print(f"{drawn}, {in_grid} in {images.grid}")
             if further:
-                print(f"{further} further images of an earlier call are there too")
+                print(f"kept from an earlier call: {counted(further, 'further image')}")
     return 0
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from srvae_pyro.inference.sampling import Decoding
 from srvae_pyro.models import ImageModel, super_resolves
+from srvae_pyro.pixels import interpolated, to_levels, to_unit
 from srvae_pyro.system.files import write_whole
 
 
@@ -106,8 +107,8 @@ def progress_figures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
     likeliest = model.super_resolve(y, decode="mode")["x"]
     rows = [F.interpolate(y, size=x.shape[-2:], mode="nearest").expand_as(x)]
     if y.shape[-1] < x.shape[-1]:
-        bicubic = F.interpolate(y, size=x.shape[-2:], mode="bicubic", antialias=False)
-        rows.append(bicubic.clamp(0, 1))
+        bicubic = interpolated(to_levels(y).to(torch.uint8), x.shape[-1] // y.shape[-1])
+        rows.append(to_unit(bicubic.to(x.device)))
     rows += [*outputs, *likeliest, x]
     images["super-resolution"] = grid(torch.cat(rows), columns=count)
     return images

@@ -26,12 +26,14 @@ FLAGS_OF = {
 class EvaluateArguments:
     """Measure a trained model as the paper's Table 1 does.
 
-    The negative log-likelihood by importance sampling and the evidence lower bound with its terms;
-    if requested, FID and KID of generated images, KID by a network that comes in a package, the
-    quality of super-resolution, and the bytes of a lossless code. Prints a table and appends each
-    result, with what is needed to repeat it, to the run's evaluation.jsonl as soon as it is there.
+    Measures the negative log-likelihood by importance sampling and the evidence lower bound with
+    its terms; on request also FID and KID of generated images, KID in the features of a network
+    that pip installs, the quality of super-resolution, and the size of a lossless code. Prints a
+    table and appends each result, with what is needed to repeat it, to the run's evaluation.jsonl
+    as soon as it is known.
     """
 
+    EXAMPLE: ClassVar = "pretrained --data DIR"
     COMMON_FLAGS: ClassVar = (
         *("data", "split", "limit", "seed", "importance_samples", "elbo_only"),
         *("kid", "super_resolution", "compress", "device"),
@@ -40,29 +42,29 @@ class EvaluateArguments:
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
-    """a data set's name or a folder of images; what the run was trained on may have been moved"""
+    """data set or folder of images; also the new place of what the run was trained on"""
     data_root: Path = Path("data")
-    """where the named data sets are, or are downloaded to"""
+    """folder of the named data sets, to which they are downloaded"""
     split: Literal["train", "val", "test", "all"] = "test"
-    """which images"""
+    """split to evaluate on"""
     limit: Annotated[int | None, AtLeast(1), option("N", "all")] = None
-    """only so many, evenly spaced over the split, the same ones always"""
+    """number of images, evenly spaced over the split, always the same ones"""
     seed: Annotated[int, AtLeast(0)] = 0
-    """of all noise; each image has noise of its own, whatever the batch"""
+    """random seed; each image has its own noise, independent of the batch size"""
 
     importance_samples: Annotated[int, AtLeast(1)] = 500
-    """samples an image of the likelihood, S; the time grows with it"""
+    """importance samples per image, S; the time grows with it"""
     estimator: Literal["product", "paired"] = "product"
     """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
     refine: Annotated[int, AtLeast(0)] = 0
-    """also the likelihood with each image's q improved by so many gradient steps; 50 do much"""
+    """gradient steps that refine each image's q for a second likelihood; 50 are enough to matter"""
     elbo_samples: Annotated[int, AtLeast(1)] = 1
-    """samples an image of the evidence lower bound"""
+    """samples per image for the evidence lower bound"""
     elbo_only: bool = False
-    """leave out importance sampling, which takes most of the time"""
+    """skip importance sampling, which takes most of the time"""
 
     fid: bool = False
-    """also FID and KID: 10,000 generated images against test, 50,000 against train images"""
+    """also FID and KID: 10,000 generated images against test, 50,000 against training images"""
     fid_weights: Annotated[Path | None, option("FILE", "torch-fidelity's cache, else download")] = (
         None
     )
@@ -70,49 +72,49 @@ class EvaluateArguments:
     fid_images: Annotated[int | None, AtLeast(2), option("N", "10000 and 50000")] = None
     """fewer images for both: faster, but biased upwards and not comparable"""
     kid: bool = False
-    """also KID in EfficientNet-Lite0's features, of x and y, against the images of --split"""
+    """also KID of x and y in EfficientNet-Lite0 features, against the images of --split"""
     kid_images: Annotated[int | None, AtLeast(3), option("N", "5000, or a smaller --limit")] = None
-    """how many images to generate for it"""
+    """number of images to generate for --kid"""
     decode: Annotated[Pixels | None, option("{sample,mode}", "sample; for --kid both")] = None
-    """of the generated images: draw each pixel, or the likeliest component's mean"""
+    """pixels of generated images: sample: draw each; mode: the likeliest component's mean"""
     temperatures: Annotated[Temperatures, NESTED] = field(default_factory=Temperatures)
 
     super_resolution: bool = False
-    """also PSNR, SSIM, diversity and speed of super-resolution, beside bicubic (srVAE)"""
+    """also PSNR, SSIM, diversity and speed of super-resolution, with bicubic as baseline (srVAE)"""
     factor: Annotated[tuple[int, ...], AtLeast(2), option("N ...", "the model's own")] = ()
-    """of super-resolution: 2 4 measures both, x4 as two steps of x2"""
+    """super-resolution factors: 2 4 measures both, x4 as two steps of x2"""
     calibration: bool = False
-    """of super-resolution also how often the truth lies within the spread of 39 samples"""
+    """also how often the truth lies within the spread of 39 super-resolution samples"""
 
     compress: Annotated[int | None, AtLeast(1), option("N", "no")] = None
-    """also the bytes of N of the images by bits-back coding, and by PNG, WebP and JPEG XL"""
+    """also the size of N of the images by bits-back coding, PNG, WebP and JPEG XL"""
 
     measure: Annotated[tuple[str, ...], option("NAME [FIELD=VALUE ...]", "none")] = ()
-    """also measures that have no flags, such as your own, and their settings"""
+    """further measures without flags, such as your own, and their settings"""
 
     batch_size: Annotated[int, AtLeast(1)] = 100
-    """images at a time, if --memory-gb does not decide"""
+    """images at a time, where --memory-gb does not decide"""
     memory_gb: Annotated[float, Above(0)] = 4.0
-    """gigabytes for the tensors of importance sampling"""
+    """gigabytes of memory for importance sampling"""
     precision: Precision = "fp32"
-    """of the networks; what is reported should be fp32"""
+    """precision of the networks; use fp32 for results to report"""
     device: Device = "auto"
-    """auto takes a GPU if there is one"""
+    """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
+    """CPU threads; 0: the cores that other processes leave free, checked every second"""
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.jsonl")] = None
-    """also write the numbers to this file"""
+    """also write the results to this file"""
 
     def check(self) -> None:
         check_arguments(self.temperatures)
         if self.refine and self.elbo_only:
-            raise UserError("--refine is of importance sampling: leave out --elbo-only")
+            raise UserError("--refine needs importance sampling: leave out --elbo-only")
         values = {**vars(self), **vars(self.temperatures)}
         defaults = {**vars(EvaluateArguments("")), **vars(Temperatures())}
         for names, measures in FLAGS_OF.items():
             given = [flag_of(name) for name in names if values[name] != defaults[name]]
             if given and not any(values[measure] for measure in measures):
                 of = " or ".join(map(flag_of, measures))
-                raise UserError(f"{given[0]} is of {of}: give both, or neither")
+                raise UserError(f"{given[0]} needs {of}: give both, or neither")
         if self.json is not None and self.json.is_dir():
             raise UserError(f"--json {self.json} is a folder: name a file")

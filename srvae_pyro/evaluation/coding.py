@@ -76,28 +76,28 @@ class CodingResult(Result):
             cells = [f"{count:,.0f}", f"{8 * count / self.values:.3f}"]
             rows.append([name, *cells, *([f"{s:.3f}" for s in speeds] or ["-", "-"])])
 
-        row("as they are", self.values)
+        row("uncompressed", self.values)
         if self.is_of_all and (likelihood := (others or {}).get(Likelihood.name)):
             nll = likelihood.bits_per_dim
             row("the nll, by importance sampling", nll * self.values / 8)
         row("the negative ELBO", self.predicted_bytes)
-        row("bits back, without its start", self.net_bytes)
-        row("bits back, with it", sum(self.chain_bytes.values()))
+        row("bits back, without initial bits", self.net_bytes)
+        row("bits back, with initial bits", sum(self.chain_bytes.values()))
         for size in (self.model, *self.others):
             row(size.name, size.bytes, size.write_mb_per_second, size.read_mb_per_second)
         excess = 100 * (self.net_bytes / self.predicted_bytes - 1)
         starts = " and ".join(f"{n:,} for {name}" for name, n in self.start_bytes.items())
-        text = f"{columns(rows, left=1)}\nwithout its start {excess:+.2f}% against the ELBO of the "
-        text += f"same images; bytes to start with, whatever their number: {starts}"
+        text = f"{columns(rows, left=1)}\nwithout initial bits {excess:+.2f}% against the negative "
+        text += f"ELBO of the same images; initial bytes, whatever their number: {starts}"
         written = self.images_per_second(self.model.write_mb_per_second)
         read = self.images_per_second(self.model.read_mb_per_second)
-        text += f"\nevery image came back to the bit; {written:.3g} images a second written, "
+        text += f"\nevery image was read back exactly; {written:.3g} images/s written, "
         text += f"{read:.3g} read"
         if self.preview_bytes:
             share = self.preview_bytes / self.model.bytes
             text += f"; every y is in the first {self.preview_bytes:,} bytes, {share:.1%}"
         if not any(size.name.startswith("JPEG XL") for size in self.others):
-            text += "\nJPEG XL is not there: pip install 'srvae-pyro[codecs]'"
+            text += "\nJPEG XL is not installed: pip install 'srvae-pyro[codecs]'"
         return text
 
 
@@ -129,7 +129,7 @@ def evaluate_coding(
     ``seed`` and ``indices`` (N) give the noise of the ELBO.
 
     Raises:
-        RuntimeError: what was read back is not what was written.
+        RuntimeError: the code does not decode to the same images.
         UserError: the model cannot code them.
     """
     device = next(model.parameters()).device
@@ -147,7 +147,7 @@ def evaluate_coding(
         again = codec.decode(content.chains, content.header.sizes, bar.update)
         read = time.monotonic()
     if not torch.equal(torch.stack(again), images):
-        raise RuntimeError("what was read back is not what was written")
+        raise RuntimeError("the code does not decode to the same images")
     values = images.numel()
     chain_bytes = [chain.bytes for chain in chains]
     start_bytes = [chain.start_bytes for chain in chains]

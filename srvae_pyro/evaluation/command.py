@@ -94,7 +94,7 @@ def requested_measures(arguments: EvaluateArguments) -> dict[str, Measure]:
         if "=" in word and not position:
             raise UserError(f"--measure {word}: name the measure first")
         if "=" not in word and word not in {kind.name for kind in kinds}:
-            raise UserError(f"--measure {word}: no measure without flags is called so")
+            raise UserError(f"--measure {word}: there is no such measure without flags")
     return {kind.name: kind.of(arguments) for kind in kinds}
 
 
@@ -129,7 +129,7 @@ def print_results(results: Mapping[str, Result], selection: Selection, trained_o
             source = f"importance sampling, {likelihood.samples} samples, {likelihood.estimator}, "
             source += f"{likelihood.seconds:.0f} s"
         over = over_photographs(likelihood or elbo)
-        print(f"nll: {source}{f', ±{over}' if over else ''}; the terms in nats an image")
+        print(f"nll: {source}{f', ±{over}' if over else ''}; the terms in nats per image")
     for result in results.values():
         if text := result.table(results):
             print(text)

@@ -78,7 +78,7 @@ def _downloaded(url: str) -> Path:
     except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"no download of the Inception weights for FID ({reason}): get {url} elsewhere and "
+            f"cannot download the Inception weights for FID ({reason}): get {url} elsewhere and "
             f"put it at {path}, or name its place as fid_weights"
         ) from None
     return path
@@ -218,7 +218,7 @@ def fid_and_kid(
     fidelity("metric_fid")  # is it installed?
     if samples < 2 or len(real) < 2:
         raise UserError(
-            "FID compares covariances: it takes at least 2 images of each kind, not "
+            "FID compares covariances: it needs at least 2 images of each kind, not "
             f"{samples} generated and {len(real)} real ones"
         )
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
@@ -250,8 +250,8 @@ def _distances(generated: Tensor, real: Tensor, seed: int) -> Distances:
     fewest = min(len(generated), len(real))
     if fewest <= generated.shape[1]:
         warnings.warn(
-            f"FID of {fewest} images is far too high and cannot be compared with others: it "
-            f"takes more than {generated.shape[1]}, the features of its network",
+            f"FID of {fewest} images is far too high and cannot be compared with others: use more "
+            f"images than its network has features, {generated.shape[1]}",
             stacklevel=1,
         )
     subset_size = KID_SUBSET_SIZE if fewest >= KID_SUBSET_SIZE else max(fewest // 2, 2)

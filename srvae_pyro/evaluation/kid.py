@@ -253,7 +253,7 @@ class KidResult(Result):
             error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
             cells = [name, f"{row.kid:.4f}", error, f"{row.images:,}", f"{row.real:,}"]
             rows.append(cells + ([f"{v:.3f}" for v in row.overlap.values()] or ["-"] * 4))
-        note = "not to be compared with KID in Inception's features; 0 if the sets are alike"
+        note = "not comparable with KID in Inception's features; 0 if the sets are alike"
         lines = [columns(rows, left=1), f"{note}; {self.seconds:.0f} s"]
         return "\n".join([*lines, how_generated(self.sampling, "decode")])
 

@@ -141,7 +141,7 @@ class LikelihoodResult(Result):
 
 
 def _refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> str:
-    head = ["drawn from q", "ELBO", "nll", f"effective of {refined.samples}", "Pareto k"]
+    head = ["q, bits/dim", "-ELBO", "nll", f"effective of {refined.samples}", "Pareto k"]
     rows = [[*head, f"above {UNRELIABLE_K}"]]
     names = ("of the encoder", f"refined by {refined.refine} steps")
     for name, result in zip(names, (encoders, refined), strict=True):
@@ -152,7 +152,9 @@ def _refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> 
     elbo = encoders.elbo_bits_per_dim - refined.elbo_bits_per_dim
     nll = encoders.bits_per_dim - refined.bits_per_dim
     text = columns(rows, left=1)
-    text += f"\nrefining lowers the ELBO's bits/dim by {elbo:.4f} and the nll's by {nll:.4f}, in "
+    text += (
+        f"\nrefining lowers the negative ELBO by {elbo:.4f} and the nll by {nll:.4f} bits/dim, in "
+    )
     text += f"{refined.seconds:.0f} s"
     if refined.kept:
         text += f"; for {refined.kept:,} of the images it does not, and the encoder's q is kept"
@@ -311,9 +313,9 @@ class ElboResult(Result):
 
     def table(self, others: Mapping[str, Any] | None = None) -> str:
         error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
-        line = f"ELBO {self.bits_per_dim:.4f}{error} bits/dim{over_photographs(self)}"
+        line = f"negative ELBO: {self.bits_per_dim:.4f}{error} bits/dim{over_photographs(self)}"
         if self.y_bits_per_dim is not None:
-            line += f"; of y alone, (RE_y + KL_u) a dimension of y: {self.y_bits_per_dim:.4f}"
+            line += f"; of y alone, RE_y + KL_u per dimension of y: {self.y_bits_per_dim:.4f}"
         lines = [line]
         for latent, counts in sorted(self.units.items(), reverse=True):
             line = f"{latent}: {counts.active} of {counts.units} units active"

@@ -51,17 +51,17 @@ def select(data: DataSplits, split: Split, limit: int | None) -> Selection:
 
 def _images_of(data: DataSplits, split: Split) -> Tensor:
     if data.info.get("streamed") and split in ("train", "all"):
-        raise UserError(f"{data.name} is too large for the split {split}: take val or test")
+        raise UserError(f"{data.name} is too large for the split {split}: use val or test")
     if split == "all":
         return torch.cat([data.train.in_memory(), data.val, data.test])
     at_random = split in data.info.get("held_out_indices", {}) and data.name not in DATA_SETS
     if at_random and not data.info["own"]:
         raise UserError(
-            f"{data.name} has no folder {split}/: take the split all to measure on all its images"
+            f"{data.name} has no folder {split}/: use --split all to measure on all its images"
         )
     images: Tensor = data.train.in_memory() if split == "train" else getattr(data, split)
     if not len(images):
-        raise UserError(f"{data.name} has no folder {split}/: take another split")
+        raise UserError(f"{data.name} has no folder {split}/: choose another split")
     return images
 
 

@@ -100,7 +100,9 @@ class Outputs:
         """The outputs that can be written; a warning before the work if the run's cannot."""
         if json is not None:
             if json.resolve() == (run / EVALUATION).resolve():
-                raise UserError(f"--json {json} is written anyway, as lines: leave it out")
+                raise UserError(
+                    f"--json {json} is the run's own record, which is always written: leave it out"
+                )
             check_output(json, "--json FILE", _is_result)
             if earlier := replaced(json):
                 print_line(f"the results go to {shown(json)}{earlier}")

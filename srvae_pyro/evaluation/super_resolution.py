@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -32,7 +31,7 @@ from srvae_pyro.evaluation.sr_scores import (
 from srvae_pyro.inference.decoding import ImageNoise
 from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.networks import cached_weights
-from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.pixels import interpolated, to_levels, to_unit
 from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.upscaling.quality import psnr, shown_psnr
 from srvae_pyro.upscaling.upscaler import (
@@ -62,7 +61,7 @@ def factors_for(model: ImageModel, requested: Sequence[int], size: Sequence[int]
         multiple = factor * srvae.lower_multiple
         if size[0] % multiple or size[1] % multiple:
             raise UserError(
-                f"factor {factor} takes images whose sides are multiples of {multiple}, and "
+                f"factor {factor} needs images whose sides are multiples of {multiple}, and "
                 f"these are {size[0]}x{size[1]}: leave it out"
             )
     return factors
@@ -120,14 +119,6 @@ class SuperResolver:
         return upscale_batch(self.model, to_unit(y), temperature=0.0, noise=noise, **decode)
 
 
-def interpolated(y: Tensor, factor: int, method: Image.Resampling) -> Tensor:
-    size = (factor * y.shape[-1], factor * y.shape[-2])
-    planes = [
-        np.asarray(Image.fromarray(plane).resize(size, method)) for plane in y.flatten(0, 1).numpy()
-    ]
-    return torch.from_numpy(np.stack(planes)).unflatten(0, y.shape[:2])
-
-
 def _in_levels(x: Tensor) -> Tensor:
     return to_levels(x).clamp(0, 255).to(torch.uint8).cpu()
 
@@ -172,8 +163,7 @@ class FactorResult:
             columns(rows, left=1),
             f"Y: luma without {self.factor} pixels at each border{over}",
             *_differences(self.diversity, self.samples),
-            f"{_few(self.megapixels_per_second)} megapixels of sampled outputs a second, in a "
-            "process",
+            f"{_few(self.megapixels_per_second)} megapixels of samples per second and process",
         ]
         if self.calibration is not None:
             lines.append(_calibration_table(self.calibration, self.factor))
@@ -184,8 +174,8 @@ def _differences(diversity: Diversity, samples: int) -> list[str]:
     if diversity.std is None:
         return []
     lines = [
-        f"samples differ by {diversity.std:.1f} levels of 255 (standard deviation a pixel), "
-        f"two of them by {diversity.pairwise_rmse:.1f} (root mean square)"
+        f"standard deviation of the samples: {diversity.std:.1f} levels of 255 per pixel; "
+        f"difference of two samples: {diversity.pairwise_rmse:.1f} (root mean square)"
     ]
     names = {
         "score_mse": "squared error over 16x16 pixels",
@@ -266,7 +256,7 @@ class SuperResolution(Measure):
 
     def prepare(self, model: ImageModel, group: ProcessGroup) -> None:
         if not super_resolves(model):
-            raise UserError("a VAE has no y: super_resolution is of the srVAE")
+            raise UserError("super_resolution needs an srVAE: a VAE has no y")
         self.distance = feature_distance(group.device)
 
     def check(self, task: Task) -> None:

@@ -118,7 +118,7 @@ def estimate_log_likelihood(
     if samples < 1 or at_once < 1:
         raise UserError(f"importance samples must be at least 1, not {min(samples, at_once)}")
     if estimator not in get_args(Estimator):
-        raise UserError(f"`estimator` is product or paired, not {estimator!r}")
+        raise UserError(f"`estimator` must be product or paired, not {estimator!r}")
     indices = list(range(len(x))) if images is None else list(images)
     weigh = Weighing(samples, max(at_once // len(x), 1), ImageNoise(seed, indices))
     q = model.guide if guide is None else guide
@@ -210,5 +210,5 @@ def evaluations_at_once(
         fit = budget / (one + latents + pairs)
     if fit < 1:
         need = 2e-9 * (one + pairs + samples * latents)
-        raise UserError(f"`memory_gb={memory_gb:g}` is too little: it needs {need:.2g}")
+        raise UserError(f"`memory_gb={memory_gb:g}` is too little: use at least {need:.2g}")
     return min(int(fit), most)

@@ -73,7 +73,7 @@ def draw(
         samples: S, draws for each image; if not given one, without a dimension of its own.
         indices: that the images' noise is tied to; 0 to B - 1 if not given.
         batch_size: images (times samples) at a time.
-        seed: of all noise; PyTorch's generator is used if not given.
+        seed: random seed; PyTorch's generator is used if not given.
 
     Returns:
         By site (B, ...), or (S, B, ...) if ``samples`` is given.
@@ -112,7 +112,7 @@ def draw(
         with Decode(how.decode, *temperatures, noise, y_temperature), aside:
             sites = Predictive(on_inputs, batch, num_samples=size, parallel=True)()
         if y_temperature is not None and "y" not in sites:
-            raise UserError("`y_temperature` is the srVAE's: this model has no y")
+            raise UserError("`y_temperature` needs an srVAE: this model has no y")
         chunks.append({name: value.squeeze(plates) for name, value in sites.items()})
     joined = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
     if samples is None:

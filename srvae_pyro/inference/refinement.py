@@ -202,5 +202,7 @@ def refined_at_once(model: Any, x: Tensor, memory_gb: float, most: int = 16) -> 
     fit = (memory_gb * 1e9 / 2 - least) / one + few
     if fit < 1:
         need = 2e-9 * (least + one * (1 - few))
-        raise UserError(f"`memory_gb={memory_gb:g}` is too little to refine: it needs {need:.2g}")
+        raise UserError(
+            f"`memory_gb={memory_gb:g}` is too little to refine: use at least {need:.2g}"
+        )
     return min(int(fit), most)

@@ -21,9 +21,9 @@ class Temperatures:
     temperature: Annotated[float, AtLeast(0)] = 1.0
     """factor on the standard deviations of the latents; below 1: more typical, less varied"""
     image_temperature: Annotated[float, Above(0)] = 1.0
-    """the same for the pixels that are sampled"""
+    """the same for sampled pixels"""
     y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None
-    """the same for the pixels of the srVAE's y"""
+    """the same for sampled pixels of the srVAE's y"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,6 @@ class Sampling(Temperatures):
     """How images are drawn."""
 
     decode: Decoding = "sample"
-    """draw each pixel, take the likeliest component's mean, or the expectation"""
+    """sample: draw each pixel; mode: the likeliest component's mean; mean: the expectation"""
     seed: Annotated[int, AtLeast(0)] = 0
-    """of all noise; image i of a seed is the same whatever the batch size"""
+    """random seed; image i of a seed does not depend on the batch size"""

@@ -92,7 +92,7 @@ def load_weights(model: Any, run: str | Path) -> None:
         model.load_state_dict(state, strict=known.restorer == model.config.restorer)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the weights of {run} do not suit: {reason}") from None
+        raise UserError(f"the weights of {run} do not fit this model: {reason}") from None
 
 
 def images_plate(x: Tensor | None = None, count: int = 1) -> Any:

@@ -95,7 +95,7 @@ In Python, with the package `srvae_pyro` installed:
 {code}
 ```
 
-By commands:
+On the command line:
 
 ```sh
 {shell}
@@ -109,7 +109,8 @@ By commands:
 
 ## Licence
 
-None is given yet: whoever shares this model says here under which it is, as far as its data allow.
+None has been chosen yet. Whoever shares this model states it here, as far as the licence of its
+data allows.
 
 ## Citation
 
@@ -129,10 +130,10 @@ def _data(run: RunConfig) -> str:
         kind = "images"
         if crops := info.get("crops"):
             kind = (
-                f"random {crops['side']}x{crops['side']} crops an epoch of "
+                f"random {crops['side']}x{crops['side']} crops per epoch of "
                 f"{crops['images']['train']:,} images at their own resolution"
             )
-        text += f": {train:,} {kind}, beside {val:,} for validation and {test:,} for test"
+        text += f": {train:,} {kind}, with {val:,} for validation and {test:,} for test"
     if split := info.get("split"):
         text += f" ({split})"
     return f"{text}."
@@ -146,7 +147,8 @@ def _training(run: RunConfig) -> str:
     length = [
         f"{value:,g} {unit}" for name, unit in limits.items() if (value := getattr(training, name))
     ]
+    most = " or ".join(length)
     return (
-        f"Batches of {training.batch_size}, at most {' or '.join(length) or 'as long as wanted'}, "
+        f"Batches of {training.batch_size}, {f'at most {most}' if most else 'no limit'}, "
         f"networks in {training.precision}, srvae_pyro {run.version}."
     )

@@ -35,7 +35,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
     _check_likelihoods(config, transform)
     if config.model == "vae":
         if config.u_stages is not None:
-            raise UserError("`u_stages` is the srVAE's: the VAE has no u")
+            raise UserError("`u_stages` needs an srVAE: the VAE has no u")
         multiple = _checked(config, config.stages)
         latent = _halved(config, config.image_shape, config.stages)
         shape = config.image_shape
@@ -69,7 +69,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
 
 def _check_likelihoods(config: ModelConfig, transform: Transform) -> None:
     if is_consistent(config) and config.model == "vae":
-        raise UserError(f"`likelihood={config.likelihood}` is the srVAE's: the VAE has no y")
+        raise UserError(f"`likelihood={config.likelihood}` needs an srVAE: the VAE has no y")
     if is_consistent(config) and transform.block is None:
         averages = names_of(lambda d: d.block is not None)
         raise UserError(

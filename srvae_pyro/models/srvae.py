@@ -184,7 +184,7 @@ class SRVAE(ImageModel):
     ) -> dict[str, Tensor]:
         """As :meth:`super_resolve`, from damaged inputs o (B, c, h, w) of a known kind."""
         if self.restorer is None:
-            raise UserError("this model has not learnt from damaged inputs: use super_resolve")
+            raise UserError("this model was not trained on damaged inputs: use super_resolve")
         self.check_lower(o)
         return self.draw(partial(self.restoration, kind=kind), o, samples=samples, **sampling)
 

@@ -216,7 +216,7 @@ def make_transform(name: str) -> Transform:
     if name not in TRANSFORMS:
         close = get_close_matches(name, TRANSFORMS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(f"no transform is called {name!r}: {hint}There are {', '.join(TRANSFORMS)}")
+        raise UserError(f"there is no transform {name!r}: {hint}There are {', '.join(TRANSFORMS)}")
     return TRANSFORMS[name]()
 
 

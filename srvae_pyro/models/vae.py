@@ -82,8 +82,8 @@ class VAE(ImageModel):
 
     def generative_reconstruct(self, *_: Any, **__: Any) -> NoReturn:
         """Raises a UserError: the one-level VAE has no y."""
-        raise UserError("a VAE has no y to generate from: generative reconstruction is the srVAE's")
+        raise UserError("generative reconstruction needs an srVAE: a VAE has no y")
 
     def super_resolve(self, *_: Any, **__: Any) -> NoReturn:
         """Raises a UserError: the one-level VAE has no y."""
-        raise UserError("a VAE has no y to start from: super-resolution is the srVAE's")
+        raise UserError("super-resolution needs an srVAE: a VAE has no y")

@@ -120,10 +120,10 @@ def build(page: Page) -> gr.Blocks:
             try:
                 upscaling = upscaling_model(model)
             except UserError as error:
-                missing = f" No tab upscales: {error}."
+                missing = f" There is no tab Upscale: {error}."
                 if not srvae:
                     missing = (
-                        " It has no y, so no tab upscales or recombines: that takes the run of "
+                        " It has no y, so the tabs Upscale and Recombine are missing: they need "
                         "an srVAE."
                     )
                 made = generate(Work(page.sessions.examples), model, 8, Sampling())
@@ -139,8 +139,7 @@ def build(page: Page) -> gr.Blocks:
                 run_tab(page, blocks)
         kind = "super-resolution VAE (srVAE)" if srvae else "one-level VAE"
         title.value = (
-            f"# {name}\n\nA {kind} that has learnt from images of {size_in_words(model)} pixels."
-            f"{missing}"
+            f"# {name}\n\nA {kind} trained on images of {size_in_words(model)} pixels.{missing}"
         )
         blocks.unload(page.leave)
     for block in blocks.blocks.values():
@@ -154,7 +153,7 @@ def _fetch_nothing(block: Any) -> None:
 
     async def moved(path: Any) -> Any:
         if str(path).startswith(("http://", "https://")):
-            raise gr.Error("give a file, not an address", print_exception=False)
+            raise gr.Error("use a file, not an address", print_exception=False)
         return await move(path)
 
     block.async_move_resource_to_block_cache = moved
@@ -312,7 +311,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             if error.errno != errno.EADDRINUSE:
                 break
     raise UserError(
-        f"cannot serve at {host}, port {port or 'any'} ({reason}): give another `host` or `port`"
+        f"cannot serve at {host}, port {port or 'any'} ({reason}): choose another `host` or `port`"
     )
 
 

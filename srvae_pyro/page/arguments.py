@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from srvae_pyro.checked import Above, AtLeast, Between
@@ -32,42 +32,44 @@ def host_name(host: str) -> str | None:
 class DemoArguments:
     """Open a page in the browser that shows what a trained model does.
 
-    A photograph that is dropped there is upscaled, beside bicubic, with plausible outputs and where
-    they differ; images are generated, reconstructed, interpolated and recombined; the run's
-    training curves and figures are shown. What the page gives to download are the files that the
+    Drop a photograph there to see it upscaled beside bicubic interpolation, with plausible outputs
+    and a map of where they differ. Other tabs generate, reconstruct, interpolate and recombine
+    images, and show the run's training curves and figures. Downloads are the files that the
     commands write with the same settings.
 
     Visitors share the model and queue for it. Only this computer can open the page unless --host
-    exposes it; there is no password. It answers to localhost, 127.0.0.1 and [::1], with another
-    --host to addresses, and to names given by --allow-host. It needs no network and calls nowhere;
-    each visitor's last images are kept in a temporary folder until the visitor leaves, half an hour
-    passes, --disk-gb is reached or the command ends.
+    exposes it; there is no password. It answers to localhost, 127.0.0.1 and [::1], to IP addresses
+    if another --host is given, and to the names in --allow-host. It needs no network and contacts
+    no other server. Each visitor's last images are kept in a temporary folder until the visitor
+    leaves, half an hour passes, --disk-gb is reached or the command ends.
     """
+
+    EXAMPLE: ClassVar = "pretrained"
 
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     host: Annotated[str, option("ADDRESS")] = "127.0.0.1"
-    """who may look: 127.0.0.1 this computer alone, 0.0.0.0 whoever reaches it by the network"""
+    """address to serve at: 127.0.0.1: only this computer; 0.0.0.0: everybody on the network"""
     allow_host: Annotated[tuple[str, ...], option("NAME ...", "none")] = ()
-    """further names that the page answers to, such as demo.example.com, which a proxy may have"""
-    port: Annotated[int | None, Between(1, 65535), option("N", "the first free from 7860 on")] = (
+    """further host names that the page answers to, such as demo.example.com of a proxy"""
+    port: Annotated[int | None, Between(1, 65535), option("N", "the first free one from 7860")] = (
         None
     )
-    """of the page's address"""
+    """port to serve at"""
     megapixels: Annotated[float, Above(0)] = 16.0
-    """the most that an image may have"""
+    """maximum size of an image, in megapixels"""
     upload_mb: Annotated[int, AtLeast(1)] = 64
-    """megabytes that a file may have"""
+    """maximum size of a file, in megabytes"""
     disk_gb: Annotated[float, Above(0)] = 8.0
-    """gigabytes that the files of all visitors may take; the oldest are removed first"""
+    """gigabytes on disk for the files of all visitors; the oldest are removed first"""
     memory_gb: Annotated[float, Above(0)] = 4.0
-    """gigabytes for upscaling, as of upscale; what needs more is done in tiles"""
+    """gigabytes of memory for upscaling; larger images are upscaled in tiles"""
     waiting: Annotated[int, AtLeast(1)] = 32
-    """how many requests may queue; further ones are refused"""
+    """number of requests that may queue; further ones are refused"""
     device: Device = "auto"
-    """auto takes a GPU if there is one"""
+    """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
+    """CPU threads; 0: the cores that other processes leave free, checked every second"""
 
     def check(self) -> None:
         """Refuse an ``--allow-host`` that cannot be a host's name."""

@@ -87,9 +87,9 @@ class Sessions:
         with self._lock:
             if not self._make_room(size):
                 raise UserError(
-                    f"this takes up to {size / 1e9:.2g} GB on disk, and of the "
-                    f"{self.most_bytes / 1e9:g} for all visitors too little is free: ask for less, "
-                    "or try again later"
+                    f"this needs up to {size / 1e9:.2g} GB on disk, and too little of the "
+                    f"{self.most_bytes / 1e9:g} GB for all visitors is free: ask for less, or try "
+                    "again later"
                 )
             self._reserved += size
         try:

@@ -47,7 +47,7 @@ DECODINGS = [
 ESTIMATE = ("point estimate", "estimate")
 # Settings as the page calls them, in errors too.
 LABELS = {
-    "factor": "How many times larger",
+    "factor": "Factor",
     "input": "What the photograph is",
     "samples": "How many outputs",
     "decode": "Pixels",
@@ -58,7 +58,7 @@ LABELS = {
 }
 TEMPERATURES = ("temperature", "image_temperature", "y_temperature")
 SMALL, *IMAGES = EXAMPLES
-UNTIL = "Until you do, an example is used."
+UNTIL = "Until then, an example is used."
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def connect(
             raise _error(with_flags(str(error), LABELS)) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if out_of_memory(error):
-                raise _error("memory does not suffice: take a smaller image") from None
+                raise _error("out of memory: use a smaller image") from None
             raise
 
     entered = [field.submit for field in inputs if isinstance(field, gr.Number)]
@@ -237,7 +237,7 @@ TABS = (
         "reconstruct",
         reconstruct,
         (("The image and its reconstructions", "reconstructed"),),
-        "Drop an image ({largest}): its central square, brought to {size} pixels, is encoded, "
+        "Drop an image ({largest}). Its central square, resized to {size} pixels, is encoded "
         "and decoded again. {until}",
         ("Image",),
     ),
@@ -245,7 +245,7 @@ TABS = (
         "interpolate",
         interpolate,
         (("From the first to the second", "interpolated"),),
-        "Drop two images ({largest}): their central squares, brought to {size} pixels, are "
+        "Drop two images ({largest}). Their central squares, resized to {size} pixels, are "
         "encoded, and steps between their latents are decoded. {until}",
         ("First image", "Second image"),
         ("Steps", "steps", 2, 16, 6),
@@ -254,8 +254,8 @@ TABS = (
         "recombine",
         recombine,
         (("u of one with z of the other", "recombined"),),
-        "Drop two images ({largest}): of their central squares, brought to {size} pixels, u "
-        "of one, from which y is drawn, is combined with z of the other, the detail. {until}",
+        "Drop two images ({largest}). Of their central squares, resized to {size} pixels, u of "
+        "one, from which y is drawn, is combined with z of the other, the detail. {until}",
         ("First image", "Second image"),
         decode="mode",
         srvae=True,
@@ -307,8 +307,8 @@ def sampling_from(model: ImageModel, seed: Any, decode: Any, *temperatures: Any)
 
 def upscale_tab(page: Page, model: SRVAE) -> None:
     gr.Markdown(
-        f"Drop a photograph (JPEG, PNG, WebP, TIFF and others; {page.largest}): it is upscaled at "
-        f"once. {UNTIL}"
+        f"Drop a photograph (JPEG, PNG, WebP, TIFF and others; {page.largest}) to upscale it. "
+        f"{UNTIL}"
     )
     shown, words, example = _upscaled_example(page, model)
     with gr.Row():
@@ -319,7 +319,7 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
                 factors,
                 value=model.guide.d.factor,
                 label=LABELS["factor"],
-                info="1 restores it at its own size." if 1 in factors else None,
+                info="1 restores the photograph without upscaling it." if 1 in factors else None,
                 elem_id="factor",
             )
             button, stop = buttons("Upscale", "upscale", "upscale-stop")
@@ -329,9 +329,9 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
                     list(get_args(InputName)),
                     value=UpscaleOptions.input,
                     label=LABELS["input"],
-                    info="auto: a JPEG by its own quantisation table, another file as unknown. "
-                    "average: averages of 2x2 pixels, with which outputs are exactly consistent. "
-                    "The next three: downscaled by this filter.",
+                    info="auto: a JPEG by its own quantisation table, other files as unknown. "
+                    "average: an exact average of 2x2 pixels, to which every output downsamples. "
+                    "bicubic, lanczos, bilinear: downscaled by this filter.",
                     visible=model.restorer is not None,
                     elem_id="input",
                 )
@@ -339,7 +339,7 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
         with gr.Column(scale=2, min_width=300):
             beside = gr.ImageSlider(
                 shown,
-                label="Left bicubic, right the output",
+                label="Left: bicubic; right: the output",
                 type="filepath",
                 interactive=False,
                 buttons=["fullscreen"],
@@ -350,14 +350,14 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
                 100,
                 value=50,
                 step=1,
-                label="Where bicubic ends and the output begins, in per cent of the width",
+                label="Position of the line between the two, in per cent of the width",
                 elem_id="where",
                 buttons=[],
             )
             summary = gr.Markdown(words, elem_id="consistency")
-            output = files("The output, to download", "output-files", example)
+            output = files("Download the output", "output-files", example)
     gr.Markdown(
-        "### Several outputs\n\nA photograph has many plausible outputs: draw some and see where "
+        "### Several outputs\n\nA photograph has many plausible outputs. Draw some and see where "
         "they differ."
     )
     samples = gr.Slider(2, 16, value=4, step=1, label=LABELS["samples"], elem_id="samples")
@@ -366,7 +366,7 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
         how_several = _how("samples", DECODINGS, "sample", 1.0)
     several = gallery("Outputs, their mean, and where they differ", "sample-gallery", large=True)
     sample_words = gr.Markdown(elem_id="sample-consistency")
-    sample_files = files("All outputs, to download", "sample-files")
+    sample_files = files("Download all outputs", "sample-files")
 
     def upscaled(
         work: Work,
@@ -401,12 +401,13 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
     def many(work: Work, path: str | None, count: float | None, *how: Any) -> Any:
         done = upscaled(work, path, whole(LABELS["samples"], count), *how)
         *outputs, mean = done.outputs.consistencies.items()
-        shown = [(str(file), f"output {i}: LR-PSNR {c}") for i, (file, c) in enumerate(outputs, 1)]
-        white = f"where they differ: white is {done.outputs.white:.1f} levels of 255"
-        shown += [
-            (str(mean[0]), f"their mean: LR-PSNR {mean[1]}"),
-            (str(done.outputs.deviation), white),
+        named = [(f"output {i}", output) for i, output in enumerate(outputs, 1)]
+        shown = [
+            (str(file), f"{name}{consistency and f': LR-PSNR {consistency}'}")
+            for name, (file, consistency) in [*named, ("their mean", mean)]
         ]
+        white = f"where they differ: white is {done.outputs.white:.1f} levels of 255"
+        shown.append((str(done.outputs.deviation), white))
         return shown, done.words, [file for file, _ in shown]
 
     triggers, inputs = [photograph.upload, button.click], [photograph, factor, *how, kind]
@@ -449,15 +450,15 @@ def _how(name: str, decodings: list[tuple[str, str]], decode: str, temperature: 
 MOST_POINTS = 500  # of a curve
 # What is worth a curve first, and how it is called.
 NAMES = {
-    "bits_per_dim": "ELBO (bits/dim)",
-    "re_x": "RE_x (nats an image)",
-    "re_y": "RE_y (nats an image)",
-    "kl_z": "KL_z (nats an image)",
-    "kl_u": "KL_u (nats an image)",
-    "loss": "loss (nats an image)",
+    "bits_per_dim": "negative ELBO (bits/dim)",
+    "re_x": "RE_x (nats per image)",
+    "re_y": "RE_y (nats per image)",
+    "kl_z": "KL_z (nats per image)",
+    "kl_u": "KL_u (nats per image)",
+    "loss": "loss (nats per image)",
     "gradient_norm": "gradient norm",
     "lr": "learning rate",
-    "images_per_second": "images a second",
+    "images_per_second": "images per second",
 }
 # In words: there is no room for a legend.
 SPLITS = {"train": ("training", "blue", "#4c78a8"), "val": ("validation", "orange", "#f58518")}
@@ -509,14 +510,14 @@ def settings_in_words(run: Path, model: ImageModel) -> list[tuple[str, str]]:
     if config.model == "srvae":
         rows += [("d(x)", config.d), ("p(x given y, z)", config.likelihood)]
     if model.run_config is not None:
-        rows += [("preset", model.run_config.preset or "its own")]
+        rows += [("preset", model.run_config.preset or "none")]
         rows += [("data", Path(model.run_config.data.data).name)]
     nats = validation_nats(run / WEIGHTS)
     if nats is not None and math.isfinite(nats):
         bits = nats / (math.prod(config.image_shape) * math.log(2))
         images = validation_images(run / WEIGHTS)
         of = f", {images:,} images" if images else ""
-        rows.append(("validation ELBO", f"{bits:.3f} bits/dim{of}"))
+        rows.append(("validation, negative ELBO", f"{bits:.3f} bits/dim{of}"))
     return rows
 
 
@@ -541,13 +542,13 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
     )
     note = gr.Markdown(elem_id="curve-note")
     figures = gallery("Figures", "figures", large=True)
-    again = gr.Button("Read again", elem_id="read-again")
+    again = gr.Button("Reload", elem_id="read-again")
 
     def show(name: str | None) -> tuple[Any, str]:
         """A curve, and its ends in words, also for those who do not see it."""
         rows = read_curves(page.run).get(name or "")
         if rows is None:
-            nothing = "*This run's folder has no `metrics.jsonl`: there are no curves to show.*"
+            nothing = "*There are no curves to show: this run's folder has no `metrics.jsonl`.*"
             return pd.DataFrame([], columns=["step", "value", "split"]), nothing
         ends = []
         for split, colour, _ in SPLITS.values():

@@ -20,11 +20,11 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.page.sessions import Work
-from srvae_pyro.pixels import to_unit
+from srvae_pyro.pixels import interpolated, to_unit
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.command import in_words, upscale_file
 from srvae_pyro.upscaling.files import Outputs, Writer, names_for, pixels_of
-from srvae_pyro.upscaling.photographs import Photograph, as_image, save_photograph, shown
+from srvae_pyro.upscaling.photographs import Photograph, save_photograph, shown
 from srvae_pyro.upscaling.tiling import MemoryCanvas
 from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
@@ -53,7 +53,7 @@ BATCH = 4  # images between two moments at which a visitor can stop
 def generate(work: Work, model: ImageModel, count: int, sampling: Sampling) -> tuple[Shown, Shown]:
     """New images x, and an srVAE's y; image i of a seed is the one that ``generate`` writes."""
     if count < 1:
-        raise UserError("how many images must be at least 1")
+        raise UserError("the number of images must be at least 1")
     xs: Shown = []
     ys: Shown = []
     for start in range(0, count, BATCH):
@@ -124,11 +124,11 @@ def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path
         raise UserError("drop an image first, or choose a file")
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"{shown(Path(file.name))} is kept here no longer: drop it again")
+        raise UserError(f"{shown(Path(file.name))} is no longer kept here: drop it again")
     if (pixels := pixels_of(file)) > megapixels * 1e6:
         raise UserError(
-            f"{shown(Path(file.name))} has {pixels / 1e6:.3g} megapixels, and this page takes "
-            f"{megapixels:g}: make it smaller or cut out a part"
+            f"{shown(Path(file.name))} has {pixels / 1e6:.3g} megapixels, and this page takes at "
+            f"most {megapixels:g}: make it smaller or crop it"
         )
     return file
 
@@ -156,7 +156,7 @@ def image_for(model: ImageModel, path: Path) -> Tensor:
     if image.size != (width, height):
         raise UserError(
             f"{shown(Path(path.name))} has {image.width}x{image.height} pixels, and the model "
-            f"takes {size_in_words(model)}: bring it to that size"
+            f"takes {size_in_words(model)}: resize it"
         )
     levels = np.array(image).reshape(height, width, channels).transpose(2, 0, 1)
     return to_unit(torch.from_numpy(levels.copy()))[None]
@@ -196,10 +196,11 @@ def upscale(work: Work, model: SRVAE, path: Path, options: UpscaleOptions) -> Up
     _, height, width = photograph.levels.shape
     summary = f"{width}x{height}"
     if factor > 1:
-        summary += f" upscaled {factor} times to {factor * width}x{factor * height}"
+        summary += f" upscaled by {factor} to {factor * width}x{factor * height}"
     summary += in_words(upscaler.kind_of(photograph), upscaler)
     note = f" Left out: {photograph.note}." if photograph.note else ""
-    return Upscaled(bicubic, outputs, f"{summary}.{note} {consistency_in_words(outputs)}")
+    consistency = consistency_in_words(outputs)
+    return Upscaled(bicubic, outputs, f"{summary}.{note}{consistency and f' {consistency}'}")
 
 
 def disk_bytes(model: SRVAE, path: Path, options: UpscaleOptions) -> int:
@@ -210,6 +211,7 @@ def disk_bytes(model: SRVAE, path: Path, options: UpscaleOptions) -> int:
 
 
 def consistency_in_words(outputs: Outputs) -> str:
+    """How well outputs agree with an exact input; empty for a restored one."""
     values = sorted(set(outputs.consistencies.values()))
     each = "output" if len(outputs.consistencies) == 1 else "outputs and their mean"
     if values == ["exact"]:
@@ -217,13 +219,12 @@ def consistency_in_words(outputs: Outputs) -> str:
             f"Exactly consistent: downscaling the {each} gives the input, pixel by pixel. Keep it "
             "as PNG: JPEG would lose that."
         )
+    if values == [""]:
+        return ""
     to = f" to {values[-1]}" if len(values) > 1 else ""
     return f"LR-PSNR (PSNR of the downscaled {each} against the input): {values[0]}{to}."
 
 
 def _save_bicubic(photograph: Photograph, factor: int, path: Path) -> None:
-    image = as_image(MemoryCanvas(photograph.levels), gray=photograph.gray)
-    size = (factor * image.width, factor * image.height)
-    pixels = np.array(image.resize(size, Image.Resampling.BICUBIC)).reshape(*size[::-1], -1)
-    levels = torch.from_numpy(pixels).permute(2, 0, 1)
+    (levels,) = interpolated(photograph.levels[None], factor)
     save_photograph(path, MemoryCanvas(levels), photograph)

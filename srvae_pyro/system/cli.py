@@ -17,6 +17,7 @@ import importlib
 import inspect
 import io
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
-from cyclopts import App, CycloptsError, Group, Parameter, Token, convert
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, Token, convert
 
 from srvae_pyro.checked import check
 from srvae_pyro.errors import UserError, flag_of, out_of_memory, with_flags
@@ -55,9 +56,9 @@ def check_arguments(arguments: Any) -> None:
 def check_folder(out: Path | None) -> None:
     """Refuse an ``--out`` that is a file, or meant as an image's name."""
     if out is not None and out.suffix.lower() in EXTENSIONS and not out.is_dir():
-        raise UserError(f"--out is a folder for the images, and {out} an image's name")
+        raise UserError(f"--out takes a folder, and {out} is the name of an image")
     if out is not None and out.is_file():
-        raise UserError(f"--out is a folder for the images, and {out} a file: name another")
+        raise UserError(f"--out takes a folder, and {out} is a file: choose another")
 
 
 def run_command(
@@ -66,8 +67,8 @@ def run_command(
     """Parse the command line into a ``kind``, run ``main`` on it and exit.
 
     Errors become one line on standard error and exit code 2, Ctrl-C exit code 130. What cannot be
-    printed, on a full disk or to a closed pipe, is dropped. ``memory`` is the advice if memory does
-    not suffice: "give a smaller --batch-size".
+    printed, on a full disk or to a closed pipe, is dropped. ``memory`` is the advice if memory runs
+    out: "use a smaller --batch-size".
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # standard error never fails by itself
         sys.stdout.reconfigure(errors="replace")
@@ -77,7 +78,7 @@ def run_command(
 
         def command() -> int | None:
             if sys.flags.optimize > 1:
-                raise UserError("Pyro needs the docstrings that python -OO leaves out: use -O")
+                raise UserError("Pyro needs docstrings, which python -OO removes: use -O")
             arguments = parse(kind, prog)
             check_arguments(arguments)
             return main(arguments)
@@ -97,14 +98,34 @@ def parse(kind: type[T], prog: str = "", words: Sequence[str] | None = None) -> 
     if (common := getattr(kind, "COMMON_FLAGS", ())) and HELP_ALL not in words:
         app.help = inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0]
         app.help_formatter = _CommonFlags(common)
-        app.help_epilogue = f"{HELP_ALL} shows the rest."
+        app.help_epilogue = f"{HELP_ALL} shows all options."
     try:
         arguments: T | None = app(words, exit_on_error=False, print_error=False)
+    except MissingArgumentError as error:
+        raise UserError(_missing(kind, name, words, error)) from None
     except CycloptsError as error:
-        raise UserError(f"{str(error).rstrip('.')} (see {name} --help)") from None
+        raise UserError(_refusal(name, error)) from None
     if arguments is None:
         sys.exit(0)
     return arguments
+
+
+def _refusal(name: str, error: CycloptsError) -> str:
+    return f"{str(error).rstrip('.')} (see {name} --help)"
+
+
+def _missing(kind: Any, name: str, words: Sequence[str], error: MissingArgumentError) -> str:
+    """What to say if a value is missing: for the run or images an example of the command."""
+    example: str = getattr(kind, "EXAMPLE", "")
+    missing = error.argument.names[0] if error.argument else ""
+    if not example or error.keyword or missing not in ("--run", "--images"):
+        return _refusal(name, error)
+    model = example.split()[0]
+    if missing == "--images":
+        if Path(words[0]).suffix.lower() not in EXTENSIONS and not Path(words[0]).is_file():
+            return f"name at least one image after the model: {name} {example}"
+        example = shlex.join([model, *words])
+    return f"name a model first, such as {model}: {name} {example}"
 
 
 def make_app(kind: type[T], name: str) -> App:
@@ -187,7 +208,7 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         if out_of_memory(error):
-            print(f"{prog}: memory does not suffice{memory and ': '}{memory}", file=sys.stderr)
+            print(f"{prog}: out of memory{memory and ': '}{memory}", file=sys.stderr)
         elif isinstance(error, OSError):
             # A full disk, a folder that may not be written to, a path through a file.
             place = f"{error.filename}: " if error.filename else ""
@@ -195,8 +216,8 @@ def _run(command: Callable[[], int | None], prog: str, memory: str) -> int:
         elif str(error).startswith("DataLoader "):  # its processes were killed, or hang
             reason = str(error).splitlines()[0].rstrip(" .")
             print(
-                f"{prog}: reading images ahead failed ({reason}): give fewer --workers, or "
-                "--workers 0; a run goes on with --resume",
+                f"{prog}: reading images ahead failed ({reason}): use fewer --workers, or "
+                "--workers 0; --resume continues the run",
                 file=sys.stderr,
             )
         else:

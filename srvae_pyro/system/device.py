@@ -188,7 +188,7 @@ class Threads:
             self._told, self._told_at = self.count, time.monotonic()
             print_line(
                 f"threads: {self.count} of {self.most}, as other processes use {self.others:.1f} "
-                f"of {allowed_cores()} cores; --threads N fixes it (last bits can depend on it)"
+                f"of {allowed_cores()} cores; --threads N fixes the number (last bits depend on it)"
             )
 
 

@@ -73,19 +73,19 @@ def check_output(path: Path, flag: str, ours: Callable[[Path], bool] | None = No
         raise UserError(f"cannot write {shown(path)} ({error.strerror}): give {flag}") from None
     right = path.is_file() and ours(path) if ours else path.is_dir()
     if os.path.lexists(path) and not right:
-        raise UserError(f"{shown(path)} is there and is something else: give another {flag}")
+        raise UserError(f"{shown(path)} exists and is something else: choose another {flag}")
 
 
 def check_new(folder: Path, names: Sequence[str]) -> None:
     """Refuse a folder that has a file of one of these names."""
     for name in names:
         if os.path.lexists(folder / name):
-            raise UserError(f"{shown(folder / name)} is there already: give another `out`")
+            raise UserError(f"{shown(folder / name)} already exists: choose another `out`")
 
 
 def replaced(path: Path) -> str:
     """The end of a message about an output that is about to be written."""
-    return ", in place of an earlier one" if os.path.lexists(path) else ""
+    return ", replacing an earlier one" if os.path.lexists(path) else ""
 
 
 def longest_name(path: Path) -> int:
@@ -332,7 +332,7 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     if not has_locks(folder):
         print_line(
-            f"{shown(folder)} cannot be locked on its file system: start no second process there"
+            f"{shown(folder)} cannot be locked on its file system: start only one process there"
         )
         yield
         return

@@ -31,7 +31,7 @@ def refuse_address(name: str) -> None:
     address = re.match(r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/+(.*)", name)
     if address:
         name_in_it = "/".join(address[1].split("/")[:2])
-        raise UserError(f"{name} is an address: give the id in it, {name_in_it}")
+        raise UserError(f"{name} is an address: use the id in it, {name_in_it}")
 
 
 def download(name: str, files: Sequence[str], **options: Any) -> Path:
@@ -50,8 +50,8 @@ def download(name: str, files: Sequence[str], **options: Any) -> Path:
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise UserError(
-            f"{name} from the Hub has no {missing[0]}: it is no model of this program, or its copy "
-            "in the cache is not whole and the Hub does not answer"
+            f"{name} from the Hub has no {missing[0]}: it is not a model of this program, or its "
+            "cached copy is incomplete and the Hub does not answer"
         )
     return folder
 
@@ -70,7 +70,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, HFValidationError):
         return "that is not how an id is written, owner/name"
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
-        return "the Hub does not answer, and the cache has no whole copy of it"
+        return "the Hub does not answer, and the cache has no complete copy"
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         status = error.response.status_code
         advice = "log in with: hf auth login" if status in (401, 403) else "try again later"

@@ -122,7 +122,7 @@ def process_group(device: Device = "auto") -> Iterator[ProcessGroup]:
         if chosen.index >= count:
             raise UserError(
                 f"LOCAL_RANK is {chosen.index}, and PyTorch sees {count} CUDA devices here: start "
-                "as many processes on each machine, or give `device=cpu`"
+                "as many processes on each machine, or use `device=cpu`"
             )
         torch.cuda.set_device(chosen)
     try:
@@ -130,7 +130,7 @@ def process_group(device: Device = "auto") -> Iterator[ProcessGroup]:
     except dist.DistError:
         size, place = (os.environ[name] for name in ("WORLD_SIZE", "MASTER_ADDR"))
         raise UserError(
-            f"WORLD_SIZE is {size}, and within {MEETING} not so many processes met at {place}, "
+            f"WORLD_SIZE is {size}, but fewer processes connected within {MEETING} to {place}, "
             f"port {os.environ['MASTER_PORT']}: start them all, or unset WORLD_SIZE to work alone"
         ) from None
     # torchrun keeps one store through restarts, with the addresses of earlier processes. On several

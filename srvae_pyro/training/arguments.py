@@ -104,40 +104,40 @@ class TrainOptions:
     """How to train, beside the settings that ``config.json`` holds."""
 
     resume: bool = False
-    """go on from the run's last checkpoint; a new length rescales the schedules"""
+    """resume the run from its last checkpoint; a new length rescales the schedules"""
     save_minutes: Annotated[float, Above(0, math.inf)] = 10.0
-    """minutes between checkpoints within an epoch; each epoch's end has one too"""
+    """minutes between checkpoints within an epoch; another is written at its end"""
 
     device: Annotated[Device, option(group="machine")] = "auto"
-    """auto takes a GPU if there is one"""
+    """device to compute on; auto: a GPU if there is one"""
     precision: Annotated[Literal["auto", Precision], option(group="machine")] = "auto"
-    """of the networks, not of log-probabilities; auto: bf16 if the device has it"""
+    """precision of the networks, not of log-probabilities; auto: bf16 if the device has it"""
     threads: Annotated[
         int | None, AtLeast(0), option("N", "0; with --resume the run's", group="machine")
     ] = None
-    """CPU threads; 0: as many as other processes leave cores for, checked each second. A run
-    repeats, and resumes, to the bit only with a fixed number"""
+    """CPU threads; 0: the cores that other processes leave free, checked every second. Only with a
+    fixed number is a run repeated or resumed bit for bit"""
     accumulate: Annotated[int, AtLeast(1), option(group="machine")] = 1
-    """parts of each batch whose gradients are added up before the update: less memory"""
+    """parts of each batch whose gradients are accumulated before the update: less memory"""
     checkpoint_activations: Annotated[bool, option(group="machine")] = False
-    """gradient checkpointing: compute the activations of dense blocks again for the gradient; less
+    """gradient checkpointing: recompute the activations of dense blocks for the gradient; less
     memory, more time"""
     compile: Annotated[bool, option(group="machine")] = False
-    """compile the networks with torch.compile: minutes at the start; on a CPU it gains little"""
+    """compile the networks with torch.compile: takes minutes at the start, gains little on a CPU"""
     keep_allocator: Annotated[bool, option(group="machine")] = False
-    """leave glibc's memory allocator as it is (Linux, CPU): slower, but frees memory sooner"""
+    """keep glibc's default allocator settings (Linux, CPU): slower, but frees memory sooner"""
 
     data_root: Annotated[Path, option(group="data")] = Path("data")
-    """where the named data sets are, or are downloaded to"""
+    """folder of the named data sets, to which they are downloaded"""
     strict: Annotated[bool, option(group="data")] = False
-    """refuse a folder with files that are no images, rather than leave these out"""
+    """refuse a folder with files that are not images, instead of leaving them out"""
     stream: Annotated[bool, option(group="data")] = False
-    """read a folder's training images when they are needed, as happens anyway if they would take
-    more than half of the memory"""
+    """read training images from disk as needed; automatic if they would take more than half of the
+    memory"""
     workers: Annotated[
-        int | None, AtLeast(0), option("N", "half the cores, 8 at most", group="data")
+        int | None, AtLeast(0), option("N", "half the cores, at most 8", group="data")
     ] = None
-    """processes that read such images ahead, for each that trains; 0: none"""
+    """processes that read such images ahead, per training process; 0: none"""
 
 
 @dataclass(kw_only=True)
@@ -145,8 +145,8 @@ class TrainOptions:
 class TrainArguments(TrainOptions):
     """Train a super-resolution VAE, or the one-level VAE, and write a run's folder.
 
-    With no flags it is the paper's run: srVAE, CIFAR-10, preset paper. Ctrl-C saves and stops;
-    --resume goes on from there.
+    Without flags it trains the paper's model: srVAE, CIFAR-10, preset paper. Ctrl-C saves and
+    stops; --resume continues from there.
     """
 
     COMMON_FLAGS: ClassVar = (
@@ -155,11 +155,11 @@ class TrainArguments(TrainOptions):
     )
 
     preset: Annotated[Preset | None, option("NAME", "paper; with --init its run's")] = None
-    """networks and training; paper takes days on a GPU, the others hours or minutes on a CPU"""
+    """networks and training; paper takes days on a GPU, the others minutes or hours on a CPU"""
     run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA", alias="--run-name")] = None
-    """name of the run under runs/, or with a slash its folder; --run-name under torchrun"""
+    """name of the run under runs/, or its folder if it has a slash; --run-name under torchrun"""
     set: Annotated[tuple[str, ...], option("PART.NAME=VALUE", "none")] = ()
-    """any settings, named as in config.json: model.p_x.growth=24 training.anneal=0.5"""
+    """any settings by their names in config.json: model.p_x.growth=24 training.anneal=0.5"""
 
     def options(self) -> TrainOptions:
         return TrainOptions(**{f.name: getattr(self, f.name) for f in fields(TrainOptions)})

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from srvae_pyro.config import ModelConfig, RunConfig
 from srvae_pyro.data import DataSplits, ImageOptions, load_data
 from srvae_pyro.data.run_data import refuse_missing
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_image
-from srvae_pyro.errors import UserError
+from srvae_pyro.errors import UserError, counted
 from srvae_pyro.evaluation.likelihood import histogram_nats
 from srvae_pyro.evaluation.record import record
 from srvae_pyro.inference.statistics import bits_per_dim
@@ -24,7 +23,7 @@ from srvae_pyro.models.base import load_weights
 from srvae_pyro.models.pixel_groups import is_consistent
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.networks import checkpoint_blocks, compile_networks
-from srvae_pyro.pixels import to_unit
+from srvae_pyro.pixels import interpolated, to_unit
 from srvae_pyro.runs import CONFIG, name_for
 from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import THREADS, process_cores, start
@@ -48,7 +47,9 @@ from srvae_pyro.upscaling.quality import psnr
 from srvae_pyro.upscaling.upscaler import Upscaler, downscaled
 
 DRAWN, UPSCALED = 64, 8  # images of the figures at a run's end
-IN_USE = "another process trains there; wait for it, stop it, or choose another name with --run"
+IN_USE = (
+    "another process is training there; wait for it, stop it, or choose another name with --run"
+)
 
 
 def run(arguments: TrainArguments) -> int:
@@ -80,7 +81,7 @@ def run_in(
     if finished:
         return 0
     print_line(
-        f"stopped in epoch {trainer.progress.epoch}, after {trainer.progress.step} steps; go on "
+        f"stopped in epoch {trainer.progress.epoch}, after {trainer.progress.step:,} steps; resume "
         f"with: {resume_command(name, options)}"
     )
     return 128 + (trainer.interrupt.signal or signal.SIGINT)
@@ -147,7 +148,7 @@ def with_images(config: RunConfig, images: DataSplits, folder: Path, resume: boo
     if resume:
         if config.model.image_shape != images.shape:
             was, now = ("x".join(map(str, s)) for s in (config.model.image_shape, images.shape))
-            raise UserError(f"{folder} was trained on images of {was}, its data now has {now}")
+            raise UserError(f"{folder} was trained on images of {was}, but its data now has {now}")
         recorded = config.data.info.get("fingerprint")
         if recorded not in (None, fingerprint):
             raise UserError(
@@ -191,7 +192,7 @@ def train(trainer: Trainer, options: TrainOptions) -> bool:
         trainer.recovery.resume()
         if trainer.fraction_done() >= 1 and not group.restarts:
             raise UserError(
-                f"{folder} has reached its end: give `epochs`, `steps` or `max_minutes` more"
+                f"{folder} is complete: to continue it, raise `epochs`, `steps` or `max_minutes`"
             )
     if group.main:
         write_json(folder / CONFIG, trainer.config.to_dict())
@@ -213,12 +214,12 @@ def introduce(trainer: Trainer) -> None:
         f"{len(data.train):,} {data.unit} of {'x'.join(map(str, data.shape))}, "
         f"{trainer.group.device}, {config.training.precision}, to {trainer.folder}"
     )
-    print_line(f"images of {data.name}: {data.info.get('split')}")
+    print_line(f"split of {data.name}: {data.info.get('split')}")
     if crops := data.info.get("crops"):
         train, val, test = (f"{crops['images'][split]:,}" for split in ("train", "val", "test"))
         print_line(
-            f"crops: {len(data.train):,} random ones an epoch, the area of its {train} images; "
-            f"{len(data.val):,} of {val} images to validate, {len(data.test):,} of {test} to test"
+            f"crops: {len(data.train):,} random ones per epoch, the area of {train} images; "
+            f"{len(data.val):,} of {val} for validation, {len(data.test):,} of {test} for testing"
         )
     if limit := time_limit(config.training, trainer.progress.seconds):
         print_line(limit)
@@ -271,9 +272,9 @@ def report(trainer: Trainer) -> None:
     terms = ", ".join(f"{name} {value:.0f}" for name, value in named.items())
     first = "at the start" if trainer.settings.init else "untrained"
     print_line(
-        f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim by the ELBO"
+        f"test, {len(images):,} {data.unit}: {elbo['bits_per_dim']:.3f} bits/dim (negative ELBO)"
     )
-    print_line(f"  nats an image: {terms}")
+    print_line(f"  nats per image: {terms}")
     first += f" ({progress.untrained_images:,} {data.unit})"
     print_line(
         f"  for comparison: {progress.untrained:.2f} {first}, {histogram:.3f} by a histogram of "
@@ -297,8 +298,7 @@ def final_figures(model: ImageModel, data: DataSplits, folder: Path) -> list[str
         y = downscaled(model, x)
         upscaler = Upscaler(model)
         outputs = torch.stack([upscaler(image) for image in y])
-        bicubic = F.interpolate(y.float(), size=x.shape[-2:], mode="bicubic")
-        bicubic = bicubic.round().clamp(0, 255).to(torch.uint8)
+        bicubic = interpolated(y, model.guide.d.factor)
         ours, theirs = (psnr(levels, x).mean().item() for levels in (outputs, bicubic))
         rows = [
             LabelledRow("input", to_unit(y)),
@@ -308,7 +308,7 @@ def final_figures(model: ImageModel, data: DataSplits, folder: Path) -> list[str
         ]
         write_whole(folder / "upscaled.png", labelled_rows(rows, side=112).save)
         lines.append(
-            f"{folder / 'upscaled.png'}: {len(x)} test images, upscaled {model.guide.d.factor} "
-            f"times: {ours:.2f} dB, bicubic {theirs:.2f} dB"
+            f"{folder / 'upscaled.png'}: {counted(len(x), 'test image')} upscaled by "
+            f"{model.guide.d.factor}: {ours:.2f} dB, bicubic {theirs:.2f} dB"
         )
     return lines

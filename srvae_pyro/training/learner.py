@@ -132,8 +132,8 @@ class Learner:
             )
         if settings.estimate_weight > 0 and not config.model.has_point_estimate:
             raise UserError(
-                "`estimate_weight` is of an estimate of x, which this model does not make: set it "
-                "to 0, or model.groups.estimate to true"
+                "`estimate_weight` needs a model that estimates x: set it to 0, or "
+                "model.groups.estimate to true"
             )
         self.config, self.settings = config, settings
         self.batch_size, self.group, self.accumulate = batch_size, group, accumulate
@@ -251,7 +251,7 @@ class Learner:
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
                 return f"gradient of {name}"
-        return "gradient of all together"
+        return "gradient norm"
 
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that all processes share."""

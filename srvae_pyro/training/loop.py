@@ -51,7 +51,7 @@ def time_limit(settings: TrainingConfig, seconds: float) -> str:
         return ""
     most = "" if settings.steps is None and settings.epochs is None else "at most "
     done = f", {seconds / 60:.1f} of them done" if seconds > 0 else ""
-    return f"{most}{settings.max_minutes:g} minutes of training{done}; validation comes on top"
+    return f"{most}{settings.max_minutes:g} minutes of training{done}; validation takes extra time"
 
 
 class Batches:
@@ -155,8 +155,8 @@ class Trainer:
             self.best.ensure()  # stopped before the first validation
         if self.recovery.unsaved:
             raise UserError(
-                f"the end of the run could not be saved ({self.recovery.unsaved}): make room, then "
-                "`resume` goes on from the last checkpoint that was"
+                f"the end of the run could not be saved ({self.recovery.unsaved}): free some "
+                "space, then `resume` from the last checkpoint"
             )
         return self.progress
 
@@ -274,7 +274,7 @@ class Trainer:
         minutes = self.settings.max_minutes
         if minutes is None or seconds + rest < 60 * minutes:  # else that ends the run first
             first = f"{self.length - step:,} of " if self._first_step else ""
-            print_line(f"{first}{self.length:,} steps, {about(rest)} and validation")
+            print_line(f"{first}{self.length:,} steps, {about(rest)} plus validation")
 
     def make_bar(self) -> Bar:
         """A progress bar in thousandths of the run."""

@@ -53,7 +53,7 @@ class MetricsLog:
             self.pending.clear()
         except OSError as error:
             if len(self.pending) == 1:
-                print_line(f"cannot write {self.path} ({error.strerror}); trying again")
+                print_line(f"cannot write {self.path} ({error.strerror}); will try again")
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._show("add_scalar", f"{split}/{name}", value, step)
@@ -73,7 +73,7 @@ class MetricsLog:
             getattr(self.writer, method)(*values)
         except OSError as error:
             self.writer = None
-            print_line(f"cannot write TensorBoard's file ({error.strerror}); going on without it")
+            print_line(f"cannot write TensorBoard's file ({error.strerror}); continuing without it")
 
 
 def _writer(folder: Path, step: int) -> SummaryWriter | None:
@@ -85,7 +85,7 @@ def _writer(folder: Path, step: int) -> SummaryWriter | None:
     except Exception as error:  # of whatever version of whatever it needs: it is not the run
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         print_line(
-            f"no TensorBoard ({reason}): going on without it; {METRICS} has the same numbers"
+            f"no TensorBoard ({reason}): continuing without it; {METRICS} has the same numbers"
         )
         return None
 

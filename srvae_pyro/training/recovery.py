@@ -62,7 +62,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (TypeError, RecursionError, RuntimeError):
         intact = False
     if not intact:
-        raise UserError(f"{damaged}: its content is not what was written")
+        raise UserError(f"{damaged}: its checksum does not match")
     state: dict[str, Any] = content["state"]
     return state
 
@@ -128,8 +128,8 @@ class Recovery:
             self.unsaved = error.strerror or str(error)
             self.clock.save_in(RETRY_AFTER)
             print_line(
-                f"cannot write {path} ({self.unsaved}): what was there is untouched, training goes "
-                "on and tries again"
+                f"cannot write {path} ({self.unsaved}): the earlier file is untouched; "
+                "training continues and will try again"
             )
         else:
             self.unsaved = ""
@@ -144,7 +144,7 @@ class Recovery:
             self.restore(state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} does not suit this run's settings: {reason}") from None
+            raise UserError(f"{path} does not fit this run's settings: {reason}") from None
         self.resumed = True
 
     @property
@@ -220,6 +220,6 @@ class BestWeights:
         try:
             save_weights(self.learner.averaged, self.path.parent, nats, images)
         except OSError as error:
-            print_line(f"cannot write {self.path} ({error.strerror or error}): training goes on")
+            print_line(f"cannot write {self.path} ({error.strerror or error}): training continues")
             return False
         return True

@@ -39,8 +39,8 @@ from srvae_pyro.training.recovery import LAST, can_resume
 
 # Settings of training that the VAE cannot have, and why.
 SRVAES = {
-    "kl_u_start": "the VAE has no u; its KL_z has `kl_start`",
-    "kl_u_warmup": "the VAE has no u; its KL_z has `kl_warmup`",
+    "kl_u_start": "the VAE has no u; for its KL_z use `kl_start`",
+    "kl_u_warmup": "the VAE has no u; for its KL_z use `kl_warmup`",
     "estimate_weight": "the VAE has no y",
 }
 # A run's length: giving one lifts the others; all may change when it is resumed.
@@ -70,7 +70,7 @@ def fresh_config(given: SettingsGiven) -> RunConfig:
         _refuse_srvaes(given, training, changed.training)
     own = replace(changed.model, restorer=config.model.restorer)  # the rest is `init`'s
     if init and own != config.model:
-        raise UserError("`init` brings its run's networks: leave out `set=model...`")
+        raise UserError("`init` uses its run's networks: leave out `set=model...`")
     return _without_estimate(_with_restorer(changed), given)
 
 
@@ -112,7 +112,7 @@ def _with_restorer(config: RunConfig) -> RunConfig:
         return config
     if not config.training.init:
         raise UserError(
-            "`inputs=damaged` trains further networks of an srVAE: give its run with `init`, such "
+            "`inputs=damaged` trains further networks of an srVAE: name its run with `init`, such "
             "as `init=pretrained-photo`"
         )
     if config.model.model != "srvae" or not of_averages(config.model):
@@ -135,8 +135,8 @@ def _without_estimate(config: RunConfig, given: SettingsGiven) -> RunConfig:
     by_set = any(text.startswith("training.estimate_weight=") for text in given.set)
     if by_set or "estimate_weight" in given.training:
         raise UserError(
-            "`estimate_weight` is of an estimate of x, which this model does not make: leave it "
-            "out; models of `preset=photo` make one"
+            "`estimate_weight` needs a model that estimates x, such as those of `preset=photo`: "
+            "leave it out"
         )
     return replace(config, training=replace(config.training, estimate_weight=0.0))
 
@@ -145,10 +145,10 @@ def _refuse_srvaes(given: SettingsGiven, usual: TrainingConfig, training: Traini
     """Refuse settings that only the srVAE has."""
     for setting, reason in SRVAES.items():
         if getattr(training, setting) != getattr(usual, setting):
-            raise UserError(f"`{setting}` is the srVAE's: {reason}")
+            raise UserError(f"`{setting}` needs an srVAE: {reason}")
     if not given.model.keys().isdisjoint(("d", "likelihood", "guide_z_sees_y")):
         raise UserError(
-            "`transform`, `likelihood` and `guide_z_sees_y` are the srVAE's: the VAE has no y"
+            "`transform`, `likelihood` and `guide_z_sees_y` need an srVAE: the VAE has no y"
         )
 
 
@@ -182,10 +182,10 @@ def _with_settings(config: RunConfig, settings: tuple[str, ...]) -> RunConfig:
             )
         if path[:1] == ["model"] and last == "image_shape":
             raise UserError(
-                f"`set={setting}`: it follows from the images, `image_size`, `channels`"
+                f"`set={setting}`: it follows from the images, `image_size` and `channels`"
             )
         if path == ["training"] and last in DECLARED:
-            raise UserError(f"`set={setting}`: say `{last}={text}`")
+            raise UserError(f"`set={setting}`: use `{last}={text}`")
         try:
             part[last] = json.loads(text)
         except ValueError:
@@ -202,13 +202,13 @@ def _refuse_other_networks(run: str, init: RunConfig, config: RunConfig) -> None
     channels = init.model.image_shape[0]
     if config.data.channels != channels:
         raise UserError(
-            f"`init={run}` is of `channels={channels}`, not {config.data.channels}: say "
-            f"`channels={channels}` too"
+            f"`init={run}` has `channels={channels}`, not {config.data.channels}: add "
+            f"`channels={channels}`"
         )
     for part, setting, was, now in _differences(init, config):
         if part == "model":
             raise UserError(
-                f"`init={run}` is of {_quoted(part, setting)} {was}, not {now}: leave out one of "
+                f"`init={run}` has {_quoted(part, setting)} {was}, not {now}: leave out one of "
                 "the two"
             )
 
@@ -269,7 +269,7 @@ def check_folder(folder: Path, resume: bool) -> None:
     if not resume:
         if weights or (folder / LAST).exists():
             raise UserError(
-                f"{folder} holds a run already: add `resume` to go on with it, or choose another "
+                f"{folder} already holds a run: add `resume` to continue it, or choose another "
                 "name with `run`"
             )
         _check_others(folder)
@@ -284,7 +284,7 @@ def _check_others(folder: Path) -> None:
             read_config(folder)
     except UserError:
         raise UserError(
-            f"{folder / there[0]} is not of a run of this program: choose another `run`"
+            f"{folder / there[0]} does not belong to a run of this program: choose another `run`"
         ) from None
 
 

@@ -122,5 +122,5 @@ class Validation:
             try:
                 save_image(figure, path)
             except OSError as error:
-                print_line(f"cannot write {path} ({error.strerror}): training goes on")
+                print_line(f"cannot write {path} ({error.strerror}): training continues")
             log.image(name, step, figure)

@@ -22,41 +22,43 @@ class UpscaleOptions:
     """How photographs are upscaled."""
 
     factor: Annotated[int | None, option("N", "the model's")] = None
-    """how many times larger: the model's own factor, its square or its cube; 1 restores, and 3 is
-    possible too, by a run that has learnt from damaged inputs"""
+    """upscaling factor: the model's own, its square or its cube; also 1, which only restores, and 3
+    if the run was trained on damaged inputs"""
     samples: Annotated[int, AtLeast(1)] = 1
-    """how many different outputs for each, K"""
+    """number of different outputs for each image, K"""
     decode: Annotated[
         UpscaleDecoding | None,
         option(
             "sample|mode|mean|estimate",
-            "for one output estimate, or mean of a model that makes none; sample for several",
+            "one output: estimate, or mean if the model has none; several: sample",
         ),
     ] = None
-    """draw each pixel; the likeliest component's mean; the expectation; what the model estimates"""
+    """sample: draw each pixel; mode: the likeliest component's mean; mean: the expectation;
+    estimate: the model's point estimate"""
     temperature: Annotated[
-        float | None, AtLeast(0), option("T", "0 for one output that is not sampled, else 1")
+        float | None, AtLeast(0), option("T", "0 for a single output that is not sampled, else 1")
     ] = None
-    """factor on the standard deviations of the latents; an estimate has none"""
+    """factor on the standard deviations of the latents; not for an estimate"""
     image_temperature: Annotated[float, Above(0)] = 1.0
-    """the same for the pixels that are sampled"""
+    """the same for sampled pixels"""
     seed: Annotated[int, AtLeast(0)] = 0
-    """of all noise: an image has the same outputs with the same seed"""
+    """random seed; the same seed gives the same outputs"""
     tile: Annotated[int | None, AtLeast(0), option("PIXELS", "as --memory-gb allows")] = None
-    """upscale in overlapping tiles of so many pixels of the photograph a side; 0: whole"""
+    """side of the overlapping tiles, in pixels of the photograph; 0: no tiles"""
     memory_gb: Annotated[float, Above(0)] = 4.0
-    """gigabytes for networks, photograph, outputs and files; what needs more is done in tiles"""
+    """gigabytes of memory to use at most; larger images are upscaled in tiles"""
     precision: Literal["auto", Precision] = "auto"
-    """of the networks; auto: bf16 for the point estimate of inputs if the processor has it"""
+    """precision of the networks; auto: bf16 for the point estimate if the processor has it"""
     input: InputName = "auto"
-    """what the files are: average, rounded averages of 2x2 pixels, with which outputs are exactly
-    consistent; or reduced by bicubic, lanczos or bilinear; auto: noise and JPEG compression as file
-    and pixels show them; unknown: nothing is assumed"""
+    """how the files were downscaled: average: exact averages of 2x2 pixels, with which outputs are
+    consistent; or by bicubic, lanczos or bilinear. auto: noise and JPEG compression as file and
+    pixels show them; a run trained on averages alone takes all as average. unknown: assume
+    nothing"""
 
     def check(self) -> None:
         """Refuse several outputs that would all be the same."""
         if self.decode == "estimate" and self.samples > 1:
-            raise UserError("`decode=estimate` is one output: leave out `samples`, or `decode`")
+            raise UserError("`decode=estimate` has one output: leave out `samples` or `decode`")
 
 
 @dataclass
@@ -65,24 +67,22 @@ class UpscaleArguments:
 
     The number in a name is the factor. With --samples K the plausible outputs are NAME-x2-01.png to
     K, and NAME-x2-std.png is a map of where they differ (the standard deviation; white is the
-    largest, which is printed). The run is an srVAE whose y is a downscaled x. Of a folder all
-    images in it and below are upscaled, into folders of the same names under --out; other files are
-    named and left out. An image that fails does not stop the others: it is reported at the end,
-    with exit code 2.
+    largest, which is printed). The run must be an srVAE whose y is a downscaled x. All images in a
+    folder and its subfolders are upscaled, into folders of the same names under --out; other files
+    are listed and left out. An image that fails does not stop the others: its error is listed at
+    the end, and the exit code is 2.
 
-    LR-PSNR, printed for each output, measures consistency: the PSNR of the downscaled output
-    against the photograph, or "exact" if every pixel is the same. It does not measure quality: a
-    restored output departs from a damaged input.
+    A run that was trained on damaged inputs, such as pretrained-photo, restores by default. With
+    --input average, and with other runs, an input is taken as exact. Every output of a run with
+    --likelihood groups, and their mean, then downsamples exactly to it and keeps its noise and JPEG
+    blocks. For such inputs LR-PSNR is printed, which measures consistency, not quality: the PSNR of
+    the downscaled output against the photograph, or "exact" if every pixel is the same.
 
-    A run that has learnt from damaged inputs, such as pretrained-photo, restores by default. With
-    --input average, and by other runs, an input is taken as exact: every output of a run with
-    --likelihood groups downsamples exactly to it, their mean too, and repeats its noise and JPEG
-    blocks.
-
-    Transparency is upscaled by bicubic interpolation. A gray photograph's outputs are gray; EXIF,
-    XMP, resolution, colour profile and gamma are kept, and a line names what is not.
+    Transparency is upscaled by bicubic interpolation. Outputs of a gray photograph are gray. EXIF,
+    XMP, resolution, colour profile and gamma are kept; what cannot be kept is reported.
     """
 
+    EXAMPLE: ClassVar = "pretrained-photo PHOTO.jpg"
     COMMON_FLAGS: ClassVar = (
         *("out", "factor", "samples", "seed", "input", "memory_gb", "gif", "device", "threads"),
     )
@@ -90,16 +90,16 @@ class UpscaleArguments:
     run: str
     """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
     images: Annotated[tuple[Path, ...], option("FILE_OR_FOLDER", "at least one")]
-    """image files, and folders of them; of an animation the first image is taken"""
+    """image files and folders of images; of an animation only the first image is upscaled"""
     out: Annotated[Path | None, option("DIR", "the run's figures/upscaled")] = None
     """folder for the outputs"""
     upscaling: Annotated[UpscaleOptions, NESTED] = field(default_factory=UpscaleOptions)
     gif: bool = False
-    """also NAME-x2.gif, the samples as an animation"""
+    """also write NAME-x2.gif, an animation of the samples"""
     device: Device = "auto"
-    """auto takes a GPU if there is one"""
+    """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: as many as other processes leave cores for, checked each second"""
+    """CPU threads; 0: the cores that other processes leave free, checked every second"""
 
     def check(self) -> None:
         """Refuse what makes no sense whatever the model."""
@@ -117,21 +117,25 @@ class ExportArguments:
 
     Input and output are NCHW, float32, RGB in [0, 1], of any batch and size, as programs that
     upscale images expect. The file is checked against PyTorch by onnxruntime before it is written.
-    The run must have learnt from damaged inputs. Needs pip install 'srvae-pyro[onnx]'.
+    The run must have been trained on damaged inputs. Needs pip install 'srvae-pyro[onnx]'.
     """
+
+    EXAMPLE: ClassVar = "pretrained-photo"
 
     run: str
     """a run's name under runs/, its folder, pretrained-photo, or a Hub id"""
     out: Annotated[Path | None, option("FILE", "RUN-xN.onnx here")] = None
     """the file to write"""
     factor: Annotated[int, Between(1, 4)] = 2
-    """how many times larger outputs are; 1 restores"""
+    """upscaling factor; 1 only restores"""
     input: InputName = "auto"
-    """what the inputs are, as for upscale; auto: unknown"""
+    """how the inputs were downscaled, as for upscale; auto: unknown"""
     half: bool = False
     """compute in float16: half the file; input and output stay float32"""
 
     def check(self) -> None:
         """Refuse a file that is a folder or an image."""
         if self.out is not None and (self.out.is_dir() or self.out.suffix.lower() in EXTENSIONS):
-            raise UserError(f"`out` is the ONNX file to write, and {self.out} is something else")
+            raise UserError(
+                f"`out` is the ONNX file to write, but {self.out} is a folder or an image"
+            )

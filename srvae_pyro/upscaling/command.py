@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srvae_pyro.errors import UserError, out_of_memory, with_flags
+from srvae_pyro.errors import UserError, counted, out_of_memory, with_flags
 from srvae_pyro.models import InputKind, load
 from srvae_pyro.runs import find_run, results_folder
 from srvae_pyro.system.console import Bar, print_error
@@ -34,7 +34,7 @@ def upscale(arguments: UpscaleArguments) -> int:
     """
     folder = find_run(arguments.run)
     if arguments.out is None and is_cached_copy(folder):
-        raise UserError(f"{arguments.run} is a copy from the Hub: give `out`, where to write")
+        raise UserError(f"{arguments.run} is a copy from the Hub: use `out` to say where to write")
     out = arguments.out or results_folder(arguments.run, folder) / "figures" / "upscaled"
     check_output(out, "--out DIR")
     device = choose_device(arguments.device)
@@ -46,9 +46,9 @@ def upscale(arguments: UpscaleArguments) -> int:
     names = names_for(inputs.paths, inputs.places)
     check_outputs(out, inputs.paths, names, factor)
     if inputs.left_out:
-        report(f"left out, no image files: {named(inputs.left_out)}")
+        report(f"left out, not images: {named(inputs.left_out)}")
     if inputs.outputs:
-        report(f"left out, as outputs go there: {inputs.outputs} images in {shown(out)}")
+        report(f"left out, from the output folder {shown(out)}: {counted(inputs.outputs, 'image')}")
     stems = [out / f"{name}-x{factor}" for name in names]
     errors = inputs.errors + _write_all(writer, inputs.paths, stems)
     count = len(names) + len(inputs.errors)
@@ -57,8 +57,10 @@ def upscale(arguments: UpscaleArguments) -> int:
     for error in errors:
         print_error(f"upscale: {with_flags(error)}")
     done = count - len(errors)
-    report(f"{done} of {count} images upscaled {factor} times in {shown(out)}")
-    if done and model.is_consistent and upscaler.trusts_inputs:
+    number = f"{done} of {count} images" if errors else counted(done, "image")
+    how = "restored" if factor == 1 else f"upscaled by {factor}"
+    report(f"{number} {how} to {shown(out)}")
+    if done and model.is_consistent and upscaler.trusts_inputs and upscaler.passes:
         report("Keep them as PNG: JPEG would lose their exact consistency with the photographs")
     return 2 if errors else 0
 
@@ -93,7 +95,7 @@ def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> 
             except UserError as error:
                 errors.append(str(error).splitlines()[0])
                 if len(paths) > 1:
-                    report(f"{shown(path)} is left out; the reason stands at the end")
+                    report(f"{shown(path)} is left out; the error is listed at the end")
             bar.total += bar.n - before - pixels  # not there, or not as its header says
     return errors
 
@@ -114,5 +116,5 @@ def upscale_file(writer: Writer, path: Path, stem: Path) -> tuple[Photograph, Ou
         if not out_of_memory(error):
             raise
         raise UserError(
-            f"{shown(path)} does not fit into memory: give a smaller `memory_gb` or `tile`"
+            f"{shown(path)} does not fit into memory: use a smaller `memory_gb` or `tile`"
         ) from None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from srvae_pyro.data.image_files import find_images, size_by_header
 from srvae_pyro.errors import UserError
+from srvae_pyro.models import InputKind
 from srvae_pyro.system.console import print_line
 from srvae_pyro.system.device import process_memory
 from srvae_pyro.system.files import distinct_names, longest_name, replaced
@@ -38,7 +39,8 @@ def report(text: str) -> None:
 class Outputs:
     """The files of a photograph's outputs."""
 
-    consistencies: dict[Path, str] = field(default_factory=dict)  # LR-PSNR, of their mean too
+    # LR-PSNR of each, their mean too; empty where the input is not exact.
+    consistencies: dict[Path, str] = field(default_factory=dict)
     deviation: Path | None = None  # the map of where several differ
     white: float = 0.0  # the standard deviation, in levels, that is white there
 
@@ -66,16 +68,15 @@ class Writer:
         gif = GIF_BYTES + FRAME_BYTES * self.samples if self.gif else 0
         need = (shape[0] + 1) * shape[1] * shape[2] + max(FILE_BYTES, gif) * height * width
         memory, allowed = process_memory(), self.upscaler.options.memory_gb
-        becomes = f"{shown(path)} would become {width}x{height} pixels, which take"
+        becomes = f"{shown(path)} would become {width}x{height} pixels, which need"
         if need > memory:
             raise UserError(
-                f"{becomes} {need / 1e9:.1f} GB of memory, and there are {memory / 1e9:.1f}: cut "
-                "out a part of it"
+                f"{becomes} {need / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB are "
+                "available: crop it"
             )
         if need > allowed * 1e9:
             raise UserError(
-                f"{becomes} more memory than `memory_gb={allowed:g}`: give at least "
-                f"{at_least(need)}"
+                f"{becomes} more memory than `memory_gb={allowed:g}`: use at least {at_least(need)}"
             )
         self._check_length(path, stem)
 
@@ -88,8 +89,8 @@ class Writer:
         if len(os.fsencode(stem.name)) > room:
             room -= len(f"-x{self.upscaler.factor}")
             raise UserError(
-                f"{shown(path)} has a name too long for its output's, which may have {most} bytes: "
-                f"rename it to at most {room} without its extension"
+                f"the name of {shown(path)} is too long: that of its output may have {most} bytes; "
+                f"shorten it to at most {room} without its extension"
             )
 
     def write(self, photograph: Photograph, stem: Path) -> Outputs:
@@ -114,14 +115,15 @@ class Writer:
                 file = self._file(stem, number)
                 earlier = replaced(file)
                 save_photograph(file, output, photograph)
-                consistency = lr_psnr_of(self.upscaler, output, lr)
+                consistency = lr_psnr_of(self.upscaler, output, lr, kind)
                 written.consistencies[file] = consistency
                 taken = seconds + time.monotonic() - began
                 name, size = shown(Path(file.name)), f"{shape[2]}x{shape[1]}"
-                self.report(f"  {name}, {size}: LR-PSNR {consistency}, {taken:.1f} s{earlier}")
+                said = f"{consistency and f'LR-PSNR {consistency}, '}{taken:.1f} s{earlier}"
+                self.report(f"  {name}, {size}: {said}")
             files = list(written.consistencies)
             if self.samples > 1:
-                self._write_statistics(outputs, photograph, stem, written, kind.trusted)
+                self._write_statistics(outputs, photograph, stem, written, kind)
         made = {*written.consistencies, written.deviation}
         if self.gif:
             animation = stem.with_name(f"{stem.name}.gif")
@@ -131,7 +133,7 @@ class Writer:
             if earlier:
                 self.report(f"  {shown(Path(animation.name))}{earlier}")
         if left := [Path(file.name) for file in _outputs_at(stem) if file not in made]:
-            self.report(f"  of an earlier call, as they were: {named(left)}")
+            self.report(f"  unchanged from an earlier call: {named(left)}")
         return written
 
     def _file(self, stem: Path, number: int) -> Path:
@@ -146,7 +148,7 @@ class Writer:
         photograph: Photograph,
         stem: Path,
         written: Outputs,
-        exact: bool,
+        kind: InputKind,
     ) -> None:
         """Write the outputs' mean, and the map of where they differ, and report."""
         model, lr = self.upscaler.model, MemoryCanvas(photograph.levels)
@@ -158,18 +160,20 @@ class Writer:
             statistics = _statistics(outputs, start, stop)
             y = lr.rows(start // factor, stop // factor)
             levels = statistics.mean()
-            mean.append(rounded(levels, model, y, passes) if exact else levels.round().byte())
+            consistent = rounded(levels, model, y, passes) if kind.trusted else levels.round()
+            mean.append(consistent.byte())
             white = max(white, statistics.deviation().max().item())
         # Anew rather than kept, which would take eight times the memory of an output.
         for start, stop in parts:
             levels = _statistics(outputs, start, stop).deviation() * (255 / white if white else 0)
             deviation.append(levels.round().byte())
-        consistency = lr_psnr_of(self.upscaler, mean, lr)
+        consistency = lr_psnr_of(self.upscaler, mean, lr, kind)
         file = stem.with_name(f"{stem.name}-mean.png")
         earlier = replaced(file)
         save_photograph(file, mean, photograph)
         written.consistencies[file] = consistency
-        self.report(f"  {shown(Path(file.name))}: LR-PSNR {consistency}{earlier}")
+        said = f"mean of {len(outputs)} outputs{consistency and f', LR-PSNR {consistency}'}"
+        self.report(f"  {shown(Path(file.name))}: {said}{earlier}")
         scale = f"standard deviation of {len(outputs)} outputs: white is {white:.2f} levels"
         file = stem.with_name(f"{stem.name}-std.png")
         earlier = replaced(file)
@@ -192,10 +196,10 @@ def _statistics(outputs: Sequence[Levels], start: int, stop: int) -> PixelStatis
     return statistics
 
 
-def lr_psnr_of(upscaler: Upscaler, x: Levels, y: Levels) -> str:
-    """LR-PSNR as it is printed."""
-    if upscaler.factor == 3:  # d of that factor is not the model's
-        return "not measured"
+def lr_psnr_of(upscaler: Upscaler, x: Levels, y: Levels, kind: InputKind) -> str:
+    """LR-PSNR as it is printed; empty if the output need not agree with the input."""
+    if not kind.trusted or not upscaler.passes:  # restored, or no d(x) has this factor
+        return ""
     shown = shown_psnr(lr_psnr(upscaler.model, x, y, upscaler.passes))
     return shown if shown == "exact" else f"{shown} dB"
 
@@ -237,8 +241,8 @@ def find_inputs(given: Sequence[Path], out: Path) -> InputFiles:
             continue
         if path.resolve() == out.resolve():
             raise UserError(
-                f"{shown(path)} has the photographs and would have the outputs, which would be "
-                "upscaled too the next time: give another `out`"
+                f"{shown(path)} holds the photographs and would hold the outputs, which would be "
+                "upscaled too the next time: choose another `out`"
             )
         # Where the folder is within ``out`` its outputs are beside it, not in it.
         outputs = out.resolve() if out.resolve().is_relative_to(path.resolve()) else None
@@ -288,7 +292,7 @@ def check_outputs(out: Path, images: Sequence[Path], names: Sequence[Path], fact
         match = output.fullmatch(real.name)
         if match and real.with_name(match[1]) in written:
             raise UserError(
-                f"{shown(path)} would be written over by the output to another image: give "
+                f"{shown(path)} would be overwritten by the output for another image: choose "
                 "another `out`"
             )
 

@@ -129,7 +129,7 @@ def read_photograph(path: Path, channels: int) -> Photograph:
         with open_image(path) as opened:
             return _photograph(opened, channels)
     except UnreadableError as error:
-        advice = error.advice or "name another"
+        advice = error.advice or "choose another"
         raise UserError(f"cannot read the image {shown(path)} ({error.reason}): {advice}") from None
     except MemoryError:
         raise UserError(f"{shown(path)} is too large for this machine's memory") from None

@@ -47,7 +47,7 @@ def estimated_rows(
     side = int((memory_gb * 1e9 / TILE_BYTES) ** 0.5) - 2 * margin
     if side < min(SMALLEST, max(height, width)):
         least = (SMALLEST + 2 * margin) ** 2 * TILE_BYTES / 1e9
-        raise UserError(f"`memory_gb={memory_gb:g}` is too little: give at least {least:.2f}")
+        raise UserError(f"`memory_gb={memory_gb:g}` is too little: use at least {least:.2f}")
     device = estimate.network.first.weight.device
     # A wide tile is one convolution's best shape; of a large image few rows at a time.
     across = width if width * (SMALLEST + 2 * margin) < (side + 2 * margin) ** 2 else side
@@ -90,8 +90,8 @@ def export(arguments: ExportArguments) -> int:
     restorer = getattr(model, "restorer", None)
     if restorer is None:
         raise UserError(
-            f"{arguments.run} has not learnt from damaged inputs: give a run of `train` with "
-            "`inputs=damaged`"
+            f"{arguments.run} was not trained on damaged inputs: use a run that was trained "
+            "with `inputs=damaged`, such as pretrained-photo"
         )
     name = f"{folder.name}-x{arguments.factor}"
     out = arguments.out or Path(f"{name}{'-fp16' if arguments.half else ''}.onnx")
@@ -100,7 +100,7 @@ def export(arguments: ExportArguments) -> int:
     earlier = replaced(out)
     worst = export_onnx(restorer.estimate.folded(kind, arguments.factor), out, arguments.half)
     size = out.stat().st_size / 1e6
-    print(f"{out}: {size:.1f} MB, at most {255 * worst:.2g} levels of 255 from PyTorch{earlier}")
+    print(f"{out}: {size:.1f} MB, at most {255 * worst:.2g} of 255 levels from PyTorch{earlier}")
     return 0
 
 

@@ -90,9 +90,11 @@ def check_decoding(
     """Refuse a decoding that does not exist, not for this model, or not at this temperature."""
     Decode("mean" if decode == "estimate" else decode, temperature, image_temperature)
     if decode == "estimate" and not (model.has_point_estimate or model.restorer):
-        raise UserError("this model makes no point estimate of x: `decode=mean` is its expectation")
+        raise UserError("this model has no point estimate of x: use `decode=mean`, its expectation")
     if decode == "estimate" and temperature > 0:
-        raise UserError("an estimate has no `temperature`: leave it out, or give another `decode`")
+        raise UserError(
+            "an estimate has no `temperature`: leave it out, or choose another `decode`"
+        )
 
 
 def default_decoding(model: SRVAE) -> UpscaleDecoding:
@@ -203,14 +205,14 @@ def passes_for(model: SRVAE, factor: int) -> int:
     factors = _powers(model)
     if factor not in factors:
         raise UserError(
-            f"`factor={factor}`: this model upscales {factors[0]} times, so the factor is one of "
+            f"`factor={factor}`: this model upscales by {factors[0]}, so the factor is one of "
             f"{', '.join(map(str, factors_of(model)))}"
         )
     return factors.index(factor) + 1
 
 
 def factors_of(model: SRVAE) -> list[int]:
-    """How many times larger outputs can be."""
+    """The factors that outputs can be enlarged by."""
     return sorted({*_powers(model), *(FACTORS if model.restorer else ())})
 
 
@@ -274,8 +276,8 @@ class Upscaler:
         restorer = self.restorer = model.restorer
         if options.input not in ("auto", "average") and restorer is None:
             raise UserError(
-                f"`input={options.input}`: this run has learnt from averages alone; give one of "
-                "`train` with `inputs=damaged`"
+                f"`input={options.input}`: this run was trained on averages alone; use one "
+                "trained with `inputs=damaged`"
             )
         self.factor = factor
         self.passes = 0 if restorer and factor in (1, 3) else passes_for(model, factor)
@@ -284,8 +286,8 @@ class Upscaler:
         one = "mean" if temperature else default_decoding(model)
         if restorer and factor in (1, 3) and (several or options.decode not in (None, "estimate")):
             raise UserError(
-                f"`factor={factor}` is of the point estimate, which is one output: for several, or "
-                "another `decode`, choose 2, 4 or 8"
+                f"`factor={factor}` has one output, the point estimate: for several outputs or "
+                "another `decode` choose 2, 4 or 8"
             )
         self.decode: UpscaleDecoding = options.decode or ("sample" if several else one)
         if temperature is None:
@@ -294,7 +296,7 @@ class Upscaler:
         if several and self.decode != "sample" and temperature == 0:
             raise UserError(
                 f"`decode={self.decode}` at temperature 0 has one output: leave out `samples`, or "
-                "give a `temperature` above 0"
+                "use a `temperature` above 0"
             )
         precision = options.precision
         if precision == "auto":
@@ -484,7 +486,7 @@ class Upscaler:
                 return side
         need = self.need(height, width, smallest)
         raise UserError(
-            f"`memory_gb={self.options.memory_gb:g}` is too little: give at least {at_least(need)}"
+            f"`memory_gb={self.options.memory_gb:g}` is too little: use at least {at_least(need)}"
         )
 
     def _at_once(self, grid: Grid, most: int) -> int:

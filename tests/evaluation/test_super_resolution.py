@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution, interpolated
+from srvae_pyro.evaluation.super_resolution import evaluate_super_resolution
 from srvae_pyro.models import SRVAE, ImageModel
-from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.pixels import interpolated, to_levels, to_unit
 from srvae_pyro.upscaling.quality import psnr, ssim
 from srvae_pyro.upscaling.upscaler import downscaled, upscale_batch
 from tests.builders import initialized
