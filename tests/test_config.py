@@ -145,6 +145,6 @@ def test_the_weight_of_an_estimate_goes_with_models_that_make_one() -> None:
     others: dict[str, Any]
     for others in ({"likelihood": "independent"}, {"transform": "grayscale"}, {"model": "vae"}):
         assert weight(**others) == 0
-        with pytest.raises(UserError, match="`estimate_weight` is"):
+        with pytest.raises(UserError, match="`estimate_weight` needs"):
             weight(**others, estimate_weight=0.25)
     assert weight(set=("model.groups.estimate=false",)) == 0

@@ -119,7 +119,7 @@ def test_what_is_made_of_it_goes_to_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted((ROOT / "runs" / "pretrained").rglob("*"))
-    told = "pretrained comes with the package: its outputs go to runs/pretrained\n"
+    told = "pretrained ships with the package: its outputs go to runs/pretrained\n"
     for count in (1, 2):  # the second call finds the folder of the first, which is no run
         assert generate(GenerateArguments("pretrained", count, device="cpu")) == 0
         said = capsys.readouterr().out

@@ -141,7 +141,13 @@ class LikelihoodResult(Result):
 
 
 def _refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> str:
-    head = ["q, bits/dim", "-ELBO", "nll", f"effective of {refined.samples}", "Pareto k"]
+    head = [
+        "samples from q",
+        "-ELBO (bits/dim)",
+        "nll (bits/dim)",
+        f"effective of {refined.samples}",
+        "Pareto k",
+    ]
     rows = [[*head, f"above {UNRELIABLE_K}"]]
     names = ("of the encoder", f"refined by {refined.refine} steps")
     for name, result in zip(names, (encoders, refined), strict=True):

@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hi
 
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, Token, convert
 
-from srvae_pyro.checked import check
+from srvae_pyro.checked import check, hints_of
 from srvae_pyro.errors import UserError, flag_of, out_of_memory, with_flags
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.console import ignore_write_errors_of_streams, is_main, print_error
@@ -125,7 +125,8 @@ def _missing(kind: Any, name: str, words: Sequence[str], error: MissingArgumentE
         if Path(words[0]).suffix.lower() not in EXTENSIONS and not Path(words[0]).is_file():
             return f"name at least one image after the model: {name} {example}"
         example = shlex.join([model, *words])
-    return f"name a model first, such as {model}: {name} {example}"
+    what = "a model first" if "images" in hints_of(kind) else "a run"
+    return f"name {what}, such as {model}: {name} {example}"
 
 
 def make_app(kind: type[T], name: str) -> App:

@@ -78,7 +78,7 @@ def in_words(kind: InputKind, upscaler: Upscaler) -> str:
         what = f"{what if kind.table else 'an image'} with noise of {kind.noise:.0f} levels"
     elif kind.table == kind.noise == 0:
         what = "a clean image"
-    return f": restored as {what}" + (f", reduced by {kind.reduction}" if kind.reduction else "")
+    return f": restored as {what}" + (f" reduced by {kind.reduction}" if kind.reduction else "")
 
 
 def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> list[str]:

@@ -150,7 +150,7 @@ def test_a_prior_costs_its_density_on_the_grid(prior: torch.nn.Module) -> None:
 
 
 def test_a_prior_of_ones_own_is_refused() -> None:
-    with pytest.raises(UserError, match="no code for the prior Identity"):
+    with pytest.raises(UserError, match="cannot code the prior Identity"):
         prior_code(torch.nn.Identity())
     with pytest.raises(NotImplementedError):
         PriorCode().push(Stack(), torch.zeros(1))

@@ -34,7 +34,7 @@ def test_bytes_stand_beside_the_elbos(tmp_path: Path, capsys: pytest.CaptureFixt
     assert 0 < kept["model"]["bytes"] - chains < 700  # header and checksums
     assert kept["preview_bytes"] == 0
     assert kept["images_per_second"]["written"] > 0
-    assert "every image came back to the bit" in told
+    assert "every image was read back exactly" in told
     names = [size["name"] for size in kept["others"]]
     assert names[:4] == [f"{k}, {w}" for k in ("PNG", "WebP") for w in ("a file each", "one image")]
 
@@ -43,7 +43,7 @@ def test_a_code_that_does_not_give_back_is_noticed(monkeypatch: pytest.MonkeyPat
     model = initialized(make_images(8), model="vae", p_u="standard")
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     monkeypatch.setattr(coding.Codec, "decode", lambda *_: list(images + 1))
-    with pytest.raises(RuntimeError, match="is not what was written"):
+    with pytest.raises(RuntimeError, match="does not decode to the same images"):
         evaluate_coding(model, images, torch.arange(2))
 
 
@@ -78,9 +78,9 @@ def test_the_table_compares_the_code_with_the_elbo() -> None:
     assert "the nll, by importance sampling    562     4.500" in table
     assert "nll" not in result.table()
     assert "bits back, one file                700     5.600" in table
-    assert "40 images a second written, 80 read" in table
+    assert "40 images/s written, 80 read" in table
     assert "every y is in the first 210 bytes, 30.0%" in table
-    assert "bits back, without its start       600     4.800" in table
-    assert "+1.01% against the ELBO" in table
+    assert "bits back, without initial bits    600     4.800" in table
+    assert "+1.01% against the negative ELBO" in table
     assert "20 for u and y and 40 for z and x" in table
     assert "pip install 'srvae-pyro[codecs]'" in table

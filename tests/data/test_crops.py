@@ -342,7 +342,7 @@ def test_smaller_images_are_left_out_and_counted(
         load(folder, strict=True)
     for path in Path(folder).iterdir():
         image(1, (19, 15)).save(path)
-    with pytest.raises(UserError, match=r"for train .* 16x16 fit into: .* are of 15x15$"):
+    with pytest.raises(UserError, match=r"no train image .* 16x16: .* are 15x15$"):
         load(folder)
 
 
@@ -369,7 +369,7 @@ def test_images_that_cannot_be_read_are_left_out(
         crops = epoch(streamed, number)
         assert len(crops) == len(streamed.train) // 5 * 5  # others take their places
         assert not {number for number, _, _ in places(crops)} & bad
-    told = [str(w.message) for w in recwarn if "as more may be" in str(w.message)]
+    told = [str(w.message) for w in recwarn if "perhaps among others" in str(w.message)]
     assert len(told) == 1
     with pytest.raises(UserError, match="cannot read the image"):
         epoch(streamed, 0, batch_size=1)
@@ -377,7 +377,7 @@ def test_images_that_cannot_be_read_are_left_out(
         load(folder, strict=True)
     for path in Path(folder).glob("*.png"):
         path.write_text("no image")
-    with pytest.raises(UserError, match=r"no image of .* for train can be read"):
+    with pytest.raises(UserError, match=r"none of the train images of .* can be read"):
         load(folder)
 
 
@@ -449,15 +449,15 @@ def test_a_run_on_crops_prints_and_records_them(
     train_crops = config.data.info["counts"]["train"]
     assert f"{train_crops} crops of 3x16x16" in told
     assert (
-        f"crops: {train_crops} random ones an epoch, the area of its 24 images; 6 of 3 images "
-        "to validate, 6 of 3 to test"
+        f"crops: {train_crops} random ones per epoch, the area of 24 images; 6 of 3 for "
+        "validation, 6 of 3 for testing"
     ) in told
     assert "test, 6 crops: " in told
     score = newest_results(run)["training"]["result"]["elbo"]
     validated = next(line for line in lines_of(run) if line["split"] == "val")
     assert score["photographs"] == validated["photographs"] == 3
     card = model_card(shared_settings(config), 5, "OWNER/NAME")
-    assert f"{train_crops} random 16x16 crops an epoch of 24 images" in card
+    assert f"{train_crops} random 16x16 crops per epoch of 24 images" in card
 
     # Measured on its own crops, also where they were moved to, and on those of other images.
     own = load_for(config, None, Path())
@@ -485,10 +485,10 @@ def test_a_run_on_crops_prints_and_records_them(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"crops": 0}, "--crops is at least 1, not 0"),
-        ({"crops": None, "eval_crops": 9}, "--eval-crops is of --crops"),
+        ({"crops": 0}, "--crops must be at least 1, not 0"),
+        ({"crops": None, "eval_crops": 9}, "--eval-crops needs --crops"),
         ({"image_size": 16}, "leave out --image-size, or --crops"),
-        ({"crops": 100}, "has no image for train that crops of 100x100 fit into: .* 48x48"),
+        ({"crops": 100}, "has no train image .* for crops of 100x100: .* 48x48"),
     ],
 )
 def test_impossible_crops_are_refused(options: dict[str, Any], message: str, folder: str) -> None:
@@ -517,5 +517,5 @@ def test_data_sets_of_one_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert len(load("cifar10", crops=24).val) == 3
     with pytest.raises(UserError, match="cifar10 has images of 32x32, smaller than crops of 64x64"):
         load("cifar10", crops=64)
-    with pytest.raises(UserError, match=r"photos is cut .*: give --image-size 64 in place of"):
+    with pytest.raises(UserError, match=r"photos has crops .*: use --image-size 64 instead of"):
         load("photos", crops=64)

@@ -105,17 +105,17 @@ def test_ambiguous_folders_are_reported(tmp_path: Path) -> None:
         load(tmp_path / "twice")
     for kind in ("bus", "train", "tank"):
         fill(tmp_path / "kinds" / kind, 4)
-    with pytest.warns(match=r"bus and 1 more beside train/ left out; .* into a folder train/"):
+    with pytest.warns(match=r"left out bus and 1 more beside train/; .* into a folder train/"):
         load(tmp_path / "kinds")
     for part in ("train", "test"):
         fill(tmp_path / "deep" / "set" / part, 4)
-    with pytest.warns(match=r"images of set/test are split with all others; name the folder"):
+    with pytest.warns(match=r"images of set/test are split like all others; name the folder"):
         load(tmp_path / "deep")
 
 
 def test_a_folder_with_a_data_sets_name_is_reported(here: Path) -> None:
     fill(Path("photos"), 10)
-    with pytest.warns(match=r"photos is the data set of that name; the folder is --data \./photos"):
+    with pytest.warns(match=r"photos is the data set .*; for the folder use --data \./photos"):
         assert load_data("photos", here, ImageOptions(limit=1)).shape == (3, 32, 32)
     assert load_data("./photos", here).shape == (3, 8, 8)
 
@@ -214,7 +214,7 @@ def test_finds_in_order_without_hidden_files(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_no_image(tmp_path: Path) -> None:
     fill(tmp_path / "images", 9)
     os.mkfifo(tmp_path / "images" / "pipe.png")
-    with pytest.warns(match=r"left out, as it is no regular file: .*pipe\.png"):
+    with pytest.warns(match=r"left out, not a regular file: .*pipe\.png"):
         data = load(tmp_path / "images")
     assert data.info["counts"] == {"train": 7, "val": 1, "test": 1}
     # Where a link leads to is found out when it is opened.
@@ -241,7 +241,7 @@ def test_masks_beside_images_are_reported(
     (tmp_path / name).parent.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8)).save(tmp_path / name)
     assert load(tmp_path).info["counts"]["train"] == 8
-    assert any(f"{name} are taken as images" in str(w.message) for w in recwarn.list) == told
+    assert any(f"{name} are used as images" in str(w.message) for w in recwarn.list) == told
 
 
 def test_links_are_followed_to_each_folder_once(tmp_path: Path) -> None:

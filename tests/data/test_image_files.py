@@ -85,7 +85,7 @@ def test_a_jpeg_whose_end_alone_is_missing_is_read(tmp_path: Path, options: dict
     for missing in (1, 2):
         assert np.array_equal(opened(content[:-missing], tmp_path), pixels)
         note = read_photograph(tmp_path / "image", 3).note
-        assert note == "its end is missing, no pixel is"
+        assert note == "its end is missing, but no pixels"
 
 
 def test_a_png_whose_end_alone_is_missing_is_read(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_decoded(
     Image.new("1", (4000, 3000)).save(tmp_path / "large.png")
     monkeypatch.setattr("srvae_pyro.data.image_files.process_memory", lambda: 1e8)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", no_decoding)
-    unread(tmp_path / "large.png", r"4000x3000 pixels take 0.2 GB.*there are 0.1\)")
+    unread(tmp_path / "large.png", r"4000x3000 pixels need 0.2 GB.*0.1 GB are available\)")
 
 
 # TIFFs of several images
@@ -239,7 +239,7 @@ def test_formats_of_further_packages_are_read(tmp_path: Path, kind: str) -> None
     assert np.abs(difference).max() <= (3 if turned else 0)  # by way of YCbCr
     assert b"Maker" in (read_photograph(tmp_path / "image", 3).exif or b"")
     (tmp_path / "cut").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="it is cut off or damaged"):
+    with pytest.raises(UserError, match="it is truncated or damaged"):
         read_image(tmp_path / "cut", 3)
 
 
@@ -254,7 +254,7 @@ def test_a_jpeg_xl_that_does_not_fit_into_memory_is_not_decoded(
         boxed = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl \0\0\0\0jxlc"
         for file in (content, boxed + content):
             (tmp_path / "large.jxl").write_bytes(file)
-            with pytest.raises(UserError, match=rf"its {size[0]}x{size[1]} pixels take"):
+            with pytest.raises(UserError, match=rf"its {size[0]}x{size[1]} pixels need"):
                 read_image(tmp_path / "large.jxl", 3)
 
 

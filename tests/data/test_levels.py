@@ -257,7 +257,7 @@ PARTLY: dict[str, Callable[[], Row]] = {
     "TIFF RGB with more": lambda: Row(
         tiff(np.concatenate([of_bits(COLOURS, 8)] * 2, -1)[..., :4], "u1", extrasamples=[0]),
         shown_as(of_bits(COLOURS, 8), 8),
-        note="without its channels beside the colours",
+        note="without its extra channels",
     ),
     "PNG gray 12 of 16": lambda: of(lambda x: png(x, 16, 0), 12, scaled(12)),
     "PNG RGB 12 of 16": lambda: of(lambda x: png(x, 16, 2), 12, scaled(12), gray=False),
@@ -323,11 +323,11 @@ def test_levels_are_read_as_they_are_meant(name: str, tmp_path: Path) -> None:
     assert np.abs(read - white).max() <= near + (0 if set(np.unique(opaque)) <= {0, 255} else 1)
     guess = row.note.partition("; ")[2] or row.note
     assert [str(warning.message) for warning in told] == (
-        [f"images of 16 bits are {guess}"] if "as no level" in guess else []
+        [f"16-bit images are {guess}"] if "as no level" in guess else []
     )
     # Compressing.
     if row.note or row.opacity is not None:
-        with pytest.raises(UserError, match="would not be kept whole"):
+        with pytest.raises(UserError, match="cannot be stored losslessly"):
             read_lossless([path], 3)
     else:
         (kept,), _ = read_lossless([path], 3)
@@ -531,4 +531,4 @@ def test_lost_metadata_is_reported(
     (tmp_path / "a").write_bytes(make())
     assert read_photograph(tmp_path / "a", 3).note == note
     read_lossless([tmp_path / "a"], 3)  # the pixels are whole
-    assert "colour profiles and gamma of 1 images are not kept" in capsys.readouterr().out
+    assert "colour profiles and gamma of 1 image are not kept" in capsys.readouterr().out

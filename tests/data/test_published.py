@@ -180,9 +180,9 @@ def test_imagenet32(tmp_path: Path, kind: str) -> None:
 def test_imagenet32_the_other_kind(tmp_path: Path) -> None:
     write_pngs(tmp_path / "a")
     write_batches(tmp_path / "b")
-    with pytest.raises(UserError, match=r"take --data imagenet32$"):
+    with pytest.raises(UserError, match=r"use --data imagenet32$"):
         load_data("imagenet32-batches", tmp_path / "a")
-    with pytest.raises(UserError, match=r"take --data imagenet32-batches$"):
+    with pytest.raises(UserError, match=r"use --data imagenet32-batches$"):
         load_data("imagenet32", tmp_path / "b")
 
 
@@ -198,7 +198,7 @@ def test_imagenet32_not_whole(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no train_data_batch_4 of"):
         load_data("imagenet32-batches", tmp_path)
     zipped(tmp_path / "train_data_batch_4", images(3)[:, :100])
-    with pytest.raises(UserError, match=r"train_data_batch_4\.npz is no batch"):
+    with pytest.raises(UserError, match=r"train_data_batch_4\.npz is not a batch"):
         load_data("imagenet32-batches", tmp_path)
 
 

@@ -161,7 +161,7 @@ def test_workers_that_hang_or_die_are_one_line(
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("train: reading images ahead failed (DataLoader ")
-    assert "give fewer --workers" in line
+    assert "use fewer --workers" in line
 
 
 def test_workers_that_cannot_be_started_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_a_sample_of_a_shard_has_one_image(
     told = [str(warning.message) for warning in recwarn.list]
     assert len(told) == bool(left_out)
     if left_out:
-        assert f"one image a sample: a.tar: {left_out[0]} beside " in told[0]
+        assert f"as a sample has one image: a.tar: {left_out[0]} beside " in told[0]
         assert told[0].endswith(f" and {len(left_out) - 1} more") == (len(left_out) > 1)
 
 
@@ -308,7 +308,7 @@ def test_an_empty_shard_is_left_out(shards: str, tmp_path: Path) -> None:
 def test_bad_names_of_shards_are_users_errors(shards: str) -> None:
     for name, message in (
         ("wds:https://example.org/{0..3}.tar", "local paths"),
-        ("wds:pipe:cat part.tar", "several by braces as in wds:DIR/part-{000..099}.tar"),
+        ("wds:pipe:cat part.tar", "such as wds:DIR/part-{000..099}.tar"),
         (shards.replace("}", ""), "a brace is not closed"),
         (shards.removeprefix("wds:").replace("{000..003}", "000"), "wds:PATH"),
     ):

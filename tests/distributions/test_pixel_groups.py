@@ -248,11 +248,11 @@ def test_estimates_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match=r"set model\.groups\.shared too"):
         make_model(tiny(**consistent, groups=Residual(4, 1, 0, estimate=True)))
     training = TrainingConfig(estimate_weight=0.5)
-    with pytest.raises(UserError, match="this model does not make"):
+    with pytest.raises(UserError, match="needs a model that estimates x"):
         Learner(RunConfig(model=tiny(**consistent), training=training), 4)
     made = make_model(tiny(**consistent))
     assert default_decoding(made) == "mean"
-    with pytest.raises(UserError, match="makes no point estimate"):
+    with pytest.raises(UserError, match="has no point estimate"):
         Upscaler(made, UpscaleOptions(decode="estimate"))
     made = make_model(tiny(**consistent, groups=Residual(4, 1, 1, estimate=True)))
     assert default_decoding(made) == "estimate"

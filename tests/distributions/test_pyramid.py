@@ -197,7 +197,7 @@ def test_importance_sampling(model: Any, estimator: Any) -> None:
     [
         ({"u_stages": 3}, "images of 16x16 do not suit 4 halvings .* multiples of 32"),
         ({"image_shape": (3, 24, 24)}, "images of 24x24 do not suit 3 halvings .* multiples of 16"),
-        ({"model": "vae", "u_stages": 2}, "`u_stages` is the srVAE's: the VAE has no u"),
+        ({"model": "vae", "u_stages": 2}, "`u_stages` needs an srVAE: the VAE has no u"),
     ],
 )
 def test_settings_that_do_not_suit_are_refused(changes: dict[str, Any], told: str) -> None:

@@ -63,7 +63,7 @@ def test_figures(
         of_given_y = {"paper-reconstructions", "paper-super-resolution", "swapped-latents"}
         assert same == of_given_y
     else:
-        with pytest.raises(UserError, match="`y_temperature` is the srVAE's: a VAE has no y"):
+        with pytest.raises(UserError, match="`y_temperature` needs an srVAE: a VAE has no y"):
             main(replace(given, sampling=Sampling(y_temperature=0.5)))
     rows = {"paper-reconstructions": 2}
     if model == "srvae":

@@ -81,7 +81,7 @@ def test_images_of_two_settings_are_never_mixed(asked: GenerateArguments) -> Non
     for change in [*changes, *({name: 0.5} for name in temperatures)]:
         changed = replace(with_sampling(asked, **change), count=2)
         unchanged = contents(asked)
-        with pytest.raises(UserError, match="images of other settings: give another `out`, or `ov"):
+        with pytest.raises(UserError, match="images of other settings: choose another `out`, or"):
             main(changed)
         assert contents(asked) == unchanged
         main(replace(changed, overwrite=True))
@@ -120,7 +120,7 @@ def test_more_of_the_same_are_added_and_fewer_leave_the_others(
     before = contents(asked)
     drawn.clear()
     main(replace(asked, count=2))
-    assert "7 further images of an earlier call" in capsys.readouterr().out
+    assert "kept from an earlier call: 7 further images" in capsys.readouterr().out
     assert contents(asked) == before
     assert drawn == [0, 1]  # for the grid
     main(replace(asked, count=11))
@@ -160,13 +160,13 @@ def test_files_of_others_are_neither_mixed_in_nor_lost(asked: GenerateArguments)
     images.mkdir(parents=True)
     for own in (images / "00000.png", asked.out / "grid.png"):
         own.write_bytes(b"mine")
-        with pytest.raises(UserError, match=f"{own.name} is not an image that this command drew"):
+        with pytest.raises(UserError, match=f"{own.name} was not drawn by this command"):
             main(asked)
         assert own.read_bytes() == b"mine"
         own.unlink()
     main(asked)
     (images / "cat.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"cat\.png is not an image that this command drew"):
+    with pytest.raises(UserError, match=r"cat\.png was not drawn by this command"):
         main(with_sampling(asked, seed=1))
     assert contents(asked).keys() == names(6) | {"cat.png"}
 
@@ -175,13 +175,13 @@ def test_files_of_others_are_neither_mixed_in_nor_lost(asked: GenerateArguments)
 def test_a_damaged_record_is_no_licence_to_mix(content: str, asked: GenerateArguments) -> None:
     main(asked)
     (asked.out / "generate.json").write_text(content)
-    with pytest.raises(UserError, match="is damaged, so it is unknown what"):
+    with pytest.raises(UserError, match="is damaged, so the settings of"):
         main(asked)
 
 
 def test_two_do_not_draw_into_one_folder(asked: GenerateArguments) -> None:
     asked.out.mkdir()
-    in_use = "is in use: another process draws there"
+    in_use = "is in use: another process is drawing there"
     with FileLock(asked.out / ".lock"), pytest.raises(UserError, match=in_use):
         main(asked)
 

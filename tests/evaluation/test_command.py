@@ -154,7 +154,7 @@ def test_the_refined_likelihood_stands_beside_the_other(
         row = next(line for line in lines if line[: len(start.split())] == start.split())
         assert row[len(start.split()) :][:2] == [f"{result[name]:.4f}" for name in numbers]
     table = replace(expected, kept=1200).table({"likelihood": expected})
-    assert "the nll's by 0.0000" in table
+    assert "the nll by 0.0000" in table
     assert table.endswith("for 1,200 of the images it does not, and the encoder's q is kept")
 
 
@@ -242,7 +242,7 @@ def test_a_runs_own_images_are_split_as_they_were(run: Path, folder: Path, tmp_p
         assert found.info["own"]
         assert torch.equal(found.test, own.test)
     folder.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"which is not there: say with --data where"):
+    with pytest.raises(UserError, match=r"which is not there: use --data to say where"):
         main(EvaluateArguments(str(run), elbo_only=True))
     assert evaluate(run, copy, elbo_only=True) == 0
     next((copy / "train").rglob("*.png")).unlink()
@@ -284,12 +284,12 @@ def test_a_folder_without_a_split_can_be_measured_on(
     shutil.rmtree(folder / "train")
     assert evaluate(run, folder, elbo_only=True) == 0
     assert newest_results(run)["elbo"]["images"] == 15
-    with pytest.raises(UserError, match="has no folder val/: take another split"):
+    with pytest.raises(UserError, match="has no folder val/: choose another split"):
         evaluate(run, folder, split="val")
     with pytest.raises(UserError, match="lacks train/ or test/, which fid compares with"):
         evaluate(run, folder, fid=True)
     (folder / "test").rename(folder / "more")
-    with pytest.raises(UserError, match=r"has no folder test/: take the split all"):
+    with pytest.raises(UserError, match=r"has no folder test/: use --split all"):
         evaluate(run, folder)
     assert evaluate(run, folder, split="all", elbo_only=True) == 0
     assert newest_results(run)["elbo"]["images"] == 15
@@ -328,15 +328,15 @@ def test_fid_is_asked_for_as_in_the_paper(
     ("options", "message"),
     [
         ({"importance_samples": 0}, "--importance-samples must be at least 1, not 0"),
-        ({"refine": 9, "elbo_only": True}, "--refine is of importance sampling: leave out"),
-        ({"memory_gb": 1e-9}, "1e-09 is too little: it needs"),
+        ({"refine": 9, "elbo_only": True}, "--refine needs importance sampling: leave out"),
+        ({"memory_gb": 1e-9}, "1e-09 is too little: use at least"),
         ({"fid_images": 9, "kid": True}, "--fid-images is of --fid: give both, or neither"),
         ({"kid_images": 9, "fid": True}, "--kid-images is of --kid"),
         ({"decode": "mode"}, "--decode is of --fid or --kid"),
         ({"temperatures": Temperatures(y_temperature=0.9)}, "--y-temperature is of --fid or --kid"),
         ({"run": "nowhere"}, "no run called nowhere"),
-        ({"folder": "nowhere"}, "no data set and no folder is called 'nowhere'"),
-        ({"measure": ("nothing",)}, "--measure nothing: no measure without flags is called so"),
+        ({"folder": "nowhere"}, "there is no data set or folder called 'nowhere'"),
+        ({"measure": ("nothing",)}, "--measure nothing: there is no such measure without flags"),
     ],
 )
 def test_bad_requests(folder: Path, run: Path, options: dict, message: str) -> None:
@@ -461,8 +461,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     (run / "other.json").write_text('{"run": "somebody\'s"}')
     for name, told in (
         ("file/out.json", r"cannot write .*out\.json .Not a directory.: give --json FILE"),
-        ("other.json", r"other\.json is there and is something else: give another --json FILE"),
-        ("evaluation.jsonl", r"evaluation\.jsonl is written anyway"),
+        ("other.json", r"other\.json exists and is something else: choose another --json FILE"),
+        ("evaluation.jsonl", r"evaluation\.jsonl is the run's own record"),
     ):
         with pytest.raises(UserError, match=told):
             evaluate(run, folder, json=run / name)
@@ -489,7 +489,7 @@ def test_results_of_a_run_that_cannot_be_written_to_are_printed(
         with pytest.warns(UserWarning, match="the results are not recorded there"):
             assert evaluate(run, folder, elbo_only=True, json=tmp_path / "out.json") == 0
         assert "elbo" in json.loads((tmp_path / "out.json").read_text())
-        assert ("out.json, in place of an earlier one" in capsys.readouterr().out) == again
+        assert ("out.json, replacing an earlier one" in capsys.readouterr().out) == again
 
 
 @pytest.mark.parametrize("times", [1, 9])

@@ -338,8 +338,8 @@ def test_the_command_records_all_of_it(
 @pytest.mark.parametrize(
     ("asked", "size", "message"),
     [
-        ((3,), (32, 32), "`factor=3`: this model upscales 2 times, so the factor is one of 2, 4"),
-        ((2, 8), (32, 40), "factor 8 takes images whose sides are multiples of .* 32x40"),
+        ((3,), (32, 32), "`factor=3`: this model upscales by 2, so the factor is one of 2, 4"),
+        ((2, 8), (32, 40), "factor 8 needs images whose sides are multiples of .* 32x40"),
     ],
 )
 def test_factors_that_cannot_be_are_refused(

@@ -296,11 +296,11 @@ def test_the_mixture_prior_takes_one_size() -> None:
 
 def test_operations_without_y_are_refused() -> None:
     vae = make("vae")
-    with pytest.raises(UserError, match="a VAE has no y to start from"):
+    with pytest.raises(UserError, match="super-resolution needs an srVAE"):
         vae.super_resolve(images(1, 8))
-    with pytest.raises(UserError, match="a VAE has no y to generate from"):
+    with pytest.raises(UserError, match="generative reconstruction needs an srVAE"):
         vae.generative_reconstruct(images(1))
-    with pytest.raises(UserError, match="`y_temperature` is the srVAE's: this model has no y"):
+    with pytest.raises(UserError, match="`y_temperature` needs an srVAE: this model has no y"):
         vae.generate(1, y_temperature=0.5)
 
 

@@ -175,7 +175,7 @@ def test_memory_bounds_how_many_are_refined_at_once() -> None:
     few = refined_at_once(net, make_images(1), memory_gb)
     assert 1 <= few < refined_at_once(net, make_images(1), 2 * memory_gb)
     assert peak_bytes(lambda: refine(net, make_images(few), 3)) < 0.6e9 * memory_gb
-    with pytest.raises(UserError, match=r"`memory_gb=1e-06` is too little to refine: it needs"):
+    with pytest.raises(UserError, match=r"`memory_gb=1e-06` is too little to refine: use at least"):
         refined_at_once(net, make_images(1), 1e-6)
     expected = net.log_likelihood(make_images(few + 2), 2, refine=3)
     found = net.log_likelihood(make_images(few + 2), 2, refine=3, memory_gb=memory_gb)

@@ -131,9 +131,11 @@ def test_a_typo_suggests_the_nearest_run(here: Path) -> None:
         write_json(Path("runs", name, CONFIG), RunConfig().to_dict())
     with refused(r"did you mean srvae-small-photos\?"):
         load("srvae-smal-photo")
-    with pytest.raises(UserError, match="there are srvae-small-photos, vae-paper-cifar10") as error:
+    with pytest.raises(UserError, match="runs/ has srvae-small-photos, vae-paper-cifar10") as error:
         load("zzz")
-    assert str(error.value).endswith("; or take pretrained or pretrained-photo, which comes along")
+    assert str(error.value).endswith(
+        "; or use pretrained or pretrained-photo, which ship with the package"
+    )
 
 
 def test_a_run_without_weights_or_settings_is_refused(tmp_path: Path) -> None:
@@ -348,5 +350,5 @@ def test_an_address_of_the_hub_is_no_id() -> None:
         "hf.co/owner/name",
     ):
         for get in (load, SRVAE.from_pretrained):
-            with pytest.raises(UserError, match=r"is an address: give the id in it, owner/name$"):
+            with pytest.raises(UserError, match=r"is an address: use the id in it, owner/name$"):
                 get(address)

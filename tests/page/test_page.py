@@ -131,12 +131,12 @@ def test_consistency_that_is_not_exact_is_given_in_decibels() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "28x20 upscaled 2 times to 56x40: restored as an image of unknown origin. "),
-        ({"factor": 1}, "28x20: restored as an image of unknown origin. "),
-        ({"factor": 3}, "to 84x60: restored as an image of unknown origin. "),
-        ({"factor": 8, "input": "bicubic"}, "restored as reduced by bicubic. "),
+        ({}, "28x20 upscaled by 2 to 56x40: restored as an image of unknown origin."),
+        ({"factor": 1}, "28x20: restored as an image of unknown origin."),
+        ({"factor": 3}, "to 84x60: restored as an image of unknown origin."),
+        ({"factor": 8, "input": "bicubic"}, "restored as an image reduced by bicubic."),
         ({"input": "average"}, ": taken as an exact average of pixels. Exactly consistent"),
-        ({"samples": 2}, "LR-PSNR (PSNR of the downscaled outputs and their mean against the in"),
+        ({"samples": 2}, "28x20 upscaled by 2 to 56x40: restored as an image of unknown origin."),
     ],
 )
 def test_a_restoring_model_says_how_it_takes_the_input(
@@ -148,7 +148,10 @@ def test_a_restoring_model_says_how_it_takes_the_input(
 ) -> None:
     model = srvae(run(**{**EXACT, "restorer": Residual(6, 1)}))
     options, work = UpscaleOptions(**settings), fresh(tmp_path / "work")
-    assert words in upscale(work, model, photograph, options).words
+    said = upscale(work, model, photograph, options).words
+    assert words in said
+    assert ("consistent" in said) == (options.input == "average")
+    assert "LR-PSNR" not in said
     most = disk_bytes(model, photograph, options)
     assert sum(path.stat().st_size for path in work.folder.iterdir()) <= most
 
@@ -214,7 +217,7 @@ def test_uploads_have_limits(photograph: Path, tmp_path: Path) -> None:
         check_upload(photograph, 0.0005)
     with pytest.raises(UserError, match="drop an image first"):
         check_upload(None, 1)
-    with pytest.raises(UserError, match=r"^gone.png is kept here no longer: drop it again"):
+    with pytest.raises(UserError, match=r"^gone.png is no longer kept here: drop it again"):
         check_upload(tmp_path / "gone.png", 1)
 
 
@@ -334,9 +337,9 @@ def test_curves_of_a_run(tmp_path: Path) -> None:
     lines += [json.dumps({"split": "train", "step": 9, "loss": float("nan")})]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     curves = read_curves(tmp_path)
-    assert list(curves) == ["ELBO (bits/dim)", "loss (nats an image)"]
-    assert curves["ELBO (bits/dim)"].to_numpy().tolist()[-1] == [7, 4.5, "validation"]
-    loss = curves["loss (nats an image)"].to_numpy().tolist()
+    assert list(curves) == ["negative ELBO (bits/dim)", "loss (nats per image)"]
+    assert curves["negative ELBO (bits/dim)"].to_numpy().tolist()[-1] == [7, 4.5, "validation"]
+    loss = curves["loss (nats per image)"].to_numpy().tolist()
     assert len(loss) == MOST_POINTS
     assert loss[-1] == [count - 1, count - 1, "training"]
 

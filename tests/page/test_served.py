@@ -182,15 +182,15 @@ def test_errors_have_the_commands_message(
     text.write_text("no image at all")
     Image.new("RGB", (500, 300)).save(large)
     for path, message in (
-        (text, r"cannot read the image text.*\.png \(its format is not known\): name another"),
-        (large, r"large\.png has 0\.15 megapixels, and this page takes 0\.1"),
+        (text, r"cannot read the image text.*\.png \(its format is unknown\): choose another"),
+        (large, r"large\.png has 0\.15 megapixels, and this page takes at most 0\.1"),
     ):
         with pytest.raises(AppError, match=message) as error:
             client.predict(handle_file(path), *ONE, 0, api_name="/upscale")
         assert "/" not in str(error.value)
         assert "<b>" not in str(error.value)
     address = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(AppError, match="give a file, not an address"):
+    with pytest.raises(AppError, match="use a file, not an address"):
         client.predict(address, *ONE, 0, api_name="/upscale")
     with pytest.raises(AppError, match="&quot;Temperature of the pixels&quot; must be"):
         client.predict(2, 0, "sample", 1.0, 0.0, 1.0, api_name="/generate")
@@ -199,7 +199,7 @@ def test_errors_have_the_commands_message(
 @pytest.mark.parametrize(
     ("changes", "absent", "words"),
     [
-        ({"model": "vae"}, {"/upscale", "/samples", "/recombine"}, "takes the run of an srVAE"),
+        ({"model": "vae"}, {"/upscale", "/samples", "/recombine"}, "they need an srVAE"),
         ({"d": "grayscale"}, {"/upscale", "/samples"}, "this srVAE's y is a grayscale image"),
     ],
 )
@@ -232,7 +232,7 @@ def test_choices_are_those_of_the_command(
     how = Upscaler(load(run), UpscaleOptions())
     shown = [fields[name]["value"] for name in ("input", "upscale-decode", "upscale-temperature")]
     assert shown == [how.options.input, how.decode, how.temperature]
-    assert fields["consistency"]["value"].startswith("Example: 96x96 upscaled 2 times")
+    assert fields["consistency"]["value"].startswith("Example: 96x96 upscaled by 2")
 
 
 def test_a_model_that_does_not_upscale_shows_what_it_generates(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_an_address_that_is_not_available_is_refused(run: Path, host: str, reaso
     with socket.create_server(("127.0.0.1", 0)) as taken:
         arguments = DemoArguments("", host=host, port=taken.getsockname()[1])
         with (
-            pytest.raises(UserError, match=f"{reason}.*: give another `host` or `port`") as error,
+            pytest.raises(UserError, match=f"{reason}.*: choose another `host` or `port`") as error,
             served(arguments, run, load(run)),
         ):
             pass
@@ -388,7 +388,7 @@ def drop(page: Any, path: Path) -> None:
     """Choose a photograph, as one is dropped, and wait for its output."""
     page.locator("#photograph input[type=file]").set_input_files(str(path))
     page.locator(f'#output-files a[download^="{path.stem}"]').wait_for()
-    page.get_by_text("32x24 upscaled 2 times to 64x48. Exactly consistent").wait_for()
+    page.get_by_text("32x24 upscaled by 2 to 64x48. Exactly consistent").wait_for()
 
 
 def download(page: Any, elem_id: str, number: int = 0) -> bytes:
@@ -426,13 +426,13 @@ def test_a_photograph_is_upscaled_at_once(
 
 def test_an_example_is_there_until_a_photograph_is(visitor: Callable[..., Any]) -> None:
     page = visitor()
-    page.get_by_text("Example: 96x96 upscaled 2 times to 192x192.").wait_for()
+    page.get_by_text("Example: 96x96 upscaled by 2 to 192x192.").wait_for()
     page.get_by_alt_text("The output").wait_for()  # images come after the text
     alts = [image.get_attribute("alt") for image in page.locator("#beside img").all()]
     assert alts == ["Upscaled by bicubic", "The output"]
     page.locator("#factor").get_by_label("4").check()
     page.get_by_role("button", name="Upscale", exact=True).press("Enter")
-    page.get_by_text("96x96 upscaled 4 times to 384x384.").wait_for()
+    page.get_by_text("96x96 upscaled by 4 to 384x384.").wait_for()
     tab(page, "Recombine")
     page.locator("#recombine").press("Enter")
     page.locator("#recombined img").nth(5).wait_for()

@@ -1,4 +1,4 @@
-"""What all commands do alike: paths, memory that does not suffice, terminals that lack signs."""
+"""What all commands do alike: paths, exhausted memory, terminals that lack signs."""
 
 import errno
 import io
@@ -62,7 +62,7 @@ def test_a_command_exits_with_what_its_main_returns(
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        *((error, 2, "memory does not suffice: give a smaller --batch-size") for error in SHORT),
+        *((error, 2, "out of memory: give a smaller --batch-size") for error in SHORT),
         (
             UserError("`memory_gb` is too little: give `image_size=64`, `resume=True` or `a.b=3`"),
             2,
@@ -127,7 +127,7 @@ def test_a_read_only_place_is_refused_with_the_flag_for_another(
 def test_a_python_without_docstrings_is_refused() -> None:
     line = [sys.executable, "-OO", "-m", "srvae_pyro.generate", "RUN"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
-    told = "generate: Pyro needs the docstrings that python -OO leaves out: use -O\n"
+    told = "generate: Pyro needs docstrings, which python -OO removes: use -O\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
@@ -228,7 +228,8 @@ def test_every_path_has_its_home_folder(monkeypatch: pytest.MonkeyPatch) -> None
         ("RUN --temperature -1", ("--temperature must be at least 0, not -1",)),
         ("RUN --decode best", ("--decode", "best", "sample", "mode")),
         ("RUN --importance 5", ("--importance", "Did you mean --importance-samples?")),
-        ("--elbo-only", ("--run", "requires an argument")),
+        ("RUN --seed", ("--seed", "requires an argument")),
+        ("--elbo-only", ("name a run, such as pretrained: python -m ", " pretrained --data DIR")),
     ],
 )
 def test_a_wrong_command_line_is_one_line_that_names_the_flag(
@@ -244,6 +245,26 @@ def test_a_wrong_command_line_is_one_line_that_names_the_flag(
     assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("evaluate: ")
     assert all(text in err for text in named)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        (GenerateArguments, "", "name a run, such as pretrained: {} pretrained"),
+        (
+            UpscaleArguments,
+            "",
+            "name a model first, such as pretrained-photo: {} pretrained-photo ",
+        ),
+        (UpscaleArguments, "a.jpg", "such as pretrained-photo: {} pretrained-photo a.jpg"),
+        (UpscaleArguments, "RUN", "name at least one image after the model: {} pretrained-photo "),
+        (CompressArguments, "a.png", "such as pretrained-photo: {} pretrained-photo a.png"),
+        (DecompressArguments, "", "requires an argument"),
+    ],
+)
+def test_a_missing_model_is_an_example_of_the_command(kind: Any, words: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said.format("python -m srvae_pyro.command"))):
+        parse(kind, "command", words.split())
 
 
 def test_help_needs_no_library_and_names_every_option() -> None:

@@ -170,8 +170,8 @@ def test_threads_are_as_many_as_other_processes_leave_cores_for(
     machine.others = 0
     threads.fit()
     assert machine.threads == 8
-    told = "threads: 8 of 8, as other processes use 0.0 of 8 cores; --threads N fixes it "
-    assert capsys.readouterr().out == f"{told}(last bits can depend on it)\n"  # once a minute
+    told = "threads: 8 of 8, as other processes use 0.0 of 8 cores; --threads N fixes the number "
+    assert capsys.readouterr().out == f"{told}(last bits depend on it)\n"  # once a minute
 
 
 def test_a_number_of_threads_that_is_given_stays(

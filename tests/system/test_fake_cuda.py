@@ -144,7 +144,7 @@ def test_a_step_that_is_not_finite(here: OnGpu) -> None:
     learner = here.learner
     before = [p._version for p in learner.model.parameters()]
     here.cuda.waits.output = float("nan")
-    assert here.step(learner).fault == "gradient of all together"
+    assert here.step(learner).fault == "gradient norm"
     assert [p._version for p in learner.model.parameters()] == before
 
 

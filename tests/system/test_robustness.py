@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_what_was_there(run: Path, capsys: pytest.CaptureFixt
     assert {name: (run / name).read_bytes() for name in before} == before
     assert not list(run.glob(".*partial*"))
     said = capsys.readouterr()
-    assert "what was there is untouched, training goes on" in said.out + said.err
+    assert "the earlier file is untouched; training continues" in said.out + said.err
     assert trainer.recovery.unsaved
     trainer.recovery.save()
     assert not trainer.recovery.unsaved
@@ -282,7 +282,10 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> 
     process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, theirs))
     process.start()
     assert ours.recv() == "locked"
-    with pytest.raises(UserError, match="another process trains there"), locked(tmp_path, IN_USE):
+    with (
+        pytest.raises(UserError, match="another process is training"),
+        locked(tmp_path, IN_USE),
+    ):
         pass
     process.kill()
     process.join()

@@ -277,7 +277,7 @@ def test_a_run_that_died_before_its_first_step_is_no_dead_end(
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
 def test_a_folder_of_another_program_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"step": "theirs"}\n')
-    with pytest.raises(UserError, match=f"{name} is not of a run .*: choose another `run`"):
+    with pytest.raises(UserError, match=f"{name} does not belong .*: choose another `run`"):
         train.main(arguments(tmp_path, run=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -290,7 +290,7 @@ def test_a_run_finds_its_images_where_they_were_moved(here: Path) -> None:
         (here / "images").rename("elsewhere")
         make_images(here / "others", 21)
         given = TrainArguments(run="mine", resume=True, steps=2, device="cpu", keep_allocator=True)
-        with pytest.raises(UserError, match=r"which is not there: say with --data where"):
+        with pytest.raises(UserError, match=r"which is not there: use --data to say where"):
             train.main(given)
         with pytest.raises(UserError, match="are not those that it was trained on"):
             train.main(replace(given, data="others"))
@@ -413,7 +413,7 @@ def error(
     [
         ("--lr -1", "--lr must be above 0"),
         ("--resume", "leave out --resume"),
-        ("--model vae --kl-u-start 0.1", "--kl-u-start is the srVAE's: the VAE has no u"),
+        ("--model vae --kl-u-start 0.1", "--kl-u-start needs an srVAE: the VAE has no u"),
         ("--data cifar", "did you mean cifar10?"),
         ("--image-size 18", "pass --image-size 24"),
         ("--likelihood groups", "--likelihood groups needs --transform average2, not downscale2"),
@@ -551,9 +551,9 @@ def test_a_run_can_start_from_anothers_weights(done: Done, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"model": "vae"}, "`init=.*` is of `model` srvae, not vae"),
+        ({"model": "vae"}, "`init=.*` has `model` srvae, not vae"),
         ({"set": ("model.components=3",)}, "leave out `set=model"),
-        ({"channels": 1}, "say `channels=3` too"),
+        ({"channels": 1}, "add `channels=3`"),
     ],
 )
 def test_init_refuses_other_networks(

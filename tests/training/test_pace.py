@@ -45,7 +45,7 @@ def test_a_run_is_as_long_as_its_first_limit_in_updates() -> None:
 def test_minutes_in_words() -> None:
     assert time_limit(settings(steps=5), 0) == ""
     limit = settings(max_minutes=4.0)
-    assert time_limit(limit, 0) == "4 minutes of training; validation comes on top"
+    assert time_limit(limit, 0) == "4 minutes of training; validation takes extra time"
     assert ", 1.5 of them done;" in time_limit(limit, 90)
     assert time_limit(settings(max_minutes=4.0, steps=9), 0).startswith("at most 4 minutes")
 

@@ -137,7 +137,7 @@ def test_measuring_and_drawing_are_the_same_in_two_processes(
     for method, scores in theirs.items():
         assert ours[method] == pytest.approx(scores, rel=1e-3)
     generate.main(GenerateArguments(run, 9, out=tmp_path / "one"))
-    assert "9 images in two/images (5 were there already)" in said.replace(f"{tmp_path}/", "")
+    assert "9 images in two/images (5 drawn earlier)" in said.replace(f"{tmp_path}/", "")
     one, two = (
         {str(file.relative_to(place)) for file in place.rglob("*.png")}
         for place in (tmp_path / "one", tmp_path / "two")
@@ -164,7 +164,7 @@ def test_torchrun_restarts_a_group_that_lost_a_process(done: Done) -> None:
     assert later in ({5, 6, 7, 8}, {6, 7, 8})  # from the checkpoint on
     folder = done.folder / "runs" / "mine"
     assert load_checkpoint(folder / "last.ckpt")["progress"]["step"] == 9
-    assert said.count("bits/dim by the ELBO") == 1
+    assert said.count("bits/dim (negative ELBO)") == 1
 
 
 def test_a_batch_that_cannot_be_shared_is_a_users_error(tmp_path: Path) -> None:

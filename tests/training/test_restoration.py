@@ -86,5 +86,5 @@ def test_what_does_not_suit_is_refused(place: Path) -> None:
     with plain(exact_preset), pytest.raises(UserError, match="`init`"):
         train.main(arguments(place, inputs="damaged", crops=32))
     model = load(place / "runs" / "base")
-    with pytest.raises(UserError, match="has not learnt from damaged inputs"):
+    with pytest.raises(UserError, match="was not trained on damaged inputs"):
         model.restore(torch.zeros(1, 3, 16, 16))

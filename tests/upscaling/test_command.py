@@ -181,10 +181,13 @@ def truncated() -> bytes:
 
 BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
     "empty.png": (lambda: b"", "it is empty"),
-    "text.png": (lambda: b"no picture at all", "its format is not known"),
-    "drawing.png": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format is not"),
+    "text.png": (lambda: b"no picture at all", "its format is unknown"),
+    "drawing.png": (
+        lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "is unknown",
+    ),
     "cut.jpg": (truncated, "cut.jpg"),
-    "bomb.png": (lambda: bomb(10**6), "1000000x1000000 pixels take 15000.0 GB of memory"),
+    "bomb.png": (lambda: bomb(10**6), "1000000x1000000 pixels need 15000.0 GB of memory"),
     "missing.png": (None, "there is no file"),
     "two\nlines.png": (None, "there is no file"),
     os.fsdecode(b"\xff\xfe.png"): (None, "there is no file"),
@@ -325,7 +328,7 @@ def test_tiles_follow_the_memory(model: SRVAE) -> None:
     # Of a wider image the strips take more, and the tiles must be smaller.
     assert 0 < whole.tile_for(100, 4_000) < side
     assert Upscaler(model, UpscaleOptions(tile=0, memory_gb=1e-6)).tile_for(4000, 4000) == 0
-    with pytest.raises(UserError, match="give at least") as error:
+    with pytest.raises(UserError, match="use at least") as error:
         Upscaler(model, UpscaleOptions(memory_gb=1e-6)).tile_for(100, 100)
     enough = float(str(error.value).split()[-1])
     assert Upscaler(model, UpscaleOptions(memory_gb=enough)).tile_for(100, 100) > 0
@@ -458,7 +461,7 @@ def test_a_name_is_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
     longest, longer = "é" * 120, "é" * 125  # with -x2-mean.png 252 and 262 bytes; 255 can be
     for name in (longest, longer):
         image_of(smooth(8, 8)).save(tmp_path / f"{name}.png")
-    with pytest.raises(UserError, match="rename it to at most 248 without its extension"):
+    with pytest.raises(UserError, match="shorten it to at most 248 without its extension"):
         upscale(run(), tmp_path / f"{longer}.png", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert upscale(run(), tmp_path / f"{longest}.png", out=tmp_path / "out", samples=2) == 0
@@ -469,17 +472,17 @@ def test_an_output_too_large_for_memory_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_of(smooth(80, 100)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"more memory than `memory_gb=0.0001`: give at least 0.0"):
+    with pytest.raises(UserError, match=r"more memory than `memory_gb=0.0001`: use at least 0.0"):
         upscale(run(), tmp_path / "a.png", out=tmp_path / "out", memory_gb=1e-4)
     monkeypatch.setattr("srvae_pyro.upscaling.files.process_memory", lambda: 1e5)
-    with pytest.raises(UserError, match=r"would become 200x160 pixels.*cut out a part"):
+    with pytest.raises(UserError, match=r"would become 200x160 pixels.*crop it"):
         upscale(run(), tmp_path / "a.png", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_image_in_place_of_a_run_is_refused(tmp_path: Path) -> None:
     image_of(smooth(8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="is a file, where a run is expected"):
+    with pytest.raises(UserError, match="is a file: name a model first"):
         upscale(tmp_path / "a.png", tmp_path / "a.png")
 
 
@@ -489,7 +492,7 @@ def test_replacing_an_earlier_output_is_printed(
     image_of(smooth(8, 8)).save(tmp_path / "a.png")
     for earlier in (0, 5):  # two samples, their mean, where they differ, the animation
         assert upscale(run(), tmp_path / "a.png", out=tmp_path / "out", samples=2, gif=True) == 0
-        assert capsys.readouterr().out.count("in place of an earlier one") == earlier
+        assert capsys.readouterr().out.count("replacing an earlier one") == earlier
 
 
 def test_outputs_that_are_left_of_an_earlier_call_are_listed(

@@ -79,8 +79,8 @@ def test_outputs_are_not_inputs_the_next_time(
         assert upscale(run, folder, out=folder / "upscale_from") == 0
         assert answers_in(folder / "upscale_from") == ANSWERS
         said = capsys.readouterr().out
-        assert (f"{earlier} images in {folder / 'upscale_from'}" in said) == bool(earlier)
-    with pytest.raises(UserError, match="give another `out`"):
+        assert (f"folder {folder / 'upscale_from'}: {earlier} images" in said) == bool(earlier)
+    with pytest.raises(UserError, match="choose another `out`"):
         upscale(run, folder, out=folder)
     # In the folder above they are beside the photographs.
     assert upscale(run, folder / "holiday" / "2", out=folder / "holiday") == 0

@@ -75,7 +75,7 @@ def test_tiles_give_what_the_whole_gives(model: SRVAE) -> None:
     whole = Upscaler(model, UpscaleOptions(2))(lr, kind=InputKind())
     little = Upscaler(model, UpscaleOptions(2, memory_gb=0.006))(lr, kind=InputKind())
     assert (whole.int() - little.int()).abs().max() <= 1
-    with pytest.raises(UserError, match=r"`memory_gb=0\.001` is too little: give at least"):
+    with pytest.raises(UserError, match=r"`memory_gb=0\.001` is too little: use at least"):
         Upscaler(model, UpscaleOptions(2, memory_gb=0.001))(lr, kind=InputKind())
 
 
@@ -100,6 +100,8 @@ def test_the_command_takes_a_jpeg_by_its_own_tables(
     said = capsys.readouterr().out
     assert "a.jpg, 32x32: restored as a JPEG" in said
     assert "b.png, 32x32: restored as an image of unknown origin" in said
+    assert "LR-PSNR" not in said
+    assert "2 images upscaled by 2 to" in said
     assert "Keep them as PNG" not in said
     blind = UpscaleArguments(str(run), files, tmp_path / "blind", UpscaleOptions(input="unknown"))
     assert upscale.main(blind) == 0
@@ -111,7 +113,7 @@ def test_the_command_takes_a_jpeg_by_its_own_tables(
     assert "taken as an exact average of pixels" in said
     assert "LR-PSNR exact" in said
     several = UpscaleArguments(str(run), files, tmp_path, UpscaleOptions(3, samples=2))
-    with pytest.raises(UserError, match="`factor=3` is of the point estimate"):
+    with pytest.raises(UserError, match="`factor=3` has one output, the point estimate"):
         upscale.main(several)
 
 
@@ -119,7 +121,7 @@ def test_a_run_of_averages_alone_takes_nothing_else(model: SRVAE) -> None:
     alone = make_model(replace(model.config, restorer=None))
     assert isinstance(alone, SRVAE)
     assert Upscaler(alone).kind_of(Photograph(image(), table=30.0)).trusted
-    with pytest.raises(UserError, match="`input=bicubic`: this run has learnt from averages alone"):
+    with pytest.raises(UserError, match="`input=bicubic`: this run was trained on averages alone"):
         Upscaler(alone, UpscaleOptions(input="bicubic"))
 
 
@@ -144,5 +146,5 @@ def test_an_exported_file_gives_what_the_model_gives(
 
 def test_only_a_restorer_is_exported(model: SRVAE, tmp_path: Path) -> None:
     save_pretrained(make_model(replace(model.config, restorer=None)), tmp_path)
-    with pytest.raises(UserError, match="has not learnt from damaged inputs"):
+    with pytest.raises(UserError, match="was not trained on damaged inputs"):
         export.main(ExportArguments(str(tmp_path)))
