@@ -141,14 +141,9 @@ class LikelihoodResult(Result):
 
 
 def _refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> str:
-    head = [
-        "samples from q",
-        "-ELBO (bits/dim)",
-        "nll (bits/dim)",
-        f"effective of {refined.samples}",
-        "Pareto k",
-    ]
-    rows = [[*head, f"above {UNRELIABLE_K}"]]
+    heads = ["samples from q", "-ELBO (bits/dim)", "nll (bits/dim)"]
+    heads += [f"effective of {refined.samples}", "Pareto k", f"above {UNRELIABLE_K}"]
+    rows = [heads]
     names = ("of the encoder", f"refined by {refined.refine} steps")
     for name, result in zip(names, (encoders, refined), strict=True):
         k, share = result.pareto_k, result.pareto_k_above_threshold
@@ -158,10 +153,8 @@ def _refinement_table(encoders: LikelihoodResult, refined: LikelihoodResult) -> 
     elbo = encoders.elbo_bits_per_dim - refined.elbo_bits_per_dim
     nll = encoders.bits_per_dim - refined.bits_per_dim
     text = columns(rows, left=1)
-    text += (
-        f"\nrefining lowers the negative ELBO by {elbo:.4f} and the nll by {nll:.4f} bits/dim, in "
-    )
-    text += f"{refined.seconds:.0f} s"
+    text += f"\nrefining lowers the negative ELBO by {elbo:.4f} and the nll by {nll:.4f} bits/dim, "
+    text += f"in {refined.seconds:.0f} s"
     if refined.kept:
         text += f"; for {refined.kept:,} of the images it does not, and the encoder's q is kept"
     return text

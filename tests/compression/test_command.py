@@ -59,7 +59,7 @@ def test_images_go_through_a_file(
     told = capsys.readouterr().out
     assert f"{packed.stat().st_size:,} bytes" in told
     assert "u and y: " in told
-    assert "to start with" in told
+    assert "are initial" in told
     assert decompress.main(DecompressArguments(packed, place / "out")) == 0
     assert "3 images in" in capsys.readouterr().out
     for source in (place / "in").iterdir():
@@ -70,7 +70,7 @@ def test_images_go_through_a_file(
     header = read_parts(packed).header
     assert header.made["torch"] == torch.__version__
     assert header.made["threads"] == "1"
-    with pytest.raises(UserError, match=r"a\.png is there already"):
+    with pytest.raises(UserError, match=r"a\.png already exists"):
         decompress.main(DecompressArguments(packed, place / "out"))
 
 

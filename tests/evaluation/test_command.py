@@ -97,7 +97,7 @@ def test_terms_are_those_of_the_elbo(
     assert values["elbo"]["nats"] == pytest.approx(total, rel=1e-6)
     assert values["images"] == len(images)
     text = capsys.readouterr().out
-    assert f"ELBO {values['elbo']['bits_per_dim']:.4f}" in text
+    assert f"negative ELBO: {values['elbo']['bits_per_dim']:.4f}" in text
     assert (values["elbo"]["standard_error"] is None) == ("±" not in text) == (limit == 1)
 
 
@@ -330,10 +330,10 @@ def test_fid_is_asked_for_as_in_the_paper(
         ({"importance_samples": 0}, "--importance-samples must be at least 1, not 0"),
         ({"refine": 9, "elbo_only": True}, "--refine needs importance sampling: leave out"),
         ({"memory_gb": 1e-9}, "1e-09 is too little: use at least"),
-        ({"fid_images": 9, "kid": True}, "--fid-images is of --fid: give both, or neither"),
-        ({"kid_images": 9, "fid": True}, "--kid-images is of --kid"),
-        ({"decode": "mode"}, "--decode is of --fid or --kid"),
-        ({"temperatures": Temperatures(y_temperature=0.9)}, "--y-temperature is of --fid or --kid"),
+        ({"fid_images": 9, "kid": True}, "--fid-images needs --fid: give both, or neither"),
+        ({"kid_images": 9, "fid": True}, "--kid-images needs --kid"),
+        ({"decode": "mode"}, "--decode needs --fid or --kid"),
+        ({"temperatures": Temperatures(y_temperature=0.9)}, "--y-temperature needs --fid or --kid"),
         ({"run": "nowhere"}, "no run called nowhere"),
         ({"folder": "nowhere"}, "there is no data set or folder called 'nowhere'"),
         ({"measure": ("nothing",)}, "--measure nothing: there is no such measure without flags"),

@@ -144,7 +144,7 @@ def test_a_run_without_weights_or_settings_is_refused(tmp_path: Path) -> None:
     with refused("end of an epoch"):
         load(tmp_path)
     (tmp_path / CONFIG).unlink()
-    with refused(f"holds no {CONFIG}"):
+    with refused(f"has no {CONFIG}"):
         load(tmp_path)
 
 

@@ -213,7 +213,9 @@ def test_a_visitor_stops_between_images_and_tiles(
 
 def test_uploads_have_limits(photograph: Path, tmp_path: Path) -> None:
     assert check_upload(str(photograph), 1) == photograph
-    with pytest.raises(UserError, match=r"photo\.png has 0\.00056 megapixels, .* takes 0\.0005"):
+    with pytest.raises(
+        UserError, match=r"photo\.png has 0\.00056 megapixels, .* takes at most 0\.0005"
+    ):
         check_upload(photograph, 0.0005)
     with pytest.raises(UserError, match="drop an image first"):
         check_upload(None, 1)

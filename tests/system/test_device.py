@@ -92,7 +92,7 @@ def test_a_process_group_that_does_not_meet_is_an_error(monkeypatch: pytest.Monk
 
     with_group(monkeypatch)
     monkeypatch.setattr(torch.distributed, "rendezvous", alone)
-    with pytest.raises(UserError, match="met at localhost, port 29511: start them all, or unset"):
+    with pytest.raises(UserError, match="to localhost, port 29511: start them all, or unset"):
         process_group("cpu").__enter__()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

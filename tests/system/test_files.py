@@ -178,7 +178,7 @@ def test_two_fill_one_folder(tmp_path: Path, there: bool) -> None:
         out.mkdir()
     put(out, "a", "first", lambda: put(out, "b", "second"))
     assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "first", "b": "second"}
-    with pytest.raises(UserError, match="c is there already"):
+    with pytest.raises(UserError, match="c already exists"):
         put(out, "dc", "first", lambda: put(out, "c", "second"))
     assert (out / "c").read_text() == "second"
     with pytest.raises(FileNotFoundError), filling(out, "ef") as partial:

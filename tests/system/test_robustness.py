@@ -338,5 +338,5 @@ def test_an_optimiser_of_other_shapes_is_a_users_error(run: Path) -> None:
     state = load_checkpoint(run / LAST)
     state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(5)
     save_checkpoint(run / LAST, state)
-    with pytest.raises(UserError, match=r"last\.ckpt does not suit .* another shape"):
+    with pytest.raises(UserError, match=r"last\.ckpt does not fit .* another shape"):
         trainer.recovery.resume()
