@@ -42,7 +42,7 @@ class GenerateArguments:
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: the cores that other processes leave free, checked every second"""
+    """CPU threads; 0: one per core that other processes leave free, checked every second"""
 
     def check(self) -> None:
         check_folder(self.out)
@@ -80,7 +80,7 @@ class FiguresArguments:
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: the cores that other processes leave free, checked every second"""
+    """CPU threads; 0: one per core that other processes leave free, checked every second"""
 
     def check(self) -> None:
         check_folder(self.out)

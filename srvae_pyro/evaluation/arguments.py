@@ -42,7 +42,7 @@ class EvaluateArguments:
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
-    """data set or folder of images; also the new place of what the run was trained on"""
+    """data set or folder of images; also to say where the run's own images are now"""
     data_root: Path = Path("data")
     """folder of the named data sets, to which they are downloaded"""
     split: Literal["train", "val", "test", "all"] = "test"
@@ -57,7 +57,7 @@ class EvaluateArguments:
     estimator: Literal["product", "paired"] = "product"
     """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
     refine: Annotated[int, AtLeast(0)] = 0
-    """gradient steps that refine each image's q for a second likelihood; 50 are enough to matter"""
+    """gradient steps that refine each image's q for a second likelihood; 50 make a difference"""
     elbo_samples: Annotated[int, AtLeast(1)] = 1
     """samples per image for the evidence lower bound"""
     elbo_only: bool = False
@@ -101,7 +101,7 @@ class EvaluateArguments:
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: the cores that other processes leave free, checked every second"""
+    """CPU threads; 0: one per core that other processes leave free, checked every second"""
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.jsonl")] = None
     """also write the results to this file"""
 

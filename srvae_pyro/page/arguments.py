@@ -69,7 +69,7 @@ class DemoArguments:
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: the cores that other processes leave free, checked every second"""
+    """CPU threads; 0: one per core that other processes leave free, checked every second"""
 
     def check(self) -> None:
         """Refuse an ``--allow-host`` that cannot be a host's name."""

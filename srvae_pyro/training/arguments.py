@@ -115,8 +115,8 @@ class TrainOptions:
     threads: Annotated[
         int | None, AtLeast(0), option("N", "0; with --resume the run's", group="machine")
     ] = None
-    """CPU threads; 0: the cores that other processes leave free, checked every second. Only with a
-    fixed number is a run repeated or resumed bit for bit"""
+    """CPU threads; 0: one per core that other processes leave free, checked every second. Only a
+    fixed number lets a run be repeated or resumed bit for bit"""
     accumulate: Annotated[int, AtLeast(1), option(group="machine")] = 1
     """parts of each batch whose gradients are accumulated before the update: less memory"""
     checkpoint_activations: Annotated[bool, option(group="machine")] = False

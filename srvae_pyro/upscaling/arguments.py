@@ -46,7 +46,7 @@ class UpscaleOptions:
     tile: Annotated[int | None, AtLeast(0), option("PIXELS", "as --memory-gb allows")] = None
     """side of the overlapping tiles, in pixels of the photograph; 0: no tiles"""
     memory_gb: Annotated[float, Above(0)] = 4.0
-    """gigabytes of memory to use at most; larger images are upscaled in tiles"""
+    """gigabytes for networks, photograph, outputs and files; larger images are upscaled in tiles"""
     precision: Literal["auto", Precision] = "auto"
     """precision of the networks; auto: bf16 for the point estimate if the processor has it"""
     input: InputName = "auto"
@@ -99,7 +99,7 @@ class UpscaleArguments:
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
     threads: Annotated[int, AtLeast(0)] = 0
-    """CPU threads; 0: the cores that other processes leave free, checked every second"""
+    """CPU threads; 0: one per core that other processes leave free, checked every second"""
 
     def check(self) -> None:
         """Refuse what makes no sense whatever the model."""
@@ -131,7 +131,7 @@ class ExportArguments:
     input: InputName = "auto"
     """how the inputs were downscaled, as for upscale; auto: unknown"""
     half: bool = False
-    """compute in float16: half the file; input and output stay float32"""
+    """compute in float16, which halves the file; input and output stay float32"""
 
     def check(self) -> None:
         """Refuse a file that is a folder or an image."""
