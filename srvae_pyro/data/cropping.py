@@ -167,7 +167,7 @@ class _LeftOut:
         if count := sum(self.smaller.values()):
             example = f"{self.example}{and_more(count)}"
             what = f"smaller than crops of {self.side}x{self.side}: {example}"
-            warnings.warn(f"left out: {what}", stacklevel=2)
+            warnings.warn(f"left out, {what}", stacklevel=2)
         if self.errors:
             first = next(iter(self.errors.values()))
             warnings.warn(f"left out{and_more(len(self.errors))}: {first}", stacklevel=2)

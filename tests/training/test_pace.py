@@ -53,9 +53,9 @@ def test_minutes_in_words() -> None:
 @pytest.mark.parametrize(
     ("first", "changes", "shown"),
     [
-        (0, {"steps": 1500}, "1,500 steps, about 50 minutes and validation"),
-        (0, {"epochs": 300}, "1,500 steps, about 50 minutes and validation"),
-        (900, {"steps": 1500}, "595 of 1,500 steps, about 20 minutes and validation"),
+        (0, {"steps": 1500}, "1,500 steps, about 50 minutes plus validation"),
+        (0, {"epochs": 300}, "1,500 steps, about 50 minutes plus validation"),
+        (900, {"steps": 1500}, "595 of 1,500 steps, about 20 minutes plus validation"),
         (0, {"max_minutes": 4.0}, None),
         (0, {"steps": 1500, "max_minutes": 4.0}, None),  # that ends the run before
     ],

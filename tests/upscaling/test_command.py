@@ -227,7 +227,7 @@ def test_an_image_name_for_the_output_folder_is_refused(tmp_path: Path) -> None:
         upscale(run(), tmp_path / "good.png", out=tmp_path / "upscale_from.png")
     assert not (tmp_path / "upscale_from.png").exists()
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(UserError, match=r"--out is a folder .* and .*notes a file"):
+    with pytest.raises(UserError, match=r"--out takes a folder, and .*notes is a file"):
         upscale(run(), tmp_path / "good.png", out=tmp_path / "notes")
 
 
