@@ -96,12 +96,12 @@ class ModelConfig(Settings):
     ] = None
 
     p_u: Annotated[PriorName, Flag(name="prior"), "prior of the lowest latent"] = "realnvp"
-    p_u_network: Dense = Dense(64, 5)  # of each coupling
+    p_u_network: Dense = Dense(64, 5)  # network of each coupling
     p_u_components: Annotated[int, Between(1, 100_000), "components of the mixture prior"] = 100
 
     q_u: Dense = Dense(64, 3)  # q(u|y)
-    p_y: Dense = Dense(128, 4)  # p(y|u); of the pyramid what all its networks see of u
-    pyramid: Residual = Residual(96, 3)  # each of the pyramid's networks of a group of pixels
+    p_y: Dense = Dense(128, 4)  # p(y|u); in a pyramid the features of u for all networks
+    pyramid: Residual = Residual(96, 3)  # each of the pyramid's networks for a group of pixels
     pyramid_channels: Annotated[int, Between(1, 65536), "channels of u that each of these sees"] = (
         128
     )
@@ -112,8 +112,8 @@ class ModelConfig(Settings):
     p_x_from_z: Dense = Dense(64, 8)  # p(x|y,z), its branch of z; the VAE's p(x|z)
     # Channels of that branch's output; 0: as many as the likelihood has parameters.
     p_x_z_channels: Annotated[int, Between(0, 65536)] = 0
-    p_x: Dense = Dense(64, 5, 3)  # p(x|y,z), joined with y; not of the likelihood groups
-    groups: Residual = Residual(128, 4)  # each of that likelihood's networks of a pixel of a block
+    p_x: Dense = Dense(64, 5, 3)  # p(x|y,z), joined with y; not in the likelihood groups
+    groups: Residual = Residual(128, 4)  # each of that likelihood's networks for a pixel of a block
 
     # Of inputs that are not an exact d(x): p(y|o) and a point estimate of x. None: has none.
     restorer: Residual | None = None
@@ -122,7 +122,7 @@ class ModelConfig(Settings):
     init_scale: Annotated[float, AtLeast(0), "standard deviation of hidden layers"] = 0.01
     head_scale: Annotated[float, AtLeast(0), "that of the heads of latents and of the flow"] = 0.01
     likelihood_scale: Annotated[float, AtLeast(0), "that of the likelihoods' parameters"] = 0.01
-    likelihood_start: Literal["published", "images"] = "published"  # their means
+    likelihood_start: Literal["published", "images"] = "published"  # their initial means
     posterior_scale: Annotated[float, AtLeast(0), "that of posteriors' means; 0: head_scale"] = 0.0
     posterior_log_variance: Annotated[
         float, Between(-100, 100), "mean log-variance of posteriors"
@@ -264,8 +264,8 @@ class TrainingConfig(Settings):
         "random seed of the weights, the order of the images and all noise (held-out images: "
         "--data-seed)",
     ] = 0
-    precision: Precision = "fp32"  # of the networks; the flag has auto too
-    threads: Annotated[int, AtLeast(0)] = 0  # of a CPU; 0: chosen as the run goes
+    precision: Precision = "fp32"  # precision of the networks; the flag also takes auto
+    threads: Annotated[int, AtLeast(0)] = 0  # CPU threads; 0: chosen during the run
     init: Annotated[
         str,
         Flag("RUN", default="fresh weights"),
