@@ -86,7 +86,7 @@ def test_models_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monk
         assert find_run(name) == find_run(Path(name)) == ROOT / "runs" / name
     assert isinstance(srvae_pyro.load("pretrained"), SRVAE)
     assert isinstance(SRVAE.from_pretrained("pretrained"), SRVAE)
-    with pytest.raises(UserError, match=r"train one first.*; or take pretrained"):
+    with pytest.raises(UserError, match=r"train one first.*; or use pretrained"):
         find_run("mine")
     with pytest.raises(UserError, match=r"did you mean pretrained\?"):
         find_run("pretraind")

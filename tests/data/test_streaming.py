@@ -171,7 +171,7 @@ def test_workers_that_cannot_be_started_are_one_line(monkeypatch: pytest.MonkeyP
     ignored: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
-    with pytest.raises(UserError, match=r"\(Resource temporarily unavailable\): give --workers 0"):
+    with pytest.raises(UserError, match=r"\(Resource temporarily unavailable\): use --workers 0"):
         next(read_ahead(Items(silent), [[0]], stacked, 2))
     gc.collect()
     assert not ignored  # and nothing is printed beside the line

@@ -197,7 +197,7 @@ def test_a_run_reports_its_test_score(done: Done) -> None:
     assert f"{score:.3f} bits/dim" in done.output
     terms = ("RE_y", "RE_x", "KL_u", "KL_z") if done.model == "srvae" else ("RE_x", "KL_z")
     named = ", ".join(f"{name} {results['elbo'][name.lower()]:.0f}" for name in terms)
-    assert f"nats an image: {named}" in done.output
+    assert f"nats per image: {named}" in done.output
     assert "python -m srvae_pyro.generate" in done.output
 
 
@@ -206,7 +206,7 @@ def test_a_finished_run_is_not_started_again(done: Done, error: Callable[..., st
     before = {path: path.stat().st_mtime_ns for path in done.folder.iterdir()}
     assert "--resume" in error("--data", data, "--run", run)
     resume = ("--run", run, "--resume", "--keep-allocator", "--device", "cpu")
-    assert "reached its end" in error(*resume)
+    assert "is complete: to continue it" in error(*resume)
     assert {path: path.stat().st_mtime_ns for path in done.folder.iterdir()} == before
 
 
@@ -520,7 +520,7 @@ def test_photographs_come_as_crops_unless_a_size_is_given() -> None:
         ("model.p_x.grwth=5", "unknown setting 'grwth'; did you mean growth?"),
         ("model.p_x.growth", "give a setting as config.json names it"),
         ("model.p_x.growth=many", "growth must be a whole number, not 'many'"),
-        ("training.precision=bf16", "`set=training.precision=bf16`: say `precision=bf16`"),
+        ("training.precision=bf16", "`set=training.precision=bf16`: use `precision=bf16`"),
     ],
 )
 def test_a_setting_that_cannot_be_is_a_users_error(setting: str, message: str) -> None:
