@@ -84,5 +84,5 @@ def test_sizes_and_gray(tmp_path: Path) -> None:
     assert large.shape == (3, 150, 150)
     assert len(large.info["source"]) < len(PHOTOGRAPHS)  # those with regions large enough
     assert load_data("photos", tmp_path, ImageOptions(limit=5, channels=1)).shape == (1, 32, 32)
-    with pytest.raises(UserError, match="at most 185"):
+    with pytest.raises(UserError, match="--image-size 185 or less"):
         load_data("photos", tmp_path, ImageOptions(image_size=186))
