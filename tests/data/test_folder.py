@@ -295,7 +295,7 @@ def test_a_split_of_which_nothing_can_be_read(tmp_path: Path) -> None:
     fill(tmp_path / "test", 1)
     (tmp_path / "test" / "0000.png").write_text("not an image")
     with (
-        pytest.raises(UserError, match="none of the test images of .* can be read"),
+        pytest.raises(UserError, match="none of the test images of"),
         pytest.warns(match="left"),
     ):
         load(tmp_path)
