@@ -73,11 +73,14 @@ def in_words(kind: InputKind, upscaler: Upscaler) -> str:
         return ": taken as an exact average of pixels"
     if kind == InputKind():
         return ": restored as an image of unknown origin"
-    what = "a JPEG" if kind.table else "an uncompressed image"
+    if kind.table:
+        what = "a JPEG"
+    elif kind.table is None or kind.noise:
+        what = "an image"
+    else:
+        what = "an uncompressed image" if kind.noise is None else "a clean image"
     if kind.noise:
-        what = f"{what if kind.table else 'an image'} with noise of {kind.noise:.0f} levels"
-    elif kind.table == kind.noise == 0:
-        what = "a clean image"
+        what += f" with noise of {kind.noise:.0f} levels"
     return f": restored as {what}" + (f" reduced by {kind.reduction}" if kind.reduction else "")
 
 

@@ -79,9 +79,10 @@ def test_mode_is_decided_by_the_latents() -> None:
 
 def test_at_temperature_0_the_modes_are_one_image(srvae: SRVAE) -> None:
     sites = srvae.generate(3, decode="mode", temperature=0)
-    assert all(len(value.unique(dim=0)) == 1 for value in sites.values())
     torch.manual_seed(1)
-    assert torch.equal(srvae.generate(1, decode="mode", temperature=0)["x"], sites["x"][:1])
+    alone = srvae.generate(1, decode="mode", temperature=0)
+    for name, value in sites.items():  # last bits of convolutions depend on an image's place
+        torch.testing.assert_close(value, alone[name].expand_as(value), rtol=1e-4, atol=1 / 255)
 
 
 def test_latents_of_temperature_0_are_the_means(srvae: SRVAE) -> None:

@@ -108,7 +108,8 @@ def test_gradients_are_autograds(name: str) -> None:
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for key, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-3, atol=1e-4)
+        # Sums in another order: gradients near 0 differ by what the larger ones round.
+        torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-3, atol=1e-3)
 
 
 def test_bfloat16_on_a_gpu() -> None:
