@@ -34,7 +34,7 @@ y = net.guide.d(x)  # the input, (3, 3, 48, 48)
 # ## Samples
 #
 # There are nineteen for each input. All downsample exactly to the input, since the model's
-# likelihood is zero for all other images. So the input cannot tell which of them is right.
+# likelihood is zero for all other images. So nothing in the input says which of them is right.
 
 # %%
 S = 19
@@ -191,5 +191,5 @@ assert steps["a sample"] > steps["bicubic"]  # from pixel to pixel
 # %% [markdown]
 # On average a sample has a lower PSNR than bicubic interpolation, although it is sharper. For one
 # output take the estimate. To see what could be there take samples, and take their standard
-# deviation to see where to trust neither. [Results](../results.md#calibration) has the calibration
-# on crops of other test photographs.
+# deviation to see where to trust neither. [Results](../results/photographs.md#calibration) has the
+# calibration on crops of other test photographs.

@@ -56,8 +56,8 @@ class TermsELBO(Trace_ELBO):
         >>> from srvae_pyro.presets import preset
         >>> net, x = SRVAE(preset("quickstart")[0]), torch.zeros(2, 3, 32, 32)
         >>> terms = TermsELBO(analytic_kl=True).terms(net.model, net.guide, x)
-        >>> {name: tuple(term.shape) for name, term in terms.named().items()}
-        {'re_y': (2,), 're_x': (2,), 'kl_u': (2,), 'kl_z': (2,)}
+        >>> list(terms.named()), terms.total.shape
+        (['re_y', 're_x', 'kl_u', 'kl_z'], torch.Size([2]))
     """
 
     def __init__(

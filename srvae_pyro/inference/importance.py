@@ -78,11 +78,17 @@ class LikelihoodEstimate:
 
 
 class LikelihoodOptions(TypedDict, total=False):
-    """Options of :func:`log_likelihood`."""
+    """Options of :func:`log_likelihood`.
 
-    refine: int  # steps of :mod:`~srvae_pyro.inference.refinement` for each image, by default 0
-    seed: int  # of the noise, 0
-    memory_gb: float  # that tensors may take, 4
+    Attributes:
+        refine: gradient steps that improve each image's q before sampling, 0 by default.
+        seed: seed of the noise, 0 by default.
+        memory_gb: gigabytes that tensors may take, 4 by default.
+    """
+
+    refine: int
+    seed: int
+    memory_gb: float
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ class DenseBlock(nn.Sequential):
 
 
 class Encoder(nn.Sequential):
-    """(B, in, H, W) to (B, out, H / 2**stages, W / 2**stages).
+    """(B, in, H, W) to (B, out, H / 2^stages, W / 2^stages).
 
     ``stages`` times {dense block; 3x3 convolution with stride 2 to twice the channels; the growth
     doubles}; one more dense block; 1x1 convolution.
@@ -144,7 +144,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """(B, in, h, w) to (B, out, h * 2**stages, w * 2**stages).
+    """(B, in, h, w) to (B, out, h 2^stages, w 2^stages).
 
     ``stages`` times {dense block; 3x3 transposed convolution with stride 2 to half the channels;
     the growth halves}; 3x3 convolution. Without stages, one dense block before the convolution.
