@@ -1,0 +1,80 @@
+"""What looking at pixels is worth: ``python benchmarks/inspection.py --photographs DIR``.
+
+Photographs are made smaller by average or bicubic, with noise or JPEG compression; "PNG 75" is a
+JPEG of quality 75 whose file says nothing of it. PSNR of the point estimate at x2, told nothing
+(but the table of a JPEG file), told what the pixels show, and told all but the reduction.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from peers import made_small, read
+from reading import evenly_spaced_files, levels_of
+from torch import Tensor
+
+from srvae_pyro.data.degradations import as_jpeg
+from srvae_pyro.models import InputKind, load
+from srvae_pyro.models.restorer import PointEstimate
+from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.system.console import Bar
+from srvae_pyro.upscaling.inspection import inspected
+from srvae_pyro.upscaling.quality import psnr
+
+INPUTS = ("average", "bicubic", "noise 5", "noise 15", "PNG 95", "PNG 75", "JPEG 90", "JPEG 75")
+TOLD = ("nothing else", "what the pixels show", "all")
+
+
+@torch.no_grad()
+def scores(estimate: PointEstimate, path: Path, name: str) -> list[float]:
+    """PSNR for each of TOLD."""
+    photograph = read(path, 4)
+    kind, _, level = name.partition(" ")
+    if kind in ("PNG", "JPEG"):
+        image = made_small(photograph, "average", 2)
+        image, table = as_jpeg(image, int(level), "4:2:0")
+        truth = InputKind(noise=0.0, table=table, subsampled=True)
+    else:
+        image = made_small(photograph, name, 2)
+        truth = InputKind(noise=float(level or 0), table=0.0)
+    known = replace(truth, noise=None) if kind == "JPEG" else InputKind()
+    levels = levels_of(image)
+    found = InputKind(**vars(inspected(levels, known.table or 0.0)))
+
+    def score(told: InputKind) -> float:
+        x: Tensor = estimate.folded(told, 2)(to_unit(levels[None]))
+        return psnr(to_levels(x.clamp(0, 1)), levels_of(photograph)[None]).item()
+
+    return [score(told) for told in (known, found, truth)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--photographs", required=True, type=Path, help="folder")
+    parser.add_argument("--limit", type=int, default=10**6, help="of these, evenly spaced")
+    parser.add_argument("--run", default="pretrained-photo")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    restorer = getattr(load(options.run), "restorer", None)
+    if restorer is None:
+        parser.error(f"{options.run} was not trained on damaged inputs")
+    paths = evenly_spaced_files(options.photographs, options.limit)
+    tasks = [(name, path) for name in INPUTS for path in paths]
+    found = {task: scores(restorer.estimate, task[1], task[0]) for task in Bar(tasks)}
+    values = np.array([[found[name, path] for path in paths] for name in INPUTS])
+    print(f"| told | {' | '.join(INPUTS)} |\n|---|{'---|' * len(INPUTS)}")
+    for told, row in zip(TOLD, values.mean(1).T, strict=True):
+        print(f"| {told} | {' | '.join(f'{value:.2f}' for value in row)} |")
+    gains = values[..., 1] - values[..., 0]
+    for name, extreme in (("least", gains.min(1)), ("most", gains.max(1))):
+        print(f"| gain of one photograph, {name} | {' | '.join(f'{v:+.2f}' for v in extreme)} |")
+
+
+if __name__ == "__main__":
+    main()
