@@ -71,17 +71,12 @@ def in_words(kind: InputKind, upscaler: Upscaler) -> str:
         return ""
     if kind.trusted:
         return ": taken as an exact average of pixels"
-    if kind == InputKind():
-        return ": restored as an image of unknown origin"
-    if kind.table:
-        what = "a JPEG"
-    elif kind.table is None or kind.noise:
-        what = "an image"
-    else:
-        what = "an uncompressed image" if kind.noise is None else "a clean image"
+    what = "a JPEG" if kind.table else "a clean image" if kind.noise == 0 else "an image"
     if kind.noise:
         what += f" with noise of {kind.noise:.0f} levels"
-    return f": restored as {what}" + (f" reduced by {kind.reduction}" if kind.reduction else "")
+    if kind.reduction:
+        what += f" reduced by {kind.reduction}"
+    return f": restored as {what}{' of unknown origin' if what == 'an image' else ''}"
 
 
 def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> list[str]:

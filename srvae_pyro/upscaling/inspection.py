@@ -1,7 +1,7 @@
 """What an image's own pixels say about its noise, and whether it has been a JPEG.
 
 Telling the restorer what an input has been through is worth more than a longer training: it does
-not have to guess. Every decision here may also be None, unknown, where the pixels leave it open.
+not have to guess. Noise may be None, unknown, where the pixels leave it open.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ COSINES = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(1, 16, 2))) / 2
 COSINES[0] /= math.sqrt(2)
 ORDER = np.add(*np.indices(EXAMPLE.shape))  # of frequencies; the average has 0
 MOST_STEP = 121
-FEWEST = 12  # coefficients that are not rounded to 0, to find a step by; patches
-FEWEST_BLOCKS = 32
+FEWEST = 12  # coefficients that are not rounded to 0, to find a step by
+FEWEST_BLOCKS = 32  # also of patches
 FEWEST_STEPS = 3  # frequencies that show one
-VISIBLE = 8  # size of coefficients that show that there is no step
 ROUNDING = 0.29  # standard deviation that rounding to levels adds to a coefficient
 DARK, BRIGHT = 5, 250  # outside of these noise is cut off
 PATCH = 8  # pixels a side of the patches that noise is measured in
@@ -46,13 +45,12 @@ class Findings:
     """What is known of an image by its pixels.
 
     Attributes:
-        table: mean of the luma quantisation table of its JPEG, 0 if it has not been one; None if
-            unknown.
+        table: mean of the luma quantisation table of its JPEG; 0 without signs of one.
         subsampled: whether the JPEG's chroma has fewer pixels.
         noise: standard deviation of its noise, levels; None if unknown.
     """
 
-    table: float | None = None
+    table: float = 0.0
     subsampled: bool = False
     noise: float | None = None
 
@@ -71,22 +69,17 @@ def inspected(levels: Tensor, table: float = 0.0, subsampled: bool = True) -> Fi
     blocks = _blocks(luma, BLOCK)
     blocks = blocks[(blocks.max((1, 2)) < 254.5) & (blocks.min((1, 2)) > 0.5)]  # not cut off
     if len(blocks) < FEWEST_BLOCKS:
-        return Findings(table or None, bool(table) and subsampled)
+        return Findings(table, bool(table) and subsampled)
     coefficients = COSINES @ (blocks - 128) @ COSINES.T
     # A JPEG may have been saved again, with finer steps.
-    traces = jpeg_table(coefficients)
-    if traces is None and not table:
-        return Findings(noise=noise_level(pixels))
-    known = max(table, traces or 0.0)
+    known = max(table, jpeg_table(coefficients))
     noise = noise_before_jpeg(coefficients, known) if known else noise_level(pixels)
     # Most JPEGs have fewer pixels of chroma, and pixels do not tell.
     return Findings(known, bool(known) and (subsampled or known > table), noise)
 
 
-def jpeg_table(coefficients: np.ndarray) -> float | None:
-    """The mean of the luma quantisation table that left its traces in the coefficients.
-
-    0 if there are no traces, None if there are too few coefficients to see any.
+def jpeg_table(coefficients: np.ndarray) -> float:
+    """The mean of the luma quantisation table that left its traces in the coefficients; 0: none.
 
     A coefficient of a JPEG is a multiple of its frequency's step, but for the rounding to levels.
     The step is the largest q for which cos(2 pi c / q) is near 1 for the c that are not near 0.
@@ -98,10 +91,9 @@ def jpeg_table(coefficients: np.ndarray) -> float | None:
     Args:
         coefficients: of the 8x8 blocks' discrete cosine transform, (N, 8, 8).
     """
-    ratios, seen = [], 0
+    ratios = []
     for row, column in np.argwhere((ORDER > 0) & (ORDER <= 4)):
         sizes = np.sort(np.abs(coefficients[:, row, column]))
-        seen += sizes[-FEWEST] > VISIBLE
         step = 0
         for q in range(2, MOST_STEP + 1):
             large = sizes[np.searchsorted(sizes, q / 2) :]
@@ -114,9 +106,9 @@ def jpeg_table(coefficients: np.ndarray) -> float | None:
                 step = q
         if step:
             ratios.append(step / EXAMPLE[row, column])
-    if len(ratios) >= FEWEST_STEPS:
-        return float(np.median(ratios) * EXAMPLE.mean())
-    return 0.0 if seen >= FEWEST_STEPS else None
+    if len(ratios) < FEWEST_STEPS:
+        return 0.0
+    return float(np.median(ratios) * EXAMPLE.mean())
 
 
 def noise_level(pixels: np.ndarray) -> float | None:
@@ -136,7 +128,7 @@ def noise_level(pixels: np.ndarray) -> float | None:
         response = np.diff(np.diff(channel, 2, axis=0), 2, axis=1) / 6
         patches, of_levels = _blocks(response, PATCH), _blocks(channel[1:-1, 1:-1], PATCH)
         inside = (of_levels.max((1, 2)) < BRIGHT) & (of_levels.min((1, 2)) > DARK)
-        if inside.sum() < FEWEST:
+        if inside.sum() < FEWEST_BLOCKS:
             return None
         spread = np.sqrt((patches[inside] ** 2).mean((1, 2)))
         quantiles += np.quantile(spread, (0.02, 0.1, 0.5)) / len(pixels)

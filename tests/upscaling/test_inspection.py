@@ -80,7 +80,7 @@ def test_what_cannot_be_seen_is_unknown() -> None:
     small = levels(photograph())[:, :12, :20]
     for image in (white, small, small[:1]):
         found = inspected(image)
-        assert (found.table, found.noise) == (None, None)
+        assert (found.table, found.noise) == (0, None)
     smooth = torch.arange(128, dtype=torch.uint8).expand(3, 128, 128)
     assert not inspected(smooth).table
     assert inspected(white, table=3.0).table == 3

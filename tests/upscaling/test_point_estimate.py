@@ -105,7 +105,7 @@ def test_the_command_takes_a_jpeg_by_its_own_tables(
     assert "Keep them as PNG" not in said
     blind = UpscaleArguments(str(run), files, tmp_path / "blind", UpscaleOptions(input="unknown"))
     assert upscale.main(blind) == 0
-    assert "restored as a JPEG" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("restored as an image of unknown origin") == 2
     options = UpscaleOptions(input="average")
     exact = UpscaleArguments(str(run), files[1:], tmp_path / "exact", options)
     assert upscale.main(exact) == 0
