@@ -43,6 +43,11 @@ def and_more(count: int) -> str:
     return f" and {count - 1} more" if count > 1 else ""
 
 
+def left_out_of(count: int) -> str:
+    """How a warning about so many images begins, which names the first."""
+    return f"left out {count:,} images, the first" if count > 1 else "left out"
+
+
 def counted(count: int, noun: str) -> str:
     """A number of things: "1 image", "1,000 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -16,7 +16,7 @@ from srvae_pyro.data.image_files import for_each
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import DataSplits, ImageOptions, only_size
 from srvae_pyro.data.streaming import StreamedCrops
-from srvae_pyro.errors import UserError, and_more
+from srvae_pyro.errors import UserError, and_more, left_out_of
 from srvae_pyro.system.device import process_memory
 
 EVAL_CROPS = 2000  # of validation and of test, unless there are more images
@@ -170,4 +170,4 @@ class _LeftOut:
             warnings.warn(f"left out, {what}", stacklevel=2)
         if self.errors:
             first = next(iter(self.errors.values()))
-            warnings.warn(f"left out{and_more(len(self.errors))}: {first}", stacklevel=2)
+            warnings.warn(f"{left_out_of(len(self.errors))}: {first}", stacklevel=2)

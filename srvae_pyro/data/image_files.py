@@ -33,7 +33,7 @@ from srvae_pyro.data.levels import (
     read_planes_whole,
     seek_full_page,
 )
-from srvae_pyro.errors import UserError, and_more
+from srvae_pyro.errors import UserError, left_out_of
 from srvae_pyro.formats import EXTENSIONS, FORMATS, HEAD, UNREAD, extra_format
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import process_memory
@@ -397,7 +397,7 @@ def read_images(
     if not errors:
         return images, []
     left_out = sorted(errors)
-    warnings.warn(f"left out{and_more(len(errors))}: {errors[left_out[0]]}", stacklevel=2)
+    warnings.warn(f"{left_out_of(len(errors))}: {errors[left_out[0]]}", stacklevel=2)
     keep = torch.ones(len(paths), dtype=torch.bool)
     keep[left_out] = False
     return images[keep], left_out

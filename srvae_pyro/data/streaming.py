@@ -22,7 +22,7 @@ from srvae_pyro.data.crops import SizedImages, crop_order, crops_an_epoch, cut, 
 from srvae_pyro.data.image_files import read_image
 from srvae_pyro.data.sources import Source
 from srvae_pyro.data.splits import BLOCK, ImageOptions, shuffled, shuffled_in_windows
-from srvae_pyro.errors import UserError, and_more
+from srvae_pyro.errors import UserError, left_out_of
 from srvae_pyro.system.device import stream, to_device
 
 CPU = torch.device("cpu")
@@ -139,7 +139,7 @@ class StreamedImages(_Streamed, Dataset[Tensor | str]):
                 errors.append(image)
                 names.append(self.source.name(int(self.indices[index])))
         if errors:
-            warnings.warn(f"left out{and_more(len(errors))}: {errors[0]}", stacklevel=2)
+            warnings.warn(f"{left_out_of(len(errors))}: {errors[0]}", stacklevel=2)
         return images[:count], names
 
     def in_memory(self, most: int | None = None) -> Tensor:

@@ -359,7 +359,7 @@ def test_images_that_cannot_be_read_are_left_out(
         path.write_bytes(path.read_bytes()[:2000])  # its size can be read, its pixels cannot
     Path(folder, f"{kept[9]:03}.png").write_text("no image")
     bad = {*kept[4:6], kept[9], lost}
-    with pytest.warns(UserWarning, match=r"^left out and 3 more: cannot read the image"):
+    with pytest.warns(UserWarning, match=r"^left out 4 images, the first: cannot read the image"):
         data = load(folder)
     assert set(data.info["left_out"]) == {f"{number:03}.png" for number in bad}
     assert data.info["crops"]["images"] == {"train": 21, "val": 3, "test": 2}

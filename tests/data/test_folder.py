@@ -278,7 +278,7 @@ def test_files_that_cannot_be_read_are_left_out_of_their_split(tmp_path: Path) -
     Image.fromarray(np.zeros((64, 64), np.float32)).save(floats, format="TIFF")
     with refused(r"cannot read the image .*000"):
         load(tmp_path, strict=True)
-    with pytest.warns(UserWarning, match=r"^left out and \d more: cannot read"):
+    with pytest.warns(UserWarning, match=r"^left out \d images, the first: cannot read"):
         data = load(tmp_path)
     names = {f"{number:04d}.png" for number in bad}
     assert set(data.info["left_out"]) == names

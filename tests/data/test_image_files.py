@@ -290,7 +290,7 @@ def test_images_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
         make_image(8, 8, number).save(tmp_path / f"{number}.png")
     for name in ("a.nef", "b.nef"):
         (tmp_path / name).write_bytes(b"raw")
-    with pytest.warns(UserWarning, match=r"left out and 1 more: .*Pillow does not read \.nef"):
+    with pytest.warns(UserWarning, match=r"2 images, the first: .*Pillow does not read \.nef"):
         data = load_data(str(tmp_path), tmp_path, ImageOptions(stream=False))
     assert sorted(data.info["left_out"]) == ["a.nef", "b.nef"]
     with pytest.raises(UserError, match=r"Pillow does not read \.nef"):
