@@ -32,6 +32,7 @@ COSINES = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(1, 16, 2))) / 2
 COSINES[0] /= math.sqrt(2)
 ORDER = np.add(*np.indices(EXAMPLE.shape))  # of frequencies; the average has 0
 MOST_STEP = 121
+COARSER = 1.3  # traces count beside a file's own table if they are that much coarser
 FEWEST = 12  # coefficients that are not rounded to 0, to find a step by
 FEWEST_BLOCKS = 32  # also of patches
 FEWEST_STEPS = 3  # frequencies that show one
@@ -71,11 +72,12 @@ def inspected(levels: Tensor, table: float = 0.0, subsampled: bool = True) -> Fi
     if len(blocks) < FEWEST_BLOCKS:
         return Findings(table, bool(table) and subsampled)
     coefficients = COSINES @ (blocks - 128) @ COSINES.T
-    # A JPEG may have been saved again, with finer steps.
-    known = max(table, jpeg_table(coefficients))
-    noise = noise_before_jpeg(coefficients, known) if known else noise_level(pixels)
-    # Most JPEGs have fewer pixels of chroma, and pixels do not tell.
-    return Findings(known, bool(known) and (subsampled or known > table), noise)
+    traces = jpeg_table(coefficients)
+    if traces > COARSER * table:  # it has been saved again, with finer steps or as another format
+        # Most JPEGs have fewer pixels of chroma, and pixels do not tell.
+        table, subsampled = traces, True
+    noise = noise_before_jpeg(coefficients, table) if table else noise_level(pixels)
+    return Findings(table, bool(table) and subsampled, noise)
 
 
 def jpeg_table(coefficients: np.ndarray) -> float:

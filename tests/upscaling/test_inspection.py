@@ -58,6 +58,9 @@ def test_a_jpeg_is_known_by_its_pixels(quality: int) -> None:
 def test_a_files_own_tables_count() -> None:
     found = inspected(levels(photograph()), table=9.5, subsampled=False)
     assert (found.table, found.subsampled) == (9.5, False)
+    jpeg, table = as_jpeg(photograph(), 75, "4:4:4")  # its traces are not found exactly
+    found = inspected(levels(jpeg), table, subsampled=False)
+    assert (found.table, found.subsampled) == (table, False)
 
 
 @pytest.mark.parametrize("deviation", [4, 8, 15, 25])
