@@ -8,17 +8,15 @@ noise and the JPEG's quantisation table, which ``upscale`` finds in larger image
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from peers import read
-from reading import evenly_spaced_files, levels_of
+from reading import evenly_spaced_files, levels_of, photographs_parser, restoring
 
 from srvae_pyro import SRVAE
 from srvae_pyro.data.degradations import example
 from srvae_pyro.evaluation.sr_scores import LEVELS, RANKED, Calibration, Ranks
-from srvae_pyro.models import load
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.console import Bar
 from srvae_pyro.system.device import stream
@@ -55,17 +53,9 @@ def calibration(model: SRVAE, photographs: list[Path], kind: str) -> Calibration
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--photographs", required=True, type=Path, help="folder")
-    parser.add_argument("--limit", type=int, default=10**6, help="of these, evenly spaced")
-    parser.add_argument("--run", default="pretrained-photo")
-    options = parser.parse_args()
+    options = photographs_parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    model = load(options.run)
-    if not isinstance(model, SRVAE) or model.restorer is None:
-        parser.error(f"{options.run} was not trained on damaged inputs")
+    model, _ = restoring(options.run)
     paths = evenly_spaced_files(options.photographs, options.limit)
     print(
         f"| input | {' | '.join(f'{level} %' for level in LEVELS)} |\n|---|{'---|' * len(LEVELS)}"

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import onnxruntime
 import torch
+from reading import restoring
 
-from srvae_pyro.models import InputKind, load
+from srvae_pyro.models import InputKind
 from srvae_pyro.system.device import autocast, choose_precision, tune_allocator
 from srvae_pyro.upscaling.point_estimate import export_onnx
 
@@ -34,9 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     tune_allocator()
     torch.set_num_threads(1)
-    restorer = getattr(load(options.run), "restorer", None)
-    if restorer is None:
-        parser.error(f"{options.run} was not trained on damaged inputs")
+    _, restorer = restoring(options.run)
     threads = onnxruntime.SessionOptions()
     threads.intra_op_num_threads = threads.inter_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:

@@ -8,18 +8,17 @@ reduction.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from peers import made_small, read
-from reading import evenly_spaced_files, levels_of
+from reading import evenly_spaced_files, levels_of, photographs_parser, restoring
 from torch import Tensor
 
 from srvae_pyro.data.degradations import as_jpeg
-from srvae_pyro.models import InputKind, load
+from srvae_pyro.models import InputKind
 from srvae_pyro.models.restorer import PointEstimate
 from srvae_pyro.pixels import to_levels, to_unit
 from srvae_pyro.system.console import Bar
@@ -44,7 +43,7 @@ def scores(estimate: PointEstimate, path: Path, name: str) -> list[float]:
         truth = InputKind(noise=float(level or 0), table=0.0)
     file = replace(truth, noise=None) if kind == "JPEG" else InputKind(table=0.0)
     levels = levels_of(image)
-    found = InputKind(**vars(inspected(levels, file.table or 0.0)))
+    found = inspected(levels, file.table or 0.0)
 
     def score(told: InputKind) -> float:
         x: Tensor = estimate.folded(told, 2)(to_unit(levels[None]))
@@ -54,17 +53,9 @@ def scores(estimate: PointEstimate, path: Path, name: str) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--photographs", required=True, type=Path, help="folder")
-    parser.add_argument("--limit", type=int, default=10**6, help="of these, evenly spaced")
-    parser.add_argument("--run", default="pretrained-photo")
-    options = parser.parse_args()
+    options = photographs_parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    restorer = getattr(load(options.run), "restorer", None)
-    if restorer is None:
-        parser.error(f"{options.run} was not trained on damaged inputs")
+    _, restorer = restoring(options.run)
     paths = evenly_spaced_files(options.photographs, options.limit)
     tasks = [(name, path) for name in INPUTS for path in paths]
     found = {task: scores(restorer.estimate, task[1], task[0]) for task in Bar(tasks)}

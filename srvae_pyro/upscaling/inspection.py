@@ -7,10 +7,11 @@ not have to guess. Noise may be None, unknown, where the pixels leave it open.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
+
+from srvae_pyro.models.restorer import InputKind
 
 MOST = 512  # pixels a side that are looked at, in the image's middle
 BLOCK = 8  # pixels a side of a JPEG's blocks
@@ -41,23 +42,8 @@ DARK, BRIGHT = 5, 250  # outside of these noise is cut off
 PATCH = 8  # pixels a side of the patches that noise is measured in
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What is known of an image by its pixels.
-
-    Attributes:
-        table: mean of the luma quantisation table of its JPEG; 0 without signs of one.
-        subsampled: whether the JPEG's chroma has fewer pixels.
-        noise: standard deviation of its noise, levels; None if unknown.
-    """
-
-    table: float = 0.0
-    subsampled: bool = False
-    noise: float | None = None
-
-
-def inspected(levels: Tensor, table: float = 0.0, subsampled: bool = True) -> Findings:
-    """What the pixels of an image tell.
+def inspected(levels: Tensor, table: float = 0.0, subsampled: bool = True) -> InputKind:
+    """What the pixels of an image tell: noise, unless unknown, and its JPEG's table, or 0.
 
     Args:
         levels: uint8 (C, H, W).
@@ -70,14 +56,14 @@ def inspected(levels: Tensor, table: float = 0.0, subsampled: bool = True) -> Fi
     blocks = _blocks(luma, BLOCK)
     blocks = blocks[(blocks.max((1, 2)) < 254.5) & (blocks.min((1, 2)) > 0.5)]  # not cut off
     if len(blocks) < FEWEST_BLOCKS:
-        return Findings(table, bool(table) and subsampled)
+        return InputKind(table=table, subsampled=bool(table) and subsampled)
     coefficients = COSINES @ (blocks - 128) @ COSINES.T
     traces = jpeg_table(coefficients)
     if traces > COARSER * table:  # it has been saved again, with finer steps or as another format
         # Most JPEGs have fewer pixels of chroma, and pixels do not tell.
         table, subsampled = traces, True
     noise = noise_before_jpeg(coefficients, table) if table else noise_level(pixels)
-    return Findings(table, bool(table) and subsampled, noise)
+    return InputKind(noise=noise, table=table, subsampled=bool(table) and subsampled)
 
 
 def jpeg_table(coefficients: np.ndarray) -> float:

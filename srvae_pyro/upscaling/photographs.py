@@ -18,9 +18,10 @@ from srvae_pyro.data.degradations import luma_table
 from srvae_pyro.data.image_files import Opened, open_image
 from srvae_pyro.data.levels import UnreadableError, as_rgb
 from srvae_pyro.errors import UserError
+from srvae_pyro.models.restorer import InputKind
 from srvae_pyro.system.console import shown
 from srvae_pyro.system.files import write_whole
-from srvae_pyro.upscaling.inspection import Findings, inspected
+from srvae_pyro.upscaling.inspection import inspected
 from srvae_pyro.upscaling.tiling import Levels, bands
 
 # All tags of a TIFF count as EXIF, also those that say where its pixels are. A PNG has a field of
@@ -107,7 +108,7 @@ class Photograph:
         return "; ".join(filter(None, (self.lost, self.unkept)))
 
     @cached_property
-    def findings(self) -> Findings:
+    def kind(self) -> InputKind:
         """What the file and its pixels tell of noise and JPEG compression."""
         return inspected(self.levels, self.table, self.subsampled)
 

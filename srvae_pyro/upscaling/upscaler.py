@@ -326,7 +326,7 @@ class Upscaler:
         kind = InputKind.named(self.options.input)
         if self.options.input == "unknown":
             return kind
-        return replace(kind, **vars(photograph.findings))
+        return replace(photograph.kind, reduction=kind.reduction)
 
     def __call__(
         self, image: Tensor, sample: int = 0, gray: bool = False, kind: InputKind = EXACT
