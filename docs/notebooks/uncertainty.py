@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from skimage import data
 
 import srvae_pyro
-from srvae_pyro.pixels import to_levels, to_unit
+from srvae_pyro.pixels import interpolated, to_levels, to_unit
 
 net = srvae_pyro.load("pretrained-photo")
 
@@ -165,7 +165,7 @@ assert 0.5 < correlation_of_blocks(samples) / correlation_of_blocks(x) < 1.5
 # %%
 with torch.no_grad():
     estimate = net.model.p_x.estimate(y).clamp(0, 1)
-bicubic = F.interpolate(y, scale_factor=2, mode="bicubic").clamp(0, 1)
+bicubic = to_unit(interpolated(to_levels(y).to(torch.uint8), 2))
 
 
 def psnr(images):

@@ -27,6 +27,7 @@ from srvae_pyro.pixels import to_levels, to_unit
 
 __all__ = [
     "FACTORS",
+    "Y_TEMPERATURE",
     "FoldedEstimate",
     "InputKind",
     "PointEstimate",
@@ -41,6 +42,9 @@ FACTORS = (1, 2, 3, 4)  # of the point estimate
 MOST_NOISE = 25.0  # levels, standard deviation
 KIND_NUMBERS = len(REDUCTIONS) + 9 + len(FACTORS)
 HIDDEN = 64  # units of the network that sees the kind
+# Of y sampled given o. Its blocks are independent, which p(x|y,z) takes for texture: at 1 samples
+# of x differ more than they should, and at this they are calibrated on validation photographs.
+Y_TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)

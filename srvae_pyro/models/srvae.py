@@ -25,7 +25,7 @@ from srvae_pyro.inference.operations import check_images
 from srvae_pyro.models.base import ImageModel, Levels, images_plate, make_prior
 from srvae_pyro.models.conditionals import ImageEncoder, ZGivenYU
 from srvae_pyro.models.pixel_groups import X_GIVEN_YZ, image_given_latent
-from srvae_pyro.models.restorer import InputKind, Restorer
+from srvae_pyro.models.restorer import Y_TEMPERATURE, InputKind, Restorer
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
 
@@ -170,11 +170,11 @@ class SRVAE(ImageModel):
         return self.draw(self.super_resolution, y, samples=samples, **sampling)
 
     def restoration(self, o: Tensor, kind: InputKind) -> Tensor:
-        """The program of :meth:`restore`."""
+        """The program of :meth:`restore`, with y sampled at Y_TEMPERATURE."""
         assert self.restorer is not None
         kinds = kind.numbers(self.guide.d.factor).to(o.device).expand(len(o), -1)
         with images_plate(o):
-            y = pyro.sample("y", self.restorer(o, kinds))
+            y = pyro.sample("y", self.restorer(o, kinds).with_temperature(Y_TEMPERATURE))
             u = pyro.sample("u", self.guide.q_u(y))
             z = pyro.sample("z", self.model.p_z(y, u))
             return pyro.sample("x", self.model.p_x(y, z))

@@ -103,9 +103,9 @@ def with_setting_flags(kind: type[T]) -> type[T]:
 class TrainOptions:
     """How to train, beside the settings that ``config.json`` holds."""
 
-    resume: bool = False
+    resume: Annotated[bool, option(group="training")] = False
     """resume the run from its last checkpoint; a new length rescales the schedules"""
-    save_minutes: Annotated[float, Above(0, math.inf)] = 10.0
+    save_minutes: Annotated[float, Above(0, math.inf), option(group="training")] = 10.0
     """minutes between checkpoints within an epoch; another is written at its end"""
 
     device: Annotated[Device, option(group="machine")] = "auto"

@@ -82,6 +82,17 @@ def test_a_run_that_has_learnt_from_damaged_inputs_restores(place: Path) -> None
     assert read_config(more).model == read_config(folder).model
 
 
+def test_restored_samples_spread_less_than_p_y_given_o(place: Path) -> None:
+    model = load(damaged(place, "spread", steps=1))
+    o, kind = torch.full((1, 3, 16, 16), 128 / 255), InputKind(noise=9.0)
+    kinds = kind.numbers(2)[None]
+    with torch.no_grad():
+        own = torch.cat([model.restorer(o, kinds).sample() for _ in range(64)])
+    restored = model.restore(o, kind, samples=64, seed=0)["y"][:, 0]
+    narrower = restored.std(0).mean() / own.std(0).mean()
+    assert 0.5 < narrower < 0.95, narrower
+
+
 def test_what_does_not_suit_is_refused(place: Path) -> None:
     with plain(exact_preset), pytest.raises(UserError, match="`init`"):
         train.main(arguments(place, inputs="damaged", crops=32))
