@@ -205,7 +205,12 @@ class TrainingConfig(Settings):
         "minutes of training; the first limit reached ends the run",
     ] = None
     batch_size: Annotated[int, Above(0, 2**31), "images per update"] = 32
-    lr: Annotated[float, Above(0, 10**9), Flag("RATE"), "highest learning rate of Adamax"] = 2e-3
+    optimizer: Annotated[
+        Literal["adamax", "muon"],
+        "adamax: the published one; muon: orthogonalised momentum for the weights of convolutions, "
+        "Adamax for the rest, which learns faster",
+    ] = "adamax"
+    lr: Annotated[float, Above(0, 10**9), Flag("RATE"), "highest learning rate"] = 2e-3
     lr_decay: Annotated[float, Above(0, 1), "factor on the learning rate after each step"] = (
         0.999999
     )

@@ -19,6 +19,7 @@ from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import autocast, torch_seed
 from srvae_pyro.system.parallel import ProcessGroup
+from srvae_pyro.training.optimizer import Muon
 from srvae_pyro.training.restoration import RestorationObjective, restorer_of
 from srvae_pyro.training.schedule import ExponentialAverage, GradientClip
 
@@ -141,17 +142,16 @@ class Learner:
         self.model: ImageModel = make_model(config.model).to(group.device)
         self.randomness = Randomness(settings.seed, group)
         objective: nn.Module
-        kind: type[torch.optim.Optimizer] = torch.optim.Adamax
         if settings.inputs == "damaged":
             self.model.requires_grad_(False)  # it stays as it is
             restorer = restorer_of(self.model).requires_grad_(True)
             objective = RestorationObjective(restorer, self.randomness.augmentation)
-            kind = torch.optim.Adam
         else:
             elbo = TermsELBO(analytic_kl=settings.analytic_kl)
             objective = Objective(self.model, elbo, settings.estimate_weight)
         learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = kind(learnt, lr=settings.lr, betas=settings.betas, eps=settings.eps)  # type: ignore[call-arg]
+        kind = Muon if settings.optimizer == "muon" else torch.optim.Adamax
+        self.optimizer = kind(learnt, lr=settings.lr, betas=settings.betas, eps=settings.eps)
         self.objective = objective
         self.parallel: nn.Module = objective  # as all processes share it
         self.clip = GradientClip(settings.clip_factor)
