@@ -36,7 +36,7 @@ START = (
     "model.posterior_scale=0",
     "model.posterior_log_variance=0",
 )
-VAE = ("--preset", "small", "--model", "vae")
+VAE = ("--preset", "small", "--model", "vae", "--optimizer", "adamax")
 EARLIER_VAE = (
     "model.q_z.growth=8",
     "model.p_x_from_z.growth=46",
@@ -48,7 +48,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "srVAE as published, our way": (*AS_PUBLISHED, *OURS, "--set", *EARLIER_SMALL),
     "VAE, plain": (*VAE, *PLAIN, "--set", *EARLIER_VAE, *START),
     "VAE, our way": (*VAE, *OURS, "--set", *EARLIER_VAE),
-    "small": ("--preset", "small"),
+    "small": ("--preset", "small", "--optimizer", "adamax"),
 }
 GOALS = (5.0, 4.5, 4.0, 3.7, 3.5, 3.3)
 SMOOTH = 100  # updates

@@ -70,7 +70,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "no augmentation": ("--augment", "none"),
     },
 }
-INDEPENDENT = (
+INDEPENDENT = (  # and what the presets were trained by
+    *("--optimizer", "adamax"),
     *("--transform", "downscale2", "--likelihood", "independent"),
     *("--latent-likelihood", "independent", "--kl-u-start", "1", "--kl-u-warmup", "0"),
 )
@@ -88,7 +89,10 @@ SHARED: dict[str, tuple[str, ...]] = {
         *("--preset", "small", *INDEPENDENT, "--u-stages", "1"),
         *("--set", *EARLIER_SMALL),
     ),
-    "ablations": ("--preset", "quickstart", *INDEPENDENT, "--kl-warmup", "0.5", "--set", AS_MANY),
+    "ablations": (
+        *("--preset", "quickstart", *INDEPENDENT, "--lr", "4e-3", "--kl-warmup", "0.5"),
+        *("--set", AS_MANY),
+    ),
 }
 
 
