@@ -169,11 +169,14 @@ def test_a_second_signal_stops_at_once_and_handlers_come_back() -> None:
 
 
 def test_gentle_signals_may_be_repeated_and_followed_by_sigterm() -> None:
+    # Tests that nohup runs inherit that SIGHUP is ignored.
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with Interrupt() as interrupt:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGXCPU, signal.SIGTERM, signal.SIGHUP):
             signal.raise_signal(number)
     assert interrupt.signal == signal.SIGHUP
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    signal.signal(signal.SIGHUP, inherited)
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
