@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Muon", "orthogonalized"]
+__all__ = ["Muon", "is_matrix", "orthogonalized"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's iteration, by Jordan et al.
 ITERATIONS = 5

@@ -340,3 +340,16 @@ def test_an_optimiser_of_other_shapes_is_a_users_error(run: Path) -> None:
     save_checkpoint(run / LAST, state)
     with pytest.raises(UserError, match=r"last\.ckpt does not fit .* another shape"):
         trainer.recovery.resume()
+
+
+def test_another_optimiser_s_checkpoint_is_a_users_error(run: Path) -> None:
+    trainer = make_trainer(run, tiny_config(steps=4))
+    state = load_checkpoint(run / LAST)
+    moments = state["optimizer"]["state"][0]
+    moments["exp_avg_sq"] = moments.pop("exp_inf")  # as Adam has it
+    save_checkpoint(run / LAST, state)
+    with pytest.raises(UserError, match=r"last\.ckpt does not fit .* another optimiser"):
+        trainer.recovery.resume()
+    muon = make_trainer(run, tiny_config(steps=4, optimizer="muon"))
+    with pytest.raises(UserError, match=r"last\.ckpt does not fit .* another optimiser"):
+        muon.recovery.resume()
