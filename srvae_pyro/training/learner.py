@@ -19,7 +19,7 @@ from srvae_pyro.models import ImageModel, make_model
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import autocast, torch_seed
 from srvae_pyro.system.parallel import ProcessGroup
-from srvae_pyro.training.optimizer import Muon, is_matrix
+from srvae_pyro.training.optimizer import Muon, check_optimizer
 from srvae_pyro.training.restoration import RestorationObjective, restorer_of
 from srvae_pyro.training.schedule import ExponentialAverage, GradientClip
 
@@ -273,17 +273,3 @@ class Learner:
         """Take the EMA weights, and forget the optimiser's moments."""
         self.model.load_state_dict(self.averaged.state_dict())
         self.optimizer.state.clear()
-
-
-def check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """A ValueError if an optimiser's state is another one's, which PyTorch does not check."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state["state"].items():
-        if not (isinstance(index, int) and 0 <= index < len(parameters)):
-            raise ValueError(f"its optimiser has a parameter {index!r}")
-        matrix = isinstance(optimizer, Muon) and is_matrix(parameters[index])
-        if set(values) != {"step", "exp_avg"} | (set() if matrix else {"exp_inf"}):
-            raise ValueError("another optimiser trained it")
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[index].shape:
-                raise ValueError(f"its optimiser's {name} of parameter {index} has another shape")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Muon", "is_matrix", "orthogonalized"]
+__all__ = ["Muon", "check_optimizer", "orthogonalized"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's iteration, by Jordan et al.
 ITERATIONS = 5
@@ -107,3 +107,17 @@ def is_matrix(parameter: Tensor) -> bool:
     if parameter.dim() != 4:
         return False
     return min(parameter.shape[0], parameter[0].numel()) >= SMALLEST
+
+
+def check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """A ValueError if an optimiser's state is another one's, which PyTorch does not check."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state["state"].items():
+        if not (isinstance(index, int) and 0 <= index < len(parameters)):
+            raise ValueError(f"its optimiser has a parameter {index!r}")
+        matrix = isinstance(optimizer, Muon) and is_matrix(parameters[index])
+        if set(values) != {"step", "exp_avg"} | (set() if matrix else {"exp_inf"}):
+            raise ValueError("another optimiser trained it")
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[index].shape:
+                raise ValueError(f"its optimiser's {name} of parameter {index} has another shape")

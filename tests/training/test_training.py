@@ -113,11 +113,8 @@ def interrupted_at(at: int, number: int = signal.SIGINT) -> type[Trainer]:
 @pytest.mark.parametrize(
     ("at", "steps", "changes"),
     [
-        (
-            3,
-            EPOCH + 1,
-            {"prior": "realnvp", "optimizer": "muon"},
-        ),  # in the first epoch, metrics half averaged
+        # In the first epoch, metrics half averaged.
+        (3, EPOCH + 1, {"prior": "realnvp", "optimizer": "muon"}),
         (2, 3, {"precision": "bf16", **SWITCHES}),
         (EPOCH, EPOCH + 1, SWITCHES),  # an epoch's end
         (2 * EPOCH + 1, 2 * EPOCH + 2, {"model": "vae"}),
