@@ -1,13 +1,13 @@
-"""Does it pay to tell p(y|u) an image's class? A command with such an srVAE.
+"""Does it pay to give p(y|u) an image's class? A command with such a level of y.
 
-For example, from the weights of a run that has none, whose images are in folders of classes::
+The level of y is a one-level VAE on images of half the size::
 
-    python benchmarks/classes.py DIR train --preset small --data DIR --init RUN --run classes ...
-    python benchmarks/classes.py DIR evaluate classes --elbo-only --kid --decode sample
+    python benchmarks/classes.py DIR train --preset small --model vae --image-size 16 ... --run RUN
+    python benchmarks/classes.py DIR evaluate RUN --elbo-only --kid --decode sample
 
-An embedding of the class, of u's shape, is added to u where p(y|u) sees it; it starts at 0. An
-image's class is found by its pixels; generated images have random ones. The class is observed, so
-bits/dim are of x given it. Such a run is only read by this script.
+An embedding of the class, of the latent's shape, is added to the latent where p(x|z) sees it; it
+starts at 0. An image's class is found by its pixels; generated images have random classes. The
+class is observed, so bits/dim are of x given it. Such a run is only read by this script.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import torch
 from reading import levels_of
 from torch import Tensor, nn
 
-from srvae_pyro import SRVAE
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.data.image_files import find_images, read_image
-from srvae_pyro.models import base
+from srvae_pyro.models import VAE
+from srvae_pyro.models.base import MODELS
 from srvae_pyro.models.shapes import sizes_of
-from srvae_pyro.models.srvae import SRVAEGuide
+from srvae_pyro.models.vae import VAEGuide
 from srvae_pyro.pixels import to_levels
 
 CLASSES: dict[bytes, int] = {}  # by the digest of an image's pixels
@@ -41,22 +41,22 @@ def digest(levels: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(levels).tobytes(), digest_size=8).digest()
 
 
-def learn_classes(folder: Path) -> None:
+def learn_classes(folder: Path, side: int) -> None:
     """Fill CLASSES and NAMES with the images of a folder and their mirror images."""
     paths = find_images(folder)
     NAMES[:] = sorted({path.parent.name for path in paths})
     for path in paths:
-        levels = levels_of(read_image(path, 3)).numpy()
+        levels = levels_of(read_image(path, 3, side)).numpy()
         for image in (levels, levels[..., ::-1]):
             CLASSES[digest(image)] = NAMES.index(path.parent.name)
 
 
 class GivenClass(nn.Module):
-    """p(y|u, class) from p(y|u): of the last images that the guide saw, or of random classes."""
+    """p(x|z, class) from p(x|z): of the last images that the guide saw, or of random classes."""
 
-    def __init__(self, p_y: nn.Module, shape: tuple[int, int, int]) -> None:
+    def __init__(self, p_x: nn.Module, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.p_y, self.shape = p_y, shape
+        self.p_x, self.shape = p_x, shape
         self.embedding = nn.Embedding(len(NAMES), math.prod(shape))
         nn.init.zeros_(self.embedding.weight)
         self.classes: Tensor | None = None
@@ -66,41 +66,31 @@ class GivenClass(nn.Module):
         found = [CLASSES[digest(image)] for image in levels]
         self.classes = torch.tensor(found, device=x.device).view(x.shape[:-3])
 
-    def forward(self, u: Tensor) -> dist.TorchDistribution:
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
         classes, self.classes = self.classes, None
         if classes is None:
-            classes = torch.randint(len(NAMES), u.shape[:-3], device=u.device)
-        y: dist.TorchDistribution = self.p_y(u + self.embedding(classes).unflatten(-1, self.shape))
-        return y
+            classes = torch.randint(len(NAMES), z.shape[:-3], device=z.device)
+        x: dist.TorchDistribution = self.p_x(z + self.embedding(classes).unflatten(-1, self.shape))
+        return x
 
 
-class SeeingGuide(nn.Module):
-    """A guide that shows ``p_y`` the images."""
+class SeeingGuide(VAEGuide):
+    """A guide that shows the images to ``p_x``."""
 
-    def __init__(self, guide: SRVAEGuide, p_y: GivenClass) -> None:
-        super().__init__()
-        self.d, self.q_u, self.q_z = guide.d, guide.q_u, guide.q_z
-        self.program, self.show = guide.forward, p_y.see
+    def __init__(self, q_z: nn.Module, p_x: GivenClass) -> None:
+        super().__init__(q_z)
+        self.show = p_x.see
 
-    def forward(self, x: Tensor, *rest: object, **more: object) -> None:
+    def forward(self, x: Tensor, count: int = 1, size: tuple[int, int] | None = None) -> None:
         self.show(x)
-        self.program(x, *rest, **more)  # type: ignore[arg-type]
+        super().forward(x, count, size)
 
 
-class Conditional(SRVAE):
+class Conditional(VAE):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        p_y = GivenClass(self.model.p_y, sizes_of(config).lower_latent)
-        self.model.p_y = p_y
-        self.guide = SeeingGuide(self.guide, p_y)  # type: ignore[assignment]
-
-
-def load_weights(model: SRVAE, run: str | Path) -> None:
-    """Of a run without classes too: its p(y|u) is a part of this one's."""
-    state = base.read_weights(base.find_run(run) / base.WEIGHTS)
-    inner = {k.replace("model.p_y.", "model.p_y.p_y.", 1): v for k, v in state.items()}
-    known = state if "model.p_y.embedding.weight" in state else inner
-    model.load_state_dict(model.state_dict() | known)
+        self.model.p_x = GivenClass(self.model.p_x, sizes_of(config).latent)
+        self.guide = SeeingGuide(self.guide.q_z, self.model.p_x)
 
 
 def main() -> None:
@@ -109,11 +99,11 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="images in folders of classes")
     parser.add_argument("command", choices=("train", "evaluate", "generate"))
+    parser.add_argument("--side", type=int, default=16, help="of the model's images")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own")
     options = parser.parse_args()
-    learn_classes(options.folder)
-    base.MODELS["srvae"] = Conditional
-    base.load_weights = load_weights  # type: ignore[assignment]
+    learn_classes(options.folder, options.side)
+    MODELS["vae"] = Conditional
     sys.argv = [f"{options.command}.py", *options.arguments]
     runpy.run_module(f"srvae_pyro.{options.command}", run_name="__main__")
 

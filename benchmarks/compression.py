@@ -2,8 +2,8 @@
 
 Test images are written and read back in three ways: in float64 that has the same bits on every
 machine, as ``compress`` does; in float64 as PyTorch's libraries compute it here; and in their
-float32 (``--arithmetic fp32``). For each its bytes, those to start with and those in all but these,
-the processor's seconds an image to write and to read in one thread, and whether a process with
+float32 (``--arithmetic fp32``). For each its bytes, the initial ones, and all without these, the
+processor's seconds an image to write and to read in one thread, and whether a process with
 older instructions (SSE4.2, without fused multiplications) writes the same bytes. ``python -m
 srvae_pyro.evaluate RUN --compress N`` compares the code with the ELBO and with other codecs.
 """

@@ -1,11 +1,11 @@
-"""What u and z say: ``python benchmarks/latents.py RUN --data DIR``.
+"""What u and z encode: ``python benchmarks/latents.py RUN --data DIR``.
 
 Test images a, with u ~ q(u|d(a)) and y the likeliest of p(y|u), are decoded with z of their own,
 with z drawn from p(z|y,u), and with z of another image b, pixels the likeliest each time. PSNR in
 dB, the mean over the images: of x against a; of d(x) against y, which the decoder saw; and of x
 against b. If z carried nothing, the three rows would be alike; if it carried the structure, the
-last row's x would be like b and its d(x) unlike y. Then the same from y = d(a) itself: what z says
-beside y.
+last row's x would be like b and its d(x) unlike y. Then the same from y = d(a) itself: what z adds
+to y.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Memory that training takes: ``python benchmarks/memory.py --preset paper --batch-size 32 256``.
 
 For each batch size, in gigabytes (1e9 bytes): what stays (weights, gradients, Adamax's two moments,
-EMA weights), what a step's activations take at their most, and both. The activations are
-counted, tensor by tensor, in a forward and backward pass of two batches on this machine's CPU, and
-grow in a straight line with the batch. A device's own needs come on top: on a GPU CUDA's context
-and cuDNN's workspaces, on a CPU oneDNN's.
+of which Muon needs one, EMA weights), what a step's activations take at their most, and both. The
+activations are counted, tensor by tensor, in a forward and backward pass of two batches on this
+machine's CPU, and grow in a straight line with the batch. A device's own needs come on top: on a
+GPU CUDA's context and cuDNN's workspaces, on a CPU oneDNN's.
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ def table(results: Results, kinds: Sequence[str], measure: str, run: str = "") -
     for name in dict.fromkeys(name for name, _ in results):
         rows.append([name, *(cell(name, kind) for kind in kinds)])
     if run:
-        rows.append([f"{run} less the best peer", *map(margin, kinds)])
+        rows.append([f"{run} minus the best peer", *map(margin, kinds)])
     return [f"| {' | '.join(row)} |" for row in rows]
 
 

@@ -1,8 +1,8 @@
-"""Make the small files of a model to give away: ``python benchmarks/pretrained.py RUN --data DIR``.
+"""Export a run for publication: ``python benchmarks/pretrained.py RUN --data DIR``.
 
 Weights in half precision and settings without the paths of this machine, to ``runs/pretrained``;
 then the ELBO of validation images by both, image by image with the same noise, since rounding
-weights must not change what they say.
+must not change the likelihood.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 INDEPENDENT = (  # and what the presets were trained by
-    *("--optimizer", "adamax"),
+    *("--optimizer", "adamax", "--augment", "shifts"),
     *("--transform", "downscale2", "--likelihood", "independent"),
     *("--latent-likelihood", "independent", "--kl-u-start", "1", "--kl-u-warmup", "0"),
 )

@@ -53,7 +53,7 @@ def test_the_table_marks_the_best_and_compares_the_run_with_it(peers: ModuleType
         "| good | **30.50** |  |",
         "| bad | 20.50 | **25.00** |",
         "| run | 30.50 |  |",
-        "| run less the best peer | +0.00 ± 0.50 (good) |  |",
+        "| run minus the best peer | +0.00 ± 0.50 (good) |  |",
     ]
 
 
