@@ -43,6 +43,9 @@ class Residual(Settings):
         bool,
         "these blocks also predict the finer image, from which the four networks' locations start",
     ] = False
+    scaled: Annotated[
+        bool, "pixels are scaled to variances near 1 before these networks see them"
+    ] = False
 
 
 DATA_SETS = ("cifar10", "imagenet32", "imagenet32-batches", "photos")

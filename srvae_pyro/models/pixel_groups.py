@@ -38,6 +38,10 @@ from srvae_pyro.networks import (
     init_heads,
 )
 
+# One over the usual standard deviations of pixels, and of a block's pixels less their average.
+# Weights start alike for all inputs, so unscaled pixels take long to be seen beside the features.
+PIXEL_SCALE, DIFFERENCE_SCALE = 4.0, 16.0
+
 
 class PixelGroups(nn.Module):
     """An image of given rounded block averages y, by a network for each pixel of a block.
@@ -45,7 +49,8 @@ class PixelGroups(nn.Module):
     Each network sees y, features (..., F, h, w) of a latent, and the earlier pixels of all blocks
     less their y. ``size.shared`` residual blocks add features of y, computed once for all networks
     and samples. With ``size.estimate`` these also predict a point estimate of the image, which then
-    takes y's place in the differences and as the start of the locations.
+    takes y's place in the differences and as the start of the locations. With ``size.scaled`` y
+    and the differences are scaled to variances near 1.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class PixelGroups(nn.Module):
     ) -> None:
         super().__init__()
         self.block = block
+        self.scales = (PIXEL_SCALE, DIFFERENCE_SCALE) if size.scaled else (1.0, 1.0)
         self.shared: ResidualFeatures | None = None
         if size.shared:
             self.shared = ResidualFeatures(channels, size.width, size.shared)
@@ -89,11 +95,13 @@ class PixelGroups(nn.Module):
         count = len(before)
         network = self.networks[count]
 
+        scale, finer = self.scales
+
         def joined(y: Tensor, *rest: Tensor) -> Tensor:
             earlier, expected, seen = rest[:count], rest[count : 2 * count], rest[2 * count :]
-            more = (pixel - one for pixel, one in zip(earlier, expected, strict=True))
+            more = (finer * (pixel - one) for pixel, one in zip(earlier, expected, strict=True))
             # About 0, where bfloat16 rounds pixels least; locations start from y or estimates.
-            pixels = [*(part.to(y.dtype) for part in seen), y - 0.5, *more]
+            pixels = [*(part.to(y.dtype) for part in seen), scale * (y - 0.5), *more]
             out: Tensor = network(torch.cat(pixels, dim=1))
             return out
 
@@ -106,7 +114,7 @@ class PixelGroups(nn.Module):
         shared = self.shared
         if shared is None:
             return (), []
-        seen = over_images(lambda y: shared(y - 0.5), y)
+        seen = over_images(lambda y: shared(self.scales[0] * (y - 0.5)), y)
         if self.estimator is None:
             return (seen,), []
         apart = over_images(self.estimator, seen).unflatten(-3, (self.block.pixels, -1))

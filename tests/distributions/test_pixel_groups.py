@@ -35,7 +35,11 @@ d = make_transform("average2")
 
 
 def conditional(
-    channels: int = 3, scale: float = 1.0, shared: int = 0, estimate: bool = False
+    channels: int = 3,
+    scale: float = 1.0,
+    shared: int = 0,
+    estimate: bool = False,
+    scaled: bool = False,
 ) -> GroupsGivenYZ:
     """A small p(x|y,z) with z of y's size, initialised; its parameters spread ``scale`` times."""
     torch.manual_seed(1)
@@ -44,7 +48,7 @@ def conditional(
         components=3,
         stages=1,
         p_x_from_z=Dense(4, 1),
-        groups=Residual(4, 1, shared, estimate),
+        groups=Residual(4, 1, shared, estimate, scaled),
         p_x_z_channels=2,
         likelihood_scale=0.3,
     )
@@ -289,10 +293,33 @@ def test_autocast_reaches_every_network(shared: int) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.model.parameters())
 
 
+@pytest.mark.parametrize("shared", [0, 1])
+def test_scaled_pixels_and_smaller_weights_give_the_same(shared: int) -> None:
+    plain = conditional(shared=shared, estimate=bool(shared))
+    scaled = conditional(shared=shared, estimate=bool(shared), scaled=True)
+    scaled.load_state_dict(plain.state_dict())
+    y_scale, difference_scale = scaled.groups.scales
+    assert min(y_scale, difference_scale) > 1
+    with torch.no_grad():
+        if scaled.groups.shared is not None:
+            scaled.groups.shared[0].gain.div_(y_scale)  # it sees only y
+        for before, network in enumerate(scaled.groups.networks):
+            weight = network[0].weight.clone()
+            pixels = weight[:, weight.shape[1] - 3 * (1 + before) :]  # y first
+            pixels[:, :3] /= y_scale
+            pixels[:, 3:] /= difference_scale
+            network[0].direction.copy_(weight)
+            network[0].gain.copy_(weight.flatten(1).norm(dim=1).view_as(network[0].gain))
+    x, z = smooth_images(3), torch.randn(3, 4, 8, 8)
+    torch.testing.assert_close(scaled(d(x), z).log_prob(x), plain(d(x), z).log_prob(x))
+
+
 # In the models
 
 
-@pytest.fixture(params=[Residual(4, 1), Residual(4, 1, 2), Residual(4, 1, 2, estimate=True)])
+@pytest.fixture(
+    params=[Residual(4, 1), Residual(4, 1, 2, scaled=True), Residual(4, 1, 2, estimate=True)]
+)
 def model(request: pytest.FixtureRequest) -> SRVAE:
     groups = request.param
     settings = {"d": "average2", "likelihood": "groups", "likelihood_scale": 0.5}
