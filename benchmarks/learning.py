@@ -48,7 +48,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "srVAE as published, our way": (*AS_PUBLISHED, *OURS, "--set", *EARLIER_SMALL),
     "VAE, plain": (*VAE, *PLAIN, "--set", *EARLIER_VAE, *START),
     "VAE, our way": (*VAE, *OURS, "--set", *EARLIER_VAE),
-    "small": ("--preset", "small", "--optimizer", "adamax", "--augment", "shifts"),
+    "small": (
+        *("--preset", "small", "--optimizer", "adamax", "--augment", "shifts"),
+        *("--set", "model.groups.scaled=false", "model.pyramid.scaled=false"),
+    ),
 }
 GOALS = (5.0, 4.5, 4.0, 3.7, 3.5, 3.3)
 SMOOTH = 100  # updates
