@@ -10,23 +10,20 @@ srvae_pyro.evaluate RUN --compress N`` compares the code with the ELBO and with 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
+from reading import read_run, run_parser
 from torch import Tensor
 
 from srvae_pyro.compression.codec import Codec
-from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.models import ImageModel, load
-from srvae_pyro.runs import find_run, read_config
+from srvae_pyro.models import ImageModel
 from srvae_pyro.system.device import tune_allocator
 
 OLDER = {
@@ -67,19 +64,12 @@ def measured(model: ImageModel, images: Tensor, way: str, read: bool) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("run")
-    parser.add_argument("--data", default=None, help="default: what the run was trained on")
-    parser.add_argument("--limit", type=int, default=20, help="test images")
+    parser = run_parser(__doc__, limit=20)
     parser.add_argument("--write-only", action="store_true", help="print JSON, for itself")
     options = parser.parse_args()
     tune_allocator()
     torch.set_num_threads(1)
-    folder = find_run(options.run)
-    model = load(folder)
-    test = load_for(read_config(folder), options.data, Path("data")).test
+    folder, model, test = read_run(options)
     images = evenly_spaced(test, options.limit)
     found = {way: measured(model, images, way, not options.write_only) for way in WAYS}
     if options.write_only:

@@ -10,42 +10,31 @@ to y.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
+from reading import read_run, run_parser
 from torch import Tensor
 
 from srvae_pyro import SRVAE
-from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced
-from srvae_pyro.models import load
 from srvae_pyro.models.base import images_plate
 from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.system.device import tune_allocator
 from srvae_pyro.upscaling.quality import psnr
 from srvae_pyro.upscaling.upscaler import downscaled
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("run")
-    parser.add_argument("--data", default=None, help="default: what the run was trained on")
-    parser.add_argument("--limit", type=int, default=500, help="test images")
+    parser = run_parser(__doc__, limit=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tune_allocator()
     pyro.enable_validation(False)
-    folder = find_run(options.run)
-    model = load(folder)
+    folder, model, test = read_run(options)
     if not isinstance(model, SRVAE):
         parser.error(f"{folder} has no u: it is a VAE")
-    test = load_for(read_config(folder), options.data, Path("data")).test
     # A folder's images are in the order of their classes: b is of another one.
     levels = evenly_spaced(test, options.limit)
     half = len(levels) // 2

@@ -8,22 +8,18 @@ more level or group costs.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyro
 import torch
+from reading import read_run, run_parser
 from torch import Tensor
 
 from srvae_pyro import SRVAE
-from srvae_pyro.data.run_data import load_for
 from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.distributions import ConsistentGroups, Pyramid
 from srvae_pyro.evaluation.kid import FeatureSet, LiteFeatures, kernel_distance, neighbours
-from srvae_pyro.models import load
 from srvae_pyro.pixels import to_levels, to_unit
-from srvae_pyro.runs import find_run, read_config
 from srvae_pyro.system.device import tune_allocator
 
 AT_ONCE = 100  # images
@@ -69,12 +65,7 @@ def variants(model: SRVAE, y: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("run")
-    parser.add_argument("--data", default=None, help="default: what the run was trained on")
-    parser.add_argument("--limit", type=int, default=1000, help="test images a set")
+    parser = run_parser(__doc__, limit=1000, what="test images a set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -82,11 +73,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     pyro.enable_validation(False)
     pyro.set_rng_seed(options.seed)
-    folder = find_run(options.run)
-    model = load(folder)
+    folder, model, test = read_run(options)
     if not isinstance(model, SRVAE) or model.config.latent_likelihood != "pyramid":
         parser.error(f"{folder} has no pyramid of y")
-    test = load_for(read_config(folder), options.data, Path("data")).test
     images = evenly_spaced(test, 2 * options.limit)
     features = LiteFeatures()
     others, own = (model.guide.d(to_unit(images[first::2])) for first in (0, 1))

@@ -94,14 +94,14 @@ class PixelGroups(nn.Module):
         """The distribution of the next group, images (C, h, w), given those before."""
         count = len(before)
         network = self.networks[count]
-
-        scale, finer = self.scales
+        of_y, of_difference = self.scales
 
         def joined(y: Tensor, *rest: Tensor) -> Tensor:
             earlier, expected, seen = rest[:count], rest[count : 2 * count], rest[2 * count :]
-            more = (finer * (pixel - one) for pixel, one in zip(earlier, expected, strict=True))
+            pairs = zip(earlier, expected, strict=True)
+            more = (of_difference * (pixel - one) for pixel, one in pairs)
             # About 0, where bfloat16 rounds pixels least; locations start from y or estimates.
-            pixels = [*(part.to(y.dtype) for part in seen), scale * (y - 0.5), *more]
+            pixels = [*(part.to(y.dtype) for part in seen), of_y * (y - 0.5), *more]
             out: Tensor = network(torch.cat(pixels, dim=1))
             return out
 
