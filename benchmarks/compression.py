@@ -38,7 +38,7 @@ def codec_of(model: ImageModel, way: str) -> Codec:
     """A codec that computes in one of the ways."""
     codec = Codec(model, arithmetic="fp32" if way.startswith("fp32") else "fp64")
     if way != "fp64":
-        codec.mode = codec.bits_back.mode = None
+        codec.mode = None
     return codec
 
 
