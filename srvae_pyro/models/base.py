@@ -83,13 +83,18 @@ def read_state(path: Path, fresh: Callable[[], nn.Module]) -> dict[str, Tensor]:
 
 
 def load_weights(model: Any, run: str | Path) -> None:
-    """Give a model the weights of a run with the same networks, at any image size."""
+    """Give a model the weights of a run with the same networks, at any image size.
+
+    Networks for damaged inputs that the run does not have, or has with other settings, stay as they
+    are.
+    """
     path = find_run(run) / WEIGHTS
     try:
         known = replace(model.config, restorer=read_config(path.parent).model.restorer)
         state = read_state(path, lambda: type(model)(known))
-        # The run may have no restorer yet.
-        model.load_state_dict(state, strict=known.restorer == model.config.restorer)
+        same = known.restorer == model.config.restorer
+        kept = {name: value for name, value in state.items() if same or "restorer." not in name}
+        model.load_state_dict(kept, strict=same)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the weights of {run} do not fit this model: {reason}") from None

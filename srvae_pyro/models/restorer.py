@@ -21,7 +21,7 @@ from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixture, Pyramid
 from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.models.conditionals import over_images
-from srvae_pyro.models.pixel_groups import PixelGroups
+from srvae_pyro.models.pixel_groups import DIFFERENCE_SCALE, PIXEL_SCALE, PixelGroups
 from srvae_pyro.networks import ResidualFeatures, ResidualNetwork, init_heads, initializing
 from srvae_pyro.pixels import to_levels, to_unit
 
@@ -140,7 +140,8 @@ class ConditionedBlock(nn.Module):
 class PointEstimate(nn.Module):
     """x given o, by a residual network at o's size and a head for each factor.
 
-    Trained by least absolute errors. Of a trusted input each pixel is the mean of its block.
+    Trained by least absolute errors. Of a trusted input each pixel is the mean of its block. With
+    ``size.scaled`` the input and what is added to it are scaled to variances near 1.
 
     Args:
         size: width and residual blocks.
@@ -150,6 +151,8 @@ class PointEstimate(nn.Module):
     def __init__(self, size: Residual, channels: int) -> None:
         super().__init__()
         self.width, self.channels = size.width, channels
+        self.input_scale = PIXEL_SCALE if size.scaled else 1.0
+        self.output_scale = 1 / DIFFERENCE_SCALE if size.scaled else 1.0
         self.first = nn.Conv2d(channels, size.width, 3, padding=1)
         self.blocks = nn.ModuleList(ConditionedBlock(size.width) for _ in range(size.blocks))
         self.last = nn.Conv2d(size.width, size.width, 3, padding=1)
@@ -175,7 +178,7 @@ class PointEstimate(nn.Module):
 
     def features(self, o: Tensor, kinds: Tensor | None) -> Tensor:
         """(B, width, h, w); without kinds those that :meth:`folded` has folded in."""
-        first = hidden = self.first(o - 0.5)
+        first = hidden = self.first(self.input_scale * (o - 0.5))
         scales = None if kinds is None else self.scales(kinds)
         for index, block in enumerate(self.blocks):
             film = () if scales is None else scales[:, index].unbind(1)
@@ -184,7 +187,8 @@ class PointEstimate(nn.Module):
 
     def head(self, features: Tensor, o: Tensor, trusted: Tensor | bool, factor: int) -> Tensor:
         """The image (B, C, factor h, factor w); trusted is a bool, or (B) of 0 and 1."""
-        added = self.heads[str(factor)](features).float().unflatten(1, (self.channels, -1))
+        added = self.output_scale * self.heads[str(factor)](features).float()
+        added = added.unflatten(1, (self.channels, -1))
         mean = added.mean(2, keepdim=True)
         if isinstance(trusted, Tensor):
             added = added - trusted.view(-1, 1, 1, 1, 1) * mean
@@ -194,8 +198,11 @@ class PointEstimate(nn.Module):
 
     def forward(self, o: Tensor, kinds: Tensor, factor: int) -> Tensor:
         """o (B, C, h, w) in [0, 1], kinds (B, KIND_NUMBERS): (B, C, factor h, factor w)."""
-        trusted = kinds[:, -len(FACTORS) - 1]
-        return self.head(self.features(o, kinds), o, trusted, factor)
+        return self.head(self.features(o, kinds), o, self.trusted(kinds), factor)
+
+    def trusted(self, kinds: Tensor) -> Tensor:
+        """Which inputs are exactly d(x), by their kinds' numbers: (B) of 0 and 1."""
+        return kinds[:, -len(FACTORS) - 1]
 
     @torch.no_grad()
     def folded(self, kind: InputKind, factor: int) -> FoldedEstimate:
@@ -255,7 +262,8 @@ class Restorer(nn.Module):
             1,
         )
         init_heads(self.coarse, config.likelihood_scale, self._start())
-        self.groups = PixelGroups(config, Residual(WIDTH, 1), channels, 4 * WIDTH)
+        groups = Residual(WIDTH, 1, scaled=size.scaled)
+        self.groups = PixelGroups(config, groups, channels, 4 * WIDTH)
 
     def _start(self) -> Tensor:
         """What the coarse head starts at: narrow around o's averages."""
@@ -270,12 +278,24 @@ class Restorer(nn.Module):
 
         def features(o: Tensor, kinds: Tensor) -> Tensor:
             with torch.no_grad():
-                first = self.estimate.features(o, kinds.flatten(1))
+                return self.estimate.features(o, kinds.flatten(1))
+
+        return self._y_given(o, over_images(features, o, kinds[..., None, None]))
+
+    def both(self, o: Tensor, kinds: Tensor, factor: int) -> tuple[Tensor, Pyramid]:
+        """The point estimate of x, as ``estimate`` has it, and p(y|o); o is (B, C, h, w)."""
+        features = self.estimate.features(o, kinds)
+        trusted = self.estimate.trusted(kinds)
+        return self.estimate.head(features, o, trusted, factor), self._y_given(o, features.detach())
+
+    def _y_given(self, o: Tensor, features: Tensor) -> Pyramid:
+        def joined(o: Tensor, features: Tensor) -> Tensor:
             # The unit interval's middle is 0, where bfloat16 rounds least.
-            seen = self.seen(torch.cat([first, (o - 0.5).to(first.dtype)], dim=1))
+            pixels = self.estimate.input_scale * (o - 0.5)
+            seen = self.seen(torch.cat([features, pixels.to(features.dtype)], dim=1))
             return F.pixel_unshuffle(seen, 2)
 
-        seen = over_images(features, o, kinds[..., None, None])
+        seen = over_images(joined, o, features)
         average = to_unit(PAIRS.average(to_levels(o)))
         parameters = over_images(self.coarse, seen).float()
         means = slice(COMPONENTS, COMPONENTS * (1 + self.channels))

@@ -69,7 +69,8 @@ def outputs(restorer: Restorer, pairs: Pairs, device: torch.device) -> tuple[Ten
     """The point estimates of x in [0, 1], and -log p(y|o), nats, (B)."""
     y, o = (to_unit(to_device(levels, device)) for levels in (pairs.y, pairs.o))
     kinds = to_device(numbers_of(pairs.kinds, pairs.factor), device)
-    return restorer.estimate(o, kinds, pairs.factor), -restorer(o, kinds).log_prob(y)
+    estimate, p_y = restorer.both(o, kinds, pairs.factor)
+    return estimate, -p_y.log_prob(y)
 
 
 def _errors(estimate: Tensor, pairs: Pairs) -> Tensor:

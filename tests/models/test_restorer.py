@@ -23,10 +23,10 @@ def inputs(count: int = 5, side: int = 8) -> Tensor:
     return torch.randint(0, 256, (count, 3, side, side), generator=generator) / 255
 
 
-@pytest.fixture(scope="module")
-def restorer() -> Restorer:
+@pytest.fixture(scope="module", params=[False, True], ids=["", "scaled"])
+def restorer(request: pytest.FixtureRequest) -> Restorer:
     torch.manual_seed(0)
-    made = Restorer(ModelConfig(restorer=Residual(6, 2)))
+    made = Restorer(ModelConfig(restorer=Residual(6, 2, scaled=request.param)))
     with torch.no_grad(), initializing(made, 0.1):
         made(inputs(), numbers_of(KINDS, 2)).log_prob(inputs())
         for block in made.estimate.blocks:  # as if learnt
@@ -57,12 +57,17 @@ def test_inputs_do_not_share_anything(restorer: Restorer) -> None:
 
 
 def test_p_y_leaves_the_point_estimate_alone(restorer: Restorer) -> None:
+    o, kinds = inputs(), numbers_of(KINDS, 2)
+    estimate, p_y = restorer.both(o, kinds, 2)
+    for given in (restorer(o, kinds), p_y):
+        restorer.zero_grad()
+        given.log_prob(o).sum().backward()
+        learnt = {name for name, p in restorer.named_parameters() if p.grad is not None}
+        assert learnt
+        assert not any(name.startswith("estimate.") for name in learnt)
     restorer.zero_grad()
-    restorer(inputs(), numbers_of(KINDS, 2)).log_prob(inputs()).sum().backward()
-    learnt = {name for name, p in restorer.named_parameters() if p.grad is not None}
-    assert learnt
-    assert not any(name.startswith("estimate.") for name in learnt)
-    restorer.zero_grad()
+    torch.testing.assert_close(estimate, restorer.estimate(o, kinds, 2))
+    torch.testing.assert_close(p_y.log_prob(o), restorer(o, kinds).log_prob(o))
 
 
 @pytest.mark.parametrize("factor", FACTORS)

@@ -80,6 +80,12 @@ def test_a_run_that_has_learnt_from_damaged_inputs_restores(place: Path) -> None
     # From it again: its networks for damaged inputs go on.
     more = damaged(place, "more", steps=1, init=str(folder))
     assert read_config(more).model == read_config(folder).model
+    # Or of another size: they start anew, and the srVAE is kept.
+    size = ('model.restorer={"width": 5, "blocks": 1, "scaled": true}',)
+    wider = damaged(place, "wider", steps=1, init=str(folder), set=size)
+    new, old = weights(wider), weights(folder)
+    assert all(torch.equal(new[name], old[name]) for name in old if "restorer." not in name)
+    assert new["restorer.estimate.first.weight"].shape[0] == 5
 
 
 def test_restored_samples_spread_less_than_p_y_given_o(place: Path) -> None:
