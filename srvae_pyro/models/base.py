@@ -93,7 +93,9 @@ def load_weights(model: Any, run: str | Path) -> None:
         known = replace(model.config, restorer=read_config(path.parent).model.restorer)
         state = read_state(path, lambda: type(model)(known))
         same = known.restorer == model.config.restorer
-        kept = {name: value for name, value in state.items() if same or "restorer." not in name}
+        kept = {
+            name: value for name, value in state.items() if same or not name.startswith("restorer.")
+        }
         model.load_state_dict(kept, strict=same)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
