@@ -14,6 +14,7 @@ from srvae_pyro.config import (
     Residual,
     TrainingConfig,
 )
+from srvae_pyro.errors import UserError
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
@@ -183,8 +184,18 @@ def preset(name: Preset, model: ModelName = "srvae") -> tuple[ModelConfig, Train
 
     ``paper`` is the published model, ``small`` takes hours on a CPU, ``quickstart`` minutes;
     ``photo`` is ``small`` for photographs at their own resolution.
+
+    Raises:
+        UserError: the preset has no such model.
     """
+    if (name, model) not in _MODELS:
+        raise UserError(f"`preset` {name} has no settings for `model` {model}")
     return _MODELS[name, model], _TRAINING[name, model]
+
+
+def all_presets() -> list[tuple[ModelConfig, TrainingConfig]]:
+    """The settings of every preset for every model that it has."""
+    return [preset(name, model) for name, model in _MODELS]
 
 
 # 0.83 million parameters; on a CPU it takes a second a megapixel

@@ -194,6 +194,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, P
         name(patch, "TransformName", "corner")
         name(patch, "LikelihoodName", "categorical")
         name(patch, "ModelName", "threelevels")
+        name(patch, "Preset", "mine")
         kind, changes = {
             "transform": ("srvae", {"d": "corner"}),
             "likelihood": ("srvae", {"likelihood": "categorical"}),
@@ -206,6 +207,8 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, P
         write_images(tmp_path / "images")
         chosen: dict[str, Any] = {"preset": "mine", "model": kind, "steps": 2}
         assert train.main(arguments(tmp_path, **chosen)) == 0
+        with refused("`preset` mine has no settings for `model` vae"):
+            train.main(arguments(tmp_path, **chosen | {"model": "vae", "run": "other"}))
         yield plugin, tmp_path / "runs" / "mine"
     forget(checked), forget(training_arguments)
     pyro.enable_validation(True)

@@ -10,19 +10,18 @@ import math
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from srvae_pyro.checked import Above, AtLeast, Between, Flag, hints_of, metadata_of, type_of
 from srvae_pyro.config import (
     DataConfig,
     Device,
     ModelConfig,
-    ModelName,
     Precision,
     Preset,
     TrainingConfig,
 )
-from srvae_pyro.presets import PRESETS, preset
+from srvae_pyro.presets import all_presets
 from srvae_pyro.system.cli import option
 
 T = TypeVar("T")
@@ -73,7 +72,7 @@ class SettingFlag:
 def setting_flags() -> tuple[SettingFlag, ...]:
     """All flags of settings, in the order of the fields."""
     flags = []
-    presets = [preset(name, model) for name in PRESETS for model in get_args(ModelName)]
+    presets = all_presets()
     examples: dict[str, list[Any]] = {
         "model": [model for model, _ in presets],
         "data": [DataConfig()],
@@ -159,7 +158,8 @@ class TrainArguments(TrainOptions):
     run: Annotated[str | None, option("NAME", "MODEL-PRESET-DATA", alias="--run-name")] = None
     """name of the run under runs/, or its folder if it has a slash; --run-name under torchrun"""
     set: Annotated[tuple[str, ...], option("PART.NAME=VALUE", "none")] = ()
-    """any settings by their names in config.json: model.p_x.growth=24 training.anneal=0.5"""
+    """settings of the model or the training by their names in config.json, with or without a flag:
+    model.p_x.growth=24 training.anneal=0.5"""
 
     def options(self) -> TrainOptions:
         return TrainOptions(**{f.name: getattr(self, f.name) for f in fields(TrainOptions)})
