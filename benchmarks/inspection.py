@@ -1,19 +1,20 @@
 """What looking at pixels is worth: ``python benchmarks/inspection.py --photographs DIR``.
 
-Photographs are made smaller by average or bicubic, with noise or JPEG compression; "PNG 75" is a
-JPEG of quality 75 whose file says nothing of it. PSNR of the point estimate at x2, told nothing,
-what the file says (a JPEG's table, or that it is none), what the pixels show, and all but the
-reduction.
+Photographs are made smaller by average or bicubic, with noise or compression; "PNG 75" is a JPEG of
+quality 75 whose file says nothing of it. PSNR of the point estimate at x2, told nothing, a JPEG's
+table or that it is none, what the file and the pixels show, and all but the reduction.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from peers import made_small, read
+from PIL import Image
 from reading import evenly_spaced_files, levels_of, photographs_parser, restoring
 from torch import Tensor
 
@@ -26,7 +27,8 @@ from srvae_pyro.upscaling.inspection import inspected
 from srvae_pyro.upscaling.quality import psnr
 
 INPUTS = ("average", "bicubic", "noise 5", "noise 15", "PNG 95", "PNG 75", "JPEG 90", "JPEG 75")
-TOLD = ("nothing", "what the file says", "what the pixels show", "all")
+INPUTS += ("WEBP 90", "WEBP 75", "WEBP 40", "AVIF 75", "AVIF 50")
+TOLD = ("nothing", "the JPEG's table, or that it is none", "what file and pixels show", "all")
 
 
 @torch.no_grad()
@@ -38,18 +40,22 @@ def scores(estimate: PointEstimate, path: Path, name: str) -> list[float]:
         image = made_small(photograph, "average", 2)
         image, table = as_jpeg(image, int(level), "4:2:0")
         truth = InputKind(noise=0.0, table=table, subsampled=True)
+    elif kind in ("WEBP", "AVIF"):
+        file = io.BytesIO()
+        made_small(photograph, "average", 2).save(file, kind, quality=int(level))
+        image, truth = Image.open(file).convert("RGB"), InputKind(noise=0.0, table=0.0, webp=True)
     else:
         image = made_small(photograph, name, 2)
         truth = InputKind(noise=float(level or 0), table=0.0)
-    file = replace(truth, noise=None) if kind == "JPEG" else InputKind(table=0.0)
+    table = replace(truth, noise=None) if kind == "JPEG" else InputKind(table=0.0)
     levels = levels_of(image)
-    found = inspected(levels, file.table or 0.0)
+    found = inspected(levels, replace(table, webp=truth.webp))
 
     def score(told: InputKind) -> float:
         x: Tensor = estimate.folded(told, 2)(to_unit(levels[None]))
         return psnr(to_levels(x.clamp(0, 1)), levels_of(photograph)[None]).item()
 
-    return [score(told) for told in (InputKind(), file, found, truth)]
+    return [score(told) for told in (InputKind(), table, found, truth)]
 
 
 def main() -> None:

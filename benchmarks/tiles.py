@@ -51,7 +51,12 @@ def main() -> None:
     else:
         files = evenly_spaced_files(options.data, options.limit)
         images = [levels_of(read_image(path, channels)) for path in files]
-    how: dict[str, Any] = {"tile": 0, "memory_gb": 1e3, "precision": options.precision}
+    how: dict[str, Any] = {
+        "input": "average",
+        "tile": 0,
+        "memory_gb": 1e3,
+        "precision": options.precision,
+    }
     upscalers = (
         {"estimate": Upscaler(model, UpscaleOptions(decode="estimate", **how))}
         if model.has_point_estimate

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from srvae_pyro import evaluate, generate, train
-from srvae_pyro.config import RunConfig
+from srvae_pyro.config import Residual, RunConfig
 from srvae_pyro.evaluate import EvaluateArguments
 from srvae_pyro.evaluation import kid
 from srvae_pyro.evaluation.likelihood import ElboResult
@@ -113,6 +113,17 @@ def interrupted_both(group: ProcessGroup, folder: Path) -> None:
     interrupted(group, folder / "groups", groups=True)
 
 
+def restoring(group: ProcessGroup, folder: Path) -> None:
+    """Some updates of networks for damaged inputs, and of a model that has them beside."""
+    made = config(3, groups=True)
+    model = replace(made.model, restorer=Residual(4, 1))
+    for inputs in ("damaged", "average"):
+        training = replace(made.training, inputs=inputs, estimate_weight=0.0)
+        settings = replace(made, model=model, training=training)
+        trainer = Trainer(settings, some_images(), folder / inputs, group, quiet=True)
+        assert quiet(trainer).run().step == 3
+
+
 def validated(group: ProcessGroup, folder: Path) -> None:
     """A run with several validations, each beside that of a fresh copy of the average."""
 
@@ -197,7 +208,7 @@ def main() -> int:
         return terminated(Path(folder))
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         with process_group("cpu") as group:
-            for part in (update, interrupted_both, validated):
+            for part in (update, interrupted_both, restoring, validated):
                 part(group, Path(folder))
         commands(Path(folder))
     return elastic(Path(folder))

@@ -52,6 +52,7 @@ class Meaning:
     inverted: bool = False  # 0 is white
     overflows: bool = False  # Pillow gives 0 for white when it makes 8 bits of more
     signed: bool = False
+    lossy: bool | None = False  # whether another compression than JPEG's changed it; None: unknown
     key: tuple[int, ...] = ()  # the gray level, or those of RGB, that is transparent
     guess: str = ""  # how levels that do not fill their fields are taken, in words
     chunks: dict[bytes, bytes] = field(default_factory=dict)  # colours, as in a PNG
@@ -98,7 +99,13 @@ def meaning_of(image: ImageFile.ImageFile, file: BinaryIO) -> Meaning:
             _, _, space = boxes[:size].partition(b"colr")
             known = not space or (space[0] == 1 and int.from_bytes(space[3:7], "big") in KNOWN)
             unkept = [] if known else ["without its colour profile"]
-            return Meaning(max(bits, 8), loose=bits == 16, overflows=bits > 8, unkept=unkept)
+            meaning = Meaning(max(bits, 8), loose=bits == 16, overflows=bits > 8, unkept=unkept)
+            meaning.lossy = None
+            return meaning
+        case "JXL":
+            return Meaning(lossy=None)
+        case "WEBP":
+            return Meaning(lossy=_is_lossy_webp(file))
         case "AVIF" | "HEIF":
             return _meaning_of_heif(_beginning(file), image.info)
         case "QOI" if _beginning(file)[13:14] == b"\1":  # linear light
@@ -143,6 +150,18 @@ def png_without_metadata(content: bytes) -> Iterator[tuple[bytes, str]]:
             if needed or (what == "texts" and intact and kind not in TEXTS)
         ]
         yield PNG + b"".join(kept), f"without its {what}, which cannot be read"
+
+
+def _is_lossy_webp(file: BinaryIO) -> bool:
+    """Whether the first chunk with pixels is a lossy one."""
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", head)
+        if kind in (b"VP8 ", b"VP8L"):
+            return bool(kind == b"VP8 ")
+        # A frame of an animation has chunks of its own.
+        file.seek(16 if kind == b"ANMF" else length + length % 2, io.SEEK_CUR)
+    return False
 
 
 def _meaning_of_png(file: BinaryIO) -> Meaning:
@@ -210,7 +229,7 @@ def _meaning_of_tiff(image: TiffImagePlugin.TiffImageFile) -> Meaning:
 
 
 def _meaning_of_heif(boxes: bytes, info: dict[Any, Any]) -> Meaning:
-    meaning = Meaning(info.get("bit_depth", 8))
+    meaning = Meaning(info.get("bit_depth", 8), lossy=True)  # nearly always
     if (place := boxes.find(b"av1C")) >= 0:
         high, twelve = boxes[place + 6] & 64, boxes[place + 6] & 32
         meaning.bits = 12 if high and twelve else 10 if high else 8

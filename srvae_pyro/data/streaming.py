@@ -21,7 +21,13 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from srvae_pyro.data.crops import SizedImages, crop_order, crops_an_epoch, cut, places_in, read_grid
 from srvae_pyro.data.image_files import read_image
 from srvae_pyro.data.sources import Source
-from srvae_pyro.data.splits import BLOCK, ImageOptions, shuffled, shuffled_in_windows
+from srvae_pyro.data.splits import (
+    BLOCK,
+    ImageOptions,
+    evenly_spaced_indices,
+    shuffled,
+    shuffled_in_windows,
+)
 from srvae_pyro.errors import UserError, left_out_of
 from srvae_pyro.system.device import stream, to_device
 
@@ -145,7 +151,7 @@ class StreamedImages(_Streamed, Dataset[Tensor | str]):
     def in_memory(self, most: int | None = None) -> Tensor:
         if most is None:
             return self.read_readable(torch.arange(len(self)))[0]
-        return self.read_readable(torch.linspace(0, len(self) - 1, most).long().unique())[0]
+        return self.read_readable(evenly_spaced_indices(len(self), most))[0]
 
     def chunks(self) -> Iterator[Tensor]:
         for indices in torch.arange(len(self)).split(HASHED_AT_ONCE):

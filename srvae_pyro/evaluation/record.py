@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import platform
 import warnings
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from srvae_pyro.models import ImageModel
 from srvae_pyro.models.base import weights_digest
 from srvae_pyro.system.console import print_line, shown
 from srvae_pyro.system.files import (
+    append_whole,
     check_output,
     check_place,
     digest,
@@ -41,17 +40,8 @@ def record(
     line = json.dumps({"measure": measure, **(settings or {}), "result": result}) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     # Two evaluations may end at the same time.
-    with holding(folder, wait=True), (folder / EVALUATION).open("a+b", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(end - 1, 0))
-        cut_off = file.read(1) not in (b"", b"\n")  # by a crash
-        content = b"\n" * cut_off + line.encode()
-        try:
-            if file.write(content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            file.truncate(end)  # no half lines
-            raise
+    with holding(folder, wait=True):
+        append_whole(folder / EVALUATION, line)
 
 
 def newest_results(folder: Path) -> dict[str, dict[str, Any]]:

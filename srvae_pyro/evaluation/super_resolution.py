@@ -96,7 +96,7 @@ class SuperResolver:
         one_each = {
             name: interpolated(y, self.factor, method) for name, method in INTERPOLATIONS.items()
         } | {
-            "mean": rounded(samples.float().mean(dim=0), self.model, y, self.passes),
+            "mean": rounded(samples.float().mean(dim=0), y, self.model, self.passes),
             "mode": self._likeliest(y),
             "expectation": self._near(y, "mean"),
         }
@@ -111,7 +111,7 @@ class SuperResolver:
 
     def _near(self, y: Tensor, decode: UpscaleDecoding) -> Tensor:
         for _ in range(self.passes):
-            y = rounded(self._at_zero(y, decode=decode).cpu() * 255, self.model, y)
+            y = rounded(self._at_zero(y, decode=decode).cpu() * 255, y, self.model)
         return y
 
     def _at_zero(self, y: Tensor, **decode: Any) -> Tensor:

@@ -57,7 +57,7 @@ class InputKind:
         table: mean of the luma quantisation table of its JPEG, 0 if it has not been a JPEG; None if
             unknown.
         subsampled: whether the JPEG's chroma has fewer pixels.
-        webp: whether it has been a lossy WebP.
+        webp: whether it has been a lossy WebP, or a similar format that is not JPEG.
         trusted: whether it is exactly d(x); then outputs are consistent with it.
     """
 
@@ -187,7 +187,8 @@ class PointEstimate(nn.Module):
 
     def head(self, features: Tensor, o: Tensor, trusted: Tensor | bool, factor: int) -> Tensor:
         """The image (B, C, factor h, factor w); trusted is a bool, or (B) of 0 and 1."""
-        added = self.output_scale * self.heads[str(factor)](features).float()
+        added = self.output_scale * self.heads[str(factor)](features)
+        added = added.to(torch.promote_types(o.dtype, torch.float32))
         added = added.unflatten(1, (self.channels, -1))
         mean = added.mean(2, keepdim=True)
         if isinstance(trusted, Tensor):
@@ -296,8 +297,8 @@ class Restorer(nn.Module):
             return F.pixel_unshuffle(seen, 2)
 
         seen = over_images(joined, o, features)
-        average = to_unit(PAIRS.average(to_levels(o)))
-        parameters = over_images(self.coarse, seen).float()
+        average = to_unit(PAIRS.average(to_levels(o)), o.dtype)
+        parameters = over_images(self.coarse, seen).to(o.dtype)
         means = slice(COMPONENTS, COMPONENTS * (1 + self.channels))
         offset = torch.zeros_like(parameters)
         offset[..., means, :, :] = average.repeat(*[1] * (average.dim() - 3), COMPONENTS, 1, 1)

@@ -172,7 +172,7 @@ class SRVAE(ImageModel):
     def restoration(self, o: Tensor, kind: InputKind) -> Tensor:
         """The program of :meth:`restore`, with y sampled at Y_TEMPERATURE."""
         assert self.restorer is not None
-        kinds = kind.numbers(self.guide.d.factor).to(o.device).expand(len(o), -1)
+        kinds = kind.numbers(self.guide.d.factor).to(o).expand(len(o), -1)
         with images_plate(o):
             y = pyro.sample("y", self.restorer(o, kinds).with_temperature(Y_TEMPERATURE))
             u = pyro.sample("u", self.guide.q_u(y))

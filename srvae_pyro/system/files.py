@@ -260,8 +260,24 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, values: Any) -> None:
     """Write ``values`` as indented JSON, lists of numbers in one line each."""
     text = json.dumps(values, indent=2)
-    text = re.sub(r"\[[-+.eE\d,\s]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
+    # A list follows a space of indentation or a colon; a string has no line breaks.
+    text = re.sub(r"\[\n[-+.eE\d,\s]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
     write_text(path, text + "\n")
+
+
+def append_whole(path: Path, text: str) -> None:
+    """Append lines to a file, or none and raise an OSError; a line that was cut off is ended."""
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        cut_off = file.read(1) not in (b"", b"\n")
+        content = b"\n" * cut_off + text.encode()
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,7 +23,8 @@ from srvae_pyro.errors import UserError
 
 def is_cached_copy(folder: Path) -> bool:
     """Whether a folder is a copy in the Hub's cache, not to be written to."""
-    return folder.resolve().parent.name == "snapshots"
+    snapshots = folder.resolve().parent  # models--OWNER--NAME/snapshots/REVISION
+    return snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
 
 
 def refuse_address(name: str) -> None:

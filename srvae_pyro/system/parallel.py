@@ -80,14 +80,18 @@ class ProcessGroup:
         if self.size > 1:
             dist.barrier()
 
-    def data_parallel(self, module: nn.Module) -> nn.Module:
-        """``module`` with rank 0's parameters and gradients averaged over the processes."""
+    def data_parallel(self, module: nn.Module, unused: bool = False) -> nn.Module:
+        """``module`` with rank 0's parameters and gradients averaged over the processes.
+
+        ``unused`` says that a step may leave parameters out.
+        """
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: Any = {name: False}  # PyTorch 2.14 has another name for it
+        options["find_unused_parameters"] = unused
         # Strides of kernels with one input channel differ in name only.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(module, device_ids=devices, **options)

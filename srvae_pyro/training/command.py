@@ -77,6 +77,8 @@ def run_in(
     config = with_images(config, images, folder, options.resume)
     trainer = make_trainer(config, images, folder, group, options)
     with locked(folder, IN_USE) if group.main else nullcontext():
+        if group.main:  # another process may have finished the run meanwhile
+            check_folder(folder, options.resume)
         finished = train(trainer, options)
     if finished:
         return 0
@@ -295,6 +297,8 @@ def final_figures(model: ImageModel, data: DataSplits, folder: Path) -> list[str
     lines = [f"{folder / 'samples.png'}: {DRAWN} generated images"]
     x = evenly_spaced(data.test, UPSCALED) if data.larger is None else data.larger
     if super_resolves(model) and model.guide.d.factor > 1 and len(x):
+        height, width = (side - side % model.guide.d.factor for side in x.shape[-2:])
+        x = x[..., :height, :width]
         y = downscaled(model, x)
         upscaler = Upscaler(model)
         outputs = torch.stack([upscaler(image) for image in y])

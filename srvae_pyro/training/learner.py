@@ -144,9 +144,11 @@ class Learner:
         objective: nn.Module
         if settings.inputs == "damaged":
             self.model.requires_grad_(False)  # it stays as it is
-            restorer = restorer_of(self.model).requires_grad_(True)
-            objective = RestorationObjective(restorer, self.randomness.augmentation)
+            learning = restorer_of(self.model).requires_grad_(True)
+            objective = RestorationObjective(learning, self.randomness.augmentation)
         else:
+            if restorer := getattr(self.model, "restorer", None):
+                restorer.requires_grad_(False)  # no part of the ELBO
             elbo = TermsELBO(analytic_kl=settings.analytic_kl)
             objective = Objective(self.model, elbo, settings.estimate_weight)
         learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -169,7 +171,8 @@ class Learner:
 
     def distribute(self) -> None:
         """Learn together with the other processes, from rank 0's weights."""
-        self.parallel = self.group.data_parallel(self.objective)
+        damaged = self.settings.inputs == "damaged"  # a step uses the head of one factor
+        self.parallel = self.group.data_parallel(self.objective, unused=damaged)
 
     def step(
         self,

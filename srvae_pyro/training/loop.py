@@ -20,7 +20,7 @@ from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.learner import Learner
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Clock, Interrupt, Progress
-from srvae_pyro.training.recovery import BestWeights, Recovery
+from srvae_pyro.training.recovery import LAST, BestWeights, Recovery
 from srvae_pyro.training.schedule import kl_weights, learning_rate
 from srvae_pyro.training.validation import Validation
 
@@ -152,6 +152,11 @@ class Trainer:
             if self.fraction_done() >= 1 and self.progress.step_in_epoch:
                 self.validate()  # the run ends within an epoch
             self.recovery.save()
+            if self.progress.skipped_in_a_row and self.group.main:
+                print_line(
+                    "the last update was not finite and has been skipped, so the end of the run is "
+                    f"not saved: {self.folder / LAST} is of an earlier step"
+                )
             self.best.ensure()  # stopped before the first validation
         if self.recovery.unsaved:
             raise UserError(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from srvae_pyro.system.console import print_line
-from srvae_pyro.system.files import write_text
+from srvae_pyro.system.files import append_whole, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -44,12 +42,7 @@ class MetricsLog:
             return
         self.pending.append(json.dumps({"split": split, "step": step, **values}) + "\n")
         try:
-            content = "".join(self.pending).encode()
-            with self.path.open("ab", buffering=0) as file:
-                end = file.tell()
-                if file.write(content) < len(content):
-                    os.truncate(self.path, end)  # no half lines
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            append_whole(self.path, "".join(self.pending))
             self.pending.clear()
         except OSError as error:
             if len(self.pending) == 1:

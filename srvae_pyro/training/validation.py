@@ -28,6 +28,7 @@ DRAWN, LEAST_DRAWN = 16, 4  # validation images that figures are drawn of
 IMAGES_OF_ONE = 12  # images drawn of each, about, by progress_figures
 UNTRAINED_IMAGES = 256  # test images that the untrained model is scored on, at most
 LEAST_IMAGES = 16  # images that any score is of, if there are so many
+SCORED_AT_ONCE = 100  # images, at most
 LEARNT_FOR_ONE = 8  # images learnt from for each that is scored: a fraction of the run's time
 
 
@@ -38,6 +39,7 @@ def score(
     count: int | None,
     group: ProcessGroup = ProcessGroup(),
     precision: Precision = "fp32",
+    batch_size: int = SCORED_AT_ONCE,
 ) -> dict[str, Any]:
     """The ELBO's terms on ``count`` evenly spaced images of a split, all if None."""
     images, photographs = getattr(data, split), data.photographs.get(split)
@@ -45,7 +47,13 @@ def score(
         photographs = evenly_spaced(photographs, count)
     images = evenly_spaced(images, count)
     result = evaluate_elbo(
-        model, images, model.device, precision=precision, group=group, photographs=photographs
+        model,
+        images,
+        model.device,
+        batch_size=batch_size,
+        precision=precision,
+        group=group,
+        photographs=photographs,
     )
     return result.to_json()
 
@@ -63,6 +71,9 @@ class Validation:
     ) -> None:
         self.learner, self.data, self.settings = learner, data, settings
         self.folder, self.group = folder, group
+        # Scoring an image takes about a fifth of the memory that learning from it takes.
+        learnt_at_once = learner.batch_size // (group.size * learner.accumulate)
+        self.batch_size = min(SCORED_AT_ONCE, 4 * learnt_at_once)
         self._drawn_at = -math.inf
 
     def untrained(self, to_learn: int | None = None) -> tuple[float, int]:
@@ -76,7 +87,11 @@ class Validation:
         if self.settings.inputs == "damaged":
             return self._restoration(images)["bits_per_dim"], count
         result = evaluate_elbo(
-            self.learner.averaged, images, self.group.device, precision=precision
+            self.learner.averaged,
+            images,
+            self.group.device,
+            batch_size=self.batch_size,
+            precision=precision,
         )
         return result.bits_per_dim, count
 
@@ -94,7 +109,8 @@ class Validation:
         precision = self.settings.precision
         if self.settings.inputs == "damaged":
             return self._restoration(evenly_spaced(self.data.val, count), group)
-        return score(self.learner.averaged, self.data, "val", count, group, precision)
+        model = self.learner.averaged
+        return score(model, self.data, "val", count, group, precision, self.batch_size)
 
     def _restoration(self, images: Tensor, group: ProcessGroup = ProcessGroup()) -> dict[str, Any]:
         restorer, precision = restorer_of(self.learner.averaged), self.settings.precision

@@ -72,6 +72,7 @@ def in_words(kind: InputKind, upscaler: Upscaler) -> str:
     if kind.trusted:
         return ": taken as an exact average of pixels"
     what = "a JPEG" if kind.table else "a clean image" if kind.noise == 0 else "an image"
+    what = "a compressed image" if kind.webp else what
     if kind.noise:
         what += f" with noise of {kind.noise:.0f} levels"
     if kind.reduction:

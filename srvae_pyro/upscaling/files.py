@@ -160,7 +160,7 @@ class Writer:
             statistics = _statistics(outputs, start, stop)
             y = lr.rows(start // factor, stop // factor)
             levels = statistics.mean()
-            consistent = rounded(levels, model, y, passes) if kind.trusted else levels.round()
+            consistent = rounded(levels, y, model, passes) if kind.trusted else levels.round()
             mean.append(consistent.byte())
             white = max(white, statistics.deviation().max().item())
         # Anew rather than kept, which would take eight times the memory of an output.

@@ -7,6 +7,7 @@ not have to guess. Noise may be None, unknown, where the pixels leave it open.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -42,13 +43,12 @@ DARK, BRIGHT = 5, 250  # outside of these noise is cut off
 PATCH = 8  # pixels a side of the patches that noise is measured in
 
 
-def inspected(levels: Tensor, table: float = 0.0, subsampled: bool = True) -> InputKind:
-    """What the pixels of an image tell: noise, unless unknown, and its JPEG's table, or 0.
+def inspected(levels: Tensor, file: InputKind = InputKind(table=0.0)) -> InputKind:
+    """What the pixels of an image tell beside its file: noise, unless unknown, and a JPEG's table.
 
     Args:
         levels: uint8 (C, H, W).
-        table: mean of the luma quantisation table, if the image was read from a JPEG.
-        subsampled: whether that JPEG's chroma has fewer pixels.
+        file: what the file it was read from tells of its compression.
     """
     pixels = _middle(levels.cpu().numpy()).astype(np.float64)
     weights = (0.299, 0.587, 0.114) if len(pixels) == 3 else (1.0,)
@@ -56,14 +56,17 @@ def inspected(levels: Tensor, table: float = 0.0, subsampled: bool = True) -> In
     blocks = _blocks(luma, BLOCK)
     blocks = blocks[(blocks.max((1, 2)) < 254.5) & (blocks.min((1, 2)) > 0.5)]  # not cut off
     if len(blocks) < FEWEST_BLOCKS:
-        return InputKind(table=table, subsampled=bool(table) and subsampled)
+        return file
     coefficients = COSINES @ (blocks - 128) @ COSINES.T
     traces = jpeg_table(coefficients)
-    if traces > COARSER * table:  # it has been saved again, with finer steps or as another format
+    if traces > COARSER * (file.table or 0):  # saved again, with finer steps or in another format
         # Most JPEGs have fewer pixels of chroma, and pixels do not tell.
-        table, subsampled = traces, True
-    noise = noise_before_jpeg(coefficients, table) if table else noise_level(pixels)
-    return InputKind(noise=noise, table=table, subsampled=bool(table) and subsampled)
+        file = InputKind(table=traces, subsampled=True)
+    if file.table:
+        return replace(file, noise=noise_before_jpeg(coefficients, file.table))
+    if file.webp or file.table is None:
+        return file  # other compressions smooth noise away, so pixels do not tell
+    return replace(file, noise=noise_level(pixels))
 
 
 def jpeg_table(coefficients: np.ndarray) -> float:

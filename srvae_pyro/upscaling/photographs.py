@@ -100,8 +100,7 @@ class Photograph:
     dpi: tuple[float, float] | None = None  # dots per inch, across and down
     lost: str = ""  # what of the pixels is left out, for the user
     unkept: str = ""  # what of the rest is
-    table: float = 0.0  # mean of the luma quantisation table of a JPEG
-    subsampled: bool = False  # whether its chroma has fewer pixels
+    compression: InputKind = InputKind(table=0.0)  # by the file's format
 
     @property
     def note(self) -> str:
@@ -110,7 +109,7 @@ class Photograph:
     @cached_property
     def kind(self) -> InputKind:
         """What the file and its pixels tell of noise and JPEG compression."""
-        return inspected(self.levels, self.table, self.subsampled)
+        return inspected(self.levels, self.compression)
 
 
 def named(paths: Sequence[Path]) -> str:
@@ -180,15 +179,18 @@ def _photograph(opened: Opened, channels: int) -> Photograph:
         dpi_of(file),
         "; ".join(lost),
         "; ".join(unkept),
-        luma_table(file),
-        _is_subsampled(file),
+        _compression(file, meaning.lossy),
     )
 
 
-def _is_subsampled(file: Image.Image) -> bool:
-    """Whether it is a JPEG whose chroma has fewer pixels."""
-    colours = isinstance(file, JpegImagePlugin.JpegImageFile) and len(file.getbands()) == 3
-    return colours and JpegImagePlugin.get_sampling(file) > 0
+def _compression(file: Image.Image, lossy: bool | None) -> InputKind:
+    """What an opened file tells of its compression, ``lossy`` if it is another than JPEG's."""
+    if not isinstance(file, JpegImagePlugin.JpegImageFile):
+        # Of the networks' kinds, AVIF and HEIF are best told as WebP.
+        return InputKind(table=None if lossy is None else 0.0, webp=bool(lossy))
+    # -1 is another subsampling than 4:4:4, 4:2:2 and 4:2:0.
+    subsampled = len(file.getbands()) == 3 and JpegImagePlugin.get_sampling(file) != 0
+    return InputKind(table=luma_table(file), subsampled=subsampled)
 
 
 def _is_gray(image: Image.Image) -> bool:

@@ -95,13 +95,19 @@ def export(arguments: ExportArguments) -> int:
         )
     name = f"{folder.name}-x{arguments.factor}"
     out = arguments.out or Path(f"{name}{'-fp16' if arguments.half else ''}.onnx")
-    check_output(out.parent, "--out FILE")
+    check_output(out, "--out FILE", is_exported)
     kind = InputKind.named(arguments.input)
     earlier = replaced(out)
     worst = export_onnx(restorer.estimate.folded(kind, arguments.factor), out, arguments.half)
     size = out.stat().st_size / 1e6
     print(f"{out}: {size:.1f} MB, at most {255 * worst:.2g} of 255 levels from PyTorch{earlier}")
     return 0
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a file begins as an ONNX file of PyTorch's."""
+    with path.open("rb") as file:
+        return b"pytorch" in file.read(64)
 
 
 def export_onnx(estimate: FoldedEstimate, path: Path, half: bool = False) -> float:

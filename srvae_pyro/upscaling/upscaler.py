@@ -46,6 +46,7 @@ from srvae_pyro.upscaling.point_estimate import estimated_rows
 from srvae_pyro.upscaling.tiling import Canvas, Grid, Levels, MemoryCanvas, Span
 
 EXACT = InputKind.exact()
+UNKNOWN = InputKind()
 ROWS = 64  # of the input at a time
 
 
@@ -69,7 +70,7 @@ def consistent_output(x: Tensor, y: Tensor, passes: int = 1, block: Block = PAIR
     return out
 
 
-def gray_output(x: Tensor, y: Tensor, block: Block = PAIRS, passes: int = 1) -> Tensor:
+def gray_output(x: Tensor, y: Tensor, passes: int = 1, block: Block = PAIRS) -> Tensor:
     """The luma of an output (3, H, W) to a gray y (3, h, w), consistent with y: gray, (3, H, W).
 
     The luma of blocks that are consistent in every colour is at most two levels a pixel from it.
@@ -77,7 +78,7 @@ def gray_output(x: Tensor, y: Tensor, block: Block = PAIRS, passes: int = 1) -> 
     return consistent_output(luma(x), y[:1], passes, block).expand_as(x)
 
 
-def rounded(x: Tensor, model: SRVAE, y: Tensor, passes: int = 1) -> Tensor:
+def rounded(x: Tensor, y: Tensor, model: SRVAE, passes: int = 1) -> Tensor:
     """Levels x (..., C, H, W) as uint8, consistent with y (..., C, h, w) if the model's do."""
     if model.is_consistent:
         return consistent_output(x, y, passes, model.guide.d.block or PAIRS)
@@ -298,6 +299,10 @@ class Upscaler:
                 f"`decode={self.decode}` at temperature 0 has one output: leave out `samples`, or "
                 "use a `temperature` above 0"
             )
+        if options.tile is not None and self._in_one_pass(EXACT if self.trusts_inputs else UNKNOWN):
+            raise UserError(
+                "`tile`: the point estimate chooses its own tiles, which `memory_gb` makes smaller"
+            )
         precision = options.precision
         if precision == "auto":
             fast = restorer is not None and self.decode == "estimate"
@@ -378,11 +383,7 @@ class Upscaler:
             UserError: not even a small tile fits into the memory allowed.
         """
         factor = self.model.guide.d.factor
-        if (
-            self.restorer is not None
-            and self.decode == "estimate"
-            and not self._by_likelihood(kind)
-        ):
+        if self.restorer is not None and self._in_one_pass(kind):
             self._estimate(self.restorer.estimate, image, outputs, gray, kind)
             return
 
@@ -410,13 +411,11 @@ class Upscaler:
         square = self.model.guide.d.factor**2
         return sum(pixels * square ** (n + 1) for n in range(self.passes))
 
-    def _by_likelihood(self, kind: InputKind) -> bool:
-        """Whether the estimate is that of p(x|y,z), which has learnt from averages alone."""
-        return (
-            kind.trusted
-            and self.factor == self.model.guide.d.factor
-            and has_learnt_estimate(self.model)
-        )
+    def _in_one_pass(self, kind: InputKind) -> bool:
+        """Whether outputs are the restorer's estimates, not those that belong to p(x|y,z)."""
+        once = kind.trusted and self.factor == self.model.guide.d.factor
+        by_likelihood = once and has_learnt_estimate(self.model)
+        return self.restorer is not None and self.decode == "estimate" and not by_likelihood
 
     def _estimate(
         self,
@@ -439,8 +438,8 @@ class Upscaler:
         for part, x in rows:
             if passes:
                 y = image.rows(part.start, part.stop)
-                levels = rounded(x, self.model, y, passes)
-                levels = gray_output(levels, y, passes=passes) if gray else levels
+                levels = rounded(x, y, self.model, passes)
+                levels = gray_output(levels, y, passes) if gray else levels
             else:
                 levels = x.round_().clamp_(0, 255).to(torch.uint8)
                 if gray and len(levels) == 3:
@@ -449,7 +448,8 @@ class Upscaler:
                 output.append(levels)
         if rest > 1:
             again = replace(self.options, factor=rest, decode="estimate", samples=1)
-            Upscaler(self.model, again, self.progress).upscale(between[0], outputs, 0, gray, kind)
+            clean = kind if kind.trusted else InputKind(noise=0.0, table=0.0)
+            Upscaler(self.model, again, self.progress).upscale(between[0], outputs, 0, gray, clean)
 
     @cached_property
     def network_bytes(self) -> float:
@@ -578,15 +578,16 @@ class Upscaler:
         """
         x.mul_(255)
         if self.decode in OFF_THE_GRID and exact:
-            levels = rounded(x, self.model, y)
+            levels = rounded(x, y, self.model)
         else:
             levels = x.round_().clamp_(0, 255).to(torch.uint8)
         if not gray or len(levels) == 1:
             return levels
         if self.model.is_consistent and exact:
             # Before the next pass, which is consistent with it.
-            return gray_output(levels, y, self.model.guide.d.block or PAIRS)
-        return luma(levels).to(torch.uint8).expand_as(levels) if last else levels
+            return gray_output(levels, y, block=self.model.guide.d.block or PAIRS)
+        one = last or self.model.is_consistent  # its next pass takes one channel for all
+        return luma(levels).to(torch.uint8).expand_as(levels) if one else levels
 
 
 def at_least(need: float) -> str:

@@ -38,6 +38,7 @@ from srvae_pyro.pixels import to_unit
 from srvae_pyro.runs import CONFIG, read_config
 from srvae_pyro.system.cli import check_arguments, parse
 from srvae_pyro.system.files import write_json
+from srvae_pyro.system.hub import is_cached_copy
 from tests.builders import initialized, make_images, save_run, tiny, write_images
 
 CPU = torch.device("cpu")
@@ -408,7 +409,9 @@ def test_a_full_disk_leaves_no_half_lines(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_nothing_is_written_to_a_copy_from_the_hub(folder: Path, run: Path) -> None:
-    copy = run.rename(run.parent / "snapshots") / "abc"
+    assert not is_cached_copy(run.parent / "snapshots" / "abc")
+    (run.parent / "models--owner--name").mkdir()
+    copy = run.rename(run.parent / "models--owner--name" / "snapshots") / "abc"
     copy.mkdir()
     for name in ("config.json", "model.safetensors"):
         (copy.parent / name).rename(copy / name)

@@ -54,6 +54,13 @@ def test_a_file_is_replaced_only_when_all_of_it_is_written(
     assert path.read_text() == "old"
 
 
+def test_json_has_short_lists_in_a_line_and_strings_as_they_are(tmp_path: Path) -> None:
+    values = {"shape": [3, 8, -1e-7], "[ 2019 ]": "/photos/Holiday [ 2019 ]", "a": ["b", []]}
+    write_json(tmp_path / "a.json", values)
+    assert read_json(tmp_path / "a.json") == values
+    assert '"shape": [3, 8, -1e-07],' in (tmp_path / "a.json").read_text()
+
+
 def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     begun, go_on = threading.Event(), threading.Event()

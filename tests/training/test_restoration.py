@@ -9,9 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from srvae_pyro import train
+from srvae_pyro.data import DataSplits, MemoryImages
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import InputKind, load
 from srvae_pyro.runs import read_config, read_weights
+from srvae_pyro.training import command
+from srvae_pyro.training.command import final_figures
 from srvae_pyro.training.recovery import load_checkpoint
 from tests.training.test_command import arguments, exact_preset, plain
 from tests.training.test_training import assert_same
@@ -97,6 +100,30 @@ def test_restored_samples_spread_less_than_p_y_given_o(place: Path) -> None:
     restored = model.restore(o, kind, samples=64, seed=0)["y"][:, 0]
     narrower = restored.std(0).mean() / own.std(0).mean()
     assert 0.5 < narrower < 0.95, narrower
+
+
+def test_figures_are_cut_to_what_y_fits(place: Path, tmp_path: Path) -> None:
+    model = load(place / "runs" / "base")
+    larger = torch.zeros(2, 3, 33, 35, dtype=torch.uint8)
+    data = DataSplits("made", MemoryImages(larger), larger, larger, larger=larger)
+    assert "2 test images" in final_figures(model, data, tmp_path)[1]
+
+
+def test_a_run_that_was_finished_meanwhile_stays(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, make = place / "runs" / "twice", command.make_trainer
+
+    def beaten(*given: Any) -> Any:
+        made = make(*given)
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+        return made
+
+    monkeypatch.setattr(command, "make_trainer", beaten)
+    with pytest.raises(UserError, match="already holds a run"):
+        damaged(place, "twice")
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", ".lock"}
 
 
 def test_what_does_not_suit_is_refused(place: Path) -> None:

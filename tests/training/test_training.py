@@ -25,7 +25,7 @@ from srvae_pyro.training import recovery
 from srvae_pyro.training.loop import Batches, Trainer
 from srvae_pyro.training.metrics import MetricsLog
 from srvae_pyro.training.progress import Interrupt
-from srvae_pyro.training.recovery import load_checkpoint
+from srvae_pyro.training.recovery import LAST, load_checkpoint
 from tests.builders import Malicious, refused, smallest
 from tests.training.test_command import lines_of
 
@@ -352,6 +352,16 @@ def test_a_poisoned_parameter_spreads_no_further(
     started.step(started.data.train.images[:BATCH])
     assert started.progress.skipped == 1
     assert not torch.equal(head, good)
+
+
+def test_a_run_that_ends_on_a_skipped_update_says_what_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(tmp_path, tiny_config("vae", steps=2))
+    spoil_x(trainer, [False, True], monkeypatch)
+    assert trainer.run().skipped == 1
+    assert f"not saved: {tmp_path / LAST} is of an earlier step" in said(capsys)
+    assert load_checkpoint(tmp_path / LAST)["progress"]["step"] < 2
 
 
 def test_an_infinite_gradient_is_named(

@@ -85,6 +85,24 @@ def test_a_short_run_is_scored_on_few_images_and_a_long_one_on_all(tmp_path: Pat
     assert (few("test", 0), few("val", 0), few("val", 10**6)) == (9, 16, 200)
 
 
+def test_scoring_takes_no_more_memory_than_learning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, sizes = validation.evaluate_elbo, []
+
+    def noted(*args: Any, **options: Any) -> ElboResult:
+        sizes.append(options["batch_size"])
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(validation, "evaluate_elbo", noted)
+    config = tiny_config(batch_size=4)
+    trainer = Trainer(config, some_images(), tmp_path, quiet=True, accumulate=2)
+    trainer.validation.untrained()
+    trainer.validation.score(0)
+    assert sizes == [8, 8]
+    assert trainer_of(tmp_path, batch_size=8).validation.batch_size == 32
+
+
 def test_images_are_drawn_of_few_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 

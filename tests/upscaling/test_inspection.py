@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from srvae_pyro.data.degradations import as_jpeg
+from srvae_pyro.data.degradations import as_jpeg, as_webp
+from srvae_pyro.models import InputKind
 from srvae_pyro.upscaling.inspection import COSINES, inspected
+from srvae_pyro.upscaling.photographs import read_photograph
 
 
 def photograph(seed: int = 0, side: int = 192) -> Image.Image:
@@ -51,15 +57,15 @@ def test_a_jpeg_is_known_by_its_pixels(quality: int) -> None:
     assert found.subsampled
     # Saved again with finer steps, the first ones count.
     again, finer = as_jpeg(jpeg, 97, "4:4:4")
-    known = inspected(levels(again), finer, subsampled=False).table
+    known = inspected(levels(again), InputKind(table=finer)).table
     assert known == pytest.approx(found.table, rel=0.1)
 
 
 def test_a_files_own_tables_count() -> None:
-    found = inspected(levels(photograph()), table=9.5, subsampled=False)
+    found = inspected(levels(photograph()), InputKind(table=9.5))
     assert (found.table, found.subsampled) == (9.5, False)
     jpeg, table = as_jpeg(photograph(), 75, "4:4:4")  # its traces are not found exactly
-    found = inspected(levels(jpeg), table, subsampled=False)
+    found = inspected(levels(jpeg), InputKind(table=table))
     assert (found.table, found.subsampled) == (table, False)
 
 
@@ -73,9 +79,9 @@ def test_noise_is_measured(deviation: float) -> None:
 def test_noise_before_a_jpeg_is_not_called_none() -> None:
     image = Image.fromarray(noisy(photograph(), 20).permute(1, 2, 0).numpy())
     jpeg, table = as_jpeg(image, 85, "4:4:4")
-    assert inspected(levels(jpeg), table).noise is None
+    assert inspected(levels(jpeg), InputKind(table=table)).noise is None
     clean, table = as_jpeg(photograph(), 85, "4:4:4")
-    assert inspected(levels(clean), table).noise == 0
+    assert inspected(levels(clean), InputKind(table=table)).noise == 0
 
 
 def test_what_cannot_be_seen_is_unknown() -> None:
@@ -86,8 +92,33 @@ def test_what_cannot_be_seen_is_unknown() -> None:
         assert (found.table, found.noise) == (0, None)
     smooth = torch.arange(128, dtype=torch.uint8).expand(3, 128, 128)
     assert not inspected(smooth).table
-    assert inspected(white, table=3.0).table == 3
+    assert inspected(white, InputKind(table=3.0)).table == 3
     gray = levels(photograph())[:1]
     assert inspected(gray).noise == 0
     large = levels(photograph(side=600))
     assert inspected(large).noise == 0
+
+
+def test_other_lossy_formats_are_told_by_their_files(tmp_path: Path) -> None:
+    image = photograph()
+    faded = image.copy()
+    faded.putalpha(100)
+    unknown, lossy, clean = InputKind(), InputKind(table=0.0, webp=True), InputKind(table=0.0)
+    frames: dict[str, Any] = {"save_all": True, "append_images": [as_webp(image, 20)]}
+    cases: list[tuple[str, Image.Image, dict[str, Any], InputKind]] = [
+        ("a.webp", image, {"quality": 60}, lossy),
+        ("alpha.webp", faded, {"quality": 60}, lossy),
+        ("moving.webp", image, {"quality": 60, **frames}, lossy),
+        ("lossless.webp", image, {"lossless": True}, replace(clean, noise=0.0)),
+        ("moving-lossless.webp", image, {"lossless": True, **frames}, replace(clean, noise=0.0)),
+        ("a.avif", image, {"quality": 60}, lossy),
+        ("a.jp2", image, {}, unknown),  # it may be lossless
+        ("a.png", image, {}, replace(clean, noise=0.0)),
+    ]
+    for name, pixels, options, kind in cases:
+        pixels.save(tmp_path / name, **options)
+        assert read_photograph(tmp_path / name, 3).kind == kind, name
+    # Of a JPEG that was saved as WebP the pixels say more.
+    jpeg, table = as_jpeg(image, 50, "4:2:0")
+    jpeg.save(tmp_path / "again.webp", quality=100)
+    assert read_photograph(tmp_path / "again.webp", 3).kind.table == pytest.approx(table, rel=0.15)

@@ -1,5 +1,6 @@
 """Point estimates of a restorer: through the command, in tiles, and as ONNX files."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from srvae_pyro.errors import UserError
 from srvae_pyro.export import ExportArguments
 from srvae_pyro.models import SRVAE, InputKind, make_model
 from srvae_pyro.models.base import save_pretrained
+from srvae_pyro.models.restorer import FoldedEstimate, PointEstimate
 from srvae_pyro.upscale import UpscaleArguments
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.photographs import Photograph
@@ -61,7 +63,9 @@ def test_every_factor_in_one_go(model: SRVAE, factor: int) -> None:
 @pytest.mark.parametrize("factor", [2, 4])
 def test_exact_averages_stay_exact(model: SRVAE, factor: int) -> None:
     upscaler = Upscaler(model, UpscaleOptions(factor, input="average"))
-    kind = upscaler.kind_of(Photograph(image(), table=20.0))  # what the file says does not count
+    kind = upscaler.kind_of(
+        Photograph(image(), compression=InputKind(table=20.0))
+    )  # what the file says does not count
     assert kind.trusted
     gray = image()[:1].expand(3, -1, -1)
     for lr, is_gray in ((image(), False), (gray, True)):
@@ -75,6 +79,8 @@ def test_tiles_give_what_the_whole_gives(model: SRVAE) -> None:
     whole = Upscaler(model, UpscaleOptions(2))(lr, kind=InputKind())
     little = Upscaler(model, UpscaleOptions(2, memory_gb=0.006))(lr, kind=InputKind())
     assert (whole.int() - little.int()).abs().max() <= 1
+    with pytest.raises(UserError, match="`tile`: the point estimate chooses its own tiles"):
+        Upscaler(model, UpscaleOptions(2, tile=64))
     with pytest.raises(UserError, match=r"`memory_gb=0\.001` is too little: use at least"):
         Upscaler(model, UpscaleOptions(2, memory_gb=0.001))(lr, kind=InputKind())
 
@@ -87,6 +93,39 @@ def test_restored_samples_differ_in_what_they_take_for_y(model: SRVAE) -> None:
     assert torch.equal(again, second)
     exact = upscaler(image(), 1, kind=InputKind.exact())
     assert torch.equal(downscaled(model, exact), image())
+
+
+def test_gray_samples_of_two_passes_are_of_one_luma(model: SRVAE) -> None:
+    gray, kind = image()[:1].expand(3, -1, -1), InputKind(noise=5.0)
+    once, twice = (
+        Upscaler(model, UpscaleOptions(factor, samples=2))(gray, 1, gray=True, kind=kind)
+        for factor in (2, 4)
+    )
+    assert torch.equal(twice[0], twice[2])
+    assert torch.equal(downscaled(model, twice), once)
+
+
+def test_eight_times_restores_once(model: SRVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    folded = PointEstimate.folded
+
+    def noted(self: PointEstimate, kind: InputKind, factor: int) -> FoldedEstimate:
+        told.append((kind, factor))
+        return folded(self, kind, factor)
+
+    monkeypatch.setattr(PointEstimate, "folded", noted)
+    Upscaler(model, UpscaleOptions(8))(image(), kind=InputKind("bicubic", noise=9.0))
+    assert told == [(InputKind("bicubic", noise=9.0), 4), (InputKind(noise=0.0, table=0.0), 2)]
+
+
+def test_a_double_model_restores(model: SRVAE) -> None:
+    double, kind = copy.deepcopy(model).double(), InputKind(noise=9.0)
+    o = image()[None] / 255
+    x = double.restore(o, kind, seed=0)["x"]
+    assert x.dtype == torch.float64
+    assert double.restorer is not None
+    estimate = double.restorer.estimate(o.double(), kind.numbers(2)[None].double(), 2)
+    assert estimate.dtype == torch.float64
 
 
 def test_the_command_takes_a_jpeg_by_its_own_tables(
@@ -120,7 +159,7 @@ def test_the_command_takes_a_jpeg_by_its_own_tables(
 def test_a_run_of_averages_alone_takes_nothing_else(model: SRVAE) -> None:
     alone = make_model(replace(model.config, restorer=None))
     assert isinstance(alone, SRVAE)
-    assert Upscaler(alone).kind_of(Photograph(image(), table=30.0)).trusted
+    assert Upscaler(alone).kind_of(Photograph(image())).trusted
     with pytest.raises(UserError, match="`input=bicubic`: this run was trained on averages alone"):
         Upscaler(alone, UpscaleOptions(input="bicubic"))
 
@@ -142,6 +181,16 @@ def test_an_exported_file_gives_what_the_model_gives(
         expected = model.restorer.estimate.folded(InputKind(), 3)(o).clamp(0, 1).numpy()
     assert output.dtype == np.float32
     assert np.abs(output - expected).max() < (2e-2 if half else 1e-5)
+
+
+def test_an_export_replaces_earlier_ones_alone(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "model.onnx"
+    for _ in range(2):
+        assert export.main(ExportArguments(str(run), out)) == 0
+    with pytest.raises(UserError, match="exists and is something else"):
+        export.main(ExportArguments(str(run), run / "model.safetensors"))
 
 
 def test_only_a_restorer_is_exported(model: SRVAE, tmp_path: Path) -> None:

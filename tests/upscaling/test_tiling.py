@@ -50,7 +50,7 @@ def whole_in_floats(upscaler: Upscaler, image: Tensor, sample: int) -> Tensor:
         out[:, row.upscaled(2), column.upscaled(2)] += x * weights
     out = 255 * out[:, : 2 * height, : 2 * width]
     if decode == "mean":
-        return rounded(out, model, image)
+        return rounded(out, image, model)
     return out.round().clamp(0, 255).byte()
 
 
