@@ -5,8 +5,6 @@ from __future__ import annotations
 from srvae_pyro.system.cli import run_command
 from srvae_pyro.upscaling.arguments import ExportArguments
 
-__all__ = ["ExportArguments", "main"]
-
 
 def main(arguments: ExportArguments) -> int:
     """Export as asked; the exit code."""

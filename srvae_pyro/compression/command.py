@@ -110,7 +110,7 @@ def compress(arguments: CompressArguments) -> int:
         chains = codec.encode(images, bar.update)
     seconds = time.monotonic() - began
     content = container_of(header, model, images, chains)
-    if arguments.verify and content.mismatches(_decoded(codec, content, preview=False)):
+    if arguments.verify and not content.matches(_decoded(codec, content, preview=False)):
         raise UserError("the file does not decode to the same images: try --device cpu")
     earlier = replaced(arguments.out)
     size = write_parts(arguments.out, content)
@@ -181,7 +181,7 @@ def _matching(
         images = []
     except UserError as error:
         raise UserError(f"{shown(arguments.file)} cannot be decompressed: {error}") from None
-    if images and not content.mismatches(images, preview):
+    if images and content.matches(images, preview):
         return images
     others = differences(content.header.made, machine(device))
     raise UserError(

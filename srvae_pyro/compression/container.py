@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.console import shown
 from srvae_pyro.system.files import special_kind, write_whole
-from srvae_pyro.upscaling.photographs import shown
 
 MAGIC = b"SRVAEbb1"
 FORMAT = 2
@@ -54,7 +54,7 @@ class Header:
     """A file's header."""
 
     run: str  # name of the model's run
-    model: str  # checksum of its weights and settings
+    model: str  # checksum of its weights
     arithmetic: str  # fp64 or fp32
     group: int  # images a batch
     start_words: tuple[int, ...]  # 32-bit words that each chain starts with
@@ -166,13 +166,11 @@ class Container:
     bytes_read: int = 0
     size: int = 0  # of the whole file
 
-    def mismatches(self, images: Sequence[Tensor], preview: bool = False) -> int:
-        """How many images, or with ``preview`` whether the y's, have other checksums."""
+    def matches(self, images: Sequence[Tensor], preview: bool = False) -> bool:
+        """Whether the images, or with ``preview`` the y's, have the file's checksums."""
         if preview:
-            return int(fingerprint_of_all(images) != self.fingerprints[:FINGERPRINT])
-        starts = range(FINGERPRINT, len(self.fingerprints), FINGERPRINT)
-        checksums = [self.fingerprints[start : start + FINGERPRINT] for start in starts]
-        return sum(fingerprint(x) != check for x, check in zip(images, checksums, strict=True))
+            return fingerprint_of_all(images) == self.fingerprints[:FINGERPRINT]
+        return b"".join(map(fingerprint, images)) == self.fingerprints[FINGERPRINT:]
 
 
 def _hash(content: bytes, size: int) -> bytes:

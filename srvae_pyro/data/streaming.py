@@ -183,7 +183,7 @@ def read_ahead(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_OnDevice(collate),
+        collate_fn=_Collate(collate),
         pin_memory=pinned,
         timeout=SILENCE if workers else 0,
         worker_init_fn=_start_worker,
@@ -210,7 +210,7 @@ def _unraisable_ignored() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-class _OnDevice:
+class _Collate:
     """Collates a batch; a tensor comes by the pipe: /dev/shm may lack room."""
 
     def __init__(self, collate: Callable[[list[Any]], tuple[Any, ...]]) -> None:
@@ -253,10 +253,6 @@ class StreamedCrops(_Streamed):
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    def forget(self) -> None:
-        """Free the memory of decoded images."""
-        self._held.clear()
 
     def on(self, device: torch.device) -> StreamedCrops:
         return self

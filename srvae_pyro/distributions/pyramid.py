@@ -68,12 +68,8 @@ class Pyramid(ImageDistribution):
         super().__init__(coarsest.batch_shape, event, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None) -> Pyramid:
-        new = self._get_checked_instance(Pyramid, _instance)
-        new.coarsest, new.finer = self.coarsest.expand(torch.Size(batch_shape)), self.finer
-        new.block = self.block
-        super(Pyramid, new).__init__(new.coarsest.batch_shape, self.event_shape, False)
-        new._validate_args = self._validate_args
-        return new
+        coarsest = self.coarsest.expand(torch.Size(batch_shape))
+        return Pyramid(coarsest, self.finer, self.block, validate_args=self._validate_args)
 
     def _log_prob(self, value: Tensor) -> Tensor:
         images = [value]

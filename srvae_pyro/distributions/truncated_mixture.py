@@ -76,12 +76,8 @@ class TruncatedMixture(ImageDistribution):
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
     ) -> TruncatedMixture:
-        new = self._get_checked_instance(TruncatedMixture, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.mixture, new.known = self.mixture.expand(batch_shape), self.known
-        super(TruncatedMixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        mixture = self.mixture.expand(torch.Size(batch_shape))
+        return TruncatedMixture(mixture, self.known, validate_args=self._validate_args)
 
     def _log_prob(self, value: Tensor) -> Tensor:
         low, high, left, expected = self.known

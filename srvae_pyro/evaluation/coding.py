@@ -152,7 +152,7 @@ def evaluate_coding(
     chain_bytes = [chain.bytes for chain in chains]
     start_bytes = [chain.start_bytes for chain in chains]
     size = _size("bits back, one file", len(file), values, written - began, read - written)
-    preview = len(names) > 1 and read_from(io.BytesIO(file), preview=True).bytes_read
+    preview = read_from(io.BytesIO(file), preview=True).bytes_read if len(names) > 1 else 0
     return CodingResult(
         len(images),
         values,
@@ -160,7 +160,7 @@ def evaluate_coding(
         size,
         dict(zip(names, start_bytes, strict=True)),
         dict(zip(names, chain_bytes, strict=True)),
-        int(preview),
+        preview,
         _others(images),
     )
 

@@ -20,7 +20,7 @@ from srvae_pyro.drawing.generate import check_sampling, chunks
 from srvae_pyro.errors import UserError
 from srvae_pyro.evaluation.arguments import Pixels
 from srvae_pyro.evaluation.measures import Measure, Result, Task
-from srvae_pyro.inference.operations import Sampling
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import ImageModel
 from srvae_pyro.pixels import to_levels
 from srvae_pyro.system.console import Bar

@@ -32,7 +32,7 @@ from srvae_pyro.evaluation.fid import (
     sha256_of,
 )
 from srvae_pyro.evaluation.measures import Result, Task, columns
-from srvae_pyro.inference.operations import Sampling
+from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.pixels import to_unit
 from srvae_pyro.system.device import THREADS, exact_float32

@@ -1,4 +1,4 @@
-r"""The one-level VAE: the baseline, and the level of y of an srVAE as one.
+r"""The one-level VAE that the srVAE is compared with.
 
 ::
 
@@ -53,7 +53,7 @@ class VAEGuide(nn.Module):
 
 
 class VAE(ImageModel):
-    """The one-level VAE with a RealNVP prior, a model and guide pair."""
+    """The one-level VAE, a model and guide pair."""
 
     model: VAEModel
     guide: VAEGuide

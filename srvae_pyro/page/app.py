@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -264,7 +263,6 @@ def serve(arguments: DemoArguments) -> int:
         ended = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
         print_line(f"{folder.name} is shown at {address} (Ctrl-C ends it)")
-        sys.stdout.flush()
         ended.wait()
     return 128 + signal.SIGTERM
 

@@ -18,6 +18,7 @@ import pandas as pd
 from srvae_pyro.drawing.generate import check_sampling
 from srvae_pyro.errors import UserError, out_of_memory, with_flags
 from srvae_pyro.inference.sampling import Sampling
+from srvae_pyro.inference.statistics import bits_per_dim
 from srvae_pyro.models import SRVAE, ImageModel
 from srvae_pyro.page.arguments import DemoArguments
 from srvae_pyro.page.sessions import Sessions, StoppedError, Work
@@ -36,6 +37,7 @@ from srvae_pyro.page.work import (
     upscale,
 )
 from srvae_pyro.runs import WEIGHTS, validation_images, validation_nats
+from srvae_pyro.training.metrics import METRICS
 from srvae_pyro.upscaling.arguments import InputName, UpscaleOptions
 from srvae_pyro.upscaling.upscaler import default_decoding, factors_of
 
@@ -329,7 +331,7 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
                     list(get_args(InputName)),
                     value=UpscaleOptions.input,
                     label=LABELS["input"],
-                    info="auto: a JPEG by its own quantisation table, other files as unknown. "
+                    info="auto: noise and compression are found in the file and its pixels. "
                     "average: an exact average of 2x2 pixels, to which every output downsamples. "
                     "bicubic, lanczos, bilinear: downscaled by this filter.",
                     visible=model.restorer is not None,
@@ -467,7 +469,7 @@ SPLITS = {"train": ("training", "blue", "#4c78a8"), "val": ("validation", "orang
 def read_curves(folder: Path) -> dict[str, pd.DataFrame]:
     """The metrics of a run by name, at most 500 points each; damaged lines are left out."""
     try:
-        lines = (folder / "metrics.jsonl").read_text("utf-8-sig", errors="replace").splitlines()
+        lines = (folder / METRICS).read_text("utf-8-sig", errors="replace").splitlines()
     except OSError:
         return {}
     points: dict[str, dict[str, list[Any]]] = {name: {s: [] for s in SPLITS} for name in NAMES}
@@ -514,7 +516,7 @@ def settings_in_words(run: Path, model: ImageModel) -> list[tuple[str, str]]:
         rows += [("data", Path(model.run_config.data.data).name)]
     nats = validation_nats(run / WEIGHTS)
     if nats is not None and math.isfinite(nats):
-        bits = nats / (math.prod(config.image_shape) * math.log(2))
+        bits = bits_per_dim(nats, config.image_shape)
         images = validation_images(run / WEIGHTS)
         of = f", {images:,} images" if images else ""
         rows.append(("validation, negative ELBO", f"{bits:.3f} bits/dim{of}"))

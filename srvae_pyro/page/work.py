@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +20,13 @@ from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.models import SRVAE, ImageModel, super_resolves
 from srvae_pyro.page.sessions import Work
 from srvae_pyro.pixels import interpolated, to_unit
+from srvae_pyro.system.console import shown
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.command import in_words, upscale_file
 from srvae_pyro.upscaling.files import Outputs, Writer, names_for, pixels_of
-from srvae_pyro.upscaling.photographs import Photograph, save_photograph, shown
+from srvae_pyro.upscaling.photographs import Photograph, save_photograph
 from srvae_pyro.upscaling.tiling import MemoryCanvas
-from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
+from srvae_pyro.upscaling.upscaler import Upscaler
 
 Shown = list[tuple[str, str]]  # each image's file, and its caption
 
@@ -39,12 +39,11 @@ EXAMPLES = {
 }
 
 
-def write_examples(folder: Path) -> list[Path]:
+def write_examples(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name, (photograph, box, side) in EXAMPLES.items():
         image = read_image(photograph_path(photograph), 3)
         image.resize((side, side), Image.Resampling.BOX, box).save(folder / name)
-    return [folder / name for name in EXAMPLES]
 
 
 BATCH = 4  # images between two moments at which a visitor can stop
@@ -118,10 +117,8 @@ def _saved(work: Work, name: str, image: Tensor, caption: str) -> tuple[str, str
     return str(path), caption
 
 
-def check_upload(path: str | os.PathLike[str] | None, megapixels: float) -> Path:
+def check_upload(path: str, megapixels: float) -> Path:
     """The file of an uploaded image, unless its header says that it is too large."""
-    if path is None:
-        raise UserError("drop an image first, or choose a file")
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{shown(Path(file.name))} is no longer kept here: drop it again")
@@ -175,7 +172,7 @@ class Upscaled:
 
 def upscale(work: Work, model: SRVAE, path: Path, options: UpscaleOptions) -> Upscaled:
     """Upscale a photograph into the folder of the work, reporting progress at each tile."""
-    upscaler = Upscaler(upscaling_model(model), options)
+    upscaler = Upscaler(model, options)
     writer = Writer(upscaler, report=lambda _: None)
     made, words = 0, f"{options.samples} outputs" if options.samples > 1 else "the output"
     total = max(writer.pixels(pixels_of(path)), 1)

@@ -22,9 +22,11 @@ def is_main() -> bool:
 
 
 def print_line(text: str) -> None:
-    """Print a line above the bar, in rank 0 alone; failures are ignored."""
+    """Print a line above the bar at once, in rank 0 alone; failures are ignored."""
     if is_main():
-        tqdm.write(text, file=ignore_write_errors(sys.stdout))
+        stream = ignore_write_errors(sys.stdout)
+        tqdm.write(text, file=stream)
+        stream.flush()
 
 
 def print_error(text: str) -> None:

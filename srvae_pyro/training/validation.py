@@ -82,18 +82,7 @@ class Validation:
         ``to_learn`` is how many images the run will learn from, if known.
         """
         count = min(self.count("test", to_learn), UNTRAINED_IMAGES)
-        images = evenly_spaced(self.data.test, count)
-        precision = self.settings.precision
-        if self.settings.inputs == "damaged":
-            return self._restoration(images)["bits_per_dim"], count
-        result = evaluate_elbo(
-            self.learner.averaged,
-            images,
-            self.group.device,
-            batch_size=self.batch_size,
-            precision=precision,
-        )
-        return result.bits_per_dim, count
+        return self._score("test", count, ProcessGroup())["bits_per_dim"], count
 
     def count(self, split: str, learnt: int | None) -> int:
         """How many of a split's images to score after learning from so many; None: all allowed."""
@@ -106,15 +95,14 @@ class Validation:
         count = self.count("val", learnt)
         group = self.group if count >= self.group.size else ProcessGroup()
         self.group.broadcast(self.learner.averaged)
-        precision = self.settings.precision
-        if self.settings.inputs == "damaged":
-            return self._restoration(evenly_spaced(self.data.val, count), group)
-        model = self.learner.averaged
-        return score(model, self.data, "val", count, group, precision, self.batch_size)
+        return self._score("val", count, group)
 
-    def _restoration(self, images: Tensor, group: ProcessGroup = ProcessGroup()) -> dict[str, Any]:
-        restorer, precision = restorer_of(self.learner.averaged), self.settings.precision
-        return restoration_scores(restorer, images, precision=precision, group=group)
+    def _score(self, split: str, count: int, group: ProcessGroup) -> dict[str, Any]:
+        model, precision = self.learner.averaged, self.settings.precision
+        if self.settings.inputs == "damaged":
+            images = evenly_spaced(getattr(self.data, split), count)
+            return restoration_scores(restorer_of(model), images, precision=precision, group=group)
+        return score(model, self.data, split, count, group, precision, self.batch_size)
 
     def _figures(self, x: Tensor) -> dict[str, Tensor]:
         if self.settings.inputs == "damaged":

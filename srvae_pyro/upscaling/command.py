@@ -9,7 +9,7 @@ from typing import Any
 from srvae_pyro.errors import UserError, counted, out_of_memory, with_flags
 from srvae_pyro.models import InputKind, load
 from srvae_pyro.runs import find_run, results_folder
-from srvae_pyro.system.console import Bar, print_error
+from srvae_pyro.system.console import Bar, print_error, print_line, shown
 from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_output
 from srvae_pyro.system.hub import is_cached_copy
@@ -21,9 +21,8 @@ from srvae_pyro.upscaling.files import (
     find_inputs,
     names_for,
     pixels_of,
-    report,
 )
-from srvae_pyro.upscaling.photographs import Photograph, named, read_photograph, shown
+from srvae_pyro.upscaling.photographs import Photograph, named, read_photograph
 from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 
 
@@ -46,9 +45,11 @@ def upscale(arguments: UpscaleArguments) -> int:
     names = names_for(inputs.paths, inputs.places)
     check_outputs(out, inputs.paths, names, factor)
     if inputs.left_out:
-        report(f"left out, not images: {named(inputs.left_out)}")
+        print_line(f"left out, not images: {named(inputs.left_out)}")
     if inputs.outputs:
-        report(f"left out, from the output folder {shown(out)}: {counted(inputs.outputs, 'image')}")
+        print_line(
+            f"left out, from the output folder {shown(out)}: {counted(inputs.outputs, 'image')}"
+        )
     stems = [out / f"{name}-x{factor}" for name in names]
     errors = inputs.errors + _write_all(writer, inputs.paths, stems)
     count = len(names) + len(inputs.errors)
@@ -59,9 +60,9 @@ def upscale(arguments: UpscaleArguments) -> int:
     done = count - len(errors)
     number = f"{done} of {count} images" if errors else counted(done, "image")
     how = "restored" if factor == 1 else f"upscaled by {factor}"
-    report(f"{number} {how} to {shown(out)}")
+    print_line(f"{number} {how} to {shown(out)}")
     if done and model.is_consistent and upscaler.trusts_inputs and upscaler.passes:
-        report("Keep them as PNG: JPEG would lose their exact consistency with the photographs")
+        print_line("Keep them as PNG: JPEG would lose their exact consistency with the photographs")
     return 2 if errors else 0
 
 
@@ -94,7 +95,7 @@ def _write_all(writer: Writer, paths: Sequence[Path], stems: Sequence[Path]) -> 
             except UserError as error:
                 errors.append(str(error).splitlines()[0])
                 if len(paths) > 1:
-                    report(f"{shown(path)} is left out; the error is listed at the end")
+                    print_line(f"{shown(path)} is left out; the error is listed at the end")
             bar.total += bar.n - before - pixels  # not there, or not as its header says
     return errors
 

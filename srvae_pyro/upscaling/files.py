@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,10 +13,10 @@ from pathlib import Path
 from srvae_pyro.data.image_files import find_images, size_by_header
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import InputKind
-from srvae_pyro.system.console import print_line
+from srvae_pyro.system.console import print_line, shown
 from srvae_pyro.system.device import process_memory
 from srvae_pyro.system.files import distinct_names, longest_name, replaced
-from srvae_pyro.upscaling.photographs import Photograph, named, save_gif, save_photograph, shown
+from srvae_pyro.upscaling.photographs import Photograph, named, save_gif, save_photograph
 from srvae_pyro.upscaling.quality import PixelStatistics, lr_psnr, shown_psnr
 from srvae_pyro.upscaling.tiling import Canvas, Levels, MemoryCanvas, Scratch, bands
 from srvae_pyro.upscaling.upscaler import Upscaler, at_least, rounded
@@ -27,12 +26,6 @@ from srvae_pyro.upscaling.upscaler import Upscaler, at_least, rounded
 FILE_BYTES = 7
 GIF_BYTES, FRAME_BYTES = 30, 3
 ENDING = re.compile(r"(-\d{2,}|-mean|-std)?\.png|\.gif")  # of an output's file, behind its stem
-
-
-def report(text: str) -> None:
-    """Print a line, at once, above the bar."""
-    print_line(text)
-    sys.stdout.flush()
 
 
 @dataclass
@@ -51,7 +44,7 @@ class Writer:
 
     upscaler: Upscaler
     gif: bool = False
-    report: Callable[[str], object] = report  # takes each line of the report
+    report: Callable[[str], object] = print_line  # takes each line of the report
 
     @property
     def samples(self) -> int:
@@ -200,8 +193,8 @@ def lr_psnr_of(upscaler: Upscaler, x: Levels, y: Levels, kind: InputKind) -> str
     """LR-PSNR as it is printed; empty if the output need not agree with the input."""
     if not kind.trusted or not upscaler.passes:  # restored, or no d(x) has this factor
         return ""
-    shown = shown_psnr(lr_psnr(upscaler.model, x, y, upscaler.passes))
-    return shown if shown == "exact" else f"{shown} dB"
+    value = shown_psnr(lr_psnr(upscaler.model, x, y, upscaler.passes))
+    return value if value == "exact" else f"{value} dB"
 
 
 @dataclass

@@ -152,7 +152,6 @@ def upscale_samples(
             yield estimate.clone()
         return
     if not kind.trusted:  # each has a y of its own
-        assert decode != "estimate"
         for noise in noises:
             with Decode(decode, temperature, image_temperature, noise):
                 x = model.restoration(y, kind)
