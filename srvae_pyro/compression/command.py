@@ -47,7 +47,13 @@ from srvae_pyro.upscaling.tiling import MemoryCanvas
 
 def read_lossless(paths: Sequence[Path], channels: int) -> tuple[list[Tensor], list[Entry]]:
     """The levels of image files and of those in folders, uint8 (C, h, w), and their entries."""
-    files = [file for path in paths for file in (find_images(path) if path.is_dir() else [path])]
+
+    def refuse(error: OSError) -> None:
+        place = shown(Path(error.filename))
+        raise UserError(f"cannot read the folder {place} ({error.strerror}): leave it out")
+
+    found = (find_images(path, unread=refuse) if path.is_dir() else [path] for path in paths)
+    files = [file for part in found for file in part]
     if not files:
         raise UserError(f"there are no images in {shown(paths[0])}")
     levels, about, with_metadata = [], [], 0

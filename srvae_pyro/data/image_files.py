@@ -268,12 +268,13 @@ def find_images(
     folder: Path,
     exclude: Iterable[Path] = (),
     other: Callable[[Path], object] | None = None,
-    unread: Callable[[OSError], object] = lambda _: None,
+    unread: Callable[[OSError], object] | None = None,
 ) -> list[Path]:
     """Image files in ``folder`` and below, by extension, sorted by path.
 
     Links to folders are followed, except into ``exclude``; each folder is visited once; hidden ones
-    are skipped. ``other`` is called for other files, ``unread`` for folders that cannot be listed.
+    are skipped. ``other`` is called for other files, ``unread`` for folders that cannot be listed,
+    of which the user is otherwise warned.
     """
     images = []
     seen = {_identity(place) for place in exclude} - {_identity(folder)}
@@ -287,7 +288,10 @@ def find_images(
             seen.add(identity)
             entries = list(os.scandir(place))
         except OSError as error:
-            unread(error)
+            if unread is None:
+                warnings.warn(f"left out, cannot be read: {place} ({error.strerror})", stacklevel=2)
+            else:
+                unread(error)
             continue
         folders = []
         for entry in entries:

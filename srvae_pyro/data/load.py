@@ -53,6 +53,8 @@ def load_data(name: str, root: Path, options: ImageOptions = DEFAULTS) -> DataSp
         )
     if options.eval_crops is not None and options.crops is None:
         raise UserError("--eval-crops needs --crops: give both, or neither")
+    if not name:
+        raise UserError("--data is empty: name a data set or a folder; --data . is the current one")
     root = Path(root).expanduser()
     if name in DATA_SETS and Path(name).is_dir():
         warnings.warn(

@@ -29,11 +29,13 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False",
     GRADIO_ALLOWED_PATHS="",
     GRADIO_DEBUG="0",
+    GRADIO_PROFILING="0",
     GRADIO_VIBE_MODE="",
     GRADIO_WATCH_DIRS="",
 )
 
 import gradio as gr
+from gradio.blocks import Block
 
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.sampling import Sampling
@@ -102,6 +104,7 @@ MOUNT: dict[str, Any] = {
     "mcp_server": False,
 }
 
+SESSIONS = 500  # visitors whose state gradio keeps
 KEPT = (60, 1800)  # each minute files that are half an hour old are removed
 
 
@@ -141,21 +144,28 @@ def build(page: Page) -> gr.Blocks:
             f"# {name}\n\nA {kind} trained on images of {size_in_words(model)} pixels.{missing}"
         )
         blocks.unload(page.leave)
-    for block in blocks.blocks.values():
-        _fetch_nothing(block)
     return blocks
 
 
-def _fetch_nothing(block: Any) -> None:
-    """Refuse addresses in place of files, which gradio would fetch whatever their size."""
-    move = block.async_move_resource_to_block_cache
+_move = Block.async_move_resource_to_block_cache
 
-    async def moved(path: Any) -> Any:
-        if str(path).startswith(("http://", "https://")):
-            raise gr.Error("use a file, not an address", print_exception=False)
-        return await move(path)
 
-    block.async_move_resource_to_block_cache = moved
+async def _moved(block: Block, path: Any) -> Any:
+    """Let gradio take a file into its folder, if it is one that a visitor may name."""
+    name = str(path)
+    if name.lower().startswith(("http://", "https://")):  # which it would fetch, whatever the size
+        raise gr.Error("use a file, not an address", print_exception=False)
+    if path is not None and (not Path(name).is_file() or name.lower().endswith(".svg")):
+        # It would fail to remove a folder, read a device for ever, and serve scripts in an SVG.
+        raise gr.Error("this is not an image file", print_exception=False)
+    examples = Path(block.GRADIO_CACHE).resolve() / "examples"
+    if path is not None and examples in Path(name).resolve().parents:
+        return name  # all visitors use it, so it must not be removed as this one's
+    return await _move(block, path)
+
+
+# The class's, since updates of a component make another one.
+Block.async_move_resource_to_block_cache = _moved
 
 
 # The page loads everything from here. Gradio's code needs the "unsafe".
@@ -176,6 +186,8 @@ POLICY = "; ".join(
 PORTS = range(7860, 7960)
 LOCAL = ("localhost", "127.0.0.1", "::1")
 UPLOAD = "/gradio_api/upload"
+# Paths by which gradio would fetch an address and pass it on.
+FETCHED = tuple(f"/gradio_api/{how}" for how in ("file=http", "file/http", "proxy="))
 FORM_BYTES = 2**16  # of a request at most, without the file in it
 
 
@@ -209,6 +221,10 @@ class Guard:
             headers = Headers(scope=scope)
             if refusal := self._refusal(scope, headers):
                 await PlainTextResponse(refusal, 403)(scope, receive, send_with_headers)
+                return
+            if scope["path"].lower().startswith(FETCHED):
+                words = "This page fetches nothing from elsewhere"
+                await PlainTextResponse(words, 403)(scope, receive, send_with_headers)
                 return
             if scope["path"] == UPLOAD:
                 length = headers.get("content-length", "")
@@ -274,6 +290,7 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
     with (
         tempfile.TemporaryDirectory(prefix="srvae-page-") as name,
         variable("GRADIO_TEMP_DIR", name),
+        variable("GRADIO_EXAMPLES_CACHE", str(Path(name) / "none")),
         _listen(arguments.host.strip("[]"), arguments.port) as listener,
     ):
         sessions = Sessions(Path(name), arguments.disk_gb * 1e9)
@@ -281,7 +298,9 @@ def served(arguments: DemoArguments, run: Path, model: Any) -> Iterator[str]:
         blocks.queue(max_size=arguments.waiting)
         # Around gradio's app, whose own middleware would not see preflights.
         app: Any = Starlette(middleware=[Middleware(Guard, arguments, sessions)])
+        blocks.state_session_capacity = SESSIONS
         gr.mount_gradio_app(app, blocks, "/", max_file_size=f"{arguments.upload_mb}mb", **MOUNT)
+        blocks.has_launched = True  # else gradio takes any path that a request names
         blocks.app = app.routes[0].app  # which close() ends
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)

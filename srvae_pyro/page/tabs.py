@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import math
@@ -134,6 +135,7 @@ def connect(
         show_progress_on=outputs[0],
         concurrency_limit=1,
         concurrency_id="model",
+        trigger_mode="always_last",  # an image that was changed meanwhile is next
     )
 
     def stop_it(request: gr.Request) -> None:
@@ -494,9 +496,10 @@ def read_curves(folder: Path) -> dict[str, pd.DataFrame]:
 
 def copy_figures(run: Path, folder: Path) -> list[tuple[str, str]]:
     shown = []
-    for figure in sorted((run / "figures").glob("*.png")):
-        shutil.copyfile(figure, folder / figure.name)
-        shown.append((str(folder / figure.name), figure.stem.replace("-", " ")))
+    for figure in sorted((run / "figures").glob("[!.]*.png")):
+        with contextlib.suppress(FileNotFoundError):  # it has just been replaced
+            shutil.copyfile(figure, folder / figure.name)
+            shown.append((str(folder / figure.name), figure.stem.replace("-", " ")))
     return shown
 
 
@@ -528,7 +531,9 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
     rows = settings_in_words(page.run, page.model)
     table = ["| setting | value |", "|---|---|", *(f"| {name} | `{v}` |" for name, v in rows)]
     gr.Markdown("\n".join(table))
-    metric = gr.Dropdown([], label="Curve", elem_id="metric", interactive=True)
+    metric = gr.Dropdown(
+        list(read_curves(page.run)), label="Curve", elem_id="metric", interactive=True
+    )
     curve = gr.LinePlot(
         None,
         x="step",

@@ -242,6 +242,8 @@ def data_name(data: str) -> str:
     if data.startswith(SHARDS):
         check_shards(data)
         return f"{SHARDS}{Path(data.removeprefix(SHARDS)).expanduser().absolute()}"
+    if not data:
+        raise UserError("`data` is empty: name a data set or a folder; `data=.` is the current one")
     folder = Path(data).expanduser()
     return data if data in DATA_SETS or not folder.is_dir() else str(folder.resolve())
 

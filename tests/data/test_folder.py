@@ -1,13 +1,16 @@
 """Folders of images: layouts, kinds of files, and what goes wrong."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from srvae_pyro.compression.command import read_lossless
 from srvae_pyro.data import DataSplits, ImageOptions, MemoryImages, load_data
 from srvae_pyro.data.folder import fingerprint_folder
 from srvae_pyro.data.image_files import find_images, read_image
@@ -330,3 +333,37 @@ def test_no_such_data(tmp_path: Path) -> None:
         load(tmp_path / "file")
     with pytest.raises(UserError, match="--limit"):
         load_data("photos", tmp_path, ImageOptions(limit=0))
+
+
+def test_unreadable_folders_are_named_and_empty_names_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("", "cats"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / place / "a.png")
+    scan = os.scandir
+
+    def refusing(place: str) -> Any:  # as of another user's folder, also for root
+        if place.endswith("cats"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.warns(UserWarning, match="left out, cannot be read: .*cats"):
+        assert len(find_images(tmp_path)) == 1
+    with refused("cannot read the folder .*cats"):  # else the file would be incomplete
+        read_lossless([tmp_path], 3)
+    with refused("--data is empty"):
+        load_data("", tmp_path)
+
+
+def test_masks_are_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, 20)
+    Image.new("RGB", (8, 8)).save(tmp_path / "0003_mask.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(
+        UserWarning, match=r"0003_mask\.png are used as images, but named like masks"
+    ):
+        load_data(".", tmp_path, ImageOptions())

@@ -174,6 +174,37 @@ def test_every_tab_has_what_programs_can_ask_for(
     assert len(client.predict(a, b, seed, *SAMPLING, api_name="/recombine")) == 6
 
 
+def named(path: str | Path) -> dict[str, Any]:
+    """A file by its place, as a request may name one that it has not uploaded."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+def asked(address: str, name: str, *values: Any) -> str:
+    """The events of a request by itself; a client would upload the files that it names."""
+    call = f"{address}gradio_api/call/{name}"
+    event = httpx.post(call, json={"data": values}).json()["event_id"]
+    return httpx.get(f"{call}/{event}", timeout=PATIENCE / 1000).text
+
+
+def test_a_request_gets_no_file_that_was_not_uploaded(address: str, kept: Path) -> None:
+    (page,) = (path for path in kept.iterdir() if path.name.startswith("srvae-page-"))
+    secret = kept / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    for path in (secret, Path("/dev/zero"), page / ".." / "secret.png", page):
+        words = "not an image file" if path == page else "not uploaded by a user"
+        for events in (
+            asked(address, "upscale", named(path), *ONE, 0, "auto"),
+            asked(address, "generate", 1, 0, named(path), 1.0, 1.0, 1.0),  # as a choice
+        ):
+            assert events.startswith("event: error")
+            assert words in events
+    assert not [path for path in page.rglob("*") if path.name == "secret.png"]
+    example = page / "examples" / "astronaut.png"
+    assert "event: complete" in asked(address, "upscale", named(example), *ONE, 0, "auto")
+    for place in ("file=https://example.com/a.png", "file=HTTP://example.com", "proxy=http://a.b"):
+        assert httpx.get(f"{address}gradio_api/{place}").status_code == 403
+
+
 def test_errors_have_the_commands_message(
     address: str, photographs: list[Path], tmp_path: Path
 ) -> None:
@@ -189,9 +220,10 @@ def test_errors_have_the_commands_message(
             client.predict(handle_file(path), *ONE, 0, api_name="/upscale")
         assert "/" not in str(error.value)
         assert "<b>" not in str(error.value)
-    address = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(AppError, match="use a file, not an address"):
-        client.predict(address, *ONE, 0, api_name="/upscale")
+    for _ in range(2):  # the second time by a component that an update has made
+        with pytest.raises(AppError, match="use a file, not an address"):
+            client.predict(named("http://example.com/a.png"), *ONE, 0, api_name="/upscale")
+        client.predict(api_name="/run")
     with pytest.raises(AppError, match="&quot;Temperature of the pixels&quot; must be"):
         client.predict(2, 0, "sample", 1.0, 0.0, 1.0, api_name="/generate")
 
