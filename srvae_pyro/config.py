@@ -167,7 +167,7 @@ class DataConfig(Settings):
         int,
         AtLeast(0),
         Flag(name="data_seed"),
-        "random seed of the held-out images and of photos' crops; use the same for runs to compare",
+        "random seed of the held-out images and of photos' crops; the same for runs to be compared",
     ] = 0
     limit: Annotated[
         int | None, AtLeast(1), Flag(default="all"), "use only the first images of each split"
@@ -214,9 +214,9 @@ class TrainingConfig(Settings):
         "Adamax for the rest, which learns faster",
     ] = "adamax"
     lr: Annotated[float, Above(0, 10**9), Flag("RATE"), "highest learning rate"] = 2e-3
-    lr_decay: Annotated[float, Above(0, 1), "factor on the learning rate after each step"] = (
-        0.999999
-    )
+    lr_decay: Annotated[
+        float, Above(0, 1), "factor applied to the learning rate after each step"
+    ] = 0.999999
     lr_min: Annotated[float, AtLeast(0), Flag("RATE"), "lowest learning rate"] = 1e-4
     warmup_steps: Annotated[
         int, AtLeast(0), "updates over which the learning rate rises linearly"
@@ -225,7 +225,8 @@ class TrainingConfig(Settings):
         float,
         Between(0, 1),
         Flag("SHARE"),
-        "last share of the run, over which the learning rate falls to --lr-min along a half cosine",
+        "final share of the run, over which the learning rate falls to --lr-min along a half "
+        "cosine",
     ] = 0.0
     betas: Annotated[tuple[float, float], AtLeast(0, 1 - 1e-12), "betas of Adamax"] = (0.9, 0.999)
     eps: Annotated[float, AtLeast(1e-30, 1), "epsilon of Adamax"] = 1e-7
@@ -257,8 +258,8 @@ class TrainingConfig(Settings):
     ] = 0.0
     inputs: Annotated[
         Literal["average", "damaged"],
-        "inputs of super-resolution: rounded averages of x; damaged: also other reductions, noise "
-        "and compression, for which separate networks are trained beside the srVAE of --init",
+        "super-resolution inputs; average: rounded averages of x; damaged: also other downscaling, "
+        "noise and compression, by separate networks trained alongside the srVAE of --init",
     ] = "average"
     validation_images: Annotated[
         int | None,

@@ -85,8 +85,8 @@ def warn_of_deeper_splits(folder: Path, paths: Iterable[Path]) -> None:
         inside = place.relative_to(folder).parts
         if any(map(split_named, inside)):
             warnings.warn(
-                f"{folder}: images of {Path(*inside)} are split like all others; name the folder "
-                "that holds train/ and test/ to keep them apart",
+                f"{folder}: images of {Path(*inside)} are split at random like the rest; to use "
+                "their splits, give the folder that contains train/ and test/",
                 stacklevel=2,
             )
             return

@@ -84,7 +84,7 @@ def _file(path: Path, content: bytes | None) -> BinaryIO:
     if content is not None:
         return io.BytesIO(content)
     if kind := special_kind(path):
-        raise UnreadableError(f"it is {kind}", "save its content as a file and name that")
+        raise UnreadableError(f"it is {kind}", "save its content to a regular file and use that")
     return path.open("rb")
 
 

@@ -381,7 +381,7 @@ def seek_full_page(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> int:
     if not full:
         if pages and _integer(pages[0], REDUCED) & SMALL_COPY:
             raise UnreadableError(
-                "it holds only a small copy of the image, as raw files of cameras do", DEVELOP
+                "it contains only a thumbnail, as raw files of cameras do", DEVELOP
             )
         return 0
     sizes = [(_integer(page, WIDTH), _integer(page, HEIGHT)) for page in pages]

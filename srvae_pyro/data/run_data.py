@@ -47,7 +47,7 @@ def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits
     if of_run and known and loaded.fingerprint() != recorded:
         warnings.warn(
             f"the images of {loaded.name} are not those that the run was trained on: it may have "
-            "learnt from some that are held out now",
+            "been trained on some that are now held out",
             stacklevel=2,
         )
     return loaded.described(own=of_run)
@@ -68,10 +68,10 @@ def refuse_missing(data: DataConfig) -> None:
     if name in DATA_SETS or _is_there(name):
         return
     if not name:
-        raise UserError("what the model was trained on is not recorded: name images with --data")
+        raise UserError("the run does not record its training data: give images with --data")
     raise UserError(
-        f"the run was trained on {name}, which is not there: use --data to say where its "
-        "images are now, or to name others"
+        f"the run was trained on {name}, which no longer exists: use --data to give its new "
+        "location, or other images"
     )
 
 

@@ -42,7 +42,7 @@ class EvaluateArguments:
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     data: Annotated[str | None, option("NAME|DIR", "what the run was trained on")] = None
-    """data set or folder of images; also to say where the run's own images are now"""
+    """data set or folder of images; or the new location of the run's own images"""
     data_root: Path = Path("data")
     """folder of the named data sets, to which they are downloaded"""
     split: Literal["train", "val", "test", "all"] = "test"
@@ -57,7 +57,7 @@ class EvaluateArguments:
     estimator: Literal["product", "paired"] = "product"
     """product: all S x S pairs of u and z, tighter at the same cost; paired: S pairs"""
     refine: Annotated[int, AtLeast(0)] = 0
-    """gradient steps that refine each image's q for a second likelihood; 50 make a difference"""
+    """gradient steps to refine each image's q, for a second estimate of the likelihood; try 50"""
     elbo_samples: Annotated[int, AtLeast(1)] = 1
     """samples per image for the evidence lower bound"""
     elbo_only: bool = False
@@ -87,13 +87,13 @@ class EvaluateArguments:
     """also how often the truth lies within the spread of 39 super-resolution samples"""
 
     compress: Annotated[int | None, AtLeast(1), option("N", "no")] = None
-    """also the size of N of the images by bits-back coding, PNG, WebP and JPEG XL"""
+    """also compress N of the images by bits-back coding, PNG, WebP and JPEG XL; report the sizes"""
 
     measure: Annotated[tuple[str, ...], option("NAME [FIELD=VALUE ...]", "none")] = ()
-    """further measures without flags, such as your own, and their settings"""
+    """additional measures that have no flag, such as your own, with their settings"""
 
     batch_size: Annotated[int, AtLeast(1)] = 100
-    """images at a time, where --memory-gb does not decide"""
+    """images per batch, unless --memory-gb sets it"""
     memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes of memory for importance sampling"""
     precision: Precision = "fp32"

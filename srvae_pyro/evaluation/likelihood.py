@@ -314,7 +314,7 @@ class ElboResult(Result):
         error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
         line = f"negative ELBO: {self.bits_per_dim:.4f}{error} bits/dim{over_photographs(self)}"
         if self.y_bits_per_dim is not None:
-            line += f"; of y alone, RE_y + KL_u per dimension of y: {self.y_bits_per_dim:.4f}"
+            line += f"; y alone (RE_y + KL_u, per dimension of y): {self.y_bits_per_dim:.4f}"
         lines = [line]
         for latent, counts in sorted(self.units.items(), reverse=True):
             line = f"{latent}: {counts.active} of {counts.units} units active"

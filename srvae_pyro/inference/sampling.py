@@ -19,7 +19,7 @@ class Temperatures:
     """How much generated images vary."""
 
     temperature: Annotated[float, AtLeast(0)] = 1.0
-    """factor on the standard deviations of the latents; below 1: more typical, less varied"""
+    """factor that scales the deviations of the latents; below 1: more typical, less varied"""
     image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for sampled pixels"""
     y_temperature: Annotated[float | None, Above(0), option("X", "as --image-temperature")] = None

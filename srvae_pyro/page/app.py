@@ -245,8 +245,8 @@ class Guard:
         name = host_name(host)
         if name not in self.hosts and not (self.addresses and _is_address(name)):
             return (
-                "This page does not answer to this name: use its IP address, or start it with "
-                "--allow-host and the name"
+                "This page does not accept this host name: use its IP address, or start it with "
+                "--allow-host NAME"
             )
         refusal = "This page does not answer to requests from other sites"
         # Browsers send the first to https and this computer, the second with each POST.
@@ -278,7 +278,7 @@ def serve(arguments: DemoArguments) -> int:
     with served(arguments, folder, load(folder, device)) as address:
         ended = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
-        print_line(f"{folder.name} is shown at {address} (Ctrl-C ends it)")
+        print_line(f"serving {folder.name} at {address} (press Ctrl-C to stop)")
         ended.wait()
     return 128 + signal.SIGTERM
 

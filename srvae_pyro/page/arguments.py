@@ -49,19 +49,19 @@ class DemoArguments:
     run: str
     """a run's name under runs/, its folder, pretrained, or a Hub id"""
     host: Annotated[str, option("ADDRESS")] = "127.0.0.1"
-    """address to serve at: 127.0.0.1: only this computer; 0.0.0.0: everybody on the network"""
+    """address to listen on; 127.0.0.1: this computer only; 0.0.0.0: everyone on the network"""
     allow_host: Annotated[tuple[str, ...], option("NAME ...", "none")] = ()
     """further host names that the page answers to, such as demo.example.com of a proxy"""
     port: Annotated[int | None, Between(1, 65535), option("N", "the first free one from 7860")] = (
         None
     )
-    """port to serve at"""
+    """port to listen on"""
     megapixels: Annotated[float, Above(0)] = 16.0
     """maximum size of an image, in megapixels"""
     upload_mb: Annotated[int, AtLeast(1)] = 64
     """maximum size of a file, in megabytes"""
     disk_gb: Annotated[float, Above(0)] = 8.0
-    """gigabytes on disk for the files of all visitors; the oldest are removed first"""
+    """maximum disk space for all visitors' files, in GB; the oldest are removed first"""
     memory_gb: Annotated[float, Above(0)] = 4.0
     """gigabytes of memory for upscaling; larger images are upscaled in tiles"""
     waiting: Annotated[int, AtLeast(1)] = 32
@@ -75,4 +75,6 @@ class DemoArguments:
         """Refuse an ``--allow-host`` that cannot be a host's name."""
         for name in self.allow_host:
             if "*" in name or host_name(name) is None:
-                raise UserError(f"`allow_host` takes a name such as demo.example.com, not {name!r}")
+                raise UserError(
+                    f"`allow_host` must be a name such as demo.example.com, not {name!r}"
+                )

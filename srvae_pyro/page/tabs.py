@@ -51,8 +51,8 @@ ESTIMATE = ("point estimate", "estimate")
 # Settings as the page calls them, in errors too.
 LABELS = {
     "factor": "Factor",
-    "input": "What the photograph is",
-    "samples": "How many outputs",
+    "input": "Type of input",
+    "samples": "Number of outputs",
     "decode": "Pixels",
     "temperature": "Temperature of the latents",
     "image_temperature": "Temperature of the pixels",
@@ -233,9 +233,9 @@ TABS = (
     Tab(
         "generate",
         generate,
-        (("Images x", "generated"), ("Their y, drawn first", "generated-y")),
+        (("Images x", "generated"), ("Small images y, drawn first", "generated-y")),
         "Draw new images of {size} pixels; the same seed gives the same images.",
-        slider=("How many images", "count", 1, 64, 8),
+        slider=("Number of images", "count", 1, 64, 8),
     ),
     Tab(
         "reconstruct",
@@ -354,7 +354,7 @@ def upscale_tab(page: Page, model: SRVAE) -> None:
                 100,
                 value=50,
                 step=1,
-                label="Position of the line between the two, in per cent of the width",
+                label="Position of the dividing line (percent of the width)",
                 elem_id="where",
                 buttons=[],
             )

@@ -121,7 +121,7 @@ def check_upload(path: str, megapixels: float) -> Path:
     """The file of an uploaded image, unless its header says that it is too large."""
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"{shown(Path(file.name))} is no longer kept here: drop it again")
+        raise UserError(f"{shown(Path(file.name))} is no longer on the server: upload it again")
     if (pixels := pixels_of(file)) > megapixels * 1e6:
         raise UserError(
             f"{shown(Path(file.name))} has {pixels / 1e6:.3g} megapixels, and this page takes at "

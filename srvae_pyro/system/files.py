@@ -73,7 +73,9 @@ def check_output(path: Path, flag: str, ours: Callable[[Path], bool] | None = No
         raise UserError(f"cannot write {shown(path)} ({error.strerror}): give {flag}") from None
     right = path.is_file() and ours(path) if ours else path.is_dir()
     if os.path.lexists(path) and not right:
-        raise UserError(f"{shown(path)} exists and is something else: choose another {flag}")
+        raise UserError(
+            f"{shown(path)} exists and was not written by this command: choose another {flag}"
+        )
 
 
 def check_new(folder: Path, names: Sequence[str]) -> None:

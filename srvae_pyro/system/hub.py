@@ -65,11 +65,11 @@ def _why(error: Exception) -> str:
     if isinstance(error, GatedRepoError):
         return "it is gated; ask for access on its page, then log in with: hf auth login"
     if isinstance(error, RepositoryNotFoundError):
-        return "there is none of that name, or it is private; for that log in with: hf auth login"
+        return "there is no such model, or it is private; if so, log in with: hf auth login"
     if isinstance(error, RevisionNotFoundError):
         return "it has no such revision"
     if isinstance(error, HFValidationError):
-        return "that is not how an id is written, owner/name"
+        return "it is not a valid id: use owner/name"
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
         return "the Hub does not answer, and the cache has no complete copy"
     if isinstance(error, HfHubHTTPError) and error.response is not None:

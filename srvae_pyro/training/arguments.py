@@ -117,7 +117,7 @@ class TrainOptions:
     """CPU threads; 0: one per core that other processes leave free, checked every second. Only a
     fixed number lets a run be repeated or resumed bit for bit"""
     accumulate: Annotated[int, AtLeast(1), option(group="machine")] = 1
-    """parts of each batch whose gradients are accumulated before the update: less memory"""
+    """number of parts to split each batch into, accumulating their gradients; less memory"""
     checkpoint_activations: Annotated[bool, option(group="machine")] = False
     """gradient checkpointing: recompute the activations of dense blocks for the gradient; less
     memory, more time"""
@@ -129,14 +129,14 @@ class TrainOptions:
     data_root: Annotated[Path, option(group="data")] = Path("data")
     """folder of the named data sets, to which they are downloaded"""
     strict: Annotated[bool, option(group="data")] = False
-    """refuse a folder with files that are not images, instead of leaving them out"""
+    """stop at images that cannot be read or are smaller than a crop, instead of leaving them out"""
     stream: Annotated[bool, option(group="data")] = False
     """read training images from disk as needed; automatic if they would take more than half of the
     memory"""
     workers: Annotated[
         int | None, AtLeast(0), option("N", "half the cores, at most 8", group="data")
     ] = None
-    """processes that read such images ahead, per training process; 0: none"""
+    """processes that prefetch streamed images, per training process; 0: none"""
 
 
 @dataclass(kw_only=True)

@@ -220,8 +220,9 @@ def introduce(trainer: Trainer) -> None:
     if crops := data.info.get("crops"):
         train, val, test = (f"{crops['images'][split]:,}" for split in ("train", "val", "test"))
         print_line(
-            f"crops: {len(data.train):,} random ones per epoch, the area of {train} images; "
-            f"{len(data.val):,} of {val} for validation, {len(data.test):,} of {test} for testing"
+            f"crops: {len(data.train):,} random crops per epoch (the area of {train} images); "
+            f"{len(data.val):,} from {val} images for validation, {len(data.test):,} from {test} "
+            "for testing"
         )
     if limit := time_limit(config.training, trainer.progress.seconds):
         print_line(limit)

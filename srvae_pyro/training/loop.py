@@ -217,7 +217,7 @@ class Trainer:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
             print_line(
-                f"step {progress.step}: not finite at {outcome.fault}; update skipped "
+                f"step {progress.step}: {outcome.fault} is not finite; update skipped "
                 f"({progress.skipped} so far)"
             )
         else:

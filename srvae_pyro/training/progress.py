@@ -64,7 +64,7 @@ class Interrupt:
         if number in self.URGENT:
             self._restore(*self.URGENT)
         if first:
-            again = "; again to stop at once" if number in self.URGENT else ""
+            again = "; repeat to stop immediately" if number in self.URGENT else ""
             print_line(f"stopping after this step{again}")
 
 

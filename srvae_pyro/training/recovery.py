@@ -175,8 +175,8 @@ class Recovery:
         if progress.rollbacks > 1:
             self.learner.restart_from_average()
         print_line(
-            f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite: back to step "
-            f"{progress.step} with {progress.rate_factor:g} of the learning rate"
+            f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite: returning to "
+            f"step {progress.step} with {progress.rate_factor:g} of the learning rate"
         )
 
 

@@ -22,8 +22,8 @@ class UpscaleOptions:
     """How photographs are upscaled."""
 
     factor: Annotated[int | None, option("N", "the model's")] = None
-    """upscaling factor: the model's own, its square or its cube; also 1, which only restores, and 3
-    if the run was trained on damaged inputs"""
+    """upscaling factor: the model's own, its square or its cube; also 1 (restore only) and 3 for
+    runs trained on damaged inputs"""
     samples: Annotated[int, AtLeast(1)] = 1
     """number of different outputs for each image, K"""
     decode: Annotated[
@@ -38,7 +38,7 @@ class UpscaleOptions:
     temperature: Annotated[
         float | None, AtLeast(0), option("T", "0 for a single output that is not sampled, else 1")
     ] = None
-    """factor on the standard deviations of the latents; not for an estimate"""
+    """factor that scales the deviations of the latents; not used by estimate"""
     image_temperature: Annotated[float, Above(0)] = 1.0
     """the same for sampled pixels"""
     seed: Annotated[int, AtLeast(0)] = 0
@@ -46,14 +46,13 @@ class UpscaleOptions:
     tile: Annotated[int | None, AtLeast(0), option("PIXELS", "as --memory-gb allows")] = None
     """side of the overlapping tiles, in pixels of the photograph; 0: no tiles"""
     memory_gb: Annotated[float, Above(0)] = 4.0
-    """gigabytes for networks, photograph, outputs and files; larger images are upscaled in tiles"""
+    """memory limit in gigabytes; larger images are upscaled in tiles"""
     precision: Literal["auto", Precision] = "auto"
     """precision of the networks; auto: bf16 for the point estimate if the processor has it"""
     input: InputName = "auto"
-    """how the files were downscaled: average: exact averages of 2x2 pixels, with which outputs are
-    consistent; or by bicubic, lanczos or bilinear. auto: noise and JPEG compression as file and
-    pixels show them; a run trained on averages alone takes all as average. unknown: assume
-    nothing"""
+    """how the files were downscaled; average: exact averages of 2x2 pixels, which outputs keep;
+    bicubic, lanczos, bilinear: by this filter; auto: detect noise and compression from the file and
+    its pixels (runs trained only on averages assume average); unknown: assume nothing"""
 
     def check(self) -> None:
         """Refuse several outputs that would all be the same."""

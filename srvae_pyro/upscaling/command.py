@@ -71,13 +71,13 @@ def in_words(kind: InputKind, upscaler: Upscaler) -> str:
     if upscaler.restorer is None:
         return ""
     if kind.trusted:
-        return ": taken as an exact average of pixels"
+        return ": treated as an exact average of pixels"
     what = "a JPEG" if kind.table else "a clean image" if kind.noise == 0 else "an image"
     what = "a compressed image" if kind.webp else what
     if kind.noise:
         what += f" with noise of {kind.noise:.0f} levels"
     if kind.reduction:
-        what += f" reduced by {kind.reduction}"
+        what += f" downscaled with {kind.reduction}"
     return f": restored as {what}{' of unknown origin' if what == 'an image' else ''}"
 
 

@@ -82,8 +82,8 @@ class Writer:
         if len(os.fsencode(stem.name)) > room:
             room -= len(f"-x{self.upscaler.factor}")
             raise UserError(
-                f"the name of {shown(path)} is too long: that of its output may have {most} bytes; "
-                f"shorten it to at most {room} without its extension"
+                f"the name of {shown(path)} is too long: an output's name is limited to {most} "
+                f"bytes; shorten it to {room} bytes, excluding the extension"
             )
 
     def write(self, photograph: Photograph, stem: Path) -> Outputs:
@@ -234,8 +234,8 @@ def find_inputs(given: Sequence[Path], out: Path) -> InputFiles:
             continue
         if path.resolve() == out.resolve():
             raise UserError(
-                f"{shown(path)} holds the photographs and would hold the outputs, which would be "
-                "upscaled too the next time: choose another `out`"
+                f"{shown(path)} would hold photographs and outputs together, so that the "
+                "outputs would be upscaled next time: choose another `out`"
             )
         # Where the folder is within ``out`` its outputs are beside it, not in it.
         outputs = out.resolve() if out.resolve().is_relative_to(path.resolve()) else None

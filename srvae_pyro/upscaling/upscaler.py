@@ -94,7 +94,8 @@ def check_decoding(
         raise UserError("this model has no point estimate of x: use `decode=mean`, its expectation")
     if decode == "estimate" and temperature > 0:
         raise UserError(
-            "an estimate has no `temperature`: leave it out, or choose another `decode`"
+            "`temperature` does not apply to a point estimate: leave it out, or choose another "
+            "`decode`"
         )
 
 
@@ -187,7 +188,7 @@ def upscaling_model(model: ImageModel) -> SRVAE:
     """The model, if it is an srVAE whose y is a downscaled x; others are refused."""
     if len(model.levels) == 1:
         raise UserError(
-            "this run is a one-level VAE, which has no y to upscale: give the run of an srVAE"
+            "this run is a one-level VAE, which has no y to upscale: use the run of an srVAE"
         )
     if not super_resolves(model):
         raise UserError(f"a {type(model).__name__} has no super_resolution, so it does not upscale")
@@ -300,7 +301,8 @@ class Upscaler:
             )
         if options.tile is not None and self._in_one_pass(EXACT if self.trusts_inputs else UNKNOWN):
             raise UserError(
-                "`tile`: the point estimate chooses its own tiles, which `memory_gb` makes smaller"
+                "`tile` does not apply to the point estimate: a smaller `memory_gb` makes its "
+                "tiles smaller"
             )
         precision = options.precision
         if precision == "auto":

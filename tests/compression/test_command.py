@@ -170,7 +170,9 @@ def test_only_what_compress_wrote_is_replaced(
 ) -> None:
     (place / "mine").write_bytes(b"mine")
     arguments = CompressArguments("net", (Path("in/gray.png"),), Path("mine"))
-    with pytest.raises(UserError, match="mine exists and is something else: choose another --out"):
+    with pytest.raises(
+        UserError, match="mine exists and was not written by this command: choose another --out"
+    ):
         compress.main(arguments)
     assert (place / "mine").read_bytes() == b"mine"
     assert compress.main(replace(arguments, out=packed)) == 0

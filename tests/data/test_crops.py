@@ -449,8 +449,8 @@ def test_a_run_on_crops_prints_and_records_them(
     train_crops = config.data.info["counts"]["train"]
     assert f"{train_crops} crops of 3x16x16" in told
     assert (
-        f"crops: {train_crops} random ones per epoch, the area of 24 images; 6 of 3 for "
-        "validation, 6 of 3 for testing"
+        f"crops: {train_crops} random crops per epoch (the area of 24 images); 6 from 3 images for "
+        "validation, 6 from 3 for testing"
     ) in told
     assert "test, 6 crops: " in told
     score = newest_results(run)["training"]["result"]["elbo"]

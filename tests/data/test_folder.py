@@ -112,7 +112,7 @@ def test_ambiguous_folders_are_reported(tmp_path: Path) -> None:
         load(tmp_path / "kinds")
     for part in ("train", "test"):
         fill(tmp_path / "deep" / "set" / part, 4)
-    with pytest.warns(match=r"images of set/test are split like all others; name the folder"):
+    with pytest.warns(match=r"images of set/test are split at random like the rest; to use"):
         load(tmp_path / "deep")
 
 

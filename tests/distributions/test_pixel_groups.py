@@ -260,7 +260,7 @@ def test_estimates_that_cannot_be_are_refused() -> None:
         Upscaler(made, UpscaleOptions(decode="estimate"))
     made = make_model(tiny(**consistent, groups=Residual(4, 1, 1, estimate=True)))
     assert default_decoding(made) == "estimate"
-    with pytest.raises(UserError, match="an estimate has no `temperature`"):
+    with pytest.raises(UserError, match="`temperature` does not apply to a point estimate"):
         Upscaler(made, UpscaleOptions(decode="estimate", temperature=0.5))
     made.run_config = RunConfig(model=made.config)  # no weight: it has not been taught
     assert default_decoding(made) == "mean"

@@ -243,7 +243,7 @@ def test_a_runs_own_images_are_split_as_they_were(run: Path, folder: Path, tmp_p
         assert found.info["own"]
         assert torch.equal(found.test, own.test)
     folder.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"which is not there: use --data to say where"):
+    with pytest.raises(UserError, match=r"which no longer exists: use --data to give"):
         main(EvaluateArguments(str(run), elbo_only=True))
     assert evaluate(run, copy, elbo_only=True) == 0
     next((copy / "train").rglob("*.png")).unlink()
@@ -464,7 +464,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     (run / "other.json").write_text('{"run": "somebody\'s"}')
     for name, told in (
         ("file/out.json", r"cannot write .*out\.json .Not a directory.: give --json FILE"),
-        ("other.json", r"other\.json exists and is something else: choose another --json FILE"),
+        (
+            "other.json",
+            r"other\.json exists and was not written by this command: choose another --json FILE",
+        ),
         ("evaluation.jsonl", r"evaluation\.jsonl is the run's own record"),
     ):
         with pytest.raises(UserError, match=told):

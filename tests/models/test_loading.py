@@ -299,8 +299,8 @@ def hub(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("owner/none", "there is none of that name, or it is private"),
-        ("owner/private", "there is none of that name, or it is private"),
+        ("owner/none", "there is no such model, or it is private"),
+        ("owner/private", "there is no such model, or it is private"),
         ("owner/token", "it answers 401: log in"),
         ("owner/gated", "it is gated; ask for access"),
     ],

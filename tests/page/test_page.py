@@ -134,8 +134,8 @@ def test_consistency_that_is_not_exact_is_given_in_decibels() -> None:
         ({}, "28x20 upscaled by 2 to 56x40: restored as an image of unknown origin."),
         ({"factor": 1}, "28x20: restored as an image of unknown origin."),
         ({"factor": 3}, "to 84x60: restored as an image of unknown origin."),
-        ({"factor": 8, "input": "bicubic"}, "restored as an image reduced by bicubic."),
-        ({"input": "average"}, ": taken as an exact average of pixels. Exactly consistent"),
+        ({"factor": 8, "input": "bicubic"}, "restored as an image downscaled with bicubic."),
+        ({"input": "average"}, ": treated as an exact average of pixels. Exactly consistent"),
         ({"samples": 2}, "28x20 upscaled by 2 to 56x40: restored as an image of unknown origin."),
     ],
 )
@@ -217,7 +217,7 @@ def test_uploads_have_limits(photograph: Path, tmp_path: Path) -> None:
         UserError, match=r"photo\.png has 0\.00056 megapixels, .* takes at most 0\.0005"
     ):
         check_upload(photograph, 0.0005)
-    with pytest.raises(UserError, match=r"^gone.png is no longer kept here: drop it again"):
+    with pytest.raises(UserError, match=r"^gone.png is no longer on the server: upload it again"):
         check_upload(tmp_path / "gone.png", 1)
 
 

@@ -316,7 +316,9 @@ def test_as_a_command(run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srvae_pyro.demo", str(run), "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         line = process.stdout.readline()
-        assert re.fullmatch(r"mine is shown at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", line)
+        assert re.fullmatch(
+            r"serving mine at http://127\.0\.0\.1:\d+/ \(press Ctrl-C to stop\)\n", line
+        )
         assert list(tmp_path.glob("srvae-page-*"))
         place = f"{line.split()[4]}gradio_api/file={tmp_path}/private.txt"
         with pytest.raises(urllib.error.HTTPError, match="403"):

@@ -137,12 +137,16 @@ def test_an_output_replaces_earlier_ones_alone(tmp_path: Path) -> None:
     for name in ("ours", "new"):
         check_output(tmp_path / name, "--out FILE", ours)
     for name in ("others", "link", "."):
-        with pytest.raises(UserError, match="is something else: choose another --out FILE"):
+        with pytest.raises(
+            UserError, match="was not written by this command: choose another --out FILE"
+        ):
             check_output(tmp_path / name, "--out FILE", ours)
     with pytest.raises(UserError, match=r"\(it is a named pipe\): give --out FILE"):
         check_output(tmp_path / "pipe", "--out FILE", ours)
     check_output(tmp_path, "--out DIR")
-    with pytest.raises(UserError, match="is something else: choose another --out DIR"):
+    with pytest.raises(
+        UserError, match="was not written by this command: choose another --out DIR"
+    ):
         check_output(tmp_path / "ours", "--out DIR")
 
 

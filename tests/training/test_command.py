@@ -290,7 +290,7 @@ def test_a_run_finds_its_images_where_they_were_moved(here: Path) -> None:
         (here / "images").rename("elsewhere")
         make_images(here / "others", 21)
         given = TrainArguments(run="mine", resume=True, steps=2, device="cpu", keep_allocator=True)
-        with pytest.raises(UserError, match=r"which is not there: use --data to say where"):
+        with pytest.raises(UserError, match=r"which no longer exists: use --data to give"):
             train.main(given)
         with pytest.raises(UserError, match="are not those that it was trained on"):
             train.main(replace(given, data="others"))

@@ -346,7 +346,7 @@ def test_a_poisoned_parameter_spreads_no_further(
     assert_same(after["average"], before["average"])
     assert all(value.isfinite().all() for value in after["average"].values())
     assert_same(after["optimizer"], before["optimizer"])
-    assert "step 1: not finite at site x; update skipped (1 so far)" in said(capsys)
+    assert "step 1: site x is not finite; update skipped (1 so far)" in said(capsys)
     with torch.no_grad():
         head.copy_(good)
     started.step(started.data.train.images[:BATCH])
@@ -395,7 +395,7 @@ def test_skipped_updates_in_a_row_lead_back_to_the_checkpoint_with_a_smaller_ste
     assert progress.step == EPOCH + 4
     assert (progress.skipped, progress.skipped_in_a_row, progress.rollbacks) == (3, 0, 1)
     assert progress.rate_factor == 0.5
-    assert f"back to step {EPOCH} with 0.5 of the learning rate" in said(capsys)
+    assert f"returning to step {EPOCH} with 0.5 of the learning rate" in said(capsys)
     assert EPOCH + 1 in saved[saved.index(EPOCH) + 1 :]
     assert saved.count(EPOCH + 1) == saved.count(EPOCH + 2) == 1
     lines = [line for line in lines_of(tmp_path) if line["split"] == "train"]

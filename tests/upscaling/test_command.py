@@ -461,7 +461,7 @@ def test_a_name_is_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
     longest, longer = "é" * 120, "é" * 125  # with -x2-mean.png 252 and 262 bytes; 255 can be
     for name in (longest, longer):
         image_of(smooth(8, 8)).save(tmp_path / f"{name}.png")
-    with pytest.raises(UserError, match="shorten it to at most 248 without its extension"):
+    with pytest.raises(UserError, match="shorten it to 248 bytes, excluding the extension"):
         upscale(run(), tmp_path / f"{longer}.png", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert upscale(run(), tmp_path / f"{longest}.png", out=tmp_path / "out", samples=2) == 0
