@@ -71,6 +71,8 @@ CSS = """
 :focus-visible, label:has(:focus-visible) {
   outline: 3px solid #1d4ed8 !important; outline-offset: 2px;
 }
+.dark :focus-visible, .dark label:has(:focus-visible) { outline-color: #93c5fd !important; }
+.dark { --color-accent: var(--primary-400); }
 """
 # Names for those who do not see the page, where gradio takes none.
 NAMES = """() => new MutationObserver(() => {
@@ -271,16 +273,24 @@ def _is_address(name: str | None) -> bool:
 
 
 def serve(arguments: DemoArguments) -> int:
-    """Serve until Ctrl-C or SIGTERM; the exit code."""
+    """Serve until Ctrl-C, SIGTERM or SIGHUP; the exit code."""
+    ended, numbers = threading.Event(), [signal.SIGTERM]
+
+    def end(number: int, _: Any) -> None:
+        numbers[:] = [signal.Signals(number)]
+        ended.set()
+
+    signal.signal(signal.SIGTERM, end)
+    hangup = getattr(signal, "SIGHUP", None)  # of a closed terminal; nohup ignores it
+    if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signal.signal(hangup, end)
     device = choose_device(arguments.device)
     start(device, threads=arguments.threads)
     folder = find_run(arguments.run)
     with served(arguments, folder, load(folder, device)) as address:
-        ended = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())
         print_line(f"serving {folder.name} at {address} (press Ctrl-C to stop)")
         ended.wait()
-    return 128 + signal.SIGTERM
+    return 128 + numbers[0]
 
 
 @contextmanager

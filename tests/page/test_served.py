@@ -309,7 +309,8 @@ def test_the_whole_page_is_guarded(address: str) -> None:
     assert "default-src 'self'" in own.headers["content-security-policy"]
 
 
-def test_as_a_command(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_as_a_command(run: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "private.txt").write_text("private")
     others = {"GRADIO_ALLOWED_PATHS": str(tmp_path), "GRADIO_DEBUG": "1", "GRADIO_VIBE_MODE": "1"}
     environment = {**os.environ, "TMPDIR": str(tmp_path), **others}  # set for another program
@@ -320,11 +321,11 @@ def test_as_a_command(run: Path, tmp_path: Path) -> None:
             r"serving mine at http://127\.0\.0\.1:\d+/ \(press Ctrl-C to stop\)\n", line
         )
         assert list(tmp_path.glob("srvae-page-*"))
-        place = f"{line.split()[4]}gradio_api/file={tmp_path}/private.txt"
+        place = f"{line.split()[3]}gradio_api/file={tmp_path}/private.txt"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(place)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=PATIENCE / 1000) == 128 + signal.SIGTERM
+        process.send_signal(number)
+        assert process.wait(timeout=PATIENCE / 1000) == 128 + number
     assert not list(tmp_path.glob("srvae-page-*"))
 
 
