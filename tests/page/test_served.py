@@ -310,11 +310,16 @@ def test_the_whole_page_is_guarded(address: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_as_a_command(run: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_as_a_command(
+    run: Path, tmp_path: Path, number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
     (tmp_path / "private.txt").write_text("private")
     others = {"GRADIO_ALLOWED_PATHS": str(tmp_path), "GRADIO_DEBUG": "1", "GRADIO_VIBE_MODE": "1"}
     environment = {**os.environ, "TMPDIR": str(tmp_path), **others}  # set for another program
     command = [sys.executable, "-m", "srvae_pyro.demo", str(run), "--device", "cpu"]
+    # Tests that nohup runs inherit that SIGHUP is ignored, and so would the command.
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, inherited))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         line = process.stdout.readline()
         assert re.fullmatch(
