@@ -47,15 +47,15 @@ def scores(estimate: PointEstimate, path: Path, name: str) -> list[float]:
     else:
         image = made_small(photograph, name, 2)
         truth = InputKind(noise=float(level or 0), table=0.0)
-    table = replace(truth, noise=None) if kind == "JPEG" else InputKind(table=0.0)
+    jpeg = replace(truth, noise=None) if kind == "JPEG" else InputKind(table=0.0)
     levels = levels_of(image)
-    found = inspected(levels, replace(table, webp=truth.webp))
+    found = inspected(levels, replace(jpeg, webp=truth.webp))
 
     def score(told: InputKind) -> float:
         x: Tensor = estimate.folded(told, 2)(to_unit(levels[None]))
         return psnr(to_levels(x.clamp(0, 1)), levels_of(photograph)[None]).item()
 
-    return [score(told) for told in (InputKind(), table, found, truth)]
+    return [score(told) for told in (InputKind(), jpeg, found, truth)]
 
 
 def main() -> None:

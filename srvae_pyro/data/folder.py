@@ -155,8 +155,8 @@ def _find(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
 
 
 def _warn_of_masks(folder: Path, paths: list[Path]) -> None:
-    names = {path: os.fspath(path.relative_to(folder)) for path in paths}
-    of = {path: stem for path in paths if (stem := mask_of(names[path])) is not None}
+    start = len(os.fspath(folder / "x")) - 1  # of names inside, also of the current folder
+    of = {path: stem for path in paths if (stem := mask_of(os.fspath(path)[start:])) is not None}
     stems = {path.stem for path in paths if path not in of} if of else set()
     masks = [path for path, stem in of.items() if stem in stems]
     if masks:

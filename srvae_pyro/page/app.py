@@ -154,14 +154,16 @@ _move = Block.async_move_resource_to_block_cache
 
 async def _moved(block: Block, path: Any) -> Any:
     """Let gradio take a file into its folder, if it is one that a visitor may name."""
+    if path is None:
+        return None
     name = str(path)
     if name.lower().startswith(("http://", "https://")):  # which it would fetch, whatever the size
         raise gr.Error("use a file, not an address", print_exception=False)
-    if path is not None and (not Path(name).is_file() or name.lower().endswith(".svg")):
+    if not Path(name).is_file() or name.lower().endswith(".svg"):
         # It would fail to remove a folder, read a device for ever, and serve scripts in an SVG.
         raise gr.Error("this is not an image file", print_exception=False)
     examples = Path(block.GRADIO_CACHE).resolve() / "examples"
-    if path is not None and examples in Path(name).resolve().parents:
+    if examples in Path(name).resolve().parents:
         return name  # all visitors use it, so it must not be removed as this one's
     return await _move(block, path)
 

@@ -262,7 +262,7 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, values: Any) -> None:
     """Write ``values`` as indented JSON, lists of numbers in one line each."""
     text = json.dumps(values, indent=2)
-    # A list follows a space of indentation or a colon; a string has no line breaks.
+    # A string has no line breaks, so brackets in one are not a list's.
     text = re.sub(r"\[\n[-+.eE\d,\s]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
     write_text(path, text + "\n")
 

@@ -90,8 +90,8 @@ class ProcessGroup:
         devices = [self.device.index] if self.device.type == "cuda" else None
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        options: Any = {name: False}  # PyTorch 2.14 has another name for it
-        options["find_unused_parameters"] = unused
+        # PyTorch 2.14 has another name for the first.
+        options: Any = {name: False, "find_unused_parameters": unused}
         # Strides of kernels with one input channel differ in name only.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(module, device_ids=devices, **options)

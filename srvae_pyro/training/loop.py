@@ -152,7 +152,7 @@ class Trainer:
             if self.fraction_done() >= 1 and self.progress.step_in_epoch:
                 self.validate()  # the run ends within an epoch
             self.recovery.save()
-            if self.progress.skipped_in_a_row and self.group.main:
+            if self.progress.skipped_in_a_row:
                 print_line(
                     "the last update was not finite and has been skipped, so the end of the run is "
                     f"not saved: {self.folder / LAST} is of an earlier step"

@@ -242,10 +242,9 @@ def data_name(data: str) -> str:
     if data.startswith(SHARDS):
         check_shards(data)
         return f"{SHARDS}{Path(data.removeprefix(SHARDS)).expanduser().absolute()}"
-    if not data:
-        raise UserError("`data` is empty: name a data set or a folder; `data=.` is the current one")
     folder = Path(data).expanduser()
-    return data if data in DATA_SETS or not folder.is_dir() else str(folder.resolve())
+    named = not data or data in DATA_SETS or not folder.is_dir()
+    return data if named else str(folder.resolve())
 
 
 def run_name(config: RunConfig) -> str:

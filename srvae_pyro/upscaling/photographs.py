@@ -108,7 +108,7 @@ class Photograph:
 
     @cached_property
     def kind(self) -> InputKind:
-        """What the file and its pixels tell of noise and JPEG compression."""
+        """What the file and its pixels tell of noise and compression."""
         return inspected(self.levels, self.compression)
 
 

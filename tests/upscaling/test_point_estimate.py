@@ -63,9 +63,8 @@ def test_every_factor_in_one_go(model: SRVAE, factor: int) -> None:
 @pytest.mark.parametrize("factor", [2, 4])
 def test_exact_averages_stay_exact(model: SRVAE, factor: int) -> None:
     upscaler = Upscaler(model, UpscaleOptions(factor, input="average"))
-    kind = upscaler.kind_of(
-        Photograph(image(), compression=InputKind(table=20.0))
-    )  # what the file says does not count
+    jpeg = Photograph(image(), compression=InputKind(table=20.0))
+    kind = upscaler.kind_of(jpeg)  # what the file says does not count
     assert kind.trusted
     gray = image()[:1].expand(3, -1, -1)
     for lr, is_gray in ((image(), False), (gray, True)):
