@@ -572,8 +572,9 @@ def run_tab(page: Page, blocks: gr.Blocks) -> None:
             images = copy_figures(page.run, work.folder)
         return gr.Dropdown(choices=names, value=chosen), *show(chosen), images
 
-    # Not the model's work: no visitor waits for another's.
-    free: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
+    # Not the model's work, so no visitor waits for another's. The queue would also open a stream of
+    # events as the page opens, and gradio can lose an event that comes just as a stream closes.
+    free: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
     outputs = [metric, curve, note, figures]
     gr.on([again.click], read, [metric], outputs, api_name="run", **free)
     metric.input(show, [metric], [curve, note], api_visibility="private", **free)
