@@ -80,6 +80,22 @@ def size_by_header(path: Path, content: bytes | None = None) -> tuple[int, int]:
         return image.size
 
 
+def pixels_of(path: Path) -> int:
+    """How many pixels an image has by its header, not decoded; 0 if that cannot be read."""
+    try:
+        with _file(path, None) as file:
+            if extra_format(file.read(HEAD)) == "JXL":  # which _identify would decode
+                file.seek(0)
+                width, height = jxl_size(file.read())
+            else:
+                width, height = _identify(file, path)[0].size
+    except MemoryError:
+        raise
+    except Exception:  # what is wrong is reported when it is read
+        return 0
+    return width * height
+
+
 def _file(path: Path, content: bytes | None) -> BinaryIO:
     if content is not None:
         return io.BytesIO(content)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srvae_pyro.data.image_files import read_image
+from srvae_pyro.data.image_files import pixels_of, read_image
 from srvae_pyro.data.named import photograph_path
 from srvae_pyro.drawing.grids import save_image
 from srvae_pyro.errors import UserError
@@ -23,7 +23,7 @@ from srvae_pyro.pixels import interpolated, to_unit
 from srvae_pyro.system.console import shown
 from srvae_pyro.upscaling.arguments import UpscaleOptions
 from srvae_pyro.upscaling.command import in_words, upscale_file
-from srvae_pyro.upscaling.files import Outputs, Writer, names_for, pixels_of
+from srvae_pyro.upscaling.files import Outputs, Writer, names_for
 from srvae_pyro.upscaling.photographs import Photograph, save_photograph
 from srvae_pyro.upscaling.tiling import MemoryCanvas
 from srvae_pyro.upscaling.upscaler import Upscaler

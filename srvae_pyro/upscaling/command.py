@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from srvae_pyro.data.image_files import pixels_of
 from srvae_pyro.errors import UserError, counted, out_of_memory, with_flags
 from srvae_pyro.models import InputKind, load
 from srvae_pyro.runs import find_run, results_folder
@@ -14,14 +15,7 @@ from srvae_pyro.system.device import choose_device, start
 from srvae_pyro.system.files import check_output
 from srvae_pyro.system.hub import is_cached_copy
 from srvae_pyro.upscaling.arguments import UpscaleArguments
-from srvae_pyro.upscaling.files import (
-    Outputs,
-    Writer,
-    check_outputs,
-    find_inputs,
-    names_for,
-    pixels_of,
-)
+from srvae_pyro.upscaling.files import Outputs, Writer, check_outputs, find_inputs, names_for
 from srvae_pyro.upscaling.photographs import Photograph, named, read_photograph
 from srvae_pyro.upscaling.upscaler import Upscaler, upscaling_model
 

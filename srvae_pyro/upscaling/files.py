@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from srvae_pyro.data.image_files import find_images, size_by_header
+from srvae_pyro.data.image_files import find_images
 from srvae_pyro.errors import UserError
 from srvae_pyro.models import InputKind
 from srvae_pyro.system.console import print_line, shown
@@ -288,14 +288,3 @@ def check_outputs(out: Path, images: Sequence[Path], names: Sequence[Path], fact
                 f"{shown(path)} would be overwritten by the output for another image: choose "
                 "another `out`"
             )
-
-
-def pixels_of(path: Path) -> int:
-    """How many pixels an image has by its header; 0 if that cannot be read."""
-    try:
-        width, height = size_by_header(path)
-    except MemoryError:
-        raise
-    except Exception:  # what is wrong is reported when it is read
-        return 0
-    return width * height

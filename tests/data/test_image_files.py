@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 
 from srvae_pyro.data import ImageOptions, load_data
-from srvae_pyro.data.image_files import find_images, read_image
+from srvae_pyro.data.image_files import find_images, pixels_of, read_image
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.upscaling.photographs import read_photograph, save_photograph
@@ -243,9 +243,7 @@ def test_formats_of_further_packages_are_read(tmp_path: Path, kind: str) -> None
         read_image(tmp_path / "cut", 3)
 
 
-def test_a_jpeg_xl_that_does_not_fit_into_memory_is_not_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_jpeg_xl_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pillow_jxl")
     monkeypatch.setattr("srvae_pyro.data.image_files.process_memory", lambda: 1e8)
     monkeypatch.setattr("pillow_jxl.JpegXLImagePlugin.Decoder", None)
@@ -254,6 +252,7 @@ def test_a_jpeg_xl_that_does_not_fit_into_memory_is_not_decoded(
         boxed = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl \0\0\0\0jxlc"
         for file in (content, boxed + content):
             (tmp_path / "large.jxl").write_bytes(file)
+            assert pixels_of(tmp_path / "large.jxl") == size[0] * size[1]
             with pytest.raises(UserError, match=rf"its {size[0]}x{size[1]} pixels need"):
                 read_image(tmp_path / "large.jxl", 3)
 
