@@ -124,24 +124,24 @@ def interpolation_rows(model: ImageModel, x: Tensor, sampling: Sampling) -> list
             path = torch.cat([y[0], sites["y"][:, pair], y[1]])
             rows.append(LabelledRow("y", path, gap=pair > 0))
         path = torch.cat([ends[0], sites["x"][:, pair], ends[1]])
-        rows.append(LabelledRow("image, way, image", path))
+        rows.append(LabelledRow("x", path))
     return rows
 
 
 def super_resolution_rows(
     model: SRVAE, x: Tensor, samples: int, sampling: Sampling
 ) -> list[LabelledRow]:
-    """Outputs to y = d(x): some samples, where they differ, and the likeliest."""
+    """Outputs to y = d(x): some samples, where they differ, and the mode."""
     y = model.guide.d(x)
     count = max(samples, DEVIATION_OF)
     outputs = model.super_resolve(y, count, **vars(sampling))["x"]
     deviation = outputs.std(dim=0, correction=1).square().mean(dim=1, keepdim=True).sqrt()
-    likeliest = model.super_resolve(y, decode="mode", temperature=0.0)["x"][0]
+    mode = model.super_resolve(y, decode="mode", temperature=0.0)["x"][0]
     return [
         LabelledRow("y = d(x)", y),
         *(LabelledRow(f"x given y, {i + 1}", outputs[i]) for i in range(samples)),
-        LabelledRow(f"deviation of {count}", deviation / deviation.amax()),
-        LabelledRow("likeliest", likeliest),
+        LabelledRow(f"std of {count} samples", deviation / deviation.amax().clamp_min(1e-12)),
+        LabelledRow("mode", mode),
         LabelledRow("image", x),
     ]
 

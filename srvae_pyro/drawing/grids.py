@@ -104,11 +104,11 @@ def progress_figures(model: ImageModel, x: Tensor) -> dict[str, Tensor]:
         return images
     y = model.guide.d(x)
     outputs = model.super_resolve(y, samples=2)["x"]
-    likeliest = model.super_resolve(y, decode="mode")["x"]
+    mode = model.super_resolve(y, decode="mode")["x"]
     rows = [F.interpolate(y, size=x.shape[-2:], mode="nearest").expand_as(x)]
     if y.shape[-1] < x.shape[-1]:
         bicubic = interpolated(to_levels(y).to(torch.uint8), x.shape[-1] // y.shape[-1])
         rows.append(to_unit(bicubic.to(x.device)))
-    rows += [*outputs, *likeliest, x]
+    rows += [*outputs, *mode, x]
     images["super-resolution"] = grid(torch.cat(rows), columns=count)
     return images

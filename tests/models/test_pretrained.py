@@ -33,7 +33,7 @@ def test_both_latents_say_something_of_photographs() -> None:
     result = evaluate_elbo(load(FOLDER), images, torch.device("cpu"))
     assert result.terms["kl_z"] > 100
     assert result.terms["kl_u"] > 20
-    assert result.bits_per_dim < 4.5  # a histogram of each dimension needs 7.7
+    assert result.bits_per_dim < 5.5  # a histogram of each dimension needs 7.7
 
 
 @pytest.mark.parametrize("folder", [FOLDER, PHOTO], ids=lambda folder: folder.name)
