@@ -82,9 +82,9 @@ class ImageDistribution(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability in nats of each image (..., C, H, W), whose values are on the grid."""
+        value = value.to(self.uniform_noise.dtype)
         if self._validate_args:
             self._validate_sample(value)
-        value = value.to(self.uniform_noise.dtype)
         if self.asks_networks:
             return self._log_prob(value)
         with without_autocast(value):

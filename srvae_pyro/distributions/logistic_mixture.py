@@ -24,6 +24,9 @@ UNBOUNDED = 1e20
 FARTHEST = 1e19  # locations are clamped to it
 
 
+WIDEST = 15.0  # of log-scales in expectations, which hardly change beyond
+
+
 class DiscretizedLogisticMixture(ImageDistribution):
     r"""A mixture of logistics over images, each integrated over the bins of the 256 levels.
 
@@ -271,7 +274,8 @@ class DiscretizedLogisticMixture(ImageDistribution):
         for mean, log_scale in zip(
             self.means.double().unbind(-3), self.log_scales.double().unbind(-3), strict=True
         ):
-            scale = log_scale.exp()
+            # Wider ones have the same expectation, by which the difference of areas would vanish.
+            scale = log_scale.clamp_max(WIDEST).exp()
             location = _location(mean, coefficients, expectations)
             # The integral over t in [0, 1] of P(X > t) = sigmoid((location - t) / scale).
             area = F.softplus(location / scale) - F.softplus((location - 1) / scale)

@@ -67,7 +67,7 @@ class ImageNoise(_SeededNoise):
     """
 
     def __init__(self, seed: int | Sequence[int], images: Sequence[int], dim: int = -4) -> None:
-        self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
+        self.seed = tuple(seed) if isinstance(seed, Sequence) else (int(seed),)
         self.images = list(images)
         self.dim = dim
 

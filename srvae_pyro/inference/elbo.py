@@ -11,6 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import turn
 from srvae_pyro.pixels import LAST_LEVEL
 
@@ -47,6 +48,8 @@ class ElboTerms:
 class TermsELBO(Trace_ELBO):
     """``Trace_ELBO`` with its terms from the same pass, and no synchronisation at each site.
 
+    The guide must sample the model's latents, reparametrised, and nothing that the model lacks.
+
     Args:
         analytic_kl: take the KL of two normals in closed form, with less variance.
         detailed_kl: return that KL element by element, and the posteriors' means.
@@ -72,6 +75,7 @@ class TermsELBO(Trace_ELBO):
         """The terms, differentiable, one entry an image, averaged over particles."""
         collected: list[ElboTerms] = []
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            _check_sites(model_trace, guide_trace)
             terms = ElboTerms({}, {}, {})
             for name, site in model_trace.nodes.items():
                 if site["type"] != "sample":
@@ -114,6 +118,19 @@ class TermsELBO(Trace_ELBO):
         if loss.requires_grad:
             loss.backward()
         return loss.item()
+
+
+def _check_sites(model_trace: Any, guide_trace: Any) -> None:
+    """Refuse a pair for which the terms would not be those of ``Trace_ELBO``."""
+    drawn = guide_trace.stochastic_nodes
+    for name in model_trace.stochastic_nodes:
+        if name not in drawn:
+            raise UserError(f"the guide does not sample {name}")
+    for name in drawn:
+        if name not in model_trace:
+            raise UserError(f"there is no term for the guide's {name}: use Trace_ELBO")
+        if not guide_trace.nodes[name]["fn"].has_rsample:
+            raise UserError(f"{name} is not reparametrised in the guide: use Trace_ELBO")
 
 
 def _unwrapped(fn: Any) -> Any:

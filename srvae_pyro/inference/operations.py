@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.distributions import ImageDistribution
+from srvae_pyro.distributions.image_distribution import at_least_float32, image_grid
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, FromNoise, ImageNoise, Noise, noise_of, turn
 from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
@@ -46,6 +47,8 @@ def check_images(
         )
     if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
         raise UserError(f"{name} must be floating point within [0, 1]; divide uint8 levels by 255")
+    if not bool(image_grid.check(at_least_float32(x)).all()):
+        raise UserError(f"{name} must have values k/255: use (255 * {name}).round() / 255")
 
 
 @torch.no_grad()
@@ -72,7 +75,7 @@ def draw(
         count: B without inputs.
         samples: S, draws for each image; if not given one, without a dimension of its own.
         indices: that the images' noise is tied to; 0 to B - 1 if not given.
-        batch_size: images (times samples) at a time.
+        batch_size: images (times samples) at a time, but at least all samples of one image.
         seed: random seed; PyTorch's generator is used if not given.
 
     Returns:
@@ -135,6 +138,12 @@ class Operations(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def check_precision(self) -> None:
+        """Refuse weights of less than 32 bits, as of a model that was made smaller to be saved."""
+        dtype = next(self.parameters()).dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            raise UserError(f"weights in {dtype} are for saving: use model.float() and autocast")
+
     def prepared(self, x: Tensor) -> Tensor:
         """Images on the model's device, in float32, or float64 if its parameters are."""
         parameter = next(self.parameters())
@@ -153,6 +162,7 @@ class Operations(nn.Module):
 
     def check_images(self, *images: Tensor, names: Sequence[str] = "x") -> None:
         """Refuse images (B, C, H, W) that do not fit the networks."""
+        self.check_precision()
         channels, *size = self.config.image_shape
         fixed = None if self.config.any_size else size
         for name, x in zip(names, images, strict=True):
@@ -166,6 +176,7 @@ class Operations(nn.Module):
 
         With a seed, image i of all has the same noise in any call; ``first`` is the first one's i.
         """
+        self.check_precision()
         return draw(self.model, count=count, indices=range(first, first + count), **sampling)
 
     def reconstruct(self, x: Tensor, **sampling: Any) -> dict[str, Tensor]:
@@ -191,6 +202,8 @@ class Operations(nn.Module):
         """
         if steps < 2:
             raise UserError(f"an interpolation has at least 2 steps, not {steps}")
+        if "samples" in sampling:
+            raise UserError("an interpolation has one image for each step: leave out `samples`")
         self.check_images(a, b, names="ab")
         temperature, seed = sampling.pop("temperature", 1.0), sampling.get("seed")
         ends = []

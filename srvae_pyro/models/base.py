@@ -107,6 +107,16 @@ def images_plate(x: Tensor | None = None, count: int = 1) -> Any:
     return pyro.plate("images", count if x is None else x.shape[-4], dim=-1)
 
 
+def latent_size(x: Tensor | None, shrink: int | None) -> tuple[int, int] | None:
+    """The lowest latent's height and width for images x, whose sides are ``shrink`` times as long.
+
+    None, for the prior's own size, if either is not given.
+    """
+    if x is None or shrink is None:
+        return None
+    return x.shape[-2] // shrink, x.shape[-1] // shrink
+
+
 def make_prior(config: ModelConfig, shape: tuple[int, int, int]) -> Prior:
     """The prior that the config names, on events of ``shape``."""
     match config.p_u:

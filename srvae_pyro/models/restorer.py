@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from srvae_pyro.config import ModelConfig, Residual
 from srvae_pyro.distributions import ConsistentGroups, DiscretizedLogisticMixture, Pyramid
 from srvae_pyro.distributions.block_averages import PAIRS
+from srvae_pyro.distributions.image_distribution import at_least_float32
 from srvae_pyro.models.conditionals import over_images
 from srvae_pyro.models.pixel_groups import DIFFERENCE_SCALE, PIXEL_SCALE, PixelGroups
 from srvae_pyro.networks import ResidualFeatures, ResidualNetwork, init_heads, initializing
@@ -174,7 +175,8 @@ class PointEstimate(nn.Module):
     def scales(self, kinds: Tensor) -> Tensor:
         """The blocks' scales and shifts, (B, blocks, 2, width, 1, 1)."""
         out: Tensor = self.kind(kinds).view(len(kinds), len(self.blocks), 2, self.width, 1, 1)
-        return out + torch.tensor([1.0, 0.0], device=out.device).view(2, 1, 1, 1)
+        scale, shift = at_least_float32(out).unbind(2)
+        return torch.stack([1 + scale, shift], 2)
 
     def features(self, o: Tensor, kinds: Tensor | None) -> Tensor:
         """(B, width, h, w); without kinds those that :meth:`folded` has folded in."""
@@ -299,9 +301,10 @@ class Restorer(nn.Module):
         seen = over_images(joined, o, features)
         average = to_unit(PAIRS.average(to_levels(o)), o.dtype)
         parameters = over_images(self.coarse, seen).to(o.dtype)
-        means = slice(COMPONENTS, COMPONENTS * (1 + self.channels))
-        offset = torch.zeros_like(parameters)
-        offset[..., means, :, :] = average.repeat(*[1] * (average.dim() - 3), COMPONENTS, 1, 1)
+        # The locations, which come after the components' logits.
+        means = average.repeat(*[1] * (average.dim() - 3), COMPONENTS, 1, 1)
+        rest = parameters.shape[-3] - COMPONENTS - means.shape[-3]
+        offset = F.pad(means, (0, 0, 0, 0, COMPONENTS, rest))
         coarse = DiscretizedLogisticMixture.from_channels(parameters + offset, self.channels)
         return Pyramid(coarse, [partial(self.finer, seen, o, average)])
 

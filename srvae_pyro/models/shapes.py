@@ -48,7 +48,7 @@ def sizes_of(config: ModelConfig) -> Sizes:
     u_stages = config.u_stages
     if u_stages is None:
         u_stages = max(lower_stages, 0) + (config.latent_likelihood == "pyramid")
-    multiple = _checked(config, halvings + u_stages)
+    multiple = _checked(config, max(halvings + u_stages, 2 if config.restorer else 0))
     lower = transform.output_shape(config.image_shape)
     if 2**halvings != factor or lower_stages < 0:
         raise UserError(
@@ -75,6 +75,9 @@ def _check_likelihoods(config: ModelConfig, transform: Transform) -> None:
         raise UserError(
             f"`likelihood={config.likelihood}` needs `transform={averages}`, not {config.d}"
         )
+    if config.restorer and (config.model == "vae" or transform.block is None):
+        averages = names_of(lambda d: d.block is not None)
+        raise UserError(f"`restorer` needs an srVAE with `transform={averages}`")
     for name, size, used in (
         ("groups", config.groups, config.likelihood == "groups"),
         ("pyramid", config.pyramid, config.latent_likelihood == "pyramid"),

@@ -22,30 +22,41 @@ from torch import Tensor, nn
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.operations import check_images
-from srvae_pyro.models.base import ImageModel, Levels, images_plate, make_prior
+from srvae_pyro.models.base import ImageModel, Levels, images_plate, latent_size, make_prior
 from srvae_pyro.models.conditionals import ImageEncoder, ZGivenYU
 from srvae_pyro.models.pixel_groups import X_GIVEN_YZ, image_given_latent
 from srvae_pyro.models.restorer import Y_TEMPERATURE, InputKind, Restorer
 from srvae_pyro.models.shapes import sizes_of
 from srvae_pyro.models.transforms import Transform
+from srvae_pyro.system.device import to_device
 
 
 class SRVAEModel(nn.Module):
     """p(x, y, z, u) = p(x|y,z) p(z|y,u) p(y|u) p(u), a Pyro program.
 
     Its parts are modules that return distributions; ``p_u`` takes u's height and width, or None.
+    x's sides are ``shrink`` times as long as u's; without it, only x of one size can be observed.
     """
 
     levels: ClassVar[Levels] = (("u", "y"), ("z", "x"))
 
-    def __init__(self, p_u: nn.Module, p_y: nn.Module, p_z: nn.Module, p_x: nn.Module) -> None:
+    def __init__(
+        self,
+        p_u: nn.Module,
+        p_y: nn.Module,
+        p_z: nn.Module,
+        p_x: nn.Module,
+        shrink: int | None = None,
+    ) -> None:
         super().__init__()
         self.p_u, self.p_y, self.p_z, self.p_x = p_u, p_y, p_z, p_x
+        self.shrink = shrink
 
     def forward(
         self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
     ) -> Tensor:
         """Images x (B, C, H, W): observed if given, else ``count`` of them."""
+        size = size or latent_size(x, self.shrink)
         with images_plate(x, count):
             u = pyro.sample("u", self.p_u(size))
             y = pyro.sample("y", self.p_y(u))
@@ -85,6 +96,7 @@ class SRVAE(ImageModel):
             p_y=image_given_latent(config, lower_channels, config.p_y, sizes.u_stages),
             p_z=ZGivenYU(config, lower_channels, sizes.lower_stages, sizes.u_stages),
             p_x=X_GIVEN_YZ[config.likelihood](config, d, channels, lower_channels),
+            shrink=config.image_shape[1] // sizes.lower_latent[1],
         )
         self.restorer = Restorer(config) if config.restorer else None
         seen_d = d if config.guide_z_sees_y else None
@@ -172,7 +184,8 @@ class SRVAE(ImageModel):
     def restoration(self, o: Tensor, kind: InputKind) -> Tensor:
         """The program of :meth:`restore`, with y sampled at Y_TEMPERATURE."""
         assert self.restorer is not None
-        kinds = kind.numbers(self.guide.d.factor).to(o).expand(len(o), -1)
+        kinds = to_device(kind.numbers(self.guide.d.factor), o.device).to(o.dtype)
+        kinds = kinds.expand(len(o), -1)
         with images_plate(o):
             y = pyro.sample("y", self.restorer(o, kinds).with_temperature(Y_TEMPERATURE))
             u = pyro.sample("u", self.guide.q_u(y))
@@ -195,5 +208,6 @@ class SRVAE(ImageModel):
 
     def check_lower(self, y: Tensor) -> None:
         """Refuse a y that does not fit the networks."""
+        self.check_precision()
         size = None if self.config.any_size else sizes_of(self.config).lower[1:]
         check_images(y, "y", self.lower_channels, self.lower_multiple, size)

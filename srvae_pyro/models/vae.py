@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.errors import UserError
-from srvae_pyro.models.base import ImageModel, Levels, images_plate, make_prior
+from srvae_pyro.models.base import ImageModel, Levels, images_plate, latent_size, make_prior
 from srvae_pyro.models.conditionals import ImageEncoder
 from srvae_pyro.models.pixel_groups import image_given_latent
 from srvae_pyro.models.shapes import sizes_of
@@ -26,14 +26,15 @@ class VAEModel(nn.Module):
 
     levels: ClassVar[Levels] = (("z", "x"),)
 
-    def __init__(self, p_z: nn.Module, p_x: nn.Module) -> None:
+    def __init__(self, p_z: nn.Module, p_x: nn.Module, shrink: int | None = None) -> None:
         super().__init__()
-        self.p_z, self.p_x = p_z, p_x
+        self.p_z, self.p_x, self.shrink = p_z, p_x, shrink
 
     def forward(
         self, x: Tensor | None = None, count: int = 1, size: tuple[int, int] | None = None
     ) -> Tensor:
         """Images x (B, C, H, W): observed if given, else ``count`` of them."""
+        size = size or latent_size(x, self.shrink)
         with images_plate(x, count):
             z = pyro.sample("z", self.p_z(size))
             return pyro.sample("x", self.p_x(z), obs=x)
@@ -66,6 +67,7 @@ class VAE(ImageModel):
         self.model = VAEModel(
             p_z=make_prior(config, sizes.latent),
             p_x=image_given_latent(config, channels, config.p_x_from_z, config.stages),
+            shrink=config.image_shape[1] // sizes.latent[1],
         )
         self.guide = VAEGuide(q_z=ImageEncoder(config, channels, config.q_z, config.stages))
 

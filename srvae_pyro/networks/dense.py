@@ -160,9 +160,9 @@ class Decoder(nn.Sequential):
             channels = block.out_channels
             layers.append(block)
             if stages:
-                layers.append(WeightNormConvTranspose2d(channels, channels // 2))
-                channels //= 2
-                growth //= 2
+                half = max(channels // 2, 1)  # a convolution to 0 channels ends the process
+                layers.append(WeightNormConvTranspose2d(channels, half))
+                channels, growth = half, max(growth // 2, 1)
         super().__init__(*layers, WeightNormConv2d(channels, out_channels, 3, head=head))
 
 

@@ -250,3 +250,17 @@ def test_validation():
         DiscretizedLogisticMixture(torch.zeros(2, 1, 1), three, three, three + 2)
     with pytest.raises(ValueError, match="means"):
         DiscretizedLogisticMixture(torch.zeros(2, 1, 1), three * math.nan, three, three)
+
+
+@pytest.mark.parametrize("log_scale", [5.0, 20.0, 40.0])
+def test_the_expectation_of_a_wide_logistic_is_the_middle(log_scale: float) -> None:
+    parameters = torch.tensor([0.0, 0.3, log_scale]).view(1, 3, 1, 1)
+    mixture = DiscretizedLogisticMixture.from_channels(parameters, 1, most_log_scale=40.0)
+    assert mixture.mean.item() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_values_of_low_precision_are_checked_as_they_are() -> None:
+    x = torch.randint(0, 256, (1, 1, 8, 8)) / 255
+    mixture = DiscretizedLogisticMixture.from_channels(torch.zeros(1, 3, 8, 8), 1)
+    with pytest.raises(ValueError, match="value"):
+        mixture.log_prob(x.bfloat16())

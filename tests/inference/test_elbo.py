@@ -1,7 +1,9 @@
 """The ELBO's terms: against Pyro's own estimate, by hand, in closed form and with particles."""
 
 import math
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -15,7 +17,7 @@ from torch import Tensor
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.inference.elbo import ElboTerms, TermsELBO
 from srvae_pyro.models import SRVAE, VAE, ImageModel
-from tests.builders import make_images, tiny
+from tests.builders import make_images, refused, tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "srvae": {},
@@ -200,3 +202,47 @@ def test_elbo_is_exact_where_the_posterior_is(analytic_kl: bool) -> None:
     total = elbo.terms(model, guide, x).total
     expected = -dist.Normal(0.0, math.sqrt(2.0)).log_prob(x.flatten())
     torch.testing.assert_close(total, expected, rtol=0, atol=0.06 if analytic_kl else 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["srvae", "vae"])
+def test_images_of_another_size_have_latents_of_theirs(kind: Any) -> None:
+    m = build(tiny(model=kind, p_u="realnvp"), make_images(4))
+    x = make_images(2, (3, 32, 16))
+    found = seeded(TermsELBO().terms, m.model, m.guide, x)
+    assert found.total.sum().item() == pytest.approx(seeded(Trace_ELBO().loss, m.model, m.guide, x))
+    assert m.log_likelihood(x, 2, refine=1).shape == (2,)
+    # With a standard prior a wrong size could pass: each latent's terms broadcast.
+    m = build(tiny(model=kind, p_u="standard"), make_images(4))
+    lowest = m.model.levels[0][0]
+    trace = poutine.trace(poutine.replay(m.model, poutine.trace(m.guide).get_trace(x))).get_trace(x)
+    assert trace.nodes[lowest]["fn"].event_shape == trace.nodes[lowest]["value"].shape[1:]
+
+
+def test_pairs_that_the_terms_do_not_suit_are_refused() -> None:
+    x = make_images(2)
+    m = build(tiny(), x)
+
+    def auxiliary(x: Tensor) -> None:
+        pyro.sample("extra", dist.Normal(0.0, 1.0))
+        m.guide(x)
+
+    def discrete(x: Tensor) -> None:
+        m.guide(x)
+        pyro.sample("switch", dist.Bernoulli(0.5))
+
+    def switched(x: Tensor) -> None:
+        pyro.sample("switch", dist.Bernoulli(0.5))
+        m.model(x)
+
+    for model, guide, message in (
+        (m.model, auxiliary, "no term for the guide's extra"),
+        (switched, discrete, "switch is not reparametrised"),
+        (poutine.uncondition(m.model), m.guide, "the guide does not sample x"),
+        (m.model, poutine.block(m.guide, hide=["u"]), "the guide does not sample u"),
+    ):
+        with pytest.warns() if guide is not discrete else nullcontext(), refused(message):
+            TermsELBO().terms(model, guide, x)
+    given = poutine.condition(m.model, {"y": m.guide.d(x)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pyro's, that the guide samples y too
+        assert TermsELBO().terms(given, m.guide, x).total.isfinite().all()

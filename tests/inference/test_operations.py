@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -262,6 +263,10 @@ BAD_IMAGES = {
     "uint8": (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "divide uint8"),
     "levels": (255 * torch.rand(2, 3, 16, 16), r"\[0, 1\]"),
     "nan": (torch.full((2, 3, 16, 16), float("nan")), r"\[0, 1\]"),
+    "off the grid": (
+        torch.rand(2, 3, 16, 16),
+        r"values k/255: use \(255 \* \w+\)\.round\(\) / 255",
+    ),
 }
 
 
@@ -392,6 +397,8 @@ def test_interpolation_that_makes_no_sense_is_refused(srvae: SRVAE) -> None:
         srvae.interpolate(images(1), images(1), 1)
     with pytest.raises(UserError, match="do not pair up"):
         srvae.interpolate(images(1), images(2), 3)
+    with pytest.raises(UserError, match="leave out `samples`"):
+        srvae.interpolate(images(1), images(1), 3, samples=2)
 
 
 # Seeds
@@ -469,3 +476,18 @@ def test_log_likelihood_is_the_estimate(srvae: SRVAE) -> None:
     found = srvae.log_likelihood(x, 6, seed=2)
     expected = estimate_log_likelihood(srvae, x, 6, seed=2).log_likelihood
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_refused(dtype: torch.dtype) -> None:
+    made = make().to(dtype)
+    for operation in (made.reconstruct, made.super_resolve, made.log_likelihood):
+        with refused("for saving"):
+            operation(images(1))
+    with refused("for saving"):
+        made.generate(1)
+
+
+def test_a_seed_may_be_numpys(srvae: SRVAE) -> None:
+    expected = srvae.generate(1, seed=3)["x"]
+    assert torch.equal(srvae.generate(1, seed=np.int64(3))["x"], expected)

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from srvae_pyro.config import ModelConfig, Residual
+from srvae_pyro.models import make_model
 from srvae_pyro.models.restorer import FACTORS, InputKind, Restorer, numbers_of
 from srvae_pyro.networks import initializing
 from srvae_pyro.pixels import to_levels
+from tests.builders import refused, smallest
 
 KINDS = [
     InputKind(),
@@ -88,3 +90,18 @@ def test_kinds_differ_in_what_the_networks_see() -> None:
     every = [kind.numbers(factor) for kind in KINDS for factor in FACTORS]
     assert len({tuple(numbers.tolist()) for numbers in every}) == len(every)
     assert len({numbers.shape for numbers in every}) == 1
+
+
+def test_a_repeated_input_is_restored_as_its_copies(restorer: Restorer) -> None:
+    o = inputs(1)
+    kinds = numbers_of(KINDS[:1], 2).expand(3, -1)
+    y = restorer(o, kinds[:1]).mode
+    once = restorer(o.repeat(3, 1, 1, 1), kinds).log_prob(y)
+    repeated = restorer(o.expand(3, -1, -1, -1), kinds).log_prob(y)
+    torch.testing.assert_close(repeated.expand(3), once, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("d", ["grayscale", "downscale2"])
+def test_a_restorer_needs_a_y_of_averages(d: str) -> None:
+    with refused("`restorer` needs an srVAE with `transform=average2`"):
+        make_model(smallest(d=d, restorer=Residual(6, 2)))

@@ -523,3 +523,10 @@ def test_receptive_field_of_a_residual_network(blocks: int) -> None:
     (slope,) = torch.autograd.grad(network(x)[..., 15].square().sum(), x)
     seen = slope.abs().sum((0, 1, 2)).nonzero().flatten()
     assert seen.max() - seen.min() + 1 == 3 + 4 * blocks
+
+
+@pytest.mark.parametrize("growth", [1, 3])
+def test_a_decoder_of_many_stages_keeps_channels(growth: int) -> None:
+    """A convolution to 0 channels would end the process."""
+    network = Decoder(4, 3, Dense(growth, 1), 5)
+    assert network(torch.zeros(1, 4, 1, 1)).shape == (1, 3, 32, 32)
