@@ -33,6 +33,9 @@ class Between:
         return None if inside else f"from {self.least} to {self.most}"
 
 
+MOST_THREADS = 4096  # PyTorch ends the process with many more
+
+
 @dataclass(frozen=True)
 class AtLeast(Between):
     """A number of at least ``least``; ``most`` protects memory from hostile configs."""

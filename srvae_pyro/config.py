@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from srvae_pyro.checked import Above, AtLeast, Between, Flag, Settings, build
+from srvae_pyro.checked import MOST_THREADS, Above, AtLeast, Between, Flag, Settings, build
 from srvae_pyro.errors import UserError
 
 
@@ -274,7 +274,7 @@ class TrainingConfig(Settings):
         "--data-seed)",
     ] = 0
     precision: Precision = "fp32"  # precision of the networks; the flag also takes auto
-    threads: Annotated[int, AtLeast(0)] = 0  # CPU threads; 0: chosen during the run
+    threads: Annotated[int, AtLeast(0, MOST_THREADS)] = 0  # CPU threads; 0: chosen during the run
     init: Annotated[
         str,
         Flag("RUN", default="fresh weights"),

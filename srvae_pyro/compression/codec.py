@@ -56,8 +56,8 @@ class Batch:
 def batches_of(sizes: Sequence[tuple[int, int]], multiple: int, group: int) -> list[Batch]:
     """The batches of images of these heights and widths, sides padded to ``multiple``.
 
-    The first is one image, and none has more than half the area of those before it: latents are
-    drawn by bits that these have left, so that a chain starts with few.
+    The first is one image, and others of several images have at most half the area of those before:
+    latents are drawn by bits that these have left, so that a chain starts with few.
     """
     alike: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):

@@ -133,7 +133,7 @@ def names_of(texts: Sequence[str], most: int = NAME) -> list[str]:
     for text in texts:
         plain = "".join(c if c.isprintable() and c not in '/\\:"<>|?*' else "_" for c in text)
         plain = plain.encode("utf-8", "replace").decode() or "image"
-        if RESERVED.match(plain):
+        if plain in (".", "..") or RESERVED.match(plain):
             plain = f"_{plain}"
         name = plain = _cut(plain, most)
         number = numbers.get(_alike(plain), 1)

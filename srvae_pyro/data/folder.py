@@ -32,6 +32,7 @@ from srvae_pyro.data.streaming import StreamedImages
 from srvae_pyro.errors import UserError, and_more
 from srvae_pyro.formats import EXTENSIONS
 from srvae_pyro.system.device import process_memory
+from srvae_pyro.system.files import expanded
 
 SPLITS = {
     "train": ("train", "training"),
@@ -132,7 +133,16 @@ def load_folder(folder: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
         info["left_out"] = [inside(path) for path in left_out]
     if train is None:
         train = MemoryImages(images["train"])
+    elif any(part.shape[1:] != train.shape[1:] for part in images.values()):
+        raise size_error(folder)
     return DataSplits(str(folder), train, images["val"], images["test"], info)
+
+
+def size_error(name: object) -> UserError:
+    return UserError(
+        f"the images of {name} differ in size: pass --image-size N to make each a square "
+        "of N pixels"
+    )
 
 
 def fingerprint_folder(folder: Path) -> str:
@@ -269,10 +279,7 @@ def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
     train.compare_sizes()
     streamed = [StreamedImages(*parts[split], options) for split in held_out]
     if any(images.shape[1:] != train.shape[1:] for images in streamed):
-        raise UserError(
-            f"the images of {name} differ in size: pass --image-size N to make each a square "
-            "of N pixels"
-        )
+        raise size_error(name)
     (val, left_out), (test, further) = (
         images.read_readable(torch.arange(len(images))) for images in streamed
     )
@@ -290,7 +297,7 @@ def _inside(path: Path) -> str:
 def shard_paths(name: str) -> list[Path]:
     check_shards(name)
     try:
-        return [Path(part).expanduser() for part in braceexpand(name.removeprefix(SHARDS))]
+        return [expanded(part) for part in braceexpand(name.removeprefix(SHARDS))]
     except ValueError:
         raise UserError(f"--data {name}: a brace is not closed") from None
 

@@ -15,6 +15,7 @@ from srvae_pyro.data.imagenet32 import load_imagenet32, load_imagenet32_batches
 from srvae_pyro.data.named import load_cifar10, load_photos
 from srvae_pyro.data.splits import DEFAULTS, DataSplits, ImageOptions
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.files import expanded
 
 # By name; each takes the folder of named data sets and the options.
 LOADERS: dict[str, Callable[[Path, ImageOptions], DataSplits]] = {
@@ -55,7 +56,7 @@ def load_data(name: str, root: Path, options: ImageOptions = DEFAULTS) -> DataSp
         raise UserError("--eval-crops needs --crops: give both, or neither")
     if not name:
         raise UserError("--data is empty: name a data set or a folder; --data . is the current one")
-    root = Path(root).expanduser()
+    root = expanded(root)
     if name in DATA_SETS and Path(name).is_dir():
         warnings.warn(
             f"--data {name} is the data set of that name; for the folder use --data ./{name}",
@@ -82,7 +83,7 @@ def load_data(name: str, root: Path, options: ImageOptions = DEFAULTS) -> DataSp
 
 def _folder(name: str) -> Path:
     """The folder called ``name``, or an error that suggests what may be meant."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return folder
     if folder.exists():

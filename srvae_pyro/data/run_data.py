@@ -15,6 +15,7 @@ from srvae_pyro.data.folder import (
 )
 from srvae_pyro.data.sources import is_of_files
 from srvae_pyro.errors import UserError
+from srvae_pyro.system.files import expanded
 
 
 def load_for(config: RunConfig, data: str | None, data_root: Path) -> DataSplits:
@@ -86,7 +87,7 @@ def can_have_moved(config: RunConfig, data: str) -> bool:
 def _is_there(name: str) -> bool:
     if name.startswith(SHARDS):
         return all(path.is_file() for path in shard_paths(name))
-    return bool(name) and Path(name).expanduser().is_dir()
+    return bool(name) and expanded(name).is_dir()
 
 
 def _is_of_run(config: RunConfig, data: str) -> bool:
@@ -97,7 +98,7 @@ def _is_of_run(config: RunConfig, data: str) -> bool:
     if data.startswith(SHARDS):
         fingerprint = fingerprint_shards(data)
     else:
-        fingerprint = fingerprint_folder(Path(data).expanduser())
+        fingerprint = fingerprint_folder(expanded(data))
     return bool(fingerprint == config.data.info["fingerprint"])
 
 
@@ -117,7 +118,7 @@ def _overlap(data: DataConfig, shown: DataSplits, split: str) -> bool:
 
 def _place(name: str) -> Path | None:
     """The folder that a data set is, if it is there."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not name or name in DATA_SETS or name.startswith(SHARDS) or not folder.is_dir():
         return None
     return folder.resolve()

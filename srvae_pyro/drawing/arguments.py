@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from srvae_pyro.checked import AtLeast
+from srvae_pyro.checked import MOST_THREADS, AtLeast
 from srvae_pyro.config import Device
 from srvae_pyro.inference.sampling import Sampling
 from srvae_pyro.system.cli import NESTED, check_arguments, check_folder, option
@@ -41,7 +41,7 @@ class GenerateArguments:
     """factor by which the grid enlarges images; the single ones keep their size"""
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
-    threads: Annotated[int, AtLeast(0)] = 0
+    threads: Annotated[int, AtLeast(0, MOST_THREADS)] = 0
     """CPU threads; 0: one per core that other processes leave free, checked every second"""
 
     def check(self) -> None:
@@ -79,7 +79,7 @@ class FiguresArguments:
     """folder for the figures"""
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
-    threads: Annotated[int, AtLeast(0)] = 0
+    threads: Annotated[int, AtLeast(0, MOST_THREADS)] = 0
     """CPU threads; 0: one per core that other processes leave free, checked every second"""
 
     def check(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from srvae_pyro.checked import Above, AtLeast
+from srvae_pyro.checked import MOST_THREADS, Above, AtLeast
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError, flag_of
 from srvae_pyro.inference.sampling import Temperatures
@@ -100,7 +100,7 @@ class EvaluateArguments:
     """precision of the networks; use fp32 for results to report"""
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
-    threads: Annotated[int, AtLeast(0)] = 0
+    threads: Annotated[int, AtLeast(0, MOST_THREADS)] = 0
     """CPU threads; 0: one per core that other processes leave free, checked every second"""
     json: Annotated[Path | None, option("FILE", "only the run's evaluation.jsonl")] = None
     """also write the results to this file"""

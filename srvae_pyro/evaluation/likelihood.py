@@ -37,14 +37,18 @@ def histogram_nats(train: Tensor, test: Tensor, prior_weight: float = 100.0) -> 
     # train is uint8 (N, C, H, W), test (M, C, H, W).
     channels, dims = train.shape[1], train[0].numel()
     counts = torch.zeros(dims, 256)
-    for part in train.split(10_000):  # int64 takes eight times the memory
+    at_once = max(2**23 // dims, 1)  # int64 takes eight times the memory
+    for part in train.split(at_once):
         flat = part.reshape(len(part), dims).T.long()  # (D, N)
         counts.scatter_add_(1, flat, torch.ones(1).expand_as(flat))
     pooled = counts.reshape(channels, -1, 256).sum(dim=1) + 1
     pooled = (pooled / pooled.sum(dim=1, keepdim=True)).repeat_interleave(dims // channels, dim=0)
-    smoothed = (counts + prior_weight * pooled) / (len(train) + prior_weight)
-    scores = smoothed.log().gather(1, test.reshape(len(test), dims).T.long())  # (D, M)
-    return -scores.sum().item() / len(test)
+    log = counts.add_(pooled.mul_(prior_weight)).div_(len(train) + prior_weight).log_()
+    total = 0.0
+    for part in test.split(at_once):
+        scores = log.gather(1, part.reshape(len(part), dims).T.long())  # (D, M)
+        total += scores.sum(dtype=torch.float64).item()
+    return -total / len(test)
 
 
 @dataclass

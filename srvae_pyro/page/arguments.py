@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
-from srvae_pyro.checked import Above, AtLeast, Between
+from srvae_pyro.checked import MOST_THREADS, Above, AtLeast, Between
 from srvae_pyro.config import Device
 from srvae_pyro.errors import UserError
 from srvae_pyro.system.cli import option
@@ -68,7 +68,7 @@ class DemoArguments:
     """number of requests that may queue; further ones are refused"""
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
-    threads: Annotated[int, AtLeast(0)] = 0
+    threads: Annotated[int, AtLeast(0, MOST_THREADS)] = 0
     """CPU threads; 0: one per core that other processes leave free, checked every second"""
 
     def check(self) -> None:

@@ -36,6 +36,11 @@ except ImportError:  # Windows
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
+def expanded(path: str | Path) -> Path:
+    """With the home folder for ``~``; an unknown user's stays, where Path.expanduser raises."""
+    return Path(os.path.expanduser(path))
+
+
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",

@@ -12,7 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from srvae_pyro.checked import Above, AtLeast, Between, Flag, hints_of, metadata_of, type_of
+from srvae_pyro.checked import (
+    MOST_THREADS,
+    Above,
+    AtLeast,
+    Between,
+    Flag,
+    hints_of,
+    metadata_of,
+    type_of,
+)
 from srvae_pyro.config import (
     DataConfig,
     Device,
@@ -112,7 +121,9 @@ class TrainOptions:
     precision: Annotated[Literal["auto", Precision], option(group="machine")] = "auto"
     """precision of the networks, not of log-probabilities; auto: bf16 if the device has it"""
     threads: Annotated[
-        int | None, AtLeast(0), option("N", "0; with --resume the run's", group="machine")
+        int | None,
+        AtLeast(0, MOST_THREADS),
+        option("N", "0; with --resume the run's", group="machine"),
     ] = None
     """CPU threads; 0: one per core that other processes leave free, checked every second. Only a
     fixed number lets a run be repeated or resumed bit for bit"""

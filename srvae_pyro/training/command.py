@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +18,7 @@ from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_image
 from srvae_pyro.errors import UserError, counted
 from srvae_pyro.evaluation.likelihood import histogram_nats
-from srvae_pyro.evaluation.record import record
+from srvae_pyro.evaluation.record import EVALUATION, record
 from srvae_pyro.inference.statistics import bits_per_dim
 from srvae_pyro.models import ImageModel, load, super_resolves
 from srvae_pyro.models.base import load_weights
@@ -237,7 +239,7 @@ def report_restoration(trainer: Trainer, count: int) -> None:
     images = evenly_spaced(trainer.data.test, count)
     scores = restoration_scores(restorer, images, precision=trainer.settings.precision)
     results = {"split": "test", "images": len(images), "restoration": scores}
-    record(trainer.folder, "training", {**results, "seconds": trainer.progress.seconds})
+    _record(trainer.folder, {**results, "seconds": trainer.progress.seconds})
     psnrs = (
         f"{name.removeprefix('psnr_')} {value:.2f}"
         for name, value in scores.items()
@@ -245,6 +247,14 @@ def report_restoration(trainer: Trainer, count: int) -> None:
     )
     print_line(f"test, {len(images):,} {trainer.data.unit}: PSNR in dB: {', '.join(psnrs)}")
     print_line(f"try: python -m srvae_pyro.upscale {name_for(trainer.folder)} PHOTO.jpg")
+
+
+def _record(folder: Path, results: dict[str, Any]) -> None:
+    try:
+        record(folder, "training", results)
+    except OSError as error:
+        reason = error.strerror or error
+        print_line(f"cannot write {folder / EVALUATION} ({reason}): the scores are only printed")
 
 
 def report(trainer: Trainer) -> None:
@@ -256,9 +266,10 @@ def report(trainer: Trainer) -> None:
         return
     print_line(f"scoring the best weights on {count:,} test {data.unit}")
     model = load(folder, trainer.group.device)
-    elbo = score(model, data, "test", count)
+    elbo = score(model, data, "test", count, batch_size=trainer.validation.batch_size)
     images = evenly_spaced(data.test, count)
-    histogram = bits_per_dim(histogram_nats(data.train.in_memory(50_000), images), data.shape)
+    most = min(50_000, max(2**29 // math.prod(data.shape), 1))  # half a gigabyte, if streamed
+    histogram = bits_per_dim(histogram_nats(data.train.in_memory(most), images), data.shape)
     results = {
         "split": "test",
         "images": len(images),
@@ -270,7 +281,7 @@ def report(trainer: Trainer) -> None:
         "seconds": progress.seconds,
         "skipped": progress.skipped,
     }
-    record(folder, "training", results)
+    _record(folder, results)
     named = {n[:2].upper() + n[2:]: v for n, v in elbo.items() if n[:2] in ("re", "kl")}  # RE_x
     terms = ", ".join(f"{name} {value:.0f}" for name, value in named.items())
     first = "at the start" if trainer.settings.init else "untrained"

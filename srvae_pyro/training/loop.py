@@ -169,7 +169,8 @@ class Trainer:
         """Set up the weights, score them, and write the first checkpoint."""
         if self.group.main:  # the other processes take over its weights
             print_line("setting up the weights and scoring them before the first step")
-            self.learner.initialize(self.batches.first(max(self.settings.batch_size, 2)))
+            count = min(self.settings.batch_size, self.validation.batch_size)
+            self.learner.initialize(self.batches.first(max(count, 2)))
             to_learn = None if self.length is None else self.length * self.batches.batch_size
             untrained, images = self.validation.untrained(to_learn)
             self.progress.untrained, self.progress.untrained_images = untrained, images

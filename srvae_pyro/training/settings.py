@@ -26,7 +26,7 @@ from srvae_pyro.models.pixel_groups import is_consistent
 from srvae_pyro.models.transforms import make_transform, names_of
 from srvae_pyro.presets import PRESETS, RESTORER, damaged_inputs, preset, preset_data
 from srvae_pyro.runs import CONFIG, RUNS, WEIGHTS, find_run, is_path, read_config
-from srvae_pyro.system.files import check_output
+from srvae_pyro.system.files import check_output, expanded
 from srvae_pyro.training.arguments import (
     DECLARED,
     PARTS,
@@ -57,10 +57,10 @@ def fresh_config(given: SettingsGiven) -> RunConfig:
     kind: ModelName = given.model.get("model") or (init.model.model if init else "srvae")
     model, training = preset(name, kind)
     data = preset_data(name)
-    if "image_size" in given.data:
-        data = replace(data, crops=None)  # whole images
     if given.training.get("inputs") == "damaged":
         training, data = damaged_inputs(training, data)
+    if "image_size" in given.data:
+        data = replace(data, crops=None)  # whole images
     start = RunConfig(name, init.model if init else model, data, training, __version__)
     config = _with_flags(start, given)
     if init:
@@ -241,8 +241,8 @@ def data_name(data: str) -> str:
     """A data set's name, or a folder's absolute path: a run may be resumed elsewhere."""
     if data.startswith(SHARDS):
         check_shards(data)
-        return f"{SHARDS}{Path(data.removeprefix(SHARDS)).expanduser().absolute()}"
-    folder = Path(data).expanduser()
+        return f"{SHARDS}{expanded(data.removeprefix(SHARDS)).absolute()}"
+    folder = expanded(data)
     named = not data or data in DATA_SETS or not folder.is_dir()
     return data if named else str(folder.resolve())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from srvae_pyro.checked import Above, AtLeast, Between
+from srvae_pyro.checked import MOST_THREADS, Above, AtLeast, Between
 from srvae_pyro.config import Device, Precision
 from srvae_pyro.errors import UserError
 from srvae_pyro.formats import EXTENSIONS
@@ -97,7 +97,7 @@ class UpscaleArguments:
     """also write NAME-x2.gif, an animation of the samples"""
     device: Device = "auto"
     """device to compute on; auto: a GPU if there is one"""
-    threads: Annotated[int, AtLeast(0)] = 0
+    threads: Annotated[int, AtLeast(0, MOST_THREADS)] = 0
     """CPU threads; 0: one per core that other processes leave free, checked every second"""
 
     def check(self) -> None:

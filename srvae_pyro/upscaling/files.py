@@ -25,6 +25,7 @@ from srvae_pyro.upscaling.upscaler import Upscaler, at_least, rounded
 # an animation, and for each of its images.
 FILE_BYTES = 7
 GIF_BYTES, FRAME_BYTES = 30, 3
+GIF_SIDE = 2**16 - 1
 ENDING = re.compile(r"(-\d{2,}|-mean|-std)?\.png|\.gif")  # of an output's file, behind its stem
 
 
@@ -59,6 +60,11 @@ class Writer:
         """Refuse a photograph (c, h, w) whose outputs are too large, or have too long a name."""
         _, height, width = self.upscaler.shape_of(shape)
         gif = GIF_BYTES + FRAME_BYTES * self.samples if self.gif else 0
+        if gif and max(height, width) > GIF_SIDE:
+            raise UserError(
+                f"{shown(path)} would become {width}x{height} pixels, and a GIF has at most "
+                f"{GIF_SIDE} a side: leave out `gif`"
+            )
         need = (shape[0] + 1) * shape[1] * shape[2] + max(FILE_BYTES, gif) * height * width
         memory, allowed = process_memory(), self.upscaler.options.memory_gb
         becomes = f"{shown(path)} would become {width}x{height} pixels, which need"

@@ -247,8 +247,8 @@ def save_gif(path: Path, images: Sequence[Path]) -> None:
     """Write image files as one endless animation, transparency composed on white."""
 
     def frame(source: Path) -> Image.Image:
-        with Image.open(source) as file:
-            image = file.convert("RGBA")
+        with open_image(source) as opened:  # which has no limit of pixels
+            image = opened.image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
     first, *rest = images

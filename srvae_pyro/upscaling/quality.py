@@ -41,7 +41,8 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _decibels(error: Tensor) -> Tensor:
-    return (10 * torch.log10(255**2 / error)).clamp_max(CAP)
+    apart = (10 * torch.log10(255**2 / error)).clamp_max(CAP - 1e-6)
+    return torch.where(error == 0, CAP, apart)
 
 
 def shown_psnr(decibels: float, digits: int = 1) -> str:

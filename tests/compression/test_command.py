@@ -245,12 +245,14 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
 
 def test_names_are_distinct_and_can_be_written() -> None:
     long, accents = "n" * 251, "\u00e9" * 200
-    texts = ["A", "a", "a-2", 'b:"?', "c\n", "Aux.tar", "auxiliary", "\u00e9", "e\u0301"]
+    texts = [".", "..", "A", "a", "a-2", 'b:"?', "c\n", "Aux.tar", "auxiliary", "\u00e9", "e\u0301"]
     names = names_of([*texts, long, long, accents])
+    assert names[:2] == ["_.", "_.."]
+    names = names[2:]
     assert names[:7] == ["A", "a-2", "a-2-2", "b___", "c_", "_Aux.tar", "auxiliary"]
     assert names[7:9] == ["\u00e9", "e\u0301-2"]  # one name on some systems
     assert names[9:] == [long, long[:-2] + "-2", accents[:125]]
-    images = tuple(Entry(name, 1, 1) for name in names)
+    images = tuple(Entry(name, 1, 1) for name in ["_.", "_..", *names])
     Header("net", "digest", "fp64", 1, (3, 3), {"torch": "2"}, images).check()
 
 

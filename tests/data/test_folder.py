@@ -195,6 +195,15 @@ def test_mixed_sizes(tmp_path: Path) -> None:
     assert load(tmp_path, image_size=8).shape == (3, 8, 8)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_splits_of_different_sizes(tmp_path: Path, stream: bool) -> None:
+    fill(tmp_path / "train", 8, size=16)
+    fill(tmp_path / "val", 3)
+    fill(tmp_path / "test", 3)
+    with pytest.raises(UserError, match="pass --image-size"):
+        load(tmp_path, stream=stream)
+
+
 def test_image_size_takes_the_centre(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (20, 60, 3), np.uint8)
     for turned in (False, True):

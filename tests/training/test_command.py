@@ -415,6 +415,8 @@ def error(
         ("--resume", "leave out --resume"),
         ("--model vae --kl-u-start 0.1", "--kl-u-start needs an srVAE: the VAE has no u"),
         ("--data cifar", "did you mean cifar10?"),
+        ("--data ~nobody-of-this-name/images", "there is no data set or folder called"),
+        ("--threads 3000000000", "--threads must be at most 4096"),
         ("--image-size 18", "pass --image-size 24"),
         ("--likelihood groups", "--likelihood groups needs --transform average2, not downscale2"),
     ],
@@ -511,6 +513,10 @@ def test_photographs_come_as_crops_unless_a_size_is_given() -> None:
     assert fresh_config(TrainArguments(preset="photo").settings()).data.crops == 64
     assert fresh_config(TrainArguments(preset="photo", crops=32).settings()).data.crops == 32
     whole = fresh_config(TrainArguments(preset="photo", image_size=64).settings()).data
+    assert (whole.crops, whole.image_size) == (None, 64)
+    damaged = TrainArguments(preset="photo", init="pretrained-photo", inputs="damaged")
+    assert fresh_config(damaged.settings()).data.crops == 160
+    whole = fresh_config(replace(damaged, image_size=64).settings()).data
     assert (whole.crops, whole.image_size) == (None, 64)
 
 

@@ -354,6 +354,16 @@ def test_four_times_is_twice_twice(model: SRVAE) -> None:
     )
 
 
+def test_animations_of_large_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_alpha("RGBA").save(tmp_path / "a.png")
+    folder = run()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's limit, which photographs pass
+    assert upscale(folder, tmp_path / "a.png", samples=2, gif=True) == 0
+    monkeypatch.setattr("srvae_pyro.upscaling.files.GIF_SIDE", 23)
+    with pytest.raises(UserError, match="24x20 pixels, and a GIF has at most 23 a side: leave out"):
+        upscale(folder, tmp_path / "a.png", samples=2, gif=True)
+
+
 def test_samples_mean_deviation_and_animation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

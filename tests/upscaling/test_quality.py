@@ -4,7 +4,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from srvae_pyro.upscaling.quality import PixelStatistics, psnr, ssim
+from srvae_pyro.upscaling.quality import PixelStatistics, psnr, shown_psnr, ssim
 from tests.builders import random_levels as levels
 
 
@@ -34,6 +34,14 @@ def test_equal_images_have_100_db() -> None:
     b[1, 0, 0, 0] ^= 1
     assert psnr(a, b)[0] == 100
     assert 70 < psnr(a, b)[1] < 90
+
+
+def test_images_that_differ_in_one_value_are_not_exact() -> None:
+    a = torch.zeros(3, 300, 400, dtype=torch.uint8)
+    b = a.clone()
+    b[0, 0, 0] = 1  # 103 dB
+    assert shown_psnr(psnr(a, a).item()) == "exact"
+    assert shown_psnr(psnr(a, b).item()) == "100.0"
 
 
 def test_pixel_statistics_are_mean_and_deviation() -> None:
