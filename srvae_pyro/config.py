@@ -264,8 +264,8 @@ class TrainingConfig(Settings):
     validation_images: Annotated[
         int | None,
         AtLeast(1),
-        "number of validation images per epoch, at most one for every eight trained on; all if not "
-        "given",
+        "number of validation images per epoch, at most one for every eight trained on so far; all "
+        "if not given",
     ] = None
     seed: Annotated[
         int,
