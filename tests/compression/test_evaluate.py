@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from srvae_pyro.evaluate import EvaluateArguments, main
 from srvae_pyro.evaluation import coding
@@ -67,6 +68,16 @@ def test_other_codecs_keep_images_of_one_and_three_colours(channels: int) -> Non
     assert mosaic.shape[:2] == (16, 36)
     assert np.array_equal(mosaic[8:, 12:24], coding._array(images[4]))
     assert not mosaic[8:, 24:].any()
+
+
+def test_mosaics_may_be_larger_than_formats_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's limit
+    monkeypatch.setattr(coding, "WEBP_SIDE", 20)
+    images = torch.randint(0, 256, (5, 3, 8, 12), dtype=torch.uint8)
+    names = [size.name for size in coding._others(images)]
+    assert "PNG, one image" in names
+    assert "WebP, a file each" in names
+    assert "WebP, one image" not in names
 
 
 def test_the_table_compares_the_code_with_the_elbo() -> None:

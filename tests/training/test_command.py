@@ -1,9 +1,11 @@
 """The command train from end to end, on a folder of a few small images."""
 
 import contextlib
+import errno
 import io
 import json
 import math
+import os
 import re
 import shlex
 import signal
@@ -220,6 +222,24 @@ def test_a_group_that_lost_a_process_at_its_end_reports(
     with tiny():
         assert train.main(done.arguments) == 0
     assert newest_results(done.folder).keys() == before.keys()
+
+
+def test_a_full_disk_does_not_lose_the_scores(
+    done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    (done.folder / "evaluation.jsonl").unlink()
+    with tiny():
+        with monkeypatch.context() as patch:
+            patch.setattr("srvae_pyro.training.command.record", full)
+            assert train.main(done.arguments) == 0
+        told = capsys.readouterr().out
+        assert "(No space left on device): the scores are only printed" in told
+        assert "bits/dim (negative ELBO)" in told
+        assert train.main(done.arguments) == 0  # others read the file
 
 
 # Stopping and going on
