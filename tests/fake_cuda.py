@@ -254,18 +254,17 @@ class Kind:
     accumulate: int = 1
 
 
+GROUPS: dict[str, Any] = {
+    "d": "average2",
+    "likelihood": "groups",
+    "latent_likelihood": "pyramid",
+    "u_stages": 1,
+    "p_u": "standard",
+}
 KINDS = {
     "srvae": Kind({"stages": 1, "guide_z_sees_y": True, "p_u": "mixture"}, {}),
-    "groups": Kind(
-        {
-            "d": "average2",
-            "likelihood": "groups",
-            "latent_likelihood": "pyramid",
-            "u_stages": 1,
-            "p_u": "standard",
-        },
-        {"analytic_kl": True},
-    ),
+    "groups": Kind(GROUPS, {"analytic_kl": True}),
+    "restorer": Kind({**GROUPS, "restorer": Residual(2, 1)}, {}),
     "vae": Kind({"model": "vae", "stages": 1, "p_u": "realnvp"}, {}),
     # The least, for what is of no kind in particular.
     "least": Kind({"model": "vae", "stages": 1, "p_u": "standard"}, {}, accumulate=2),

@@ -23,7 +23,13 @@ from srvae_pyro.distributions.block_averages import PAIRS
 from srvae_pyro.distributions.image_distribution import at_least_float32
 from srvae_pyro.models.conditionals import over_images
 from srvae_pyro.models.pixel_groups import DIFFERENCE_SCALE, PIXEL_SCALE, PixelGroups
-from srvae_pyro.networks import ResidualFeatures, ResidualNetwork, init_heads, initializing
+from srvae_pyro.networks import (
+    ResidualFeatures,
+    ResidualNetwork,
+    channels_last_on_gpus,
+    init_heads,
+    initializing,
+)
 from srvae_pyro.pixels import to_levels, to_unit
 
 __all__ = [
@@ -180,7 +186,7 @@ class PointEstimate(nn.Module):
 
     def features(self, o: Tensor, kinds: Tensor | None) -> Tensor:
         """(B, width, h, w); without kinds those that :meth:`folded` has folded in."""
-        first = hidden = self.first(self.input_scale * (o - 0.5))
+        first = hidden = self.first(channels_last_on_gpus(self.input_scale * (o - 0.5)))
         scales = None if kinds is None else self.scales(kinds)
         for index, block in enumerate(self.blocks):
             film = () if scales is None else scales[:, index].unbind(1)

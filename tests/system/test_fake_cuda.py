@@ -17,6 +17,7 @@ from srvae_pyro.inference.importance import estimate_log_likelihood
 from srvae_pyro.inference.refinement import refine
 from srvae_pyro.inference.statistics import RunningMean
 from srvae_pyro.models import SRVAE, ImageModel
+from srvae_pyro.models.restorer import InputKind, numbers_of
 from srvae_pyro.system.device import to_device
 from srvae_pyro.system.parallel import ProcessGroup
 from srvae_pyro.training.learner import Learner
@@ -84,6 +85,7 @@ def on_gpu(request: pytest.FixtureRequest) -> OnGpu:
         assert {place for _, place in cuda.waits.taken()} <= {
             "learner.py:initialize",
             "layers.py:initialize",
+            "restorer.py:initialize",
             "transforms.py:_triangle",
         }
     return here
@@ -233,6 +235,19 @@ def test_other_operations(here: OnGpu) -> None:
         calls += [lambda: model.reconstruct(x, seed=1), lambda: model.interpolate(x, x, 2, seed=1)]
     for call in calls:
         assert devices(call()) == {"cuda"}
+    assert {place for _, place in here.cuda.waits.taken()} == {"operations.py:check_images"}
+
+
+@pytest.mark.parametrize("on_gpu", ["restorer"], indirect=True)
+def test_damaged_inputs(here: OnGpu) -> None:
+    """As in a step that trains on them, and restored."""
+    model, o = here.model, to_device(here.x[:1, :, :8, :8], CUDA)
+    kinds = to_device(numbers_of([InputKind(noise=5.0)], 2), CUDA)
+    here.cuda.waits.taken()
+    estimate, p_y = model.restorer.both(o, kinds, 2)
+    assert devices([estimate, p_y.log_prob(o)]) == {"cuda"}
+    assert here.cuda.waits.taken() == {}
+    assert devices(model.restore(o, InputKind(noise=5.0), decode="mode", seed=1)) == {"cuda"}
     assert {place for _, place in here.cuda.waits.taken()} == {"operations.py:check_images"}
 
 
