@@ -133,16 +133,18 @@ def load_folder(folder: Path, options: ImageOptions = DEFAULTS) -> DataSplits:
         info["left_out"] = [inside(path) for path in left_out]
     if train is None:
         train = MemoryImages(images["train"])
-    elif any(part.shape[1:] != train.shape[1:] for part in images.values()):
-        raise size_error(folder)
+    else:
+        _check_sizes(folder, train, images.values())
     return DataSplits(str(folder), train, images["val"], images["test"], info)
 
 
-def size_error(name: object) -> UserError:
-    return UserError(
-        f"the images of {name} differ in size: pass --image-size N to make each a square "
-        "of N pixels"
-    )
+def _check_sizes(name: object, train: TrainingImages, others: Iterable[Any]) -> None:
+    """Refuse images to validate and test on that are of another size than those to train on."""
+    if any(images.shape[1:] != train.shape[1:] for images in others):
+        raise UserError(
+            f"the images of {name} differ in size: pass --image-size N to make each a square "
+            "of N pixels"
+        )
 
 
 def fingerprint_folder(folder: Path) -> str:
@@ -278,8 +280,7 @@ def load_shards(name: str, options: ImageOptions = DEFAULTS) -> DataSplits:
         options.check_shape((options.channels, *train.shape[2:]))
     train.compare_sizes()
     streamed = [StreamedImages(*parts[split], options) for split in held_out]
-    if any(images.shape[1:] != train.shape[1:] for images in streamed):
-        raise size_error(name)
+    _check_sizes(name, train, streamed)
     (val, left_out), (test, further) = (
         images.read_readable(torch.arange(len(images))) for images in streamed
     )

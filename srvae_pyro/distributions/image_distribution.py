@@ -21,7 +21,7 @@ class _ImageGrid(constraints.Constraint):
     event_dim = 3
 
     def check(self, value: Tensor) -> Tensor:
-        step = value * LAST_LEVEL
+        step = at_least_float32(value) * LAST_LEVEL  # else all would be near the grid
         nearest = step.round().clamp(0, LAST_LEVEL)
         return ((step - nearest).abs() <= 1e-3).flatten(-3).all(-1)
 
@@ -82,9 +82,9 @@ class ImageDistribution(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability in nats of each image (..., C, H, W), whose values are on the grid."""
-        value = value.to(self.uniform_noise.dtype)
         if self._validate_args:
             self._validate_sample(value)
+        value = value.to(self.uniform_noise.dtype)
         if self.asks_networks:
             return self._log_prob(value)
         with without_autocast(value):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from srvae_pyro.config import ModelConfig
 from srvae_pyro.distributions import ImageDistribution
-from srvae_pyro.distributions.image_distribution import at_least_float32, image_grid
+from srvae_pyro.distributions.image_distribution import image_grid
 from srvae_pyro.errors import UserError
 from srvae_pyro.inference.decoding import Decode, FromNoise, ImageNoise, Noise, noise_of, turn
 from srvae_pyro.inference.importance import LikelihoodOptions, log_likelihood
@@ -47,7 +47,7 @@ def check_images(
         )
     if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
         raise UserError(f"{name} must be floating point within [0, 1]; divide uint8 levels by 255")
-    if not bool(image_grid.check(at_least_float32(x)).all()):
+    if not bool(image_grid.check(x).all()):
         raise UserError(f"{name} must have values k/255: use (255 * {name}).round() / 255")
 
 
