@@ -118,11 +118,11 @@ class Outputs:
         if self.run is not None:
             line = (self.run, name, values[name], {**settings, "flags": flags[name]})
             self.pending.append(line)
-            while self.pending and (written := _written(self.run, record, *self.pending[0])):
+            while self.pending and (written := try_write(self.run, record, *self.pending[0])):
                 del self.pending[0]
         if self.json is not None:
             all_values = {name: {**values[name], "flags": flags[name]} for name in values}
-            written &= _written(self.json, write_json, self.json, settings | all_values)
+            written &= try_write(self.json, write_json, self.json, settings | all_values)
         return written
 
     def draw(self, result: Result, title: str) -> bool:
@@ -133,10 +133,13 @@ class Outputs:
             self.run / "figures" / f"{name}.png": figure
             for name, figure in result.figures(title).items()
         }
-        return all([_written(path, write_whole, path, image.save) for path, image in paths.items()])
+        return all(
+            [try_write(path, write_whole, path, image.save) for path, image in paths.items()]
+        )
 
 
-def _written(path: Path | None, write: Callable[..., None], *values: Any) -> bool:
+def try_write(path: Path, write: Callable[..., None], *values: Any) -> bool:
+    """Whether ``write(*values)`` succeeded; a warning names ``path`` if not, as on a full disk."""
     try:
         write(*values)
     except OSError as error:

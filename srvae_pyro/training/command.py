@@ -18,7 +18,7 @@ from srvae_pyro.data.splits import evenly_spaced
 from srvae_pyro.drawing.grids import LabelledRow, grid, labelled_rows, save_image
 from srvae_pyro.errors import UserError, counted
 from srvae_pyro.evaluation.likelihood import histogram_nats
-from srvae_pyro.evaluation.record import EVALUATION, record
+from srvae_pyro.evaluation.record import EVALUATION, record, try_write
 from srvae_pyro.inference.statistics import bits_per_dim
 from srvae_pyro.models import ImageModel, load, super_resolves
 from srvae_pyro.models.base import load_weights
@@ -239,7 +239,8 @@ def report_restoration(trainer: Trainer, count: int) -> None:
     images = evenly_spaced(trainer.data.test, count)
     scores = restoration_scores(restorer, images, precision=trainer.settings.precision)
     results = {"split": "test", "images": len(images), "restoration": scores}
-    _record(trainer.folder, {**results, "seconds": trainer.progress.seconds})
+    results["seconds"] = trainer.progress.seconds
+    _record(trainer.folder, results)
     psnrs = (
         f"{name.removeprefix('psnr_')} {value:.2f}"
         for name, value in scores.items()
@@ -250,11 +251,7 @@ def report_restoration(trainer: Trainer, count: int) -> None:
 
 
 def _record(folder: Path, results: dict[str, Any]) -> None:
-    try:
-        record(folder, "training", results)
-    except OSError as error:
-        reason = error.strerror or error
-        print_line(f"cannot write {folder / EVALUATION} ({reason}): the scores are only printed")
+    try_write(folder / EVALUATION, record, folder, "training", results)
 
 
 def report(trainer: Trainer) -> None:
