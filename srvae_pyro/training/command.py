@@ -265,7 +265,7 @@ def report(trainer: Trainer) -> None:
     model = load(folder, trainer.group.device)
     elbo = score(model, data, "test", count, batch_size=trainer.validation.batch_size)
     images = evenly_spaced(data.test, count)
-    most = min(50_000, max(2**29 // math.prod(data.shape), 1))  # half a gigabyte, if streamed
+    most = min(50_000, max(2**29 // math.prod(data.shape), 1))  # at most half a gigabyte
     histogram = bits_per_dim(histogram_nats(data.train.in_memory(most), images), data.shape)
     results = {
         "split": "test",
